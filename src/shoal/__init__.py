@@ -1,0 +1,1 @@
+"""shoal: make trained neural networks shallower and really faster, with proof."""
