@@ -1,1 +1,32 @@
-"""."""
+"""Measuring: latency, work in MACs, parameters, depth, memory, and whether two networks agree."""
+
+from __future__ import annotations
+
+from shoal.measure.benchmark import Benchmark, benchmark
+from shoal.measure.depth import depth
+from shoal.measure.latency import Latency, latency_ratio, measure_latency
+from shoal.measure.macs import MacCount, count_macs, count_params
+from shoal.measure.memory import peak_memory_bytes
+from shoal.measure.rounds import Rounds, clock_timer, time_rounds
+from shoal.measure.stats import Ratio
+from shoal.measure.verify import Agreement, compare_outputs, random_like
+
+__all__ = [
+    "Agreement",
+    "Benchmark",
+    "Latency",
+    "MacCount",
+    "Ratio",
+    "Rounds",
+    "benchmark",
+    "clock_timer",
+    "compare_outputs",
+    "count_macs",
+    "count_params",
+    "depth",
+    "latency_ratio",
+    "measure_latency",
+    "peak_memory_bytes",
+    "random_like",
+    "time_rounds",
+]

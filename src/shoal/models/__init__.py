@@ -1,1 +1,42 @@
-"""."""
+"""Models: the papers' CIFAR networks, and the look-up of torchvision, timm and user factories."""
+
+from __future__ import annotations
+
+from shoal.models.adapted import mobilenetv2_cifar, resnet18_cifar
+from shoal.models.catalog import models
+from shoal.models.checkpoint import CheckpointReport, check_finite, load_checkpoint
+from shoal.models.cifar import (
+    CifarResNet,
+    cifar_resnet20,
+    cifar_resnet32,
+    cifar_resnet44,
+    cifar_resnet56,
+    cifar_resnet110,
+)
+from shoal.models.compat import import_timm, import_torchvision
+from shoal.models.digits import DigitsResNet, digits_resnet
+from shoal.models.lookup import ModelSpec, build_model, complete_spec, load_model, parse_spec
+
+__all__ = [
+    "CheckpointReport",
+    "CifarResNet",
+    "DigitsResNet",
+    "ModelSpec",
+    "build_model",
+    "check_finite",
+    "cifar_resnet20",
+    "cifar_resnet32",
+    "cifar_resnet44",
+    "cifar_resnet56",
+    "cifar_resnet110",
+    "complete_spec",
+    "digits_resnet",
+    "import_timm",
+    "import_torchvision",
+    "load_checkpoint",
+    "load_model",
+    "mobilenetv2_cifar",
+    "models",
+    "parse_spec",
+    "resnet18_cifar",
+]

@@ -1,1 +1,9 @@
-"""."""
+"""How it goes: operations that change a network in place and record themselves in its plan."""
+
+from __future__ import annotations
+
+from shoal.surgery.linearize import fit_lines, linearize_
+from shoal.surgery.lines import FittedLine, LineMoments
+from shoal.surgery.replay import replay_
+
+__all__ = ["FittedLine", "LineMoments", "fit_lines", "linearize_", "replay_"]

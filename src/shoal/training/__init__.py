@@ -1,1 +1,26 @@
-"""."""
+"""The training room: fine-tuning and evaluation, in one process or several."""
+
+from __future__ import annotations
+
+from shoal.training.evaluate import Evaluation, evaluate
+from shoal.training.fit import fit
+from shoal.training.losses import logits_of
+from shoal.training.recipe import Recipe, find_recipe, recipes
+from shoal.training.reports import BatchReport, EpochReport, FitReport
+from shoal.training.seeding import derive_seed, preserved_rng, seed_everything
+
+__all__ = [
+    "BatchReport",
+    "EpochReport",
+    "Evaluation",
+    "FitReport",
+    "Recipe",
+    "derive_seed",
+    "evaluate",
+    "find_recipe",
+    "fit",
+    "logits_of",
+    "preserved_rng",
+    "recipes",
+    "seed_everything",
+]

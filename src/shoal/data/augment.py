@@ -1,0 +1,160 @@
+"""Random augmentation of whole batches, on the device where the images are."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from shoal.errors import ConfigError, unknown_name
+
+__all__ = ["PRESETS", "Augment", "resolve_augment"]
+
+# The columns of a batch's random numbers; their order is part of what a seed means.
+_COLUMNS = ("flip", "vertical_flip", "down", "right", "rotation", "brightness", "contrast")
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Which random changes training images get; every image draws its own.
+
+    Augmentation is deterministic given its random numbers: `draw` makes them for a batch, `apply`
+    uses them, and a process that holds a slice of the batch uses the same slice of the numbers.
+
+    Attributes:
+        flip: mirror left and right with probability 1/2.
+        crop: shift by up to this many pixels in either direction; what comes in is black, as if
+            the image had been padded by `crop` pixels and cropped at random.
+        vertical_flip: mirror top and bottom with probability 1/2.
+        rotation: rotate by up to this many degrees either way; what comes in is black.
+        brightness: multiply by a factor within 1 ± this.
+        contrast: scale the distance to the image's mean grey by a factor within 1 ± this.
+
+    Raises:
+        ConfigError: a value is out of its range.
+    """
+
+    flip: bool = False
+    crop: int = 0
+    vertical_flip: bool = False
+    rotation: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.crop < 0:
+            raise ConfigError(f"crop is {self.crop} pixels: give a number of at least 0")
+        if not 0.0 <= self.rotation <= 180.0:
+            raise ConfigError(f"rotation is {self.rotation} degrees: give 0 to 180")
+        for name in ("brightness", "contrast"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ConfigError(f"{name} is {getattr(self, name)}: give a number from 0 to 1")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the options by name."""
+        return asdict(self)
+
+    def draw(self, count: int, rng: np.random.Generator) -> NDArray[np.float64]:
+        """Return the random numbers of `count` images, `[count, 7]` in [0, 1)."""
+        return rng.random((count, len(_COLUMNS)))
+
+    def apply(self, images: Tensor, draws: NDArray[np.float64]) -> Tensor:
+        """Return the changed images.
+
+        Args:
+            images: uint8 `[B, H, W, C]`.
+            draws: one row for each image, as `draw` returns them.
+
+        Returns:
+            `[B, H, W, C]`, values 0 to 255, uint8 or float32.
+        """
+        columns = {name: torch.from_numpy(draws[:, i]) for i, name in enumerate(_COLUMNS)}
+        if self.flip or self.vertical_flip or self.crop:
+            images = self._move_pixels(images, columns)
+        if self.rotation:
+            images = _rotate(images.float(), (2 * columns["rotation"] - 1) * self.rotation)
+        if self.brightness:
+            images = images * _factors(columns["brightness"], self.brightness, images.device)
+            images = images.clamp(0, 255)
+        if self.contrast:
+            images = images.float()
+            grey = images.mean((1, 2, 3), keepdim=True)
+            factors = _factors(columns["contrast"], self.contrast, images.device)
+            images = (grey + (images - grey) * factors).clamp(0, 255)
+        return images
+
+    def _move_pixels(self, images: Tensor, columns: dict[str, Tensor]) -> Tensor:
+        """Flip and shift by one gather of whole pixels."""
+        batch, height, width, channels = images.shape
+        device, pad = images.device, self.crop
+        padded = F.pad(images, (0, 0, pad, pad, pad, pad)) if pad else images
+        rows = self._positions(height, columns, "vertical_flip", "down").to(device)
+        cols = self._positions(width, columns, "flip", "right").to(device)
+        first = torch.arange(batch, device=device)[:, None] * (height + 2 * pad)
+        pixels = (first + rows)[:, :, None] * (width + 2 * pad) + cols[:, None, :]  # [B, H, W]
+        flat = padded.reshape(-1, channels).index_select(0, pixels.flatten())
+        return flat.view(batch, height, width, channels)
+
+    def _positions(self, size: int, columns: dict[str, Tensor], flip: str, shift: str) -> Tensor:
+        """Return where each of `size` rows or columns comes from in the padded image, `[B, size]`.
+
+        The image is cropped first, then mirrored.
+        """
+        steps = torch.arange(size).expand(len(columns[flip]), size)
+        if getattr(self, flip):
+            steps = torch.where(columns[flip][:, None] < 0.5, size - 1 - steps, steps)
+        offset = (columns[shift] * (2 * self.crop + 1)).long().clamp_(max=2 * self.crop)
+        return steps + offset[:, None]
+
+
+def _factors(uniform: Tensor, spread: float, device: torch.device) -> Tensor:
+    """Return factors within 1 ± `spread`, `[B, 1, 1, 1]`."""
+    factors = (1 + (2 * uniform - 1) * spread).to(torch.float32)
+    return factors.to(device)[:, None, None, None]
+
+
+def _rotate(images: Tensor, degrees: Tensor) -> Tensor:
+    """Rotate each image about its centre, bilinear, black outside; `[B, H, W, C]`."""
+    height, width = images.shape[1:3]
+    angle = torch.deg2rad(degrees)
+    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
+    # Coordinates run from -1 to 1 along either side: a side's length turns them into pixels.
+    rows = [cos, -sin * height / width, zero, sin * width / height, cos, zero]
+    theta = torch.stack(rows, 1).view(-1, 2, 3).to(images.device, torch.float32)
+    channels_first = images.permute(0, 3, 1, 2)
+    grid = F.affine_grid(theta, list(channels_first.shape), align_corners=False)
+    return F.grid_sample(channels_first, grid, align_corners=False).permute(0, 2, 3, 1)
+
+
+PRESETS: dict[str, Augment] = {
+    "none": Augment(),
+    "flip_crop": Augment(flip=True, crop=4),
+    "shift": Augment(crop=1),
+}
+
+
+def resolve_augment(choice: str | Augment | None, auto: Augment) -> Augment:
+    """Return the augmentation that the user's `choice` stands for.
+
+    Args:
+        choice: an `Augment`, None for no augmentation, or a name: "none"; "flip_crop" (mirror and
+            4-pixel shift, the usual recipe of CIFAR); "shift" (1-pixel shift, no mirror); "auto".
+        auto: what "auto" means for the data source.
+
+    Raises:
+        NameNotFoundError: there is no such preset.
+    """
+    if choice is None:
+        return PRESETS["none"]
+    if isinstance(choice, Augment):
+        return choice
+    if choice == "auto":
+        return auto
+    if choice not in PRESETS:
+        raise unknown_name("augmentation", choice, [*PRESETS, "auto"])
+    return PRESETS[choice]

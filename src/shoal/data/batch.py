@@ -1,0 +1,103 @@
+"""One shape for every batch that a loader may yield: positional inputs, keyword inputs, target."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shoal.errors import DataError
+
+__all__ = ["Batch", "split_batch"]
+
+TARGET_KEYS = ("labels", "label", "target", "y")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a model is called with, and what it should answer.
+
+    Attributes:
+        args: positional inputs, each `[B, ...]`.
+        kwargs: keyword inputs by name.
+        target: class indices `[B]` or soft targets `[B, classes]`; None if the batch has inputs
+            only.
+    """
+
+    args: tuple[Tensor, ...]
+    kwargs: dict[str, Tensor]
+    target: Tensor | None
+
+    @property
+    def size(self) -> int:
+        """The number of samples."""
+        first = self.args[0] if self.args else next(iter(self.kwargs.values()))
+        return int(first.shape[0])
+
+
+def split_batch(batch: Any, device: torch.device | str | None = None) -> Batch:
+    """Return a loader's batch as a `Batch`, on `device` where one is given.
+
+    Args:
+        batch: a tensor (inputs only); a tuple or list whose last entry is the target, `(x, y)`,
+            `(x1, x2, y)` or `((x1, x2), y)`, or whose only entry is the input; or a mapping that
+            has the target under "labels", "label", "target" or "y" and keyword inputs elsewhere.
+        device: where all its tensors shall be; None leaves them.
+
+    Raises:
+        DataError: the batch has another form, no input, or not one target per sample.
+    """
+    args, kwargs, target = _parts(batch)
+    if not args and not kwargs:
+        raise DataError("a batch has no input: a loader must yield a tensor, (x, y) or a dict")
+    named = {**{f"input {i}": value for i, value in enumerate(args)}, **kwargs}
+    if target is not None:
+        named["the target"] = target
+    for name, value in named.items():
+        if not isinstance(value, Tensor):
+            raise DataError(
+                f"{name} of a batch is a {type(value).__name__}, not a tensor: "
+                "a loader must yield a tensor, (x, y) or a dict of tensors"
+            )
+    first = next(iter(named.values()))
+    if first.ndim == 0:
+        raise DataError("an input of a batch has no batch dimension: yield tensors of [B, ...]")
+    if target is not None and (target.ndim == 0 or len(target) != len(first)):
+        given = "no batch dimension" if target.ndim == 0 else f"{len(target)} targets"
+        raise DataError(f"a batch has {len(first)} samples but {given}: yield one target each")
+    return Batch(
+        tuple(_move(value, device) for value in args),
+        {name: _move(value, device) for name, value in kwargs.items()},
+        None if target is None else _move(target, device),
+    )
+
+
+def _parts(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
+    """Return inputs, keyword inputs and target of a batch, unchecked."""
+    if isinstance(batch, Tensor):
+        return (batch,), {}, None
+    if isinstance(batch, Mapping):
+        key = next((k for k in TARGET_KEYS if k in batch), None)
+        named = {str(k): v for k, v in batch.items() if k != key}
+        return (), named, None if key is None else batch[key]
+    if not isinstance(batch, tuple | list):
+        raise DataError(
+            f"a batch is a {type(batch).__name__}: a loader must yield a tensor, (x, y) or a dict"
+        )
+    inputs, target = (tuple(batch[:-1]), batch[-1]) if len(batch) > 1 else (tuple(batch), None)
+    if len(inputs) == 1 and isinstance(inputs[0], tuple | list):
+        return tuple(inputs[0]), {}, target
+    if len(inputs) == 1 and isinstance(inputs[0], Mapping):
+        return (), {str(k): v for k, v in inputs[0].items()}, target
+    return inputs, {}, target
+
+
+def _move(value: Tensor, device: torch.device | str | None) -> Tensor:
+    """Return `value` on `device`."""
+    if device is None:
+        return value
+    # Towards the CPU a non-blocking copy may be read before it has arrived.
+    return value.to(device, non_blocking=torch.device(device).type != "cpu")

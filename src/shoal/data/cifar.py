@@ -1,0 +1,116 @@
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009) as torchvision reads them."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shoal.data.assemble import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    check_memory,
+    choose,
+    image_loader,
+    make_data_set,
+    mirrored,
+)
+from shoal.data.dataset import DataOptions, DataSet, data_sets
+from shoal.data.images import Pixels, resize_all
+from shoal.errors import ConfigError, DataError
+
+__all__ = ["load_cifar10", "load_cifar100"]
+
+_SIDE = 32
+
+
+@data_sets.register("cifar10")
+def load_cifar10(root: str, options: DataOptions) -> DataSet:
+    """Return CIFAR-10: 50,000 training images less the validation part, and the official test set.
+
+    "auto" augmentation mirrors and shifts by up to an eighth: 4 of 32 pixels.
+
+    Args:
+        root: the folder that holds `cifar-10-batches-py`.
+        options: how to read it.
+
+    Raises:
+        DataError: the files are not there, and `download` is off or fails.
+    """
+    return _load("cifar10", "CIFAR10", root, options)
+
+
+@data_sets.register("cifar100")
+def load_cifar100(root: str, options: DataOptions) -> DataSet:
+    """Return CIFAR-100 with its 100 fine classes, else as `load_cifar10`.
+
+    Args:
+        root: the folder that holds `cifar-100-python`.
+        options: how to read it.
+
+    Raises:
+        DataError: the files are not there, and `download` is off or fails.
+    """
+    return _load("cifar100", "CIFAR100", root, options)
+
+
+def _load(name: str, reader_name: str, root: str, options: DataOptions) -> DataSet:
+    """Read, split and wrap one of the two data sets."""
+    if not root:
+        raise ConfigError(f"the data set '{name}' needs its folder: write '{name}:FOLDER'")
+    from shoal.models.compat import import_torchvision
+
+    import_torchvision()
+    from torchvision import datasets
+
+    reader = getattr(datasets, reader_name)
+    folder = Path(root).expanduser()
+    if folder.name == reader.base_folder:
+        folder = folder.parent
+    pool, labels, classes = _read(reader, folder, name, options, train=True)
+    test, test_labels, _ = _read(reader, folder, name, options, train=False)
+    choice = choose(labels, classes, options, split_val=True, split_test=False)
+    size = options.image_size or _SIDE
+    check_memory(sum(map(len, choice.parts.values())) + len(test), (3, size, size), options)
+    sources = {part: (pool[i], labels[i]) for part, i in choice.parts.items()}
+    sources["test"] = (test, test_labels)
+    loaders = {
+        part: image_loader(
+            part,
+            resize_all(pixels, size),
+            part_labels,
+            options,
+            auto=mirrored(size),
+            mean=options.mean or IMAGENET_MEAN,
+            std=options.std or IMAGENET_STD,
+            num_classes=len(classes),
+        )
+        for part, (pixels, part_labels) in sources.items()
+    }
+    return make_data_set(name, loaders, classes, choice.notes)
+
+
+def _read(
+    reader: Any, folder: Path, name: str, options: DataOptions, *, train: bool
+) -> tuple[Pixels, NDArray[np.int64], list[str]]:
+    """Return pixels `[N, 32, 32, 3]`, labels and class names of the training or the test files."""
+    try:
+        with warnings.catch_warnings():
+            # NumPy 2.4.0 to 2.4.4 warn of a habit of the old NumPy that pickled the files.
+            warnings.filterwarnings("ignore", message=r"dtype\(\): align should be passed")
+            data = reader(folder, train=train, download=options.download)
+    except (RuntimeError, OSError) as error:  # torchvision's own checks, or the download
+        if options.download:
+            reason = " ".join(str(error).split())
+            raise DataError(
+                f"{name} cannot be downloaded to '{folder}' ({reason}): "
+                f"check the network, or put {reader.base_folder} there by hand"
+            ) from error
+        raise DataError(
+            f"there is no complete '{reader.base_folder}' in '{folder}': "
+            "give the right folder, or download=True (--download) to fetch it"
+        ) from error
+    return data.data, np.asarray(data.targets, dtype=np.int64), list(data.classes)

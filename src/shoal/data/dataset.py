@@ -1,0 +1,189 @@
+"""What a data set is to the rest of shoal, and the options that make one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from shoal.data.augment import Augment
+from shoal.data.base import SeededLoader
+from shoal.data.batch import split_batch
+from shoal.errors import ConfigError, DataError
+from shoal.registry import Registry
+
+__all__ = ["DataOptions", "DataSet", "Loader", "data_sets"]
+
+
+class Loader(Protocol):
+    """What may be trained and evaluated on: batches as `split_batch` takes them, and their number.
+
+    shoal's own loaders and PyTorch's `DataLoader` are ones.
+    """
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield the batches of a pass over the data."""
+        ...
+
+    def __len__(self) -> int:
+        """Return the number of batches."""
+        ...
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Training, validation and test data of one task.
+
+    Attributes:
+        name: what the user calls it ("cifar10").
+        train: what is trained on, augmented and shuffled.
+        val: what decides; never augmented, disjoint from the other two.
+        test: what is only reported; None if there is none.
+        classes: names of the classes in the order of their labels; empty if not known.
+        mean: per channel, what was subtracted from pixels in [0, 1]; empty if not known.
+        std: per channel, what they were divided by; empty if not known.
+        notes: what the user should know, one line each (files left out, …).
+    """
+
+    name: str
+    train: Loader
+    val: Loader
+    test: Loader | None = None
+    classes: tuple[str, ...] = ()
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def num_classes(self) -> int | None:
+        """The number of classes; None where a user's own loaders do not say it."""
+        return len(self.classes) or getattr(self.train, "num_classes", None)
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """The shape of one sample's first input, `(C, H, W)` of images."""
+        shape = getattr(self.train, "sample_shape", None)
+        if shape is not None:
+            return tuple(shape)
+        inputs = self.example_inputs()
+        return tuple((inputs if isinstance(inputs, Tensor) else inputs[0]).shape[1:])
+
+    def example_inputs(self, batch: int = 2) -> Tensor | tuple[Tensor, ...]:
+        """Return the inputs of the first training samples, normalised, not augmented if possible.
+
+        Args:
+            batch: how many samples; at least 2 to capture a model for any batch size.
+
+        Returns:
+            `[batch, ...]`; a tuple if the model takes several inputs.
+
+        Raises:
+            DataError: there are fewer training samples, or inputs go by keywords.
+        """
+        loader: Any = self.train
+        if isinstance(loader, SeededLoader):
+            loader = loader.plain().with_batch_size(batch)
+        parts: list[tuple[Tensor, ...]] = []
+        size = 0
+        for item in loader:
+            given = split_batch(item)
+            if given.kwargs:
+                raise DataError(
+                    f"the data set '{self.name}' gives its inputs by keywords "
+                    f"({', '.join(given.kwargs)}): give example inputs as a tensor or a tuple"
+                )
+            parts.append(given.args)
+            size += given.size
+            if size >= batch:
+                break
+        if size < batch:
+            raise DataError(
+                f"the data set '{self.name}' has {size} training samples: "
+                f"at least {batch} are needed"
+            )
+        inputs = tuple(torch.cat(tensors)[:batch] for tensors in zip(*parts, strict=True))
+        return inputs if len(inputs) > 1 else inputs[0]
+
+    def describe(self) -> str:
+        """Return one line: sizes, shape and classes."""
+        sizes = ", ".join(f"{size:,} {part}" for part, size in self._sizes().items())
+        unit = "images" if isinstance(self.train, SeededLoader) else "batches"
+        shape = "×".join(str(side) for side in self.sample_shape)
+        classes = f" in {self.num_classes} classes" if self.num_classes else ""
+        return f"{self.name}: {sizes} {unit} of {shape}{classes}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the facts about the data set as plain values; sizes in images or batches."""
+        return {
+            "name": self.name,
+            "sizes": self._sizes(),
+            "sample_shape": list(self.sample_shape),
+            "num_classes": self.num_classes,
+            "classes": list(self.classes),
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "notes": list(self.notes),
+        }
+
+    def _sizes(self) -> dict[str, int]:
+        """Return the number of images (of batches, if the loader is not ours) of each part."""
+        parts = {"train": self.train, "val": self.val, "test": self.test}
+        return {
+            name: part.num_samples if isinstance(part, SeededLoader) else len(part)
+            for name, part in parts.items()
+            if part is not None
+        }
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """How a data source is read; `load_data` says what each option means.
+
+    Raises:
+        ConfigError: a value makes no sense.
+    """
+
+    batch_size: int = 128
+    eval_batch_size: int | None = None
+    train_samples: int | None = None
+    val_fraction: float | None = None
+    val_samples: int | None = None
+    seed: int = 0
+    image_size: int | None = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    augment: str | Augment | None = "auto"
+    skip_broken: bool = False
+    download: bool = False
+    max_memory_gib: float = 4.0
+    workers: int = 2
+    device: torch.device | str = "cpu"
+
+    def __post_init__(self) -> None:
+        lowest = {
+            "batch_size": 1,
+            "eval_batch_size": 1,
+            "train_samples": 1,
+            "val_samples": 1,
+            "image_size": 1,
+            "seed": 0,
+            "workers": 0,
+            "max_memory_gib": 0,
+        }
+        for name, low in lowest.items():
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise ConfigError(f"{name} is {value}: give at least {low}")
+        if self.val_fraction is not None and not 0.0 < self.val_fraction < 1.0:
+            raise ConfigError(
+                f"val_fraction is {self.val_fraction}: give a number between 0 and 1, as 0.1"
+            )
+
+
+Source = Callable[[str, DataOptions], DataSet]
+"""Makes a data set from what stands after the colon ("" if there is none) and the options."""
+
+data_sets: Registry[Source] = Registry("data set")

@@ -1,0 +1,268 @@
+"""Folders of image files, one folder for each class."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shoal.data.assemble import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    choose,
+    gibibytes,
+    image_loader,
+    limit,
+    loader_options,
+    make_data_set,
+    mirrored,
+)
+from shoal.data.base import SeededLoader
+from shoal.data.dataset import DataOptions, DataSet, data_sets
+from shoal.data.images import Frame, decode_all
+from shoal.data.stream import StreamLoader
+from shoal.errors import ConfigError, DataError
+
+__all__ = ["load_folder"]
+
+EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"}
+SMALL_SIDE = 64  # pixels: up to here images of one size are taken as they are
+DEFAULT_SIDE = 224  # pixels
+_SAMPLE = 256  # files whose size is looked at
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Image files and their classes: `labels[i]` is the position in `classes`."""
+
+    paths: list[Path]
+    labels: NDArray[np.int64]
+
+    def at(self, positions: Sequence[int] | NDArray[np.int64]) -> _Files:
+        return _Files([self.paths[i] for i in positions], self.labels[np.asarray(positions, int)])
+
+    def without(self, positions: list[int]) -> _Files:
+        left_out = set(positions)
+        return self.at([i for i in range(len(self.paths)) if i not in left_out])
+
+
+@data_sets.register("folder")
+def load_folder(root: str, options: DataOptions) -> DataSet:
+    """Return the images of `ROOT/train/<class>/…`, with `ROOT/val` and `ROOT/test` if they exist.
+
+    Classes are in alphabetical order. Without `ROOT/val`, validation images are split off the
+    training images. Without `ROOT/train`, the folders of classes lie in `ROOT` itself, and
+    validation and test images are split off, 15 % each. "auto" augmentation mirrors and shifts by
+    up to an eighth of the side. Images are held in memory if they take at most `max_memory_gib`,
+    else they are decoded as they are needed, and cropped at random where the others are shifted.
+
+    Args:
+        root: the folder.
+        options: how to read it.
+
+    Raises:
+        DataError: the folder is missing, empty or not of that form, its parts have different
+            classes, a class has too few images, or a file cannot be decoded.
+    """
+    if not root:
+        raise ConfigError("the data set 'folder' needs its folder: write 'folder:FOLDER'")
+    folder = Path(root).expanduser()
+    if not folder.is_dir():
+        raise DataError(_no_folder(folder))
+    try:
+        classes, files, notes = _share(folder, options)
+    except PermissionError as error:
+        raise DataError(f"'{error.filename}' cannot be read: change its permissions") from error
+    frame = _frame(files["train"], options)
+    count = sum(len(part.paths) for part in files.values())
+    in_memory = gibibytes(count, (frame.size, frame.size, 3)) <= options.max_memory_gib
+    loaders: dict[str, SeededLoader] = {}
+    for part, chosen in files.items():
+        make = _in_memory if in_memory else _streamed
+        loaders[part], broken = make(part, chosen, frame, options, len(classes))
+        kept = chosen.without(broken)
+        if broken:
+            notes += [_broken_note(part, [chosen.paths[i] for i in broken])]
+            if part == "train":
+                _check_all_classes(kept, classes)
+    return make_data_set(f"folder:{root}", loaders, classes, notes)
+
+
+def _share(folder: Path, options: DataOptions) -> tuple[list[str], dict[str, _Files], list[str]]:
+    """Return the classes, the files of each part, and notes; nothing is decoded yet."""
+    flat = not (folder / "train").is_dir()
+    if flat and ((folder / "val").is_dir() or (folder / "test").is_dir()):
+        raise DataError(f"'{folder}' has no folder 'train' beside 'val' or 'test': add it")
+    top = folder if flat else folder / "train"
+    classes = _class_names(top)
+    if len(classes) < 2:
+        raise DataError(
+            f"'{top}' has only the class '{classes[0]}': a classifier needs at least two folders"
+        )
+    pool = _list_files(top, classes)
+    _check_all_classes(pool, classes)
+    given = {}
+    for part in ("val", "test"):
+        if not flat and (folder / part).is_dir():
+            given[part] = _same_classes(folder / part, part, classes)
+    choice = choose(pool.labels, classes, options, split_val="val" not in given, split_test=flat)
+    files = {part: pool.at(positions) for part, positions in choice.parts.items()}
+    for part, found in given.items():
+        count = options.val_samples if part == "val" else None
+        positions = np.arange(len(found.paths))
+        files[part] = found.at(limit(positions, found.labels, count, part, options.seed))
+    return classes, files, list(choice.notes)
+
+
+def _class_names(folder: Path) -> list[str]:
+    """Return the names of the class folders in alphabetical order."""
+    names = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if not names:
+        raise DataError(
+            f"'{folder}' has no folder of a class: put the images into '{folder / '<class>'}'"
+        )
+    return names
+
+
+def _list_files(folder: Path, classes: Sequence[str]) -> _Files:
+    """Return all image files below the class folders, in alphabetical order."""
+    paths: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        for parent, folders, names in os.walk(folder / name):
+            folders[:] = sorted(f for f in folders if not f.startswith("."))
+            found = [n for n in sorted(names) if _is_image(n)]
+            paths += [Path(parent, n) for n in found]
+            labels += [label] * len(found)
+    if not paths:
+        raise DataError(
+            f"'{folder}' has no image in its class folders: "
+            f"files must end in {', '.join(sorted(EXTENSIONS))}"
+        )
+    return _Files(paths, np.asarray(labels, dtype=np.int64))
+
+
+def _is_image(name: str) -> bool:
+    return not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS
+
+
+def _check_all_classes(files: _Files, classes: Sequence[str]) -> None:
+    """Raise `DataError` naming the first class without an image."""
+    present = set(files.labels.tolist())
+    for label, name in enumerate(classes):
+        if label not in present:
+            raise DataError(
+                f"class '{name}' has no image to train on: add some, or remove its folder"
+            )
+
+
+def _same_classes(folder: Path, part: str, classes: Sequence[str]) -> _Files:
+    """Return the files of `val` or `test`, whose classes must be those of `train`."""
+    names = _class_names(folder)
+    for name in sorted(set(names) ^ set(classes)):
+        has, lacks = (part, "train") if name in names else ("train", part)
+        raise DataError(
+            f"class '{name}' is in {has} and not in {lacks} ('{folder.parent}'): "
+            "both need the same class folders"
+        )
+    return _list_files(folder, classes)
+
+
+def _frame(files: _Files, options: DataOptions) -> Frame:
+    """Return the size of the images, from the options or from a sample of the files."""
+    from PIL import Image
+
+    sizes: set[tuple[int, int]] = set()
+    for position in np.linspace(0, len(files.paths) - 1, min(_SAMPLE, len(files.paths))).astype(
+        int
+    ):
+        try:
+            with Image.open(files.paths[position]) as image:  # reads no pixel
+                sizes.add(image.size)
+        except (OSError, ValueError, SyntaxError):
+            continue  # decoding will name the file
+    uniform = min(next(iter(sizes))) if len(sizes) == 1 else None
+    small = uniform is not None and uniform <= SMALL_SIDE
+    size = options.image_size or (uniform if small and uniform else DEFAULT_SIDE)
+    # Prepared images lose no border; photographs are cut as networks for ImageNet expect it.
+    return Frame(size, size if small or size == uniform else round(size * 256 / 224))
+
+
+def _in_memory(
+    part: str, files: _Files, frame: Frame, options: DataOptions, num_classes: int
+) -> tuple[SeededLoader, list[int]]:
+    """Return a loader of decoded images, and the positions of files that were skipped."""
+    pixels, broken = decode_all(files.paths, frame, skip_broken=options.skip_broken)
+    kept = _non_empty(part, files.without(broken))
+    loader = image_loader(
+        part,
+        pixels,
+        kept.labels,
+        options,
+        auto=mirrored(frame.size),
+        mean=options.mean or IMAGENET_MEAN,
+        std=options.std or IMAGENET_STD,
+        num_classes=num_classes,
+    )
+    return loader, broken
+
+
+def _streamed(
+    part: str, files: _Files, frame: Frame, options: DataOptions, num_classes: int
+) -> tuple[SeededLoader, list[int]]:
+    """Return a loader that decodes later, and the positions of files that were skipped.
+
+    To skip broken files they must be known, so that all are decoded once.
+    """
+    broken: list[int] = []
+    if options.skip_broken:
+        _, broken = decode_all(files.paths, frame, skip_broken=True, keep=False)
+    kept = _non_empty(part, files.without(broken))
+    loader = StreamLoader(
+        kept.paths,
+        kept.labels,
+        image_size=frame.size,
+        resize=frame.resize,
+        workers=options.workers,
+        mean=options.mean or IMAGENET_MEAN,
+        std=options.std or IMAGENET_STD,
+        num_classes=num_classes,
+        **loader_options(part, options, mirrored(frame.size)),  # type: ignore[arg-type]
+    )
+    return loader, broken
+
+
+def _non_empty(part: str, files: _Files) -> _Files:
+    """Raise `DataError` if every file of a part was skipped."""
+    if not files.paths:
+        raise DataError(f"no {part} image can be decoded: replace the files")
+    return files
+
+
+def _broken_note(part: str, paths: list[Path]) -> str:
+    """Return the note on skipped files, naming the first few."""
+    shown = ", ".join(str(p) for p in paths[:5]) + (", …" if len(paths) > 5 else "")
+    count = f"{len(paths)} {part} file" + ("s" if len(paths) > 1 else "")
+    return (
+        f"{count} could not be decoded and {'were' if len(paths) > 1 else 'was'} skipped: {shown}"
+    )
+
+
+def _no_folder(folder: Path) -> str:
+    """Return the message for a folder that is not there, with the nearest name that is."""
+    if folder.exists():
+        return f"'{folder}' is not a folder: give the folder that holds train/<class>/"
+    existing = next(parent for parent in folder.absolute().parents if parent.is_dir())
+    missing = folder.absolute().relative_to(existing).parts[0]
+    try:
+        names = sorted(p.name for p in existing.iterdir() if p.is_dir())
+    except OSError:
+        names = []
+    near = difflib.get_close_matches(missing, names, n=1, cutoff=0.5)
+    hint = f"did you mean '{existing / near[0]}'?" if near else f"'{existing}' has no '{missing}'"
+    return f"the folder '{folder}' does not exist: {hint}"

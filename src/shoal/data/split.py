@@ -1,0 +1,136 @@
+"""Seeded, stratified choices of samples; every data source makes its parts with these.
+
+The same seed gives the same choice in every process, run and version of Python.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shoal.errors import ConfigError, DataError
+
+__all__ = ["generator", "shuffled", "stratified_counts", "stratified_split", "stratified_subset"]
+
+Indices = NDArray[np.int64]
+
+
+def generator(seed: int, purpose: str, *numbers: int) -> np.random.Generator:
+    """Return the random generator of one purpose ("order", "augment", …).
+
+    Args:
+        seed: the user's seed, at least 0.
+        purpose: keeps apart what else would draw the same numbers from one seed.
+        numbers: an epoch, a batch, a sample: each at least 0.
+
+    Raises:
+        ConfigError: the seed is negative.
+    """
+    if seed < 0:
+        raise ConfigError(f"seed is {seed}: give a number of at least 0")
+    return np.random.default_rng([seed, zlib.crc32(purpose.encode()), *numbers])
+
+
+def shuffled(indices: Indices, *, seed: int, purpose: str) -> Indices:
+    """Return `indices` in a random order that depends on seed and purpose only."""
+    return generator(seed, purpose).permutation(indices)
+
+
+def stratified_counts(sizes: Sequence[int], total: int) -> Indices:
+    """Share `total` samples among classes in proportion to their sizes.
+
+    By largest remainder: every count is its exact share rounded down or up; ties go to the class
+    that comes first.
+
+    Args:
+        sizes: the number of samples of each class.
+        total: how many to take in all, at most their sum.
+    """
+    everything = sum(sizes)
+    shares = [Fraction(size * total, everything) for size in sizes]
+    counts = [int(share) for share in shares]
+    by_remainder = sorted(range(len(sizes)), key=lambda c: counts[c] - shares[c])
+    for chosen in by_remainder[: total - sum(counts)]:
+        counts[chosen] += 1
+    return np.asarray(counts, dtype=np.int64)
+
+
+def stratified_subset(labels: Indices, count: int, *, seed: int, purpose: str) -> Indices:
+    """Return the sorted positions of `count` samples with the classes in the labels' proportions.
+
+    Args:
+        labels: the class of every sample, `[N]`.
+        count: how many; all of them if there are fewer.
+        seed: the user's seed.
+        purpose: what the subset is for; other purposes draw independently.
+
+    Raises:
+        ConfigError: `count` is less than 1.
+    """
+    if count < 1:
+        raise ConfigError(f"a subset of {count} samples makes no sense: give at least 1")
+    if count >= len(labels):
+        return np.arange(len(labels))
+    members = _members(labels)
+    counts = stratified_counts([len(m) for m in members], count)
+    return _draw(members, counts, seed=seed, purpose=purpose)
+
+
+def stratified_split(
+    labels: Indices,
+    fraction: float,
+    *,
+    seed: int,
+    purpose: str,
+    classes: Sequence[str] = (),
+) -> tuple[Indices, Indices]:
+    """Split samples into a part of about `fraction` and the rest, both with every class.
+
+    Args:
+        labels: the class of every sample, `[N]`.
+        fraction: the share of the part, between 0 and 1.
+        seed: the user's seed.
+        purpose: what the part is for, also for messages ("validation").
+        classes: names of the classes for messages.
+
+    Returns:
+        Two sorted, disjoint arrays of positions that cover all samples: the part and the rest.
+
+    Raises:
+        ConfigError: `fraction` is not between 0 and 1.
+        DataError: a class has fewer than two samples, one for each side.
+    """
+    if not 0.0 < fraction < 1.0:
+        raise ConfigError(f"the {purpose} fraction is {fraction}: give a number between 0 and 1")
+    members = _members(labels)
+    for members_of_class in members:
+        if len(members_of_class) < 2:
+            label = int(labels[members_of_class[0]])
+            name = classes[label] if classes else label
+            raise DataError(
+                f"class '{name}' has only 1 image to share between the {purpose} split and the "
+                "rest: add images of it, or a folder of its own for that split"
+            )
+    sizes = [len(m) for m in members]
+    counts = stratified_counts(sizes, round(fraction * len(labels)))
+    # A rare class keeps at least one sample on either side.
+    counts = np.clip(counts, 1, np.asarray(sizes) - 1)
+    part = _draw(members, counts, seed=seed, purpose=purpose)
+    return part, np.setdiff1d(np.arange(len(labels)), part)
+
+
+def _members(labels: Indices) -> list[Indices]:
+    """Return the positions of each class that occurs, classes in ascending order."""
+    return [np.flatnonzero(labels == label) for label in np.unique(labels)]
+
+
+def _draw(members: list[Indices], counts: Indices, *, seed: int, purpose: str) -> Indices:
+    """Return the sorted positions of `counts[c]` random members of each class."""
+    rng = generator(seed, purpose)
+    # The first of a permutation: a smaller subset of the same seed lies within a larger one.
+    parts = [rng.permutation(m)[:n] for m, n in zip(members, counts, strict=True)]
+    return np.sort(np.concatenate(parts))

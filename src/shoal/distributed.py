@@ -1,0 +1,149 @@
+"""What a process has to know about the others, and the sums they form together.
+
+Every function also works in a plain process (one of one). Under `accelerate launch` or `torchrun`
+the process group is brought up, by accelerate, the first time it is asked for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from shoal.errors import ConfigError
+
+__all__ = [
+    "barrier",
+    "broadcast_buffers",
+    "default_device",
+    "ensure_initialised",
+    "is_main",
+    "my_batches",
+    "rank",
+    "sum_across",
+    "world",
+]
+
+T = TypeVar("T")
+
+_MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
+
+
+def ensure_initialised(device: torch.device | None = None) -> None:
+    """Bring up the process group if a launcher started several processes; else do nothing.
+
+    Args:
+        device: where the work will run; None lets accelerate choose. "cpu" on a machine with
+            GPUs makes the processes talk over gloo.
+
+    Raises:
+        ConfigError: the group is up already and cannot serve that device.
+    """
+    if not dist.is_available():
+        return
+    if not dist.is_initialized() and _launched():
+        from accelerate import PartialState
+
+        # torchrun says nothing about devices, and accelerate forms no group on a machine
+        # without an accelerator unless it is told to use the CPU.
+        cpu = _cpu_forced() or not torch.accelerator.is_available()
+        PartialState(cpu=cpu or (device is not None and device.type == "cpu"))
+        if not dist.is_initialized():  # the state existed before, made for one process
+            dist.init_process_group("gloo" if cpu else None)
+    if dist.is_initialized() and device is not None and device.type == "cpu" and _needs_gpu():
+        raise ConfigError(
+            "these processes were started for GPUs and cannot train on 'cpu': "
+            "leave the device out, or set ACCELERATE_USE_CPU=true before the launcher"
+        )
+
+
+def world() -> int:
+    """Return the number of processes that work together."""
+    ensure_initialised()
+    return dist.get_world_size() if _grouped() else 1
+
+
+def rank() -> int:
+    """Return this process's number, from 0."""
+    ensure_initialised()
+    return dist.get_rank() if _grouped() else 0
+
+
+def is_main() -> bool:
+    """Return whether this process is the one that writes files and prints."""
+    return rank() == 0
+
+
+def barrier() -> None:
+    """Wait until all processes have come here."""
+    if world() > 1:
+        dist.barrier()
+
+
+def sum_across(tensor: Tensor) -> Tensor:
+    """Add up `tensor` over all processes, in place, and return it.
+
+    All processes must call this with the same shape and type. A CPU tensor is fine when the
+    processes talk over NCCL: it takes the way over the GPU.
+    """
+    if world() == 1:
+        return tensor
+    if tensor.device.type == "cpu" and _needs_gpu():
+        moved = tensor.to(torch.accelerator.current_accelerator())
+        dist.all_reduce(moved)
+        return tensor.copy_(moved)
+    dist.all_reduce(tensor)
+    return tensor
+
+
+def my_batches(batches: Iterable[T]) -> Iterator[T]:
+    """Yield the batches whose index modulo the number of processes is this process's rank.
+
+    Each process iterates over the same batches in the same order, so together they see each batch
+    once, whole: counts summed over the processes equal those of one process exactly.
+    """
+    size, mine = world(), rank()
+    return (batch for index, batch in enumerate(batches) if index % size == mine)
+
+
+def broadcast_buffers(module: torch.nn.Module) -> None:
+    """Overwrite the buffers of `module` by the main process's (batch-norm statistics differ)."""
+    if world() > 1:
+        for buffer in module.buffers():
+            dist.broadcast(buffer, src=0)
+
+
+def default_device() -> torch.device:
+    """Return the device accelerate gives this process: its GPU if there is one, else the CPU."""
+    from accelerate import PartialState
+
+    ensure_initialised()
+    device: torch.device = PartialState(cpu=_cpu_forced()).device
+    return device
+
+
+def _launched() -> bool:
+    """Return whether a launcher has set up this process as one of several."""
+    if "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return True
+    # `mpirun accelerate launch --cpu` leaves the numbers to MPI. Without accelerate in between
+    # MPI's variables may just as well belong to independent jobs.
+    return _cpu_forced() and any(int(os.environ.get(name, "1")) > 1 for name in _MPI_SIZES)
+
+
+def _grouped() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def _cpu_forced() -> bool:
+    """Return whether `accelerate launch --cpu` was asked for."""
+    return os.environ.get("ACCELERATE_USE_CPU", "").lower() in {"1", "true", "yes"}
+
+
+def _needs_gpu() -> bool:
+    """Return whether the process group carries GPU tensors only."""
+    return _grouped() and str(dist.get_backend()) in {"nccl", "xccl", "hccl", "cncl", "mccl"}

@@ -1,0 +1,367 @@
+"""User code by name: `path/file.py:factory` and `package.module:factory`, with `?key=value&…`.
+
+Models and data sets both take such targets. Everything that can go wrong in the user's own code
+(it does not import, it raises, it takes other arguments) becomes one line that names the place.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import json
+import re
+import sys
+import sysconfig
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import yaml
+
+from shoal.errors import ConfigError, ShoalError, unknown_name
+
+__all__ = [
+    "accepts",
+    "call_factory",
+    "format_target",
+    "import_factory",
+    "is_path",
+    "one_line",
+    "parse_keywords",
+    "parse_target",
+]
+
+_WORDS = {"null": None, "~": None, "": None, "true": True, "false": False}
+_INT = re.compile(r"[-+]?[0-9]+")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+
+
+def parse_target(text: str) -> tuple[str, dict[str, Any]]:
+    """Split `target?key=value&…` into the target and its keyword arguments.
+
+    Args:
+        text: for example "models.py:build?width=32&pretrained=true".
+
+    Returns:
+        The part before the first "?", and the keywords as `parse_keywords` reads them.
+
+    Raises:
+        ConfigError: the keywords are malformed.
+    """
+    target, _, keywords = text.strip().partition("?")
+    return target.strip(), parse_keywords(keywords)
+
+
+def parse_keywords(text: str) -> dict[str, Any]:
+    """Read `key=value&key=value`; each value is a scalar of YAML 1.2.
+
+    `true`, `false`, `null`, `10`, `1e-3` have their type, anything else is a string. Quotes make a
+    string of anything (`name='10'`), and brackets a list (`layers=[1, 1]`).
+
+    Args:
+        text: what follows the "?" of a target; empty for no keywords.
+
+    Raises:
+        ConfigError: a part is not `key=value`, a key is no identifier or comes twice, or a quoted
+            or bracketed value is not closed.
+    """
+    keywords: dict[str, Any] = {}
+    for part in text.split("&") if text.strip() else []:
+        key, equals, value = part.partition("=")
+        key = key.strip()
+        if not equals or not key.isidentifier():
+            raise ConfigError(
+                f"'{part}' is not key=value: write arguments as '?key=value&key=value'"
+            )
+        if key in keywords:
+            raise ConfigError(f"the argument '{key}' is given twice in '?{text}': keep one of them")
+        keywords[key] = _parse_value(key, value.strip())
+    return keywords
+
+
+def format_target(target: str, keywords: Mapping[str, Any]) -> str:
+    """Return the text that `parse_target` reads back as `target` and `keywords`.
+
+    Args:
+        target: the part before the "?".
+        keywords: values are None, booleans, numbers, strings without "&", or lists of these.
+    """
+    parts = [f"{key}={_format_value(key, value)}" for key, value in keywords.items()]
+    return target + ("?" + "&".join(parts) if parts else "")
+
+
+def _format_value(key: str, value: Any) -> str:
+    """Return the plainest text that `_parse_value` reads back as `value`."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        plain = value == value.strip() and value[:1] not in ("'", '"', "[", "{")
+        if plain and _parse_value(key, value) == value:
+            return value
+    return json.dumps(value, ensure_ascii=False)  # JSON is YAML
+
+
+def _parse_value(key: str, text: str) -> Any:
+    """Return one value with its type."""
+    if text.lower() in _WORDS:
+        return _WORDS[text.lower()]
+    if _INT.fullmatch(text):
+        return int(text)
+    if _FLOAT.fullmatch(text):
+        return float(text)
+    # Only what is visibly YAML goes to the YAML reader: version 1.1, which it implements, would
+    # take `no` for false, `1e-3` for a string and `1:30` for ninety.
+    if text[0] in "'\"[{":
+        try:
+            return yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ConfigError(
+                f"the value of '{key}' cannot be read: {text} (is a quote or a bracket not closed?)"
+            ) from None
+    return text
+
+
+def import_factory(target: str) -> Callable[..., Any]:
+    """Return the callable that `path/file.py:name` or `package.module:name` names.
+
+    The file's folder, or the current folder for a module, joins the end of `sys.path`, so that
+    user code finds the modules beside it; installed packages keep the precedence.
+
+    Args:
+        target: file or module, a colon, and the name, which may be dotted (`Nets.small`).
+
+    Raises:
+        ConfigError: the target is malformed, its file or module does not exist or fails to import,
+            or the name is not callable.
+        NameNotFoundError: the module has no such name; the nearest ones are given.
+    """
+    source, _, name = target.rpartition(":")
+    if not source or not name:
+        raise ConfigError(
+            f"'{target}' does not name a factory: "
+            "write it as path/file.py:factory or package.module:factory"
+        )
+    module = _import_file(source) if is_path(source) else _import_module(source)
+    found: Any = module
+    for part in name.split("."):
+        if not hasattr(found, part):
+            error = unknown_name("factory", name, _callables(module))
+            raise type(error)(f"{error} (looked in {source})")
+        found = getattr(found, part)
+    if not callable(found):
+        kind = type(found).__name__
+        raise ConfigError(
+            f"'{name}' in {source} cannot be called, its type is {kind}: name a function or a class"
+        )
+    return found
+
+
+def accepts(factory: Callable[..., Any], keyword: str) -> bool:
+    """Say whether `factory` has a parameter of that name.
+
+    A `**kwargs` does not count: nothing tells what the factory does with them.
+    """
+    try:
+        parameter = inspect.signature(factory).parameters.get(keyword)
+    except (TypeError, ValueError):
+        return False
+    return parameter is not None and parameter.kind in (
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        inspect.Parameter.KEYWORD_ONLY,
+    )
+
+
+def call_factory(factory: Callable[..., Any], keywords: Mapping[str, Any], target: str) -> Any:
+    """Return `factory(**keywords)`; whatever goes wrong in it becomes one line.
+
+    Args:
+        factory: the callable.
+        keywords: its keyword arguments.
+        target: how the user named it, for messages.
+
+    Raises:
+        ConfigError: an argument is unknown or missing, or the factory raised an error; the line
+            then ends with the file and the line number where it did.
+    """
+    _check_arguments(factory, keywords, target)
+    try:
+        return _with_torchvision(lambda: factory(**keywords))
+    except ShoalError:
+        raise
+    except Exception as error:
+        refused = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if isinstance(error, TypeError) and refused and refused[1] in keywords:
+            # A factory with **kwargs passes them on, so only the call itself finds the stranger.
+            raise ConfigError(
+                f"{target} does not take '{refused[1]}': leave it out or correct its spelling"
+            ) from error
+        raise ConfigError(f"{target} failed: {one_line(error)}") from error
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error in one line: its type, its message, and the place in the user's own code.
+
+    Where the error came from a library, the place is the line of user code that called it.
+    """
+    if isinstance(error, SyntaxError):
+        # Its own text already ends with "(file.py, line 3)".
+        return f"{type(error).__name__}: {_squeeze(str(error))}"
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename != __file__ and not frame.filename.startswith("<frozen")
+    ]
+    own = [frame for frame in frames if not _is_library(frame.filename)] or frames
+    place = f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
+    message = _squeeze(str(error))
+    return f"{type(error).__name__}{': ' if message else ''}{message}{place}"
+
+
+def _is_library(filename: str) -> bool:
+    """Say whether a file belongs to Python, to an installed package or to shoal."""
+    path = Path(filename)
+    is_installed = not {"site-packages", "dist-packages"}.isdisjoint(path.parts)
+    roots = (sysconfig.get_path("stdlib"), Path(__file__).parent)
+    return is_installed or any(path.is_relative_to(root) for root in roots)
+
+
+def _squeeze(text: str, limit: int = 300) -> str:
+    """Return `text` in one line of at most `limit` characters."""
+    text = " ".join(text.split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def is_path(source: str) -> bool:
+    """Say whether the part of a target before the colon is a file, not a module."""
+    return source.endswith(".py") or "/" in source or "\\" in source
+
+
+def _import_file(source: str) -> ModuleType:
+    """Import a file of Python code by its path."""
+    path = Path(source).expanduser().resolve()
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise ConfigError(f"the file '{source}' {what}: give the path of a Python file")
+    if path.suffix != ".py":
+        raise ConfigError(
+            f"'{source}' is not a Python file: name a .py file that has the factory "
+            "(a pickled model is never loaded; pass weights as a checkpoint)"
+        )
+    _extend_path(path.parent)
+    if _is_importable_as(path.stem, path):
+        # Under its own name a worker process that starts afresh can import it again.
+        return _run_import(source, lambda: importlib.import_module(path.stem))
+    return _run_import(source, lambda: _execute(path))
+
+
+def _is_importable_as(name: str, path: Path) -> bool:
+    """Say whether `import name` would give the file at `path`, not a namesake."""
+    if not name.isidentifier():
+        return False
+    importlib.invalidate_caches()
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return False
+    return spec is not None and spec.origin is not None and Path(spec.origin).resolve() == path
+
+
+def _execute(path: Path) -> ModuleType:
+    """Execute a file as a module under a name that no other module has."""
+    name = f"shoal_user_{re.sub(r'[^0-9A-Za-z]', '_', str(path))}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"no loader for {path}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickle look their module up here
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _import_module(name: str) -> ModuleType:
+    """Import a module by its dotted name."""
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise ConfigError(
+            f"'{name}' is neither a Python file nor a module: "
+            "write path/file.py:factory or package.module:factory"
+        )
+    _extend_path(Path.cwd())
+    importlib.invalidate_caches()
+    return _run_import(name, lambda: importlib.import_module(name))
+
+
+def _run_import(source: str, load: Callable[[], ModuleType]) -> ModuleType:
+    """Import user code, turning whatever it raises into one line."""
+    try:
+        return _with_torchvision(load)
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if missing and (source == missing or source.startswith(missing + ".")):
+            raise ConfigError(
+                f"there is no module '{missing}' to import {source} from: "
+                "install it, run from the folder that holds it, or give the path of its file"
+            ) from error
+        raise ConfigError(f"{source} cannot be imported: {one_line(error)}") from error
+    except (Exception, SystemExit) as error:
+        raise ConfigError(f"{source} cannot be imported: {one_line(error)}") from error
+
+
+def _with_torchvision(action: Callable[[], Any]) -> Any:
+    """Run user code; if it stumbled over a torchvision that only shoal can import, once more."""
+    from shoal.models.compat import import_torchvision, lacks_operators
+
+    try:
+        return action()
+    except RuntimeError as error:
+        if not lacks_operators(error):
+            raise
+    import_torchvision()
+    return action()
+
+
+def _extend_path(folder: Path) -> None:
+    """Let user code import what lies in `folder`."""
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+
+
+def _callables(module: ModuleType) -> list[str]:
+    """Return the public callables of a module, its own before the ones it imported."""
+    names = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+    own = [n for n in names if getattr(vars(module)[n], "__module__", None) == module.__name__]
+    return own or names
+
+
+def _check_arguments(factory: Callable[..., Any], keywords: Mapping[str, Any], target: str) -> None:
+    """Raise `ConfigError` for an unknown or a missing argument, before anything is built."""
+    try:
+        signature = inspect.signature(factory)
+    except (TypeError, ValueError):
+        return  # some C functions have none
+    parameters = signature.parameters.values()
+    by_name = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    known = [p.name for p in by_name]
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        for key in keywords:
+            if key not in known:
+                hint = str(unknown_name("argument", key, known))
+                raise ConfigError(f"{target} does not take '{key}': {hint}")
+    positional = [p for p in parameters if p.kind is p.POSITIONAL_ONLY]
+    needed = [
+        p.name for p in [*positional, *by_name] if p.default is p.empty and p.name not in keywords
+    ]
+    if needed:
+        raise ConfigError(
+            f"{target} needs the argument '{needed[0]}': add '?{needed[0]}=…' after its name"
+        )

@@ -1,0 +1,138 @@
+"""One pass over the data that serves every observer at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch.utils.hooks import RemovableHandle
+
+from shoal.data.batch import Batch, split_batch
+from shoal.distributed import my_batches, sum_across
+from shoal.errors import ConfigError, DataError
+from shoal.modes import device_of, eval_mode
+from shoal.network import Network
+
+__all__ = ["Observer", "first_samples", "observe"]
+
+
+class Observer(Protocol):
+    """Collects figures while a network runs in eval mode.
+
+    `attach` puts hooks on the network. Then, for each batch of this process, `begin` tells the
+    batch's index among all batches and its number of samples, and the network runs. `finish` is
+    called once at the end, in every process: there an observer sums over processes.
+    """
+
+    def attach(self, network: Network) -> Sequence[RemovableHandle]:
+        """Put hooks on the network and return their handles."""
+        ...
+
+    def begin(self, index: int, size: int) -> None:
+        """Hear of the batch that runs next."""
+        ...
+
+    def finish(self, samples: int, everything: bool) -> None:
+        """Hear that `samples` samples went through, and whether these were all there are."""
+        ...
+
+
+def observe(
+    network: Network,
+    loader: Iterable[Any],
+    observers: Sequence[Observer],
+    *,
+    samples: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> int:
+    """Run the network in eval mode over the data, once, with all observers attached.
+
+    shoal's loaders give their images in stored order, without augmentation; another loader is
+    iterated as it is, so it should not shuffle or augment. Under several processes each takes its
+    share of the batches.
+
+    Args:
+        network: the network; its training flags are restored.
+        loader: batches as `split_batch` takes them. Targets are not used.
+        observers: what collects.
+        samples: use this many samples only: a stratified choice where the loader can choose
+            (`take`), else the first ones.
+        progress: called after each batch with the batches done and their total.
+
+    Returns:
+        The number of samples, over all processes.
+
+    Raises:
+        DataError: the loader is empty.
+    """
+    chosen = _Chosen(loader, samples)
+    device = device_of(network)
+    seen = torch.zeros((), dtype=torch.int64)
+    handles = [handle for observer in observers for handle in observer.attach(network)]
+    try:
+        with eval_mode(network), torch.inference_mode():
+            for index, batch in my_batches(chosen):
+                moved = split_batch(batch, device)
+                seen += moved.size
+                for observer in observers:
+                    observer.begin(index, moved.size)
+                network(*moved.args, **moved.kwargs)
+                if progress is not None:
+                    progress(index + 1, chosen.batches)
+    finally:
+        for handle in handles:
+            handle.remove()
+    total = int(sum_across(seen))
+    if total == 0:
+        raise DataError("the loader is empty: there is nothing to score")
+    for observer in observers:
+        observer.finish(total, chosen.everything)
+    return total
+
+
+class _Chosen:
+    """The numbered batches of a pass: all of a loader's, or those of so many samples.
+
+    Attributes:
+        batches: how many batches a whole pass has at most; 0 where the loader does not tell.
+        everything: whether the pass leaves no sample out; settled once it has ended.
+    """
+
+    def __init__(self, loader: Iterable[Any], samples: int | None) -> None:
+        if samples is not None and samples < 1:
+            raise ConfigError(f"samples is {samples}: give at least 1, or leave it out for all")
+        plain = getattr(loader, "plain", None)
+        self._loader: Any = plain() if callable(plain) else loader
+        self._left = samples
+        self.everything = True
+        if samples is not None and hasattr(self._loader, "take"):
+            self.everything = self._loader.num_samples <= samples
+            self._loader = self._loader.take(samples)
+            self._left = None
+        self.batches = len(self._loader) if hasattr(self._loader, "__len__") else 0
+
+    def __iter__(self) -> Iterator[tuple[int, Any]]:
+        left = self._left
+        for index, batch in enumerate(self._loader):
+            if left is None:
+                yield index, batch
+                continue
+            if left == 0:
+                self.everything = False
+                return
+            size = split_batch(batch).size
+            if size > left:
+                self.everything = False
+            yield index, first_samples(batch, left) if size > left else batch
+            left -= min(size, left)
+
+
+def first_samples(batch: Any, count: int) -> Batch:
+    """Return the first `count` samples of a loader's batch."""
+    whole = split_batch(batch)
+    return Batch(
+        tuple(value[:count] for value in whole.args),
+        {name: value[:count] for name, value in whole.kwargs.items()},
+        None if whole.target is None else whole.target[:count],
+    )

@@ -1,0 +1,60 @@
+"""What a criterion says of each site or block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from shoal.errors import ConfigError
+
+__all__ = ["Scores"]
+
+
+@dataclass(frozen=True)
+class Scores(Mapping[str, float]):
+    """Scores by the name of the site or block; the lowest goes first.
+
+    Attributes:
+        criterion: the name of the criterion.
+        by_name: the scores, in the order of the forward pass.
+        samples: the number of samples they were computed from.
+        standard_errors: of each score as an estimate of the score on all data; 0 where all data
+            was used, empty where the criterion gives none.
+        settled: whether the lowest score is below the second by more than twice the standard
+            error of their difference; None where the criterion gives no standard errors.
+        details: more about each site or block, as JSON values.
+    """
+
+    criterion: str
+    by_name: Mapping[str, float]
+    samples: int
+    standard_errors: Mapping[str, float] = field(default_factory=dict)
+    settled: bool | None = None
+    details: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> float:
+        return self.by_name[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.by_name)
+
+    def __len__(self) -> int:
+        return len(self.by_name)
+
+    def lowest(self, count: int = 1) -> list[str]:
+        """Return the `count` names with the lowest scores, lowest first; ties by forward order."""
+        if count < 1:
+            raise ConfigError(f"cannot pick {count} names: give at least 1")
+        return sorted(self.by_name, key=self.by_name.__getitem__)[:count]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON values."""
+        return {
+            "criterion": self.criterion,
+            "samples": self.samples,
+            "settled": self.settled,
+            "values": dict(self.by_name),
+            "standard_errors": dict(self.standard_errors),
+            "details": {name: dict(detail) for name, detail in self.details.items()},
+        }

@@ -1,0 +1,199 @@
+"""One call that measures a network whole: latency, work, parameters, depth, beside a baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from shoal.errors import ConfigError
+from shoal.measure._inputs import Inputs, batch_size
+from shoal.measure.depth import depth
+from shoal.measure.latency import Latency, latency_ratio, measure_latency
+from shoal.measure.macs import count_macs, count_params
+from shoal.measure.stats import Ratio
+
+__all__ = ["Benchmark", "benchmark"]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What a network costs on this machine.
+
+    Attributes:
+        latency: of one batch.
+        macs: multiply-accumulates of one sample.
+        params: number of parameter elements.
+        depth: layers with weights on the longest path; None for a module without a graph.
+        batch_size: samples per call.
+        uncounted: operations that `macs` leaves out because they are not understood.
+        baseline: the same figures of the baseline, from the same rounds.
+        speedup: the baseline's latency over the network's, by pairs of rounds: 2 is twice as fast.
+        macs_ratio: the baseline's MACs over the network's; None if the network has none.
+        params_ratio: likewise for parameters.
+    """
+
+    latency: Latency
+    macs: int
+    params: int
+    depth: int | None
+    batch_size: int
+    uncounted: tuple[str, ...] = ()
+    baseline: Benchmark | None = None
+    speedup: Ratio | None = None
+    macs_ratio: float | None = None
+    params_ratio: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures as plain JSON-ready values, the baseline's nested."""
+        return {
+            "latency": self.latency.to_dict(),
+            "macs": self.macs,
+            "params": self.params,
+            "depth": self.depth,
+            "batch_size": self.batch_size,
+            "uncounted": list(self.uncounted),
+            "baseline": self.baseline.to_dict() if self.baseline else None,
+            "speedup": self.speedup.to_dict() if self.speedup else None,
+            "macs_ratio": self.macs_ratio,
+            "params_ratio": self.params_ratio,
+        }
+
+    def __str__(self) -> str:
+        """Return a small table with units."""
+        return _table(self)
+
+
+def benchmark(
+    net: nn.Module,
+    inputs: Inputs,
+    baseline: nn.Module | None = None,
+    *,
+    warmup: int = 3,
+    repeats: int = 20,
+    min_seconds: float = 0.5,
+    max_seconds: float = 60.0,
+    threads: int | None = None,
+    channels_last: bool = True,
+    device: torch.device | str | None = None,
+    clock: Callable[[], float] | None = None,
+) -> Benchmark:
+    """Measure `net`, and compare it with `baseline` in interleaved rounds.
+
+    Both are measured in eval and inference mode and left exactly as they were.
+
+    Args:
+        net: the network, or any module (then its depth is not known).
+        inputs: one batch: a tensor, a tuple of them, or a dict of keyword inputs.
+        baseline: what to compare with, called with the same inputs.
+        warmup: untimed calls of each.
+        repeats: number of rounds.
+        min_seconds: rounds go on until they took so long together, in seconds.
+        max_seconds: no round is started after so many seconds.
+        threads: threads for PyTorch on the CPU; None leaves them.
+        channels_last: run 4-D inputs in channels_last memory format.
+        device: where to measure; by default where the network is.
+        clock: returns seconds; by default CUDA's events or the machine's best clock.
+
+    Raises:
+        ConfigError: a model is not a module or cannot be called with the inputs.
+    """
+    models = {"net": net} if baseline is None else {"net": net, "baseline": baseline}
+    for name, model in models.items():
+        if not isinstance(model, nn.Module):
+            raise ConfigError(f"the {name} must be an nn.Module, not {type(model).__name__}")
+    latencies = measure_latency(
+        models,
+        inputs,
+        warmup=warmup,
+        repeats=repeats,
+        min_seconds=min_seconds,
+        max_seconds=max_seconds,
+        threads=threads,
+        channels_last=channels_last,
+        device=device,
+        clock=clock,
+    )
+    figures = {name: _figures(model, inputs, latencies[name]) for name, model in models.items()}
+    own: dict[str, Any] = figures["net"]
+    if baseline is None:
+        return Benchmark(**own)
+    base = Benchmark(**figures["baseline"])
+    return Benchmark(
+        **own,
+        baseline=base,
+        speedup=latency_ratio(latencies["baseline"], latencies["net"]),
+        macs_ratio=base.macs / own["macs"] if own["macs"] else None,
+        params_ratio=base.params / own["params"] if own["params"] else None,
+    )
+
+
+def _figures(model: nn.Module, inputs: Inputs, latency: Latency) -> dict[str, Any]:
+    macs = count_macs(model, inputs)
+    has_graph = isinstance(getattr(model, "graph", None), fx.Graph)
+    return {
+        "latency": latency,
+        "macs": macs.total,
+        "params": count_params(model),
+        "depth": depth(model) if has_graph else None,
+        "batch_size": batch_size(inputs),
+        "uncounted": macs.uncounted,
+    }
+
+
+def _table(result: Benchmark) -> str:
+    columns = [_column(result)]
+    if result.baseline is not None:
+        columns.append(_column(result.baseline))
+        columns.append(_ratios(result))
+    heads = ["", "network", "baseline", "baseline / network"][: len(columns) + 1]
+    rows = [heads]
+    for name in columns[0]:
+        rows.append([name, *(column.get(name, "") for column in columns)])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(heads))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    return "\n".join([*lines, _footnote(result)])
+
+
+def _column(result: Benchmark) -> dict[str, str]:
+    return {
+        "latency": str(result.latency),
+        "throughput": f"{result.latency.images_per_second:.4g} images/s",
+        "work": _amount(result.macs, "MACs/image") + (" (incomplete)" if result.uncounted else ""),
+        "parameters": _amount(result.params, ""),
+        "depth": "unknown" if result.depth is None else f"{result.depth} layers",
+    }
+
+
+def _ratios(result: Benchmark) -> dict[str, str]:
+    ratios = {"latency": str(result.speedup)}
+    if result.macs_ratio is not None:
+        ratios["work"] = f"{result.macs_ratio:.2f} ×"
+    if result.params_ratio is not None:
+        ratios["parameters"] = f"{result.params_ratio:.2f} ×"
+    return ratios
+
+
+def _amount(number: int, unit: str) -> str:
+    for factor, prefix in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if number >= factor:
+            return f"{number / factor:.4g} {prefix} {unit}".rstrip()
+    return f"{number} {unit}".rstrip()
+
+
+def _footnote(result: Benchmark) -> str:
+    latency = result.latency
+    threads = f"{latency.threads} thread" + ("s" if latency.threads != 1 else "")
+    note = (
+        f"batch {result.batch_size} on {latency.device}, {threads}; "
+        f"median (quartiles) of {latency.samples} rounds"
+    )
+    if result.uncounted:
+        note += f"; work without {', '.join(result.uncounted)}"
+    return note

@@ -1,0 +1,139 @@
+"""The depth of a network: layers with weights on the longest path from input to output."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from shoal.errors import ConfigError
+
+__all__ = ["depth"]
+
+# What computes a linear map of the input by name of the ATen operation, function or method; each
+# is a layer only if one of its operands comes from a parameter and not from the input.
+_LINEAR_NAMES = """
+conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution _convolution
+conv_depthwise3d linear bilinear _trilinear matmul __matmul__ __rmatmul__ mm bmm mv addmm addmv
+addbmm baddbmm einsum tensordot chain_matmul dot vdot
+"""
+_LINEAR_OPS = frozenset(_LINEAR_NAMES.split())
+_RECURRENT_OPS = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu"})
+
+_LAYERS = (nn.modules.conv._ConvNd, nn.Linear, nn.Bilinear, nn.RNNCellBase)
+
+
+def depth(network: nn.Module) -> int:
+    """Return the number of layers with weights on the longest path from input to output.
+
+    Convolutions and linear layers count, as modules or as functions applied to a parameter, and so
+    does each layer of a recurrent stack (not its steps in time) and each of the two projections of
+    an `nn.MultiheadAttention`. Normalisation, embeddings, rectifiers with parameters, per-channel
+    lines, and layers that see no input do not. So ResNet-18 has depth 18: the convolutions in its
+    shortcuts are on no longest path. A module that the graph calls as a whole counts as the chain
+    of the layers in it.
+
+    Args:
+        network: a captured network, or any module with an `fx.Graph` as its attribute `graph`.
+
+    Raises:
+        ConfigError: `network` has no graph.
+    """
+    graph = getattr(network, "graph", None)
+    if not isinstance(graph, fx.Graph):
+        raise ConfigError(
+            f"the depth of a {type(network).__name__} is not known, because it has no graph: "
+            "pass shoal.capture(model, example_inputs)"
+        )
+    return _longest_path(network, graph)
+
+
+def _longest_path(network: nn.Module, graph: fx.Graph) -> int:
+    lengths: dict[fx.Node, int] = {}  # layers before and in each node that depends on the input
+    weighted: set[fx.Node] = set()  # nodes that depend on a parameter and not on the input
+    for node in graph.nodes:
+        if node.op == "placeholder":
+            lengths[node] = 0
+            continue
+        before = [lengths[source] for source in node.all_input_nodes if source in lengths]
+        if before:
+            lengths[node] = max(before) + _layers_of(network, node, weighted)
+            _pass_on_writes(node, lengths)
+        elif _holds_parameter(network, node) or any(s in weighted for s in node.all_input_nodes):
+            weighted.add(node)
+        if node.op == "output":
+            return lengths.get(node, 0)
+    return 0
+
+
+def _layers_of(network: nn.Module, node: fx.Node, weighted: set[fx.Node]) -> int:
+    """Return how many layers with weights this one node adds to a path through it."""
+    if node.op == "call_module":
+        return _layers_in(network.get_submodule(str(node.target)))
+    if node.op not in ("call_function", "call_method"):
+        return 0
+    if not any(source in weighted for source in node.all_input_nodes):
+        return 0
+    name = _target_name(node.target)
+    if name in _RECURRENT_OPS:
+        return _recurrent_layers(node)
+    return int(name in _LINEAR_OPS)
+
+
+def _layers_in(module: nn.Module) -> int:
+    if isinstance(module, nn.MultiheadAttention):
+        return 2  # queries, keys and values side by side, then the output projection
+    if isinstance(module, nn.RNNBase):
+        return module.num_layers
+    if isinstance(module, _LAYERS):
+        return 1
+    graph = getattr(module, "graph", None)
+    if isinstance(graph, fx.Graph):
+        return _longest_path(module, graph)
+    return sum(_layers_in(child) for child in module.children())
+
+
+def _holds_parameter(network: nn.Module, node: fx.Node) -> bool:
+    if node.op != "get_attr":
+        return False
+    owner, _, name = str(node.target).rpartition(".")
+    try:
+        value = getattr(network.get_submodule(owner), name, None)
+    except AttributeError:
+        return False
+    return isinstance(value, nn.Parameter)
+
+
+def _target_name(target: Any) -> str:
+    """Return 'linear' for `aten.linear.default`, `F.linear` and a method of that name."""
+    if isinstance(target, torch._ops.OpOverload):
+        return str(target._opname).rstrip("_")
+    name = target if isinstance(target, str) else getattr(target, "__name__", "")
+    return name if name.startswith("__") else name.rstrip("_")
+
+
+def _recurrent_layers(node: fx.Node) -> int:
+    """Return the argument `num_layers` of an ATen recurrence, one layer if it cannot be found."""
+    schema = getattr(node.target, "_schema", None)
+    arguments: Iterable[Any] = schema.arguments if schema is not None else ()
+    for position, argument in enumerate(arguments):
+        if argument.name == "num_layers":
+            value = node.kwargs.get("num_layers")
+            value = node.args[position] if value is None and len(node.args) > position else value
+            return value if isinstance(value, int) else 1
+    return 1
+
+
+def _pass_on_writes(node: fx.Node, lengths: dict[fx.Node, int]) -> None:
+    """Let what an in-place operation wrote count for the tensor it wrote to, through its views."""
+    if not isinstance(node.target, torch._ops.OpOverload) or not node.target._schema.is_mutable:
+        return
+    for argument, value in zip(node.target._schema.arguments, node.args, strict=False):
+        if argument.alias_info is None or not argument.alias_info.is_write:
+            continue
+        while isinstance(value, fx.Node):
+            lengths[value] = max(lengths.get(value, 0), lengths[node])
+            is_view = isinstance(value.target, torch._ops.OpOverload) and value.target.is_view
+            value = value.args[0] if is_view else None

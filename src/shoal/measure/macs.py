@@ -1,0 +1,299 @@
+"""The work of a network, in multiply-accumulates (MACs), and its number of parameters."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules import module as module_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from shoal.errors import ConfigError
+from shoal.measure._inputs import (
+    Inputs,
+    as_call,
+    batch_size,
+    first_line,
+    home_device,
+    map_tensors,
+)
+from shoal.measure._state import borrowed
+
+__all__ = ["MacCount", "count_macs", "count_params"]
+
+_log = logging.getLogger(__name__)
+_FAKE_LOGGER = logging.getLogger("torch._subclasses.fake_tensor")
+
+
+@dataclass(frozen=True)
+class MacCount:
+    """The multiply-accumulates of one sample (half of what is often printed as FLOPs).
+
+    Attributes:
+        total: MACs of one sample: those of the whole batch divided by the batch size.
+        by_module: MACs of one sample by module path, each without its children's; the empty path
+            is the model itself (functional calls in its own forward). The values sum to `total`.
+        uncounted: names of operations that were run and are neither counted nor known to be free
+            of multiply-accumulates; empty when the count is complete.
+    """
+
+    total: int
+    by_module: dict[str, int]
+    uncounted: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures as plain JSON-ready values."""
+        return {
+            "total": self.total,
+            "by_module": dict(self.by_module),
+            "uncounted": list(self.uncounted),
+        }
+
+
+def count_params(model: nn.Module) -> int:
+    """Return the number of parameter elements; a parameter used in several places counts once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def count_macs(model: nn.Module, example_inputs: Inputs) -> MacCount:
+    """Count the multiply-accumulates that `model` spends on one sample in eval mode.
+
+    Convolutions, linear layers, matrix products and attention count, wherever they are called
+    (modules, functions, fused kernels); normalisations, activations, pooling and other elementwise
+    work do not, as is the custom. Biases are free. The model is run once on shape-only tensors,
+    which computes nothing; a model whose control flow depends on values is run once for real.
+    The model is left exactly as it was.
+
+    Args:
+        model: any module.
+        example_inputs: a tensor, a tuple of them, or a dict of keyword inputs, batch first. Work
+            that does not depend on the batch is shared out over its samples.
+
+    Raises:
+        ConfigError: `model` is not a module, or cannot be called with these inputs.
+    """
+    if not isinstance(model, nn.Module):
+        raise ConfigError(
+            f"counting MACs needs an nn.Module, not {type(model).__name__}: pass the model itself"
+        )
+    samples = batch_size(example_inputs)
+    device = home_device(model, example_inputs)
+    call = as_call(map_tensors(lambda t: t.detach().to(device), example_inputs))
+    with borrowed(model), torch.no_grad():
+        counter = _count_call(model, *call)
+    by_module = {path: round(macs / samples) for path, macs in counter.macs.items() if macs}
+    return MacCount(sum(by_module.values()), by_module, tuple(sorted(counter.unknown)))
+
+
+def _count_call(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _MacCounter:
+    fakes = FakeTensorMode(allow_non_fake_inputs=True)
+    fake_args, fake_kwargs = map_tensors(fakes.from_tensor, (args, kwargs))
+    try:
+        with fakes, _quiet(_FAKE_LOGGER):
+            return _counted(model, fake_args, fake_kwargs)
+    except Exception as error:  # whatever it is, the real run below decides whether it is the model
+        _log.debug("counting MACs on shapes alone failed, running the model instead: %s", error)
+    try:
+        return _counted(model, *map_tensors(torch.clone, (args, kwargs)))
+    except Exception as error:
+        raise ConfigError(
+            f"the model cannot be called with these inputs ({first_line(error)}): "
+            "pass example inputs of the shapes and types that its forward takes"
+        ) from error
+
+
+@contextmanager
+def _quiet(logger: logging.Logger) -> Iterator[None]:
+    """Keep PyTorch from printing a traceback of its own for a call that fails."""
+    disabled, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = disabled
+
+
+def _counted(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _MacCounter:
+    counter = _MacCounter(model)
+    with _plain_kernels(), counter.following_modules(), counter:
+        model(*args, **kwargs)
+    return counter
+
+
+@contextmanager
+def _plain_kernels() -> Iterator[None]:
+    """Keep attention and recurrent layers from disappearing into fused kernels."""
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    # `mkldnn.flags` would do the same, but warns on machines without Intel GPUs.
+    one_dnn = torch.backends.mkldnn.set_flags(False, _fp32_precision=None)
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH), torch.backends.cudnn.flags(enabled=False):
+            yield
+    finally:
+        torch.backends.mkldnn.set_flags(one_dnn[0], _fp32_precision=None)
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
+class _MacCounter(TorchDispatchMode):
+    """Adds up the MACs of every operation below it, by the innermost module that runs."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.macs: Counter[str] = Counter()
+        self.unknown: set[str] = set()
+        self._paths = {id(module): path for path, module in model.named_modules()}
+        self._running: list[str] = [""]
+
+    @contextmanager
+    def following_modules(self) -> Iterator[None]:
+        # Global hooks: the model's own hooks are left alone, and its fast paths stay as they are.
+        def enter(module: nn.Module, args: Any) -> None:
+            if id(module) in self._paths:
+                self._running.append(self._paths[id(module)])
+
+        def leave(module: nn.Module, args: Any, output: Any) -> None:
+            if id(module) in self._paths:
+                self._running.pop()
+
+        handles = (
+            module_hooks.register_module_forward_pre_hook(enter),
+            module_hooks.register_module_forward_hook(leave, always_call=True),
+        )
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = _op_name(func)
+        formula = _FORMULAS.get(name)
+        if formula is not None:
+            out = func(*args, **kwargs)
+            self.macs[self._running[-1]] += formula(args, out)
+            return out
+        if hasattr(func, "decompose") and func.namespace != "prim":
+            with self:
+                out = func.decompose(*args, **kwargs)
+            if out is not NotImplemented:
+                return out
+        if not _is_free(func, name):
+            self.unknown.add(name)
+        return func(*args, **kwargs)
+
+
+def _op_name(func: Any) -> str:
+    """Return 'aten.mm' for every overload of that operation."""
+    if isinstance(func, torch._ops.OpOverload):
+        return f"{func.namespace}.{func._opname}"
+    return str(func)
+
+
+def _convolution(args: tuple[Any, ...], out: torch.Tensor) -> int:
+    image, weight, transposed = args[0], args[1], bool(args[6])
+    # A weight is used once per output position, or, transposed, once per input position.
+    positions = (image if transposed else out).shape[2:]
+    return out.shape[0] * prod(positions) * prod(weight.shape)
+
+
+def _product(left: int, right: int) -> Callable[[tuple[Any, ...], Any], int]:
+    """The formula of a matrix product of the arguments at `left` and `right`."""
+
+    def macs(args: tuple[Any, ...], out: Any) -> int:
+        a, b = args[left].shape, args[right].shape
+        return prod(a) * (b[-1] if len(b) > 1 else 1)  # (…, n, k) times (…, k, m), or times (k)
+
+    return macs
+
+
+def _trilinear(args: tuple[Any, ...], out: torch.Tensor) -> int:
+    # nn.Bilinear: first input (n, i), weight (o, i, j), second input (n, j). Summing over i first
+    # takes n·o·i·j products; the n·o·j of the second sum are a lower order and left out.
+    return args[0].shape[0] * prod(args[1].shape)
+
+
+def _attention(args: tuple[Any, ...], out: Any) -> int:
+    query, key, value = (tensor.shape for tensor in args[:3])  # (batch, heads, length, width)
+    return prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+
+
+_FORMULAS: dict[str, Callable[[tuple[Any, ...], Any], int]] = {
+    "aten.convolution": _convolution,
+    "aten._convolution": _convolution,
+    "aten.convolution_overrideable": _convolution,
+    "aten.mm": _product(0, 1),
+    "aten.bmm": _product(0, 1),
+    "aten.mv": _product(0, 1),
+    "aten.dot": _product(0, 1),
+    "aten.vdot": _product(0, 1),
+    "aten._scaled_mm": _product(0, 1),
+    "aten._int_mm": _product(0, 1),
+    "aten.addmm": _product(1, 2),
+    "aten._addmm_activation": _product(1, 2),
+    "aten.addbmm": _product(1, 2),
+    "aten.baddbmm": _product(1, 2),
+    "aten.addmv": _product(1, 2),
+    "aten._trilinear": _trilinear,
+    # Only a graph that was decomposed before holds these: see `_plain_kernels`.
+    "aten._scaled_dot_product_flash_attention_for_cpu": _attention,
+    "aten._scaled_dot_product_flash_attention": _attention,
+    "aten._scaled_dot_product_efficient_attention": _attention,
+    "aten._scaled_dot_product_cudnn_attention": _attention,
+}
+
+_FREE_TAGS = {"pointwise", "reduction", "view_copy", "inplace_view"}
+
+# What PyTorch's tags leave out: normalisation, pooling, softmax, resampling, and moving data about.
+_FREE_NAMES = """
+_native_batch_norm_legit _native_batch_norm_legit_no_training native_batch_norm
+cudnn_batch_norm miopen_batch_norm batch_norm_with_update native_layer_norm native_group_norm
+_fused_rms_norm _local_response_norm _softmax _log_softmax _safe_softmax _prelu_kernel
+hardswish hardsigmoid hardtanh glu rrelu_with_noise native_dropout bernoulli
+avg_pool1d avg_pool2d avg_pool3d max_pool1d_with_indices max_pool2d_with_indices
+max_pool3d_with_indices max_pool2d adaptive_avg_pool2d _adaptive_avg_pool2d
+_adaptive_avg_pool3d adaptive_max_pool2d adaptive_max_pool3d fractional_max_pool2d
+upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d
+_upsample_nearest_exact2d _upsample_nearest_exact3d upsample_linear1d upsample_bilinear2d
+upsample_bicubic2d upsample_trilinear3d _upsample_bilinear2d_aa _upsample_bicubic2d_aa
+grid_sampler_2d grid_sampler_3d affine_grid_generator im2col col2im
+constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d
+replication_pad2d replication_pad3d pixel_shuffle pixel_unshuffle channel_shuffle
+cat stack repeat repeat_interleave roll flip rot90 unsafe_split unsafe_split_with_sizes
+_unsafe_view _reshape_copy _to_copy copy clone contiguous lift_fresh lift_fresh_copy
+_pin_memory resize set set_data
+empty empty_like empty_strided new_empty new_empty_strided zeros zeros_like new_zeros ones
+ones_like new_ones full full_like new_full fill zero arange linspace eye tril_indices
+triu_indices tril triu rand randn rand_like randn_like randint randperm uniform normal
+scalar_tensor _local_scalar_dense
+index _unsafe_index index_put _index_put_impl _unsafe_index_put index_select index_copy
+index_fill gather scatter scatter_add scatter_reduce index_add masked_fill masked_scatter
+masked_select nonzero select_scatter slice_scatter as_strided_scatter take embedding
+_embedding_bag _embedding_bag_forward_only one_hot bucketize searchsorted
+cumsum cumprod logcumsumexp cummax cummin topk sort argsort kthvalue median mode unique_dim
+_unique2 max min argmax argmin any all sum mean var var_mean std std_mean amax amin aminmax
+norm linalg_vector_norm logsumexp histc bincount
+"""
+_FREE = frozenset(_FREE_NAMES.split())
+
+
+def _is_free(func: Any, name: str) -> bool:
+    """Whether an operation is known to need no multiply-accumulates that are counted by custom."""
+    if not isinstance(func, torch._ops.OpOverload):
+        return False
+    if func.namespace == "prim" or func.is_view:
+        return True
+    if any(str(tag).rpartition(".")[2] in _FREE_TAGS for tag in func.tags):
+        return True
+    return name.removeprefix("aten.").rstrip("_") in _FREE

@@ -1,0 +1,205 @@
+"""Prove that two networks compute the same: the largest error over their outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from math import inf
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from shoal.errors import ConfigError
+from shoal.measure._inputs import (
+    Inputs,
+    as_call,
+    first_line,
+    home_device,
+    map_tensors,
+    resolve_device,
+    tensors_of,
+)
+from shoal.measure._state import borrowed
+
+__all__ = ["Agreement", "compare_outputs", "random_like"]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How well the outputs of two networks agree.
+
+    Attributes:
+        max_abs_error: the largest |a - b| over all outputs; infinite where only one is NaN or
+            infinite, or where the outputs differ in structure or shape.
+        max_rel_error: the largest, over the output tensors, of max |a - b| / max |a|.
+        identical: whether all outputs are equal bit by bit.
+        n_inputs: how many inputs (batches) were compared.
+        mismatch: in words, where structure, shape or a plain value differs; empty otherwise.
+    """
+
+    max_abs_error: float
+    max_rel_error: float
+    identical: bool
+    n_inputs: int
+    mismatch: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures as plain values (errors may be infinite)."""
+        return asdict(self)
+
+
+def compare_outputs(
+    a: Callable[..., Any],
+    b: Callable[..., Any],
+    inputs_list: Iterable[Inputs],
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> Agreement:
+    """Run two networks on the same inputs in eval mode and compare all they give out.
+
+    Outputs may be tensors or nested tuples, lists and dicts of them. Values are compared in double
+    precision; NaN equals NaN and an infinity equals itself. Both networks are left as they were.
+
+    Args:
+        a: the reference, which relative errors are relative to.
+        b: the network that should do the same.
+        inputs_list: the inputs, each a tensor, a tuple of them or a dict of keyword inputs. A
+            single tensor or dict is taken as a list of one.
+        dtype: run both in this floating type (`torch.float64` for a strict proof); None runs them
+            as they are.
+        device: where to run; by default where `a` is.
+
+    Raises:
+        ConfigError: there are no inputs, a network cannot be called with them, or there is no such
+            device.
+    """
+    if isinstance(inputs_list, torch.Tensor | Mapping):
+        inputs_list = [inputs_list]
+    worst: Agreement | None = None
+    there = resolve_device(device) if device is not None else None
+    with (
+        borrowed(a, device=there, dtype=dtype) as first,
+        borrowed(b, device=there, dtype=dtype) as second,
+        torch.inference_mode(),
+    ):
+        for inputs in inputs_list:
+            place = there or home_device(a, inputs)
+            expected = _run("first", first, inputs, dtype, place)
+            found = _run("second", second, inputs, dtype, place)
+            worst = _worse(worst, _compare(expected, found))
+    if worst is None:
+        raise ConfigError("there are no inputs to compare the networks on: give at least one")
+    return worst
+
+
+def _run(
+    which: str, model: Any, inputs: Inputs, dtype: torch.dtype | None, place: torch.device
+) -> Any:
+    def copy(tensor: torch.Tensor) -> torch.Tensor:  # a model may overwrite its inputs
+        wanted = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
+        return tensor.detach().to(place, wanted, copy=True)
+
+    args, kwargs = as_call(map_tensors(copy, inputs))
+    try:
+        return model(*args, **kwargs)
+    except Exception as error:
+        raise ConfigError(
+            f"the {which} network cannot be called with these inputs ({first_line(error)}): "
+            "pass inputs of the shapes and types that its forward takes"
+        ) from error
+
+
+def _worse(worst: Agreement | None, one: Agreement) -> Agreement:
+    if worst is None:
+        return one
+    return Agreement(
+        max(worst.max_abs_error, one.max_abs_error),
+        max(worst.max_rel_error, one.max_rel_error),
+        worst.identical and one.identical,
+        worst.n_inputs + one.n_inputs,
+        worst.mismatch or one.mismatch,
+    )
+
+
+def _compare(expected: Any, found: Any) -> Agreement:
+    expected_leaves, expected_form = pytree.tree_flatten(expected)
+    found_leaves, found_form = pytree.tree_flatten(found)
+    if expected_form != found_form:
+        return Agreement(inf, inf, False, 1, "the outputs differ in structure")
+    worst = Agreement(0.0, 0.0, True, 0)
+    for index, (x, y) in enumerate(zip(expected_leaves, found_leaves, strict=True)):
+        worst = _worse(worst, _compare_leaf(index, x, y))
+    return Agreement(worst.max_abs_error, worst.max_rel_error, worst.identical, 1, worst.mismatch)
+
+
+def _compare_leaf(index: int, x: Any, y: Any) -> Agreement:
+    if not (isinstance(x, torch.Tensor) and isinstance(y, torch.Tensor)):
+        if type(x) is type(y) and x == y:
+            return Agreement(0.0, 0.0, True, 0)
+        return Agreement(inf, inf, False, 0, f"output {index} is {x!r} in one, {y!r} in the other")
+    if x.shape != y.shape:
+        shapes = f"{tuple(x.shape)} in one, {tuple(y.shape)} in the other"
+        return Agreement(inf, inf, False, 0, f"output {index} has shape {shapes}")
+    x, y = x.detach().cpu(), y.detach().cpu()
+    return Agreement(*_errors(x, y), _same_bits(x, y), 0)
+
+
+def _errors(x: torch.Tensor, y: torch.Tensor) -> tuple[float, float]:
+    """Return the largest absolute error, and that over the largest finite |x|."""
+    wide = torch.complex128 if x.is_complex() or y.is_complex() else torch.float64
+    x, y = x.to(wide), y.to(wide)
+    same = (x == y) | (x.isnan() & y.isnan())  # equal infinities too
+    if bool(same.all()):
+        return 0.0, 0.0
+    # What is not the same and not finite differs by infinity, or by NaN where one is NaN.
+    errors = torch.where(same, 0.0, (x - y).abs()).nan_to_num(nan=inf, posinf=inf)
+    largest = float(errors.max())
+    sizes = x.abs()[x.isfinite()]
+    scale = float(sizes.max()) if sizes.numel() else 0.0
+    return largest, largest / scale if scale > 0 else inf
+
+
+def _same_bits(x: torch.Tensor, y: torch.Tensor) -> bool:
+    if x.dtype != y.dtype:
+        return False
+    return torch.equal(_bytes(x), _bytes(y))
+
+
+def _bytes(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
+
+
+def random_like(inputs: Inputs, seed: int = 0) -> Inputs:
+    """Return random inputs of the same form, shapes, types and devices.
+
+    Floating and complex values are standard normal; integers are uniform between the smallest and
+    the largest of the given tensor, so that indices stay valid; booleans are fair coins. The same
+    seed gives the same values on every device; the global random state is not touched.
+
+    Args:
+        inputs: a tensor, a tuple of them, or a dict of keyword inputs.
+        seed: of the generator.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    if not tensors_of(inputs):
+        raise ConfigError("the inputs hold no tensor to make random ones like: give at least one")
+    return map_tensors(lambda tensor: _random(tensor, generator), inputs)
+
+
+def _random(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    shape = tuple(tensor.shape)
+    if tensor.is_complex():
+        values = torch.randn(shape, dtype=torch.complex128, generator=generator)
+    elif tensor.is_floating_point():
+        values = torch.randn(shape, dtype=torch.float64, generator=generator)
+    elif tensor.dtype == torch.bool:
+        values = torch.randint(0, 2, shape, generator=generator)
+    elif tensor.numel() == 0:
+        values = torch.zeros(shape)
+    else:
+        low, high = int(tensor.min()), int(tensor.max())
+        values = torch.randint(low, high + 1, shape, generator=generator)
+    # Keeps the memory format (channels_last) of the given tensor.
+    return torch.empty_like(tensor, requires_grad=False).copy_(values)

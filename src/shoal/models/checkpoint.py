@@ -1,0 +1,317 @@
+"""Load a checkpoint into a model: find the weights in the file, check everything, then copy."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from shoal.errors import CheckpointError
+from shoal.models.weights_file import read_weights
+
+__all__ = ["CheckpointReport", "check_finite", "load_checkpoint"]
+
+# Where training programs keep the weights, plain before averaged ones.
+_NESTS = (
+    "state_dict",
+    "model",
+    "model_state_dict",
+    "model_state",
+    "net",
+    "network",
+    "module",
+    "params",
+    "weights",
+)
+# What DataParallel, torch.compile, FSDP and activation checkpointing insert into parameter names.
+_WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+
+
+@dataclass(frozen=True)
+class CheckpointReport:
+    """What was loaded.
+
+    Attributes:
+        path: the file.
+        loaded: number of tensors copied.
+        prefix: what was removed from the front of the file's names ("module.").
+        missing: names of the model that the file does not have; they keep their values.
+        unexpected: names of the file that the model does not have.
+        misshapen: names with another shape in the file; they keep their values.
+    """
+
+    path: str
+    loaded: int
+    prefix: str
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    misshapen: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Match:
+    """One reading of the file, held against the model's tensors."""
+
+    prefix: str
+    found: dict[str, Tensor]
+    missing: list[str]
+    unexpected: list[str]
+    misshapen: list[str]
+
+    @property
+    def quality(self) -> tuple[int, int, int]:
+        """Orders readings: right shapes first, then right names, then few strangers."""
+        return (len(self.found) - len(self.misshapen), len(self.found), -len(self.unexpected))
+
+    @property
+    def is_exact(self) -> bool:
+        return not (self.missing or self.unexpected or self.misshapen)
+
+
+def load_checkpoint(model: nn.Module, path: str | Path, *, strict: bool = True) -> CheckpointReport:
+    """Load a file of weights into `model`; if anything fails the model is unchanged.
+
+    The weights may lie bare in the file or nested (under `state_dict`, `model`, …; plain weights
+    are preferred to averaged ones), and their names may carry a common prefix (`module.`,
+    `_orig_mod.`, …); of all readings the one that fits the model best is taken. Floating-point
+    weights of another precision are converted to the model's.
+
+    Args:
+        model: receives the weights.
+        path: `.safetensors`, or `.pt`, `.pth`, `.th`, `.bin`, `.ckpt` as `torch.save` writes them.
+        strict: require that names and shapes agree exactly. Otherwise what agrees is loaded and
+            the report lists the rest.
+
+    Returns:
+        What was loaded.
+
+    Raises:
+        CheckpointError: the file cannot be read, holds no weights or pickled code, does not fit
+            the model, or holds NaN or infinite weights.
+    """
+    path = Path(path).expanduser()
+    own = {n: t for n, t in model.state_dict().items() if isinstance(t, Tensor)}
+    match = _best_match(read_weights(path), own, path)
+    if strict and not match.is_exact:
+        raise CheckpointError(_mismatch(match, own, path))
+    if own and not len(match.found) > len(match.misshapen):
+        raise CheckpointError(f"nothing in '{path}' fits the model: {_ADVICE}")
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    converted = {
+        name: _convert(name, tensor, own[name], path)
+        for name, tensor in match.found.items()
+        if name not in match.misshapen
+    }
+    for name, tensor in converted.items():
+        fault = _fault(tensor, allow_inf=name not in parameters and not _is_statistic(name))
+        if fault:
+            raise CheckpointError(f"'{path}' holds {fault} in '{name}': use an earlier checkpoint")
+    # The model's own dictionary carries the versions of its modules, which some of them check.
+    state = model.state_dict()
+    state.update(converted)
+    model.load_state_dict(state)
+    return CheckpointReport(
+        path=str(path),
+        loaded=len(converted),
+        prefix=match.prefix,
+        missing=tuple(match.missing),
+        unexpected=tuple(match.unexpected),
+        misshapen=tuple(match.misshapen),
+    )
+
+
+def check_finite(model: nn.Module) -> None:
+    """Check that a model's parameters and buffers are finite.
+
+    A buffer other than a running statistic may hold infinities (attention masks do), but no NaN.
+
+    Args:
+        model: any module.
+
+    Raises:
+        CheckpointError: names the first parameter or buffer that is not finite.
+    """
+    for kind, tensors in (
+        ("parameter", model.named_parameters()),
+        ("buffer", model.named_buffers()),
+    ):
+        for name, tensor in tensors:
+            fault = _fault(tensor, allow_inf=kind == "buffer" and not _is_statistic(name))
+            if fault:
+                raise CheckpointError(
+                    f"the model's {kind} '{name}' holds {fault}: load a checkpoint with finite "
+                    "weights"
+                )
+
+
+_ADVICE = "pass the checkpoint that was saved from this architecture"
+
+
+def _fault(tensor: Tensor, allow_inf: bool) -> str | None:
+    """Say how many values are not finite, or return None."""
+    if not (tensor.is_floating_point() or tensor.is_complex()):
+        return None
+    if tensor.element_size() == 1:  # float8 has no such tests of its own
+        tensor = tensor.float()
+    nans = int(tensor.isnan().sum())
+    bad = nans if allow_inf else int((~tensor.isfinite()).sum())
+    if not bad:
+        return None
+    return f"{'NaN' if nans else 'Inf'} ({bad} of {tensor.numel()} values are not finite)"
+
+
+def _is_statistic(name: str) -> bool:
+    return name.rpartition(".")[2].startswith("running_")
+
+
+def _best_match(content: Any, own: Mapping[str, Tensor], path: Path) -> _Match:
+    """Return the reading of the file that fits the model best; the first of equals."""
+    best: _Match | None = None
+    for weights in _state_dicts(content):
+        for variant in _unwrapped(weights):
+            for prefix in _prefixes(variant, own):
+                match = _compare(variant, prefix, own)
+                if best is None or match.quality > best.quality:
+                    best = match
+    if best is None:
+        raise CheckpointError(f"'{path}' holds no weights: give a file with a state_dict in it")
+    return best
+
+
+def _state_dicts(content: Any, depth: int = 3) -> Iterator[dict[str, Tensor]]:
+    """Yield every dictionary of named tensors in the file, the likeliest places first."""
+    if not isinstance(content, Mapping):
+        return
+    tensors = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    if tensors:
+        yield tensors
+    if depth:
+        names = [k for k, v in content.items() if isinstance(k, str) and isinstance(v, Mapping)]
+        rank = {name: place for place, name in enumerate(_NESTS)}
+        for name in sorted(names, key=lambda n: rank.get(n, len(rank))):
+            yield from _state_dicts(content[name], depth - 1)
+
+
+def _unwrapped(weights: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """Yield the weights as they are, and without the wrappers' parts inside their names."""
+    yield weights
+    plain = {
+        ".".join(part for part in name.split(".") if part not in _WRAPPERS): tensor
+        for name, tensor in weights.items()
+    }
+    if plain.keys() != weights.keys() and len(plain) == len(weights):
+        yield plain
+
+
+def _prefixes(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
+    """Return what may be cut from the front of names: nothing, then the commonest fitting ones.
+
+    A prefix of few of the file's names is none: it would make a part of another network pass for
+    the model.
+    """
+    counts: Counter[str] = Counter()
+    for name in weights:
+        parts = name.split(".")
+        for cut in range(1, len(parts)):
+            if ".".join(parts[cut:]) in own:
+                counts[".".join(parts[:cut]) + "."] += 1
+    common = (prefix for prefix, count in counts.most_common(8) if 3 * count >= len(weights))
+    return ["", *common]
+
+
+def _compare(weights: Mapping[str, Tensor], prefix: str, own: Mapping[str, Tensor]) -> _Match:
+    """Hold the file's names under `prefix` against the model's.
+
+    Names outside the prefix belong to whatever wrapped the model (a counter of averaged models, a
+    loss with weights): they are not counted as strangers.
+    """
+    under = {n.removeprefix(prefix): t for n, t in weights.items() if n.startswith(prefix)}
+    found = {name: under[name] for name in own if name in under}
+    # The counter came with torch 0.4.1; nothing depends on it while momentum is a number.
+    counter = "num_batches_tracked"
+    return _Match(
+        prefix=prefix,
+        found=found,
+        missing=[n for n in own if n not in under and not n.endswith(counter)],
+        unexpected=[n for n in under if n not in own and not n.endswith(counter)],
+        misshapen=[n for n, t in found.items() if not _fits(t, own[n])],
+    )
+
+
+def _fits(tensor: Tensor, target: Tensor) -> bool:
+    """Say whether the shapes agree; a single number fits a tensor of one element."""
+    return tensor.shape == target.shape or (tensor.numel() == target.numel() == 1)
+
+
+def _convert(name: str, tensor: Tensor, target: Tensor, path: Path) -> Tensor:
+    """Return the tensor in the model's precision.
+
+    Floating-point weights are rounded. Between kinds of numbers (an int8 weight is a quantised
+    one, its scale is elsewhere) only single values go, and only if they stay the same.
+    """
+    same_kind = (
+        tensor.is_floating_point() == target.is_floating_point()
+        and tensor.is_complex() == target.is_complex()
+        and not tensor.is_quantized
+    )
+    if tensor.dtype == target.dtype:
+        return tensor.reshape(target.shape)
+    if same_kind or tensor.numel() == 1:
+        result = tensor.to(target.dtype)
+        rounds = same_kind and target.is_floating_point()
+        if rounds or torch.equal(result.to(tensor.dtype), tensor):
+            return result.reshape(target.shape)
+    raise CheckpointError(
+        f"'{name}' is {_dtype(target)} here, {_dtype(tensor)} in '{path}': "
+        "save the checkpoint with floating-point weights"
+    )
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _mismatch(match: _Match, own: Mapping[str, Tensor], path: Path) -> str:
+    """Return the one line that says how the file and the model differ."""
+    parts = []
+    if match.missing:
+        parts.append(
+            f"{len(match.missing)} of {len(own)} tensors missing (first '{match.missing[0]}')"
+        )
+    if match.unexpected:
+        parts.append(f"{len(match.unexpected)} unexpected (first '{match.unexpected[0]}')")
+    if match.misshapen:
+        name = match.misshapen[0]
+        here, there = _shape(own[name]), _shape(match.found[name])
+        parts.append(
+            f"{len(match.misshapen)} of another shape ({name} is {here} here, {there} in the file)"
+        )
+    return f"'{path}' does not fit the model: {', '.join(parts)}; {_advice(match, own)}"
+
+
+def _advice(match: _Match, own: Mapping[str, Tensor]) -> str:
+    """Say what to do, in particular where the file only has another number of classes."""
+    differing = match.misshapen
+    modules = {name.rpartition(".")[0] for name in differing}
+    if len(modules) == 1 and not (match.missing or match.unexpected):
+        shapes = [(match.found[n].shape, own[n].shape) for n in differing]
+        if all(there[:1] != here[:1] and there[1:] == here[1:] for there, here in shapes):
+            there, here = shapes[0][0][0], shapes[0][1][0]
+            return (
+                f"only the last layer differs, it has {there} classes in the file and {here} here: "
+                f"build the model with num_classes={there}"
+            )
+    return _ADVICE
+
+
+def _shape(tensor: Tensor) -> str:
+    return "[" + ",".join(str(size) for size in tensor.shape) + "]"

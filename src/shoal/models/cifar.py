@@ -1,0 +1,128 @@
+"""The CIFAR ResNets of He et al. 2016, section 4.2: 6n + 2 layers with parameter-free shortcuts.
+
+The layer-pruning literature measures on these. Parameters are named as in the weights published
+for them: conv1, bn1, layer{1,2,3}.{i}.{conv1,bn1,conv2,bn2}, linear.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from shoal.errors import ConfigError
+from shoal.models.catalog import check_counts, models
+
+__all__ = [
+    "CifarResNet",
+    "cifar_resnet20",
+    "cifar_resnet32",
+    "cifar_resnet44",
+    "cifar_resnet56",
+    "cifar_resnet110",
+]
+
+
+def _conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, kernel_size=3, stride=stride, padding=1, bias=False)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions around which a parameter-free shortcut runs (option A)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = _conv3x3(inputs, outputs, stride)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = _conv3x3(outputs, outputs)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.stride = stride
+        self.new_channels = outputs - inputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the block's output, (N, outputs, H / stride, W / stride)."""
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        return F.relu(out + self._shortcut(x))
+
+    def _shortcut(self, x: Tensor) -> Tensor:
+        if self.stride != 1:
+            x = x[:, :, :: self.stride, :: self.stride]
+        if self.new_channels:
+            before = self.new_channels // 2  # a quarter of the new width, as width doubles
+            x = F.pad(x, (0, 0, 0, 0, before, self.new_channels - before))
+        return x
+
+
+class CifarResNet(nn.Module):
+    """A residual network for 32x32 images.
+
+    Args:
+        depth: layers with weights, 6n + 2 for n blocks per stage.
+        num_classes: outputs.
+        in_channels: channels of the input image.
+        width: channels of the first stage; the second has twice, the third four times as many.
+
+    Raises:
+        ConfigError: the depth is not 6n + 2, or a count is not a positive integer.
+    """
+
+    def __init__(
+        self, depth: int, num_classes: int = 10, in_channels: int = 3, width: int = 16
+    ) -> None:
+        check_counts(depth=depth, num_classes=num_classes, in_channels=in_channels, width=width)
+        if depth < 8 or (depth - 2) % 6:
+            raise ConfigError(f"depth is {depth}: a CIFAR ResNet has 8, 14, 20, … 6n + 2 layers")
+        super().__init__()
+        blocks = (depth - 2) // 6
+        self.conv1 = _conv3x3(in_channels, width)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.layer1 = _stage(width, width, blocks, stride=1)
+        self.layer2 = _stage(width, 2 * width, blocks, stride=2)
+        self.layer3 = _stage(2 * width, 4 * width, blocks, stride=2)
+        self.linear = nn.Linear(4 * width, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(module.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits, (N, num_classes), of images (N, in_channels, H, W)."""
+        x = F.relu(self.bn1(self.conv1(x)))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        x = F.adaptive_avg_pool2d(x, 1).flatten(1)
+        return self.linear(x)
+
+
+def _stage(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential:
+    """Return `blocks` blocks, of which the first changes the shape."""
+    first = BasicBlock(inputs, outputs, stride)
+    return nn.Sequential(first, *(BasicBlock(outputs, outputs, 1) for _ in range(blocks - 1)))
+
+
+@models.register("cifar_resnet20")
+def cifar_resnet20(num_classes: int = 10, in_channels: int = 3, width: int = 16) -> CifarResNet:
+    """Return the CIFAR ResNet with 20 layers: 0.27 M parameters, 40.6 M MACs at 32x32."""
+    return CifarResNet(20, num_classes, in_channels, width)
+
+
+@models.register("cifar_resnet32")
+def cifar_resnet32(num_classes: int = 10, in_channels: int = 3, width: int = 16) -> CifarResNet:
+    """Return the CIFAR ResNet with 32 layers: 0.46 M parameters, 68.9 M MACs at 32x32."""
+    return CifarResNet(32, num_classes, in_channels, width)
+
+
+@models.register("cifar_resnet44")
+def cifar_resnet44(num_classes: int = 10, in_channels: int = 3, width: int = 16) -> CifarResNet:
+    """Return the CIFAR ResNet with 44 layers: 0.66 M parameters, 97.2 M MACs at 32x32."""
+    return CifarResNet(44, num_classes, in_channels, width)
+
+
+@models.register("cifar_resnet56")
+def cifar_resnet56(num_classes: int = 10, in_channels: int = 3, width: int = 16) -> CifarResNet:
+    """Return the CIFAR ResNet with 56 layers: 0.85 M parameters, 125.5 M MACs at 32x32."""
+    return CifarResNet(56, num_classes, in_channels, width)
+
+
+@models.register("cifar_resnet110")
+def cifar_resnet110(num_classes: int = 10, in_channels: int = 3, width: int = 16) -> CifarResNet:
+    """Return the CIFAR ResNet with 110 layers: 1.73 M parameters, 252.9 M MACs at 32x32."""
+    return CifarResNet(110, num_classes, in_channels, width)

@@ -1,0 +1,101 @@
+"""Import torchvision and timm, lazily, also beside a torch that torchvision was not built for.
+
+PyPI's torchvision is built for CUDA. Beside a CPU-only torch its C++ library cannot load, and then
+`import torchvision` fails because it registers shape functions for operators that the library was
+to define. All that is missing are the operators' schemas; with them the models, the transforms and
+the data sets work. The operators themselves (`torchvision.ops.nms`) stay unavailable.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+
+import torch
+
+from shoal.errors import ShoalError, missing_extra
+from shoal.factories import one_line
+
+__all__ = ["import_timm", "import_torchvision", "lacks_operators"]
+
+_MISSING_OPERATORS = ("nms", "qnms")
+_SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+
+# The definitions live as long as this object does.
+_libraries: list[torch.library.Library] = []
+
+
+def import_torchvision() -> ModuleType:
+    """Return torchvision, imported so that it works beside a CPU-only torch too.
+
+    Raises:
+        ShoalError: torchvision is not installed, or does not fit the installed torch.
+    """
+    try:
+        return _import("torchvision", extra="torchvision")
+    except RuntimeError as error:
+        if not lacks_operators(error):
+            raise _broken("torchvision", error) from error
+    _forget("torchvision")
+    _define_operators()
+    try:
+        return _import("torchvision", extra="torchvision")
+    except RuntimeError as error:
+        raise _broken("torchvision", error) from error
+
+
+def import_timm() -> ModuleType:
+    """Return timm, which itself imports torchvision.
+
+    Raises:
+        ShoalError: timm or torchvision is not installed, or does not fit the installed torch.
+    """
+    import_torchvision()
+    try:
+        return _import("timm", extra="timm")
+    except RuntimeError as error:
+        raise _broken("timm", error) from error
+
+
+def _import(package: str, extra: str) -> ModuleType:
+    """Import a package; a missing or broken installation becomes one line."""
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        if error.name == package:
+            raise missing_extra(package, extra, f"a {package} model or transform") from None
+        raise _broken(package, error) from error
+    except ImportError as error:
+        raise _broken(package, error) from error
+
+
+def _broken(package: str, error: Exception) -> ShoalError:
+    return ShoalError(
+        f"{package} is installed but cannot be imported beside torch {torch.__version__}: "
+        f"{one_line(error)}; install the release of {package} that belongs to this torch"
+    )
+
+
+def lacks_operators(error: BaseException) -> bool:
+    """Say whether an import failed only because torchvision's own library did not load."""
+    return isinstance(error, RuntimeError) and any(
+        f"operator torchvision::{name} does not exist" in str(error) for name in _MISSING_OPERATORS
+    )
+
+
+def _forget(package: str) -> None:
+    """Remove what a failed import left half done."""
+    for name in list(sys.modules):
+        if name == package or name.startswith(package + "."):
+            del sys.modules[name]
+
+
+def _define_operators() -> None:
+    """Define the schemas of the operators that do not exist yet."""
+    # A fragment: the namespace may already be somebody else's.
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for name in _MISSING_OPERATORS:
+        if not hasattr(torch.ops.torchvision, name):
+            library.define(name + _SCHEMA)
+    _libraries.append(library)

@@ -1,0 +1,269 @@
+"""Models by name: `torchvision:resnet18`, `timm:NAME`, `shoal:NAME`, the user's own factories."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from shoal.errors import ConfigError, unknown_name
+from shoal.factories import (
+    accepts,
+    call_factory,
+    format_target,
+    import_factory,
+    is_path,
+    parse_target,
+)
+from shoal.models.catalog import models
+from shoal.models.checkpoint import load_checkpoint
+from shoal.models.compat import import_timm, import_torchvision
+from shoal.models.weights_file import SUFFIXES
+
+__all__ = ["ModelSpec", "build_model", "complete_spec", "load_model", "parse_spec"]
+
+_LIBRARIES = ("torchvision", "timm", "shoal")
+_GRAMMAR = (
+    "write torchvision:NAME, timm:NAME, shoal:NAME, path/file.py:factory or package.module:factory"
+)
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model's name, taken apart.
+
+    Attributes:
+        kind: "torchvision", "timm", "shoal", "file" or "module".
+        name: the model's name in its library, or the factory with its file or module.
+        kwargs: keyword arguments of the factory.
+    """
+
+    kind: str
+    name: str
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def target(self) -> str:
+        """The text without the keyword arguments."""
+        return f"{self.kind}:{self.name}" if self.kind in _LIBRARIES else self.name
+
+    @property
+    def text(self) -> str:
+        """The text that `parse_spec` reads back as this."""
+        return format_target(self.target, self.kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {
+            "kind": self.kind,
+            "name": self.name,
+            "kwargs": dict(self.kwargs),
+            "text": self.text,
+        }
+
+
+def parse_spec(text: str) -> ModelSpec:
+    """Take apart `SOURCE:NAME?key=value&…`; nothing is imported.
+
+    Args:
+        text: for example "timm:vit_tiny_patch16_224?num_classes=10&drop_rate=0.1".
+
+    Raises:
+        ConfigError: the text names no source, no model, or has malformed keyword arguments.
+        NameNotFoundError: the source is a misspelt "torchvision", "timm" or "shoal".
+    """
+    target, kwargs = parse_target(text)
+    library, colon, name = target.partition(":")
+    if library in _LIBRARIES:
+        if not name:
+            raise ConfigError(f"'{text}' names no model: write {library}:NAME")
+        return ModelSpec(library, name, kwargs)
+    source, _, factory = target.rpartition(":")
+    if is_path(source):
+        return ModelSpec("file", target, kwargs)
+    if not colon or not factory:
+        raise _incomplete(target)
+    near = difflib.get_close_matches(source.lower(), _LIBRARIES, n=1, cutoff=0.7)
+    if near and "." not in source and not _is_module(source):
+        raise unknown_name("source of models", source, _LIBRARIES)
+    return ModelSpec("module", target, kwargs)
+
+
+def build_model(
+    spec: str | ModelSpec, *, num_classes: int | None = None, in_channels: int | None = None
+) -> nn.Module:
+    """Build the model that `spec` names.
+
+    `num_classes` and `in_channels` come from the data and yield to what the spec says itself. They
+    are passed to timm's and shoal's models, `num_classes` to torchvision's, and to the user's
+    factory where it has parameters of these names. torchvision with `weights=NAME` (or
+    `pretrained=true`) is built with its own head, which is then replaced by a fresh one if the
+    number of classes differs.
+
+    Args:
+        spec: the model's name as text or taken apart.
+        num_classes: outputs of the classifier; None leaves the model's own default.
+        in_channels: channels of the input image; None leaves the model's own default.
+
+    Raises:
+        NameNotFoundError: there is no such source, model, factory or set of weights.
+        ConfigError: the factory cannot be imported, takes other arguments, raises an error, or
+            does not return an `nn.Module`.
+        ShoalError: torchvision or timm is needed and not installed.
+    """
+    spec = complete_spec(spec, num_classes=num_classes, in_channels=in_channels)
+    model = call_factory(_factory(spec), spec.kwargs, spec.target)
+    if not isinstance(model, nn.Module):
+        raise ConfigError(
+            f"{spec.target} returned an object of type {type(model).__name__}: "
+            "a model's factory must return a torch.nn.Module"
+        )
+    return model
+
+
+def complete_spec(
+    spec: str | ModelSpec, *, num_classes: int | None = None, in_channels: int | None = None
+) -> ModelSpec:
+    """Return the spec with the arguments that `build_model` would add, so that it stands alone.
+
+    Args:
+        spec: the model's name as text or taken apart.
+        num_classes: outputs of the classifier, or None.
+        in_channels: channels of the input image, or None.
+
+    Raises:
+        NameNotFoundError: there is no such source, model or factory.
+        ConfigError: the spec is malformed or the factory cannot be imported.
+    """
+    spec = parse_spec(spec) if isinstance(spec, str) else spec
+    factory = _factory(spec)
+    kwargs = dict(spec.kwargs)
+    # timm's name for the channels; its factories hide both names behind **kwargs.
+    channels = "in_chans" if spec.kind == "timm" else "in_channels"
+    for key, value in (("num_classes", num_classes), (channels, in_channels)):
+        if value is not None and (spec.kind == "timm" or accepts(factory, key)):
+            kwargs.setdefault(key, value)
+    return replace(spec, kwargs=kwargs)
+
+
+def load_model(
+    spec: str | ModelSpec,
+    checkpoint: str | Path | None = None,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+) -> nn.Module:
+    """Build the model that `spec` names and load its weights.
+
+    Args:
+        spec: see `build_model`.
+        checkpoint: a file of weights, see `load_checkpoint`; None keeps the weights as built.
+        num_classes: outputs of the classifier; None leaves the model's own default.
+        in_channels: channels of the input image; None leaves the model's own default.
+
+    Raises:
+        ShoalError: whatever `build_model` and `load_checkpoint` raise.
+    """
+    model = build_model(spec, num_classes=num_classes, in_channels=in_channels)
+    if checkpoint is not None:
+        load_checkpoint(model, checkpoint)
+    return model
+
+
+def _factory(spec: ModelSpec) -> Callable[..., Any]:
+    """Return the callable that builds the model."""
+    if spec.kind == "torchvision":
+        return _torchvision_factory(spec.name)
+    if spec.kind == "timm":
+        return _timm_factory(spec.name)
+    if spec.kind == "shoal":
+        return models[spec.name]
+    factory = import_factory(spec.name)
+    if isinstance(factory, nn.Module):
+        raise ConfigError(f"{spec.name} is a model, not a factory: name a function that returns it")
+    return factory
+
+
+def _torchvision_factory(name: str) -> Callable[..., nn.Module]:
+    """Return a factory that takes `num_classes` together with pretrained weights."""
+    api = import_torchvision().models
+    classifiers = api.list_models(module=api)
+    if name not in classifiers:
+        if name in api.list_models():
+            raise ConfigError(f"torchvision:{name} is not an image classifier: choose one that is")
+        raise unknown_name("torchvision model", name, classifiers)
+
+    def build(num_classes: int | None = None, **kwargs: Any) -> nn.Module:
+        if kwargs.pop("pretrained", False):
+            kwargs.setdefault("weights", "DEFAULT")
+        weights = kwargs.get("weights")
+        if weights is None:
+            own = {} if num_classes is None else {"num_classes": num_classes}
+            return api.get_model(name, **own, **kwargs)
+        known = list(api.get_model_weights(name).__members__)
+        if str(weights).rpartition(".")[2] not in known:
+            raise unknown_name(f"set of weights of torchvision:{name}", str(weights), known)
+        model = api.get_model(name, **kwargs)
+        if num_classes is not None:
+            _replace_head(model, num_classes)
+        return model
+
+    return build
+
+
+def _replace_head(model: nn.Module, num_classes: int) -> None:
+    """Give a pretrained classifier a fresh last layer, unless it has `num_classes` outputs already.
+
+    Auxiliary classifiers (Inception) end in layers with as many outputs as the last: these go too.
+    """
+    linears = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)]
+    if not linears:  # SqueezeNet classifies by a 1x1 convolution
+        name, last = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d)][-1]
+        if last.out_channels != num_classes:
+            model.set_submodule(name, nn.Conv2d(last.in_channels, num_classes, kernel_size=1))
+        return
+    classes = linears[-1][1].out_features
+    if classes == num_classes:
+        return
+    for name, head in linears:
+        if head.out_features == classes:
+            fresh = nn.Linear(head.in_features, num_classes, bias=head.bias is not None)
+            model.set_submodule(name, fresh)
+
+
+def _timm_factory(name: str) -> Callable[..., nn.Module]:
+    timm = import_timm()
+    # "hf-hub:user/model" and "local-dir:path" are timm's own to look up.
+    if ":" not in name and not timm.is_model(name):
+        raise unknown_name("timm model", name, timm.list_models())
+
+    def build(**kwargs: Any) -> nn.Module:
+        return timm.create_model(name, **kwargs)
+
+    return build
+
+
+def _is_module(name: str) -> bool:
+    """Say whether `import name` would find something, from the current folder too."""
+    try:
+        found = importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        found = False
+    return found or Path(f"{name}.py").exists() or Path(name).is_dir()
+
+
+def _incomplete(target: str) -> ConfigError:
+    """Return the error for a spec without a colon, with what was probably meant."""
+    path = Path(target.rstrip(":"))
+    if path.suffix == ".py":
+        return ConfigError(f"'{target}' names no factory: write {path}:NAME of the function")
+    if path.suffix in SUFFIXES:
+        return ConfigError(
+            f"'{target}' is a file of weights, which holds no architecture: "
+            f"name the model ({_GRAMMAR[6:]}) and pass this file as the checkpoint"
+        )
+    return ConfigError(f"'{target}' does not say where the model comes from: {_GRAMMAR}")

@@ -1,0 +1,119 @@
+"""Read a file of weights into plain data, without ever running code from it."""
+
+from __future__ import annotations
+
+import difflib
+import pickle
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from shoal.errors import CheckpointError
+
+__all__ = ["SUFFIXES", "read_weights"]
+
+SUFFIXES = (".safetensors", ".pt", ".pth", ".th", ".bin", ".ckpt", ".tar")
+
+# How torch's restricted reader words a refusal, as opposed to damage.
+_REFUSALS = re.compile(r"Unsupported (?:global|class)|unrecognized function|TorchScript|GLOBAL")
+
+
+def read_weights(path: Path) -> Any:
+    """Return what a file of weights holds, its tensors on the CPU.
+
+    Args:
+        path: a `.safetensors` file, or one that `torch.save` wrote.
+
+    Raises:
+        CheckpointError: the file is missing, a folder, empty, damaged, of another type, or holds
+            pickled code.
+    """
+    _check_file(path)
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    return _read_pickle(path)
+
+
+def _check_file(path: Path) -> None:
+    """Raise `CheckpointError` for what can be told without reading the weights."""
+    if path.is_dir():
+        inside = sorted(p.name for p in path.iterdir() if p.suffix in SUFFIXES)
+        hint = f"it holds {', '.join(inside[:4])}" if inside else "it holds no file of weights"
+        raise CheckpointError(f"'{path}' is a folder: name the file of weights ({hint})")
+    if not path.is_file():
+        raise CheckpointError(f"there is no file '{path}': {_nearest(path)}")
+    if path.suffix not in SUFFIXES:
+        known = ", ".join(SUFFIXES)
+        raise CheckpointError(
+            f"'{path}' is no file of weights by its name: give one that ends in {known}"
+        )
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+    except OSError as error:
+        raise CheckpointError(f"'{path}' cannot be read: {error.strerror}") from error
+    if not start:
+        raise CheckpointError(f"'{path}' is empty: copy or download it again")
+    if start.startswith(b"version https://git-lfs"):
+        raise CheckpointError(
+            f"'{path}' is a Git LFS pointer, not the weights: run `git lfs pull` in its folder"
+        )
+
+
+def _nearest(path: Path) -> str:
+    """Say which files of that folder have a similar name."""
+    if not path.parent.is_dir():
+        return f"there is no folder '{path.parent}' either, check the path"
+    names = sorted(p.name for p in path.parent.iterdir() if p.is_file())
+    near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5)
+    near = near or [name for name in names if name.endswith(SUFFIXES)][:3]
+    if near:
+        return "did you mean " + " or ".join(f"'{n}'" for n in near) + "?"
+    return "its folder holds no file of weights, check the path"
+
+
+def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise _damaged(path, error) from error
+
+
+def _read_pickle(path: Path) -> Any:
+    try:
+        with warnings.catch_warnings():
+            # On refusing a TorchScript archive torch also warns; one line is enough.
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError) as error:
+        if _REFUSALS.search(str(error)):
+            raise _pickled_code(path, str(error)) from error
+        raise _damaged(path, error) from error
+    except Exception as error:
+        # Damaged bytes make the reader fail in any way: EOFError, KeyError, IndexError, …
+        raise _damaged(path, error) from error
+
+
+def _pickled_code(path: Path, message: str) -> CheckpointError:
+    named = re.search(r"GLOBAL (\S+)", message)
+    what = f" ({named[1]})" if named else ""
+    return CheckpointError(
+        f"'{path}' holds pickled code{what}, which shoal never runs: where you trust the file, "
+        "load it in your own program and save plain weights by "
+        "`torch.save(model.state_dict(), 'weights.pt')`"
+    )
+
+
+def _damaged(path: Path, error: Exception) -> CheckpointError:
+    # torch's own text gives advice that does not apply here; its first sentence is the reason.
+    message = re.split(r"\n|(?<=\w)\. ", str(error))[0][:160]
+    reason = f"{type(error).__name__}: {message}" if message else type(error).__name__
+    return CheckpointError(
+        f"'{path}' is damaged, cut short or not a file of weights: copy it again ({reason})"
+    )

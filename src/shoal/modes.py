@@ -1,0 +1,58 @@
+"""A network's mode and place, changed for a while and given back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+__all__ = ["device_of", "eval_mode", "kept_flags", "make_channels_last", "placed"]
+
+
+@contextmanager
+def kept_flags(network: nn.Module) -> Iterator[None]:
+    """Give every module's training flag back at the end: a frozen norm may have its own."""
+    flags = [(module, module.training) for module in network.modules()]
+    try:
+        yield
+    finally:
+        for module, training in flags:
+            module.training = training
+
+
+@contextmanager
+def eval_mode(network: nn.Module) -> Iterator[None]:
+    """Put the network in eval mode for a while."""
+    with kept_flags(network):
+        network.eval()
+        yield
+
+
+@contextmanager
+def placed(network: nn.Module, device: torch.device | str | None) -> Iterator[torch.device]:
+    """Put the network on `device` for a while; None leaves it. Gives the device it is on."""
+    home = device_of(network)
+    if device is None:
+        yield home
+        return
+    network.to(device)
+    try:
+        yield torch.device(device)
+    finally:
+        network.to(home)
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Return the device of the network's first parameter or buffer; the CPU if it has none."""
+    for tensor in (*network.parameters(), *network.buffers()):
+        return tensor.device
+    return torch.device("cpu")
+
+
+def make_channels_last(network: nn.Module) -> None:
+    """Store the network's 4-D weights channels-last; their values and shapes stay."""
+    for parameter in network.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,299 @@
+"""Residual blocks, found in the graph and not by class names.
+
+Every addition of a branch to a tensor from which the branch starts is a block. The tensor where a
+branch starts is the addition's immediate dominator in the flow of data.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import fx, nn
+
+if TYPE_CHECKING:
+    from shoal.network.network import Network
+
+__all__ = ["Block", "BlockNodes", "find_blocks", "is_weighted"]
+
+aten = torch.ops.aten
+
+_ADDITIONS = (aten.add.Tensor, aten.add_.Tensor)
+_WEIGHTED = (
+    nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
+    nn.Linear,
+)  # fmt: skip
+_WEIGHTED_OPS = ("aten.conv", "aten.linear", "aten.addmm", "aten.matmul", "aten.mm")
+_SHAPE_ONLY = ("aten.sym_size", "aten.new_", "_like", "built-in function getattr")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A residual branch around which a shortcut runs.
+
+    Attributes:
+        name: the path of the module that computes it, where one does.
+        removable: whether the branch can be dropped, leaving the shortcut.
+        reason: why it cannot be, else an empty string.
+        layers: paths of the branch's layers with weights.
+        sites: names of the branch's rectifier sites.
+    """
+
+    name: str
+    removable: bool
+    reason: str
+    layers: tuple[str, ...]
+    sites: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class BlockNodes:
+    """A block with its place in the graph.
+
+    Attributes:
+        block: what the user sees.
+        start: the node where branch and shortcut part.
+        branch: the nodes of the branch, in the order of the graph.
+        output: the branch's last node, an operand of the addition.
+        addition: the node that joins branch and shortcut.
+        shortcut: the addition's other operand.
+    """
+
+    block: Block
+    start: fx.Node
+    branch: tuple[fx.Node, ...]
+    output: fx.Node
+    addition: fx.Node
+    shortcut: fx.Node
+
+
+def is_weighted(node: fx.Node, network: nn.Module) -> bool:
+    """Whether a node is a layer with weights (a convolution or a linear map)."""
+    if node.op == "call_module":
+        return isinstance(network.get_submodule(str(node.target)), _WEIGHTED)
+    if node.op != "call_function" or not any(op in str(node.target) for op in _WEIGHTED_OPS):
+        return False
+    return any(n.op == "get_attr" for n in node.all_input_nodes)
+
+
+def find_blocks(network: Network) -> list[BlockNodes]:
+    """Return the residual blocks of a network in the order of the forward pass."""
+    flow = _Flow(network.graph)
+    found = []
+    for node in network.graph.nodes:
+        if node.target in _ADDITIONS:
+            parts = _parts(node, flow, network)
+            if parts is not None:
+                found.append(parts)
+    names = _names([(p[2], p[1]) for p in found], network)
+    calls = Counter(n.target for n in network.graph.nodes if n.op == "call_module")
+    return [
+        _describe(name, start, branch, addition, output, shortcut, flow, network, calls)
+        for name, (start, branch, addition, output, shortcut) in zip(names, found, strict=True)
+    ]
+
+
+_Parts = tuple[fx.Node, tuple[fx.Node, ...], fx.Node, fx.Node, fx.Node]
+
+
+def _parts(addition: fx.Node, flow: _Flow, network: Network) -> _Parts | None:
+    """Return (start, branch, addition, output, shortcut) if the addition joins a branch."""
+    operands = [a for a in addition.args[:2] if isinstance(a, fx.Node) and flow.carries(a)]
+    if len(operands) != 2 or operands[0] is operands[1]:
+        return None
+    start = flow.dominator.get(addition)
+    if start is None:
+        return None
+    branches = [flow.between(start, operand) for operand in operands]
+    weights = [sum(is_weighted(n, network) for n in branch) for branch in branches]
+    if operands[0] is start or operands[1] is start:
+        longer = 1 if operands[0] is start else 0
+    elif _sums_from(operands[0], start) != _sums_from(operands[1], start):
+        longer = 1 if _sums_from(operands[0], start) else 0
+    else:
+        longer = 0 if weights[0] >= weights[1] else 1
+    if weights[longer] == 0:
+        return None
+    return start, branches[longer], addition, operands[longer], operands[1 - longer]
+
+
+def _sums_from(node: fx.Node, start: fx.Node) -> bool:
+    """Whether `node` is `start` plus branches: an identity shortcut through additions."""
+    while node is not start:
+        if node.target not in _ADDITIONS:
+            return False
+        later = [a for a in node.args[:2] if isinstance(a, fx.Node)]
+        onward = [a for a in later if a is start or a.target in _ADDITIONS]
+        if not onward:
+            return False
+        node = onward[0]
+    return True
+
+
+def _describe(
+    name: str,
+    start: fx.Node,
+    branch: tuple[fx.Node, ...],
+    addition: fx.Node,
+    output: fx.Node,
+    shortcut: fx.Node,
+    flow: _Flow,
+    network: Network,
+    calls: Counter[str],
+) -> BlockNodes:
+    reason = _obstacle(start, branch, addition, shortcut, flow, network, calls)
+    sites = {n.target for n in branch if n.op == "call_module"} & set(network._site_records)
+    block = Block(
+        name=name,
+        removable=not reason,
+        reason=reason,
+        layers=tuple(_layer_path(n) for n in branch if is_weighted(n, network)),
+        sites=tuple(str(n.target) for n in branch if n.target in sites),
+    )
+    return BlockNodes(block, start, branch, output, addition, shortcut)
+
+
+def _layer_path(node: fx.Node) -> str:
+    return str(node.target) if node.op == "call_module" else str(node.meta.get("path", node.name))
+
+
+def _obstacle(
+    start: fx.Node,
+    branch: tuple[fx.Node, ...],
+    addition: fx.Node,
+    shortcut: fx.Node,
+    flow: _Flow,
+    network: Network,
+    calls: Counter[str],
+) -> str:
+    """Return why the branch cannot be dropped, or an empty string."""
+    inside = set(branch)
+    if not _sums_from(shortcut, start):
+        before, after = start.meta.get("shape"), addition.meta.get("shape")
+        if before != after:
+            return f"the shortcut changes the shape from {_text(before)} to {_text(after)}"
+        return "the shortcut is not the identity: it computes something itself"
+    if shortcut.meta.get("shape") != addition.meta.get("shape"):
+        return "the addition broadcasts the shortcut"
+    for node in branch:
+        if _escapes(node, inside | {addition}, flow):
+            return f"'{node.name}' inside the branch is also used outside it"
+        for source in node.all_input_nodes:
+            if source not in inside and source is not start and flow.carries(source):
+                return f"the branch also reads '{source.name}', which another part computes"
+        shared = node.op == "call_module" and calls[str(node.target)] > 1
+        if shared and any(True for _ in network.get_submodule(str(node.target)).parameters()):
+            return f"its layer '{node.target}' is used elsewhere too"
+        if node.meta.get("opaque") and not is_weighted(node, network):
+            return f"it holds '{node.name}', which was not understood"
+    return ""
+
+
+def _escapes(node: fx.Node, inside: set[fx.Node], flow: _Flow) -> bool:
+    """Whether a node's value, or what is made from its shape, reaches past `inside`."""
+    waiting, seen = list(node.users), set()
+    while waiting:
+        user = waiting.pop()
+        if user in inside or user in seen:
+            continue
+        seen.add(user)
+        if flow.carries(user) or user.op == "output":
+            return True
+        waiting.extend(user.users)
+    return False
+
+
+def _text(shape: tuple[int | None, ...] | None) -> str:
+    return "?" if shape is None else "×".join("N" if s is None else str(s) for s in shape)
+
+
+# ---------------------------------------------------------------------- names
+
+
+def _names(blocks: Iterable[tuple[fx.Node, tuple[fx.Node, ...]]], network: Network) -> list[str]:
+    """Name each block by the module that adds; where one adds twice, by the branch's main child."""
+    blocks = list(blocks)
+    paths = [str(addition.meta.get("path", "")) for addition, _ in blocks]
+    shared = Counter(paths)
+    taken: set[str] = set()
+    names = []
+    for path, (addition, branch) in zip(paths, blocks, strict=True):
+        name = path
+        if shared[path] > 1 or not path:
+            name = _main_child(path, branch, network) or f"{path}.{addition.name}".lstrip(".")
+        base, n = name, 0
+        while name in taken:
+            n += 1
+            name = f"{base}_{n}"
+        taken.add(name)
+        names.append(name)
+    return names
+
+
+def _main_child(path: str, branch: tuple[fx.Node, ...], network: Network) -> str | None:
+    """Return the child of `path` that holds most of the branch's parameters."""
+    prefix = f"{path}." if path else ""
+    size: Counter[str] = Counter()
+    for node in branch:
+        if node.op != "call_module" or not str(node.target).startswith(prefix):
+            continue
+        child = prefix + str(node.target)[len(prefix) :].split(".")[0]
+        module = network.get_submodule(str(node.target))
+        size[child] += sum(p.numel() for p in module.parameters(recurse=False))
+    return size.most_common(1)[0][0] if size else None
+
+
+# ---------------------------------------------------------------------- the flow of data
+
+
+class _Flow:
+    """The part of a graph that carries the input's data, with immediate dominators."""
+
+    def __init__(self, graph: fx.Graph) -> None:
+        self.order = {node: i for i, node in enumerate(graph.nodes)}
+        self._carries: set[fx.Node] = set()
+        self.dominator: dict[fx.Node, fx.Node | None] = {}
+        self._depth: dict[fx.Node | None, int] = {None: 0}
+        for node in graph.nodes:
+            sources = [n for n in node.all_input_nodes if n in self._carries]
+            if node.op == "placeholder" and "shape" in node.meta:
+                self._enter(node, None)
+            elif sources and not any(op in str(node.target) for op in _SHAPE_ONLY):
+                common: fx.Node | None = sources[0]
+                for source in sources[1:]:
+                    common = self._meet(common, source)
+                self._enter(node, common)
+
+    def _enter(self, node: fx.Node, dominator: fx.Node | None) -> None:
+        self._carries.add(node)
+        self.dominator[node] = dominator
+        self._depth[node] = self._depth[dominator] + 1
+
+    def _meet(self, a: fx.Node | None, b: fx.Node | None) -> fx.Node | None:
+        while a is not b:
+            if self._depth[a] >= self._depth[b]:
+                a = self.dominator[a] if a is not None else None
+            else:
+                b = self.dominator[b] if b is not None else None
+        return a
+
+    def carries(self, node: fx.Node) -> bool:
+        """Whether the node's value depends on the input's data, not only on its shape."""
+        return node in self._carries
+
+    def between(self, start: fx.Node, end: fx.Node) -> tuple[fx.Node, ...]:
+        """Return the data-carrying nodes on paths from `start` (excluded) to `end` (included)."""
+        found: set[fx.Node] = set()
+        waiting = [end]
+        while waiting:
+            node = waiting.pop()
+            if node is start or node in found or not self.carries(node):
+                continue
+            if self.order[node] < self.order[start]:
+                continue
+            found.add(node)
+            waiting.extend(node.all_input_nodes)
+        return tuple(sorted(found, key=self.order.__getitem__))

@@ -1,0 +1,91 @@
+"""Which dimension of a tensor holds the neurons."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+__all__ = ["channel_dim"]
+
+aten = torch.ops.aten
+
+_CHANNELS_SECOND = (
+    nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
+    nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm, nn.GroupNorm, nn.PReLU,
+)  # fmt: skip
+_CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.Embedding)
+_OPS_SECOND = ("aten.conv", "aten.batch_norm", "aten.group_norm", "aten.instance_norm", "pool")
+_OPS_LAST = ("aten.linear", "aten.layer_norm", "aten.embedding", "aten.addmm", "aten.matmul")
+_KEEPS_LAYOUT = (
+    "aten.add", "aten.sub", "aten.mul", "aten.div", "aten.cat", "aten.contiguous", "aten.clone",
+    "aten.dropout", "aten.pad", "aten.slice", "aten.roll", "aten.to", "_like", "aten.neg",
+    "aten.sigmoid", "aten.tanh", "aten.relu", "aten.gelu", "aten.silu", "aten.clamp", "aten.split",
+    "aten.chunk", "getitem", "aten.hardsigmoid", "aten.hardswish", "aten.softmax", "aten.pow",
+)  # fmt: skip
+
+
+def channel_dim(node: fx.Node, root: nn.Module) -> int:
+    """Return the non-negative dimension of `node`'s output that holds channels or features.
+
+    The nearest layer upstream decides: convolutions and batch norms put channels second, linear
+    layers and layer norms last; transpositions in between are followed. Where nothing decides,
+    images (4-D, 5-D) and vectors (2-D) have them second, sequences (3-D) last.
+    """
+    dims = len(node.meta.get("shape") or (None, None))
+    found = _search(node, root, depth=64)
+    if found is None:
+        found = {2: 1, 3: 2}.get(dims, 1)
+    return found % dims
+
+
+def _search(node: fx.Node, root: nn.Module, depth: int) -> int | None:
+    """Return the channel dimension of the output (may be -1), or None if nothing tells."""
+    if depth == 0 or not isinstance(node, fx.Node):
+        return None
+    if node.op == "call_module":
+        module = root.get_submodule(str(node.target))
+        if isinstance(module, _CHANNELS_SECOND):
+            return 1
+        if isinstance(module, _CHANNELS_LAST):
+            return -1
+        return _search(node.all_input_nodes[0], root, depth - 1) if node.all_input_nodes else None
+    if node.op != "call_function":
+        return None
+    name = str(node.target)
+    if any(op in name for op in _OPS_SECOND):
+        return 1
+    if any(op in name for op in _OPS_LAST):
+        return -1
+    source = node.all_input_nodes[0] if node.all_input_nodes else None
+    if source is None:
+        return None
+    if node.target in (aten.permute.default, aten.transpose.int):
+        return _through_transposition(node, _search(source, root, depth - 1))
+    if any(op in name for op in _KEEPS_LAYOUT):
+        for operand in node.all_input_nodes:
+            found = _search(operand, root, depth - 1)
+            if found is not None and _same_rank(node, operand):
+                return found
+    return None
+
+
+def _same_rank(a: fx.Node, b: fx.Node) -> bool:
+    shapes = a.meta.get("shape"), b.meta.get("shape")
+    return None in shapes or len(shapes[0]) == len(shapes[1])  # type: ignore[arg-type]
+
+
+def _through_transposition(node: fx.Node, dim: int | None) -> int | None:
+    shape = node.meta.get("shape")
+    if dim is None or shape is None:
+        return None
+    rank = len(shape)
+    order = list(range(rank))
+    rest: tuple[Any, ...] = node.args[1:]
+    if node.target is aten.permute.default:
+        order = [d % rank for d in rest[0]]
+    else:
+        i, j = (d % rank for d in rest[:2])
+        order[i], order[j] = order[j], order[i]
+    return order.index(dim % rank)

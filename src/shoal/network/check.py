@@ -1,0 +1,129 @@
+"""Check a captured network against the model it was captured from."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from shoal.errors import CaptureError
+from shoal.network.network import Network
+
+__all__ = ["check_capture"]
+
+# On a CPU both run the same kernels and agree to the bit; elsewhere a library may choose another
+# kernel for a second call, which moves the last digits.
+_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+
+
+def check_capture(
+    model: nn.Module, network: Network, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    """Compare outputs of both in eval mode on the example batch and on its first sample.
+
+    Raises:
+        CaptureError: they differ; names the first layer that does.
+    """
+    modes = {module: module.training for module in network.modules()}
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    network.eval()
+    try:
+        with torch.no_grad():
+            for call in ((args, kwargs), _first_sample(args, kwargs)):
+                _compare(model, network, *call)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _first_sample(
+    args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def first(leaf: Any) -> Any:
+        return leaf[:1] if isinstance(leaf, Tensor) and leaf.dim() > 0 else leaf
+
+    return pytree.tree_map(first, (args, kwargs))
+
+
+def _compare(
+    model: nn.Module, network: Network, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    expected, structure = pytree.tree_flatten(model(*args, **kwargs))
+    try:
+        got, own_structure = pytree.tree_flatten(network(*args, **kwargs))
+    except RuntimeError as error:
+        batch = next(x.shape[0] for x in pytree.tree_leaves((args, kwargs)) if _batched(x))
+        reason = " ".join(str(error).split())[:200]
+        raise CaptureError(
+            f"the captured network does not run at batch size {batch}: {reason}"
+        ) from error
+    agree = structure == own_structure and all(map(_agree, expected, got))
+    if not agree:
+        raise CaptureError(
+            "the captured network does not compute what the model computes"
+            f"{_first_difference(model, network, args, kwargs)}"
+        )
+
+
+def _batched(value: object) -> bool:
+    return isinstance(value, Tensor) and value.dim() > 0
+
+
+def _agree(a: object, b: object) -> bool:
+    if not isinstance(a, Tensor) or not isinstance(b, Tensor):
+        return a == b
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    if torch.equal(a, b):
+        return True
+    if not a.dtype.is_floating_point:
+        return False
+    tolerance = _TOLERANCE.get(a.dtype, 1e-4)
+    scale = float(a.nan_to_num().abs().max()) if a.numel() else 0.0
+    return torch.allclose(a, b, rtol=0.0, atol=tolerance * scale, equal_nan=True)
+
+
+class _Recorder(fx.Interpreter):
+    """Runs the graph and keeps what each raised module returned, call by call."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__(network._root, graph=network.graph)
+        self.outputs: list[tuple[str, Any]] = []
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if n.op == "call_module":
+            self.outputs.append((str(n.target), value))
+        return value
+
+
+def _first_difference(
+    model: nn.Module, network: Network, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> str:
+    """Return " from the layer 'x' on", or a hint if no layer of both can be compared."""
+    seen: dict[str, list[Any]] = defaultdict(list)
+    handles = []
+    for path, module in model.named_modules(remove_duplicate=False):
+        if not module._modules:
+
+            def keep(_m: nn.Module, _i: Any, output: Any, path: str = path) -> None:
+                seen[path].append(output.clone() if isinstance(output, Tensor) else output)
+
+            handles.append(module.register_forward_hook(keep))
+    try:
+        model(*args, **kwargs)
+        recorder = _Recorder(network)
+        recorder.run(*network._inputs.flatten(args, kwargs))
+    finally:
+        for handle in handles:
+            handle.remove()
+    for path, value in recorder.outputs:
+        calls = seen.get(path)
+        if calls and not _agree(calls.pop(0), value):
+            return f": they differ from the layer '{path}' on"
+    return ": they differ outside the layers, in the model's own forward code"

@@ -1,0 +1,391 @@
+"""Raise a graph of ATen calls to ordinary layers that hold the model's own parameters.
+
+A layer goes to the path of the module that called it, so `state_dict` keys stay the original's.
+Every rectifier call becomes a module of its own (a site), even where the original calls one module
+twice or calls a function. What cannot be raised stays an ATen call, with the reason noted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx, nn
+from torch._ops import OpOverload
+
+from shoal.network.layers import LAYERS
+from shoal.network.modules import Attention, SharedPReLU, StochasticDepth
+from shoal.network.rectifiers import Rectifier, bound_arguments, recognize
+from shoal.network.skeleton import Skeleton
+from shoal.network.training_only import stochastic_depth
+
+__all__ = ["Opaque", "RaisedGraph", "module_path", "raise_graph"]
+
+aten = torch.ops.aten
+
+_DROPOUTS: dict[OpOverload, type[nn.Module]] = {
+    aten.dropout.default: nn.Dropout,
+    aten.alpha_dropout.default: nn.AlphaDropout,
+    aten.feature_alpha_dropout.default: nn.FeatureAlphaDropout,
+}
+_TENSOR_NAMES = ("weight", "bias", "running_mean", "running_var")
+
+
+@dataclass(frozen=True)
+class Opaque:
+    """An operation that stays as captured; surgery does not cross it.
+
+    Attributes:
+        name: the node's name in the graph.
+        path: the path of the original module that called it.
+        op: the operation.
+        reason: why it could not be raised.
+    """
+
+    name: str
+    path: str
+    op: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class RaisedGraph:
+    """The new graph, its site records (name, kind, path of the caller) and what stayed opaque."""
+
+    graph: fx.Graph
+    sites: tuple[tuple[str, str, str], ...]
+    opaque: tuple[Opaque, ...]
+
+
+def module_path(node: fx.Node) -> str:
+    """Return the path of the innermost original module whose forward pass made `node`."""
+    stack = node.meta.get("nn_module_stack") or {}
+    entries = list(stack.values())
+    return entries[-1][0] if entries else ""
+
+
+def raise_graph(
+    exported: fx.GraphModule, skeleton: Skeleton, kept: Mapping[fx.Node, fx.Node]
+) -> RaisedGraph:
+    """Build the graph of ordinary modules from an exported graph of out-of-place ATen calls.
+
+    Args:
+        exported: what `ExportedProgram.module()` gives.
+        skeleton: receives the layers.
+        kept: calls that had to stay in place, each with the maker of the memory it writes into.
+    """
+    return _Raiser(exported, skeleton, kept).run()
+
+
+class _Raiser:
+    def __init__(
+        self, exported: fx.GraphModule, skeleton: Skeleton, kept: Mapping[fx.Node, fx.Node]
+    ) -> None:
+        self.exported = exported
+        self.skeleton = skeleton
+        self.kept = kept
+        self.graph = fx.Graph()
+        self.new: dict[fx.Node, fx.Node] = {}
+        self.taken = set(skeleton.originals)
+        self.layer_at: dict[str, tuple[nn.Module, tuple[Any, ...]]] = {}
+        self.prelus: dict[int, nn.PReLU] = {}
+        self.sites: list[tuple[str, str, str]] = []
+        self.opaque: list[Opaque] = []
+        self.constants: dict[str, Tensor] = {}
+        self.inputs: list[fx.Node] = []
+
+    # ------------------------------------------------------------------ the walk
+
+    def run(self) -> RaisedGraph:
+        for node in self.exported.graph.nodes:
+            self.new[node] = self._raise(node)
+        self.graph.eliminate_dead_code(is_impure_node=_is_impure)
+        self.graph.lint()
+        return RaisedGraph(self.graph, tuple(self.sites), tuple(self.opaque))
+
+    def _raise(self, node: fx.Node) -> fx.Node:
+        if node.op == "call_function":
+            rectifier = None if node in self.kept else recognize(node, self._constant)
+            if rectifier is not None:
+                return self._raise_rectifier(node, rectifier)
+            if node.target in LAYERS:
+                return self._raise_layer(node)
+            if node.target in _DROPOUTS or node.target is aten.feature_dropout.default:
+                return self._raise_dropout(node)
+            if node.target is stochastic_depth:
+                return self._raise_stochastic_depth(node)
+            if node.target is aten.scaled_dot_product_attention.default and "dropout" in node.meta:
+                return self._raise_attention(node)
+            return self._copy_call(node)
+        if node.op == "get_attr":
+            return self._raise_attribute(node)
+        copied = self.graph.node_copy(node, self.new.__getitem__)
+        copied.meta = self._meta(node)
+        if node.op == "placeholder":
+            self.inputs.append(copied)
+        return copied
+
+    def _meta(self, node: fx.Node) -> dict[str, Any]:
+        return {"path": module_path(node), **_shape_of(node)}
+
+    def _call(self, node: fx.Node, target: str, *inputs: fx.Node) -> fx.Node:
+        args: Any = fx.node.map_arg(list(inputs), self.new.__getitem__)
+        call = self.graph.call_module(target, tuple(args))
+        call.meta = self._meta(node)
+        return call
+
+    def _copy_call(self, node: fx.Node) -> fx.Node:
+        copied = self.graph.node_copy(node, self.new.__getitem__)
+        copied.meta = self._meta(node)
+        self._free_of_device(copied)
+        target = node.target
+        if node in self.kept and not _makes_memory(self.kept[node]):
+            self._note(copied, "it writes into memory that is read elsewhere")
+        elif isinstance(target, OpOverload) and target.namespace not in ("aten", "prim"):
+            self._note(copied, "a custom operator")
+        elif isinstance(target, torch._ops.HigherOrderOperator):
+            self._note(copied, "control flow that depends on data")
+        return copied
+
+    def _note(self, node: fx.Node, reason: str) -> None:
+        node.meta["opaque"] = reason
+        self.opaque.append(Opaque(node.name, node.meta["path"], str(node.target), reason))
+
+    def _free_of_device(self, node: fx.Node) -> None:
+        """Let a tensor made in the forward pass be made where the input is, not where it was."""
+        device = node.kwargs.get("device")
+        if device is None or not isinstance(node.target, OpOverload):
+            return
+        kwargs = {k: v for k, v in node.kwargs.items() if k not in ("device", "pin_memory")}
+        takes_tensor = bool(node.args) and isinstance(node.args[0], fx.Node)
+        name = node.target._schema.name.removeprefix("aten::")
+        like = takes_tensor and (name.startswith("new_") or name.endswith("_like"))
+        tensors = [n for n in self.inputs if "shape" in n.meta]
+        if not like and tensors:
+            with self.graph.inserting_before(node):
+                where = self.graph.call_function(getattr, (tensors[0], "device"))
+            kwargs["device"] = where
+        elif like:
+            source = node.args[0]
+            assert isinstance(source, fx.Node)
+            if kwargs.get("dtype") is source.meta.get("dtype"):
+                kwargs.pop("dtype", None)
+        node.kwargs = kwargs
+
+    # ------------------------------------------------------------------ parameters and constants
+
+    def _raise_attribute(self, node: fx.Node) -> fx.Node:
+        path = str(node.target)
+        value = _lookup(self.exported, path)
+        if _lookup(self.skeleton.model, path) is None and path not in self.constants:
+            self.constants[path] = value
+            self.skeleton.constant(path, value)
+        attribute = self.graph.create_node("get_attr", path)
+        attribute.meta = {"path": path.rpartition(".")[0], **_shape_of(node)}
+        return attribute
+
+    def _constant(self, node: fx.Node) -> Tensor | None:
+        if node.op != "get_attr":
+            return None
+        path = str(node.target)
+        if isinstance(_lookup(self.skeleton.model, path), nn.Parameter):
+            return None
+        return _lookup(self.exported, path)
+
+    # ------------------------------------------------------------------ layers
+
+    def _raise_layer(self, node: fx.Node) -> fx.Node:
+        arguments = bound_arguments(node)
+        source = arguments.get("input", arguments.get("indices"))
+        tensors: dict[str, str] = {}
+        for name in _TENSOR_NAMES:
+            value = arguments.get(name)
+            if isinstance(value, fx.Node):
+                if value.op != "get_attr":
+                    return self._leave(node, f"its {name} is computed in the forward pass")
+                tensors[name] = str(value.target)
+                arguments[name] = _lookup(self.exported, tensors[name])
+        if not tensors or not isinstance(source, fx.Node):
+            return self._copy_call(node)  # a norm without parameters is an ordinary function
+        path = self._owner(node, tensors)
+        if path is None:
+            return self._leave(node, "its parameters are not the weight and bias of one module")
+        arguments["input_dim"] = len(source.meta["val"].shape)
+        layer = LAYERS[cast(OpOverload, node.target)](arguments, self.skeleton.originals.get(path))
+        if isinstance(layer, str):
+            return self._leave(node, layer)
+        options = _options(node.target, arguments)
+        if path in self.layer_at:
+            if self.layer_at[path][1] != options:
+                return self._leave(node, "its module calls it with different options elsewhere")
+        else:
+            self.skeleton.place(path, layer)
+            for alias, module in self.skeleton.originals.items():
+                if module is self.skeleton.originals[path]:
+                    self.layer_at[alias] = (layer, options)
+        return self._call(node, path, source)
+
+    def _owner(self, node: fx.Node, tensors: Mapping[str, str]) -> str | None:
+        """Return the path of the module that holds all `tensors` under their standard names."""
+        candidates = [module_path(node)]
+        candidates += [p.rpartition(".")[0] for p in tensors.values()]
+        wanted = {name: _lookup(self.exported, path) for name, path in tensors.items()}
+        for path in dict.fromkeys(candidates):
+            module = self.skeleton.originals.get(path)
+            if (
+                path
+                and module is not None
+                and all(getattr(module, name, None) is value for name, value in wanted.items())
+            ):
+                return path
+        return None
+
+    def _leave(self, node: fx.Node, reason: str) -> fx.Node:
+        copied = self._copy_call(node)
+        self._note(copied, reason)
+        return copied
+
+    # ------------------------------------------------------------------ sites
+
+    def _raise_rectifier(self, node: fx.Node, rectifier: Rectifier) -> fx.Node:
+        path = module_path(node)
+        module, owner_path = rectifier.module, None
+        if rectifier.kind == "prelu":
+            module, owner_path = self._prelu(rectifier)
+            if module is None:
+                return self._leave(node, "its slope is computed in the forward pass")
+        assert module is not None
+        own = self._is_own_module(path)
+        if owner_path is not None:
+            name = owner_path
+        else:
+            name = self._free_name(path, rectifier.kind, own=own)
+            self._put(name, module)
+        self.sites.append((name, rectifier.kind, path))
+        return self._call(node, name, rectifier.input)
+
+    def _prelu(self, rectifier: Rectifier) -> tuple[nn.Module | None, str | None]:
+        """Return the module for a PReLU call; and its path if the owner's own place is the site."""
+        assert rectifier.weight is not None
+        if rectifier.weight.op != "get_attr":
+            return None, None
+        target = str(rectifier.weight.target)
+        weight = _lookup(self.exported, target)
+        owner = self.prelus.get(id(weight))
+        if owner is not None:
+            return SharedPReLU(owner), None
+        path, _, name = target.rpartition(".")
+        if name != "weight" or not path:
+            return None, None
+        owner = nn.PReLU(weight.numel(), device="meta")
+        self.skeleton.place(path, owner)
+        self.prelus[id(weight)] = owner
+        return owner, path
+
+    def _is_own_module(self, path: str) -> bool:
+        """Whether the module at `path` is there for the rectifier alone."""
+        module = self.skeleton.originals.get(path)
+        if module is None or not path:
+            return False
+        only_slope = all(isinstance(module, nn.PReLU) for _ in module.parameters())
+        return not module._modules and only_slope
+
+    def _put(self, name: str, module: nn.Module) -> None:
+        if name in self.skeleton.originals:
+            self.skeleton.place(name, module)
+        else:
+            self.skeleton.add(name, module)
+
+    def _free_name(self, path: str, op: str, *, own: bool) -> str:
+        """Return the module's path if it is there for this call, else an unused one beside it."""
+        base = path if own else f"{path}.{op}" if path else op
+        if own and base not in self.layer_at:
+            self.layer_at[base] = (nn.Identity(), ())
+            return base
+        name, n = base, 0
+        while name in self.taken or self._is_tensor(name):
+            n += 1
+            name = f"{base}_{n}"
+        self.taken.add(name)
+        return name
+
+    def _is_tensor(self, path: str) -> bool:
+        return _lookup(self.skeleton.model, path) is not None
+
+    # ------------------------------------------------------------------ what acts in training only
+
+    def _raise_dropout(self, node: fx.Node) -> fx.Node:
+        arguments = bound_arguments(node)
+        source = arguments["input"]
+        make: Any = _DROPOUTS.get(cast(OpOverload, node.target))
+        if make is None:  # whole channels
+            n = len(source.meta["val"].shape)
+            make = {3: nn.Dropout1d, 5: nn.Dropout3d}.get(n, nn.Dropout2d)
+        return self._call(node, self._add_named(node, make(arguments["p"]), "dropout"), source)
+
+    def _raise_stochastic_depth(self, node: fx.Node) -> fx.Node:
+        source, path, p, per_sample, rescale = node.args
+        assert isinstance(source, fx.Node)
+        assert isinstance(path, str)
+        assert isinstance(p, float)
+        layer = StochasticDepth(p, per_sample=bool(per_sample), rescale=bool(rescale))
+        own = self._is_own_module(path)
+        name = self._free_name(path, "stochastic_depth", own=own)
+        self._put(name, layer)
+        return self._call(node, name, source)
+
+    def _raise_attention(self, node: fx.Node) -> fx.Node:
+        name = self._add_named(node, Attention(node.meta["dropout"]), "attention")
+        arguments = bound_arguments(node)
+        call = self._call(node, name, arguments["query"], arguments["key"], arguments["value"])
+        rest: Any = {k: arguments[k] for k in ("attn_mask", "is_causal", "scale", "enable_gqa")}
+        call.kwargs = fx.node.map_arg(rest, self.new.__getitem__)
+        return call
+
+    def _add_named(self, node: fx.Node, layer: nn.Module, op: str) -> str:
+        path = module_path(node)
+        name = self._free_name(path, op, own=self._is_own_module(path))
+        self._put(name, layer)
+        return name
+
+
+# ---------------------------------------------------------------------- helpers
+
+
+def _lookup(module: nn.Module, path: str) -> Any:
+    value: Any = module
+    for name in path.split("."):
+        value = getattr(value, name, None)
+    return value if isinstance(value, Tensor) else None
+
+
+def _shape_of(node: fx.Node) -> dict[str, Any]:
+    """Return the output's shape (None for the batch and all that follows from it) and dtype."""
+    value = node.meta.get("val")
+    if not isinstance(value, Tensor):
+        return {}
+    shape = tuple(s if isinstance(s, int) else None for s in value.shape)
+    return {"shape": shape, "dtype": value.dtype}
+
+
+def _options(target: object, arguments: Mapping[str, Any]) -> tuple[Any, ...]:
+    tensors = {*_TENSOR_NAMES, "input", "indices"}
+    return (target, *(str(v) for k, v in arguments.items() if k not in tensors))
+
+
+def _makes_memory(node: fx.Node) -> bool:
+    """Whether a call makes a new tensor out of nothing but a shape, as masks are made."""
+    if not isinstance(node.target, OpOverload):
+        return False
+    name = node.target._schema.name.removeprefix("aten::").removeprefix("new_")
+    return name.removesuffix("_like") in ("zeros", "ones", "full", "empty", "arange", "eye")
+
+
+def _is_impure(node: fx.Node) -> bool:
+    if node.op in ("placeholder", "output"):
+        return True
+    if node.op != "call_function" or not isinstance(node.target, OpOverload):
+        return False
+    return node.target._schema.is_mutable

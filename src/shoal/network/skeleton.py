@@ -1,0 +1,95 @@
+"""The tree of modules that holds a model's parameters and buffers under their original names.
+
+It starts as empty containers that own the tensors; raising then puts layers in their places. Tied
+modules stay one object, so that buffers they share stay shared when the network moves.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+__all__ = ["Skeleton"]
+
+
+class Skeleton:
+    """The containers of a model, by path.
+
+    Args:
+        model: the original; its parameters and buffers are shared, not copied.
+        root: the module that becomes the new root.
+    """
+
+    def __init__(self, model: nn.Module, root: nn.Module) -> None:
+        self.model = model
+        self.root = root
+        self.originals: dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
+        self._parents: dict[int, list[tuple[nn.Module, str]]] = {}
+        self._fill(model, root, {id(model): root})
+
+    def _fill(self, original: nn.Module, mirror: nn.Module, memo: dict[int, nn.Module]) -> None:
+        mirror._parameters = dict(original._parameters)
+        mirror._buffers = dict(original._buffers)
+        mirror._non_persistent_buffers_set = set(original._non_persistent_buffers_set)
+        for name, child in original._modules.items():
+            if child is None:
+                continue
+            holds_tensors = any(True for _ in child.parameters()) or any(
+                True for _ in child.buffers()
+            )
+            known = memo.get(id(child)) if holds_tensors else None
+            if known is None:
+                known = nn.Module()
+                memo[id(child)] = known
+                self._fill(child, known, memo)
+            mirror._modules[name] = known
+            self._parents.setdefault(id(known), []).append((mirror, name))
+
+    def place(self, path: str, layer: nn.Module) -> None:
+        """Put `layer` where the container at `path` is; it takes over tensors and children.
+
+        Parameters that the layer made itself are dropped; those it has no use for stay with it.
+        """
+        container = self.container(path)
+        for name in layer._parameters:
+            container._parameters.setdefault(name, None)
+        for name in layer._buffers:
+            container._buffers.setdefault(name, None)
+        layer._parameters = container._parameters
+        layer._buffers = container._buffers
+        layer._non_persistent_buffers_set = container._non_persistent_buffers_set
+        layer._modules = container._modules
+        parents = self._parents.pop(id(container))
+        self._parents[id(layer)] = parents
+        for parent, name in parents:
+            parent._modules[name] = layer
+        for child in layer._modules.values():
+            self._parents[id(child)] = [
+                (layer if parent is container else parent, name)
+                for parent, name in self._parents[id(child)]
+            ]
+
+    def add(self, path: str, layer: nn.Module) -> None:
+        """Put `layer` under a new `path`, making the containers on the way."""
+        parent_path, _, name = path.rpartition(".")
+        parent = self.container(parent_path)
+        parent._modules[name] = layer
+        self._parents.setdefault(id(layer), []).append((parent, name))
+
+    def container(self, path: str) -> nn.Module:
+        """Return the module at `path`, made empty if there is none."""
+        module = self.root
+        for name in path.split(".") if path else []:
+            child = module._modules.get(name)
+            if child is None:
+                child = nn.Module()
+                module._modules[name] = child
+                self._parents[id(child)] = [(module, name)]
+            module = child
+        return module
+
+    def constant(self, path: str, value: Tensor) -> None:
+        """Hold a tensor that the forward pass made a constant of; it is not saved."""
+        parent_path, _, name = path.rpartition(".")
+        container = self.container(parent_path)
+        container._buffers[name] = value
+        container._non_persistent_buffers_set.add(name)

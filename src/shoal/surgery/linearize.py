@@ -1,0 +1,133 @@
+"""Linearize: put a line, or the identity, in the place of a site's rectifier."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from shoal.errors import ConfigError, unknown_name
+from shoal.importance import observe
+from shoal.network import Network, Site
+from shoal.network.modules import Line, SharedPReLU
+from shoal.surgery.lines import FittedLine, LineMoments
+
+__all__ = ["fit_lines", "linearize_"]
+
+
+def fit_lines(
+    network: Network,
+    loader: Iterable[Any],
+    names: Sequence[str] | None = None,
+    *,
+    samples: int | None = None,
+) -> dict[str, FittedLine]:
+    """Fit the least-squares line of each site's rectifier in one pass over the data.
+
+    Args:
+        network: the captured network.
+        loader: the data, unshuffled and without augmentation.
+        names: the sites; None for all that still have their rectifier.
+        samples: use only this many samples.
+
+    Raises:
+        NameNotFoundError: a site does not exist.
+        DataError: the loader is empty.
+        TrainingError: activations are not finite.
+    """
+    for name in names or ():
+        network.site(name)
+    moments = LineMoments(names)
+    observe(network, loader, [moments], samples=samples)
+    return moments.lines()
+
+
+def linearize_(
+    network: Network,
+    names: Sequence[str] | str,
+    how: str = "line",
+    loader: Iterable[Any] | None = None,
+    *,
+    samples: int | None = None,
+    lines: Mapping[str, FittedLine] | None = None,
+) -> Network:
+    """Replace the rectifiers of sites by linear maps, in place, and record it in the plan.
+
+    Args:
+        network: the captured network.
+        names: the sites, or one site.
+        how: "line" puts the per-channel line a·z + b fitted to the rectifier (trainable
+            afterwards), "identity" passes z as it is (EASIER as published).
+        loader: the data that lines are fitted on, unshuffled and without augmentation.
+        samples: fit on this many samples only.
+        lines: lines fitted before (`fit_lines`), in place of `loader`.
+
+    Returns:
+        The network itself.
+
+    Raises:
+        NameNotFoundError: a site does not exist; tells the nearest names.
+        ConfigError: a site is linearized already, or "line" was asked for without data.
+    """
+    chosen = [names] if isinstance(names, str) else list(names)
+    sites = _checked(network, chosen, how)
+    fitted: Mapping[str, FittedLine] = lines or {}
+    if how == "line" and not set(chosen) <= set(fitted):
+        if loader is None:
+            raise ConfigError(
+                "how='line' fits the lines to data: give loader=, or use how='identity'"
+            )
+        fitted = fit_lines(network, loader, chosen, samples=samples)
+    for site in sites:
+        line = fitted[site.name] if how == "line" else None
+        put_linear_(network, site, None if line is None else (line.slope, line.intercept))
+    if sites:
+        network.plan.record("linearize", tuple(chosen), how=how)
+    return network
+
+
+def _checked(network: Network, names: Sequence[str], how: str) -> list[Site]:
+    if how not in ("line", "identity"):
+        raise ConfigError(f"how is '{how}': choose 'line' or 'identity'")
+    sites = {site.name: site for site in network.sites}
+    for name in names:
+        if name not in sites:
+            raise unknown_name("site", name, sites)
+        if sites[name].linearized is not None:
+            raise ConfigError(f"site '{name}' is linearized already: leave it out")
+    if len(set(names)) < len(names):
+        raise ConfigError("a site is named twice: name each once")
+    return [sites[name] for name in names]
+
+
+def put_linear_(network: Network, site: Site, line: tuple[Tensor, Tensor] | None) -> None:
+    """Put a line (slope, intercept), or the identity for None, where the site's rectifier is."""
+    old = network.get_submodule(site.name)
+    _hand_over(network, old)
+    new: nn.Module = nn.Identity()
+    if line is not None:
+        like = next((p for p in network.parameters()), torch.empty(0))
+        new = Line(*(value.to(like) for value in line), site.channel_dim)
+    new.train(old.training)
+    network.replace_module(site.name, new)
+
+
+def _hand_over(network: Network, old: nn.Module) -> None:
+    """Let another call of a shared PReLU own its weight before the owner goes."""
+    if not isinstance(old, nn.PReLU):
+        return
+    sharers = [
+        (name, module)
+        for name, module in network.named_modules()
+        if isinstance(module, SharedPReLU) and module.owner is old
+    ]
+    if not sharers:
+        return
+    first, heir = sharers[0][0], nn.PReLU(old.num_parameters, device="meta")
+    heir.weight = old.weight
+    heir.train(old.training)
+    network.replace_module(first, heir)
+    for name, _ in sharers[1:]:
+        network.replace_module(name, SharedPReLU(heir))

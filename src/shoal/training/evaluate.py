@@ -1,0 +1,125 @@
+"""Accuracy and loss of a network on a loader: the same numbers on any number of processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from shoal.data.batch import Batch, split_batch
+from shoal.distributed import rank, sum_across, world
+from shoal.errors import ConfigError, DataError
+from shoal.modes import eval_mode, placed
+from shoal.training.losses import check_targets, count_hits, logits_of, sample_losses
+from shoal.training.precision import autocast, resolve_precision
+from shoal.training.seeding import preserved_rng
+
+__all__ = ["Evaluation", "evaluate"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How good a network is on some data.
+
+    Attributes:
+        top1: accuracy in percent.
+        loss: mean cross-entropy per sample, in nats.
+        samples: number of samples.
+        correct: number of samples whose largest output is at the label.
+    """
+
+    top1: float
+    loss: float
+    samples: int
+    correct: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields by name."""
+        return asdict(self)
+
+
+def evaluate(
+    network: nn.Module,
+    loader: Iterable[Any],
+    *,
+    device: torch.device | str | None = None,
+    precision: str = "fp32",
+    limit: int | None = None,
+) -> Evaluation:
+    """Return accuracy and loss of `network` in eval mode.
+
+    A loader with `plain()` (shoal's own) is read without shuffling and augmentation. Under several
+    processes each one evaluates every n-th batch and the sums are put together in the order of the
+    batches, so that the result is that of one process; all processes get it. For that, the loader
+    must give all of them the same batches: do not shuffle or shard it.
+
+    Args:
+        network: a classifier; its training flags, and the global random state, are the same
+            afterwards.
+        loader: batches of inputs and labels.
+        device: where to evaluate; None means where the network is. The network goes back.
+        precision: "fp32", "bf16", "fp16" or "auto", as in a recipe.
+        limit: look at the first that many samples only.
+
+    Raises:
+        DataError: there is no sample, or a label is outside the network's outputs.
+        ConfigError: `limit` is below 1, or the device cannot compute in `precision`.
+    """
+    if limit is not None and limit < 1:
+        raise ConfigError(f"limit is {limit}: give at least 1 sample, or None for all")
+    source = loader.plain() if hasattr(loader, "plain") else loader
+    with ExitStack() as stack:
+        where = stack.enter_context(placed(network, device))
+        stack.enter_context(eval_mode(network))
+        stack.enter_context(preserved_rng(where))
+        # Not inference_mode: what a module keeps from such a pass (a table of positions, say)
+        # could not take part in training later.
+        stack.enter_context(torch.no_grad())
+        chosen = resolve_precision(precision, where)
+        rows: list[list[float]] = []  # loss, hits and samples of each batch; zeros if another's
+        seen = 0
+        for index, raw in enumerate(source):
+            batch = _first(split_batch(raw), None if limit is None else limit - seen)
+            seen += batch.size
+            mine = index % world() == rank()
+            rows.append(_measure(network, batch, where, chosen) if mine else [0.0, 0.0, 0.0])
+            if limit is not None and seen >= limit:
+                break
+    return _added_up(rows)
+
+
+def _measure(network: nn.Module, batch: Batch, device: torch.device, precision: str) -> list[float]:
+    """Return the sums of loss and hits of a batch, and its size."""
+    moved = split_batch((batch.args or batch.kwargs, batch.target), device)
+    with autocast(precision, device):
+        logits = logits_of(network(*moved.args, **moved.kwargs))
+    check_targets(logits, moved.target)
+    assert moved.target is not None  # check_targets has seen to it; this tells mypy
+    loss = sample_losses(logits, moved.target).sum()
+    hits = count_hits(logits, moved.target)
+    return [float(loss), float(hits), float(batch.size)]
+
+
+def _added_up(rows: list[list[float]]) -> Evaluation:
+    """Return the evaluation of all processes' rows."""
+    # Each row comes from one process, so that the sum over processes rounds nothing.
+    table = sum_across(torch.tensor(rows, dtype=torch.float64).reshape(-1, 3))
+    loss, hits, samples = table.sum(dim=0).tolist()
+    if samples == 0:
+        raise DataError("there is nothing to evaluate on: the loader yields no sample")
+    return Evaluation(100.0 * hits / samples, loss / samples, int(samples), int(hits))
+
+
+def _first(batch: Batch, count: int | None) -> Batch:
+    """Return the first `count` samples of the batch."""
+    if count is None or batch.size <= count:
+        return batch
+    return Batch(
+        tuple(value[:count] for value in batch.args),
+        {name: value[:count] for name, value in batch.kwargs.items()},
+        None if batch.target is None else batch.target[:count],
+    )

@@ -1,0 +1,292 @@
+"""Fine-tuning: train a network in place, reproducibly, and survive an interruption."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from shoal.distributed import broadcast_buffers, default_device, ensure_initialised
+from shoal.errors import ConfigError, DataError, ShoalError, TrainingError
+from shoal.modes import eval_mode, kept_flags, make_channels_last, placed
+from shoal.training.checkpoint import cpu_state, fingerprint, load_checkpoint, save_checkpoint
+from shoal.training.evaluate import evaluate
+from shoal.training.feed import Feed
+from shoal.training.objective import Loss, Objective
+from shoal.training.precision import resolve_precision
+from shoal.training.recipe import Recipe, find_recipe
+from shoal.training.reports import BatchReport, EpochReport, FitReport, best_epoch
+from shoal.training.seeding import preserved_rng
+from shoal.training.trainer import Trainer
+
+__all__ = ["fit"]
+
+
+def fit(
+    network: nn.Module,
+    train: Any,
+    *,
+    epochs: int,
+    recipe: Recipe | str | Mapping[str, Any] | None = None,
+    seed: int = 0,
+    val: Any = None,
+    teacher: nn.Module | None = None,
+    loss: Loss | None = None,
+    checkpoint: Path | str | None = None,
+    on_epoch: Callable[[EpochReport], None] | None = None,
+    on_batch: Callable[[BatchReport], None] | None = None,
+    device: torch.device | str | None = None,
+    accelerator: Any = None,
+) -> FitReport:
+    """Train `network` in place.
+
+    Afterwards the network is on the device it was trained on, unwrapped, in fp32, with the
+    training flags it came with; its 4-D weights are channels-last if the recipe says so, which
+    changes no number. The global random state of Python, NumPy and torch is untouched.
+
+    Everything random follows from `seed` and the number of the epoch. So the same call gives the
+    same weights, bit for bit on a CPU, and a fit that goes on from a checkpoint ends like one that
+    was never interrupted. On GPUs both hold as far as cuDNN's kernels are deterministic.
+
+    Under `accelerate launch` or `torchrun` every process calls this and ends with the same
+    weights. The global batch has the size that it has in one process, and so has the gradient, but
+    batch norm normalises with each process's part of the batch and its running statistics are
+    those of the main process, as in data parallelism generally. Random layers such as dropout draw
+    the same numbers in each process.
+
+    If the fit fails with a `ShoalError`, the network has its weights from before; if something
+    else stops it (a callback, Ctrl-C), those of the moment.
+
+    Args:
+        network: any module; each call builds its own optimizer.
+        train: iterable of batches with a length. It is told the epoch if it has `set_epoch`.
+        epochs: how many, from 0.
+        recipe: a `Recipe`, the name of one in `recipes`, a mapping of its options, or None for
+            "finetune".
+        seed: decides all that is random.
+        val: validation batches, evaluated in fp32 after every epoch; needed for early stopping.
+        teacher: network to distil from; used, and needed, if the recipe's `distill` is above 0. It
+            is left as it came.
+        loss: called with the network's output and the target instead of the cross-entropy; returns
+            the mean over the batch or one loss per sample.
+        checkpoint: file that is rewritten after every epoch. If it is there at the start, the fit
+            goes on from it; if it is damaged or belongs to another fit (network's shapes, recipe,
+            epochs, seed, number of batches), the fit starts over and the report notes it. It is
+            left in place at the end.
+        on_epoch: called in every process after each epoch, when the checkpoint is written.
+        on_batch: called in every process after each optimizer step.
+        device: where to train; None takes accelerate's choice, a GPU if there is one.
+        accelerator: an `accelerate.Accelerator` whose device, and whose mixed precision if the
+            recipe says "auto", are used.
+
+    Returns:
+        Losses, accuracies and times per epoch.
+
+    Raises:
+        ConfigError: options that do not go together, or that the device cannot do.
+        DataError: the loader is empty, or labels do not fit the network.
+        TrainingError: the loss or a weight is not finite, or there is nothing to train.
+        NameNotFoundError: there is no recipe of that name.
+    """
+    plan = find_recipe(recipe)
+    where = _device(device, accelerator)
+    precision = resolve_precision(_asked_precision(plan, accelerator), where)
+    _check(network, plan, epochs=epochs, val=val, teacher=teacher)
+    start = cpu_state(network)
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(preserved_rng(where))
+            stack.enter_context(kept_flags(network))
+            if teacher is not None:
+                stack.enter_context(placed(teacher, where))
+                stack.enter_context(eval_mode(teacher))
+            network.to(where)
+            if plan.channels_last:
+                make_channels_last(network)
+            feed = Feed(train, seed=seed, device=where, channels_last=plan.channels_last)
+            stack.callback(feed.close)
+            objective = Objective(network, plan, loss=loss, teacher=teacher)
+            path = None if checkpoint is None else Path(checkpoint)
+            run = _Run(network, plan, feed, path, epochs=epochs, seed=seed)
+            trainer = Trainer(
+                objective,
+                feed,
+                plan,
+                epochs=epochs,
+                precision=precision,
+                device=where,
+                on_batch=on_batch,
+            )
+            return run.finish(trainer, val, on_epoch)
+    except ShoalError:
+        network.load_state_dict(start)
+        raise
+
+
+class _Run:
+    """The epochs of a fit and what of them is saved."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        recipe: Recipe,
+        feed: Feed,
+        path: Path | None,
+        *,
+        epochs: int,
+        seed: int,
+    ) -> None:
+        self.network = network
+        self.recipe = recipe
+        self.epochs = epochs
+        self.path = path
+        self.identity = fingerprint(network, recipe, epochs=epochs, seed=seed, batches=len(feed))
+        self.history: list[EpochReport] = []
+        self.skipped = 0
+        self.best: dict[str, Any] | None = None
+
+    def finish(
+        self, trainer: Trainer, val: Any, on_epoch: Callable[[EpochReport], None] | None
+    ) -> FitReport:
+        """Train the epochs that are left and return the report of all."""
+        resumed, note = self._resume(trainer)
+        while len(self.history) < self.epochs and not self._stalled():
+            report = self._epoch(trainer, val)
+            self.history.append(report)
+            if self.recipe.early_stop and best_epoch(self.history) == report.epoch:
+                self.best = cpu_state(self.network)
+            self._save(trainer)
+            if on_epoch is not None:
+                on_epoch(report)
+        trainer.optimizer.zero_grad(set_to_none=True)
+        chosen = None if self.best is None else best_epoch(self.history)
+        if self.best is not None and chosen != len(self.history):
+            self.network.load_state_dict(self.best)
+        return FitReport(
+            epochs=tuple(self.history),
+            seconds=sum(report.seconds for report in self.history),
+            stopped_early=len(self.history) < self.epochs,
+            best_epoch=chosen,
+            skipped_batches=self.skipped,
+            resumed_from=resumed,
+            precision=trainer.precision,
+            device=str(trainer.device),
+            notes=() if note is None else (note,),
+        )
+
+    def _epoch(self, trainer: Trainer, val: Any) -> EpochReport:
+        begin = time.perf_counter()
+        number = len(self.history)
+        sums = trainer.train_epoch(number)
+        if sums.samples == 0:
+            raise DataError("the training loader yields no sample: check the data and batch_size")
+        _check_weights(self.network, number + 1)
+        broadcast_buffers(self.network)
+        self.skipped += sums.skipped
+        judged = None if val is None else evaluate(self.network, val)
+        return EpochReport(
+            epoch=number + 1,
+            seconds=time.perf_counter() - begin,
+            loss=sums.loss / sums.samples,
+            lr=sums.lr,
+            train_top1=None if math.isnan(sums.hits) else 100.0 * sums.hits / sums.samples,
+            val_top1=None if judged is None else judged.top1,
+            val_loss=None if judged is None else judged.loss,
+        )
+
+    def _stalled(self) -> bool:
+        """Return whether the validation accuracy has not improved for long enough to stop."""
+        patience = self.recipe.early_stop
+        return patience is not None and len(self.history) - best_epoch(self.history) >= patience
+
+    def _save(self, trainer: Trainer) -> None:
+        if self.path is None:
+            return
+        state = {
+            "network": cpu_state(self.network),
+            "optimizer": trainer.optimizer.state_dict(),
+            "scaler": trainer.scaler.state_dict(),
+            "history": [report.to_dict() for report in self.history],
+            "skipped": self.skipped,
+            "best": self.best,
+        }
+        save_checkpoint(self.path, self.identity, state)
+
+    def _resume(self, trainer: Trainer) -> tuple[int | None, str | None]:
+        """Go on from the checkpoint; return the epochs it brings, and a note if it is of no use."""
+        if self.path is None:
+            return None, None
+        state, note = load_checkpoint(self.path, self.identity)
+        if state is None:
+            return None, note
+        self.network.load_state_dict(state["network"])
+        trainer.optimizer.load_state_dict(state["optimizer"])
+        trainer.scaler.load_state_dict(state["scaler"])
+        self.history = [EpochReport(**values) for values in state["history"]]
+        self.skipped = state["skipped"]
+        self.best = state["best"]
+        return len(self.history), None
+
+
+def _check_weights(network: nn.Module, epoch: int) -> None:
+    """Raise `TrainingError` if a weight is not finite: a loss tells of the step before only."""
+    named = list(network.named_parameters())
+    finite = torch.stack([torch.isfinite(value.detach()).all() for _, value in named]).tolist()
+    for (name, _), fine in zip(named, finite, strict=True):
+        if not fine:
+            raise TrainingError(
+                f"{name} is not finite after epoch {epoch}: use a lower learning rate (or "
+                "clip_norm); the network has its weights from before the fit"
+            )
+
+
+def _device(device: torch.device | str | None, accelerator: Any) -> torch.device:
+    """Return where to train, with the process group up."""
+    if accelerator is not None:
+        kind = str(getattr(accelerator.distributed_type, "value", accelerator.distributed_type))
+        if kind in {"FSDP", "DEEPSPEED", "MEGATRON_LM", "TP"}:
+            raise ConfigError(
+                f"shoal trains with plain data parallelism, not {kind}: start accelerate without it"
+            )
+    try:
+        chosen = None if device is None else torch.device(device)
+    except RuntimeError:
+        raise ConfigError(f"device is {device!r}: give 'cpu', 'cuda' or 'cuda:0'") from None
+    ensure_initialised(chosen)
+    if chosen is not None:
+        return chosen
+    return accelerator.device if accelerator is not None else default_device()
+
+
+def _asked_precision(recipe: Recipe, accelerator: Any) -> str:
+    """Return the recipe's precision, or the accelerator's if the recipe leaves it open."""
+    own = getattr(accelerator, "mixed_precision", "no")
+    return own if recipe.precision == "auto" and own in {"bf16", "fp16"} else recipe.precision
+
+
+def _check(
+    network: nn.Module, recipe: Recipe, *, epochs: int, val: Any, teacher: nn.Module | None
+) -> None:
+    """Raise an error for options that do not go together."""
+    if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 0:
+        raise ConfigError(f"epochs is {epochs!r}: give a whole number of at least 0")
+    if recipe.early_stop is not None and val is None:
+        raise ConfigError("early_stop needs validation data: give val, or set early_stop=None")
+    if recipe.distill > 0 and teacher is None:
+        raise ConfigError(f"distill is {recipe.distill:g} but there is no teacher: give teacher=")
+    if teacher is not None and recipe.distill == 0:
+        raise ConfigError("a teacher is given but distill is 0: set the recipe's distill, up to 1")
+    if teacher is network:
+        raise ConfigError("the teacher is the network itself: give a copy of it")
+    for name, parameter in network.named_parameters():
+        if parameter.dtype in (torch.float16, torch.bfloat16):
+            raise TrainingError(
+                f"parameter {name} is {parameter.dtype}: call network.float() before training "
+                "(the recipe's precision is for the arithmetic)"
+            )

@@ -1,0 +1,117 @@
+"""The network together with its loss, as one module.
+
+The loss is inside the module that data parallelism wraps, so everything that comes out of it takes
+part in the loss, whatever else the network returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from shoal.data.batch import Batch
+from shoal.errors import TrainingError
+from shoal.training.losses import (
+    check_targets,
+    count_hits,
+    distillation_losses,
+    logits_of,
+    sample_losses,
+)
+from shoal.training.recipe import Recipe
+
+__all__ = ["Loss", "Objective"]
+
+Loss = Callable[[Any, Tensor], Tensor]
+
+
+class Objective(nn.Module):
+    """Maps a batch to the sum of its samples' losses, with the network's weights as parameters.
+
+    Args:
+        network: what is trained.
+        recipe: gives label smoothing, the weight and the temperature of distillation.
+        loss: replaces the cross-entropy: called with the network's output and the target, returns
+            the mean over the batch or one loss per sample.
+        teacher: in eval mode, on the network's device; used when `recipe.distill` is above 0.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        recipe: Recipe,
+        *,
+        loss: Loss | None = None,
+        teacher: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.recipe = recipe
+        self.loss = loss
+        # In a tuple, because a module's attribute would count the teacher's weights as its own.
+        self._teacher = (teacher,)
+        self.check = True
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Return the sum of the losses [] and the number of hits [] (None: not a classification).
+
+        Labels are checked while `self.check` is set; each check waits for the device.
+
+        Raises:
+            DataError: the targets do not fit the outputs.
+            TrainingError: `loss` returned something else than a mean or one loss per sample.
+        """
+        output = self.network(*batch.args, **batch.kwargs)
+        share = self.recipe.distill
+        parts = []
+        if share < 1.0:
+            parts.append((1.0 - share) * self._task_loss(output, batch))
+        if share > 0.0:
+            parts.append(share * self._teacher_loss(output, batch))
+        return torch.stack(parts).sum(), self._hits(output, batch)
+
+    def _task_loss(self, output: Any, batch: Batch) -> Tensor:
+        """Return the sum over the batch of the cross-entropy, or of the user's loss."""
+        if self.loss is not None:
+            return _summed(self.loss(output, batch.target), batch.size)  # type: ignore[arg-type]
+        logits = logits_of(output)
+        if self.check or logits.ndim != 2 or batch.target is None:
+            check_targets(logits, batch.target)
+        assert batch.target is not None  # check_targets has seen to it; this tells mypy
+        return sample_losses(logits, batch.target, self.recipe.label_smoothing).sum()
+
+    def _teacher_loss(self, output: Any, batch: Batch) -> Tensor:
+        """Return the sum over the batch of the distillation loss."""
+        (teacher,) = self._teacher
+        if teacher is None:
+            raise TrainingError("distillation needs a teacher: give one, or set distill=0")
+        with torch.no_grad():
+            wanted = logits_of(teacher(*batch.args, **batch.kwargs))
+        return distillation_losses(logits_of(output), wanted, self.recipe.temperature).sum()
+
+    @torch.no_grad()
+    def _hits(self, output: Any, batch: Batch) -> Tensor | None:
+        """Return the number of hits if logits and targets look like a classification's."""
+        target = batch.target
+        if target is None:
+            return None
+        logits = logits_of(output)
+        soft = target.is_floating_point() and target.shape == logits.shape
+        hard = not target.is_floating_point() and target.ndim == 1
+        return count_hits(logits, target) if logits.ndim == 2 and (soft or hard) else None
+
+
+def _summed(loss: Any, size: int) -> Tensor:
+    """Return the sum over `size` samples of a loss given as their mean or one by one."""
+    if isinstance(loss, Tensor) and loss.numel() == 1 and loss.ndim <= 1:
+        return loss.reshape(()) * size
+    if isinstance(loss, Tensor) and loss.shape == (size,):
+        return loss.sum()
+    given = f"of shape {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+    raise TrainingError(
+        f"the loss function returned {given}: return the mean over the batch (a tensor of one "
+        f"element) or one loss per sample ({size} here)"
+    )

@@ -1,0 +1,257 @@
+"""The steps of a fit: forward, backward, update, in one process or several."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
+
+from shoal.data.batch import Batch
+from shoal.distributed import sum_across, world
+from shoal.errors import TrainingError
+from shoal.training.feed import Feed
+from shoal.training.objective import Objective
+from shoal.training.optimizer import build_optimizer
+from shoal.training.precision import autocast
+from shoal.training.recipe import Recipe
+from shoal.training.reports import BatchReport
+from shoal.training.schedule import learning_rate
+
+__all__ = ["EpochSums", "Trainer"]
+
+
+@dataclass(frozen=True)
+class EpochSums:
+    """What an epoch of training adds up to, over all processes.
+
+    Attributes:
+        loss: sum of the samples' losses.
+        hits: samples whose largest logit was at the target; NaN if the task is no classification.
+        samples: number of samples trained on.
+        lr: learning rate of the last step.
+        skipped: batches left out because batch norm cannot train on one sample.
+    """
+
+    loss: float
+    hits: float
+    samples: int
+    lr: float
+    skipped: int
+
+
+class Trainer:
+    """The moving parts of one fit; nothing of it outlives the fit.
+
+    Args:
+        objective: the network with its loss, on the device.
+        feed: this process's batches.
+        recipe: how to train.
+        epochs: of the whole fit, for the schedule.
+        precision: "fp32", "bf16" or "fp16".
+        device: where it runs.
+        on_batch: called after every optimizer step.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        feed: Feed,
+        recipe: Recipe,
+        *,
+        epochs: int,
+        precision: str,
+        device: torch.device,
+        on_batch: Callable[[BatchReport], None] | None = None,
+    ) -> None:
+        self.objective = objective
+        self.feed = feed
+        self.recipe = recipe
+        self.epochs = epochs
+        self.precision = precision
+        self.device = device
+        self.on_batch = on_batch
+        self.steps = math.ceil(len(feed) / recipe.accumulate)
+        self.optimizer = build_optimizer(objective.network, recipe)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+        self._has_batch_norm = any(isinstance(m, _BatchNorm) for m in objective.network.modules())
+        self._model: nn.Module = objective
+        if world() > 1:
+            self._model = self._in_parallel()
+
+    def train_epoch(self, epoch: int) -> EpochSums:
+        """Train one epoch (from 0) in train mode.
+
+        Raises:
+            TrainingError: the loss is not finite, or batch norm got a single value per channel.
+            DataError: labels do not fit the network's outputs.
+        """
+        self.objective.network.train()
+        meter = _Meter(epoch, self.steps, every=1 if self.device.type == "cpu" else 20)
+        largest = skipped = 0
+        lr = self.recipe.lr
+        for step, group in enumerate(_grouped(self.feed.epoch(epoch), self.recipe.accumulate)):
+            lr = self._learning_rate(epoch, step)
+            sizes, lonely = self._across(group)
+            largest = max(largest, *sizes)
+            usable = [not (one and size < largest) for one, size in zip(lonely, sizes, strict=True)]
+            skipped += usable.count(False)
+            total = sum(itertools.compress(sizes, usable))
+            if total:
+                loss, hits = self._step(list(itertools.compress(group, usable)), total, lr)
+                meter.add(step, loss, hits, total)
+                if self.on_batch is not None:
+                    mean = loss * (world() / total)
+                    self.on_batch(BatchReport(epoch + 1, step + 1, self.steps, lr, mean))
+        meter.flush()
+        # Looking at labels makes a GPU wait, so they are looked at in one epoch only.
+        self.objective.check = False
+        return EpochSums(meter.loss, meter.hits, meter.samples, lr, skipped)
+
+    def _step(self, group: list[Batch], total: int, lr: float) -> tuple[Tensor, Tensor]:
+        """Do one optimizer step on batches of `total` samples over all processes.
+
+        Returns:
+            The sums of loss and hits over this process's samples, each [].
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        sums = []
+        for index, batch in enumerate(group):
+            with self._sync(last=index == len(group) - 1):
+                loss, hits = self._forward(batch)
+                # Data parallelism averages the processes' gradients; together with this factor
+                # that is the gradient of the mean over all samples, however they are shared out.
+                self.scaler.scale(loss * (world() / total)).backward()
+            nothing = torch.full_like(loss, math.nan)
+            sums.append(torch.stack([loss.detach(), nothing if hits is None else hits.to(loss)]))
+        self.scaler.unscale_(self.optimizer)
+        if self.recipe.clip_norm is not None:
+            parameters = self.objective.network.parameters()
+            nn.utils.clip_grad_norm_(parameters, self.recipe.clip_norm)
+        for param_group in self.optimizer.param_groups:
+            param_group["lr"] = lr
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        loss, hits = torch.stack(sums).sum(dim=0)
+        return loss, hits
+
+    def _forward(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        try:
+            with autocast(self.precision, self.device):
+                loss, hits = self._model(batch)
+                return loss, hits
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise TrainingError(
+                f"batch norm cannot train on a batch of {batch.size}: use a larger batch_size"
+            ) from error
+
+    def _across(self, group: list[Batch]) -> tuple[list[int], list[bool]]:
+        """Return each batch's size over all processes, and whether some process got one sample."""
+        own = [batch.size for batch in group]
+        ones = [int(size == 1) for size in own]
+        if world() > 1:
+            own, ones = sum_across(torch.tensor([own, ones], device=self.device)).tolist()
+        return own, [bool(count) and self._has_batch_norm for count in ones]
+
+    def _learning_rate(self, epoch: int, step: int) -> float:
+        done = epoch * self.steps + step
+        return learning_rate(self.recipe, done, steps_per_epoch=self.steps, epochs=self.epochs)
+
+    def _sync(self, *, last: bool) -> AbstractContextManager[None]:
+        """Return the context that keeps processes from exchanging gradients before the last."""
+        if last or not isinstance(self._model, DistributedDataParallel):
+            return nullcontext()
+        return self._model.no_sync()
+
+    def _in_parallel(self) -> nn.Module:
+        """Return the objective wrapped for data parallelism over the processes."""
+        batch = next(iter(self.feed.epoch(0)))
+        unused = sum_across(torch.tensor(int(self._has_unused(batch)), device=self.device))
+        return DistributedDataParallel(
+            self.objective, find_unused_parameters=bool(unused.item() > 0)
+        )
+
+    def _has_unused(self, batch: Batch) -> bool:
+        """Return whether the loss of `batch` leaves a trainable parameter without gradient.
+
+        A captured network may hold such parameters; data parallelism would wait for their
+        gradients for ever. The trial leaves the network as it was.
+        """
+        network = self.objective.network.train()
+        buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
+        loss, _ = self._forward(batch)
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
+        reached = _leaves(loss)
+        return any(p.requires_grad and id(p) not in reached for p in network.parameters())
+
+
+class _Meter:
+    """Sums up loss and hits, and stops the fit when a loss is not finite.
+
+    Reading a number from a GPU makes it wait, and summing over processes makes all wait, so both
+    are done for `every` steps at once.
+    """
+
+    def __init__(self, epoch: int, steps: int, *, every: int) -> None:
+        self.loss = self.hits = 0.0
+        self.samples = 0
+        self._epoch, self._steps, self._every = epoch, steps, every
+        self._pending: list[tuple[int, Tensor]] = []
+
+    def add(self, step: int, loss: Tensor, hits: Tensor, samples: int) -> None:
+        """Add a step: this process's sums [], and the samples of all processes."""
+        self.samples += samples
+        self._pending.append((step, torch.stack([loss, hits]).float()))
+        if len(self._pending) >= self._every:
+            self.flush()
+
+    def flush(self) -> None:
+        """Look at what has gathered.
+
+        Raises:
+            TrainingError: a loss is not finite.
+        """
+        if not self._pending:
+            return
+        rows = sum_across(torch.stack([sums for _, sums in self._pending])).tolist()
+        for (step, _), (loss, hits) in zip(self._pending, rows, strict=True):
+            if not math.isfinite(loss):
+                raise TrainingError(
+                    f"the loss is {loss} in epoch {self._epoch + 1}, step {step + 1} of "
+                    f"{self._steps}: use a lower learning rate (or clip_norm); "
+                    "the network has its weights from before the fit"
+                )
+            self.loss += loss
+            self.hits += hits
+        self._pending.clear()
+
+
+def _grouped(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
+    """Yield the batches in lists of `size`; the last list may be shorter."""
+    while group := list(itertools.islice(batches, size)):
+        yield group
+
+
+def _leaves(loss: Tensor) -> set[int]:
+    """Return the identities of the leaf tensors that `loss` has a gradient for."""
+    found: set[int] = set()
+    seen, queue = set(), [loss.grad_fn]
+    while queue:
+        node = queue.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.add(id(node.variable))
+        queue.extend(parent for parent, _ in node.next_functions)
+    return found

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from shoal.data import DataSet, ImageLoader, data_sets, load_data
+from shoal.errors import ConfigError, DataError, NameNotFoundError
+
+IMAGES = torch.arange(10 * 3 * 4 * 4).reshape(10, 3, 4, 4).to(torch.uint8)
+LABELS = torch.arange(10) % 2
+
+
+def images(count=10, **options):
+    return ImageLoader(IMAGES[:count], LABELS[:count], batch_size=4, **options)
+
+
+def test_example_inputs_are_the_first_images_normalised():
+    data = DataSet("x", images(augment="flip_crop", shuffle=True, mean=0.5, std=0.5), images())
+    torch.testing.assert_close(data.example_inputs(), IMAGES[:2] / 127.5 - 1)
+    assert data.example_inputs(batch=7).shape == (7, 3, 4, 4)
+
+
+def test_example_inputs_join_small_batches_and_keep_several_inputs():
+    batches = [(torch.full((1, 2), i), torch.full((1, 3), i), torch.tensor([0])) for i in range(3)]
+    first, second = DataSet("x", batches, batches).example_inputs()
+    assert first.tolist() == [[0, 0], [1, 1]]
+    assert second.shape == (2, 3)
+
+
+def test_too_few_images_for_an_example():
+    with pytest.raises(DataError, match="'x' has 1 training samples: at least 2"):
+        DataSet("x", images(1), images()).example_inputs()
+    batches = [{"ids": torch.zeros(2, 3), "labels": torch.zeros(2)}]
+    with pytest.raises(DataError, match="by keywords"):
+        DataSet("x", batches, batches).example_inputs()
+
+
+def test_describe_and_to_dict():
+    data = DataSet("x", images(), images(4), classes=("a", "b"), notes=("one",))
+    assert data.describe() == "x: 10 train, 4 val images of 3×4×4 in 2 classes"
+    assert data.num_classes == 2
+    facts = json.loads(json.dumps(data.to_dict()))
+    assert facts["sizes"] == {"train": 10, "val": 4}
+    assert facts["sample_shape"] == [3, 4, 4]
+    assert facts["notes"] == ["one"]
+
+
+def test_registry_holds_the_built_in_kinds():
+    assert data_sets.names() == ["cifar10", "cifar100", "digits", "folder"]
+
+
+FACTORIES = """
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+from shoal.data import DataSet
+
+def loader(n):
+    return DataLoader(TensorDataset(torch.zeros(n, 5), torch.zeros(n, dtype=torch.long)), n)
+
+def two(n=4): return loader(n), loader(2)
+def three(): return [loader(4), loader(2), loader(3)]
+def whole(): return DataSet("mine", loader(4), loader(2), classes=("a", "b"))
+def one(): return loader(4)
+def four(): return (1, 2, 3, 4)
+def once(): return (b for b in [1]), loader(2)
+def no_length(): return iter, loader(2)
+def broken(): raise OSError("disk on fire")
+"""
+
+
+@pytest.fixture
+def module(tmp_path):
+    path = tmp_path / "my_data_factories.py"
+    path.write_text(FACTORIES)
+    return path
+
+
+def test_factories_of_a_file(module):
+    two = load_data(f"{module}:two?n=6")
+    assert two.test is None
+    assert two.example_inputs().shape == (2, 5)
+    assert next(iter(two.train))[0].shape == (6, 5)
+    assert two.sample_shape == (5,)
+    assert two.num_classes is None
+    assert two.describe().endswith("1 train, 1 val batches of 5")
+    assert load_data(f"{module}:three").test is not None
+    assert load_data(f"{module}:whole").name == "mine"
+
+
+def test_a_factory_of_a_module(module, monkeypatch):
+    monkeypatch.syspath_prepend(module.parent)
+    assert load_data("my_data_factories:whole").num_classes == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("one", DataError, r"returned DataLoader: return a shoal.data.DataSet, \(train, val\)"),
+        ("four", DataError, "returned 4 things"),
+        ("once", DataError, "can be read only once"),
+        ("no_length", DataError, "iterable of batches with a length"),
+        ("broken", ConfigError, "disk on fire"),
+        ("two?m=1", ConfigError, "does not take 'm'"),
+        ("tree", NameNotFoundError, "three"),
+    ],
+)
+def test_factories_that_fail_do_so_in_one_line(module, name, error, message):
+    with pytest.raises(error, match=message) as caught:
+        load_data(f"{module}:{name}")
+    assert "\n" not in str(caught.value)
+
+
+def test_options_that_a_factory_would_ignore_are_refused(module):
+    with pytest.raises(ConfigError, match="train_samples does not apply"):
+        load_data(f"{module}:two", train_samples=10)
+
+
+def test_classes_of_a_torchvision_like_data_set_are_found(module):
+    dataset = TensorDataset(torch.zeros(4, 5), torch.zeros(4, dtype=torch.long))
+    dataset.classes = ["a", "b", "c"]
+    from shoal.data.load import _class_names
+
+    assert _class_names(DataLoader(dataset)) == ("a", "b", "c")
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("digit", "did you mean 'digits'"),
+        ("cifar:/data", "did you mean 'cifar10'"),
+        ("imagenet:/data", "choose from: cifar10, cifar100, digits, folder"),
+        ("mnist", "choose from: cifar10"),
+        ("foldr:/data", "did you mean 'folder'"),
+    ],
+)
+def test_unknown_kinds_give_the_nearest(spec, message):
+    with pytest.raises(NameNotFoundError, match=message):
+        load_data(spec)
+
+
+def test_a_bare_folder_is_pointed_to_its_kind(tmp_path):
+    with pytest.raises(NameNotFoundError, match=f"write 'folder:{tmp_path}'"):
+        load_data(str(tmp_path))

@@ -1,0 +1,80 @@
+"""The benchmark of a network beside a baseline."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import fx, nn
+
+from shoal.errors import ConfigError
+from shoal.measure import benchmark
+
+
+class Stack(nn.Module):
+    """`layers` linear layers; each call advances the clock by 10 ms per layer."""
+
+    def __init__(self, clock: list[float], layers: int) -> None:
+        super().__init__()
+        self.clock = clock
+        self.body = nn.Sequential(*(nn.Linear(8, 8, bias=False) for _ in range(layers)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.clock[0] += 0.01 * len(self.body)
+        return self.body(x)
+
+
+def test_ratios_say_how_many_times_less_than_the_baseline() -> None:
+    clock = [0.0]
+    found = benchmark(
+        Stack(clock, 2),
+        torch.zeros(4, 8),
+        baseline=Stack(clock, 6),
+        repeats=8,
+        min_seconds=0,
+        clock=lambda: clock[0],
+    )
+    assert found.baseline is not None
+    assert found.speedup is not None
+    assert found.speedup.median == pytest.approx(3.0)
+    assert found.macs_ratio == 3.0
+    assert found.params_ratio == 3.0
+    assert (found.macs, found.params, found.batch_size) == (128, 128, 4)
+    assert found.latency.median_ms == pytest.approx(20.0)
+    assert found.baseline.latency.median_ms == pytest.approx(60.0)
+    assert json.loads(json.dumps(found.to_dict()))["baseline"]["macs"] == 384
+
+    lines = str(found).splitlines()
+    assert lines[0].split() == ["network", "baseline", "baseline", "/", "network"]
+    table = {line.split()[0]: line for line in lines[1:]}
+    assert "20 ms (20 to 20)" in table["latency"]
+    assert "3.00 × (3.00 to 3.00)" in table["latency"]
+    assert "200 images/s" in table["throughput"]
+    assert "128 MACs/image" in table["work"]
+    assert "unknown" in table["depth"]
+    assert lines[-1].startswith("batch 4 on cpu, ")
+
+
+def test_a_graph_has_a_depth_and_a_baseline_is_optional() -> None:
+    net = fx.symbolic_trace(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)))
+    found = benchmark(net, torch.zeros(4, 8), warmup=1, repeats=3, min_seconds=0)
+    assert found.depth == 2
+    assert found.baseline is None
+    assert found.speedup is None
+    assert found.to_dict()["speedup"] is None
+    assert "2 layers" in str(found)
+
+
+def test_a_network_without_work_has_no_ratio() -> None:
+    found = benchmark(
+        nn.ReLU(), torch.zeros(4, 8), nn.Linear(8, 8), warmup=1, repeats=3, min_seconds=0
+    )
+    assert found.macs_ratio is None
+    assert found.params_ratio is None
+    assert found.speedup is not None
+
+
+def test_only_modules_are_benchmarked() -> None:
+    with pytest.raises(ConfigError, match=r"the baseline must be an nn\.Module, not builtin"):
+        benchmark(nn.ReLU(), torch.zeros(1, 1), torch.relu)  # type: ignore[arg-type]

@@ -1,0 +1,143 @@
+"""What the tests of `shoal.network` have in common: build a model, capture it, compare to the bit."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from shoal.errors import ShoalError
+from shoal.models import compat
+from shoal.network import Network, capture
+
+_PROBABILITIES = ("p", "drop_prob", "dropout")
+
+
+class Call(nn.Module):
+    """A model whose whole forward pass is one function of the model and its inputs."""
+
+    def __init__(self, forward: Callable[..., Any], **children: nn.Module) -> None:
+        super().__init__()
+        self.function = forward
+        for name, child in children.items():
+            self.add_module(name, child)
+
+    def forward(self, *args: Any) -> Any:
+        return self.function(self, *args)
+
+
+def torchvision_model(name: str, **options: Any) -> nn.Module:
+    try:
+        torchvision = compat.import_torchvision()
+    except ShoalError as error:
+        pytest.skip(str(error))
+    torch.manual_seed(0)
+    return getattr(torchvision.models, name)(weights=None, **options)
+
+
+def timm_library() -> Any:
+    try:
+        return compat.import_timm()
+    except ShoalError as error:
+        pytest.skip(str(error))
+
+
+def timm_model(name: str, **options: Any) -> nn.Module:
+    timm = timm_library()
+    torch.manual_seed(0)
+    return timm.create_model(name, pretrained=False, **options)
+
+
+def settled(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Give every norm running statistics as training leaves them: neither 0 nor 1."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        mean = getattr(module, "running_mean", None)
+        variance = getattr(module, "running_var", None)
+        if isinstance(mean, Tensor) and isinstance(variance, Tensor):
+            mean.copy_(0.1 * torch.randn(mean.shape, generator=generator))
+            variance.copy_(0.5 + torch.rand(variance.shape, generator=generator))
+    return model
+
+
+def calm(model: nn.Module) -> nn.Module:
+    """Turn off what draws random numbers in training."""
+    for module in model.modules():
+        for name in _PROBABILITIES:
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+    return model
+
+
+def as_call(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(inputs, dict):
+        return (), inputs
+    return (inputs if isinstance(inputs, tuple) else (inputs,)), {}
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two outputs have one structure and the same bits."""
+    left, structure = pytree.tree_flatten(a)
+    right, other = pytree.tree_flatten(b)
+    return structure == other and all(
+        torch.equal(x, y) if isinstance(x, Tensor) else x == y
+        for x, y in zip(left, right, strict=True)
+    )
+
+
+def evaluate(module: nn.Module, inputs: Any) -> Any:
+    args, kwargs = as_call(inputs)
+    with torch.no_grad():
+        return module.eval()(*args, **kwargs)
+
+
+def training_differences(model: nn.Module, network: Network, inputs: Any) -> list[str]:
+    """Name what differs after one step's forward and backward pass in training mode."""
+    twins = [calm(copy.deepcopy(model)).train(), calm(network.copy()).train()]
+    outputs, losses = [], []
+    for twin in twins:
+        args, kwargs = as_call(inputs)
+        torch.manual_seed(1)
+        outputs.append(twin(*args, **kwargs))
+        floats = [t for t in pytree.tree_leaves(outputs[-1]) if _learns(t)]
+        losses.append(sum(t.float().square().mean() for t in floats))
+        losses[-1].backward()
+    wrong = [] if same(*outputs) else ["outputs"]
+    wrong += [] if torch.equal(*losses) else ["loss"]
+    gradients = [{k: p.grad for k, p in twin.named_parameters()} for twin in twins]
+    wrong += [f"gradient of {k}" for k in gradients[0] if not _equal(*(g[k] for g in gradients))]
+    states = [twin.state_dict() for twin in twins]
+    return wrong + [f"state of {k}" for k in states[0] if not _equal(*(s[k] for s in states))]
+
+
+def _learns(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.requires_grad
+
+
+def _equal(a: Tensor | None, b: Tensor | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    return torch.equal(a, b)
+
+
+def captured(model: nn.Module, inputs: Any, *, train: bool = True) -> Network:
+    """Capture a model and assert that nothing changed: outputs, gradients, state, to the bit."""
+    network = capture(model, inputs)
+    assert same(evaluate(copy.deepcopy(model), inputs), evaluate(network.copy(), inputs))
+    assert set(network.state_dict()) == set(model.state_dict())
+    if train:
+        assert training_differences(model, network, inputs) == []
+    return network
+
+
+def names(network: Network) -> list[str]:
+    return [site.name for site in network.sites]
+
+
+def kinds(network: Network) -> list[str]:
+    return [site.kind for site in network.sites]

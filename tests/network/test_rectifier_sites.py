@@ -1,0 +1,199 @@
+"""Every way to write a rectifier is a site, and computes and learns as it did, to the bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from network_checks import Call, captured, kinds, names, same
+from torch import Tensor, nn
+
+from shoal.network import capture
+
+# Ties and ends: where the ways to write a rectifier differ in their gradients.
+POINTS = (-7.0, -3.0, -1.0, -0.5, 0.0, 0.5, 1.0, 3.0, 6.0, 7.0, 20.0, 25.0)
+
+
+def points() -> Tensor:
+    return torch.tensor([POINTS, POINTS[::-1]])
+
+
+def function_model(function: Callable[[Tensor], Tensor]) -> nn.Module:
+    return Call(lambda self, x: function(x))
+
+
+FUNCTIONS = {
+    "F.relu": (F.relu, "relu"),
+    "F.relu_": (lambda x: F.relu_(x * 1.0), "relu"),
+    "torch.relu": (torch.relu, "relu"),
+    "x.relu()": (lambda x: x.relu(), "relu"),
+    "clamp(min=0)": (lambda x: x.clamp(min=0), "relu"),
+    "clamp_min(0.0)": (lambda x: x.clamp_min(0.0), "relu"),
+    "threshold": (lambda x: F.threshold(x, 0, 0), "relu"),
+    "maximum": (lambda x: torch.maximum(x, torch.zeros_like(x)), "relu"),
+    "maximum, zero first": (lambda x: torch.maximum(torch.zeros_like(x), x), "relu"),
+    "max": (lambda x: torch.max(x, torch.zeros(x.shape)), "relu"),
+    "maximum of a scalar": (lambda x: torch.maximum(x, torch.tensor(0.0)), "relu"),
+    "F.relu6": (F.relu6, "relu6"),
+    "clamp(0, 6)": (lambda x: x.clamp(0, 6), "relu6"),
+    "F.hardtanh(0, 6)": (lambda x: F.hardtanh(x, 0.0, 6.0), "relu6"),
+    "F.hardtanh(0, 1)": (lambda x: F.hardtanh(x, 0.0, 1.0), "hardtanh"),
+    "clamp(0, 4)": (lambda x: x.clamp(0, 4), "hardtanh"),
+    "F.leaky_relu": (lambda x: F.leaky_relu(x, 0.2), "leaky_relu"),
+    "F.rrelu": (F.rrelu, "rrelu"),
+    "F.elu": (lambda x: F.elu(x, 0.7), "elu"),
+    "F.selu": (F.selu, "selu"),
+    "F.celu": (lambda x: F.celu(x, 1.3), "celu"),
+    "F.gelu": (F.gelu, "gelu"),
+    "F.gelu tanh": (lambda x: F.gelu(x, approximate="tanh"), "gelu"),
+    "x·sigmoid(1.702x)": (lambda x: x * torch.sigmoid(1.702 * x), "gelu"),
+    "F.silu": (F.silu, "silu"),
+    "x·sigmoid(x)": (lambda x: x * torch.sigmoid(x), "silu"),
+    "sigmoid(x)·x": (lambda x: x.sigmoid() * x, "silu"),
+    "F.hardswish": (F.hardswish, "hardswish"),
+    "F.mish": (F.mish, "mish"),
+    "F.softplus": (lambda x: F.softplus(x, beta=2), "softplus"),
+}
+
+MODULES = {
+    "ReLU": nn.ReLU(), "ReLU in place": nn.ReLU(inplace=True), "ReLU6": nn.ReLU6(inplace=True),
+    "LeakyReLU": nn.LeakyReLU(0.3), "RReLU": nn.RReLU(), "ELU": nn.ELU(0.5, inplace=True),
+    "SELU": nn.SELU(), "CELU": nn.CELU(2.0), "GELU": nn.GELU(), "GELU tanh": nn.GELU("tanh"),
+    "SiLU": nn.SiLU(inplace=True), "Hardswish": nn.Hardswish(), "Mish": nn.Mish(inplace=True),
+    "Softplus": nn.Softplus(), "Hardtanh": nn.Hardtanh(0.0, 6.0), "Threshold": nn.Threshold(0, 0),
+}  # fmt: skip
+
+NOT_RECTIFIERS = {
+    "hardtanh(-1, 1)": F.hardtanh,
+    "clamp(-1, 1)": lambda x: x.clamp(-1, 1),
+    "clamp(max=0)": lambda x: x.clamp(max=0),
+    "clamp(min=1e-6)": lambda x: x.clamp(min=1e-6),
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "hardsigmoid": F.hardsigmoid,
+    "hard sigmoid as a clamp": lambda x: (x + 3).clamp(0, 6) / 6,
+    "hard sigmoid as relu6": lambda x: F.relu6(x + 3) / 6,
+    "hard sigmoid as a product": lambda x: F.relu6(x + 3) * (1 / 6),
+    "threshold at 1": lambda x: F.threshold(x, 1.0, 0.0),
+    "maximum of ones": lambda x: torch.maximum(x, torch.ones_like(x)),
+    "another's gate": lambda x: x * torch.sigmoid(x.flip(0)),
+    "broadcasting maximum": lambda x: torch.maximum(x[:, :1], torch.zeros(12)),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_rectifier_written_as_a_function_is_one_site(name: str) -> None:
+    function, kind = FUNCTIONS[name]
+    model = function_model(function)
+    network = capture(model, points())
+    assert kinds(network) == [kind]
+    assert not network.opaque
+    _assert_same_function_and_gradient(model, network)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_rectifier_module_is_one_site_under_its_own_path(name: str) -> None:
+    model = nn.Sequential(nn.Identity(), MODULES[name])
+    network = capture(model, points())
+    assert names(network) == ["1"]
+    _assert_same_function_and_gradient(model, network)
+
+
+@pytest.mark.parametrize("name", NOT_RECTIFIERS)
+def test_gates_and_other_nonlinearities_are_no_sites(name: str) -> None:
+    model = function_model(NOT_RECTIFIERS[name])
+    network = capture(model, points())
+    assert network.sites == []
+    _assert_same_function_and_gradient(model, network)
+
+
+def _assert_same_function_and_gradient(model: nn.Module, network: nn.Module) -> None:
+    for training in (False, True):
+        outputs, gradients = [], []
+        for module in (model.train(training), network.train(training)):
+            x = points().requires_grad_()
+            torch.manual_seed(3)
+            outputs.append(module(x.clone()))
+            (outputs[-1] * torch.arange(1.0, outputs[-1].numel() + 1).view_as(outputs[-1])).sum(
+            ).backward()
+            gradients.append(x.grad)
+        assert same(*outputs)
+        assert torch.equal(*gradients)
+
+
+def test_a_hard_swish_written_out_has_no_site_inside_its_gate() -> None:
+    model = function_model(lambda x: x * F.relu6(x + 3) / 6)
+    network = capture(model, points())
+    assert "relu6" not in kinds(network)
+    _assert_same_function_and_gradient(model, network)
+
+
+def test_prelu_called_twice_is_two_sites_with_one_weight() -> None:
+    prelu = nn.PReLU(4)
+    model = Call(
+        lambda self, x: self.act(self.b(self.act(self.a(x)))),
+        a=nn.Linear(4, 4), b=nn.Linear(4, 4), act=prelu,
+    )  # fmt: skip
+    network = captured(model, torch.randn(3, 4))
+    assert names(network) == ["act", "act_1"]
+    assert kinds(network) == ["prelu", "prelu"]
+    assert [k for k in network.state_dict() if k.startswith("act")] == ["act.weight"]
+
+
+def test_a_shared_prelu_keeps_its_weight_through_a_copy_and_a_move() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), act := nn.PReLU(4), nn.Linear(4, 4), act)
+    network = captured(model, torch.randn(3, 4)).copy().double()
+    x = torch.randn(2, 4, dtype=torch.float64)
+    assert torch.equal(network(x), model.double()(x))
+    with torch.no_grad():
+        act.weight.fill_(3.0)
+        network.get_parameter("1.weight").fill_(3.0)
+    assert torch.equal(network(x), model(x))
+
+
+def test_calls_of_one_module_are_numbered() -> None:
+    model = Call(lambda self, x: self.act(self.act(self.act(x) - 1) - 1), act=nn.ReLU())
+    assert names(capture(model, points())) == ["act", "act_1", "act_2"]
+
+
+def test_functional_calls_take_the_enclosing_module_and_the_operation() -> None:
+    inner = Call(lambda self, x: F.relu(F.relu(self.a(x)) - 1), a=nn.Linear(4, 4))
+    model = Call(lambda self, x: F.gelu(self.layer1(x)), layer1=nn.Sequential(inner))
+    network = captured(model, torch.randn(2, 4))
+    assert names(network) == ["layer1.0.relu", "layer1.0.relu_1", "gelu"]
+    assert [site.path for site in network.sites] == ["layer1.0", "layer1.0", ""]
+
+
+def test_a_functional_call_does_not_take_the_name_of_an_existing_module() -> None:
+    model = Call(lambda self, x: self.relu(F.relu(x) - 1), relu=nn.Linear(4, 4))
+    network = captured(model, torch.randn(2, 4))
+    assert names(network) == ["relu_1"]
+    assert "relu.weight" in network.state_dict()
+
+
+def test_a_tensor_of_zeros_that_is_part_of_the_state_is_not_a_constant() -> None:
+    class Floor(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("floor", torch.zeros(12))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.maximum(x, self.floor)
+
+    network = capture(Floor(), points())
+    assert network.sites == []
+    network.load_state_dict({"floor": torch.ones(12)})
+    assert network(points()).min() == 1
+
+
+def test_each_site_of_a_mixed_model_knows_its_kind() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.BatchNorm2d(5), nn.GELU(),
+        nn.Flatten(), nn.Linear(5 * 16, 6), nn.SiLU(),
+    )  # fmt: skip
+    network = captured(model, torch.randn(2, 3, 8, 8))
+    found = [(site.name, site.kind, site.channel_dim, site.channels) for site in network.sites]
+    assert found == [("1", "relu", 1, 4), ("4", "gelu", 1, 5), ("7", "silu", 1, 6)]
+    assert all(site.linearized is None for site in network.sites)

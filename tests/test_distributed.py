@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from shoal import distributed
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_a_plain_process_is_one_of_one_and_the_main_one() -> None:
+    assert (distributed.world(), distributed.rank(), distributed.is_main()) == (1, 0, True)
+    distributed.barrier()
+    distributed.broadcast_buffers(nn.BatchNorm1d(2))
+    assert isinstance(distributed.default_device(), torch.device)
+
+
+def test_a_sum_over_one_process_is_the_tensor_itself() -> None:
+    tensor = torch.arange(3)
+    assert distributed.sum_across(tensor) is tensor
+
+
+def test_one_process_has_all_batches() -> None:
+    assert list(distributed.my_batches(iter("abc"))) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_the_processes_share_the_batches_without_overlap(
+    monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(distributed, "world", lambda: size)
+    shares = []
+    for number in range(size):
+        monkeypatch.setattr(distributed, "rank", lambda number=number: number)
+        shares.append(list(distributed.my_batches(range(7))))
+    assert sorted(batch for share in shares for batch in share) == list(range(7))
+    assert shares[1] == list(range(1, 7, size))

@@ -1,0 +1,116 @@
+"""Scenarios that must end alike in one process and in two; run by a launcher, or imported."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+
+from shoal.data.augment import Augment
+from shoal.data.loader import ImageLoader
+from shoal.distributed import is_main, rank, sum_across, world
+from shoal.training import Recipe, evaluate, fit
+
+FP32 = Recipe(precision="fp32", lr=0.05)
+
+
+class TwoHeads(nn.Module):
+    """Has a parameter that nothing uses, and an output that takes no part in the loss."""
+
+    def __init__(self, norm: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.conv = nn.Conv2d(3, 6, 3, padding=1)
+        self.norm = nn.BatchNorm2d(6) if norm else nn.Identity()
+        self.head, self.aside = nn.Linear(6, 4), nn.Linear(6, 2)
+        self.unused = nn.Parameter(torch.ones(2, 2))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        features = torch.relu(self.norm(self.conv(x))).mean(dim=(2, 3))
+        return self.head(features), self.aside(features)
+
+
+def plain_net() -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Conv2d(3, 6, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(54, 4))
+
+
+def images(count: int, **options: Any) -> ImageLoader:
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (count, 3, 8, 8), generator=generator, dtype=torch.uint8)
+    labels = torch.randint(0, 4, (count,), generator=generator)
+    given = {"batch_size": 16, "mean": (0.5,), "std": (0.25,), "num_classes": 4, **options}
+    return ImageLoader(pixels, labels, **given)
+
+
+def tensors(count: int) -> TensorDataset:
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(count, 3, 8, 8, generator=generator)
+    return TensorDataset(x, torch.randint(0, 4, (count,), generator=generator))
+
+
+def state(net: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in net.state_dict().items()}
+
+
+def trained(train: Any, net: nn.Module | None = None, **options: Any) -> dict[str, Any]:
+    net = plain_net() if net is None else net
+    report = fit(net, train, **{"epochs": 2, "recipe": FP32, **options})
+    losses = torch.tensor([e.loss for e in report.epochs], dtype=torch.float64)
+    return {"losses": losses, **state(net)}
+
+
+def scenarios(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return what each scenario ends with, the same in every process."""
+    shuffled = {"shuffle": True, "augment": Augment(flip=True, crop=1), "seed": 3}
+    counted = evaluate(plain_net(), images(45, batch_size=7))
+    early = Recipe(precision="fp32", lr=0.3, early_stop=2)
+    pair = {**FP32.to_dict(), "accumulate": 2}
+    return {
+        "evaluate": counted.to_dict(),
+        "limit": evaluate(plain_net(), images(45, batch_size=7), limit=20).to_dict(),
+        "shoal loader": trained(images(45, **shuffled)),
+        "accumulate": trained(images(45, **shuffled), recipe=pair),
+        "users loader": trained(DataLoader(tensors(40), batch_size=8, shuffle=True)),
+        "odd batches": trained(DataLoader(tensors(40), batch_size=7, shuffle=True)),
+        "list of batches": trained(
+            [(x[None, 0:1].expand(5, 3, 8, 8), y.expand(5)) for x, y in tensors(3)]
+        ),
+        "unused parameter": trained(images(32), TwoHeads()),
+        "early stop": trained(
+            images(64),
+            epochs=6,
+            recipe=early,
+            val=images(48, batch_size=10),
+            checkpoint=folder / f"{world()}.pt",
+        ),
+    }
+
+
+def alike(values: dict[str, Any]) -> bool:
+    """Return whether all processes hold the same numbers."""
+    for value in values.values():
+        mine = torch.as_tensor(value, dtype=torch.float64)
+        if not torch.equal(sum_across(mine.clone()), mine * world()):
+            return False
+    return True
+
+
+def main(folder: Path) -> None:
+    results: dict[str, Any] = {"scenarios": scenarios(folder), "world": world()}
+    loader = images(45, shuffle=True)
+    results["norm alike"] = alike(trained(loader, TwoHeads(norm=True)))
+    data = tensors(40)
+    own = DataLoader(data, batch_size=4, sampler=DistributedSampler(data, world(), rank()))
+    results["own sampler"] = len(trained(own)["losses"])
+    results["alike"] = all(alike(values) for values in results["scenarios"].values())
+    if is_main():
+        torch.save(results, folder / "results.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
