@@ -1,4 +1,4 @@
-"""What the tests of `shoal.network` have in common: build a model, capture it, compare to the bit."""
+"""What the tests of `shoal.network` share: build a model, capture it, compare to the bit."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ FUNCTIONS = {
 
 MODULES = {
     "ReLU": nn.ReLU(), "ReLU in place": nn.ReLU(inplace=True), "ReLU6": nn.ReLU6(inplace=True),
-    "LeakyReLU": nn.LeakyReLU(0.3), "RReLU": nn.RReLU(), "ELU": nn.ELU(0.5, inplace=True),
+    "LeakyReLU": nn.LeakyReLU(0.3), "RReLU": nn.RReLU(), "ELU": nn.ELU(0.5),
     "SELU": nn.SELU(), "CELU": nn.CELU(2.0), "GELU": nn.GELU(), "GELU tanh": nn.GELU("tanh"),
     "SiLU": nn.SiLU(inplace=True), "Hardswish": nn.Hardswish(), "Mish": nn.Mish(inplace=True),
     "Softplus": nn.Softplus(), "Hardtanh": nn.Hardtanh(0.0, 6.0), "Threshold": nn.Threshold(0, 0),
@@ -101,6 +101,17 @@ def test_a_rectifier_module_is_one_site_under_its_own_path(name: str) -> None:
     _assert_same_function_and_gradient(model, network)
 
 
+def test_elu_in_place_learns_as_elu_does() -> None:
+    # In place its gradient is computed from the output, which rounds otherwise.
+    model = nn.Sequential(nn.Linear(4, 4), nn.ELU(0.5, inplace=True))
+    network = capture(model, torch.randn(2, 4)).copy()
+    x = torch.randn(3, 4)
+    assert torch.equal(model(x), network(x))
+    model(x).square().sum().backward()
+    network(x).square().sum().backward()
+    torch.testing.assert_close(model[0].weight.grad, network.get_parameter("0.weight").grad)
+
+
 @pytest.mark.parametrize("name", NOT_RECTIFIERS)
 def test_gates_and_other_nonlinearities_are_no_sites(name: str) -> None:
     model = function_model(NOT_RECTIFIERS[name])
@@ -116,8 +127,9 @@ def _assert_same_function_and_gradient(model: nn.Module, network: nn.Module) -> 
             x = points().requires_grad_()
             torch.manual_seed(3)
             outputs.append(module(x.clone()))
-            (outputs[-1] * torch.arange(1.0, outputs[-1].numel() + 1).view_as(outputs[-1])).sum(
-            ).backward()
+            (
+                outputs[-1] * torch.arange(1.0, outputs[-1].numel() + 1).view_as(outputs[-1])
+            ).sum().backward()
             gradients.append(x.grad)
         assert same(*outputs)
         assert torch.equal(*gradients)

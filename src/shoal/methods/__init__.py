@@ -1,1 +1,25 @@
-"""."""
+"""The published systems and ours: short programs over importance, surgery and training."""
+
+from __future__ import annotations
+
+from shoal.methods.compress import compress
+from shoal.methods.easier import Easier
+from shoal.methods.listener import Listener
+from shoal.methods.options import Search
+from shoal.methods.records import Metrics, Step
+from shoal.methods.registry import Method, Proposal, methods
+from shoal.methods.search import Result, search
+
+__all__ = [
+    "Easier",
+    "Listener",
+    "Method",
+    "Metrics",
+    "Proposal",
+    "Result",
+    "Search",
+    "Step",
+    "compress",
+    "methods",
+    "search",
+]

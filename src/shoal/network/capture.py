@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import inspect
+import json
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from torch.utils import _pytree as pytree
 from shoal.errors import CaptureError
 from shoal.network.check import check_capture
 from shoal.network.inplace import make_out_of_place
-from shoal.network.network import InputSpec, Network
+from shoal.network.network import InputSpec, Network, TensorSpec
 from shoal.network.plan import Plan
 from shoal.network.raising import raise_graph
 from shoal.network.skeleton import Skeleton
@@ -26,7 +28,13 @@ from shoal.network.training_only import restore_training_only
 __all__ = ["capture"]
 
 
-def capture(model: nn.Module, example_inputs: Any, *, check: bool = True) -> Network:
+def capture(
+    model: nn.Module,
+    example_inputs: Any,
+    *,
+    example_kwargs: Mapping[str, Any] | None = None,
+    check: bool = True,
+) -> Network:
     """Capture `model` as a graph of ordinary modules that hold its own parameters.
 
     The network computes what the model computes, in eval and in training mode, for any batch size;
@@ -37,6 +45,7 @@ def capture(model: nn.Module, example_inputs: Any, *, check: bool = True) -> Net
         model: a trained model that `torch.export` takes. A `Network` is returned as it is.
         example_inputs: what the model is called with: a tensor, a tuple of positional inputs, or a
             mapping of keyword inputs. Dimension 0 of each tensor is the batch, at least 2 samples.
+        example_kwargs: keyword inputs that go with positional ones.
         check: compare outputs with the model's on these inputs, as given and for a single sample.
 
     Raises:
@@ -49,6 +58,7 @@ def capture(model: nn.Module, example_inputs: Any, *, check: bool = True) -> Net
     if not isinstance(model, nn.Module):
         raise CaptureError(f"capture takes a torch.nn.Module, not {type(model).__name__}")
     args, kwargs = _as_call(example_inputs)
+    kwargs.update(example_kwargs or {})
     leaves, structure = pytree.tree_flatten((args, kwargs))
     batch = _batch_size(leaves)
     with _modes_restored(model):
@@ -76,7 +86,7 @@ def _assemble(
     raised = raise_graph(exported, Skeleton(model, network), kept)
     network._keep(
         graph=raised.graph,
-        plan=Plan(),
+        plan=Plan(fingerprint=_fingerprint(network, raised.sites)),
         opaque=raised.opaque,
         notes=(),
         _inputs=inputs,
@@ -85,6 +95,13 @@ def _assemble(
     )
     network.recompile()
     return network
+
+
+def _fingerprint(network: nn.Module, sites: Sequence[tuple[str, str, str]]) -> str:
+    """Return a hash of the architecture: its sites, and the names and shapes of its tensors."""
+    tensors = {name: list(value.shape) for name, value in network.state_dict().items()}
+    text = json.dumps([[name, kind] for name, kind, _ in sites] + [tensors], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 # ---------------------------------------------------------------------- the inputs
@@ -128,10 +145,11 @@ def _input_spec(
         parameters = tuple(inspect.signature(model.forward).parameters)
     except (TypeError, ValueError):
         parameters = ()
-    tensors = tuple(
-        (tuple(leaf.shape), leaf.dtype) if isinstance(leaf, Tensor) else None for leaf in leaves
+    specs = tuple(
+        TensorSpec(tuple(leaf.shape), leaf.dtype) if isinstance(leaf, Tensor) else leaf
+        for leaf in leaves
     )
-    return InputSpec(structure, tuple(kwargs), parameters, tensors)
+    return InputSpec(structure, tuple(kwargs), parameters, specs)
 
 
 # ---------------------------------------------------------------------- exporting

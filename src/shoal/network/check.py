@@ -53,21 +53,38 @@ def _first_sample(
 def _compare(
     model: nn.Module, network: Network, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> None:
-    expected, structure = pytree.tree_flatten(model(*args, **kwargs))
+    expected, structure = _outputs(model, args, kwargs)
     try:
-        got, own_structure = pytree.tree_flatten(network(*args, **kwargs))
+        got, own_structure = _outputs(network, args, kwargs)
     except RuntimeError as error:
         batch = next(x.shape[0] for x in pytree.tree_leaves((args, kwargs)) if _batched(x))
         reason = " ".join(str(error).split())[:200]
         raise CaptureError(
             f"the captured network does not run at batch size {batch}: {reason}"
         ) from error
-    agree = structure == own_structure and all(map(_agree, expected, got))
-    if not agree:
+    if structure != own_structure or not all(map(_agree, expected, got)):
+        again, _ = _outputs(model, args, kwargs)
+        if not all(map(_agree, expected, again)):
+            raise CaptureError(
+                f"{type(model).__name__} gives other outputs when it is called again on the same "
+                "inputs in eval mode: make what it draws or counts depend on self.training"
+            )
         raise CaptureError(
             "the captured network does not compute what the model computes"
             f"{_first_difference(model, network, args, kwargs)}"
         )
+
+
+def _outputs(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[list[Any], pytree.TreeSpec]:
+    """Call a module on copies of the inputs, which it may overwrite."""
+
+    def copied(leaf: Any) -> Any:
+        return leaf.clone() if isinstance(leaf, Tensor) else leaf
+
+    args, kwargs = pytree.tree_map(copied, (args, kwargs))
+    return pytree.tree_flatten(module(*args, **kwargs))
 
 
 def _batched(value: object) -> bool:

@@ -8,7 +8,7 @@ change: where another alias of the mutated tensor is read later, the operation s
 from __future__ import annotations
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 from torch._ops import OpOverload
 
 __all__ = ["make_out_of_place"]
@@ -18,7 +18,8 @@ aten = torch.ops.aten
 _BASES = (
     "relu", "relu6", "hardtanh", "leaky_relu", "elu", "selu", "celu", "silu", "hardswish", "mish",
     "rrelu", "clamp", "clamp_min", "clamp_max", "threshold", "sigmoid", "hardsigmoid", "tanh",
-    "add", "sub", "mul", "div", "dropout", "feature_dropout", "alpha_dropout",
+    "add", "sub", "mul", "div", "dropout", "feature_dropout", "alpha_dropout", "gelu", "exp", "neg",
+    "pow", "sqrt", "rsqrt", "abs", "square", "floor", "masked_fill", "detach",
 )  # fmt: skip
 
 # These hand back their input itself in eval mode, which their schema does not say.
@@ -78,12 +79,26 @@ def make_out_of_place(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
             continue
         others = [n for n in root if root[n] is root[written] and n not in (written, node)]
         read_later = any(position[u] > position[node] for n in others for u in n.users)
-        if read_later or root[written].op == "get_attr":
+        if read_later or root[written].op == "get_attr" or _promotes(node, written):
             kept[node] = root[node]
             continue
         node.target = twins[node.target]
-        root[node] = node
+        again = _aliased_input(node)  # detach shares memory also out of place
+        root[node] = node if again is None else root[again]
         for user in list(written.users):
             if position[user] > position[node]:
                 user.replace_input_with(written, node)
     return kept
+
+
+def _promotes(node: fx.Node, written: fx.Node) -> bool:
+    """Whether the out-of-place twin would return another type or shape than the written tensor."""
+    target = written.meta.get("val")
+    for operand in node.all_input_nodes:
+        value = operand.meta.get("val")
+        if not isinstance(value, Tensor) or not isinstance(target, Tensor):
+            continue
+        mask = value.dtype is torch.bool  # promotes nothing
+        if not mask and value.dim() > 0 and value.dtype is not target.dtype:
+            return True
+    return False

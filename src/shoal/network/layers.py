@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload
 
+from shoal.network.modules import FrozenBatchNorm
+
 __all__ = ["LAYERS", "LayerMaker"]
 
 aten = torch.ops.aten
@@ -104,6 +106,8 @@ def _batch_norm(a: Mapping[str, Any], original: nn.Module | None) -> nn.Module |
         return "a batch norm with a scale and no shift"
     if tracked and a["training"]:
         return "a batch norm that uses batch statistics in eval mode but keeps running ones"
+    if tracked and not a["in_training"]:
+        return FrozenBatchNorm(features, eps=a["eps"], affine=affine, device="meta")
     momentum = a["momentum"]
     make: type[nn.Module] = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 5: nn.BatchNorm3d}.get(
         a["input_dim"], nn.BatchNorm2d
@@ -124,12 +128,18 @@ def _batch_norm(a: Mapping[str, Any], original: nn.Module | None) -> nn.Module |
 
 @_layer(aten.instance_norm.default)
 def _instance_norm(a: Mapping[str, Any], original: nn.Module | None) -> nn.Module | str:
-    if not _has(a["weight"]):
-        return "an instance norm without parameters"
-    if not a["use_input_stats"] or _has(a["running_mean"]):
-        return "an instance norm with running statistics"
+    tracked = _has(a["running_mean"])
+    if tracked and (a["use_input_stats"] or not a["in_training"]):
+        return "an instance norm that does not follow the training flag"
     make = {3: nn.InstanceNorm1d, 5: nn.InstanceNorm3d}.get(a["input_dim"], nn.InstanceNorm2d)
-    return make(a["weight"].numel(), eps=a["eps"], affine=True, device="meta")
+    return make(
+        a["running_mean" if tracked else "weight"].numel(),
+        eps=a["eps"],
+        momentum=a["momentum"],
+        affine=_has(a["weight"]),
+        track_running_stats=tracked,
+        device="meta",
+    )
 
 
 @_layer(aten.layer_norm.default)

@@ -9,8 +9,12 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch._ops import OpOverload
 
-__all__ = ["Attention", "Line", "Maximum0", "SharedPReLU", "StochasticDepth", "Swish"]
+__all__ = [
+    "Attention", "ByMode", "FrozenBatchNorm", "Line", "Maximum0", "SharedPReLU", "StochasticDepth",
+    "Swish",
+]  # fmt: skip
 
 
 class Line(nn.Module):
@@ -84,6 +88,52 @@ class Attention(nn.Module):
     def extra_repr(self) -> str:
         """Return what `print` shows between the parentheses."""
         return f"dropout={self.dropout}"
+
+
+class ByMode(nn.Module):
+    """An operation that stays a function, but for one argument that follows the training flag.
+
+    Args:
+        operation: the ATen operation.
+        index: which of its positional arguments follows the flag.
+        in_eval: that argument in eval mode.
+        in_training: that argument in training mode.
+    """
+
+    def __init__(self, operation: OpOverload, index: int, in_eval: Any, in_training: Any) -> None:
+        super().__init__()
+        self.operation = operation
+        self.index = index
+        self.in_eval = in_eval
+        self.in_training = in_training
+
+    @property
+    def name(self) -> str:
+        """The operation's name without its namespace."""
+        return self.operation._schema.name.removeprefix("aten::")
+
+    def forward(self, *args: Any) -> Any:
+        """Take and return what the operation does."""
+        given = list(args)
+        given[self.index] = self.in_training if self.training else self.in_eval
+        return self.operation(*given)
+
+    def extra_repr(self) -> str:
+        """Return what `print` shows between the parentheses."""
+        return f"{self.name}, in_eval={self.in_eval}, in_training={self.in_training}"
+
+
+class FrozenBatchNorm(nn.BatchNorm2d):
+    """A batch norm of any rank that uses its running statistics in training too."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        pass
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map [batch, channels, …] to the same shape."""
+        return nn.functional.batch_norm(
+            input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
+        )
 
 
 class Swish(nn.Module):

@@ -19,7 +19,15 @@ from shoal.network.modules import Line
 from shoal.network.plan import Plan
 from shoal.network.raising import Opaque
 
-__all__ = ["InputSpec", "Network", "Site"]
+__all__ = ["InputSpec", "Network", "Site", "TensorSpec"]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Shape and type of an example tensor; dimension 0 is the batch."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
 
 
 @dataclass(frozen=True)
@@ -51,13 +59,13 @@ class InputSpec:
         structure: the tree of positional and keyword inputs, as PyTorch's pytree spells it.
         keywords: the names of the keyword inputs in the order of the tree.
         parameters: the parameter names of the original's `forward`.
-        tensors: (shape, dtype) of each tensor among the example's leaves, None for other leaves.
+        leaves: the example's leaves, tensors by their `TensorSpec`, others as they are.
     """
 
     structure: pytree.TreeSpec
     keywords: tuple[str, ...]
     parameters: tuple[str, ...]
-    tensors: tuple[tuple[tuple[int, ...], torch.dtype] | None, ...]
+    leaves: tuple[Any, ...]
 
     def flatten(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
         """Return the leaves of a call, in the graph's order; raises `CaptureError` on a misfit."""
@@ -224,16 +232,17 @@ class Network(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         device = next((p.device for p in self.parameters()), torch.device("cpu"))
         leaves: list[Any] = []
-        for spec in self._inputs.tensors:
-            if spec is None:
-                leaves.append(None)
+        for spec in self._inputs.leaves:
+            if not isinstance(spec, TensorSpec):
+                leaves.append(spec)
                 continue
-            shape, dtype = spec
-            shape = (shape[0] if batch is None else batch, *shape[1:]) if shape else shape
-            if dtype.is_floating_point:
-                value = torch.randn(shape, generator=generator).to(dtype)
+            shape = spec.shape
+            if batch is not None and shape:
+                shape = (batch, *shape[1:])
+            if spec.dtype.is_floating_point:
+                value = torch.randn(shape, generator=generator).to(spec.dtype)
             else:
-                value = torch.zeros(shape, dtype=dtype)
+                value = torch.zeros(shape, dtype=spec.dtype)
             leaves.append(value.to(device))
         args, kwargs = pytree.tree_unflatten(leaves, self._inputs.structure)
         return tuple(args), dict(kwargs)

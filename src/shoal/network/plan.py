@@ -45,10 +45,12 @@ class Plan:
     Attributes:
         base: where the original model comes from ("torchvision:resnet18"), or None if the user
             holds it.
+        fingerprint: a hash of the base model's architecture.
         operations: what was done, oldest first.
     """
 
     base: str | None = None
+    fingerprint: str = ""
     operations: list[Operation] = field(default_factory=list)
 
     def record(self, kind: str, names: tuple[str, ...], **options: Any) -> None:
@@ -64,7 +66,11 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
-        return {"base": self.base, "operations": [op.to_dict() for op in self.operations]}
+        return {
+            "base": self.base,
+            "fingerprint": self.fingerprint,
+            "operations": [op.to_dict() for op in self.operations],
+        }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Plan:
@@ -72,4 +78,5 @@ class Plan:
         operations = data.get("operations")
         if not isinstance(operations, list):
             raise PlanError("the plan has no list of operations: the file is damaged")
-        return cls(data.get("base"), [Operation.from_dict(op) for op in operations])
+        done = [Operation.from_dict(op) for op in operations]
+        return cls(data.get("base"), str(data.get("fingerprint", "")), done)

@@ -16,12 +16,20 @@ from torch import Tensor, fx, nn
 from torch._ops import OpOverload
 
 from shoal.network.layers import LAYERS
-from shoal.network.modules import Attention, SharedPReLU, StochasticDepth
-from shoal.network.rectifiers import Rectifier, bound_arguments, recognize
+from shoal.network.modules import Attention, ByMode, SharedPReLU, StochasticDepth
+from shoal.network.nodes import (
+    bound_arguments,
+    is_impure,
+    lookup_tensor,
+    makes_memory,
+    module_path,
+    shape_of,
+)
+from shoal.network.rectifiers import Rectifier, recognize
 from shoal.network.skeleton import Skeleton
-from shoal.network.training_only import stochastic_depth
+from shoal.network.training_only import MODE_ARGUMENT, stochastic_depth
 
-__all__ = ["Opaque", "RaisedGraph", "module_path", "raise_graph"]
+__all__ = ["Opaque", "RaisedGraph", "raise_graph"]
 
 aten = torch.ops.aten
 
@@ -59,13 +67,6 @@ class RaisedGraph:
     opaque: tuple[Opaque, ...]
 
 
-def module_path(node: fx.Node) -> str:
-    """Return the path of the innermost original module whose forward pass made `node`."""
-    stack = node.meta.get("nn_module_stack") or {}
-    entries = list(stack.values())
-    return entries[-1][0] if entries else ""
-
-
 def raise_graph(
     exported: fx.GraphModule, skeleton: Skeleton, kept: Mapping[fx.Node, fx.Node]
 ) -> RaisedGraph:
@@ -92,7 +93,7 @@ class _Raiser:
         self.layer_at: dict[str, tuple[nn.Module, tuple[Any, ...]]] = {}
         self.prelus: dict[int, nn.PReLU] = {}
         self.sites: list[tuple[str, str, str]] = []
-        self.opaque: list[Opaque] = []
+        self.operation: dict[fx.Node, str] = {}
         self.constants: dict[str, Tensor] = {}
         self.inputs: list[fx.Node] = []
 
@@ -101,9 +102,10 @@ class _Raiser:
     def run(self) -> RaisedGraph:
         for node in self.exported.graph.nodes:
             self.new[node] = self._raise(node)
-        self.graph.eliminate_dead_code(is_impure_node=_is_impure)
+        self.graph.eliminate_dead_code(is_impure_node=is_impure)
         self.graph.lint()
-        return RaisedGraph(self.graph, tuple(self.sites), tuple(self.opaque))
+        opaque = (self._opaque(n) for n in self.graph.nodes if "opaque" in n.meta)
+        return RaisedGraph(self.graph, tuple(self.sites), tuple(opaque))
 
     def _raise(self, node: fx.Node) -> fx.Node:
         if node.op == "call_function":
@@ -116,8 +118,8 @@ class _Raiser:
                 return self._raise_dropout(node)
             if node.target is stochastic_depth:
                 return self._raise_stochastic_depth(node)
-            if node.target is aten.scaled_dot_product_attention.default and "dropout" in node.meta:
-                return self._raise_attention(node)
+            if _mode_changes(node):
+                return self._raise_attention(node) if _is_attention(node) else self._by_mode(node)
             return self._copy_call(node)
         if node.op == "get_attr":
             return self._raise_attribute(node)
@@ -128,7 +130,7 @@ class _Raiser:
         return copied
 
     def _meta(self, node: fx.Node) -> dict[str, Any]:
-        return {"path": module_path(node), **_shape_of(node)}
+        return {"path": module_path(node), **shape_of(node)}
 
     def _call(self, node: fx.Node, target: str, *inputs: fx.Node) -> fx.Node:
         args: Any = fx.node.map_arg(list(inputs), self.new.__getitem__)
@@ -141,7 +143,7 @@ class _Raiser:
         copied.meta = self._meta(node)
         self._free_of_device(copied)
         target = node.target
-        if node in self.kept and not _makes_memory(self.kept[node]):
+        if node in self.kept and not makes_memory(self.kept[node]):
             self._note(copied, "it writes into memory that is read elsewhere")
         elif isinstance(target, OpOverload) and target.namespace not in ("aten", "prim"):
             self._note(copied, "a custom operator")
@@ -151,7 +153,10 @@ class _Raiser:
 
     def _note(self, node: fx.Node, reason: str) -> None:
         node.meta["opaque"] = reason
-        self.opaque.append(Opaque(node.name, node.meta["path"], str(node.target), reason))
+        self.operation.setdefault(node, str(node.target))
+
+    def _opaque(self, node: fx.Node) -> Opaque:
+        return Opaque(node.name, node.meta["path"], self.operation[node], str(node.meta["opaque"]))
 
     def _free_of_device(self, node: fx.Node) -> None:
         """Let a tensor made in the forward pass be made where the input is, not where it was."""
@@ -178,21 +183,17 @@ class _Raiser:
 
     def _raise_attribute(self, node: fx.Node) -> fx.Node:
         path = str(node.target)
-        value = _lookup(self.exported, path)
-        if _lookup(self.skeleton.model, path) is None and path not in self.constants:
+        value = lookup_tensor(self.exported, path)
+        if not self.skeleton.holds(path):
             self.constants[path] = value
             self.skeleton.constant(path, value)
         attribute = self.graph.create_node("get_attr", path)
-        attribute.meta = {"path": path.rpartition(".")[0], **_shape_of(node)}
+        attribute.meta = {"path": path.rpartition(".")[0], **shape_of(node)}
         return attribute
 
     def _constant(self, node: fx.Node) -> Tensor | None:
-        if node.op != "get_attr":
-            return None
-        path = str(node.target)
-        if isinstance(_lookup(self.skeleton.model, path), nn.Parameter):
-            return None
-        return _lookup(self.exported, path)
+        """Return the tensor of a `get_attr` node if it is no part of the model's state."""
+        return self.constants.get(str(node.target)) if node.op == "get_attr" else None
 
     # ------------------------------------------------------------------ layers
 
@@ -206,13 +207,14 @@ class _Raiser:
                 if value.op != "get_attr":
                     return self._leave(node, f"its {name} is computed in the forward pass")
                 tensors[name] = str(value.target)
-                arguments[name] = _lookup(self.exported, tensors[name])
+                arguments[name] = lookup_tensor(self.exported, tensors[name])
         if not tensors or not isinstance(source, fx.Node):
             return self._copy_call(node)  # a norm without parameters is an ordinary function
         path = self._owner(node, tensors)
         if path is None:
             return self._leave(node, "its parameters are not the weight and bias of one module")
         arguments["input_dim"] = len(source.meta["val"].shape)
+        arguments["in_training"] = node.meta.get("in_training", True)
         layer = LAYERS[cast(OpOverload, node.target)](arguments, self.skeleton.originals.get(path))
         if isinstance(layer, str):
             return self._leave(node, layer)
@@ -231,7 +233,7 @@ class _Raiser:
         """Return the path of the module that holds all `tensors` under their standard names."""
         candidates = [module_path(node)]
         candidates += [p.rpartition(".")[0] for p in tensors.values()]
-        wanted = {name: _lookup(self.exported, path) for name, path in tensors.items()}
+        wanted = {name: lookup_tensor(self.exported, path) for name, path in tensors.items()}
         for path in dict.fromkeys(candidates):
             module = self.skeleton.originals.get(path)
             if (
@@ -243,9 +245,23 @@ class _Raiser:
         return None
 
     def _leave(self, node: fx.Node, reason: str) -> fx.Node:
-        copied = self._copy_call(node)
+        copied = self._by_mode(node) if _mode_changes(node) else self._copy_call(node)
         self._note(copied, reason)
         return copied
+
+    def _by_mode(self, node: fx.Node) -> fx.Node:
+        """Keep a call as it is, but for the one argument that follows the training flag."""
+        assert isinstance(node.target, OpOverload)
+        index = MODE_ARGUMENT[node.target]
+        values = list(bound_arguments(node).values())
+        layer = ByMode(node.target, index, values[index], node.meta["in_training"])
+        name = self._free_name(module_path(node), layer.name, own=False)
+        self._put(name, layer)
+        args: Any = fx.node.map_arg(values, self.new.__getitem__)
+        call = self.graph.call_module(name, tuple(args))
+        call.meta = self._meta(node)
+        self.operation[call] = str(node.target)
+        return call
 
     # ------------------------------------------------------------------ sites
 
@@ -260,6 +276,7 @@ class _Raiser:
         own = self._is_own_module(path)
         if owner_path is not None:
             name = owner_path
+            self.layer_at[name] = (module, ())
         else:
             name = self._free_name(path, rectifier.kind, own=own)
             self._put(name, module)
@@ -272,7 +289,7 @@ class _Raiser:
         if rectifier.weight.op != "get_attr":
             return None, None
         target = str(rectifier.weight.target)
-        weight = _lookup(self.exported, target)
+        weight = lookup_tensor(self.exported, target)
         owner = self.prelus.get(id(weight))
         if owner is not None:
             return SharedPReLU(owner), None
@@ -312,13 +329,17 @@ class _Raiser:
         return name
 
     def _is_tensor(self, path: str) -> bool:
-        return _lookup(self.skeleton.model, path) is not None
+        return lookup_tensor(self.skeleton.model, path) is not None
 
     # ------------------------------------------------------------------ what acts in training only
 
     def _raise_dropout(self, node: fx.Node) -> fx.Node:
         arguments = bound_arguments(node)
         source = arguments["input"]
+        if arguments["train"]:
+            return self._leave(node, "it draws random numbers in eval mode too")
+        if not node.meta.get("in_training", True):
+            return self.new[source]  # a dropout that is always off
         make: Any = _DROPOUTS.get(cast(OpOverload, node.target))
         if make is None:  # whole channels
             n = len(source.meta["val"].shape)
@@ -337,8 +358,10 @@ class _Raiser:
         return self._call(node, name, source)
 
     def _raise_attention(self, node: fx.Node) -> fx.Node:
-        name = self._add_named(node, Attention(node.meta["dropout"]), "attention")
         arguments = bound_arguments(node)
+        if arguments["dropout_p"]:
+            return self._by_mode(node)
+        name = self._add_named(node, Attention(node.meta["in_training"]), "attention")
         call = self._call(node, name, arguments["query"], arguments["key"], arguments["value"])
         rest: Any = {k: arguments[k] for k in ("attn_mask", "is_causal", "scale", "enable_gqa")}
         call.kwargs = fx.node.map_arg(rest, self.new.__getitem__)
@@ -354,38 +377,18 @@ class _Raiser:
 # ---------------------------------------------------------------------- helpers
 
 
-def _lookup(module: nn.Module, path: str) -> Any:
-    value: Any = module
-    for name in path.split("."):
-        value = getattr(value, name, None)
-    return value if isinstance(value, Tensor) else None
-
-
-def _shape_of(node: fx.Node) -> dict[str, Any]:
-    """Return the output's shape (None for the batch and all that follows from it) and dtype."""
-    value = node.meta.get("val")
-    if not isinstance(value, Tensor):
-        return {}
-    shape = tuple(s if isinstance(s, int) else None for s in value.shape)
-    return {"shape": shape, "dtype": value.dtype}
-
-
 def _options(target: object, arguments: Mapping[str, Any]) -> tuple[Any, ...]:
     tensors = {*_TENSOR_NAMES, "input", "indices"}
     return (target, *(str(v) for k, v in arguments.items() if k not in tensors))
 
 
-def _makes_memory(node: fx.Node) -> bool:
-    """Whether a call makes a new tensor out of nothing but a shape, as masks are made."""
-    if not isinstance(node.target, OpOverload):
-        return False
-    name = node.target._schema.name.removeprefix("aten::").removeprefix("new_")
-    return name.removesuffix("_like") in ("zeros", "ones", "full", "empty", "arange", "eye")
+def _is_attention(node: fx.Node) -> bool:
+    return node.target is aten.scaled_dot_product_attention.default
 
 
-def _is_impure(node: fx.Node) -> bool:
-    if node.op in ("placeholder", "output"):
-        return True
-    if node.op != "call_function" or not isinstance(node.target, OpOverload):
+def _mode_changes(node: fx.Node) -> bool:
+    """Whether a call is known to act in training otherwise than in eval mode."""
+    if node.target not in MODE_ARGUMENT or "in_training" not in node.meta:
         return False
-    return node.target._schema.is_mutable
+    now = list(bound_arguments(node).values())[MODE_ARGUMENT[node.target]]
+    return bool(now != node.meta["in_training"])

@@ -15,8 +15,9 @@ from torch import Tensor, fx, nn
 from torch._ops import OpOverload
 
 from shoal.network.modules import Maximum0, Swish
+from shoal.network.nodes import bound_arguments, shape_of
 
-__all__ = ["RECTIFIER_KINDS", "Rectifier", "Threshold0", "bound_arguments", "recognize"]
+__all__ = ["RECTIFIER_KINDS", "Rectifier", "Threshold0", "recognize"]
 
 aten = torch.ops.aten
 
@@ -55,18 +56,6 @@ class Threshold0(nn.Module):
         return f"high={self.high}"
 
 
-def bound_arguments(node: fx.Node) -> dict[str, Any]:
-    """Return the call's arguments by the names of its schema, defaults filled in."""
-    assert isinstance(node.target, OpOverload)
-    bound: dict[str, Any] = {}
-    for i, arg in enumerate(node.target._schema.arguments):
-        if i < len(node.args):
-            bound[arg.name] = node.args[i]
-        else:
-            bound[arg.name] = node.kwargs.get(arg.name, arg.default_value)
-    return bound
-
-
 def _clipped(node: fx.Node, low: object, high: object, module: nn.Module) -> Rectifier | None:
     if low != 0 or isinstance(high, fx.Node) or _is_hard_sigmoid(node, high):
         return None
@@ -77,16 +66,29 @@ def _clipped(node: fx.Node, low: object, high: object, module: nn.Module) -> Rec
 
 
 def _is_hard_sigmoid(node: fx.Node, high: object) -> bool:
-    """Whether the clip is the inner part of clip(z + 3, 0, 6) / 6, which is a gate."""
-    if high != 6 or len(node.users) != 1:
+    """Whether the clip is the inner part of clip(z + 3, 0, 6) / 6, which is a gate.
+
+    The division may come after the gate was multiplied with what it gates.
+    """
+    shifted = node.args[0]
+    if high != 6 or len(node.users) != 1 or not isinstance(shifted, fx.Node):
         return False
     user = next(iter(node.users))
-    scaled: Any = user.args[1] if len(user.args) > 1 else None
-    if user.target in (aten.div.Tensor, aten.div.Scalar):
-        return user.args[0] is node and bool(scaled == 6)
-    if user.target in (aten.mul.Tensor, aten.mul.Scalar):
-        return user.args[0] is node and isinstance(scaled, float) and abs(scaled * 6 - 1) < 1e-6
-    return False
+    if _is_sixth(user, node):
+        return True
+    gated = user.target is aten.mul.Tensor and shifted.target is aten.add.Tensor
+    if not gated or shifted.args[1] != 3 or len(user.users) != 1:
+        return False
+    return _is_sixth(next(iter(user.users)), user)
+
+
+def _is_sixth(node: fx.Node, of: fx.Node) -> bool:
+    scale: Any = node.args[1] if len(node.args) > 1 else None
+    if node.args[:1] != (of,) or not isinstance(scale, (int, float)):
+        return False
+    if node.target in (aten.div.Tensor, aten.div.Scalar):
+        return scale == 6
+    return node.target in (aten.mul.Tensor, aten.mul.Scalar) and abs(scale * 6 - 1) < 1e-6
 
 
 Handler = Callable[[fx.Node, dict[str, Any], Callable[[fx.Node], Tensor | None]], Rectifier | None]
@@ -114,9 +116,7 @@ def _simple(op: str, kind: str, make: Callable[[dict[str, Any]], nn.Module]) -> 
 
 
 _simple("relu.default", "relu", lambda a: nn.ReLU())
-_simple("relu6.default", "relu6", lambda a: nn.ReLU6())
 _simple("leaky_relu.default", "leaky_relu", lambda a: nn.LeakyReLU(a["negative_slope"]))
-_simple("rrelu.default", "rrelu", lambda a: nn.RReLU(a["lower"], a["upper"]))
 _simple("selu.default", "selu", lambda a: nn.SELU())
 _simple("celu.default", "celu", lambda a: nn.CELU(a["alpha"]))
 _simple("gelu.default", "gelu", lambda a: nn.GELU(a["approximate"]))
@@ -124,6 +124,21 @@ _simple("silu.default", "silu", lambda a: nn.SiLU())
 _simple("hardswish.default", "hardswish", lambda a: nn.Hardswish())
 _simple("mish.default", "mish", lambda a: nn.Mish())
 _simple("softplus.default", "softplus", lambda a: nn.Softplus(a["beta"], a["threshold"]))
+
+
+@_handles("relu6.default")
+def _relu6(node: fx.Node, a: dict[str, Any], _constant: object) -> Rectifier | None:
+    return _clipped(node, 0, 6, nn.ReLU6())
+
+
+@_handles("rrelu.default")
+def _rrelu(node: fx.Node, a: dict[str, Any], _constant: object) -> Rectifier | None:
+    lower, upper = a["lower"], a["upper"]
+    if a["training"]:
+        return None  # random in eval mode too
+    if node.meta.get("in_training", True):
+        return Rectifier("rrelu", a["self"], nn.RReLU(lower, upper))
+    return Rectifier("rrelu", a["self"], nn.LeakyReLU((lower + upper) / 2))
 
 
 @_handles("elu.default")
@@ -170,13 +185,21 @@ def _maximum(
     for source, other in ((first, second), (second, first)):
         if isinstance(other, fx.Node) and _is_zero(other, constant):
             assert isinstance(source, fx.Node)
+            if shape_of(source) != shape_of(node):
+                return None  # the zeros widen it, or change its type
             return Rectifier("relu", source, Maximum0())
     return None
 
 
+_COPIES = (
+    aten.lift_fresh_copy.default, aten.detach.default, aten.clone.default, aten.to.device,
+    aten.to.dtype, aten.to.dtype_layout,
+)  # fmt: skip
+
+
 def _is_zero(node: fx.Node, constant: Callable[[fx.Node], Tensor | None]) -> bool:
     """Whether the node is a tensor of zeros that the forward pass makes or holds."""
-    while node.target in (aten.lift_fresh_copy.default, aten.to.device, aten.clone.default):
+    while node.target in _COPIES:
         source = node.args[0]
         assert isinstance(source, fx.Node)
         node = source

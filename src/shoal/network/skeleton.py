@@ -87,6 +87,14 @@ class Skeleton:
             module = child
         return module
 
+    def holds(self, path: str) -> bool:
+        """Whether there is a parameter or buffer at `path`."""
+        *parents, name = path.split(".")
+        module: nn.Module | None = self.root
+        for parent in parents:
+            module = None if module is None else module._modules.get(parent)
+        return module is not None and (name in module._parameters or name in module._buffers)
+
     def constant(self, path: str, value: Tensor) -> None:
         """Hold a tensor that the forward pass made a constant of; it is not saved."""
         parent_path, _, name = path.rpartition(".")

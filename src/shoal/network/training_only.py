@@ -1,8 +1,9 @@
 """Find what a model does only while training, so that a captured network does it too.
 
-An export in eval mode loses stochastic depth and the dropout inside attention. An export in train
-mode shows them. The two graphs are aligned call by call, by value numbering, and what only the
-second one holds is put back into the first.
+An export in eval mode loses stochastic depth and the dropout inside attention, and cannot tell a
+dropout or a norm that follows the training flag from one that is fixed. An export in train mode
+shows all that. The two graphs are aligned call by call, by value numbering; what only the second
+one holds is put back into the first.
 """
 
 from __future__ import annotations
@@ -13,22 +14,33 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._ops import OpOverload
 
-__all__ = ["restore_training_only", "stochastic_depth"]
+from shoal.network.nodes import module_path
+
+__all__ = ["MODE_ARGUMENT", "restore_training_only", "stochastic_depth"]
 
 aten = torch.ops.aten
 
-# Arguments that may differ between the two exports of one call, by operation.
-_MODE_ARGUMENTS: dict[object, tuple[int, ...]] = {
-    aten.batch_norm.default: (5, 6),
-    aten.dropout.default: (2,),
-    aten.feature_dropout.default: (2,),
-    aten.alpha_dropout.default: (2,),
-    aten.feature_alpha_dropout.default: (2,),
-    aten.rrelu.default: (3,),
-    aten.scaled_dot_product_attention.default: (4,),
-    aten.instance_norm.default: (),
+# The argument that says whether a call acts as in training, by operation. What it is in the
+# train-mode export is kept in `node.meta["in_training"]` of the eval-mode one.
+MODE_ARGUMENT: dict[object, int] = {
+    aten.batch_norm.default: 5,
+    aten.instance_norm.default: 5,
+    aten.dropout.default: 2,
+    aten.feature_dropout.default: 2,
+    aten.alpha_dropout.default: 2,
+    aten.feature_alpha_dropout.default: 2,
+    aten.rrelu.default: 3,
+    aten.scaled_dot_product_attention.default: 4,
 }
+_MOMENTUM: dict[object, int] = {
+    aten.batch_norm.default: 6
+}  # a running average has another one in each mode
+_DROPOUTS = (
+    aten.dropout.default, aten.feature_dropout.default,
+    aten.alpha_dropout.default, aten.feature_alpha_dropout.default,
+)  # fmt: skip
 
 
 def stochastic_depth(x: Tensor, path: str, p: float, per_sample: bool, rescale: bool) -> Tensor:
@@ -37,15 +49,24 @@ def stochastic_depth(x: Tensor, path: str, p: float, per_sample: bool, rescale: 
 
 
 @dataclass
-class _Drop:
-    """A multiplication by random noise in the train-mode graph."""
+class _Extra:
+    """A random call of the train-mode graph that the eval-mode graph lacks.
 
-    source: fx.Node  # what is multiplied, in the eval-mode graph
-    path: str
-    p: float
-    per_sample: bool
-    rescale: bool
-    readers: list[tuple[fx.Node, int]] = field(default_factory=list)
+    Attributes:
+        source: what it acts on, in the eval-mode graph.
+        target: the operation to insert.
+        options: the operation's arguments after the source.
+        origin: the train-mode node.
+        over: what it acts on, in the train-mode graph; may be another extra.
+        readers: the nodes that read it, in the eval-mode graph.
+    """
+
+    source: fx.Node
+    target: Any
+    options: tuple[Any, ...]
+    origin: fx.Node
+    over: fx.Node
+    readers: list[fx.Node] = field(default_factory=list)
 
 
 def restore_training_only(evaluated: fx.Graph, trained: fx.Graph) -> list[str]:
@@ -62,32 +83,31 @@ def restore_training_only(evaluated: fx.Graph, trained: fx.Graph) -> list[str]:
     for node in evaluated.nodes:
         waiting[_key(node, {n: n for n in node.all_input_nodes})].append(node)
     same: dict[fx.Node, fx.Node] = {}
-    drops: dict[fx.Node, _Drop] = {}
+    extras: dict[fx.Node, _Extra] = {}
+    pairs: list[tuple[fx.Node, fx.Node]] = []
     lost: dict[str, None] = {}
     for node in trained.nodes:
         if node.op == "output":
-            continue
-        drop = _noise_product(node, same)
-        if drop is not None:
-            drops[node] = drop
-            same[node] = drop.source
+            twin = next(n for n in evaluated.nodes if n.op == "output")
+            if _frozen(node.args, same) == _frozen(twin.args, {n: n for n in evaluated.nodes}):
+                pairs.append((twin, node))
+            elif not lost:
+                lost[_first_unmatched(node, same)] = None
             continue
         known = all(n in same for n in node.all_input_nodes)
         twins = waiting.get(_key(node, same)) if known else None
+        extra = None if twins else _extra(node, same)
         if twins:
-            twin = same[node] = twins.pop(0)
-            _note_readers(node, twin, drops)
-            _note_dropout(node, twin)
+            same[node] = twins.pop(0)
+            pairs.append((same[node], node))
+            _note_mode(same[node], node)
+        elif extra is not None:
+            extras[node] = extra
+            same[node] = extra.source
         elif _has_parameters(node):
-            lost[_path(node)] = None
-    for drop in drops.values():
-        _insert(evaluated, drop)
+            lost[module_path(node)] = None
+    _insert(evaluated, extras, pairs)
     return list(lost)
-
-
-def _path(node: fx.Node) -> str:
-    entries = list((node.meta.get("nn_module_stack") or {}).values())
-    return entries[-1][0] if entries else ""
 
 
 def _has_parameters(node: fx.Node) -> bool:
@@ -97,10 +117,27 @@ def _has_parameters(node: fx.Node) -> bool:
     return computes and any(n.op == "get_attr" for n in node.all_input_nodes)
 
 
+def _first_unmatched(output: fx.Node, same: dict[fx.Node, fx.Node]) -> str:
+    """Return the path of the earliest train-mode call that the output depends on and eval lacks."""
+    found, waiting, seen = output, list(output.all_input_nodes), set()
+    while waiting:
+        node = waiting.pop()
+        if node in same or node in seen:
+            continue
+        seen.add(node)
+        if all(n in same for n in node.all_input_nodes):
+            found = node
+        waiting.extend(node.all_input_nodes)
+    return module_path(found) or "the model's own forward code"
+
+
+# ---------------------------------------------------------------------- value numbering
+
+
 def _key(node: fx.Node, same: dict[fx.Node, fx.Node]) -> Any:
     if node.op in ("placeholder", "get_attr"):
         return node.op, str(node.target)
-    hidden = _MODE_ARGUMENTS.get(node.target, ())
+    hidden = [d[node.target] for d in (MODE_ARGUMENT, _MOMENTUM) if node.target in d]
     args = [None if i in hidden else a for i, a in enumerate(node.args)]
     kwargs = {k: v for k, v in node.kwargs.items() if k != "dropout_p"}
     if hidden and len(args) > hidden[0]:  # an argument left at its default is not there at all
@@ -110,7 +147,7 @@ def _key(node: fx.Node, same: dict[fx.Node, fx.Node]) -> Any:
 
 def _frozen(value: Any, same: dict[fx.Node, fx.Node]) -> Any:
     if isinstance(value, fx.Node):
-        return "node", same[value]
+        return "node", same.get(value)
     if isinstance(value, (list, tuple)):
         return tuple(_frozen(v, same) for v in value)
     if isinstance(value, dict):
@@ -120,51 +157,117 @@ def _frozen(value: Any, same: dict[fx.Node, fx.Node]) -> Any:
     return str(value)
 
 
-def _noise_product(node: fx.Node, same: dict[fx.Node, fx.Node]) -> _Drop | None:
-    """Recognise x · noise, with noise = bernoulli(keep) and perhaps divided by keep."""
+def _note_mode(twin: fx.Node, node: fx.Node) -> None:
+    index = MODE_ARGUMENT.get(node.target)
+    if index is None:
+        return
+    assert isinstance(node.target, OpOverload)
+    argument = node.target._schema.arguments[index]
+    given = node.args[index] if len(node.args) > index else node.kwargs.get(argument.name)
+    twin.meta["in_training"] = argument.default_value if given is None else given
+
+
+# ---------------------------------------------------------------------- what is random
+
+
+def _extra(node: fx.Node, same: dict[fx.Node, fx.Node]) -> _Extra | None:
+    """Recognise a random call that acts on a value which the eval-mode graph has too."""
+    if node.target in _DROPOUTS:
+        source, p, train = node.args
+        if isinstance(source, fx.Node) and source in same and train is True:
+            return _Extra(same[source], node.target, (p, False), node, source)
+        return None
     if node.target is not aten.mul.Tensor:
         return None
     for x, noise in (node.args[:2], node.args[1::-1]):
-        if not isinstance(x, fx.Node) or not isinstance(noise, fx.Node) or x not in same:
+        if not isinstance(x, fx.Node) or not isinstance(noise, fx.Node):
             continue
-        rescale = noise.target in (aten.div.Tensor, aten.div.Scalar, aten.div_.Tensor)
-        inner = noise.args[0] if rescale else noise
-        if not isinstance(inner, fx.Node) or "bernoulli" not in str(inner.target):
+        found = _noise(noise)
+        if found is None:
             continue
-        keep = inner.args[1] if len(inner.args) > 1 else None
-        value = noise.meta.get("val")
-        if not isinstance(keep, float) or not isinstance(value, Tensor):
-            continue
-        per_sample = not (isinstance(value.shape[0], int) and value.shape[0] == 1)
-        return _Drop(same[x], _path(node), 1.0 - keep, per_sample, rescale)
+        keep, rescale = found
+        if x not in same and _is_division(x, keep):
+            x, rescale = x.args[0], True
+        if isinstance(x, fx.Node) and x in same:
+            value = noise.meta["val"]
+            per_sample = not (isinstance(value.shape[0], int) and value.shape[0] == 1)
+            options = (module_path(node), 1.0 - keep, per_sample, rescale)
+            return _Extra(same[x], stochastic_depth, options, node, x)
     return None
 
 
-def _note_readers(node: fx.Node, twin: fx.Node, drops: dict[fx.Node, _Drop]) -> None:
-    for i, arg in enumerate(node.args):
-        if isinstance(arg, fx.Node) and arg in drops:
-            drops[arg].readers.append((twin, i))
+def _noise(node: fx.Node) -> tuple[float, bool] | None:
+    """Return (keep, rescaled) if a node is noise that is 0 or 1 (or 1 / keep) with P(1) = keep.
+
+    Written as bernoulli(keep), which may be divided by keep, or as floor(rand + keep).
+    """
+    value = node.meta.get("val")
+    if not isinstance(value, Tensor) or value.dim() == 0:
+        return None
+    rescale = node.target in (aten.div.Tensor, aten.div.Scalar)
+    inner: Any = node.args[0] if rescale else node
+    if not isinstance(inner, fx.Node):
+        return None
+    if "bernoulli" in str(inner.target):
+        keep = inner.args[1] if len(inner.args) > 1 else None
+        if isinstance(keep, float) and (not rescale or node.args[1] == keep):
+            return keep, rescale
+    elif inner.target is aten.floor.default and not rescale:
+        shifted = inner.args[0]
+        assert isinstance(shifted, fx.Node)
+        if shifted.target is aten.add.Tensor and "aten.rand." in str(
+            getattr(shifted.args[0], "target", "")
+        ):
+            keep = shifted.args[1]
+            return (keep, False) if isinstance(keep, float) else None
+    return None
 
 
-def _note_dropout(node: fx.Node, twin: fx.Node) -> None:
-    if node.target is not aten.scaled_dot_product_attention.default:
-        return
-    p = node.args[4] if len(node.args) > 4 else node.kwargs.get("dropout_p", 0.0)
-    if isinstance(p, float) and p > 0:
-        twin.meta["dropout"] = p
+def _is_division(node: fx.Node, by: float) -> bool:
+    return node.target in (aten.div.Tensor, aten.div.Scalar) and bool(node.args[1] == by)
 
 
-def _insert(graph: fx.Graph, drop: _Drop) -> None:
-    if not drop.readers:
-        return
-    first = min((reader for reader, _ in drop.readers), key=list(graph.nodes).index)
-    with graph.inserting_before(first):
-        node = graph.call_function(
-            stochastic_depth,
-            (drop.source, drop.path, drop.p, drop.per_sample, drop.rescale),
-        )
-    node.meta = dict(drop.source.meta)
-    for reader, i in drop.readers:
-        args = list(reader.args)
-        args[i] = node
-        reader.args = tuple(args)
+# ---------------------------------------------------------------------- putting it back
+
+
+def _insert(
+    graph: fx.Graph, extras: dict[fx.Node, _Extra], pairs: list[tuple[fx.Node, fx.Node]]
+) -> None:
+    """Insert each extra before its first reader, in the order in which training draws."""
+    reads: list[tuple[fx.Node, fx.Node]] = []
+    for twin, node in pairs:
+        found = [n for n in node.all_input_nodes if n in extras]
+        for origin in found:
+            extras[origin].readers.append(twin)
+        if found:
+            reads.append((twin, node))
+    for extra in reversed(list(extras.values())):
+        if extra.over in extras:
+            extras[extra.over].readers.extend(extra.readers)
+    position = {node: i for i, node in enumerate(graph.nodes)}
+    new: dict[fx.Node, fx.Node] = {}
+    for extra in extras.values():
+        if not extra.readers:
+            continue
+        with graph.inserting_before(min(extra.readers, key=position.__getitem__)):
+            source = new.get(extra.over, extra.source)
+            node = graph.call_function(extra.target, (source, *extra.options))
+        node.meta = {**extra.source.meta, "in_training": True}
+        if "nn_module_stack" in extra.origin.meta:
+            node.meta["nn_module_stack"] = extra.origin.meta["nn_module_stack"]
+        new[extra.origin] = node
+    for twin, node in reads:
+        twin.args = _redirected(twin.args, node.args, new)
+        twin.kwargs = _redirected(twin.kwargs, node.kwargs, new)
+
+
+def _redirected(value: Any, example: Any, new: dict[fx.Node, fx.Node]) -> Any:
+    """Return `value` with those nodes replaced that stand where `example` has an extra."""
+    if isinstance(example, fx.Node):
+        return new.get(example, value)
+    if isinstance(value, dict):
+        return {k: _redirected(v, example.get(k), new) for k, v in value.items()}
+    if isinstance(value, (list, tuple)) and isinstance(example, (list, tuple)):
+        padded = [*example, *[None] * (len(value) - len(example))]
+        return type(value)(_redirected(v, e, new) for v, e in zip(value, padded, strict=False))
+    return value

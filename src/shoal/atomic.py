@@ -1,0 +1,114 @@
+"""Write files and folders so that a crash leaves the old or the new ones, never half of each."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from shoal.errors import RunError
+
+__all__ = ["readable_errors", "replace_folder", "sync_folder", "write_file"]
+
+
+def write_file(path: Path, write: Callable[[Path], None] | bytes | str) -> None:
+    """Write a file under a temporary name, sync it to disk, and rename it to `path`.
+
+    Args:
+        path: the file; its folder exists.
+        write: the content, or a function that writes it to the path it is given.
+
+    Raises:
+        RunError: the disk is full, or the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with readable_errors(path):
+        try:
+            if callable(write):
+                write(temporary)
+            elif isinstance(write, bytes):
+                temporary.write_bytes(write)
+            else:
+                temporary.write_text(write, encoding="utf-8")
+            _sync(temporary)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+def replace_folder(path: Path, fill: Callable[[Path], None]) -> None:
+    """Fill a temporary folder and rename it to `path`, in the place of what is there.
+
+    Args:
+        path: the folder; its parent exists.
+        fill: writes the content into the folder it is given.
+
+    Raises:
+        RunError: the disk is full, or the parent cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    with readable_errors(path):
+        try:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir()
+            fill(temporary)
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    _sync(file)
+            sync_folder(temporary)
+            if path.exists():
+                path.replace(old)
+            temporary.replace(path)
+        except BaseException:
+            if old.exists() and not path.exists():
+                old.replace(path)
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+        sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Make renames inside a folder last; does nothing where the system has no such call."""
+    with contextlib.suppress(OSError):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as handle:
+        os.fsync(handle.fileno())
+
+
+@contextlib.contextmanager
+def readable_errors(path: Path) -> Iterator[None]:
+    """Turn the system's errors of writing below `path` into one line that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise RunError(
+                f"the disk is full, '{path}' could not be written: free some space and give the "
+                "same command again; finished steps are kept"
+            ) from error
+        reason = error.strerror or str(error)
+        raise RunError(
+            f"cannot write '{path}': {reason}: choose another folder with --out, or mend this one"
+        ) from error
+    except Exception as error:
+        # safetensors and torch wrap the system's error in their own.
+        if "No space left" in str(error) or "os error 28" in str(error):
+            raise RunError(
+                f"the disk is full, '{path}' could not be written: free some space and give the "
+                "same command again; finished steps are kept"
+            ) from error
+        raise

@@ -1,0 +1,133 @@
+"""The one call that does the main job: from a trained network to a shallower one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sized
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from shoal.data.batch import split_batch
+from shoal.distributed import default_device
+from shoal.errors import DataError
+from shoal.methods.listener import Listener
+from shoal.methods.options import Search
+from shoal.methods.registry import methods
+from shoal.methods.search import Result, search
+from shoal.methods.task import Task
+from shoal.models import check_finite
+from shoal.network import Network, capture
+from shoal.run import Run
+from shoal.store import state_hash
+from shoal.training import Recipe, find_recipe
+
+__all__ = ["compress"]
+
+
+def compress(
+    model: nn.Module,
+    train: Iterable[Any],
+    val: Iterable[Any],
+    method: str = "easier",
+    max_drop: float = 1.0,
+    epochs: int = 1,
+    out: str | Path | None = None,
+    *,
+    test: Iterable[Any] | None = None,
+    fit: Callable[[Network], object] | None = None,
+    recipe: Recipe | str | Mapping[str, Any] | None = None,
+    base: str | None = None,
+    device: torch.device | str | None = None,
+    listener: Listener | None = None,
+    config: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Result:
+    """Make a trained network shallower at the accuracy asked for.
+
+    Args:
+        model: the trained classifier, or a captured `Network`. It is left as it is.
+        train: training batches with a length; `(inputs, labels)` or as `split_batch` takes them.
+        val: validation batches. All choices follow from them, so they must not be the test data.
+        method: a name of `shoal.methods.methods`.
+        max_drop: points of validation accuracy that the result may lose against the dense network.
+        epochs: epochs of fine-tuning after each removal.
+        out: a folder for every step, the result and a journal. A run that was interrupted goes on
+            from it when called again with the same arguments; None keeps nothing.
+        test: test batches: measured at every step and reported, never used for a choice.
+        fit: trains a network in place instead of the built-in trainer. It is called after each
+            removal, and once before if `dense_epochs` is above 0.
+        recipe: how to train: a `Recipe`, the name of one, or a mapping of its options.
+        base: how the model is built again when the result is loaded ("torchvision:resnet18").
+        device: where to work; None takes a GPU if there is one.
+        listener: hears of the progress.
+        config: what is written to the folder's `config.yaml`; None writes the options.
+        **options: further fields of `Search`, such as `dense_epochs`, `per_step`, `remove`,
+            `patience`, `samples`, `seed`, `how` and `criterion`.
+
+    Returns:
+        The last network within `max_drop`, with all steps and figures.
+
+    Raises:
+        ShoalError: one line on what is wrong: options, data, weights that are not finite, a model
+            that cannot be captured, a folder that cannot be used.
+    """
+    chosen = Search.of(
+        {"max_drop": max_drop, "epochs": epochs, "recipe": find_recipe(recipe), **options}
+    )
+    how = methods[method](chosen)
+    check_finite(model)
+    first = _first_batch(train, "training")
+    _first_batch(val, "validation")
+    where = torch.device(device) if device is not None else default_device()
+    network = _captured(model, first, base).to(where)
+    network.train(False)
+    run = None
+    if out is not None:
+        identity = {"method": method, **chosen.to_dict(), **_identity(model, train, val, test)}
+        run = Run(Path(out), identity, config or {"method": method, **chosen.to_dict()})
+    try:
+        return search(network, how, Task(train, val, test, chosen, fit), run, listener)
+    finally:
+        if run is not None:
+            run.close()
+
+
+def _captured(model: nn.Module, first: Any, base: str | None) -> Network:
+    """Return an independent capture of the model."""
+    if isinstance(model, Network):
+        network = model.copy()
+    else:
+        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        batch = split_batch(first, device)
+        if batch.size < 2:
+            raise DataError("a batch of 1 sample cannot be captured: use a batch_size of 2 or more")
+        args = tuple(value[:4] for value in batch.args)
+        kwargs = {name: value[:4] for name, value in batch.kwargs.items()}
+        captured = capture(model, args or kwargs, example_kwargs=kwargs if args else None)
+        network = captured.copy()
+    network.plan.base = base or network.plan.base
+    return network
+
+
+def _first_batch(loader: Iterable[Any], what: str) -> Any:
+    plain = getattr(loader, "plain", None)
+    first = next(iter(plain() if callable(plain) else loader), None)
+    if first is None:
+        raise DataError(f"the {what} data are empty: give at least one batch")
+    return first
+
+
+def _identity(
+    model: nn.Module, train: Iterable[Any], val: Iterable[Any], test: Iterable[Any] | None
+) -> dict[str, Any]:
+    """Return what tells this task from another one: the weights and the sizes of the data."""
+    loaders = {"train": train, "val": val, "test": test}
+    return {
+        "weights": state_hash(model),
+        "data": {
+            name: getattr(loader, "num_samples", len(loader) if isinstance(loader, Sized) else None)
+            for name, loader in loaders.items()
+        },
+    }

@@ -1,0 +1,96 @@
+"""What a run knows of each network it made: figures with their units, and how it came about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from shoal.errors import RunError
+
+__all__ = ["Metrics", "Step"]
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The figures of one network.
+
+    Attributes:
+        top1_val: accuracy on the validation data, in percent; all choices follow from it.
+        top1_test: accuracy on the test data, in percent; reported only. None without test data.
+        macs: multiply-accumulates of one sample.
+        params: number of parameter elements.
+        depth: layers with weights on the longest path.
+        latency_ms: median time of one call, in milliseconds, at the run's latency batch size.
+    """
+
+    top1_val: float
+    top1_test: float | None
+    macs: int
+    params: int
+    depth: int
+    latency_ms: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Metrics:
+        """Read what `to_dict` wrote; raises `RunError` if something is missing."""
+        try:
+            return cls(**{field.name: data[field.name] for field in fields(cls)})
+        except KeyError as error:
+            raise RunError(f"a step's record has no {error}: the run's folder is damaged") from None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One removal with the fine-tuning after it.
+
+    Attributes:
+        step: its number, from 1; 0 is the dense network.
+        operation: "dense", "linearize", "drop" or "collapse".
+        names: the sites or blocks it was done to.
+        metrics: the figures after fine-tuning.
+        scores: what the criterion said of all candidates before the removal.
+        settled: whether the scores were certain of the lowest; None where not known.
+        top1_val_before: validation accuracy after the removal and before fine-tuning, in percent.
+        epochs: epochs of fine-tuning.
+        seconds: time of the whole step.
+        latency_ratio: dense latency over this network's, measured in the same rounds; above 1 is
+            faster.
+        within: whether the accuracy is within the allowed drop from dense.
+        notes: what else happened.
+    """
+
+    step: int
+    operation: str
+    names: tuple[str, ...]
+    metrics: Metrics
+    scores: Mapping[str, float]
+    settled: bool | None
+    top1_val_before: float | None
+    epochs: int
+    seconds: float
+    latency_ratio: float
+    within: bool
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the step as flat JSON values: its own fields and the metrics' beside them."""
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "metrics"}
+        own |= {"names": list(self.names), "scores": dict(self.scores), "notes": list(self.notes)}
+        return own | self.metrics.to_dict()
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Step:
+        """Read what `to_dict` wrote; raises `RunError` if something is missing."""
+        metrics = Metrics.from_dict(data)
+        own = [f.name for f in fields(cls) if f.name != "metrics"]
+        try:
+            values = {name: data[name] for name in own}
+        except KeyError as error:
+            raise RunError(f"a step's record has no {error}: the run's folder is damaged") from None
+        values |= {"names": tuple(values["names"]), "notes": tuple(values["notes"])}
+        return cls(metrics=metrics, **values)

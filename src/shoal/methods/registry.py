@@ -1,0 +1,64 @@
+"""What a method is, and the registry of methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from shoal.importance import Scores
+from shoal.methods.listener import Listener
+from shoal.methods.options import Search
+from shoal.methods.records import Step
+from shoal.network import Network
+from shoal.registry import Registry
+
+__all__ = ["Method", "Proposal", "methods"]
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What a method wants to do next.
+
+    Attributes:
+        operation: "linearize", "drop" or "collapse".
+        names: the sites or blocks.
+        scores: of all candidates.
+        apply: does it to the network it is given, in place.
+        notes: what the user should know.
+    """
+
+    operation: str
+    names: tuple[str, ...]
+    scores: Scores
+    apply: Callable[[Network], object]
+    notes: tuple[str, ...] = ()
+
+
+class Method(Protocol):
+    """A short program over the rooms: what can still go, and what goes next."""
+
+    def candidates(self, network: Network) -> list[str]:
+        """Return the names of what can still be removed."""
+        ...
+
+    def propose(
+        self,
+        network: Network,
+        data: Any,
+        count: int,
+        *,
+        history: Sequence[Step],
+        listener: Listener,
+    ) -> Proposal:
+        """Score the candidates on training data and choose `count` of them.
+
+        Whatever it decides follows from its arguments alone, so that a resumed run decides alike.
+
+        Raises:
+            TrainingError: the network is broken (NaN, or a layer that died): the search must end.
+        """
+        ...
+
+
+methods: Registry[Callable[[Search], Method]] = Registry("method")

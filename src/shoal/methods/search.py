@@ -1,0 +1,260 @@
+"""The loop of every step-wise method: score, remove, fine-tune, evaluate, go on or stop."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from shoal.errors import ConfigError, TrainingError
+from shoal.methods.listener import Listener
+from shoal.methods.options import Search
+from shoal.methods.records import Metrics, Step
+from shoal.methods.registry import Method
+from shoal.methods.task import Task
+from shoal.network import Network, Plan
+from shoal.run import Run
+
+__all__ = ["Result", "search"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a search found.
+
+    Attributes:
+        model: the last network whose accuracy is within the allowed drop, in eval mode.
+        steps: all steps, the dense network (0) first.
+        dense: figures of the dense network.
+        final: figures of `model`.
+        removed: how many sites or blocks are gone in `model`.
+        total: how many could have gone.
+        stopped: why the search ended.
+        notes: what the user should know.
+    """
+
+    model: Network
+    steps: tuple[Step, ...]
+    dense: Metrics
+    final: Metrics
+    removed: int
+    total: int
+    stopped: str
+    notes: tuple[str, ...]
+
+    @property
+    def plan(self) -> Plan:
+        """The operations that made `model` out of the original."""
+        return self.model.plan
+
+
+def search(
+    network: Network,
+    method: Method,
+    task: Task,
+    run: Run | None = None,
+    listener: Listener | None = None,
+) -> Result:
+    """Remove layers step by step until the accuracy, a target or the candidates end it.
+
+    Args:
+        network: the captured original, with an empty plan. It is left as it is.
+        method: chooses what goes.
+        task: data, training, measuring.
+        run: the folder to keep steps in, and to go on from.
+        listener: hears of the progress.
+
+    Returns:
+        The last network within `max_drop` points of the dense one's validation accuracy.
+
+    Raises:
+        ConfigError: there is nothing to remove.
+        TrainingError: the dense network cannot be trained or is broken.
+    """
+    return _Search(network, method, task, run, listener or Listener()).go()
+
+
+class _Search:
+    def __init__(
+        self, base: Network, method: Method, task: Task, run: Run | None, listener: Listener
+    ) -> None:
+        self.base = base
+        self.method = method
+        self.task = task
+        self.options: Search = task.search
+        self.run = run
+        self.listener = listener
+        self.total = len(method.candidates(base))
+        if self.total == 0:
+            raise ConfigError("the network has no rectifier or block that could be removed")
+        self.steps: list[Step] = run.steps() if run is not None else []
+        self.notes: list[str] = list(base.notes)
+
+    def go(self) -> Result:
+        self.listener.plan(self._most_steps())
+        for step in self.steps:
+            self.listener.step(step, resumed=True)
+        dense = self._dense()
+        network, best = self._latest(dense)
+        stopped = self._stopped(network)
+        while not stopped:
+            number = len(self.steps)
+            try:
+                network = self._step(number, network, dense)
+            except TrainingError as error:
+                stopped = f"step {number} failed: {error}"
+                self.notes.append(stopped)
+                self.listener.note(stopped)
+                break
+            if self.steps[-1].within:
+                best = network.copy()
+            stopped = self._stopped(network)
+        return self._result(best.eval(), stopped)
+
+    def _most_steps(self) -> int:
+        wanted = min(self.total, self.options.remove or self.total)
+        return -(-wanted // self.options.per_step)
+
+    # ------------------------------------------------------------------ the dense network
+
+    def _dense(self) -> Network:
+        """Return the dense network, trained if asked for; step 0 of the run."""
+        if self.steps:
+            assert self.run is not None
+            return self.run.load_step(0, self.base)
+        started = time.perf_counter()
+        dense = self.base.copy()
+        notes = self._train(dense, 0, self.options.dense_epochs, teacher=None)
+        self.listener.stage(0, "evaluate")
+        metrics, _ = self.task.measure(dense, dense)
+        step = Step(
+            step=0,
+            operation="dense",
+            names=(),
+            metrics=metrics,
+            scores={},
+            settled=None,
+            top1_val_before=None,
+            epochs=self.options.dense_epochs,
+            seconds=time.perf_counter() - started,
+            latency_ratio=1.0,
+            within=True,
+            notes=notes,
+        )
+        self._keep(step, dense)
+        return dense
+
+    def _latest(self, dense: Network) -> tuple[Network, Network]:
+        """Return the network of the last finished step and the last one within the drop."""
+        last = self.steps[-1].step
+        best = max(step.step for step in self.steps if step.within)
+        networks = {0: dense}
+        for number in {last, best} - {0}:
+            assert self.run is not None
+            networks[number] = self.run.load_step(number, self.base)
+        return networks[last].copy(), networks[best].copy()
+
+    # ------------------------------------------------------------------ a step
+
+    def _step(self, number: int, current: Network, dense: Network) -> Network:
+        """Remove, fine-tune and measure; returns the new network. `current` is left as it is."""
+        started = time.perf_counter()
+        network = current.copy()
+        count = self.options.per_step
+        if self.options.remove is not None:
+            count = min(count, self.options.remove - self._removed(network))
+        self.listener.stage(number, "score")
+        proposal = self.method.propose(
+            network, self.task.train, count, history=self.steps, listener=self.listener
+        )
+        proposal.apply(network)
+        before = self.task.top1_val(network)
+        notes = self._train(network, number, self.options.epochs, teacher=dense)
+        self.listener.stage(number, "evaluate")
+        metrics, ratio = self.task.measure(network, dense)
+        drop = self.steps[0].metrics.top1_val - metrics.top1_val
+        step = Step(
+            step=number,
+            operation=proposal.operation,
+            names=proposal.names,
+            metrics=metrics,
+            scores=dict(proposal.scores),
+            settled=proposal.scores.settled,
+            top1_val_before=before,
+            epochs=self.options.epochs,
+            seconds=time.perf_counter() - started,
+            latency_ratio=ratio,
+            within=drop <= self.options.max_drop + 1e-9,
+            notes=(*proposal.notes, *notes),
+        )
+        self._keep(step, network)
+        return network
+
+    def _train(
+        self, network: Network, number: int, epochs: int, teacher: Network | None
+    ) -> tuple[str, ...]:
+        if epochs == 0:
+            return ()
+        self.listener.stage(number, "fine-tune" if number else "train")
+        return self.task.fine_tune(
+            network,
+            number,
+            epochs,
+            teacher=teacher,
+            checkpoint=self.run.checkpoint if self.run is not None else None,
+            listener=self.listener,
+        )
+
+    def _keep(self, step: Step, network: Network) -> None:
+        if self.run is not None:
+            self.run.save_step(step, network)
+        self.steps.append(step)
+        self.listener.step(step, resumed=False)
+
+    def _removed(self, network: Network) -> int:
+        return self.total - len(self.method.candidates(network))
+
+    # ------------------------------------------------------------------ the end
+
+    def _stopped(self, network: Network) -> str:
+        """Return why the search must end now, or an empty string."""
+        bad = 0
+        for step in reversed(self.steps):
+            if step.within:
+                break
+            bad += 1
+        if bad > self.options.patience:
+            drop = self.steps[0].metrics.top1_val - self.steps[-1].metrics.top1_val
+            return (
+                f"validation accuracy is {drop:.2f} points below dense, "
+                f"{self.options.max_drop:g} are allowed"
+            )
+        if self.options.remove is not None and self._removed(network) >= self.options.remove:
+            return f"{self.options.remove} are removed, as asked"
+        if not self.method.candidates(network):
+            return "nothing is left to remove"
+        return ""
+
+    def _result(self, best: Network, stopped: str) -> Result:
+        chosen = max((step for step in self.steps if step.within), key=lambda step: step.step)
+        result = Result(
+            model=best,
+            steps=tuple(self.steps),
+            dense=self.steps[0].metrics,
+            final=chosen.metrics,
+            removed=self._removed(best),
+            total=self.total,
+            stopped=stopped,
+            notes=tuple(self.notes),
+        )
+        if self.run is not None:
+            self.run.finish(
+                best,
+                result.dense,
+                result.final,
+                self.steps,
+                removed=result.removed,
+                total=result.total,
+                stopped=stopped,
+                notes=self.notes,
+            )
+        return result

@@ -1,0 +1,126 @@
+"""What a search works on: data, training and the measuring of one task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shoal.data.batch import split_batch
+from shoal.errors import DataError
+from shoal.measure import benchmark
+from shoal.methods.listener import Listener
+from shoal.methods.options import Search
+from shoal.methods.records import Metrics
+from shoal.modes import device_of
+from shoal.network import Network
+from shoal.training import derive_seed, evaluate, fit
+
+__all__ = ["Task"]
+
+
+class Task:
+    """Trains, evaluates and measures networks for a search, alike at every step.
+
+    Args:
+        train: training batches; scoring reads them without shuffling and augmentation where the
+            loader can (`plain`).
+        val: validation batches: all choices follow from them.
+        test: test batches, reported only.
+        search: the options.
+        custom_fit: trains a network in place of the built-in trainer.
+        teacher: the dense network, for distillation.
+    """
+
+    def __init__(
+        self,
+        train: Iterable[Any],
+        val: Iterable[Any],
+        test: Iterable[Any] | None,
+        search: Search,
+        custom_fit: Callable[[Network], object] | None = None,
+    ) -> None:
+        self.train = train
+        self.val = val
+        self.test = test
+        self.search = search
+        self.custom_fit = custom_fit
+        self._inputs: tuple[tuple[Tensor, ...], dict[str, Tensor]] | None = None
+
+    def fine_tune(
+        self,
+        network: Network,
+        step: int,
+        epochs: int,
+        *,
+        teacher: Network | None,
+        checkpoint: Path | None,
+        listener: Listener,
+    ) -> tuple[str, ...]:
+        """Train a network in place; returns remarks of the trainer.
+
+        Raises:
+            TrainingError: the loss is not finite; the network then has its former weights.
+        """
+        if epochs == 0:
+            return ()
+        if self.custom_fit is not None:
+            self.custom_fit(network)
+            return ()
+        recipe = self.search.recipe
+        report = fit(
+            network,
+            self.train,
+            epochs=epochs,
+            recipe=recipe,
+            seed=derive_seed(self.search.seed, "step", step),
+            val=self.val if recipe.early_stop is not None else None,
+            teacher=teacher if recipe.distill > 0 else None,
+            checkpoint=checkpoint,
+            on_epoch=lambda r: listener.epoch(r, epochs),
+            on_batch=lambda r: listener.batch(r, epochs),
+            device=device_of(network),
+        )
+        return report.notes
+
+    def top1_val(self, network: Network) -> float:
+        """Return the validation accuracy in percent."""
+        return evaluate(network, self.val).top1
+
+    def measure(self, network: Network, dense: Network) -> tuple[Metrics, float]:
+        """Return all figures of a network, and dense's latency over its own in the same rounds."""
+        top1_val = self.top1_val(network)
+        top1_test = evaluate(network, self.test).top1 if self.test is not None else None
+        inputs = self._example(self.search.latency_batch, device_of(network))
+        baseline = None if network is dense else dense
+        result = benchmark(network, inputs, baseline, min_seconds=0.3, max_seconds=20.0)
+        metrics = Metrics(
+            top1_val=top1_val,
+            top1_test=top1_test,
+            macs=result.macs,
+            params=result.params,
+            depth=result.depth or 0,
+            latency_ms=result.latency.median_ms,
+        )
+        return metrics, result.speedup.median if result.speedup is not None else 1.0
+
+    def _example(self, batch: int, device: torch.device) -> Any:
+        """Return `batch` samples of the validation data, repeated if there are fewer."""
+        if self._inputs is None:
+            first = next(iter(self.val), None)
+            if first is None:
+                raise DataError("the validation data are empty: give at least one batch")
+            whole = split_batch(first)
+            self._inputs = whole.args, whole.kwargs
+
+        def take(value: Tensor) -> Tensor:
+            times = -(-batch // len(value))
+            return value.repeat(times, *[1] * (value.dim() - 1))[:batch].to(device)
+
+        args, kwargs = self._inputs
+        if kwargs:
+            return {name: take(value) for name, value in kwargs.items()}
+        return tuple(map(take, args))

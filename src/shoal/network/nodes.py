@@ -1,0 +1,70 @@
+"""Small questions about one node of an exported graph."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, fx, nn
+from torch._ops import OpOverload
+
+__all__ = [
+    "bound_arguments",
+    "is_impure",
+    "lookup_tensor",
+    "makes_memory",
+    "module_path",
+    "shape_of",
+]
+
+
+def module_path(node: fx.Node) -> str:
+    """Return the path of the innermost original module whose forward pass made `node`."""
+    stack = node.meta.get("nn_module_stack") or {}
+    entries = list(stack.values())
+    return entries[-1][0] if entries else ""
+
+
+def bound_arguments(node: fx.Node) -> dict[str, Any]:
+    """Return the call's arguments by the names of its schema, defaults filled in."""
+    assert isinstance(node.target, OpOverload)
+    bound: dict[str, Any] = {}
+    for i, arg in enumerate(node.target._schema.arguments):
+        if i < len(node.args):
+            bound[arg.name] = node.args[i]
+        else:
+            bound[arg.name] = node.kwargs.get(arg.name, arg.default_value)
+    return bound
+
+
+def lookup_tensor(module: nn.Module, path: str) -> Any:
+    """Return the parameter, buffer or plain tensor attribute at `path`, or None."""
+    value: Any = module
+    for name in path.split("."):
+        value = getattr(value, name, None)
+    return value if isinstance(value, Tensor) else None
+
+
+def shape_of(node: fx.Node) -> dict[str, Any]:
+    """Return the output's shape (None for the batch and all that follows from it) and dtype."""
+    value = node.meta.get("val")
+    if not isinstance(value, Tensor):
+        return {}
+    shape = tuple(s if isinstance(s, int) else None for s in value.shape)
+    return {"shape": shape, "dtype": value.dtype}
+
+
+def makes_memory(node: fx.Node) -> bool:
+    """Whether a call makes a new tensor out of nothing but a shape, as masks are made."""
+    if not isinstance(node.target, OpOverload):
+        return False
+    name = node.target._schema.name.removeprefix("aten::").removeprefix("new_")
+    return name.removesuffix("_like") in ("zeros", "ones", "full", "empty", "arange", "eye")
+
+
+def is_impure(node: fx.Node) -> bool:
+    """Whether a node must stay though nothing reads it."""
+    if node.op in ("placeholder", "output"):
+        return True
+    if node.op != "call_function" or not isinstance(node.target, OpOverload):
+        return False
+    return node.target._schema.is_mutable

@@ -1,0 +1,226 @@
+"""A run's folder: what was asked, every finished step, and the result.
+
+Each step is written into a folder of its own under a temporary name, synced and renamed, so a run
+that is killed at any moment goes on after its last finished step. The journal is made anew from
+the steps; nothing else has to be kept in agreement.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from shoal.atomic import readable_errors, replace_folder, write_file
+from shoal.distributed import barrier, is_main
+from shoal.errors import RunError
+from shoal.methods.records import Metrics, Step
+from shoal.network import Network, Plan
+from shoal.store import load_weights_, write_network
+from shoal.surgery import replay_
+
+__all__ = ["Run"]
+
+try:
+    import fcntl
+except ImportError:  # no file locks on this system
+    fcntl = None  # type: ignore[assignment]
+
+
+class Run:
+    """A run's folder, opened for one process group.
+
+    Args:
+        folder: made if needed.
+        identity: what decides the result, as JSON values: options, and hashes of weights and data.
+            A folder that was begun with another identity is refused.
+        config: what is written to `config.yaml`, for people and for running it again.
+
+    Raises:
+        RunError: the folder belongs to another run (names what changed), is in use, holds other
+            files, or cannot be written.
+    """
+
+    def __init__(
+        self, folder: Path, identity: Mapping[str, Any], config: Mapping[str, Any]
+    ) -> None:
+        self.folder = folder
+        self._lock: Any = None
+        if is_main():
+            self._open(json.loads(json.dumps(identity)), config)
+        barrier()
+
+    # ------------------------------------------------------------------ opening
+
+    def _open(self, identity: dict[str, Any], config: Mapping[str, Any]) -> None:
+        with readable_errors(self.folder):
+            if self.folder.exists() and not self.folder.is_dir():
+                raise RunError(f"'{self.folder}' is a file: give a folder to --out")
+            known = self.folder / "identity.json"
+            if self.folder.is_dir() and not known.exists() and self._foreign_files():
+                raise RunError(
+                    f"'{self.folder}' holds files that are not a run's: give an empty or a new "
+                    "folder to --out"
+                )
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._take_lock()
+            if known.exists():
+                self._compare(_read_json(known), identity)
+            else:
+                write_file(self.folder / "config.yaml", _yaml(config))
+                write_file(known, json.dumps(identity, indent=2) + "\n")
+            (self.folder / "steps").mkdir(exist_ok=True)
+            for leftover in (self.folder / "steps").glob(".*"):
+                shutil.rmtree(leftover, ignore_errors=True)
+
+    def _foreign_files(self) -> bool:
+        return any(not entry.name.startswith(".") for entry in self.folder.iterdir())
+
+    def _take_lock(self) -> None:
+        if fcntl is None:
+            return
+        self._lock = (self.folder / ".lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RunError(
+                f"another process is at work in '{self.folder}': wait for it, or choose another "
+                "folder"
+            ) from None
+
+    def _compare(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+        before, now = _flat(old), _flat(new)
+        changed = [
+            f"{name} was {_short(before.get(name))} and is {_short(now.get(name))}"
+            for name in sorted({*before, *now})
+            if before.get(name) != now.get(name)
+        ]
+        if changed:
+            more = f" (and {len(changed) - 3} more)" if len(changed) > 3 else ""
+            raise RunError(
+                f"'{self.folder}' was begun with other options: {'; '.join(changed[:3])}{more}: "
+                "choose another folder, or give the same options to go on"
+            )
+
+    def close(self) -> None:
+        """Give the folder free for other processes."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    # ------------------------------------------------------------------ steps
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the training in progress keeps its state."""
+        return self.folder / "training.pt"
+
+    def steps(self) -> list[Step]:
+        """Return the finished steps in order, the dense network first."""
+        found: list[Step] = []
+        folders = sorted((self.folder / "steps").glob("[0-9]*"))
+        for number, folder in enumerate(folders):
+            if int(folder.name) != number:
+                raise RunError(
+                    f"step {number} is missing in '{self.folder}': the folder is damaged; begin "
+                    "in another one"
+                )
+            found.append(Step.from_dict(_read_json(folder / "step.json")))
+        return found
+
+    def save_step(self, step: Step, network: Network) -> None:
+        """Write a finished step with its network, and drop the state of its training."""
+        if is_main():
+            target = self.folder / "steps" / f"{step.step:03d}"
+
+            def fill(folder: Path) -> None:
+                write_network(network, folder)
+                (folder / "step.json").write_text(json.dumps(step.to_dict(), indent=2) + "\n")
+
+            replace_folder(target, fill)
+            self.checkpoint.unlink(missing_ok=True)
+            self._write_journal()
+        barrier()
+
+    def load_step(self, number: int, base: Network) -> Network:
+        """Return the network of a finished step.
+
+        Args:
+            number: the step.
+            base: the captured original, with an empty plan; it is left as it is.
+        """
+        folder = self.folder / "steps" / f"{number:03d}"
+        plan = Plan.from_dict(_read_json(folder / "plan.json"))
+        network = replay_(base.copy(), plan)
+        load_weights_(network, folder)
+        return network
+
+    def _write_journal(self) -> None:
+        lines = [json.dumps(step.to_dict()) for step in self.steps()]
+        write_file(self.folder / "journal.jsonl", "".join(f"{line}\n" for line in lines))
+
+    # ------------------------------------------------------------------ the result
+
+    def finish(
+        self,
+        best: Network,
+        dense: Metrics,
+        final: Metrics,
+        steps: list[Step],
+        *,
+        removed: int,
+        total: int,
+        stopped: str,
+        notes: list[str],
+    ) -> None:
+        """Write `best/`, `result.json` and the journal."""
+        if is_main():
+            self._write_journal()
+            replace_folder(self.folder / "best", lambda folder: write_network(best, folder))
+            result = {
+                "dense": dense.to_dict(),
+                "final": final.to_dict(),
+                "steps": [step.to_dict() for step in steps],
+                "removed": removed,
+                "total": total,
+                "stopped": stopped,
+                "notes": notes,
+            }
+            write_file(self.folder / "result.json", json.dumps(result, indent=2) + "\n")
+        barrier()
+
+
+# ---------------------------------------------------------------------- helpers
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"'{path}' is missing or damaged: {error}") from error
+    if not isinstance(value, dict):
+        raise RunError(f"'{path}' is damaged: it holds no record")
+    return value
+
+
+def _yaml(config: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(json.loads(json.dumps(config)), sort_keys=False, allow_unicode=True)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else text[:37] + "…"
