@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from shoal import models
-from shoal.errors import ShoalError
-from shoal.importance import score
-from shoal.measure import benchmark
-from shoal.methods import compress
-from shoal.network import Network, capture
-from shoal.store import load, save
-from shoal.surgery import fit_lines, linearize_
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from shoal import models
+    from shoal.errors import ShoalError
+    from shoal.importance import score
+    from shoal.measure import benchmark
+    from shoal.methods import compress
+    from shoal.network import Network, capture
+    from shoal.store import load, save
+    from shoal.surgery import drop_, fit_lines, linearize_
 
 __all__ = [
     "Network",
@@ -18,6 +22,7 @@ __all__ = [
     "benchmark",
     "capture",
     "compress",
+    "drop_",
     "fit_lines",
     "linearize_",
     "load",
@@ -27,3 +32,32 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+# Imported when first used, so that `shoal --help` does not wait for PyTorch.
+_HOMES = {
+    "Network": "shoal.network",
+    "ShoalError": "shoal.errors",
+    "benchmark": "shoal.measure",
+    "capture": "shoal.network",
+    "compress": "shoal.methods",
+    "drop_": "shoal.surgery",
+    "fit_lines": "shoal.surgery",
+    "linearize_": "shoal.surgery",
+    "load": "shoal.store",
+    "save": "shoal.store",
+    "score": "shoal.importance",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "models":
+        return importlib.import_module("shoal.models")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'shoal' has no attribute '{name}'")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

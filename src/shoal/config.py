@@ -40,6 +40,12 @@ class Config(BaseModel):
     per_step: int = 1
     patience: int = 0
     samples: int | None = None
+    keep_first: bool = False
+    keep_per_stage: int = 0
+    per_latency: bool = False
+    rewind: int | None = None
+    rewind_from: str | None = None
+    score_on: str = "trained"
     # data
     train_samples: int | None = None
     val_fraction: float | None = None
@@ -97,6 +103,18 @@ class Config(BaseModel):
         names = (
             "train_samples", "val_fraction", "val_samples", "batch_size", "eval_batch_size",
             "image_size", "mean", "std", "augment", "skip_broken", "download", "workers", "seed",
+        )  # fmt: skip
+        return {name: getattr(self, name) for name in names}
+
+    def identity(self) -> dict[str, Any]:
+        """Return the fields that decide the result and that no weights or search options tell.
+
+        A run that goes on must have them unchanged. Where the model and its weights come from is
+        not among them: their hash is.
+        """
+        names = (
+            "data", "train_samples", "val_fraction", "val_samples", "batch_size", "image_size",
+            "mean", "std", "augment", "skip_broken",
         )  # fmt: skip
         return {name: getattr(self, name) for name in names}
 

@@ -71,11 +71,22 @@ class Run:
             if known.exists():
                 self._compare(_read_json(known), identity)
             else:
-                write_file(self.folder / "config.yaml", _yaml(config))
+                # First what makes the folder a run's, should this process end right here.
                 write_file(known, json.dumps(identity, indent=2) + "\n")
+            if not (self.folder / "config.yaml").exists():
+                write_file(self.folder / "config.yaml", _yaml(config))
             (self.folder / "steps").mkdir(exist_ok=True)
-            for leftover in (self.folder / "steps").glob(".*"):
-                shutil.rmtree(leftover, ignore_errors=True)
+            self._remove_leftovers()
+
+    def _remove_leftovers(self) -> None:
+        """Remove what a killed process left half written; nobody else works in here."""
+        for folder in (self.folder, self.folder / "steps"):
+            for pattern in (".*.tmp", ".*.old", "*.part"):
+                for leftover in folder.glob(pattern):
+                    if leftover.is_dir():
+                        shutil.rmtree(leftover, ignore_errors=True)
+                    else:
+                        leftover.unlink(missing_ok=True)
 
     def _foreign_files(self) -> bool:
         return any(not entry.name.startswith(".") for entry in self.folder.iterdir())

@@ -15,7 +15,7 @@ from shoal.errors import ShoalError
 from shoal.models import compat
 from shoal.network import Network, capture
 
-_PROBABILITIES = ("p", "drop_prob", "dropout")
+_PROBABILITIES = ("p", "drop_prob", "drop_rate", "dropout")
 
 
 class Call(nn.Module):
@@ -91,9 +91,14 @@ def same(a: Any, b: Any) -> bool:
 
 
 def evaluate(module: nn.Module, inputs: Any) -> Any:
-    args, kwargs = as_call(inputs)
-    with torch.no_grad():
-        return module.eval()(*args, **kwargs)
+    """Call in eval mode on copies; the fused attention of PyTorch's own layers rounds otherwise."""
+    args, kwargs = as_call(copy.deepcopy(inputs))
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad():
+            return module.eval()(*args, **kwargs)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(True)
 
 
 def training_differences(model: nn.Module, network: Network, inputs: Any) -> list[str]:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import ast
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, runtime_checkable
+from urllib.parse import parse_qsl
 
 from shoal.errors import ConfigError
 from shoal.importance.entropy import Entropy
 from shoal.importance.observe import Observer, observe
+from shoal.importance.per_latency import per_latency
 from shoal.importance.scores import Scores
 from shoal.network import Network
 from shoal.registry import Registry
 
-__all__ = ["Criterion", "OnePass", "criteria", "make_criterion", "score"]
+__all__ = ["Criterion", "OnePass", "criteria", "criterion_for", "make_criterion", "score"]
 
 
 @runtime_checkable
@@ -53,15 +57,66 @@ criteria.register("entropy")(Entropy)
 def make_criterion(name: str, **options: Any) -> Criterion:
     """Return a fresh criterion.
 
+    Args:
+        name: of the registry; options may follow as in "l1?scope=global".
+        **options: the criterion's own; they win over those in `name`.
+
     Raises:
         NameNotFoundError: no criterion has that name; tells the nearest.
         ConfigError: it does not take these options.
     """
+    name, written = _parsed(name)
+    options = {**written, **options}
     make = criteria[name]
     try:
         return make(**options)
     except TypeError as error:
         raise ConfigError(f"the criterion '{name}' does not take these options: {error}") from error
+
+
+def criterion_for(name: str, unit: str, *, seed: int = 0) -> Criterion:
+    """Return a fresh criterion that scores sites, or blocks, as a method needs it.
+
+    Args:
+        name: as in `make_criterion`. Where it scores the other unit and there is a twin for this
+            one ("entropy" and "block_entropy"), that is taken.
+        unit: "site" or "block".
+        seed: for criteria that draw random numbers.
+
+    Raises:
+        NameNotFoundError: no criterion has that name; tells the nearest.
+        ConfigError: it does not take the options in `name`, or cannot score this unit.
+    """
+    name, options = _parsed(name)
+    if name in criteria and "unit" not in _parameters(name):
+        twin = f"{unit}_{name}"
+        if getattr(criteria[name], "unit", unit) != unit and twin in criteria:
+            name = twin
+    given = {"unit": unit, "seed": seed, **options}
+    known = _parameters(name)
+    made = make_criterion(name, **{k: v for k, v in given.items() if k in known or k in options})
+    if made.unit != unit:
+        raise ConfigError(
+            f"the criterion '{name}' scores {made.unit}s and the method removes {unit}s: choose "
+            "another criterion"
+        )
+    return made
+
+
+def _parsed(name: str) -> tuple[str, dict[str, Any]]:
+    """Return the name and the options of "name?option=value&option=value"."""
+    bare, _, query = name.partition("?")
+    options: dict[str, Any] = {}
+    for key, text in parse_qsl(query, keep_blank_values=True):
+        try:
+            options[key] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            options[key] = text
+    return bare, options
+
+
+def _parameters(name: str) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(criteria[name]).parameters
 
 
 def score(
@@ -71,6 +126,7 @@ def score(
     samples: int | None = None,
     *,
     progress: Callable[[int, int], None] | None = None,
+    saved_ms: Mapping[str, float] | None = None,
     **options: Any,
 ) -> Scores:
     """Score the sites or blocks of a network: the lowest matter least to the task.
@@ -82,10 +138,12 @@ def score(
     Args:
         network: what `shoal.capture` gave.
         loader: the data, unshuffled and without augmentation; shoal's own loaders see to that.
-        criterion: a name of the registry, "entropy" for EASIER's.
+        criterion: a name of the registry, "entropy" for EASIER's; options may follow as in
+            "l1?scope=global".
         samples: use only this many samples; the scores then have standard errors and say whether
             the lowest is settled.
         progress: called with the batches done and their total.
+        saved_ms: milliseconds that each removal saves, by name; the scores are divided by them.
         **options: the criterion's own, such as `zeros` and `pooling` of "entropy".
 
     Returns:
@@ -100,5 +158,7 @@ def score(
     chosen = make_criterion(criterion, **options)
     if isinstance(chosen, OnePass):
         observe(network, loader, [chosen], samples=samples, progress=progress)
-        return chosen.scores()
-    return chosen.score(network, loader, samples=samples, progress=progress)
+        scores = chosen.scores()
+    else:
+        scores = chosen.score(network, loader, samples=samples, progress=progress)
+    return scores if saved_ms is None else per_latency(scores, saved_ms)

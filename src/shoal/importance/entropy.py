@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,14 +12,16 @@ from torch.utils.hooks import RemovableHandle
 
 from shoal.distributed import sum_across
 from shoal.errors import ConfigError, TrainingError
+from shoal.importance.jackknife import GROUPS, leave_one_out, standard_error
 from shoal.importance.scores import Scores
 from shoal.importance.states import count_states
 from shoal.network import Network, Site
 
 __all__ = ["Entropy", "binary_entropy"]
 
-# Batches are dealt to this many groups; leaving out one group at a time gives standard errors.
-_GROUPS = 32
+# Entropies of single batches are added up as integers of this many parts of a bit: the sum then
+# does not depend on which process adds which batch.
+_PARTS_OF_A_BIT = 1 << 40
 
 
 def binary_entropy(on: Tensor, off: Tensor) -> Tensor:
@@ -32,9 +35,9 @@ def binary_entropy(on: Tensor, off: Tensor) -> Tensor:
         H = −Σ p log2 p over p(ON) = on / (on + off) and p(OFF) = 1 − p(ON); 0 for a neuron that
         was never in either state.
     """
-    total = (on + off).double()
-    p = torch.stack([on.double(), off.double()]) / total.clamp(min=1.0)
-    return -(torch.xlogy(p, p).sum(0)) / torch.log(torch.tensor(2.0, dtype=torch.float64))
+    total = (on + off).double().clamp(min=1.0)
+    p, q = on.double() / total, off.double() / total
+    return -(torch.xlogy(p, p) + torch.xlogy(q, q)) / math.log(2.0)
 
 
 class Entropy:
@@ -50,6 +53,9 @@ class Entropy:
         pooling: "all" counts over the whole data set (the paper); "batch" averages the entropies
             of single batches (the published code), which is lower, the more so the smaller the
             batch.
+
+    Raises:
+        ConfigError: an option has another value.
     """
 
     unit = "site"
@@ -60,59 +66,75 @@ class Entropy:
         self.zeros = zeros
         self.pooling = pooling
         self._sites: list[Site] = []
-        self._on: dict[str, Tensor] = {}  # [groups, channels]
+        self._on: dict[str, Tensor] = {}  # [GROUPS, channels]
         self._off: dict[str, Tensor] = {}
-        self._sum: dict[str, Tensor] = {}  # [groups]: entropies of batches, for pooling="batch"
-        self._batches = torch.zeros(_GROUPS, dtype=torch.int64)
-        self._group = 0
+        self._sums: dict[str, Tensor] = {}  # [GROUPS]: entropies of batches, for pooling="batch"
+        self._dealt = torch.zeros(2, GROUPS, dtype=torch.int64)  # samples and batches per group
+        self._batch = (0, 0)  # index and size of the present one
+        self._groups = torch.zeros(0, dtype=torch.int64)  # of its samples
         self._samples = 0
-        self._everything = True
+        self._population: int | None = None
 
     # ------------------------------------------------------------------ observing
 
     def attach(self, network: Network) -> Sequence[RemovableHandle]:
-        """Watch the input of every site that still has its rectifier."""
+        """Forget what was counted before; watch the input of every site that has its rectifier."""
         self._sites = [site for site in network.sites if site.linearized is None]
         if not self._sites:
             raise ConfigError("the network has no rectifier left to score")
-        return [
-            network.get_submodule(site.name).register_forward_pre_hook(self._counter(site))
-            for site in self._sites
-        ]
+        self._on, self._off, self._sums = {}, {}, {}
+        self._dealt = torch.zeros(2, GROUPS, dtype=torch.int64)
+        handles = []
+        for site in self._sites:
+            shape = network.node_of(site.name).meta.get("shape") or (0,)
+            batch_first = shape[0] is None and site.channel_dim != 0
+            counter = self._counter(site, batch_first)
+            handles.append(network.get_submodule(site.name).register_forward_pre_hook(counter))
+        return handles
 
     def begin(self, index: int, size: int) -> None:
-        """Choose the group that the next batch belongs to."""
-        self._group = index % _GROUPS
-        self._batches[self._group] += 1
+        """Deal the samples of the next batch to groups; standard errors come from leaving out one.
 
-    def _counter(self, site: Site) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        In turn, because neighbours may be of one class: each group then is like the whole.
+        """
+        self._batch = (index, size)
+        self._groups = (index * size + torch.arange(size)) % GROUPS
+        self._dealt[0] += self._groups.bincount(minlength=GROUPS)
+        self._dealt[1, index % GROUPS] += 1
+
+    def _counter(
+        self, site: Site, batch_first: bool
+    ) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def count(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            z = inputs[0]
-            on, off = count_states(z, site.channel_dim)
+            z, (index, size) = inputs[0], self._batch
+            by_sample = batch_first and z.shape[0] % size == 0
+            on, off = count_states(z, site.channel_dim, size if by_sample else 1)
             if self.zeros != "exclude":
                 rest = z.numel() // on.numel() - on - off
                 on, off = (on + rest, off) if self.zeros == "on" else (on, off + rest)
             if site.name not in self._on:
-                self._on[site.name] = on.new_zeros((_GROUPS, on.numel()))
+                self._on[site.name] = on.new_zeros((GROUPS, on.shape[1]))
                 self._off[site.name] = torch.zeros_like(self._on[site.name])
-                self._sum[site.name] = torch.zeros(_GROUPS, dtype=torch.float64, device=on.device)
-            self._on[site.name][self._group] += on
-            self._off[site.name][self._group] += off
+                self._sums[site.name] = on.new_zeros(GROUPS)
+            groups = self._groups if by_sample else torch.tensor([index % GROUPS])
+            groups = groups.to(on.device, non_blocking=True)
+            self._on[site.name].index_add_(0, groups, on)
+            self._off[site.name].index_add_(0, groups, off)
             if self.pooling == "batch":
-                self._sum[site.name][self._group] += binary_entropy(on, off).mean()
+                bits = binary_entropy(on.sum(0).cpu(), off.sum(0).cpu()).mean()
+                self._sums[site.name][index % GROUPS] += int(bits.nan_to_num() * _PARTS_OF_A_BIT)
 
         return count
 
-    def finish(self, samples: int, everything: bool) -> None:
+    def finish(self, samples: int, population: int | None) -> None:
         """Sum the counts of all processes."""
-        self._samples, self._everything = samples, everything
-        sum_across(self._batches)
+        self._samples, self._population = samples, population
+        sum_across(self._dealt)
         for site in self._sites:
-            if site.name not in self._on:
-                # This process had no batch at all; the others know the number of channels.
-                raise ConfigError("fewer batches than processes: use fewer processes")
-            for counts in (self._on, self._off, self._sum):
-                counts[site.name] = sum_across(counts[site.name].cpu())
+            empty = torch.zeros(GROUPS, site.channels or 1, dtype=torch.int64)
+            for counts, none in ((self._on, empty), (self._off, empty), (self._sums, empty[:, 0])):
+                mine = counts.get(site.name, none)  # nothing if this process had no batch
+                counts[site.name] = sum_across(mine.cpu().clone())
             if bool((self._on[site.name] < 0).any() or (self._off[site.name] < 0).any()):
                 raise TrainingError(
                     f"the input of site '{site.name}' is NaN: the network's weights or its data "
@@ -122,48 +144,48 @@ class Entropy:
     # ------------------------------------------------------------------ the result
 
     def scores(self) -> Scores:
-        """Return the entropies in bits (eq. 7), with standard errors from a group jackknife."""
-        values: dict[str, float] = {}
-        jackknife: dict[str, Tensor] = {}
-        details: dict[str, dict[str, Any]] = {}
+        """Return the entropies in bits (eq. 7), with standard errors where data were left out."""
+        values, without = {}, {}
         for site in self._sites:
-            name = site.name
-            values[name] = float(self._layer_entropy(name, torch.ones(_GROUPS, dtype=torch.bool)))
-            jackknife[name] = self._leave_one_out(name)
-            details[name] = self._detail(name)
-        errors, settled = self._errors(values, jackknife)
+            values[site.name], without[site.name] = self._entropies(site.name)
+        errors, settled = self._errors(values, without)
+        details = {site.name: self._detail(site.name) for site in self._sites}
         return Scores("entropy", values, self._samples, errors, settled, details)
 
-    def _layer_entropy(self, name: str, groups: Tensor) -> Tensor:
+    def _entropies(self, name: str) -> tuple[float, Tensor]:
+        """Return a layer's entropy, and what it is without each of the groups."""
+        used = self._used()
         if self.pooling == "batch":
-            return self._sum[name][groups].sum() / self._batches[groups].sum()
-        on, off = self._on[name][groups].sum(0), self._off[name][groups].sum(0)
-        return binary_entropy(on, off).mean()
+            sums, batches = self._sums[name][used], self._dealt[1][used]
+            without = leave_one_out(sums).double() / leave_one_out(batches) / _PARTS_OF_A_BIT
+            return int(sums.sum()) / int(batches.sum()) / _PARTS_OF_A_BIT, without
+        on, off = self._on[name][used], self._off[name][used]
+        without = binary_entropy(leave_one_out(on), leave_one_out(off)).mean(-1)
+        return float(binary_entropy(on.sum(0), off.sum(0)).mean()), without
 
-    def _leave_one_out(self, name: str) -> Tensor:
-        """Return the score without each of the groups that have data, shape [used groups]."""
-        used = self._batches > 0
-        scores = []
-        for group in used.nonzero().flatten().tolist():
-            rest = used.clone()
-            rest[group] = False
-            if bool(rest.any()):
-                scores.append(self._layer_entropy(name, rest))
-        return torch.stack(scores) if scores else torch.zeros(0, dtype=torch.float64)
+    def _used(self) -> Tensor:
+        return self._dealt[1 if self.pooling == "batch" else 0] > 0
 
     def _errors(
-        self, values: dict[str, float], jackknife: dict[str, Tensor]
+        self, values: dict[str, float], without: dict[str, Tensor]
     ) -> tuple[dict[str, float], bool | None]:
-        if self._everything:
+        share = self._samples / self._population if self._population else 0.0
+        if share >= 1.0:
             return dict.fromkeys(values, 0.0), True
-        if any(len(scores) < 2 for scores in jackknife.values()):
+        errors = {name: standard_error(scores, share) for name, scores in without.items()}
+        if any(error is None for error in errors.values()):
             return {}, None
-        errors = {name: _jackknife_error(scores) for name, scores in jackknife.items()}
-        if len(values) == 1:
-            return errors, True
-        first, second = sorted(values, key=values.__getitem__)[:2]
-        margin = _jackknife_error(jackknife[second] - jackknife[first])
-        return errors, values[second] - values[first] > 2.0 * margin
+        lowest = min(values, key=values.__getitem__)
+        margins = {
+            name: standard_error(scores - without[lowest], share) or 0.0
+            for name, scores in without.items()
+        }
+        settled = all(
+            value - values[lowest] > 2.0 * margins[name]
+            for name, value in values.items()
+            if name != lowest
+        )
+        return {name: error for name, error in errors.items() if error is not None}, settled
 
     def _detail(self, name: str) -> dict[str, Any]:
         on, off = self._on[name].sum(0), self._off[name].sum(0)
@@ -174,13 +196,6 @@ class Entropy:
             "always_off": int((on == 0).sum()),
             "channels": on.numel(),
         }
-
-
-def _jackknife_error(leave_one_out: Tensor) -> float:
-    """Return the standard error (Efron 1982): sqrt((g − 1)/g · Σ (θ_i − mean θ)²)."""
-    g = len(leave_one_out)
-    spread = (leave_one_out - leave_one_out.mean()).square().sum()
-    return float((spread * (g - 1) / g).sqrt())
 
 
 def _check(name: str, value: str, choices: tuple[str, ...]) -> None:

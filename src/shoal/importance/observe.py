@@ -8,7 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch.utils.hooks import RemovableHandle
 
-from shoal.data.batch import Batch, split_batch
+from shoal.data.base import SeededLoader
+from shoal.data.batch import split_batch
 from shoal.distributed import my_batches, sum_across
 from shoal.errors import ConfigError, DataError
 from shoal.modes import device_of, eval_mode
@@ -33,8 +34,8 @@ class Observer(Protocol):
         """Hear of the batch that runs next."""
         ...
 
-    def finish(self, samples: int, everything: bool) -> None:
-        """Hear that `samples` samples went through, and whether these were all there are."""
+    def finish(self, samples: int, population: int | None) -> None:
+        """Hear that `samples` samples went through, of how many; None where that is not known."""
         ...
 
 
@@ -69,11 +70,17 @@ def observe(
     chosen = _Chosen(loader, samples)
     device = device_of(network)
     seen = torch.zeros((), dtype=torch.int64)
-    handles = [handle for observer in observers for handle in observer.attach(network)]
+    handles: list[RemovableHandle] = []
     try:
-        with eval_mode(network), torch.inference_mode():
+        for observer in observers:
+            handles += observer.attach(network)
+        # Not inference_mode: what a module keeps from such a pass (a table of positions, say)
+        # could not take part in training later.
+        with eval_mode(network), torch.no_grad():
             for index, batch in my_batches(chosen):
                 moved = split_batch(batch, device)
+                if moved.size == 0:
+                    continue
                 seen += moved.size
                 for observer in observers:
                     observer.begin(index, moved.size)
@@ -87,7 +94,7 @@ def observe(
     if total == 0:
         raise DataError("the loader is empty: there is nothing to score")
     for observer in observers:
-        observer.finish(total, chosen.everything)
+        observer.finish(total, chosen.population(total))
     return total
 
 
@@ -96,7 +103,6 @@ class _Chosen:
 
     Attributes:
         batches: how many batches a whole pass has at most; 0 where the loader does not tell.
-        everything: whether the pass leaves no sample out; settled once it has ended.
     """
 
     def __init__(self, loader: Iterable[Any], samples: int | None) -> None:
@@ -105,12 +111,17 @@ class _Chosen:
         plain = getattr(loader, "plain", None)
         self._loader: Any = plain() if callable(plain) else loader
         self._left = samples
-        self.everything = True
-        if samples is not None and hasattr(self._loader, "take"):
-            self.everything = self._loader.num_samples <= samples
+        self._everything = True
+        self._known: int | None = None
+        if samples is not None and isinstance(self._loader, SeededLoader):
+            self._known = self._loader.num_samples
             self._loader = self._loader.take(samples)
             self._left = None
         self.batches = len(self._loader) if hasattr(self._loader, "__len__") else 0
+
+    def population(self, seen: int) -> int | None:
+        """Return how many samples there are, once a pass has `seen` so many; None if unknown."""
+        return self._known or (seen if self._everything else None)
 
     def __iter__(self) -> Iterator[tuple[int, Any]]:
         left = self._left
@@ -119,20 +130,19 @@ class _Chosen:
                 yield index, batch
                 continue
             if left == 0:
-                self.everything = False
+                self._everything = False
                 return
             size = split_batch(batch).size
             if size > left:
-                self.everything = False
+                self._everything = False
             yield index, first_samples(batch, left) if size > left else batch
             left -= min(size, left)
 
 
-def first_samples(batch: Any, count: int) -> Batch:
-    """Return the first `count` samples of a loader's batch."""
+def first_samples(batch: Any, count: int) -> tuple[Any, Any]:
+    """Return the first `count` samples of a loader's batch, as (inputs, target)."""
     whole = split_batch(batch)
-    return Batch(
-        tuple(value[:count] for value in whole.args),
-        {name: value[:count] for name, value in whole.kwargs.items()},
-        None if whole.target is None else whole.target[:count],
-    )
+    inputs: Any = {name: value[:count] for name, value in whole.kwargs.items()}
+    if whole.args:
+        inputs = tuple(value[:count] for value in whole.args)
+    return inputs, None if whole.target is None else whole.target[:count]

@@ -11,7 +11,7 @@ from shoal.errors import ConfigError
 __all__ = ["Scores"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # equal to any mapping with the same items
 class Scores(Mapping[str, float]):
     """Scores by the name of the site or block; the lowest goes first.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from shoal.methods.compress import compress
 from shoal.methods.easier import Easier
+from shoal.methods.layer_pruning import LayerPruning
 from shoal.methods.listener import Listener
 from shoal.methods.options import Search
 from shoal.methods.records import Metrics, Step
@@ -12,6 +13,7 @@ from shoal.methods.search import Result, search
 
 __all__ = [
     "Easier",
+    "LayerPruning",
     "Listener",
     "Method",
     "Metrics",

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from shoal.data.batch import split_batch
-from shoal.distributed import default_device
+from shoal.distributed import default_device, ensure_initialised, world
 from shoal.errors import DataError
+from shoal.measure._inputs import resolve_device
 from shoal.methods.listener import Listener
 from shoal.methods.options import Search
 from shoal.methods.registry import methods
@@ -23,7 +24,7 @@ from shoal.run import Run
 from shoal.store import state_hash
 from shoal.training import Recipe, find_recipe
 
-__all__ = ["compress"]
+__all__ = ["compress", "working_device"]
 
 
 def compress(
@@ -42,6 +43,7 @@ def compress(
     device: torch.device | str | None = None,
     listener: Listener | None = None,
     config: Mapping[str, Any] | None = None,
+    identity: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Result:
     """Make a trained network shallower at the accuracy asked for.
@@ -63,6 +65,8 @@ def compress(
         device: where to work; None takes a GPU if there is one.
         listener: hears of the progress.
         config: what is written to the folder's `config.yaml`; None writes the options.
+        identity: what else decides the result, such as the batch size: a folder that was begun
+            with other values is refused.
         **options: further fields of `Search`, such as `dense_epochs`, `per_step`, `remove`,
             `patience`, `samples`, `seed`, `how` and `criterion`.
 
@@ -73,25 +77,45 @@ def compress(
         ShoalError: one line on what is wrong: options, data, weights that are not finite, a model
             that cannot be captured, a folder that cannot be used.
     """
-    chosen = Search.of(
-        {"max_drop": max_drop, "epochs": epochs, "recipe": find_recipe(recipe), **options}
-    )
-    how = methods[method](chosen)
+    make = methods[method]
+    defaults = getattr(make, "defaults", {})
+    given = {"max_drop": max_drop, "epochs": epochs, "recipe": find_recipe(recipe), **options}
+    chosen = Search.of({**defaults, **given})
+    how = make(chosen)
     check_finite(model)
     first = _first_batch(train, "training")
     _first_batch(val, "validation")
-    where = torch.device(device) if device is not None else default_device()
+    where = working_device(device)
     network = _captured(model, first, base).to(where)
     network.train(False)
     run = None
     if out is not None:
-        identity = {"method": method, **chosen.to_dict(), **_identity(model, train, val, test)}
-        run = Run(Path(out), identity, config or {"method": method, **chosen.to_dict()})
+        decisive = {**chosen.to_dict(), **(identity or {}), **_identity(model, train, val, test)}
+        run = Run(
+            Path(out),
+            {"method": method, **decisive},
+            config or {"method": method, **chosen.to_dict()},
+        )
     try:
         return search(network, how, Task(train, val, test, chosen, fit), run, listener)
     finally:
         if run is not None:
             run.close()
+
+
+def working_device(device: torch.device | str | None) -> torch.device:
+    """Return where this process works: the device asked for, else a GPU if there is one.
+
+    Raises:
+        ConfigError: there is no such device here.
+    """
+    if device is None:
+        return default_device()
+    found = resolve_device(device)
+    ensure_initialised(found)
+    own = default_device() if world() > 1 else found
+    # "cuda" means to each of several processes the GPU that is its own.
+    return own if own.type == found.type and torch.device(device).index is None else found
 
 
 def _captured(model: nn.Module, first: Any, base: str | None) -> Network:
@@ -126,7 +150,7 @@ def _identity(
     loaders = {"train": train, "val": val, "test": test}
     return {
         "weights": state_hash(model),
-        "data": {
+        "samples_in": {
             name: getattr(loader, "num_samples", len(loader) if isinstance(loader, Sized) else None)
             for name, loader in loaders.items()
         },

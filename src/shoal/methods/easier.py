@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from shoal.errors import ConfigError, TrainingError
+from shoal.errors import TrainingError
 from shoal.importance import Observer, Scores, observe
-from shoal.importance.criteria import OnePass, make_criterion
+from shoal.importance.criteria import Criterion, OnePass, criterion_for
 from shoal.methods.listener import Listener
 from shoal.methods.options import Search
 from shoal.methods.records import Step
@@ -31,12 +31,7 @@ class Easier:
 
     def __init__(self, search: Search) -> None:
         self.search = search
-        unit = getattr(make_criterion(search.criterion), "unit", "site")
-        if unit != "site":
-            raise ConfigError(
-                f"method 'easier' linearizes sites and the criterion '{search.criterion}' scores "
-                f"{unit}s: choose another criterion"
-            )
+        self._criterion()
 
     def candidates(self, network: Network) -> list[str]:
         """Return the sites that still have their rectifier."""
@@ -65,10 +60,13 @@ class Easier:
 
         return Proposal("linearize", names, scores, apply, notes)
 
+    def _criterion(self) -> Criterion:
+        return criterion_for(self.search.criterion, "site", seed=self.search.seed)
+
     def _score(
         self, network: Network, data: Iterable[Any], listener: Listener
     ) -> tuple[Scores, LineMoments | None]:
-        criterion = make_criterion(self.search.criterion)
+        criterion = self._criterion()
         moments = LineMoments() if self.search.how == "line" else None
         samples = self.search.samples
         if isinstance(criterion, OnePass):

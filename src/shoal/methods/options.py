@@ -29,6 +29,14 @@ class Search:
         seed: decides the order of the data and all that is random.
         latency_batch: batch size at which latency is measured.
         recipe: how to train.
+        keep_first: for blocks: never drop the first one.
+        keep_per_stage: for blocks: how many must stay in each stage, removable or not.
+        per_latency: divide importance by the measured latency that the removal saves.
+        rewind: after each removal go back to the weights of this epoch of the dense network's
+            training, 0 for the weights the search was given; None trains on from where it is.
+        rewind_from: a file of weights to go back to instead.
+        score_on: score "trained" weights, or the "rewound" ones (with the untrained weights as
+            these, that is pruning at initialization).
     """
 
     max_drop: float = 1.0
@@ -43,6 +51,12 @@ class Search:
     seed: int = 0
     latency_batch: int = 1
     recipe: Recipe = field(default_factory=Recipe)
+    keep_first: bool = False
+    keep_per_stage: int = 0
+    per_latency: bool = False
+    rewind: int | None = None
+    rewind_from: str | None = None
+    score_on: str = "trained"
 
     def __post_init__(self) -> None:
         """Raise `ConfigError` for the first value that makes no sense."""
@@ -52,13 +66,29 @@ class Search:
                 "more"
             )
         least = {"epochs": 0, "dense_epochs": 0, "per_step": 1, "patience": 0, "seed": 0}
-        least |= {"remove": 1, "samples": 1, "latency_batch": 1}
+        least |= {"remove": 1, "samples": 1, "latency_batch": 1, "keep_per_stage": 0, "rewind": 0}
         for name, low in least.items():
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < low):
                 raise ConfigError(f"{name} is {value!r}: give a whole number, {low} or more")
         if self.how not in ("line", "identity"):
             raise ConfigError(f"how is '{self.how}': choose 'line' or 'identity'")
+        self._check_rewinding()
+
+    def _check_rewinding(self) -> None:
+        if self.rewind is not None and self.rewind_from is not None:
+            raise ConfigError("rewind and rewind_from are both given: choose one of them")
+        if self.rewind is not None and self.rewind > self.dense_epochs:
+            raise ConfigError(
+                f"rewind is {self.rewind} but the dense network is trained for "
+                f"{self.dense_epochs} epochs: raise dense_epochs, or use rewind_from"
+            )
+        if self.score_on not in ("trained", "rewound"):
+            raise ConfigError(f"score_on is '{self.score_on}': choose 'trained' or 'rewound'")
+        if self.score_on == "rewound" and self.rewind is None and self.rewind_from is None:
+            raise ConfigError(
+                "score_on is 'rewound' but nothing is rewound: give rewind or rewind_from"
+            )
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Search:

@@ -60,6 +60,9 @@ class Step:
         seconds: time of the whole step.
         latency_ratio: dense latency over this network's, measured in the same rounds; above 1 is
             faster.
+        latency_ratio_low: lower end of the 95 % interval of that ratio. If 1 lies within, no
+            difference was measurable.
+        latency_ratio_high: its upper end.
         within: whether the accuracy is within the allowed drop from dense.
         notes: what else happened.
     """
@@ -74,6 +77,8 @@ class Step:
     epochs: int
     seconds: float
     latency_ratio: float
+    latency_ratio_low: float
+    latency_ratio_high: float
     within: bool
     notes: tuple[str, ...] = ()
 

@@ -10,11 +10,14 @@ from shoal.methods.listener import Listener
 from shoal.methods.options import Search
 from shoal.methods.records import Metrics, Step
 from shoal.methods.registry import Method
+from shoal.methods.rewind import Rewind
 from shoal.methods.task import Task
 from shoal.network import Network, Plan
 from shoal.run import Run
 
 __all__ = ["Result", "search"]
+
+_REMOVALS = ("linearize", "drop", "collapse")
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,7 @@ class _Search:
         self.options: Search = task.search
         self.run = run
         self.listener = listener
+        self.rewind = Rewind(self.options, base, run, own_training=task.custom_fit is not None)
         self.total = len(method.candidates(base))
         if self.total == 0:
             raise ConfigError("the network has no rectifier or block that could be removed")
@@ -124,6 +128,12 @@ class _Search:
         started = time.perf_counter()
         dense = self.base.copy()
         notes = self._train(dense, 0, self.options.dense_epochs, teacher=None)
+        if self.rewind.missing:
+            # The run was killed between that epoch's checkpoint and the keeping of its weights.
+            if self.run is not None:
+                self.run.checkpoint.unlink(missing_ok=True)
+            dense = self.base.copy()
+            notes = self._train(dense, 0, self.options.dense_epochs, teacher=None)
         self.listener.stage(0, "evaluate")
         metrics, _ = self.task.measure(dense, dense)
         step = Step(
@@ -137,6 +147,8 @@ class _Search:
             epochs=self.options.dense_epochs,
             seconds=time.perf_counter() - started,
             latency_ratio=1.0,
+            latency_ratio_low=1.0,
+            latency_ratio_high=1.0,
             within=True,
             notes=notes,
         )
@@ -163,10 +175,13 @@ class _Search:
         if self.options.remove is not None:
             count = min(count, self.options.remove - self._removed(network))
         self.listener.stage(number, "score")
+        if self.options.score_on == "rewound":
+            self.rewind.apply_(network)
         proposal = self.method.propose(
             network, self.task.train, count, history=self.steps, listener=self.listener
         )
         proposal.apply(network)
+        self.rewind.apply_(network)
         before = self.task.top1_val(network)
         notes = self._train(network, number, self.options.epochs, teacher=dense)
         self.listener.stage(number, "evaluate")
@@ -182,7 +197,9 @@ class _Search:
             top1_val_before=before,
             epochs=self.options.epochs,
             seconds=time.perf_counter() - started,
-            latency_ratio=ratio,
+            latency_ratio=ratio.median,
+            latency_ratio_low=ratio.low,
+            latency_ratio_high=ratio.high,
             within=drop <= self.options.max_drop + 1e-9,
             notes=(*proposal.notes, *notes),
         )
@@ -202,6 +219,7 @@ class _Search:
             teacher=teacher,
             checkpoint=self.run.checkpoint if self.run is not None else None,
             listener=self.listener,
+            on_epoch=None if number else lambda report: self.rewind.remember(network, report),
         )
 
     def _keep(self, step: Step, network: Network) -> None:
@@ -211,7 +229,8 @@ class _Search:
         self.listener.step(step, resumed=False)
 
     def _removed(self, network: Network) -> int:
-        return self.total - len(self.method.candidates(network))
+        done = network.plan.operations[len(self.base.plan.operations) :]
+        return sum(len(op.names) for op in done if op.kind in _REMOVALS)
 
     # ------------------------------------------------------------------ the end
 

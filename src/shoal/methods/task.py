@@ -11,13 +11,13 @@ from torch import Tensor
 
 from shoal.data.batch import split_batch
 from shoal.errors import DataError
-from shoal.measure import benchmark
+from shoal.measure import Ratio, benchmark
 from shoal.methods.listener import Listener
 from shoal.methods.options import Search
 from shoal.methods.records import Metrics
 from shoal.modes import device_of
 from shoal.network import Network
-from shoal.training import derive_seed, evaluate, fit
+from shoal.training import EpochReport, derive_seed, evaluate, fit
 
 __all__ = ["Task"]
 
@@ -59,8 +59,11 @@ class Task:
         teacher: Network | None,
         checkpoint: Path | None,
         listener: Listener,
+        on_epoch: Callable[[EpochReport], None] | None = None,
     ) -> tuple[str, ...]:
         """Train a network in place; returns remarks of the trainer.
+
+        `on_epoch` hears of each epoch before the listener does.
 
         Raises:
             TrainingError: the loss is not finite; the network then has its former weights.
@@ -70,6 +73,12 @@ class Task:
         if self.custom_fit is not None:
             self.custom_fit(network)
             return ()
+
+        def heard(report: EpochReport) -> None:
+            if on_epoch is not None:
+                on_epoch(report)
+            listener.epoch(report, epochs)
+
         recipe = self.search.recipe
         report = fit(
             network,
@@ -80,7 +89,7 @@ class Task:
             val=self.val if recipe.early_stop is not None else None,
             teacher=teacher if recipe.distill > 0 else None,
             checkpoint=checkpoint,
-            on_epoch=lambda r: listener.epoch(r, epochs),
+            on_epoch=heard,
             on_batch=lambda r: listener.batch(r, epochs),
             device=device_of(network),
         )
@@ -90,7 +99,7 @@ class Task:
         """Return the validation accuracy in percent."""
         return evaluate(network, self.val).top1
 
-    def measure(self, network: Network, dense: Network) -> tuple[Metrics, float]:
+    def measure(self, network: Network, dense: Network) -> tuple[Metrics, Ratio]:
         """Return all figures of a network, and dense's latency over its own in the same rounds."""
         top1_val = self.top1_val(network)
         top1_test = evaluate(network, self.test).top1 if self.test is not None else None
@@ -105,7 +114,7 @@ class Task:
             depth=result.depth or 0,
             latency_ms=result.latency.median_ms,
         )
-        return metrics, result.speedup.median if result.speedup is not None else 1.0
+        return metrics, result.speedup or Ratio.of([1.0], [1.0])
 
     def _example(self, batch: int, device: torch.device) -> Any:
         """Return `batch` samples of the validation data, repeated if there are fewer."""

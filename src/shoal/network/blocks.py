@@ -14,20 +14,22 @@ from typing import TYPE_CHECKING
 import torch
 from torch import fx, nn
 
+from shoal.network.flow import Flow
+
 if TYPE_CHECKING:
     from shoal.network.network import Network
 
-__all__ = ["Block", "BlockNodes", "find_blocks", "is_weighted"]
+__all__ = ["Block", "BlockNodes", "find_blocks", "fix_block_names", "is_weighted"]
 
 aten = torch.ops.aten
 
 _ADDITIONS = (aten.add.Tensor, aten.add_.Tensor)
+_NAME = "block"  # in an addition's meta: the name its block was given at capture
 _WEIGHTED = (
     nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
     nn.Linear,
 )  # fmt: skip
 _WEIGHTED_OPS = ("aten.conv", "aten.linear", "aten.addmm", "aten.matmul", "aten.mm")
-_SHAPE_ONLY = ("aten.sym_size", "aten.new_", "_like", "built-in function getattr")
 
 
 @dataclass(frozen=True)
@@ -81,13 +83,8 @@ def is_weighted(node: fx.Node, network: nn.Module) -> bool:
 
 def find_blocks(network: Network) -> list[BlockNodes]:
     """Return the residual blocks of a network in the order of the forward pass."""
-    flow = _Flow(network.graph)
-    found = []
-    for node in network.graph.nodes:
-        if node.target in _ADDITIONS:
-            parts = _parts(node, flow, network)
-            if parts is not None:
-                found.append(parts)
+    flow = Flow(network.graph)
+    found = _joined(network, flow)
     names = _names([(p[2], p[1]) for p in found], network)
     calls = Counter(n.target for n in network.graph.nodes if n.op == "call_module")
     return [
@@ -96,10 +93,23 @@ def find_blocks(network: Network) -> list[BlockNodes]:
     ]
 
 
+def fix_block_names(network: Network) -> None:
+    """Write each block's name on its addition, so that it stays whatever is removed elsewhere."""
+    found = [(p[2], p[1]) for p in _joined(network, Flow(network.graph))]
+    for (addition, _), name in zip(found, _names(found, network), strict=True):
+        addition.meta[_NAME] = name
+
+
 _Parts = tuple[fx.Node, tuple[fx.Node, ...], fx.Node, fx.Node, fx.Node]
 
 
-def _parts(addition: fx.Node, flow: _Flow, network: Network) -> _Parts | None:
+def _joined(network: Network, flow: Flow) -> list[_Parts]:
+    additions = (node for node in network.graph.nodes if node.target in _ADDITIONS)
+    parts = (_parts(addition, flow, network) for addition in additions)
+    return [found for found in parts if found is not None]
+
+
+def _parts(addition: fx.Node, flow: Flow, network: Network) -> _Parts | None:
     """Return (start, branch, addition, output, shortcut) if the addition joins a branch."""
     operands = [a for a in addition.args[:2] if isinstance(a, fx.Node) and flow.carries(a)]
     if len(operands) != 2 or operands[0] is operands[1]:
@@ -115,7 +125,7 @@ def _parts(addition: fx.Node, flow: _Flow, network: Network) -> _Parts | None:
         longer = 1 if _sums_from(operands[0], start) else 0
     else:
         longer = 0 if weights[0] >= weights[1] else 1
-    if weights[longer] == 0:
+    if weights[longer] == 0 and _NAME not in addition.meta:
         return None
     return start, branches[longer], addition, operands[longer], operands[1 - longer]
 
@@ -140,7 +150,7 @@ def _describe(
     addition: fx.Node,
     output: fx.Node,
     shortcut: fx.Node,
-    flow: _Flow,
+    flow: Flow,
     network: Network,
     calls: Counter[str],
 ) -> BlockNodes:
@@ -165,7 +175,7 @@ def _obstacle(
     branch: tuple[fx.Node, ...],
     addition: fx.Node,
     shortcut: fx.Node,
-    flow: _Flow,
+    flow: Flow,
     network: Network,
     calls: Counter[str],
 ) -> str:
@@ -178,6 +188,10 @@ def _obstacle(
         return "the shortcut is not the identity: it computes something itself"
     if shortcut.meta.get("shape") != addition.meta.get("shape"):
         return "the addition broadcasts the shortcut"
+    if shortcut.meta.get("dtype") != addition.meta.get("dtype"):
+        return "the addition changes the type of the shortcut"
+    if addition.kwargs.get("alpha", 1) != 1 and addition.args[0] is not shortcut:
+        return "the addition scales the shortcut"
     for node in branch:
         if _escapes(node, inside | {addition}, flow):
             return f"'{node.name}' inside the branch is also used outside it"
@@ -192,7 +206,7 @@ def _obstacle(
     return ""
 
 
-def _escapes(node: fx.Node, inside: set[fx.Node], flow: _Flow) -> bool:
+def _escapes(node: fx.Node, inside: set[fx.Node], flow: Flow) -> bool:
     """Whether a node's value, or what is made from its shape, reaches past `inside`."""
     waiting, seen = list(node.users), set()
     while waiting:
@@ -214,13 +228,19 @@ def _text(shape: tuple[int | None, ...] | None) -> str:
 
 
 def _names(blocks: Iterable[tuple[fx.Node, tuple[fx.Node, ...]]], network: Network) -> list[str]:
-    """Name each block by the module that adds; where one adds twice, by the branch's main child."""
+    """Name each block by the module that adds; where one adds twice, by the branch's main child.
+
+    A name given at capture stays.
+    """
     blocks = list(blocks)
     paths = [str(addition.meta.get("path", "")) for addition, _ in blocks]
     shared = Counter(paths)
-    taken: set[str] = set()
+    taken: set[str] = {addition.meta[_NAME] for addition, _ in blocks if _NAME in addition.meta}
     names = []
     for path, (addition, branch) in zip(paths, blocks, strict=True):
+        if _NAME in addition.meta:
+            names.append(addition.meta[_NAME])
+            continue
         name = path
         if shared[path] > 1 or not path:
             name = _main_child(path, branch, network) or f"{path}.{addition.name}".lstrip(".")
@@ -244,56 +264,3 @@ def _main_child(path: str, branch: tuple[fx.Node, ...], network: Network) -> str
         module = network.get_submodule(str(node.target))
         size[child] += sum(p.numel() for p in module.parameters(recurse=False))
     return size.most_common(1)[0][0] if size else None
-
-
-# ---------------------------------------------------------------------- the flow of data
-
-
-class _Flow:
-    """The part of a graph that carries the input's data, with immediate dominators."""
-
-    def __init__(self, graph: fx.Graph) -> None:
-        self.order = {node: i for i, node in enumerate(graph.nodes)}
-        self._carries: set[fx.Node] = set()
-        self.dominator: dict[fx.Node, fx.Node | None] = {}
-        self._depth: dict[fx.Node | None, int] = {None: 0}
-        for node in graph.nodes:
-            sources = [n for n in node.all_input_nodes if n in self._carries]
-            if node.op == "placeholder" and "shape" in node.meta:
-                self._enter(node, None)
-            elif sources and not any(op in str(node.target) for op in _SHAPE_ONLY):
-                common: fx.Node | None = sources[0]
-                for source in sources[1:]:
-                    common = self._meet(common, source)
-                self._enter(node, common)
-
-    def _enter(self, node: fx.Node, dominator: fx.Node | None) -> None:
-        self._carries.add(node)
-        self.dominator[node] = dominator
-        self._depth[node] = self._depth[dominator] + 1
-
-    def _meet(self, a: fx.Node | None, b: fx.Node | None) -> fx.Node | None:
-        while a is not b:
-            if self._depth[a] >= self._depth[b]:
-                a = self.dominator[a] if a is not None else None
-            else:
-                b = self.dominator[b] if b is not None else None
-        return a
-
-    def carries(self, node: fx.Node) -> bool:
-        """Whether the node's value depends on the input's data, not only on its shape."""
-        return node in self._carries
-
-    def between(self, start: fx.Node, end: fx.Node) -> tuple[fx.Node, ...]:
-        """Return the data-carrying nodes on paths from `start` (excluded) to `end` (included)."""
-        found: set[fx.Node] = set()
-        waiting = [end]
-        while waiting:
-            node = waiting.pop()
-            if node is start or node in found or not self.carries(node):
-                continue
-            if self.order[node] < self.order[start]:
-                continue
-            found.add(node)
-            waiting.extend(node.all_input_nodes)
-        return tuple(sorted(found, key=self.order.__getitem__))

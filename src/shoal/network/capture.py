@@ -6,18 +6,17 @@ import contextlib
 import hashlib
 import inspect
 import json
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.export import Dim
 from torch.utils import _pytree as pytree
 
 from shoal.errors import CaptureError
+from shoal.network.blocks import fix_block_names
 from shoal.network.check import check_capture
+from shoal.network.exporting import Exported, export_model
 from shoal.network.inplace import make_out_of_place
 from shoal.network.network import InputSpec, Network, TensorSpec
 from shoal.network.plan import Plan
@@ -61,9 +60,10 @@ def capture(
     kwargs.update(example_kwargs or {})
     leaves, structure = pytree.tree_flatten((args, kwargs))
     batch = _batch_size(leaves)
-    with _modes_restored(model):
+    with _modes_restored(model), _buffers_restored(model):
         model.eval()
-        evaluated = _export(model, args, kwargs, batch)
+        evaluated = export_model(model, args, kwargs, batch)
+        _assert_tensor_output(model, evaluated)
         kept = make_out_of_place(evaluated.graph)
         notes = _restore_training(model, args, kwargs, batch, evaluated)
     network = _assemble(model, evaluated, kept, _input_spec(model, structure, kwargs, leaves))
@@ -71,14 +71,14 @@ def capture(
     network.train(model.training)
     _copy_modes(model, network)
     if check:
-        with _modes_restored(model):
+        with _modes_restored(model), _buffers_restored(model):
             check_capture(model.eval(), network, args, kwargs)
     return network
 
 
 def _assemble(
     model: nn.Module,
-    exported: fx.GraphModule,
+    exported: Exported,
     kept: Mapping[fx.Node, fx.Node],
     inputs: InputSpec,
 ) -> Network:
@@ -90,10 +90,11 @@ def _assemble(
         opaque=raised.opaque,
         notes=(),
         _inputs=inputs,
-        _output_structure=exported._out_spec,
+        _output_structure=exported.output_structure,
         _site_records={name: (kind, path) for name, kind, path in raised.sites},
     )
     network.recompile()
+    fix_block_names(network)
     return network
 
 
@@ -149,79 +150,11 @@ def _input_spec(
         TensorSpec(tuple(leaf.shape), leaf.dtype) if isinstance(leaf, Tensor) else leaf
         for leaf in leaves
     )
-    return InputSpec(structure, tuple(kwargs), parameters, specs)
+    weights = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
+    return InputSpec(structure, tuple(kwargs), parameters, specs, weights)
 
 
-# ---------------------------------------------------------------------- exporting
-
-
-def _export(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], batch: int
-) -> fx.GraphModule:
-    def dynamic(leaf: Any) -> Any:
-        return {0: Dim.DYNAMIC} if isinstance(leaf, Tensor) and leaf.dim() > 0 else None
-
-    shapes = pytree.tree_map(dynamic, (args, kwargs))
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        named = _named_shapes(model, shapes)
-        with torch.enable_grad():
-            program = torch.export.export(model, args, kwargs, dynamic_shapes=named, strict=False)
-        return program.module(check_guards=False)
-    except CaptureError:
-        raise
-    except Exception as error:
-        raise CaptureError(_explain(model, error, batch)) from error
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
-
-
-def _named_shapes(model: nn.Module, shapes: tuple[tuple[Any, ...], dict[str, Any]]) -> Any:
-    """Return dynamic shapes in the form torch.export wants: by parameter name."""
-    args, kwargs = shapes
-    signature = inspect.signature(model.forward)
-    try:
-        named = signature.bind(*args, **kwargs).arguments
-    except TypeError as error:
-        raise CaptureError(
-            f"the example inputs do not fit {type(model).__name__}.forward{signature}: {error}"
-        ) from error
-    out: dict[str, Any] = {}
-    for name, value in named.items():
-        if signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
-            out.update(value)
-        else:
-            out[name] = value
-    return out
-
-
-def _explain(model: nn.Module, error: Exception, batch: int) -> str:
-    """Return one line: what went wrong, and where in the user's own code."""
-    text = " ".join(str(error).split())
-    fixed = "constraint" in text.lower() and "specialized" in text.lower()
-    if fixed or "marked as dynamic" in text.lower() or "ConstraintViolation" in str(type(error)):
-        return (
-            f"the model fixes its batch size to {batch} somewhere in its forward pass"
-            f"{_source_line(error)}: use x.shape[0] (or -1 in view) in place of a number"
-        )
-    reason = text.split(" The following call raised")[0].split("(Size-like symbols")[0]
-    return (
-        f"torch.export cannot capture {type(model).__name__}{_source_line(error)}: "
-        f"{type(error).__name__}: {reason[:300]}"
-    )
-
-
-def _source_line(error: BaseException) -> str:
-    """Return " at file:line `code`" for the last frame outside PyTorch and shoal, or nothing."""
-    own = Path(__file__).parents[1]
-    torch_home = Path(torch.__file__).parent
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        path = Path(frame.filename)
-        foreign = path.is_relative_to(torch_home) or path.is_relative_to(own)
-        if path.is_file() and not foreign and "site-packages" not in path.parts[-4:-1]:
-            return f" at {path.name}:{frame.lineno} `{frame.line}`"
-    return ""
+# ---------------------------------------------------------------------- training
 
 
 def _restore_training(
@@ -229,22 +162,16 @@ def _restore_training(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     batch: int,
-    evaluated: fx.GraphModule,
+    evaluated: Exported,
 ) -> list[str]:
     """Put what only training does into the graph; return notes on what could not be put back."""
     if all(_same_in_both_modes(module) for module in model.modules()):
         return []
-    buffers = {name: value.clone() for name, value in model.named_buffers()}
-    model.train()
     try:
-        trained = _export(model, args, kwargs, batch)
+        with _modes_restored(model):
+            trained = export_model(model.train(), args, kwargs, batch)
     except CaptureError:
         return ["training mode could not be captured: the network trains as its eval-mode graph"]
-    finally:
-        model.eval()
-        with torch.no_grad():
-            for name, value in model.named_buffers():
-                value.copy_(buffers[name])
     make_out_of_place(trained.graph)
     lost = restore_training_only(evaluated.graph, trained.graph)
     if not lost:
@@ -260,6 +187,15 @@ def _same_in_both_modes(module: nn.Module) -> bool:
     )
 
 
+def _assert_tensor_output(model: nn.Module, exported: Exported) -> None:
+    output = next(node for node in exported.graph.nodes if node.op == "output")
+    if not any(isinstance(n.meta.get("val"), Tensor) for n in output.all_input_nodes):
+        raise CaptureError(
+            f"{type(model).__name__} returns no tensor that depends on its inputs: a model must "
+            "return a tensor, or a tuple, list or dictionary that holds one"
+        )
+
+
 # ---------------------------------------------------------------------- training flags
 
 
@@ -271,6 +207,22 @@ def _modes_restored(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+@contextlib.contextmanager
+def _buffers_restored(model: nn.Module) -> Iterator[None]:
+    """Undo what a forward pass does to buffers, be it in their memory or by replacing them."""
+    owners = [(module, dict(module._buffers)) for module in model.modules()]
+    values = {id(b): b.clone() for _, own in owners for b in own.values() if b is not None}
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for module, own in owners:
+                module._buffers.update(own)
+                for buffer in own.values():
+                    if buffer is not None:
+                        buffer.copy_(values[id(buffer)])
 
 
 def _copy_modes(model: nn.Module, network: Network) -> None:

@@ -25,6 +25,11 @@ _KEEPS_LAYOUT = (
     "aten.chunk", "getitem", "aten.hardsigmoid", "aten.hardswish", "aten.softmax", "aten.pow",
 )  # fmt: skip
 
+_RESHAPES = (
+    "aten.flatten", "aten.view", "aten.reshape", "aten._unsafe_view", "aten.unflatten",
+    "aten.unsqueeze", "aten.squeeze", "aten.mean", "aten.sum", "aten.amax",
+)  # fmt: skip
+
 
 def channel_dim(node: fx.Node, root: nn.Module) -> int:
     """Return the non-negative dimension of `node`'s output that holds channels or features.
@@ -63,6 +68,8 @@ def _search(node: fx.Node, root: nn.Module, depth: int) -> int | None:
         return None
     if node.target in (aten.permute.default, aten.transpose.int):
         return _through_transposition(node, _search(source, root, depth - 1))
+    if any(op in name for op in _RESHAPES):
+        return _through_reshaping(node, source, _search(source, root, depth - 1))
     if any(op in name for op in _KEEPS_LAYOUT):
         for operand in node.all_input_nodes:
             found = _search(operand, root, depth - 1)
@@ -89,3 +96,16 @@ def _through_transposition(node: fx.Node, dim: int | None) -> int | None:
         i, j = (d % rank for d in rest[:2])
         order[i], order[j] = order[j], order[i]
     return order.index(dim % rank)
+
+
+def _through_reshaping(node: fx.Node, source: fx.Node, dim: int | None) -> int | None:
+    """Follow a dimension that keeps its place from the front, or from the back."""
+    before, after = source.meta.get("shape"), node.meta.get("shape")
+    if dim is None or before is None or after is None:
+        return None
+    dim %= len(before)
+    if before[: dim + 1] == after[: dim + 1]:
+        return dim
+    if before[dim:] == after[len(after) - len(before[dim:]) :]:
+        return dim - len(before)
+    return None

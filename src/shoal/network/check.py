@@ -56,7 +56,7 @@ def _compare(
     expected, structure = _outputs(model, args, kwargs)
     try:
         got, own_structure = _outputs(network, args, kwargs)
-    except RuntimeError as error:
+    except Exception as error:
         batch = next(x.shape[0] for x in pytree.tree_leaves((args, kwargs)) if _batched(x))
         reason = " ".join(str(error).split())[:200]
         raise CaptureError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, fx
-from torch._ops import OpOverload
+from torch._ops import OpOverload, OpOverloadPacket
 
 __all__ = ["make_out_of_place"]
 
@@ -32,10 +32,20 @@ def _twins() -> dict[OpOverload, OpOverload]:
         packet = getattr(aten, base + "_", None)
         if packet is None:
             continue
-        for overload in packet.overloads():
-            if hasattr(getattr(aten, base), overload):
-                twins[getattr(packet, overload)] = getattr(getattr(aten, base), overload)
+        by_types = {_types(op): op for op in _overloads(getattr(aten, base))}
+        twins.update(
+            {op: by_types[_types(op)] for op in _overloads(packet) if _types(op) in by_types}
+        )
     return twins
+
+
+def _overloads(packet: OpOverloadPacket) -> list[OpOverload]:
+    return [getattr(packet, name) for name in packet.overloads() if not name.endswith("out")]
+
+
+def _types(op: OpOverload) -> tuple[str, ...]:
+    """Return the types of an operation's arguments; overloads differ in them, not in names."""
+    return tuple(str(argument.type) for argument in op._schema.arguments)
 
 
 def _aliased_input(node: fx.Node) -> fx.Node | None:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch._ops import OpOverload
 
 __all__ = [
-    "Attention", "ByMode", "FrozenBatchNorm", "Line", "Maximum0", "SharedPReLU", "StochasticDepth",
-    "Swish",
+    "Attention", "ByMode", "FrozenBatchNorm", "Line", "Maximum0", "OnesChannel", "SharedPReLU",
+    "StochasticDepth", "Swish",
 ]  # fmt: skip
 
 
@@ -158,6 +158,17 @@ class Maximum0(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """Map any shape to the same shape."""
         return torch.maximum(z, z.new_zeros(()))
+
+
+class OnesChannel(nn.Module):
+    """Adds a last channel that is 1 everywhere.
+
+    It carries a bias into a padded convolution, which sees zeros outside the image and ones inside.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [batch, channels, …] to [batch, channels + 1, …]."""
+        return torch.cat([x, torch.ones_like(x[:, :1])], 1)
 
 
 class SharedPReLU(nn.Module):

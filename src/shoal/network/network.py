@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from shoal.errors import CaptureError, unknown_name
+from shoal.errors import CaptureError, ShoalError, unknown_name
 from shoal.network.blocks import Block, find_blocks
 from shoal.network.channels import channel_dim
+from shoal.network.contexts import context_device, restored_on_error
 from shoal.network.modules import Line
 from shoal.network.plan import Plan
 from shoal.network.raising import Opaque
@@ -60,12 +61,14 @@ class InputSpec:
         keywords: the names of the keyword inputs in the order of the tree.
         parameters: the parameter names of the original's `forward`.
         leaves: the example's leaves, tensors by their `TensorSpec`, others as they are.
+        weights: the parameters' floating-point type at capture; None without parameters.
     """
 
     structure: pytree.TreeSpec
     keywords: tuple[str, ...]
     parameters: tuple[str, ...]
     leaves: tuple[Any, ...]
+    weights: torch.dtype | None = None
 
     def flatten(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
         """Return the leaves of a call, in the graph's order; raises `CaptureError` on a misfit."""
@@ -112,6 +115,7 @@ class Network(nn.Module):
     _site_records: dict[str, tuple[str, str]]
     _root: nn.Module
     _run: Callable[..., Any]
+    _context: str | None
 
     def __init__(self, **state: Any) -> None:
         super().__init__()
@@ -133,7 +137,11 @@ class Network(nn.Module):
             leaves = list(args)
         else:
             leaves = self._inputs.flatten(args, kwargs)
-        outputs = self._run(self._root, *leaves)
+        if self._context is None:
+            outputs = self._run(self._root, *leaves)
+        else:
+            with restored_on_error(self._context):
+                outputs = self._run(self._root, *leaves)
         if self._one_output:
             return outputs[0]
         return pytree.tree_unflatten(list(outputs), self._output_structure)
@@ -150,6 +158,7 @@ class Network(nn.Module):
         self._keep(
             _run=scope["forward"],
             _root=self._plain_root(),
+            _context=context_device(self.graph),
             _one_tensor=self._inputs.structure.num_leaves == 1
             and positional.num_children == 1
             and positional.child(0).is_leaf(),
@@ -222,7 +231,7 @@ class Network(nn.Module):
         raise unknown_name("module", name, [str(n.target) for n in self.graph.nodes])
 
     def example_inputs(self, batch: int | None = None, seed: int = 0) -> tuple[tuple, dict]:
-        """Return random inputs of the captured shapes on the network's device.
+        """Return random inputs of the captured shapes on the network's device, in its type.
 
         Args:
             batch: the number of samples; None keeps the captured one.
@@ -230,7 +239,8 @@ class Network(nn.Module):
                 inputs are zeros.
         """
         generator = torch.Generator().manual_seed(seed)
-        device = next((p.device for p in self.parameters()), torch.device("cpu"))
+        weight = next((p for p in self.parameters() if p.is_floating_point()), torch.empty(0))
+        moved = self._inputs.weights not in (None, weight.dtype)
         leaves: list[Any] = []
         for spec in self._inputs.leaves:
             if not isinstance(spec, TensorSpec):
@@ -240,10 +250,11 @@ class Network(nn.Module):
             if batch is not None and shape:
                 shape = (batch, *shape[1:])
             if spec.dtype.is_floating_point:
-                value = torch.randn(shape, generator=generator).to(spec.dtype)
+                value = torch.randn(shape, generator=generator)
+                value = value.to(weight.dtype if moved else spec.dtype)
             else:
                 value = torch.zeros(shape, dtype=spec.dtype)
-            leaves.append(value.to(device))
+            leaves.append(value.to(weight.device))
         args, kwargs = pytree.tree_unflatten(leaves, self._inputs.structure)
         return tuple(args), dict(kwargs)
 
@@ -259,6 +270,10 @@ class Network(nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.recompile()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Refuse pickling, which would tie a file to versions of shoal and PyTorch."""
+        raise ShoalError("a Network cannot be pickled: save it with shoal.save(network, folder)")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Network:
         twin = self.__class__.__new__(self.__class__)

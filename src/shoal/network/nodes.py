@@ -7,6 +7,8 @@ from typing import Any
 from torch import Tensor, fx, nn
 from torch._ops import OpOverload
 
+from shoal.network.contexts import CONTEXT_CALLS
+
 __all__ = [
     "bound_arguments",
     "is_impure",
@@ -20,8 +22,9 @@ __all__ = [
 def module_path(node: fx.Node) -> str:
     """Return the path of the innermost original module whose forward pass made `node`."""
     stack = node.meta.get("nn_module_stack") or {}
-    entries = list(stack.values())
-    return entries[-1][0] if entries else ""
+    # The root's own code has a placeholder of PyTorch's here in some exports.
+    paths = [path for path, _ in stack.values() if not path.startswith("_empty_nn_module_stack")]
+    return str(paths[-1]) if paths else ""
 
 
 def bound_arguments(node: fx.Node) -> dict[str, Any]:
@@ -64,6 +67,8 @@ def makes_memory(node: fx.Node) -> bool:
 def is_impure(node: fx.Node) -> bool:
     """Whether a node must stay though nothing reads it."""
     if node.op in ("placeholder", "output"):
+        return True
+    if node.op == "call_function" and node.target in CONTEXT_CALLS:
         return True
     if node.op != "call_function" or not isinstance(node.target, OpOverload):
         return False

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch._ops import OpOverload
 
+from shoal.network.exporting import Exported
 from shoal.network.layers import LAYERS
 from shoal.network.modules import Attention, ByMode, SharedPReLU, StochasticDepth
 from shoal.network.nodes import (
@@ -25,6 +26,7 @@ from shoal.network.nodes import (
     module_path,
     shape_of,
 )
+from shoal.network.placement import Placement
 from shoal.network.rectifiers import Rectifier, recognize
 from shoal.network.skeleton import Skeleton
 from shoal.network.training_only import MODE_ARGUMENT, stochastic_depth
@@ -68,12 +70,12 @@ class RaisedGraph:
 
 
 def raise_graph(
-    exported: fx.GraphModule, skeleton: Skeleton, kept: Mapping[fx.Node, fx.Node]
+    exported: Exported, skeleton: Skeleton, kept: Mapping[fx.Node, fx.Node]
 ) -> RaisedGraph:
     """Build the graph of ordinary modules from an exported graph of out-of-place ATen calls.
 
     Args:
-        exported: what `ExportedProgram.module()` gives.
+        exported: the model as a graph of ATen calls, out of place.
         skeleton: receives the layers.
         kept: calls that had to stay in place, each with the maker of the memory it writes into.
     """
@@ -82,7 +84,7 @@ def raise_graph(
 
 class _Raiser:
     def __init__(
-        self, exported: fx.GraphModule, skeleton: Skeleton, kept: Mapping[fx.Node, fx.Node]
+        self, exported: Exported, skeleton: Skeleton, kept: Mapping[fx.Node, fx.Node]
     ) -> None:
         self.exported = exported
         self.skeleton = skeleton
@@ -95,13 +97,14 @@ class _Raiser:
         self.sites: list[tuple[str, str, str]] = []
         self.operation: dict[fx.Node, str] = {}
         self.constants: dict[str, Tensor] = {}
-        self.inputs: list[fx.Node] = []
+        self.placement = Placement(self.graph)
 
     # ------------------------------------------------------------------ the walk
 
     def run(self) -> RaisedGraph:
         for node in self.exported.graph.nodes:
-            self.new[node] = self._raise(node)
+            if not _replaces_a_buffer(node):
+                self.new[node] = self._raise(node)
         self.graph.eliminate_dead_code(is_impure_node=is_impure)
         self.graph.lint()
         opaque = (self._opaque(n) for n in self.graph.nodes if "opaque" in n.meta)
@@ -126,7 +129,7 @@ class _Raiser:
         copied = self.graph.node_copy(node, self.new.__getitem__)
         copied.meta = self._meta(node)
         if node.op == "placeholder":
-            self.inputs.append(copied)
+            self.placement.add_input(copied)
         return copied
 
     def _meta(self, node: fx.Node) -> dict[str, Any]:
@@ -141,7 +144,7 @@ class _Raiser:
     def _copy_call(self, node: fx.Node) -> fx.Node:
         copied = self.graph.node_copy(node, self.new.__getitem__)
         copied.meta = self._meta(node)
-        self._free_of_device(copied)
+        self.placement.free(copied)
         target = node.target
         if node in self.kept and not makes_memory(self.kept[node]):
             self._note(copied, "it writes into memory that is read elsewhere")
@@ -158,32 +161,11 @@ class _Raiser:
     def _opaque(self, node: fx.Node) -> Opaque:
         return Opaque(node.name, node.meta["path"], self.operation[node], str(node.meta["opaque"]))
 
-    def _free_of_device(self, node: fx.Node) -> None:
-        """Let a tensor made in the forward pass be made where the input is, not where it was."""
-        device = node.kwargs.get("device")
-        if device is None or not isinstance(node.target, OpOverload):
-            return
-        kwargs = {k: v for k, v in node.kwargs.items() if k not in ("device", "pin_memory")}
-        takes_tensor = bool(node.args) and isinstance(node.args[0], fx.Node)
-        name = node.target._schema.name.removeprefix("aten::")
-        like = takes_tensor and (name.startswith("new_") or name.endswith("_like"))
-        tensors = [n for n in self.inputs if "shape" in n.meta]
-        if not like and tensors:
-            with self.graph.inserting_before(node):
-                where = self.graph.call_function(getattr, (tensors[0], "device"))
-            kwargs["device"] = where
-        elif like:
-            source = node.args[0]
-            assert isinstance(source, fx.Node)
-            if kwargs.get("dtype") is source.meta.get("dtype"):
-                kwargs.pop("dtype", None)
-        node.kwargs = kwargs
-
     # ------------------------------------------------------------------ parameters and constants
 
     def _raise_attribute(self, node: fx.Node) -> fx.Node:
         path = str(node.target)
-        value = lookup_tensor(self.exported, path)
+        value = lookup_tensor(self.exported.tensors, path)
         if not self.skeleton.holds(path):
             self.constants[path] = value
             self.skeleton.constant(path, value)
@@ -207,7 +189,7 @@ class _Raiser:
                 if value.op != "get_attr":
                     return self._leave(node, f"its {name} is computed in the forward pass")
                 tensors[name] = str(value.target)
-                arguments[name] = lookup_tensor(self.exported, tensors[name])
+                arguments[name] = lookup_tensor(self.exported.tensors, tensors[name])
         if not tensors or not isinstance(source, fx.Node):
             return self._copy_call(node)  # a norm without parameters is an ordinary function
         path = self._owner(node, tensors)
@@ -233,7 +215,9 @@ class _Raiser:
         """Return the path of the module that holds all `tensors` under their standard names."""
         candidates = [module_path(node)]
         candidates += [p.rpartition(".")[0] for p in tensors.values()]
-        wanted = {name: lookup_tensor(self.exported, path) for name, path in tensors.items()}
+        wanted = {
+            name: lookup_tensor(self.exported.tensors, path) for name, path in tensors.items()
+        }
         for path in dict.fromkeys(candidates):
             module = self.skeleton.originals.get(path)
             if (
@@ -289,7 +273,7 @@ class _Raiser:
         if rectifier.weight.op != "get_attr":
             return None, None
         target = str(rectifier.weight.target)
-        weight = lookup_tensor(self.exported, target)
+        weight = lookup_tensor(self.exported.tensors, target)
         owner = self.prelus.get(id(weight))
         if owner is not None:
             return SharedPReLU(owner), None
@@ -392,3 +376,16 @@ def _mode_changes(node: fx.Node) -> bool:
         return False
     now = list(bound_arguments(node).values())[MODE_ARGUMENT[node.target]]
     return bool(now != node.meta["in_training"])
+
+
+def _replaces_a_buffer(node: fx.Node) -> bool:
+    """Whether the forward pass put a tensor of another shape in the place of a buffer.
+
+    It caches what it computed; the graph computes it, and the old buffer could not take it.
+    """
+    if node.target is not aten.copy_.default:
+        return False
+    buffer, value = node.args[:2]
+    assert isinstance(buffer, fx.Node)
+    assert isinstance(value, fx.Node)
+    return buffer.op == "get_attr" and shape_of(buffer).get("shape") != shape_of(value).get("shape")

@@ -245,4 +245,7 @@ def recognize(
     if node.op != "call_function" or not isinstance(node.target, OpOverload):
         return None
     handler = _HANDLERS.get(node.target)
-    return handler(node, bound_arguments(node), constant) if handler else None
+    value = node.meta.get("val")
+    if handler is None or (isinstance(value, Tensor) and not value.is_floating_point()):
+        return None  # a clamp of indices is no activation
+    return handler(node, bound_arguments(node), constant)

@@ -14,9 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch._ops import OpOverload
 
-from shoal.network.nodes import module_path
+from shoal.network.nodes import bound_arguments, module_path
 
 __all__ = ["MODE_ARGUMENT", "restore_training_only", "stochastic_depth"]
 
@@ -137,12 +136,12 @@ def _first_unmatched(output: fx.Node, same: dict[fx.Node, fx.Node]) -> str:
 def _key(node: fx.Node, same: dict[fx.Node, fx.Node]) -> Any:
     if node.op in ("placeholder", "get_attr"):
         return node.op, str(node.target)
-    hidden = [d[node.target] for d in (MODE_ARGUMENT, _MOMENTUM) if node.target in d]
-    args = [None if i in hidden else a for i, a in enumerate(node.args)]
-    kwargs = {k: v for k, v in node.kwargs.items() if k != "dropout_p"}
-    if hidden and len(args) > hidden[0]:  # an argument left at its default is not there at all
-        args = [a for i, a in enumerate(args) if i not in hidden]
-    return node.op, str(node.target), _frozen(args, same), _frozen(kwargs, same)
+    if node.target in MODE_ARGUMENT:  # an argument left at its default is not there at all
+        hidden = (MODE_ARGUMENT[node.target], _MOMENTUM.get(node.target))
+        values = list(bound_arguments(node).values())
+        kept = [v for i, v in enumerate(values) if i not in hidden]
+        return node.op, str(node.target), _frozen(kept, same)
+    return node.op, str(node.target), _frozen(node.args, same), _frozen(node.kwargs, same)
 
 
 def _frozen(value: Any, same: dict[fx.Node, fx.Node]) -> Any:
@@ -158,13 +157,9 @@ def _frozen(value: Any, same: dict[fx.Node, fx.Node]) -> Any:
 
 
 def _note_mode(twin: fx.Node, node: fx.Node) -> None:
-    index = MODE_ARGUMENT.get(node.target)
-    if index is None:
-        return
-    assert isinstance(node.target, OpOverload)
-    argument = node.target._schema.arguments[index]
-    given = node.args[index] if len(node.args) > index else node.kwargs.get(argument.name)
-    twin.meta["in_training"] = argument.default_value if given is None else given
+    if node.target in MODE_ARGUMENT:
+        values = list(bound_arguments(node).values())
+        twin.meta["in_training"] = values[MODE_ARGUMENT[node.target]]
 
 
 # ---------------------------------------------------------------------- what is random
@@ -208,8 +203,8 @@ def _noise(node: fx.Node) -> tuple[float, bool] | None:
     inner: Any = node.args[0] if rescale else node
     if not isinstance(inner, fx.Node):
         return None
-    if "bernoulli" in str(inner.target):
-        keep = inner.args[1] if len(inner.args) > 1 else None
+    if inner.target in (aten.bernoulli_.float, aten.bernoulli.p):
+        keep = bound_arguments(inner)["p"]
         if isinstance(keep, float) and (not rescale or node.args[1] == keep):
             return keep, rescale
     elif inner.target is aten.floor.default and not rescale:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from shoal.surgery.drop import drop_, zero_out_
 from shoal.surgery.linearize import fit_lines, linearize_
 from shoal.surgery.lines import FittedLine, LineMoments
 from shoal.surgery.replay import replay_
 
-__all__ = ["FittedLine", "LineMoments", "fit_lines", "linearize_", "replay_"]
+__all__ = ["FittedLine", "LineMoments", "drop_", "fit_lines", "linearize_", "replay_", "zero_out_"]

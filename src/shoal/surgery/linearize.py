@@ -14,7 +14,7 @@ from shoal.network import Network, Site
 from shoal.network.modules import Line, SharedPReLU
 from shoal.surgery.lines import FittedLine, LineMoments
 
-__all__ = ["fit_lines", "linearize_"]
+__all__ = ["fit_lines", "hand_over", "linearize_", "put_linear_"]
 
 
 def fit_lines(
@@ -32,8 +32,12 @@ def fit_lines(
         names: the sites; None for all that still have their rectifier.
         samples: use only this many samples.
 
+    Returns:
+        The lines by the names of the sites.
+
     Raises:
         NameNotFoundError: a site does not exist.
+        ConfigError: a site, or all of them, have no rectifier any more.
         DataError: the loader is empty.
         TrainingError: activations are not finite.
     """
@@ -62,14 +66,17 @@ def linearize_(
             afterwards), "identity" passes z as it is (EASIER as published).
         loader: the data that lines are fitted on, unshuffled and without augmentation.
         samples: fit on this many samples only.
-        lines: lines fitted before (`fit_lines`), in place of `loader`.
+        lines: lines fitted before (`fit_lines`), in place of `loader`; they are copied.
 
     Returns:
         The network itself.
 
     Raises:
         NameNotFoundError: a site does not exist; tells the nearest names.
-        ConfigError: a site is linearized already, or "line" was asked for without data.
+        ConfigError: a site is linearized already, "line" was asked for without data, or a given
+            line has another number of channels than its site.
+        DataError: the loader is empty.
+        TrainingError: activations are not finite.
     """
     chosen = [names] if isinstance(names, str) else list(names)
     sites = _checked(network, chosen, how)
@@ -80,6 +87,8 @@ def linearize_(
                 "how='line' fits the lines to data: give loader=, or use how='identity'"
             )
         fitted = fit_lines(network, loader, chosen, samples=samples)
+    if how == "line":
+        _check_lines(sites, fitted)
     for site in sites:
         line = fitted[site.name] if how == "line" else None
         put_linear_(network, site, None if line is None else (line.slope, line.intercept))
@@ -102,19 +111,35 @@ def _checked(network: Network, names: Sequence[str], how: str) -> list[Site]:
     return [sites[name] for name in names]
 
 
+def _check_lines(sites: Sequence[Site], lines: Mapping[str, FittedLine]) -> None:
+    for site in sites:
+        if site.channels is None:
+            raise ConfigError(
+                f"the number of channels of site '{site.name}' is not fixed: use how='identity'"
+            )
+        line = lines[site.name]
+        for part in (line.slope, line.intercept):
+            if tuple(part.shape) != (site.channels,):
+                raise ConfigError(
+                    f"the line of site '{site.name}' has the shape {list(part.shape)}, but the "
+                    f"site has {site.channels} channels: fit the lines to this network"
+                )
+
+
 def put_linear_(network: Network, site: Site, line: tuple[Tensor, Tensor] | None) -> None:
     """Put a line (slope, intercept), or the identity for None, where the site's rectifier is."""
     old = network.get_submodule(site.name)
-    _hand_over(network, old)
+    hand_over(network, old)
     new: nn.Module = nn.Identity()
     if line is not None:
-        like = next((p for p in network.parameters()), torch.empty(0))
-        new = Line(*(value.to(like) for value in line), site.channel_dim)
+        like = next((p for p in network.parameters() if p.is_floating_point()), torch.empty(0))
+        slope, intercept = (v.detach().to(like.device, like.dtype, copy=True) for v in line)
+        new = Line(slope, intercept, site.channel_dim)
     new.train(old.training)
     network.replace_module(site.name, new)
 
 
-def _hand_over(network: Network, old: nn.Module) -> None:
+def hand_over(network: Network, old: nn.Module) -> None:
     """Let another call of a shared PReLU own its weight before the owner goes."""
     if not isinstance(old, nn.PReLU):
         return

@@ -1,12 +1,12 @@
 """Fit the line that replaces a rectifier, per channel, by least squares.
 
 With z the rectifier's input and r its output, the line a·z + b with the least mean squared error is
-a = cov(z, r) / var(z), b = mean(r) − a·mean(z). Sums of z, z², r and z·r are all it needs.
+a = cov(z, r) / var(z), b = mean(r) − a·mean(z). Sums of z, r, z² and z·r are all it needs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,11 +15,12 @@ from torch.utils.hooks import RemovableHandle
 
 from shoal.distributed import sum_across
 from shoal.errors import ConfigError, TrainingError
+from shoal.importance.states import chunks_of_parts
 from shoal.network import Network, Site
 
 __all__ = ["FittedLine", "LineMoments"]
 
-_CHUNK = 1 << 19  # entries; float32 sums of so few lose nothing that matters
+_CHUNK = 1 << 17  # entries; 1 MiB of float64, which stays in a CPU's cache
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,8 @@ class FittedLine:
     """A fitted line per channel.
 
     Attributes:
-        slope: shape [channels].
-        intercept: shape [channels].
+        slope: shape [channels], float64.
+        intercept: shape [channels], float64, in units of the rectifier's output.
         residual: the mean squared error over the variance of the rectifier's output, 0 to 1: how
             far from linear the site is.
     """
@@ -41,26 +42,35 @@ class FittedLine:
 class LineMoments:
     """Observer that collects what the fit of each site's line needs.
 
-    Sums are taken about a pilot mean (the first batch's), in chunks, and gathered in float64, so
-    that a large mean does not cost the variance its digits.
+    Sums are taken about pilot means (of the first entries seen) and in float64, so that a large
+    mean does not cost the variance its digits, and so that it does not matter which process saw
+    what.
 
     Args:
         names: the sites; None for all that still have their rectifier.
+
+    Raises:
+        ConfigError: at `attach`, if there is no rectifier to fit a line to.
     """
 
     def __init__(self, names: Sequence[str] | None = None) -> None:
         self._names = None if names is None else set(names)
         self._sites: list[Site] = []
-        self._pilot: dict[str, Tensor] = {}
-        self._sums: dict[str, Tensor] = {}  # [5, channels]: count, z, z·z, r, z·r; r·r is sixth
+        self._pilots: dict[str, Tensor] = {}  # [2, channels]: of z and r
+        self._sums: dict[str, Tensor] = {}  # [6, channels]: 1, z, r, z·z, z·r, r·r
 
     def attach(self, network: Network) -> Sequence[RemovableHandle]:
-        """Watch input and output of the sites."""
+        """Forget what was collected before; watch input and output of the sites."""
+        self._pilots, self._sums = {}, {}
         self._sites = [
             site
             for site in network.sites
             if site.linearized is None and (self._names is None or site.name in self._names)
         ]
+        missing = (self._names or set()) - {site.name for site in self._sites}
+        if missing or not self._sites:
+            what = f"site '{min(missing)}'" if missing else "the network"
+            raise ConfigError(f"{what} has no rectifier left to fit a line to")
         return [
             network.get_submodule(site.name).register_forward_hook(self._collector(site))
             for site in self._sites
@@ -71,34 +81,40 @@ class LineMoments:
 
     def _collector(self, site: Site) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def collect(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            z, r = (_as_rows(value.detach(), site.channel_dim) for value in (inputs[0], output))
-            if site.name not in self._pilot:
-                self._pilot[site.name] = z[:4096].float().mean(0)
-                self._sums[site.name] = torch.zeros(
-                    (6, z.shape[1]), dtype=torch.float64, device=z.device
-                )
-            pilot, sums = self._pilot[site.name], self._sums[site.name]
-            step = max(1, _CHUNK // z.shape[1])
-            for zs, rs in zip(z.split(step), r.split(step), strict=True):
-                centred, out = zs.float() - pilot, rs.float()
-                sums[0] += len(zs)
-                sums[1] += centred.sum(0)
-                sums[2] += (centred * centred).sum(0)
-                sums[3] += out.sum(0)
-                sums[4] += (centred * out).sum(0)
-                sums[5] += (out * out).sum(0)
+            pairs = _rows_in_chunks(inputs[0].detach(), output.detach(), site.channel_dim)
+            for z, r in pairs:
+                if site.name not in self._sums:
+                    self._pilots[site.name] = torch.stack([z.mean(0), r.mean(0)])
+                    self._sums[site.name] = z.new_zeros((6, z.shape[1]))
+                pilot, sums = self._pilots[site.name], self._sums[site.name]
+                z, r = z.sub_(pilot[0]), r.sub_(pilot[1])
+                sums[0] += len(z)
+                sums[1] += z.sum(0)
+                sums[2] += r.sum(0)
+                sums[4] += (z * r).sum(0)
+                sums[3] += z.square_().sum(0)
+                sums[5] += r.square_().sum(0)
 
         return collect
 
-    def finish(self, samples: int, everything: bool) -> None:
-        """Undo the pilot means and sum over processes."""
+    def finish(self, samples: int, population: int | None) -> None:
+        """Sum over processes, and move the sums from the pilot means to the means of all data."""
         for site in self._sites:
-            if site.name not in self._sums:
-                raise ConfigError("fewer batches than processes: use fewer processes")
-            n, z, zz, r, zr, rr = self._sums[site.name].cpu()
-            c = self._pilot[site.name].double().cpu()
-            raw = torch.stack([n, z + n * c, zz + 2 * c * z + n * c * c, r, zr + c * r, rr])
-            self._sums[site.name] = sum_across(raw)
+            # Zeros if this process had no batch.
+            sums = self._sums.get(site.name, torch.zeros(6, site.channels or 1)).double().cpu()
+            pilots = self._pilots.get(site.name, torch.zeros(2, site.channels or 1)).double().cpu()
+            n, z, r, zz, zr, rr = sums
+            total = sum_across(torch.stack([n, z + n * pilots[0], r + n * pilots[1]]))
+            means = total[1:] / total[0]
+            dz, dr = pilots - means
+            about_means = [
+                zz + 2 * dz * z + n * dz * dz,
+                zr + dz * r + dr * z + n * dz * dr,
+                rr + 2 * dr * r + n * dr * dr,
+            ]
+            self._sums[site.name] = torch.stack(
+                [total[0], *means, *sum_across(torch.stack(about_means))]
+            )
 
     def lines(self) -> dict[str, FittedLine]:
         """Return the fitted line of each site.
@@ -111,26 +127,33 @@ class LineMoments:
         return {site.name: self._fit(site.name) for site in self._sites}
 
     def _fit(self, name: str) -> FittedLine:
-        n, z, zz, r, zr, rr = self._sums[name]
+        n, mean_z, mean_r, zz, zr, rr = self._sums[name]
         if not bool(self._sums[name].isfinite().all()):
             raise TrainingError(
                 f"the activations at site '{name}' are not finite: the network's weights or its "
                 "data are broken; check them first"
             )
-        mean_z, mean_r = z / n, r / n
-        var = (zz / n - mean_z**2).clamp(min=0)
-        cov = zr / n - mean_z * mean_r
-        constant = var <= 1e-12 * (zz / n).clamp(min=1e-30)
-        slope = torch.where(constant, torch.zeros_like(cov), cov / var.clamp(min=1e-300))
+        # What rounding alone may leave of a constant input's variance.
+        constant = zz <= n * mean_z.square() * 1e-28
+        slope = torch.where(constant, torch.zeros_like(zr), zr / zz.where(~constant, 1.0))
         intercept = mean_r - slope * mean_z
-        spread = (rr / n - mean_r**2).clamp(min=0)
-        lost = (spread - slope * cov).clamp(min=0)
-        total = float(spread.sum())
-        residual = float(lost.sum()) / total if total > 0 else 0.0
-        return FittedLine(slope.float(), intercept.float(), residual)
+        lost, total = float((rr - slope * zr).clamp(min=0).sum()), float(rr.sum())
+        return FittedLine(slope, intercept, lost / total if total > 0 else 0.0)
+
+
+def _rows_in_chunks(z: Tensor, r: Tensor, channel_dim: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield fresh copies of pieces of both, as [positions, channels] in float64."""
+    if z.numel() == 0:
+        return
+    if channel_dim == 0:
+        z, r, channel_dim = z.movedim(0, -1), r.movedim(0, -1), z.dim() - 1
+    both = (chunks_of_parts(value, 1, _CHUNK) for value in (z, r))
+    for (_, _, zs), (_, _, rs) in zip(*both, strict=True):
+        yield _as_rows(zs, channel_dim), _as_rows(rs, channel_dim)
 
 
 def _as_rows(value: Tensor, channel_dim: int) -> Tensor:
-    """Return the values as [positions, channels]."""
     rows = value.movedim(channel_dim, -1)
-    return rows.reshape(-1, rows.shape[-1])
+    if value.device.type == "mps":  # it has no float64
+        return rows.reshape(-1, rows.shape[-1]).to(torch.float32, copy=True)
+    return rows.reshape(-1, rows.shape[-1]).to(torch.float64, copy=True)

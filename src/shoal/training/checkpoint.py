@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from shoal.atomic import readable_errors
 from shoal.distributed import barrier, is_main, sum_across, world
 from shoal.training.recipe import Recipe
 
@@ -58,11 +59,12 @@ def save_checkpoint(path: Path, identity: Mapping[str, Any], state: Mapping[str,
             "fit": dict(identity),
             "state": dict(state),
         }
-        with temporary.open("wb") as file:
-            torch.save(payload, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with readable_errors(path):
+            with temporary.open("wb") as file:
+                torch.save(payload, file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
         _sync_folder(path.parent)
     barrier()
 

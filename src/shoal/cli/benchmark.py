@@ -1,0 +1,105 @@
+"""`shoal benchmark`: latency and work on this machine, beside a baseline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from shoal.cli.screen import print_json, progress_console, result_console
+
+if TYPE_CHECKING:
+    from shoal.cli.source import Source
+    from shoal.network import Network
+
+__all__ = ["benchmark"]
+
+
+def benchmark(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="DIR|MODEL",
+            help="A folder that shoal wrote, or a model: torchvision:NAME, timm:NAME, ….",
+        ),
+    ],
+    against: Annotated[
+        str | None,
+        typer.Option(
+            help="What to compare with, in the same rounds. Default: of a run's folder, its dense "
+            "network.",
+            metavar="DIR|MODEL",
+            show_default=False,
+        ),
+    ] = None,
+    batch: Annotated[
+        int, typer.Option(help="Samples per call. Take that of your deployment.", min=1)
+    ] = 1,
+    threads: Annotated[
+        int | None,
+        typer.Option(help="Threads on the CPU. Default: PyTorch's.", min=1, show_default=False),
+    ] = None,
+    seconds: Annotated[
+        float, typer.Option(help="Measure for so long at least; more is steadier.", min=0.0)
+    ] = 2.0,
+    num_classes: Annotated[
+        int | None, typer.Option(help="Outputs of a MODEL's classifier.", show_default=False)
+    ] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Height and width of the image for a MODEL, in pixels. Default: what it usually "
+            "takes.",
+            show_default=False,
+        ),
+    ] = None,
+    input_shape: Annotated[
+        str | None,
+        typer.Option(help="The shape of one sample, such as 3,32,32.", show_default=False),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="Where to measure. Default: a GPU if there is one.", show_default=False),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the figures to standard output as JSON.")
+    ] = False,
+) -> None:
+    """Measure latency, work, parameters and depth; the ratio too when there is a baseline.
+
+    Both are timed in turn, round by round: a machine that is busy at times is so for both.
+    """
+    from shoal.cli.compress import chosen_device
+    from shoal.cli.source import Source, open_network, parse_shape
+    from shoal.measure import benchmark as measure
+
+    where = chosen_device(device)
+    source = Source(None, num_classes, image_size, parse_shape(input_shape))
+    network = open_network(model, source).to(where)
+    baseline = _baseline(model, against, source)
+    args, kwargs = network.example_inputs(batch)
+    inputs: Any = kwargs or args
+    with progress_console().status("measuring"):
+        result = measure(
+            network,
+            inputs,
+            None if baseline is None else baseline.to(where),
+            threads=threads,
+            min_seconds=seconds,
+            max_seconds=max(60.0, 2 * seconds),
+        )
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        result_console().print(str(result), markup=False, soft_wrap=True)
+
+
+def _baseline(model: str, against: str | None, source: Source) -> Network | None:
+    """Return what to compare with: what was asked for, else a run's own dense network."""
+    from shoal.cli.source import open_network
+
+    if against is not None:
+        return open_network(against, source)
+    dense = Path(model).expanduser() / "steps" / "000"
+    return open_network(str(dense), source) if dense.is_dir() else None

@@ -1,0 +1,198 @@
+"""`shoal compress`: the main job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from shoal.cli.flags import read_flags, with_config_flags
+from shoal.cli.screen import (
+    Interrupted,
+    is_main_process,
+    print_json,
+    progress_console,
+    result_console,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+    from shoal.config import Config
+    from shoal.data import DataSet
+    from shoal.report import RunRecord
+
+__all__ = ["chosen_device", "compress", "run_compress", "show_outcome"]
+
+
+@with_config_flags
+def compress(
+    *,
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MODEL",
+            help="torchvision:NAME, timm:NAME, shoal:NAME, path/file.py:factory or "
+            "package.module:factory; the factory's arguments follow as ?key=value&…. May stand "
+            "in --config instead.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="The folder for every step and the result. A run that was interrupted goes on "
+            "from it when the same command is given again.",
+            metavar="DIR",
+        ),
+    ],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="digits, cifar10:ROOT, cifar100:ROOT, folder:ROOT (ROOT/train/CLASS/…, and "
+            "ROOT/val or ROOT/test), path/file.py:factory or package.module:factory.",
+            metavar="D",
+            show_default=False,
+        ),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            help="The trained weights: .safetensors, .pt, .pth, .th. Without it the model keeps "
+            "the weights it is built with.",
+            metavar="F",
+            show_default=False,
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="A YAML file with any of these options (per_step: 2), such as the config.yaml of "
+            "an earlier run; flags win over it.",
+            metavar="F.yaml",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print result.json to standard output, and nothing else."),
+    ] = False,
+    **flags: Any,
+) -> None:
+    """Make a trained network shallower, as far as the accuracy allows.
+
+    Layers are removed one by one, with fine-tuning after each, until --max-drop is passed.
+
+    The result is the last network within it. Test data are reported and decide nothing.
+
+    Example: shoal compress timm:resnet18 --checkpoint r18.pth --data folder:photos --out run
+    """
+    from shoal.config import read_config
+
+    given = {
+        "model": model,
+        "data": data,
+        "checkpoint": None if checkpoint is None else str(checkpoint),
+        **read_flags(flags),
+    }
+    run_compress(read_config(config, given), out)
+    if is_main_process():
+        _show(out, as_json)
+
+
+def _show(out: Path, as_json: bool) -> None:
+    from shoal.report import read_run
+
+    record = read_run(out)
+    if as_json:
+        print_json(record.to_dict())
+    else:
+        show_outcome(record)
+
+
+def run_compress(config: Config, out: Path) -> None:
+    """Do what a configuration says, with the progress on standard error.
+
+    Raises:
+        ShoalError: one line on what is wrong.
+        Interrupted: the user pressed Ctrl-C.
+    """
+    try:
+        _compress(config, out)
+    except KeyboardInterrupt:
+        raise Interrupted.in_run(out) from None
+
+
+def _compress(config: Config, out: Path) -> None:
+    from shoal import methods
+    from shoal.cli.progress import showing
+    from shoal.cli.source import build, image_channels
+    from shoal.data import load_data
+    from shoal.models import complete_spec
+
+    recipe = config.training_recipe()  # wrong options are told before the data are read
+    device = chosen_device(config.device)
+    data = load_data(config.data, **config.data_options(), device=device)
+    spec = complete_spec(
+        config.model, num_classes=data.num_classes, in_channels=image_channels(data)
+    )
+    model = build(spec, config.checkpoint, config.seed)
+    console = progress_console()
+    _introduce(config, data, device)
+    options = {**config.search_options(), "recipe": recipe}
+    with showing(console) as listener:
+        methods.compress(
+            model,
+            data.train,
+            data.val,
+            config.method,
+            test=data.test,
+            out=out,
+            base=spec.text,
+            device=device,
+            listener=listener,
+            config=config.model_dump(),
+            identity=config.identity(),
+            **options,
+        )
+
+
+def chosen_device(name: str | None) -> torch.device:
+    """Return the device of that name; None takes a GPU if there is one.
+
+    Raises:
+        ConfigError: there is no such device here.
+    """
+    from shoal.methods.compress import working_device
+
+    return working_device(name)
+
+
+def _introduce(config: Config, data: DataSet, device: torch.device) -> None:
+    console = progress_console()
+    lines = [f"{config.model} on {device}", data.describe(), *(f"note: {n}" for n in data.notes)]
+    from_library = config.model.startswith(("shoal:", "torchvision:", "timm:"))
+    trained = config.checkpoint or config.dense_epochs or "pretrained=" in config.model
+    if from_library and not trained and "weights=" not in config.model:
+        lines.append(
+            f"note: {config.model} begins with random weights: give --checkpoint, or "
+            "--dense-epochs to train it first"
+        )
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def show_outcome(record: RunRecord) -> None:
+    """Print the final table, what was removed, and how the result is loaded."""
+    from shoal.report import comparison_table, outcome_lines
+
+    console = result_console()
+    console.print(comparison_table(record))
+    best = record.folder / "best"
+    lines = [
+        *outcome_lines(record),
+        f"the result is in '{best}'; in Python: net = shoal.load({str(record.folder)!r})",
+    ]
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)

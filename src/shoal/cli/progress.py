@@ -1,0 +1,166 @@
+"""A search's progress on the screen: lines in a file or a pipe, moving bars in a terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from shoal.methods import Listener, Step
+from shoal.report.wording import duration, percent, points
+from shoal.training import BatchReport, EpochReport
+
+__all__ = ["Lines", "showing"]
+
+_VERBS = {"linearize": "linearized", "drop": "dropped", "collapse": "collapsed"}
+
+
+@contextmanager
+def showing(console: Console) -> Iterator[Listener]:
+    """Yield the listener that fits the console; bars are cleared away at the end."""
+    if console.quiet:
+        yield Listener()
+    elif console.is_terminal:
+        with _bars(console) as bars:
+            yield _Bars(console, bars)
+    else:
+        yield Lines(console)
+
+
+class Lines(Listener):
+    """Prints a line for each epoch and each step."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.steps = 0
+        self._number = 0
+        self._dense: float | None = None
+        self._begun = time.monotonic()
+        self._done = 0  # steps finished in this process
+
+    def plan(self, steps: int) -> None:
+        """Keep the largest number of steps."""
+        self.steps = steps
+
+    def stage(self, step: int, text: str) -> None:
+        """Keep the step's number."""
+        self._number = step
+        if step > 0 and self._done == 0:
+            self._begun = time.monotonic() if text == "score" else self._begun
+
+    def epoch(self, report: EpochReport, epochs: int) -> None:
+        """Print the epoch."""
+        where = f"step {self._number}" if self._number else "dense"
+        accuracy = "" if report.train_top1 is None else f", training {percent(report.train_top1)}"
+        if report.val_top1 is not None:
+            accuracy += f", validation {percent(report.val_top1)}"
+        self.say(
+            f"  {where}: epoch {report.epoch}/{epochs}, loss {report.loss:.4f}{accuracy}, "
+            f"{duration(report.seconds)}"
+        )
+
+    def step(self, step: Step, resumed: bool) -> None:
+        """Print the step."""
+        if step.step == 0:
+            self._dense = step.metrics.top1_val
+        elif not resumed:
+            self._done += 1
+        self.say(f"{self._headline(step)}{self._ending(step, resumed)}")
+
+    def note(self, text: str) -> None:
+        """Print the note."""
+        self.say(f"note: {text}")
+
+    def say(self, text: str) -> None:
+        """Print a line as it is, however long."""
+        self.console.print(escape(text), soft_wrap=True)
+
+    def _headline(self, step: Step) -> str:
+        accuracy = f"validation {percent(step.metrics.top1_val)}"
+        if step.step == 0:
+            return f"dense: {accuracy}"
+        if self._dense is not None:
+            accuracy += f" ({points(step.metrics.top1_val - self._dense)})"
+        low = "" if step.within else ", below what is allowed"
+        done = _VERBS.get(step.operation, step.operation)
+        return f"step {step.step}/{self.steps}: {done} {', '.join(step.names)}: {accuracy}{low}"
+
+    def _ending(self, step: Step, resumed: bool) -> str:
+        if resumed:
+            return " (done before)"
+        left = self._seconds_left(step.step)
+        return f"; {duration(step.seconds)}" + (f", at most {duration(left)} left" if left else "")
+
+    def _seconds_left(self, number: int) -> float:
+        """Return the time until the last possible step at the pace so far, 0 if not known."""
+        if self._done == 0:
+            return 0.0
+        return (time.monotonic() - self._begun) / self._done * (self.steps - number)
+
+
+def _bars(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left:"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        # Latency is measured meanwhile; a busy screen would disturb it.
+        refresh_per_second=2,
+    )
+
+
+class _Bars(Lines):
+    """Prints a line for each step, and below them a bar of all steps and one of what goes on."""
+
+    def __init__(self, console: Console, bars: Progress) -> None:
+        super().__init__(console)
+        self.bars = bars
+        self._all: TaskID | None = None
+        self._now: TaskID | None = None
+
+    def plan(self, steps: int) -> None:
+        super().plan(steps)
+        self._all = self.bars.add_task("steps, at most", total=steps)
+
+    def stage(self, step: int, text: str) -> None:
+        super().stage(step, text)
+        where = f"step {step}" if step else "dense"
+        self._begin(f"{where}: {text}")
+
+    def _begin(self, title: str) -> None:
+        if self._now is not None:
+            self.bars.remove_task(self._now)
+        self._now = self.bars.add_task(title, total=None)
+
+    def scored(self, done: int, total: int) -> None:
+        if self._now is not None:
+            self.bars.update(self._now, completed=done, total=total or None)
+
+    def batch(self, report: BatchReport, epochs: int) -> None:
+        if self._now is not None:
+            done = (report.epoch - 1) * report.steps + report.step
+            self.bars.update(self._now, completed=done, total=epochs * report.steps)
+
+    def epoch(self, report: EpochReport, epochs: int) -> None:
+        """Say nothing: the bar does."""
+
+    def step(self, step: Step, resumed: bool) -> None:
+        super().step(step, resumed)
+        if self._all is not None:
+            self.bars.update(self._all, completed=step.step)

@@ -1,0 +1,33 @@
+"""`shoal report`: the steps of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shoal.cli.screen import print_json, result_console
+
+__all__ = ["report"]
+
+
+def report(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="The --out folder of a run, finished or not.")
+    ],
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print the record to standard output as JSON."),
+    ] = False,
+) -> None:
+    """Show the steps of a run, and dense against result."""
+    from shoal.cli.compress import show_outcome
+    from shoal.report import read_run, steps_table
+
+    record = read_run(folder)
+    if as_json:
+        print_json(record.to_dict())
+        return
+    result_console().print(steps_table(record))
+    show_outcome(record)

@@ -1,0 +1,155 @@
+"""What stands for MODEL on the command line: a name, or a folder that shoal wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from shoal.data import DataSet, load_data
+from shoal.errors import CaptureError, ConfigError
+from shoal.models import ModelSpec, check_finite, complete_spec, load_model, parse_spec
+from shoal.network import Network, capture
+from shoal.store import load
+from shoal.training import preserved_rng, seed_everything
+
+__all__ = [
+    "Source",
+    "build",
+    "image_channels",
+    "is_folder",
+    "load_examples",
+    "open_network",
+    "parse_shape",
+]
+
+_CIFAR_SIZE, _DIGITS_SIZE, _USUAL_SIZE = 32, 8, 224
+
+
+@dataclass(frozen=True)
+class Source:
+    """How a network is made from what the user named.
+
+    Attributes:
+        checkpoint: a file of weights, or None.
+        num_classes: outputs of the classifier; None leaves the model's own.
+        image_size: height and width of the example image; None takes the model's usual one.
+        input_shape: of one sample, `(C, H, W)` for images; None takes the usual one.
+    """
+
+    checkpoint: Path | None = None
+    num_classes: int | None = None
+    image_size: int | None = None
+    input_shape: tuple[int, ...] | None = None
+
+
+def is_folder(text: str) -> bool:
+    """Return whether the text names a folder and no model."""
+    return Path(text).expanduser().is_dir()
+
+
+def open_network(text: str, source: Source, data: DataSet | None = None) -> Network:
+    """Return the network that a folder holds, or the capture of the model that a name builds.
+
+    Args:
+        text: a run's folder or a saved one, or a model's name.
+        source: how to build the model; a folder needs nothing of it.
+        data: decides the number of classes and the example inputs, where given.
+
+    Raises:
+        ShoalError: one line on what is wrong.
+    """
+    if is_folder(text):
+        if source.checkpoint is not None:
+            raise ConfigError(f"'{text}' is a folder with weights of its own: leave --checkpoint")
+        return load(Path(text).expanduser())
+    spec = parse_spec(text)
+    classes = source.num_classes or (data.num_classes if data is not None else None)
+    channels = image_channels(data) if data is not None else None
+    spec = complete_spec(spec, num_classes=classes, in_channels=channels)
+    model = build(spec, source.checkpoint)
+    check_finite(model)
+    if data is not None:
+        return _captured(model, data.example_inputs(2), guessed=False)
+    shape = source.input_shape or usual_shape(spec, model, source.image_size)
+    inputs = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+    return _captured(model, inputs, guessed=source.input_shape is None)
+
+
+def build(spec: ModelSpec, checkpoint: str | Path | None, seed: int = 0) -> nn.Module:
+    """Build a model and load its weights; what is random in it follows from `seed`."""
+    cpu = torch.device("cpu")
+    with preserved_rng(cpu):
+        seed_everything(seed, cpu)
+        return load_model(spec, checkpoint)
+
+
+def load_examples(spec: str | None, image_size: int | None, device: torch.device) -> DataSet | None:
+    """Return the data set of that name, to score on; None for None."""
+    if spec is None:
+        return None
+    return load_data(spec, image_size=image_size, device=device)
+
+
+def image_channels(data: DataSet) -> int | None:
+    """Return the channels of the images; None if the samples are no images."""
+    shape = data.sample_shape
+    return shape[0] if len(shape) == 3 else None
+
+
+def usual_shape(spec: ModelSpec, model: nn.Module, size: int | None = None) -> tuple[int, ...]:
+    """Return the shape (C, H, W) of the images that such a model usually takes."""
+    own = _own_shape(spec, model)
+    return own if size is None else (own[0], size, size)
+
+
+def _own_shape(spec: ModelSpec, model: nn.Module) -> tuple[int, ...]:
+    config: Any = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
+    if spec.kind == "timm" and isinstance(config, dict) and "input_size" in config:
+        channels = spec.kwargs.get("in_chans", config["input_size"][0])
+        return (int(channels), *map(int, config["input_size"][1:]))
+    if spec.kind == "shoal":
+        digits = spec.name.startswith("digits")
+        size = _DIGITS_SIZE if digits else _CIFAR_SIZE
+        return (int(spec.kwargs.get("in_channels", 1 if digits else 3)), size, size)
+    return (int(spec.kwargs.get("in_channels", 3)), _USUAL_SIZE, _USUAL_SIZE)
+
+
+def parse_shape(text: str | None) -> tuple[int, ...] | None:
+    """Read the shape of a sample, "3,32,32" or "3x32x32".
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    if text is None:
+        return None
+    try:
+        shape = tuple(int(part) for part in text.replace("x", ",").split(","))
+    except ValueError:
+        shape = ()
+    if not shape or min(shape) < 1:
+        raise ConfigError(
+            f"input_shape is '{text}': give the sizes of one sample, such as 3,224,224"
+        )
+    return shape
+
+
+def _captured(model: nn.Module, inputs: Any, *, guessed: bool) -> Network:
+    try:
+        return capture(model, inputs).copy()
+    except CaptureError as error:
+        if not guessed:
+            raise
+        shape = _spelled(inputs.shape[1:])
+        raise CaptureError(
+            f"{error} (tried with an input of {shape}: if the model takes another one, give "
+            "--input-shape or --data)"
+        ) from error
+
+
+def _spelled(shape: Sequence[int]) -> str:
+    return "×".join(map(str, shape))

@@ -1,0 +1,77 @@
+"""The entropy of a block: the mean over its rectifiers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any
+
+from torch.utils.hooks import RemovableHandle
+
+from shoal.errors import ConfigError
+from shoal.importance.candidates import block_candidates
+from shoal.importance.criteria import criteria
+from shoal.importance.entropy import Entropy
+from shoal.importance.scores import Scores
+from shoal.network import Network
+
+__all__ = ["BlockEntropy"]
+
+
+@criteria.register("block_entropy")
+class BlockEntropy:
+    """Scores a block by EASIER's entropy, in bits, averaged over the branch's rectifiers.
+
+    A linearized site counts as 0, for it is always in one state. A block without a rectifier
+    (attention) has no entropy and is left out of the scores. One pass, no labels.
+
+    Args:
+        **options: those of the criterion "entropy".
+
+    Raises:
+        ConfigError: an option makes no sense; at `attach`, if no removable block has a rectifier.
+    """
+
+    unit = "block"
+    name = "block_entropy"
+
+    def __init__(self, **options: Any) -> None:
+        self._entropy = Entropy(**options)
+        self._sites: dict[str, tuple[str, ...]] = {}
+        self._samples = 0
+        self._watched = False
+
+    def attach(self, network: Network) -> Sequence[RemovableHandle]:
+        """Forget what was counted before; watch the branches' rectifiers."""
+        blocks = [found.block for found in block_candidates(network)]
+        self._sites = {block.name: block.sites for block in blocks if block.sites}
+        if not self._sites:
+            raise ConfigError(
+                "no removable block of the network has a rectifier: choose another criterion"
+            )
+        self._watched = any(site.linearized is None for site in network.sites)
+        return self._entropy.attach(network) if self._watched else []
+
+    def begin(self, index: int, size: int) -> None:
+        """Hear of the batch that runs next."""
+        if self._watched:
+            self._entropy.begin(index, size)
+
+    def finish(self, samples: int, population: int | None) -> None:
+        """Sum the counts of all processes."""
+        self._samples = samples
+        if self._watched:
+            self._entropy.finish(samples, population)
+
+    def scores(self) -> Scores:
+        """Return the mean entropies in bits."""
+        by_site = self._entropy.scores() if self._watched else {}
+        values = {
+            name: fmean(by_site.get(site, 0.0) for site in sites)
+            for name, sites in self._sites.items()
+        }
+        details = {
+            name: {"entropies": {site: by_site.get(site, 0.0) for site in sites}}
+            for name, sites in self._sites.items()
+        }
+        return Scores(self.name, values, self._samples, details=details)

@@ -1,0 +1,91 @@
+"""What block and site criteria score: places in the graph and what would stand there instead."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import fx
+
+from shoal.errors import ConfigError
+from shoal.network import Network
+from shoal.network.blocks import BlockNodes, find_blocks
+
+__all__ = [
+    "Candidate",
+    "as_candidate",
+    "block_candidates",
+    "candidates",
+    "check_unit",
+    "site_candidates",
+]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A removable block, or a site that has its rectifier.
+
+    Attributes:
+        name: of the block or site.
+        node: whose value a removal changes: the addition, or the rectifier.
+        source: whose value it then is: the shortcut, or the rectifier's input.
+        branch: the nodes that a removal makes dead.
+    """
+
+    name: str
+    node: fx.Node
+    source: fx.Node
+    branch: tuple[fx.Node, ...]
+
+
+def check_unit(unit: str) -> None:
+    """Raise `ConfigError` unless `unit` is "block" or "site"."""
+    if unit not in ("block", "site"):
+        raise ConfigError(f"unit is '{unit}': choose 'block' or 'site'")
+
+
+def candidates(network: Network, unit: str) -> list[Candidate]:
+    """Return what can be removed, in the order of the forward pass.
+
+    Args:
+        network: the captured network.
+        unit: "block" for removable blocks, "site" for sites that have their rectifier.
+
+    Raises:
+        ConfigError: there is none, or no such unit.
+    """
+    check_unit(unit)
+    if unit == "site":
+        return site_candidates(network)
+    return [as_candidate(nodes) for nodes in block_candidates(network)]
+
+
+def block_candidates(network: Network) -> list[BlockNodes]:
+    """Return the removable blocks; raises `ConfigError` if there is none."""
+    blocks = find_blocks(network)
+    removable = [found for found in blocks if found.block.removable]
+    if removable:
+        return removable
+    if not blocks:
+        raise ConfigError("the network has no residual block: choose a method for sites")
+    first = blocks[0].block
+    raise ConfigError(
+        f"none of the network's {len(blocks)} residual blocks can be removed; "
+        f"'{first.name}': {first.reason}"
+    )
+
+
+def as_candidate(nodes: BlockNodes) -> Candidate:
+    """Return a block as a candidate."""
+    return Candidate(nodes.block.name, nodes.addition, nodes.shortcut, nodes.branch)
+
+
+def site_candidates(network: Network) -> list[Candidate]:
+    """Return the sites that have their rectifier; raises `ConfigError` if there is none."""
+    found = []
+    for site in network.sites:
+        if site.linearized is None:
+            node = network.node_of(site.name)
+            found.append(Candidate(site.name, node, node.all_input_nodes[0], (node,)))
+    if not found:
+        raise ConfigError("the network has no rectifier left to score")
+    return found

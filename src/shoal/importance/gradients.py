@@ -1,0 +1,244 @@
+"""Criteria from gradients of the loss: Taylor, SNIP, GraSP. They need labels."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from shoal.data.batch import Batch
+from shoal.distributed import sum_across
+from shoal.errors import ConfigError, TrainingError
+from shoal.importance.candidates import block_candidates
+from shoal.importance.criteria import criteria
+from shoal.importance.passes import Pass
+from shoal.importance.scores import Scores
+from shoal.modes import kept_flags
+from shoal.network import Network
+from shoal.network.blocks import BlockNodes
+from shoal.training.losses import check_targets, logits_of, sample_losses
+
+__all__ = ["GraSP", "Snip", "Taylor"]
+
+Gradients = Sequence[Tensor]
+
+
+class _Gradient(ABC):
+    """A sum over all parameters θ of a branch, of their values and gradients.
+
+    Args:
+        statistics: what batch norms normalise with. "running": as in eval mode, so that the score
+            depends on the samples alone; "batch": each batch's own, as in training, which an
+            untrained network needs. The running statistics stay as they are.
+
+    Raises:
+        ConfigError: `statistics` has another value.
+    """
+
+    unit = "block"
+    name: str
+    rounds = 1
+
+    def __init__(self, *, statistics: str = "running") -> None:
+        if statistics not in ("running", "batch"):
+            raise ConfigError(f"statistics is '{statistics}': choose 'running' or 'batch'")
+        self.statistics = statistics
+
+    @abstractmethod
+    def terms(self, loss: _Loss, parameters: Sequence[nn.Parameter]) -> Gradients:
+        """Return what each parameter adds to the score of its branch, entry by entry."""
+
+    def score(
+        self,
+        network: Network,
+        loader: Iterable[Any],
+        *,
+        samples: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Scores:
+        """Score the removable blocks.
+
+        Raises:
+            ConfigError: there is none.
+            DataError: the loader is empty or gives no labels.
+            TrainingError: a score is not finite.
+        """
+        blocks = block_candidates(network)
+        parameters = [p for p in network.parameters() if p.is_floating_point()]
+        batches = Pass(network, loader, samples, progress, self.rounds)
+        with _differentiable(network, parameters, self.statistics == "batch"):
+            terms = self.terms(_Loss(network, batches), parameters)
+        by_parameter = {
+            id(parameter): float(term.sum())
+            for parameter, term in zip(parameters, terms, strict=True)
+        }
+        values = {b.block.name: _total(network, b, by_parameter) for b in blocks}
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise TrainingError(
+                    f"the {self.name} score of '{name}' is not finite: the network's weights or "
+                    "its data are broken; check them before scoring"
+                )
+        return Scores(self.name, values, batches.samples())
+
+
+@criteria.register("taylor")
+class Taylor(_Gradient):
+    """Σ (θ·g)²: the squared first-order change of the loss without each parameter.
+
+    g is the gradient of the mean loss over the data (Molchanov et al. 2019, eq. 8).
+    """
+
+    name = "taylor"
+
+    def terms(self, loss: _Loss, parameters: Sequence[nn.Parameter]) -> Gradients:
+        """Return (θ·g)²."""
+        return [(_value(p) * g).square() for p, g in _pairs(parameters, loss.gradient(parameters))]
+
+
+@criteria.register("snip")
+class Snip(_Gradient):
+    """Σ |θ·g|: how sensitive the loss is to each connection (Lee et al. 2019, eq. 6).
+
+    Also for an untrained network; use `statistics="batch"` there.
+    """
+
+    name = "snip"
+
+    def terms(self, loss: _Loss, parameters: Sequence[nn.Parameter]) -> Gradients:
+        """Return |θ·g|."""
+        return [(_value(p) * g).abs() for p, g in _pairs(parameters, loss.gradient(parameters))]
+
+
+@criteria.register("grasp")
+class GraSP(_Gradient):
+    """Σ θ·(H g): what removal takes from the flow of gradients (Wang et al. 2020, eq. 8).
+
+    The paper scores −θ·(H g) and removes the highest; here, as everywhere in shoal, the lowest
+    goes first, hence the sign. H is the Hessian of the mean loss and g its gradient, over all
+    parameters. Two rounds over the data. Also for an untrained network; use `statistics="batch"`
+    there.
+    """
+
+    name = "grasp"
+    rounds = 2
+
+    def terms(self, loss: _Loss, parameters: Sequence[nn.Parameter]) -> Gradients:
+        """Return θ·(H g)."""
+        gradient = loss.gradient(parameters)
+        curved = loss.gradient(parameters, along=gradient)
+        return [_value(p) * hg for p, hg in _pairs(parameters, curved)]
+
+
+class _Loss:
+    """The mean loss over the data, to be differentiated."""
+
+    def __init__(self, network: Network, batches: Pass) -> None:
+        self.network = network
+        self.batches = batches
+
+    def gradient(
+        self, parameters: Sequence[nn.Parameter], along: Gradients | None = None
+    ) -> Gradients:
+        """Return the gradient of the mean loss, float64 on the CPU.
+
+        Args:
+            parameters: what to differentiate by.
+            along: a direction v: return H v instead, the derivative of the gradient along it.
+        """
+        sums = [torch.zeros(p.shape, dtype=torch.float64) for p in parameters]
+        # The fused kernels of attention cannot be differentiated twice.
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+            for batch in self.batches:
+                for total, part in zip(sums, self._of(batch, parameters, along), strict=True):
+                    if part is not None:
+                        total += part.detach().cpu().double()
+        count = self.batches.samples()
+        return [sum_across(total) / count for total in sums]
+
+    def _of(
+        self, batch: Batch, parameters: Sequence[nn.Parameter], along: Gradients | None
+    ) -> Sequence[Tensor | None]:
+        """Return the gradient of the summed loss of a batch, or its derivative along `along`."""
+        logits = logits_of(self.network(*batch.args, **batch.kwargs))
+        check_targets(logits, batch.target)
+        assert batch.target is not None  # check_targets has seen to it; this tells mypy
+        loss = sample_losses(logits, batch.target).sum()
+        first = torch.autograd.grad(
+            loss, parameters, create_graph=along is not None, allow_unused=True
+        )
+        if along is None:
+            return first
+        products = [
+            (g * v.to(g.device, g.dtype)).sum()
+            for g, v in zip(first, along, strict=True)
+            if g is not None and g.requires_grad
+        ]
+        if not products:
+            return [None] * len(parameters)
+        return torch.autograd.grad(sum(products), parameters, allow_unused=True)  # type: ignore[arg-type]
+
+
+@contextmanager
+def _differentiable(
+    network: Network, parameters: Sequence[nn.Parameter], batch_statistics: bool
+) -> Iterator[None]:
+    """Make all parameters take part for a while, in eval mode but for batch statistics."""
+    frozen = [p for p in parameters if not p.requires_grad]
+    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    buffers = [(b, b.clone()) for m in norms for b in m.buffers()] if batch_statistics else []
+    with kept_flags(network):
+        network.eval()
+        for norm in norms if batch_statistics else ():
+            norm.training = True
+        try:
+            for parameter in frozen:
+                parameter.requires_grad_(True)
+            yield
+        finally:
+            for parameter in frozen:
+                parameter.requires_grad_(False)
+            with torch.no_grad():
+                for buffer, value in buffers:
+                    buffer.copy_(value)
+
+
+def _value(parameter: nn.Parameter) -> Tensor:
+    return parameter.detach().cpu().double()
+
+
+def _pairs(
+    parameters: Sequence[nn.Parameter], gradients: Gradients
+) -> Iterable[tuple[nn.Parameter, Tensor]]:
+    return zip(parameters, gradients, strict=True)
+
+
+def _total(network: Network, nodes: BlockNodes, by_parameter: Mapping[int, float]) -> float:
+    """Return the sum over the parameters that the branch uses."""
+    used: dict[int, float] = {}
+    for node in nodes.branch:
+        if node.op == "call_module":
+            tensors: Iterable[Any] = network.get_submodule(str(node.target)).parameters(
+                recurse=False
+            )
+        else:
+            paths = [str(n.target) for n in node.all_input_nodes if n.op == "get_attr"]
+            tensors = [
+                network.get_parameter(path) for path in paths if _is_parameter(network, path)
+            ]
+        used |= {id(t): by_parameter[id(t)] for t in tensors if id(t) in by_parameter}
+    return sum(used.values())
+
+
+def _is_parameter(network: Network, path: str) -> bool:
+    try:
+        network.get_parameter(path)
+    except AttributeError:
+        return False
+    return True

@@ -1,0 +1,127 @@
+"""Block influence: how much a block turns what goes through it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, fx
+from torch.utils.hooks import RemovableHandle
+
+from shoal.distributed import sum_across
+from shoal.errors import ConfigError, TrainingError
+from shoal.importance.candidates import block_candidates
+from shoal.importance.criteria import criteria
+from shoal.importance.scores import Scores
+from shoal.network import Network
+from shoal.network.blocks import BlockNodes
+from shoal.network.channels import channel_dim
+from shoal.network.listen import Tap, listen
+
+__all__ = ["BlockInfluence"]
+
+
+@criteria.register("block_influence")
+class BlockInfluence:
+    """Scores a block by 1 − E[cos(x_in, x_out)] (ShortGPT, Men et al. 2024, eq. 1).
+
+    x_in is what goes into the block by the shortcut, x_out what comes out of it, behind the
+    rectifier that follows the addition where one does (x_in then goes through it as well). A block
+    that does nothing scores 0. One pass, no labels.
+
+    Args:
+        vectors: what one vector is. "position": the channels at one position, as ShortGPT has it
+            for tokens; "sample": a whole feature map; "auto": positions where channels come last
+            (tokens), samples where they come second (images in convolutional networks).
+
+    Raises:
+        ConfigError: `vectors` has another value.
+    """
+
+    unit = "block"
+    name = "block_influence"
+
+    def __init__(self, *, vectors: str = "auto") -> None:
+        if vectors not in ("auto", "position", "sample"):
+            raise ConfigError(f"vectors is '{vectors}': choose 'auto', 'position' or 'sample'")
+        self.vectors = vectors
+        self._sums: dict[str, Tensor] = {}  # [2]: cosines and their number
+        self._samples = 0
+
+    def attach(self, network: Network) -> Sequence[RemovableHandle]:
+        """Forget what was collected before; listen at every removable block."""
+        blocks = block_candidates(network)
+        self._sums = {b.block.name: torch.zeros(2, dtype=torch.float64) for b in blocks}
+        return [listen(network, [self._tap(network, b) for b in blocks])]
+
+    def _tap(self, network: Network, nodes: BlockNodes) -> Tap:
+        rectifier = _following_rectifier(network, nodes.addition)
+        dim = channel_dim(nodes.addition, network)
+        hear = self._hearer(nodes.block.name, dim, network, rectifier)
+        end = nodes.addition if rectifier is None else rectifier
+        return Tap(end, (nodes.shortcut, end), hear)
+
+    def _hearer(
+        self, name: str, dim: int, network: Network, rectifier: fx.Node | None
+    ) -> Callable[[Tensor, Tensor], None]:
+        def hear(x: Tensor, y: Tensor) -> None:
+            if rectifier is not None:
+                x = network.get_submodule(str(rectifier.target))(x)
+            last = dim == x.dim() - 1
+            whole = self.vectors == "sample" or (self.vectors == "auto" and not last)
+            cosines = _cosines(x, y, None if whole else dim)
+            self._sums[name] += torch.tensor(
+                [float(cosines.sum()), cosines.numel()], dtype=torch.float64
+            )
+
+        return hear
+
+    def begin(self, index: int, size: int) -> None:
+        """Batches are all alike here."""
+
+    def finish(self, samples: int, population: int | None) -> None:
+        """Sum over processes."""
+        self._samples = samples
+        for sums in self._sums.values():
+            sum_across(sums)
+
+    def scores(self) -> Scores:
+        """Return the scores after the pass, 0 to 2.
+
+        Raises:
+            TrainingError: the network computes NaN.
+        """
+        values = {name: 1.0 - float(s[0] / s[1]) for name, s in self._sums.items()}
+        for name, value in values.items():
+            if value != value:
+                raise TrainingError(
+                    f"what goes through block '{name}' is NaN: the network's weights or its data "
+                    "are broken; check them before scoring"
+                )
+        values = {name: max(0.0, value) for name, value in values.items()}
+        return Scores(self.name, values, self._samples)
+
+
+def _following_rectifier(network: Network, addition: fx.Node) -> fx.Node | None:
+    users = list(addition.users)
+    if len(users) == 1 and users[0].op == "call_module":
+        sites = {site.name for site in network.sites if site.linearized is None}
+        if users[0].target in sites:
+            return users[0]
+    return None
+
+
+def _cosines(x: Tensor, y: Tensor, dim: int | None) -> Tensor:
+    """Return the cosines in float64; that of two zero vectors is 1, of one zero vector 0."""
+    if x.dtype not in (torch.float32, torch.float64):
+        x, y = x.float(), y.float()
+    if dim is None:
+        x, y, dim = x.flatten(1), y.flatten(1), 1
+    products, x_norms, y_norms = (x * y).sum(dim), x.norm(dim=dim), y.norm(dim=dim)
+    if x.device.type == "mps":  # it has no float64
+        products, x_norms, y_norms = products.cpu(), x_norms.cpu(), y_norms.cpu()
+    lengths = x_norms.double() * y_norms.double()
+    empty = lengths == 0
+    cosines = products.double() / lengths.masked_fill(empty, 1.0)
+    both = (x_norms == 0) & (y_norms == 0)
+    return torch.where(empty, both.double(), cosines)

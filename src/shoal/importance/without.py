@@ -1,0 +1,152 @@
+"""Criteria that ask what the network gives without a block (or with a site linearized).
+
+They need a pass over the rest of the network for each candidate. Several share these passes, and
+all share what comes before the candidate, which is computed once per batch.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from shoal.errors import TrainingError
+from shoal.importance.candidates import Candidate, candidates, check_unit
+from shoal.importance.passes import Pass
+from shoal.importance.scores import Scores
+from shoal.importance.variants import Variants
+from shoal.modes import eval_mode
+from shoal.network import Network
+from shoal.training.losses import logits_of
+
+__all__ = ["Answer", "Without", "score_without"]
+
+
+class Answer:
+    """What the network, or a variant of it, says of a batch.
+
+    Attributes:
+        logits: `[batch, classes, …]`, in float32 or better.
+        features: the penultimate features, the input of the last linear layer; the logits where
+            there is no such layer.
+    """
+
+    def __init__(self, logits: Tensor, features: Tensor) -> None:
+        self.logits = logits
+        self.features = features
+
+
+class Without(ABC):
+    """A criterion that compares the network with what it is without each candidate.
+
+    Args:
+        unit: "block" drops a block, "site" puts the identity in the place of a rectifier.
+
+    Raises:
+        ConfigError: there is no such unit.
+    """
+
+    name: str
+
+    def __init__(self, *, unit: str = "block") -> None:
+        check_unit(unit)
+        self.unit = unit
+
+    @abstractmethod
+    def start(self, names: Sequence[str]) -> None:
+        """Forget what was collected; these are the candidates."""
+
+    @abstractmethod
+    def whole(self, answer: Answer, target: Tensor | None) -> None:
+        """Hear what the whole network says of the next batch."""
+
+    @abstractmethod
+    def without(self, name: str, answer: Answer) -> None:
+        """Hear what it says of that batch without a candidate."""
+
+    @abstractmethod
+    def finish(self, samples: int) -> Scores:
+        """Sum over processes and return the scores."""
+
+    def score(
+        self,
+        network: Network,
+        loader: Iterable[Any],
+        *,
+        samples: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Scores:
+        """Score the candidates of `network` on the data."""
+        return score_without(network, loader, [self], samples=samples, progress=progress)[0]
+
+
+def score_without(
+    network: Network,
+    loader: Iterable[Any],
+    criteria: Sequence[Without],
+    *,
+    samples: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Scores]:
+    """Score by several criteria of one unit with the same passes.
+
+    Raises:
+        ConfigError: there is nothing to remove.
+        DataError: the loader is empty, or gives no labels where a criterion needs them.
+        TrainingError: the network computes NaN.
+    """
+    chosen = candidates(network, criteria[0].unit)
+    for criterion in criteria:
+        criterion.start([candidate.name for candidate in chosen])
+    features = _last_linear_input(network, chosen)
+    variants = Variants(
+        network,
+        [candidate.node for candidate in chosen],
+        reads=[candidate.source for candidate in chosen],
+        watch=() if features is None else (features,),
+    )
+    batches = Pass(network, loader, samples, progress)
+    with eval_mode(network), torch.no_grad():
+        for batch in batches:
+            whole = _answer(variants.run(*batch.args, **batch.kwargs), variants, features)
+            for criterion in criteria:
+                criterion.whole(whole, batch.target)
+            for candidate in chosen:
+                output = variants.with_override(candidate.node, variants.value(candidate.source))
+                answer = _answer(output, variants, features)
+                for criterion in criteria:
+                    criterion.without(candidate.name, answer)
+    total = batches.samples()
+    return [_checked(criterion.finish(total)) for criterion in criteria]
+
+
+def _answer(output: Any, variants: Variants, features: fx.Node | None) -> Answer:
+    logits = logits_of(output)
+    if logits.dtype not in (torch.float32, torch.float64):
+        logits = logits.float()
+    return Answer(logits, logits if features is None else variants.watched(features))
+
+
+def _last_linear_input(network: Network, chosen: Sequence[Candidate]) -> fx.Node | None:
+    """Return the node that gives the penultimate features, or None."""
+    inside = {node for candidate in chosen for node in candidate.branch}
+    for node in reversed(network.graph.nodes):
+        if node.op != "call_module" or node in inside:
+            continue
+        if isinstance(network.get_submodule(str(node.target)), nn.Linear):
+            return node.all_input_nodes[0]
+    return None
+
+
+def _checked(scores: Scores) -> Scores:
+    for name, value in scores.items():
+        if math.isnan(value):
+            raise TrainingError(
+                f"the {scores.criterion} score of '{name}' is NaN: the network's weights or its "
+                "data are broken; check them before scoring"
+            )
+    return scores

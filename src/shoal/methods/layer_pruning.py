@@ -1,0 +1,129 @@
+"""Residual layer pruning: drop the least important blocks, fine-tune, again or once.
+
+Jordao et al. 2023 ("When Layers Play the Lottery, all Tickets Win at Initialization"; seed 003):
+Algorithm 1 scores trained weights, removes, rewinds and trains on; Algorithm 2 scores an untrained
+network and trains once. Pons et al. 2024 score, remove one block and fine-tune, again and again.
+All are options of one loop:
+
+- iterative: `per_step=1`; one-shot: `per_step=p, remove=p`.
+- rewinding: `rewind=i`, or `rewind_from=` a file.
+- at initialization: an untrained model, `rewind=0`, `score_on="rewound"`, and a criterion such as
+  "grasp?statistics=batch"; `dense_epochs` then trains the network it is compared with.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+
+from shoal.distributed import is_main, sum_across
+from shoal.errors import ConfigError
+from shoal.importance import Scores, observe, per_latency, stages
+from shoal.importance.criteria import OnePass, criterion_for
+from shoal.measure.blocks import block_costs
+from shoal.methods.listener import Listener
+from shoal.methods.options import Search
+from shoal.methods.records import Step
+from shoal.methods.registry import Proposal, methods
+from shoal.network import Network
+from shoal.surgery import drop_
+
+__all__ = ["LayerPruning"]
+
+
+@methods.register("layer_pruning")
+class LayerPruning:
+    """Scores all removable blocks and drops the lowest.
+
+    Published code keeps the first block and two blocks in each stage: `keep_first=True,
+    keep_per_stage=2`. By default whatever has an identity shortcut can go.
+    """
+
+    defaults: ClassVar[Mapping[str, Any]] = {"criterion": "cka"}
+
+    def __init__(self, search: Search) -> None:
+        self.search = search
+        self._criterion()
+
+    def candidates(self, network: Network) -> list[str]:
+        """Return the blocks that can be dropped without falling below the floors."""
+        kept = _Floors(network, self.search)
+        return [b.name for b in network.blocks if b.removable and kept.allow(b.name)]
+
+    def propose(
+        self,
+        network: Network,
+        data: Iterable[Any],
+        count: int,
+        *,
+        history: Sequence[Step],
+        listener: Listener,
+    ) -> Proposal:
+        """Choose up to `count` blocks with the lowest scores, within the floors.
+
+        Raises:
+            ConfigError: the criterion scores none of the candidates.
+            TrainingError: the network computes NaN.
+        """
+        scores = self._score(network, data, listener)
+        floors = _Floors(network, self.search)
+        chosen: list[str] = []
+        for name in scores.lowest(len(scores)):
+            if len(chosen) < count and floors.allow(name):
+                floors.drop(name)
+                chosen.append(name)
+        if not chosen:
+            raise ConfigError(
+                f"the criterion '{self.search.criterion}' scores no block that can be dropped: "
+                "choose another one"
+            )
+        names = tuple(chosen)
+        notes: tuple[str, ...] = ()
+        if scores.settled is False:
+            notes = ("the lowest score is not settled: score on more samples to be sure",)
+        return Proposal("drop", names, scores, lambda target: drop_(target, names), notes)
+
+    def _criterion(self) -> Any:
+        return criterion_for(self.search.criterion, "block", seed=self.search.seed)
+
+    def _score(self, network: Network, data: Iterable[Any], listener: Listener) -> Scores:
+        criterion, samples = self._criterion(), self.search.samples
+        if isinstance(criterion, OnePass):
+            observe(network, data, [criterion], samples=samples, progress=listener.scored)
+            scores = criterion.scores()
+        else:
+            scores = criterion.score(network, data, samples=samples, progress=listener.scored)
+        if self.search.per_latency:
+            scores = per_latency(scores, self._saved_ms(network, list(scores)))
+        return scores
+
+    def _saved_ms(self, network: Network, names: list[str]) -> dict[str, float]:
+        """Return the milliseconds that each removal saves, the same in every process."""
+        saved = torch.zeros(len(names), dtype=torch.float64)
+        if is_main():
+            args, kwargs = network.example_inputs(self.search.latency_batch)
+            costs = block_costs(network, kwargs or args, names)
+            saved += torch.tensor([costs[name].latency_ms or 0.0 for name in names])
+        return dict(zip(names, sum_across(saved).tolist(), strict=True))
+
+
+class _Floors:
+    """How many blocks must stay, and where."""
+
+    def __init__(self, network: Network, search: Search) -> None:
+        self._stage = {name: stage.index for stage in stages(network) for name in stage.blocks}
+        self._left = Counter(self._stage.values())
+        self._least = search.keep_per_stage
+        first = next(iter(network.blocks), None)
+        self._first = first.name if first is not None and search.keep_first else None
+
+    def allow(self, name: str) -> bool:
+        """Whether one more block, this one, may go."""
+        return name != self._first and self._left[self._stage[name]] > self._least
+
+    def drop(self, name: str) -> None:
+        """Count a block as gone."""
+        self._left[self._stage[name]] -= 1

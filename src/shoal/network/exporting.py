@@ -1,0 +1,178 @@
+"""Export a model as a graph of ATen calls, and say in one line why that failed."""
+
+from __future__ import annotations
+
+import inspect
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import Dim
+from torch.utils import _pytree as pytree
+
+from shoal.errors import CaptureError
+from shoal.network.contexts import flatten_contexts
+
+__all__ = ["Exported", "export_model"]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A model as a graph of ATen calls.
+
+    Attributes:
+        graph: its `get_attr` nodes name tensors by their path in the model.
+        tensors: holds what these paths name, the constants that the forward pass made included.
+        output_structure: how the flat outputs of the graph make up the model's.
+    """
+
+    graph: fx.Graph
+    tensors: nn.Module
+    output_structure: pytree.TreeSpec
+
+
+def export_model(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], batch: int
+) -> Exported:
+    """Export a model in the mode it is in, with a free batch size.
+
+    Raises:
+        CaptureError: `torch.export` refuses it; names the model's own source line if there is one.
+    """
+
+    def dynamic(leaf: Any) -> Any:
+        return {0: Dim.DYNAMIC} if isinstance(leaf, Tensor) and leaf.dim() > 0 else None
+
+    shapes = pytree.tree_map(dynamic, (args, kwargs))
+    target: nn.Module = model
+    named = _named_shapes(model, shapes)
+    if any(hasattr(fx.GraphModule, name) for name in _own_names(model)):
+        target = _Around(model)
+        named = {**({"args": shapes[0]} if args else {}), **shapes[1]}
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.enable_grad():
+            program = torch.export.export(target, args, kwargs, dynamic_shapes=named, strict=False)
+        module = program.module(check_guards=False)
+        flatten_contexts(module)
+    except Exception as error:
+        _assert_runs(model, args, kwargs)
+        raise CaptureError(_explain(model, error, batch)) from error
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+    tensors = _unwrapped(module) if target is not model else module
+    structure = module._out_spec
+    assert structure is not None
+    return Exported(module.graph, tensors, structure)
+
+
+def _assert_runs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Raise `CaptureError` if the model itself fails on the example inputs."""
+    try:
+        with torch.no_grad():
+            model(*args, **kwargs)
+    except Exception as error:
+        raise CaptureError(
+            f"{type(model).__name__} itself fails on the example inputs{_source_line(error)}: "
+            f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        ) from error
+
+
+_CHILD = "model"
+
+
+class _Around(nn.Module):
+    """Holds a model one level down, where its children may have any name.
+
+    The exported program is an `fx.GraphModule`, which refuses children called `graph` or `code`.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.add_module(_CHILD, model)
+        self.training = model.training
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self._modules[_CHILD](*args, **kwargs)  # type: ignore[misc]
+
+
+def _own_names(model: nn.Module) -> list[str]:
+    return [*model._modules, *model._parameters, *model._buffers]
+
+
+def _unwrapped(module: fx.GraphModule) -> nn.Module:
+    """Rename what the graph calls by paths in `_Around` to the model's own; return the tensors."""
+    prefix = f"{_CHILD}."
+    tensors = module.get_submodule(_CHILD) if _CHILD in module._modules else nn.Module()
+    for node in module.graph.nodes:
+        if node.op == "get_attr":
+            target = str(node.target)
+            if not target.startswith(prefix):
+                tensors.register_buffer(target, getattr(module, target), persistent=False)
+            node.target = target.removeprefix(prefix)
+        stack = node.meta.get("nn_module_stack") or {}
+        node.meta["nn_module_stack"] = {
+            key: (f"{path}.".removeprefix(prefix).rstrip("."), kind)
+            for key, (path, kind) in stack.items()
+        }
+    return tensors
+
+
+def _named_shapes(model: nn.Module, shapes: tuple[tuple[Any, ...], dict[str, Any]]) -> Any:
+    """Return dynamic shapes in the form torch.export wants: by parameter name."""
+    args, kwargs = shapes
+    signature = inspect.signature(model.forward)
+    try:
+        named = signature.bind(*args, **kwargs).arguments
+    except TypeError as error:
+        raise CaptureError(
+            f"the example inputs do not fit {type(model).__name__}.forward{signature}: {error}"
+        ) from error
+    out: dict[str, Any] = {}
+    for name, value in named.items():
+        if signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
+            out.update(value)
+        else:
+            out[name] = value
+    return out
+
+
+def _explain(model: nn.Module, error: Exception, batch: int) -> str:
+    """Return one line: what went wrong, and where in the user's own code."""
+    text = " ".join(str(error).split())
+    fixed = "constraint" in text.lower() and "specialized" in text.lower()
+    if fixed or "marked as dynamic" in text.lower() or "ConstraintViolation" in str(type(error)):
+        return (
+            f"the model fixes its batch size to {batch} somewhere in its forward pass"
+            f"{_source_line(error)}: use x.shape[0] (or -1 in view) in place of a number"
+        )
+    for end in (" The following call raised", "(Size-like symbols", " For more information about"):
+        text = text.split(end)[0]
+    return (
+        f"torch.export cannot capture {type(model).__name__}{_source_line(error)}: "
+        f"{type(error).__name__}: {text[:300]}"
+    )
+
+
+def _source_line(error: BaseException) -> str:
+    """Return " at file:line `code`" for the model's own last line of code, or nothing.
+
+    A line of the user's goes before one of an installed library. Cells of notebooks are no files,
+    but their lines are known.
+    """
+    hidden = (Path(__file__).parents[1], Path(torch.__file__).parent)
+    library = ""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename)
+        generated = path.name.startswith(("<eval_with_key", "<shoal", "<frozen", "<string"))
+        if generated or not frame.line or any(path.is_relative_to(home) for home in hidden):
+            continue
+        found = f" at {path.name}:{frame.lineno} `{frame.line}`"
+        if "site-packages" not in path.parts:
+            return found
+        library = library or found
+    return library

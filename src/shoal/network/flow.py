@@ -1,0 +1,67 @@
+"""How the input's data flow through a graph: which nodes carry them, and what dominates what."""
+
+from __future__ import annotations
+
+from torch import fx
+
+__all__ = ["Flow"]
+
+# These calls read an operand's shape or place, not its values.
+_SHAPE_ONLY = ("aten.sym_size", "aten.new_", "_like", "built-in function getattr")
+
+
+class Flow:
+    """The part of a graph that carries the input's data, with immediate dominators.
+
+    Node d dominates node n if all data reach n through d. The immediate dominator of an addition
+    is the tensor where its two operands part.
+
+    Args:
+        graph: a captured graph, whose nodes have their shapes in `meta`.
+    """
+
+    def __init__(self, graph: fx.Graph) -> None:
+        self.order = {node: i for i, node in enumerate(graph.nodes)}
+        self.dominator: dict[fx.Node, fx.Node | None] = {}
+        self._carries: set[fx.Node] = set()
+        self._depth: dict[fx.Node | None, int] = {None: 0}
+        for node in graph.nodes:
+            sources = [n for n in node.all_input_nodes if n in self._carries]
+            if node.op == "placeholder" and "shape" in node.meta:
+                self._enter(node, None)
+            elif sources and not any(op in str(node.target) for op in _SHAPE_ONLY):
+                common: fx.Node | None = sources[0]
+                for source in sources[1:]:
+                    common = self._meet(common, source)
+                self._enter(node, common)
+
+    def _enter(self, node: fx.Node, dominator: fx.Node | None) -> None:
+        self._carries.add(node)
+        self.dominator[node] = dominator
+        self._depth[node] = self._depth[dominator] + 1
+
+    def _meet(self, a: fx.Node | None, b: fx.Node | None) -> fx.Node | None:
+        while a is not b:
+            if self._depth[a] >= self._depth[b]:
+                a = self.dominator[a] if a is not None else None
+            else:
+                b = self.dominator[b] if b is not None else None
+        return a
+
+    def carries(self, node: fx.Node) -> bool:
+        """Whether the node's value depends on the input's data, not only on its shape."""
+        return node in self._carries
+
+    def between(self, start: fx.Node, end: fx.Node) -> tuple[fx.Node, ...]:
+        """Return the data-carrying nodes on paths from `start` (excluded) to `end` (included)."""
+        found: set[fx.Node] = set()
+        waiting = [end]
+        while waiting:
+            node = waiting.pop()
+            if node is start or node in found or not self.carries(node):
+                continue
+            if self.order[node] < self.order[start]:
+                continue
+            found.add(node)
+            waiting.extend(node.all_input_nodes)
+        return tuple(sorted(found, key=self.order.__getitem__))

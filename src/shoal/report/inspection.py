@@ -1,0 +1,135 @@
+"""What a network is made of, as `shoal inspect` tells it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from shoal.importance import Scores
+from shoal.measure import Benchmark, count_macs, count_params, depth
+from shoal.network import Block, Network, Opaque, Site
+
+__all__ = ["Inspection", "inspect_network"]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """The parts and the figures of a network.
+
+    Attributes:
+        model: what the user calls it.
+        input_shape: of one sample.
+        sites: all rectifier sites in the order of the forward pass.
+        blocks: all residual blocks.
+        opaque: operations that could not be raised to modules, with reasons.
+        notes: what else the user should know.
+        depth: layers with weights on the longest path.
+        macs: multiply-accumulates of one sample.
+        params: number of parameter elements.
+        uncounted: operations that `macs` leaves out.
+        scores: of the sites that still have their rectifier; None without data.
+        benchmark: the latency measured here; None if not asked for.
+    """
+
+    model: str
+    input_shape: tuple[int, ...]
+    sites: tuple[Site, ...]
+    blocks: tuple[Block, ...]
+    opaque: tuple[Opaque, ...]
+    notes: tuple[str, ...]
+    depth: int
+    macs: int
+    params: int
+    uncounted: tuple[str, ...]
+    scores: Scores | None = None
+    benchmark: Benchmark | None = None
+
+    def on_percent(self, site: str) -> float | None:
+        """Return how often a site's neurons are ON, in percent of all counts."""
+        share = self._detail(site).get("on")
+        return None if share is None else 100.0 * float(share)
+
+    def _detail(self, site: str) -> dict[str, Any]:
+        return dict(self.scores.details.get(site, {})) if self.scores is not None else {}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON values."""
+        latency = self.benchmark.latency.to_dict() if self.benchmark is not None else None
+        return {
+            "model": self.model,
+            "input_shape": list(self.input_shape),
+            "depth": self.depth,
+            "macs": self.macs,
+            "params": self.params,
+            "uncounted": list(self.uncounted),
+            "sites": [self._site(site) for site in self.sites],
+            "blocks": [
+                {
+                    "name": block.name,
+                    "removable": block.removable,
+                    "reason": block.reason,
+                    "layers": list(block.layers),
+                    "sites": list(block.sites),
+                }
+                for block in self.blocks
+            ],
+            "opaque": [
+                {"name": o.name, "path": o.path, "op": o.op, "reason": o.reason}
+                for o in self.opaque
+            ],
+            "notes": list(self.notes),
+            "criterion": self.scores.criterion if self.scores is not None else None,
+            "samples": self.scores.samples if self.scores is not None else None,
+            "settled": self.scores.settled if self.scores is not None else None,
+            "latency": latency,
+        }
+
+    def _site(self, site: Site) -> dict[str, Any]:
+        values = {
+            "name": site.name,
+            "kind": site.kind,
+            "channels": site.channels,
+            "linearized": site.linearized,
+        }
+        if self.scores is None:
+            return values
+        return values | {
+            "score": self.scores.by_name.get(site.name),
+            "standard_error": self.scores.standard_errors.get(site.name),
+            "on_percent": self.on_percent(site.name),
+        }
+
+
+def inspect_network(
+    network: Network,
+    model: str,
+    *,
+    scores: Scores | None = None,
+    benchmark: Benchmark | None = None,
+) -> Inspection:
+    """Collect what a network is made of; it runs once, to count its work.
+
+    Args:
+        network: the captured network; it is left as it is.
+        model: what the user calls it.
+        scores: of its sites, if data were there.
+        benchmark: of its latency, if it was measured.
+    """
+    args, kwargs = network.example_inputs(2)
+    inputs: Any = kwargs or args
+    work = count_macs(network, inputs)
+    first = args[0] if args else next(iter(kwargs.values()))
+    return Inspection(
+        model=model,
+        input_shape=tuple(first.shape[1:]),
+        sites=tuple(network.sites),
+        blocks=tuple(network.blocks),
+        opaque=tuple(network.opaque),
+        notes=tuple(network.notes),
+        depth=depth(network),
+        macs=work.total,
+        params=count_params(network),
+        uncounted=tuple(work.uncounted),
+        scores=scores,
+        benchmark=benchmark,
+    )

@@ -1,0 +1,157 @@
+"""Drop: take a residual branch out, so that its shortcut alone remains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from shoal.errors import ConfigError, unknown_name
+from shoal.modes import eval_mode
+from shoal.network import Network, Operation
+from shoal.network.blocks import BlockNodes, find_blocks
+from shoal.network.listen import Tap, listen
+from shoal.network.nodes import lookup_tensor
+from shoal.surgery.cleanup import remove_dead_
+from shoal.surgery.replay import replayers
+
+__all__ = ["drop_", "zero_out_"]
+
+
+def drop_(network: Network, names: Sequence[str] | str) -> Network:
+    """Remove residual branches, in place, and record it in the plan.
+
+    The branch goes, with its layers and their `state_dict` keys; the shortcut stays. What remains
+    keeps its weights and names. The network then computes what it computed before with the
+    branch's output multiplied by zero (seed 003, A.1: yᵢ = yᵢ₋₁), and any order of drops gives
+    the same network. A block inside a dropped branch goes with it.
+
+    Args:
+        network: the captured network.
+        names: the blocks (see `network.blocks`), or one block.
+
+    Returns:
+        The network itself.
+
+    Raises:
+        NameNotFoundError: a block does not exist; tells the nearest names.
+        ConfigError: a block cannot be removed (with the reason), or is named twice. The network
+            is then as it was.
+    """
+    chosen = [names] if isinstance(names, str) else list(names)
+    blocks = _checked(network, chosen)
+    if blocks:
+        _remove(network, blocks)
+        network.plan.record("drop", tuple(chosen))
+    return network
+
+
+def zero_out_(network: Network, names: Sequence[str] | str) -> Network:
+    """Set all weights of residual branches to zero, in place: the scheme that saves no time.
+
+    It is here for comparison (seed 003, A.1, "the widely employed zeroed-out scheme"): the output
+    is that of `drop_`, the cost that of the dense network. Only weights change, so nothing is
+    recorded in the plan; `shoal.save` keeps the zeros as it keeps all weights, and fine-tuning
+    may fill them again.
+
+    Args:
+        network: the captured network.
+        names: the blocks, or one block.
+
+    Returns:
+        The network itself.
+
+    Raises:
+        NameNotFoundError: a block does not exist; tells the nearest names.
+        ConfigError: a block cannot be removed, is named twice, or gives something else than zero
+            with weights of zero. The network is then as it was.
+    """
+    blocks = _checked(network, [names] if isinstance(names, str) else list(names))
+    _check_own_weights(network, blocks)
+    weights = {id(w): w for nodes in blocks for w in _weights(network, nodes.branch)}.values()
+    before = [weight.detach().clone() for weight in weights]
+    with torch.no_grad():
+        for weight in weights:
+            weight.zero_()
+    wrong = _not_zero(network, blocks) if blocks else None
+    if wrong is not None:
+        with torch.no_grad():
+            for weight, value in zip(weights, before, strict=True):
+                weight.copy_(value)
+        raise ConfigError(
+            f"block '{wrong}' gives something else than zero when its weights are zero: drop it "
+            "instead"
+        )
+    return network
+
+
+@replayers.register("drop")
+def _replay(network: Network, operation: Operation) -> None:
+    _remove(network, _checked(network, operation.names))
+
+
+def _checked(network: Network, names: Sequence[str]) -> list[BlockNodes]:
+    """Return the named blocks, in the order of the graph."""
+    blocks = {found.block.name: found for found in find_blocks(network)}
+    for name in names:
+        if name not in blocks:
+            raise unknown_name("block", name, blocks)
+        if not blocks[name].block.removable:
+            raise ConfigError(f"block '{name}' cannot be removed: {blocks[name].block.reason}")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if list(names).count(name) > 1)
+        raise ConfigError(f"block '{twice}' is named twice: name each once")
+    return [found for name, found in blocks.items() if name in names]
+
+
+def _check_own_weights(network: Network, blocks: Sequence[BlockNodes]) -> None:
+    inside = {node for nodes in blocks for node in nodes.branch}
+    others = [node for node in network.graph.nodes if node not in inside]
+    elsewhere = {id(weight) for weight in _weights(network, others)}
+    for nodes in blocks:
+        if any(id(weight) in elsewhere for weight in _weights(network, nodes.branch)):
+            raise ConfigError(
+                f"block '{nodes.block.name}' shares weights with other layers, which zeroing "
+                "would change: drop it instead"
+            )
+
+
+def _remove(network: Network, blocks: Sequence[BlockNodes]) -> None:
+    # Places are noted before anything changes: an operand may be an addition that goes as well.
+    places = [(b.addition, 0 if b.addition.args[0] is b.shortcut else 1) for b in blocks]
+    for addition, place in places:
+        shortcut: Any = addition.args[place]
+        addition.replace_all_uses_with(shortcut)
+    remove_dead_(network)
+
+
+def _weights(network: Network, nodes: Iterable[fx.Node]) -> list[Tensor]:
+    """Return the parameters that nodes use."""
+    found: list[Tensor] = []
+    for node in nodes:
+        if node.op == "call_module":
+            found += network.get_submodule(str(node.target)).parameters(recurse=False)
+            continue
+        tensors = (lookup_tensor(network._root, str(n.target)) for n in node.all_input_nodes)
+        found += [tensor for tensor in tensors if isinstance(tensor, nn.Parameter)]
+    return found
+
+
+def _not_zero(network: Network, blocks: Sequence[BlockNodes]) -> str | None:
+    """Return the first block whose branch gives something else than zero, on random inputs."""
+    wrong: list[str] = []
+
+    def hearer(name: str) -> Any:
+        return lambda value: wrong.append(name) if bool((value != 0).any()) else None
+
+    taps = [Tap(b.output, (b.output,), hearer(b.block.name)) for b in blocks]
+    args, kwargs = network.example_inputs()
+    with eval_mode(network), torch.no_grad():
+        handle = listen(network, taps)
+        try:
+            network(*args, **kwargs)
+        finally:
+            handle.remove()
+    return wrong[0] if wrong else None

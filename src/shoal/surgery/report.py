@@ -1,0 +1,99 @@
+"""What a merge did, and what it left."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+__all__ = ["Kept", "MergeReport", "Merged"]
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A stretch that became one layer, or vanished.
+
+    Attributes:
+        name: path of the new layer; of the last old one where nothing is left.
+        layers: the old layers, in order.
+        before: the old layers in words.
+        after: the new layer in words; "nothing" where it vanished.
+        weighted_before: how many layers with weights there were.
+        macs_before: multiply-accumulates of the old layers for one sample.
+        macs_after: of the new layer.
+        latency_before_ms: measured latency of the old layers with scales and shifts folded; None
+            where only scales and shifts were folded, which is not measured.
+        latency_after_ms: of the new layer.
+    """
+
+    name: str
+    layers: tuple[str, ...]
+    before: str
+    after: str
+    weighted_before: int
+    macs_before: int
+    macs_after: int
+    latency_before_ms: float | None
+    latency_after_ms: float | None
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A linear stretch that was left as it is, and why."""
+
+    layers: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """What `merge_` did to a network.
+
+    Attributes:
+        merged: what became one layer, scales and shifts folded into their layers included.
+        kept: linear neighbours that were not merged, with the reason.
+        boundaries: for each region, what begins and what ends it.
+        max_rel_error: largest relative error of the outputs, real and random inputs.
+        max_rel_error_float64: the same with both networks in float64 before the merged weights are
+            rounded to the network's own type; None where it was not computed.
+        checked_inputs: how many batches the outputs were compared on.
+        macs_before: multiply-accumulates of one sample.
+        macs_after: the same after the merge.
+        depth_before: layers with weights on the longest path.
+        depth_after: the same after the merge.
+        latency_before_ms: median latency of the network with scales and shifts folded; None where
+            nothing beyond folding was done.
+        latency_after_ms: of the merged network, from the same rounds.
+        batch: batch size of the latencies.
+    """
+
+    merged: list[Merged]
+    kept: list[Kept]
+    boundaries: list[dict[str, str]]
+    max_rel_error: float
+    max_rel_error_float64: float | None
+    checked_inputs: int
+    macs_before: int
+    macs_after: int
+    depth_before: int
+    depth_after: int
+    latency_before_ms: float | None
+    latency_after_ms: float | None
+    batch: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON values."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        lines = [
+            f"{len(self.merged)} merged, {len(self.kept)} kept; depth {self.depth_before} → "
+            f"{self.depth_after}; MACs {self.macs_before:,} → {self.macs_after:,}; "
+            f"largest relative error {self.max_rel_error:.1e}"
+        ]
+        for item in self.merged:
+            timing = ""
+            if item.latency_before_ms is not None and item.latency_after_ms is not None:
+                timing = f", {item.latency_before_ms:.3f} → {item.latency_after_ms:.3f} ms"
+            lines.append(f"  {item.name}: {item.before} → {item.after}{timing}")
+        lines += [f"  kept {' + '.join(k.layers)}: {k.reason}" for k in self.kept]
+        return "\n".join(lines)

@@ -1,0 +1,157 @@
+"""Change a captured graph: put layers in the place of a stretch, and sweep away what is dead."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import fx, nn
+
+from shoal.network import Network
+from shoal.network.nodes import is_impure
+
+__all__ = [
+    "between",
+    "free_path",
+    "is_closed",
+    "put_module_",
+    "replace_stretch_",
+    "sweep_",
+]
+
+
+def between(start: fx.Node, end: fx.Node) -> set[fx.Node]:
+    """Return the nodes that `end` needs (itself included) without going past `start`."""
+    found: set[fx.Node] = set()
+    waiting = [end]
+    while waiting:
+        node = waiting.pop()
+        if node is start or node in found or node.op in ("placeholder", "get_attr"):
+            continue
+        found.add(node)
+        waiting.extend(node.all_input_nodes)
+    return found
+
+
+def is_closed(start: fx.Node, end: fx.Node) -> bool:
+    """Whether nothing between the two tensors is needed elsewhere."""
+    inside = between(start, end)
+    return all(user in inside for node in inside - {end} for user in node.users)
+
+
+def free_path(network: Network, path: str) -> str:
+    """Return `path`, or the first of path_1, path_2, … that names nothing yet."""
+    name, n = path, 0
+    while _taken(network, name):
+        n += 1
+        name = f"{path}_{n}"
+    return name
+
+
+def _taken(network: Network, path: str) -> bool:
+    parent, _, name = path.rpartition(".")
+    try:
+        module = network.get_submodule(parent) if parent else network._root
+    except AttributeError:
+        return False
+    return name in module._modules or name in module._parameters or name in module._buffers
+
+
+def put_module_(network: Network, path: str, module: nn.Module) -> None:
+    """Put a module at `path`, in the place of what is there or making the containers on the way."""
+    parent: nn.Module = network._root
+    *containers, name = path.split(".")
+    for part in containers:
+        child = parent._modules.get(part)
+        if child is None:
+            child = parent._modules[part] = nn.Module()
+        parent = child
+    old = parent._modules.get(name)
+    if old is not None:  # modules may live below a layer, as an activation below its norm
+        module._modules.update(old._modules)
+    parent._modules[name] = module
+
+
+def replace_stretch_(
+    network: Network,
+    start: fx.Node,
+    end: fx.Node,
+    layers: Sequence[tuple[str, nn.Module]],
+    *,
+    flatten: str | None = None,
+) -> fx.Node:
+    """Compute `end` from `start` by layers in a row; dead nodes stay until `sweep_`.
+
+    Args:
+        network: changed in place, not compiled.
+        start: the tensor that is read.
+        end: the tensor that is replaced for all who read it.
+        layers: paths and modules, in order; none hands `start` on as it is.
+        flatten: "before" or "after" the layers, to [N, features]; None for not at all.
+
+    Returns:
+        The node that now gives the tensor.
+    """
+    graph = network.graph
+    node, last = start, end
+
+    def flattened(node: fx.Node) -> fx.Node:
+        flat = graph.call_function(torch.ops.aten.flatten.using_ints, (node, 1))
+        flat.meta = {key: end.meta[key] for key in ("shape", "dtype", "path") if key in end.meta}
+        return flat
+
+    if flatten == "before":
+        with graph.inserting_after(last):
+            node = last = flattened(node)
+        shape = start.meta["shape"]
+        node.meta["shape"] = (shape[0], math.prod(shape[1:]))
+    for path, module in layers:
+        put_module_(network, path, module.train(network.training))
+        with graph.inserting_after(last):
+            node = last = graph.call_module(path, (node,))
+        node.meta = {key: end.meta[key] for key in ("shape", "dtype") if key in end.meta}
+        node.meta["path"] = path.rpartition(".")[0]
+    if flatten == "after":
+        with graph.inserting_after(last):
+            node = flattened(node)
+    end.replace_all_uses_with(node)
+    return node
+
+
+def sweep_(network: Network) -> None:
+    """Remove dead nodes, modules and parameters that only they used, and compile again.
+
+    What the original model held without using it stays, as it was there before.
+    """
+    graph = network.graph
+    before = _used(graph)
+    graph.eliminate_dead_code(is_impure_node=is_impure)
+    gone = before - _used(graph)
+    for path in gone:
+        _remove(network, path)
+    called = {node.target for node in graph.nodes if node.op == "call_module"}
+    records = {name: record for name, record in network._site_records.items() if name in called}
+    network._keep(_site_records=records)
+    network.recompile()
+
+
+def _used(graph: fx.Graph) -> set[str]:
+    return {str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")}
+
+
+def _remove(network: Network, path: str) -> None:
+    parent_path, _, name = path.rpartition(".")
+    parent = network.get_submodule(parent_path) if parent_path else network._root
+    if name in parent._modules:
+        children = parent._modules[name]._modules  # type: ignore[union-attr]
+        if children:
+            container = nn.Module()
+            container._modules = children
+            parent._modules[name] = container
+        else:
+            del parent._modules[name]
+    else:
+        parent._parameters.pop(name, None)
+        parent._buffers.pop(name, None)
+        parent._non_persistent_buffers_set.discard(name)

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import pytest
+import small_runs
+import torch
+from small_runs import digits, run
+
+from shoal.errors import ConfigError
+from shoal.importance import score
+from shoal.importance.criteria import criteria
+from shoal.methods import Easier, Search
+from shoal.network import capture
+
+
+@pytest.fixture(autouse=True)
+def _brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    small_runs.measure_briefly(monkeypatch)
+
+
+def test_the_lowest_entropy_goes_at_every_step() -> None:
+    result = run()
+    assert len(result.steps) == 5
+    for step in result.steps[1:]:
+        assert step.operation == "linearize"
+        assert step.scores[step.names[0]] == min(step.scores.values())
+        assert step.settled  # all data were counted
+    # What is gone is not scored again.
+    assert [len(step.scores) for step in result.steps] == [0, 4, 3, 2, 1]
+
+
+def test_the_first_scores_are_the_dense_networks() -> None:
+    network = capture(small_runs.trained(), digits().example_inputs(4))
+    expected = score(network, digits().train)
+    assert run(remove=1).steps[1].scores == dict(expected)
+
+
+def test_two_per_step_are_the_two_lowest() -> None:
+    step = run(remove=2, per_step=2).steps[1]
+    assert list(step.names) == sorted(step.scores, key=step.scores.__getitem__)[:2]
+
+
+def test_a_line_keeps_more_accuracy_than_the_identity() -> None:
+    """The fitted line has the least squared error of all lines, the identity is one of them."""
+    options = {"fit": lambda network: None, "remove": 4, "per_step": 4}
+    line, identity = run(how="line", **options), run(how="identity", **options)
+    assert line.final.top1_val > identity.final.top1_val
+    assert {site.linearized for site in line.model.sites} == {"line"}
+    assert {site.linearized for site in identity.model.sites} == {"identity"}
+
+
+def test_few_samples_say_if_the_choice_is_not_certain() -> None:
+    step = run(remove=1, samples=60, train=digits(batch_size=10).train).steps[1]
+    assert step.settled in (True, False)
+    assert (step.settled is False) == any("not settled" in note for note in step.notes)
+
+
+def test_a_criterion_for_blocks_is_refused() -> None:
+    class OfBlocks:
+        unit = "block"
+
+    criteria.register("of blocks")(OfBlocks)  # type: ignore[arg-type]
+    try:
+        with pytest.raises(ConfigError, match="linearizes sites and the criterion 'of blocks'"):
+            Easier(Search(criterion="of blocks"))
+    finally:
+        del criteria._entries["of blocks"]
+
+
+def test_the_dense_network_is_trained_first_if_asked_for() -> None:
+    result = run(model=small_runs.build(), dense_epochs=3, remove=1)
+    assert result.steps[0].epochs == 3
+    assert result.dense.top1_val > 20.0
+    assert torch.isfinite(torch.tensor(result.dense.latency_ms))

@@ -1,0 +1,208 @@
+"""Residual blocks are found in the graph: which there are, which can go, and why others cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from network_checks import Call, timm_model, torchvision_model
+from torch import Tensor, nn
+
+from shoal.models import cifar_resnet32, cifar_resnet56, cifar_resnet110
+from shoal.network import Block, capture
+from shoal.network.blocks import find_blocks
+
+
+def blocks_of(model: nn.Module, *shape: int) -> list[Block]:
+    return capture(model, torch.randn(2, *shape), check=False).blocks
+
+
+def removable(blocks: list[Block]) -> list[str]:
+    return [block.name for block in blocks if block.removable]
+
+
+# ---------------------------------------------------------------------- known networks
+
+
+@pytest.mark.parametrize(
+    ("make", "count", "total"), [(cifar_resnet32, 13, 15), (cifar_resnet56, 25, 27)]
+)
+def test_cifar_networks(make: Callable[[], nn.Module], count: int, total: int) -> None:
+    blocks = blocks_of(make(), 3, 8, 8)
+    assert [block.name for block in blocks][:2] == ["layer1.0", "layer1.1"]
+    assert len(blocks) == total
+    assert len(removable(blocks)) == count
+    fixed = [block for block in blocks if not block.removable]
+    assert [block.name for block in fixed] == ["layer2.0", "layer3.0"]
+    assert "16×8×8" in fixed[0].reason
+    assert "32×4×4" in fixed[0].reason
+
+
+@pytest.mark.slow
+def test_the_deepest_cifar_network() -> None:
+    blocks = blocks_of(cifar_resnet110(), 3, 8, 8)
+    assert (len(removable(blocks)), len(blocks)) == (52, 54)
+
+
+def test_a_blocks_layers_and_sites_are_named() -> None:
+    block = blocks_of(cifar_resnet32(), 3, 8, 8)[0]
+    assert block == Block(
+        "layer1.0", True, "", ("layer1.0.conv1", "layer1.0.conv2"), ("layer1.0.relu",)
+    )
+
+
+def test_resnet50_keeps_its_downsampling_blocks() -> None:
+    blocks = blocks_of(torchvision_model("resnet50"), 3, 32, 32)
+    assert len(blocks) == 16
+    assert len(removable(blocks)) == 12
+    fixed = [block.name for block in blocks if not block.removable]
+    assert fixed == [f"layer{i}.0" for i in (1, 2, 3, 4)]
+
+
+def test_mobilenet_v2() -> None:
+    blocks = blocks_of(torchvision_model("mobilenet_v2"), 3, 32, 32)
+    assert (len(removable(blocks)), len(blocks)) == (10, 10)
+    assert blocks[0].name == "features.3"
+
+
+@pytest.mark.slow
+def test_swin_has_attention_and_mlp_blocks() -> None:
+    blocks = blocks_of(torchvision_model("swin_t"), 3, 64, 64)
+    assert len(removable(blocks)) == 24
+    assert sum(name.endswith("attn") for name in removable(blocks)) == 12
+    assert sum(name.endswith("mlp") for name in removable(blocks)) == 12
+
+
+def test_a_transformers_branches_are_named_by_what_computes_them() -> None:
+    blocks = blocks_of(timm_model("vit_tiny_patch16_224", img_size=32, depth=2), 3, 32, 32)
+    names = ["blocks.0.attn", "blocks.0.mlp", "blocks.1.attn", "blocks.1.mlp"]
+    assert removable(blocks) == [block.name for block in blocks] == names
+
+
+@pytest.mark.slow
+def test_vit_and_convnext() -> None:
+    assert len(removable(blocks_of(timm_model("vit_tiny_patch16_224"), 3, 224, 224))) == 24
+    assert len(removable(blocks_of(timm_model("convnext_atto"), 3, 64, 64))) == 12
+
+
+def test_networks_without_shortcuts_have_no_blocks() -> None:
+    assert blocks_of(torchvision_model("vgg11"), 3, 32, 32) == []
+
+
+# ---------------------------------------------------------------------- laws
+
+
+def linear(n: int = 4, m: int = 4) -> nn.Module:
+    return nn.Linear(n, m)
+
+
+def test_parallel_branches_can_both_go() -> None:
+    model = Call(lambda self, x: x + self.f(x) + self.g(x), f=linear(), g=linear())
+    blocks = blocks_of(model, 4)
+    assert removable(blocks) == ["f", "g"]
+    assert [block.layers for block in blocks] == [("f",), ("g",)]
+
+
+def test_the_order_of_the_sum_does_not_matter() -> None:
+    for forward in (lambda self, x: x + self.f(x), lambda self, x: self.f(x) + x):
+        (block,) = blocks_of(Call(forward, f=linear()), 4)
+        assert block.removable
+        assert block.layers == ("f",)
+
+
+def test_nested_blocks_are_all_found() -> None:
+    inner = Call(lambda self, x: x + self.a(x), a=linear())
+    outer = Call(lambda self, x: x + self.inner(self.b(x)), inner=inner, b=linear())
+    blocks = blocks_of(nn.Sequential(outer), 4)
+    assert sorted(removable(blocks)) == ["0", "0.inner"]
+    layers = {block.name: block.layers for block in blocks}
+    assert layers == {"0": ("0.b", "0.inner.a"), "0.inner": ("0.inner.a",)}
+
+
+def test_a_scaled_branch_is_a_block() -> None:
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        return x + self.gamma * self.f(x)
+
+    model = Call(forward, f=linear())
+    model.register_parameter("gamma", nn.Parameter(torch.ones(4)))
+    assert len(removable(blocks_of(model, 4))) == 1
+
+
+def test_a_branch_whose_inside_is_used_elsewhere_stays() -> None:
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        inside = F.relu(self.f(x))
+        return self.head(x + self.g(inside)) + inside.mean()
+
+    model = Call(forward, f=linear(), g=linear(), head=linear(4, 2))
+    blocks = [b for b in blocks_of(model, 4) if "f" in b.layers and "head" not in b.layers]
+    assert [block.removable for block in blocks] == [False]
+    assert "used outside" in blocks[0].reason
+
+
+def test_a_branch_that_reads_another_tensor_stays() -> None:
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        first = self.stem(x)
+        second = self.other(first)
+        return second + self.f(torch.cat([second, first], 1))
+
+    model = Call(forward, stem=linear(), other=linear(), f=linear(8, 4))
+    assert removable(blocks_of(model, 4)) == []
+
+
+def test_a_broadcasting_sum_stays() -> None:
+    model = Call(lambda self, x: x.mean(1, keepdim=True) + self.f(x), f=linear())
+    assert removable(blocks_of(model, 4)) == []
+    model = Call(lambda self, x: self.a(x) + self.f(self.a(x)), a=linear(4, 1), f=linear(1, 4))
+    assert removable(blocks_of(model, 4)) == []
+
+
+def test_a_shortcut_that_computes_stays() -> None:
+    model = Call(lambda self, x: F.relu(x) + self.g(self.f(x)), f=linear(), g=linear())
+    (block,) = blocks_of(model, 4)
+    assert not block.removable
+    assert "not the identity" in block.reason
+
+
+def test_a_branch_that_shares_its_layer_stays() -> None:
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        x = x + self.f(x)
+        return x + self.f(x)
+
+    blocks = blocks_of(Call(forward, f=linear()), 4)
+    assert removable(blocks) == []
+    assert all("used elsewhere" in block.reason for block in blocks)
+
+
+def test_a_sum_of_two_outputs_is_no_block() -> None:
+    model = Call(lambda self, x, y: self.f(x) + self.g(y), f=linear(), g=linear())
+    network = capture(model, (torch.randn(2, 4), torch.randn(2, 4)))
+    assert network.blocks == []
+
+
+def test_a_tensor_plus_itself_is_no_block() -> None:
+    assert blocks_of(Call(lambda self, x: x + x + 1), 4) == []
+
+
+def test_names_are_unique_and_stable_after_a_copy() -> None:
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        for _ in range(3):
+            x = x + F.relu(self.f(x))
+        return x
+
+    network = capture(Call(forward, f=linear()), torch.randn(2, 4))
+    names = [block.name for block in network.blocks]
+    assert len(set(names)) == 3
+    assert [block.name for block in network.copy().blocks] == names
+
+
+def test_a_blocks_nodes_are_its_part_of_the_graph() -> None:
+    network = capture(cifar_resnet32(), torch.randn(2, 3, 8, 8))
+    for nodes in find_blocks(network):
+        assert nodes.branch[-1] is nodes.output
+        assert nodes.output in nodes.addition.all_input_nodes
+        assert nodes.shortcut in nodes.addition.all_input_nodes
+        assert nodes.start not in nodes.branch
+        if nodes.block.removable:
+            assert nodes.shortcut is nodes.start

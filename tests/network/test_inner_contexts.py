@@ -1,0 +1,82 @@
+"""What a model computes without gradients, or outside autocast, its network does so too."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from network_checks import Call, captured, kinds, same
+from torch import Tensor, nn
+
+from shoal.network import Network, capture
+
+
+def full_precision(self: nn.Module, x: Tensor) -> Tensor:
+    x = self.a(x)
+    with torch.autocast("cpu", enabled=False):
+        y = F.relu(self.b(x.float()))
+    return self.c(y)
+
+
+def half_frozen(self: nn.Module, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        y = F.relu(self.b(self.a(x)))
+        mask = (y > 0).float()
+    return self.c(y * mask)
+
+
+def model(forward: object) -> nn.Module:
+    torch.manual_seed(0)
+    return Call(forward, a=nn.Linear(4, 4), b=nn.Linear(4, 4), c=nn.Linear(4, 2))  # type: ignore
+
+
+def images() -> Tensor:
+    return torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("forward", [full_precision, half_frozen])
+def test_sites_inside_a_context_are_found_and_nothing_changes(forward: object) -> None:
+    network = captured(model(forward), images())
+    assert kinds(network) == ["relu"]
+    assert not network.opaque
+    assert isinstance(network.get_submodule("b"), nn.Linear)
+
+
+def test_full_precision_inside_autocast() -> None:
+    original = model(full_precision).eval()
+    network = capture(original, images()).copy()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert same(network(images()), original(images()))
+        assert torch.is_autocast_enabled("cpu")
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_no_gradient_reaches_what_is_computed_without() -> None:
+    network = capture(model(half_frozen), images()).copy()
+    network(images()).sum().backward()
+    assert network.get_parameter("a.weight").grad is None
+    assert network.get_parameter("c.weight").grad is not None
+
+
+class Raising(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        raise ValueError("broken")
+
+
+@pytest.mark.parametrize("forward", [full_precision, half_frozen])
+def test_an_error_inside_a_context_leaves_no_mode_behind(forward: object) -> None:
+    network: Network = capture(model(forward), images()).copy()
+    network.replace_module("b", Raising())
+    with torch.autocast("cpu", torch.bfloat16):
+        with pytest.raises(ValueError, match="broken"):
+            network(images())
+        assert torch.is_grad_enabled()
+        assert torch.is_autocast_enabled("cpu")
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_copies_and_exports_keep_the_contexts() -> None:
+    network = capture(model(half_frozen), images()).copy().copy().eval()
+    program = torch.export.export(network, (images(),), strict=False)
+    assert same(program.module()(images()), network(images()))
+    assert same(torch.compile(network, backend="eager")(images()), network(images()))

@@ -1,0 +1,141 @@
+"""A small task that a whole search finishes in a second or two, for the tests of runs."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from shoal.data import DataSet, load_data
+from shoal.measure import benchmark
+from shoal.methods import Result, compress, task
+from shoal.training import fit
+
+TIMED = ("latency_ms", "latency_ratio", "latency_ratio_low", "latency_ratio_high", "seconds")
+
+
+class Small(nn.Module):
+    """Four rectifier calls, one residual block, one module that is called twice."""
+
+    def __init__(self, num_classes: int = 10, in_channels: int = 1) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, 8, 3, stride=2, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(8)
+        self.relu = nn.ReLU()
+        self.conv2 = nn.Conv2d(8, 8, 3, padding=1)
+        self.conv3 = nn.Conv2d(8, 8, 3, padding=1)
+        self.act = nn.LeakyReLU(0.01)
+        self.hidden = nn.Linear(8 * 16, 24)
+        self.last = nn.ReLU()
+        self.fc = nn.Linear(24, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.relu(self.conv3(self.act(self.conv2(x))) + x)
+        return self.fc(self.last(self.hidden(x.flatten(1))))
+
+
+SITES = ["relu", "act", "relu_1", "last"]
+
+
+def build(num_classes: int = 10, in_channels: int = 1, seed: int = 0) -> nn.Module:
+    """Return an untrained `Small`, always the same: the factory of `small_runs.py:build`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Small(num_classes, in_channels)
+
+
+@functools.cache
+def digits(batch_size: int = 50) -> DataSet:
+    """Return a part of the digits: 250 training and 150 validation images."""
+    return load_data(
+        "digits", train_samples=250, val_fraction=0.25, val_samples=150, batch_size=batch_size
+    )
+
+
+@functools.cache
+def _trained() -> nn.Module:
+    net = build()
+    fit(net, digits().train, epochs=8, recipe={"lr": 0.1, "precision": "fp32"})
+    return net.eval()
+
+
+def trained() -> nn.Module:
+    """Return a `Small` that gets about nine digits in ten right."""
+    return copy.deepcopy(_trained())
+
+
+DEFAULTS: Mapping[str, Any] = {
+    "epochs": 1,
+    "max_drop": 100.0,
+    "recipe": {"lr": 0.02, "precision": "fp32"},
+}
+
+
+def run(out: Path | None = None, model: nn.Module | None = None, **options: Any) -> Result:
+    """Compress the trained `Small` (or `model`) on the small digits."""
+    data = digits()
+    given = {**DEFAULTS, "test": data.test, **options}
+    loaders = given.pop("train", data.train), given.pop("val", data.val)
+    return compress(trained() if model is None else model, *loaders, out=out, **given)
+
+
+def without_times(value: Any) -> Any:
+    """Return JSON values without what depends on the clock."""
+    if isinstance(value, Mapping):
+        return {k: without_times(v) for k, v in value.items() if k not in TIMED}
+    return [without_times(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def result_of(folder: Path) -> dict[str, Any]:
+    """Return a run's `result.json` without what depends on the clock."""
+    return without_times(json.loads((folder / "result.json").read_text()))
+
+
+def facts(result: Result) -> dict[str, Any]:
+    """Return an in-memory result as `result.json` spells it, without what depends on the clock."""
+    return without_times(
+        {
+            "dense": result.dense.to_dict(),
+            "final": result.final.to_dict(),
+            "steps": [step.to_dict() for step in result.steps],
+            "removed": result.removed,
+            "total": result.total,
+            "stopped": result.stopped,
+            "notes": list(result.notes),
+        }
+    )
+
+
+def removals(result: Result) -> list[tuple[str, ...]]:
+    """Return what went at each step, the dense network's nothing left out."""
+    return [step.names for step in result.steps[1:]]
+
+
+def same_weights(one: nn.Module, other: nn.Module) -> bool:
+    """Return whether two modules hold the very same tensors by name."""
+    a, b = one.state_dict(), other.state_dict()
+    return list(a) == list(b) and all(
+        x.dtype == y.dtype and torch.equal(x, y) for x, y in zip(a.values(), b.values(), strict=True)
+    )
+
+
+def measure_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a search measure latency for a moment only."""
+
+    def brief(*args: Any, **options: Any) -> Any:
+        return benchmark(*args, **{**options, "repeats": 1, "min_seconds": 0.0, "warmup": 1})
+
+    monkeypatch.setattr(task, "benchmark", brief)
+
+
+def relabelled(batches: Iterable[Any], shift: int) -> list[Any]:
+    """Return the batches with every label moved on by `shift`: all wrong for a trained network."""
+    return [(x, (y + shift) % 10) for x, y in batches]

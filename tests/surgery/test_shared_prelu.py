@@ -1,0 +1,90 @@
+"""A PReLU that is called several times keeps its weight exactly while a call is left."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from shoal.importance import score
+from shoal.network import Network, capture
+from shoal.surgery import linearize_, replay_
+
+CALLS = ("act", "act_1", "act_2")
+
+
+class Thrice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.c = (nn.Linear(4, 4) for _ in range(3))
+        self.act = nn.PReLU(4)
+        self.act.weight.data = torch.tensor([0.1, 0.2, 0.3, 0.4])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.c(self.act(self.b(self.act(self.a(x))))))
+
+
+class Reference(Thrice):
+    """The same with the calls in `gone` left out."""
+
+    def __init__(self, gone: set[str]) -> None:
+        super().__init__()
+        self.gone = gone
+
+    def forward(self, x: Tensor) -> Tensor:
+        for name, layer in zip(CALLS, (self.a, self.b, self.c), strict=True):
+            x = layer(x) if name in self.gone else self.act(layer(x))
+        return x
+
+
+def data() -> Tensor:
+    return torch.randn(16, 4, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def captured() -> Network:
+    return capture(Thrice(), data())
+
+
+def slopes(net: Network) -> list[str]:
+    return [name for name, p in net.named_parameters() if "act" in name and p.numel() == 4]
+
+
+@pytest.mark.parametrize("order", list(permutations(CALLS)))
+def test_the_weight_stays_while_a_call_is_left(order: tuple[str, ...], captured: Network) -> None:
+    net = captured.copy()
+    gone: set[str] = set()
+    for name in order:
+        linearize_(net, [name], how="identity")
+        gone.add(name)
+        left = [call for call in CALLS if call not in gone]
+        assert len(slopes(net)) == (1 if left else 0)
+        assert torch.equal(net(data()), Reference(gone)(data()))
+        twin = net.copy()
+        assert torch.equal(twin(data()), net(data()))
+        if left:
+            net.zero_grad()
+            net(data()).sum().backward()
+            assert net.get_parameter(slopes(net)[0]).grad is not None
+            assert list(score(net, [data()])) == left
+
+
+@pytest.mark.parametrize("order", list(permutations(CALLS)))
+@pytest.mark.parametrize("how", ["identity", "line"])
+def test_replaying_gives_the_same_state(
+    order: tuple[str, ...], how: str, captured: Network
+) -> None:
+    for count in (1, 2, 3):
+        net = captured.copy()
+        for name in order[:count]:
+            linearize_(net, [name], how=how, loader=[data()])
+        rebuilt = replay_(captured.copy(), net.plan)
+        assert list(rebuilt.state_dict()) == list(net.state_dict())
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter.add_(0.25)
+        rebuilt.load_state_dict(net.state_dict())
+        assert torch.equal(rebuilt(data()), net(data()))
