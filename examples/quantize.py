@@ -1,10 +1,10 @@
-"""Quantize a shallow network to int8 with ONNX Runtime, and measure what that is worth here.
+"""Merge a network, quantize it to int8 with ONNX Runtime, and measure what that is worth here.
 
     python examples/quantize.py                  a digits network, trained on the spot
     python examples/quantize.py --run runs/mine  the result of `shoal compress … --out runs/mine`
 
 Accuracy is measured on the test images; the ranges of the activations are calibrated on training
-images. All latencies come from the same interleaved rounds.
+images. The latencies of one batch size come from the same interleaved rounds.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from rich.table import Table
 import shoal
 from shoal.config import read_config
 from shoal.data import DataSet, load_data, split_batch
-from shoal.export import export
-from shoal.measure import Latency, measure_latency
+from shoal.exporting import export
+from shoal.measure import Latency, latency_ratio, measure_latency
 from shoal.measure.runtime import OnnxRunner
+from shoal.surgery.merge import merge_
 from shoal.training import fit
 
 BATCHES = (1, 64)
@@ -112,22 +113,20 @@ def compare(
     reduce_range: bool = False,
     min_seconds: float = 2.0,
 ) -> list[Row]:
-    """Export and quantize `network` into `folder`; measure it as it is, in fp32 and in int8."""
-    network.eval().to(memory_format=torch.channels_last)
+    """Merge, export and quantize a network into `folder`; measure it in fp32 and in int8."""
+    network = network.copy().eval().to(memory_format=torch.channels_last)
+    merge_(network)
     fp32, int8 = folder / "fp32.onnx", folder / "int8.onnx"
-    example = data.example_inputs(batch=max(BATCHES))
-    export(network, fp32, example)
+    export(network, fp32, data.example_inputs())
     quantize(fp32, int8, data, images, reduce_range)
-    test = data.test if data.test is not None else data.val
     runners = {"fp32, ONNX Runtime": OnnxRunner(fp32), "int8, ONNX Runtime": OnnxRunner(int8)}
-    forms: dict[str, Callable[..., Any]] = {"fp32, PyTorch eager": network, **runners}
+    eager = "fp32, PyTorch eager"
     latency: dict[int, dict[str, Latency]] = {}
     for size in BATCHES:
-        inputs = torch.utils._pytree.tree_map(lambda t, n=size: t[:n], example)
+        inputs = data.example_inputs(batch=size)
         calls = {name: runner.bind(inputs) for name, runner in runners.items()}
-        latency[size] = measure_latency(
-            {"fp32, PyTorch eager": network, **calls}, inputs, min_seconds=min_seconds
-        )
+        latency[size] = measure_latency({eager: network, **calls}, inputs, min_seconds=min_seconds)
+    test = data.test if data.test is not None else data.val
     sizes = {"fp32, ONNX Runtime": fp32, "int8, ONNX Runtime": int8}
     return [
         Row(
@@ -136,7 +135,7 @@ def compare(
             sizes[name].stat().st_size if name in sizes else None,
             {size: latency[size][name] for size in BATCHES},
         )
-        for name, model in forms.items()
+        for name, model in {eager: network, **runners}.items()
     ]
 
 
@@ -161,15 +160,16 @@ def network_of_run(folder: Path) -> tuple[shoal.Network, DataSet]:
 
 
 def table(rows: list[Row]) -> Table:
-    """Return the figures as a table with units."""
+    """Return the figures as a table with units; ratios are by pairs of rounds."""
     shown = Table("network", "test top-1 (%)", "file (kB)")
+    shown.caption = "latency: median of interleaved rounds; ×: the first row's over this one's"
     for size in BATCHES:
-        shown.add_column(f"batch {size} (ms, median)")
-        shown.add_column("× faster")
+        shown.add_column(f"batch {size} (ms)")
+        shown.add_column("×")
     for row in rows:
         cells = [row.name, f"{row.top1:.2f}", f"{row.bytes / 1e3:.0f}" if row.bytes else ""]
         for size in BATCHES:
-            ratio = shoal.measure.latency_ratio(rows[0].latency[size], row.latency[size])
+            ratio = latency_ratio(rows[0].latency[size], row.latency[size])
             cells += [f"{row.latency[size].median_ms:.3f}", f"{ratio.median:.2f}"]
         shown.add_row(*cells)
     return shown

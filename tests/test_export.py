@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import shoal
 from shoal.errors import ConfigError, RunError, ShoalError
-from shoal.export import export
+from shoal.exporting import export
 from shoal.measure import compare_outputs
 from shoal.measure.runtime import OnnxRunner
 from shoal.models import compat
@@ -187,6 +187,18 @@ def test_double_precision_is_exported_and_checked_more_strictly(tmp_path: Path) 
     assert report.max_rel_error <= 1e-14
 
 
+def test_what_onnx_runtime_cannot_run_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(ShoalError, match=r"cannot run '.*net\.onnx'.*float32"):
+        export(small().double(), tmp_path / "net.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_exporting_works_in_inference_mode(tmp_path: Path) -> None:
+    with torch.inference_mode():
+        report = export(small(), tmp_path / "net.pt2", torch.randn(1, 3, 8, 8))
+    assert report.max_rel_error == 0.0
+
+
 def test_a_plain_module_is_captured_from_one_example(tmp_path: Path) -> None:
     model = Small()
     export(model, tmp_path / "net.onnx", torch.randn(1, 3, 8, 8))
@@ -241,7 +253,7 @@ def test_nonsense_is_refused_in_one_line(
 def test_a_network_that_is_too_large_for_one_file_is_told_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shoal.export.MAX_BYTES", 100)
+    monkeypatch.setattr("shoal.exporting.write.MAX_BYTES", 100)
     with pytest.raises(ShoalError, match=r"export to \.pt2"):
         export(small(), tmp_path / "net.onnx")
 
@@ -266,7 +278,7 @@ def test_random_numbers_at_inference_are_refused(tmp_path: Path) -> None:
 def test_nothing_is_printed_and_nothing_is_warned_about(tmp_path: Path) -> None:
     # In a process of its own: pytest would catch what the libraries print at their first use.
     script = (
-        "import sys, torch, shoal; from torch import nn; from shoal.export import export\n"
+        "import sys, torch, shoal; from torch import nn; from shoal.exporting import export\n"
         "model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU())\n"
         "net = shoal.capture(model, torch.randn(2, 3, 4, 4))\n"
         "net.to(memory_format=torch.channels_last)\n"

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from shoal import models
     from shoal.errors import ShoalError
+    from shoal.exporting import export
     from shoal.importance import score
     from shoal.measure import benchmark
     from shoal.methods import compress
     from shoal.network import Network, capture
     from shoal.store import load, save
-    from shoal.surgery import drop_, fit_lines, linearize_
+    from shoal.surgery import drop_, fit_lines, linearize_, merge_
 
 __all__ = [
     "Network",
@@ -23,9 +24,11 @@ __all__ = [
     "capture",
     "compress",
     "drop_",
+    "export",
     "fit_lines",
     "linearize_",
     "load",
+    "merge_",
     "models",
     "save",
     "score",
@@ -41,9 +44,11 @@ _HOMES = {
     "capture": "shoal.network",
     "compress": "shoal.methods",
     "drop_": "shoal.surgery",
+    "export": "shoal.exporting",
     "fit_lines": "shoal.surgery",
     "linearize_": "shoal.surgery",
     "load": "shoal.store",
+    "merge_": "shoal.surgery",
     "save": "shoal.store",
     "score": "shoal.importance",
 }

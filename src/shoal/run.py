@@ -51,7 +51,11 @@ class Run:
         self.folder = folder
         self._lock: Any = None
         if is_main():
-            self._open(json.loads(json.dumps(identity)), config)
+            try:
+                self._open(json.loads(json.dumps(identity)), config)
+            except BaseException:
+                self.close()
+                raise
         barrier()
 
     # ------------------------------------------------------------------ opening

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from shoal.atomic import replace_folder
+from shoal.atomic import readable_errors, replace_folder
 from shoal.errors import CheckpointError, PlanError
 from shoal.models import load_model, parse_spec
 from shoal.network import Network, Plan, capture
@@ -52,7 +52,8 @@ def save(network: Network, folder: str | Path) -> Path:
         raise PlanError(f"'{path}' is a file: give a folder to save into")
     if path.is_dir() and any(path.iterdir()) and not (path / PLAN_FILE).exists():
         raise PlanError(f"'{path}' holds other files: save into an empty or a new folder")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with readable_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     replace_folder(path, lambda temporary: write_network(network, temporary))
     return path
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from shoal.importance import states
 from shoal.importance.states import count_states
 
-Count = Callable[[Tensor, tuple[int, ...]], tuple[Tensor, Tensor]]
+Count = Callable[[Tensor, int, int, int], tuple[Tensor, Tensor]]
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 
@@ -78,21 +78,23 @@ def test_a_large_map_is_counted_exactly(dtype: torch.dtype) -> None:
     assert_counts(z.contiguous(memory_format=torch.channels_last), 1)
 
 
-def count_on_cpu(z: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    return states._count_on_cpu(z, dims, torch.empty(z.numel()))
-
-
-@pytest.mark.parametrize("count", [count_on_cpu, states._count_elsewhere])
-@pytest.mark.parametrize("dims", [(1,), (1, 3)])
-def test_both_ways_of_counting_agree(count: Count, dims: tuple[int, ...]) -> None:
-    z = some_values((4, 3, 5, 2) if dims == (1, 3) else (4, 6, 5), seed=5)
-    on, off = count(z, dims)
-    assert torch.equal(on, (z > 0).sum(dims))
-    assert torch.equal(off, (z < 0).sum(dims))
-    z[2, 0, 1] = float("nan")
-    on, off = count(z, dims)
-    assert (on + 2**40).min() < 0  # and no true count makes up for it
-    assert (off + 2**40).min() < 0
+@pytest.mark.parametrize("count", [states._counts_on_cpu, states._counts_elsewhere])
+@pytest.mark.parametrize("channel_dim", [1, 2])
+@pytest.mark.parametrize("groups", [2, 4, 6])
+def test_both_ways_of_counting_deal_parts_to_groups(
+    count: Count, channel_dim: int, groups: int
+) -> None:
+    z = some_values((6, 3, 5), seed=5)
+    on, off = count(z, channel_dim, 6, groups)
+    for found, state in ((on, z > 0), (off, z < 0)):
+        by_part = state.movedim(channel_dim, -1).sum(1)
+        expected = torch.stack([by_part[group::groups].sum(0) for group in range(groups)])
+        assert torch.equal(found, expected)
+    z[3, 0, 1] = float("nan")
+    on, off = count(z, channel_dim, 6, groups)
+    for found in (on, off):
+        # No true count makes up for it, and other groups are not touched.
+        assert ((found + 2**40).amin(1) < 0).tolist() == [g == 3 % groups for g in range(groups)]
 
 
 def test_a_nan_in_a_late_chunk_makes_its_part_negative(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import shoal
 from shoal.errors import ConfigError, ShoalError
-from shoal.export import export
+from shoal.exporting import export
 from shoal.measure import latency_ratio, measure_latency
 from shoal.measure.runtime import OnnxRunner, onnx_latency
 

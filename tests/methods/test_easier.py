@@ -1,20 +1,19 @@
 from __future__ import annotations
 
 import pytest
-import small_runs
 import torch
-from small_runs import digits, run
 
+import small_runs
 from shoal.errors import ConfigError
 from shoal.importance import score
 from shoal.importance.criteria import criteria
 from shoal.methods import Easier, Search
-from shoal.network import capture
+from small_runs import digits, run
 
 
 @pytest.fixture(autouse=True)
-def _brief(monkeypatch: pytest.MonkeyPatch) -> None:
-    small_runs.measure_briefly(monkeypatch)
+def _no_latency(monkeypatch: pytest.MonkeyPatch) -> None:
+    small_runs.skip_latency(monkeypatch)
 
 
 def test_the_lowest_entropy_goes_at_every_step() -> None:
@@ -29,8 +28,7 @@ def test_the_lowest_entropy_goes_at_every_step() -> None:
 
 
 def test_the_first_scores_are_the_dense_networks() -> None:
-    network = capture(small_runs.trained(), digits().example_inputs(4))
-    expected = score(network, digits().train)
+    expected = score(small_runs.captured(), digits().train)
     assert run(remove=1).steps[1].scores == dict(expected)
 
 
@@ -60,7 +58,7 @@ def test_a_criterion_for_blocks_is_refused() -> None:
 
     criteria.register("of blocks")(OfBlocks)  # type: ignore[arg-type]
     try:
-        with pytest.raises(ConfigError, match="linearizes sites and the criterion 'of blocks'"):
+        with pytest.raises(ConfigError, match="criterion 'of blocks' scores blocks"):
             Easier(Search(criterion="of blocks"))
     finally:
         del criteria._entries["of blocks"]

@@ -5,41 +5,35 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-import small_runs
 import torch
-from small_runs import SITES, digits, facts, removals, run, same_weights
 from torch import nn
 
+import small_runs
 from shoal.errors import ConfigError, DataError, NameNotFoundError
 from shoal.methods import Listener, Result, Step, task
-from shoal.network import Network, capture
+from shoal.network import Network
 from shoal.training import Evaluation
+from small_runs import SITES, digits, facts, removals, run, same_weights
 
 
 @pytest.fixture(autouse=True)
-def _brief(monkeypatch: pytest.MonkeyPatch) -> None:
-    small_runs.measure_briefly(monkeypatch)
+def _no_latency(monkeypatch: pytest.MonkeyPatch) -> None:
+    small_runs.skip_latency(monkeypatch)
 
 
 @pytest.fixture(scope="module")
 def whole() -> Result:
     """A search that goes on until nothing is left."""
     with pytest.MonkeyPatch.context() as patch:
-        small_runs.measure_briefly(patch)
+        small_runs.skip_latency(patch)
         return run()
-
-
-@pytest.fixture(scope="module")
-def captured() -> Network:
-    data = digits()
-    return capture(small_runs.trained(), data.example_inputs(4)).copy()
 
 
 Scripted = Callable[..., Result]
 
 
 @pytest.fixture
-def scripted(captured: Network, monkeypatch: pytest.MonkeyPatch) -> Scripted:
+def scripted(monkeypatch: pytest.MonkeyPatch) -> Scripted:
     """A search without training whose accuracies are given, one for each number of removals."""
 
     def search(accuracies: list[float], **options: Any) -> Result:
@@ -48,7 +42,7 @@ def scripted(captured: Network, monkeypatch: pytest.MonkeyPatch) -> Scripted:
             return Evaluation(accuracies[gone], 0.0, 100, round(accuracies[gone]))
 
         monkeypatch.setattr(task, "evaluate", judge)
-        return run(model=captured, **{"fit": lambda network: None, "how": "identity", **options})
+        return run(**{"fit": lambda network: None, "how": "identity", **options})
 
     return search
 
@@ -86,7 +80,6 @@ def test_bad_steps_in_a_row_use_up_patience(scripted: Scripted) -> None:
     result = scripted([90.0, 80.0, 80.0, 90.0, 90.0], max_drop=1.0, patience=1)
     assert len(result.steps) == 3
     assert result.removed == 0
-    assert same_weights(result.model, result.model)
 
 
 @pytest.mark.parametrize(("per_step", "steps"), [(1, 4), (2, 2), (3, 2), (9, 1)])
@@ -143,11 +136,10 @@ def test_test_data_take_no_part_in_a_choice(whole: Result) -> None:
     assert all(step.metrics.top1_test is None for step in other.steps)
 
 
-def test_the_same_seed_gives_the_same_result_and_another_does_not(whole: Result) -> None:
+def test_the_same_seed_gives_the_same_result(whole: Result) -> None:
     again = run()
     assert facts(again) == facts(whole)
     assert same_weights(again.model, whole.model)
-    assert not same_weights(run(seed=1, remove=1).model, run(seed=0, remove=1).model)
 
 
 def test_the_users_model_is_left_as_it_is() -> None:
@@ -163,21 +155,22 @@ def test_the_users_model_is_left_as_it_is() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_custom_fit_is_called_after_each_removal(captured: Network) -> None:
+def test_a_custom_fit_is_called_after_each_removal() -> None:
     calls: list[int] = []
 
     def fit(network: Network) -> None:
         calls.append(sum(site.linearized is not None for site in network.sites))
         assert isinstance(network, nn.Module)
 
-    run(model=captured, fit=fit, remove=2, dense_epochs=1)
+    run(fit=fit, remove=2, dense_epochs=1)
     assert calls == [0, 1, 2]
 
 
-def test_distillation_learns_from_the_dense_network(captured: Network) -> None:
+def test_distillation_learns_from_the_dense_network() -> None:
     recipe = {"lr": 0.02, "precision": "fp32", "distill": 0.5}
-    result = run(model=captured, remove=1, recipe=recipe, dense_epochs=0)
-    assert result.removed == 1
+    taught = run(remove=1, recipe=recipe)
+    assert taught.removed == 1
+    assert not same_weights(taught.model, run(remove=1).model)
 
 
 # ---------------------------------------------------------------------- what goes wrong
@@ -222,12 +215,12 @@ def test_a_loss_that_is_not_finite_ends_the_search_with_the_best_so_far() -> Non
     assert all(p.isfinite().all() for p in result.model.parameters())
 
 
-def test_a_layer_that_dies_ends_the_search_and_is_named(captured: Network) -> None:
+def test_a_layer_that_dies_ends_the_search_and_is_named() -> None:
     def fit(network: Network) -> None:
         with torch.no_grad():
             network.get_parameter("bn1.bias").fill_(-1e3)
 
-    result = run(model=captured, fit=fit)
+    result = run(fit=fit)
     assert len(result.steps) == 2
     assert "layer 'relu' died" in result.stopped
 
@@ -252,7 +245,7 @@ def test_wrong_options_are_told_before_anything_is_done() -> None:
     with pytest.raises(DataError, match="the validation data are empty"):
         run(val=[])
     with pytest.raises(DataError, match="a batch of 1 sample"):
-        run(train=[(x[:1], y[:1]) for x, y in digits().train])
+        run(model=small_runs.build(), train=[(x[:1], y[:1]) for x, y in digits().train])
     with pytest.raises(ConfigError, match="there is no device 'cuda"):
         run(device="cuda") if not torch.cuda.is_available() else pytest.skip("there is a GPU")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from shoal import models
 from shoal.errors import ShoalError
 from shoal.models import compat
 from shoal.network import Network, capture
@@ -138,6 +140,16 @@ def captured(model: nn.Module, inputs: Any, *, train: bool = True) -> Network:
     if train:
         assert training_differences(model, network, inputs) == []
     return network
+
+
+@functools.cache
+def example(name: str) -> tuple[nn.Module, Network]:
+    """Return a well-known model of 32×32 images and its capture, for tests that only look."""
+    library, _, model_name = name.rpartition(":")
+    torch.manual_seed(0)
+    make = getattr(models, model_name) if not library else None
+    model = settled(make() if make else torchvision_model(model_name))
+    return model, capture(model, torch.randn(2, 3, 32, 32))
 
 
 def names(network: Network) -> list[str]:

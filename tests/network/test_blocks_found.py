@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
 import torch.nn.functional as F
-from network_checks import Call, timm_model, torchvision_model
+from network_checks import Call, example, timm_model, torchvision_model
 from torch import Tensor, nn
 
-from shoal.models import cifar_resnet32, cifar_resnet56, cifar_resnet110
 from shoal.network import Block, capture
 from shoal.network.blocks import find_blocks
 
@@ -27,32 +24,33 @@ def removable(blocks: list[Block]) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("make", "count", "total"), [(cifar_resnet32, 13, 15), (cifar_resnet56, 25, 27)]
+    ("name", "count", "total"),
+    [
+        ("cifar_resnet20", 7, 9),
+        pytest.param("cifar_resnet32", 13, 15, marks=pytest.mark.slow),
+        pytest.param("cifar_resnet56", 25, 27, marks=pytest.mark.slow),
+        pytest.param("cifar_resnet110", 52, 54, marks=pytest.mark.slow),
+    ],
 )
-def test_cifar_networks(make: Callable[[], nn.Module], count: int, total: int) -> None:
-    blocks = blocks_of(make(), 3, 8, 8)
+def test_cifar_networks(name: str, count: int, total: int) -> None:
+    blocks = example(name)[1].blocks
     assert [block.name for block in blocks][:2] == ["layer1.0", "layer1.1"]
     assert len(blocks) == total
     assert len(removable(blocks)) == count
     fixed = [block for block in blocks if not block.removable]
     assert [block.name for block in fixed] == ["layer2.0", "layer3.0"]
-    assert "16×8×8" in fixed[0].reason
-    assert "32×4×4" in fixed[0].reason
-
-
-@pytest.mark.slow
-def test_the_deepest_cifar_network() -> None:
-    blocks = blocks_of(cifar_resnet110(), 3, 8, 8)
-    assert (len(removable(blocks)), len(blocks)) == (52, 54)
+    assert "16×32×32" in fixed[0].reason
+    assert "32×16×16" in fixed[0].reason
 
 
 def test_a_blocks_layers_and_sites_are_named() -> None:
-    block = blocks_of(cifar_resnet32(), 3, 8, 8)[0]
+    block = example("cifar_resnet20")[1].blocks[0]
     assert block == Block(
         "layer1.0", True, "", ("layer1.0.conv1", "layer1.0.conv2"), ("layer1.0.relu",)
     )
 
 
+@pytest.mark.slow
 def test_resnet50_keeps_its_downsampling_blocks() -> None:
     blocks = blocks_of(torchvision_model("resnet50"), 3, 32, 32)
     assert len(blocks) == 16
@@ -62,7 +60,7 @@ def test_resnet50_keeps_its_downsampling_blocks() -> None:
 
 
 def test_mobilenet_v2() -> None:
-    blocks = blocks_of(torchvision_model("mobilenet_v2"), 3, 32, 32)
+    blocks = example("torchvision:mobilenet_v2")[1].blocks
     assert (len(removable(blocks)), len(blocks)) == (10, 10)
     assert blocks[0].name == "features.3"
 
@@ -88,7 +86,9 @@ def test_vit_and_convnext() -> None:
 
 
 def test_networks_without_shortcuts_have_no_blocks() -> None:
-    assert blocks_of(torchvision_model("vgg11"), 3, 32, 32) == []
+    assert (
+        blocks_of(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)), 3, 8, 8) == []
+    )
 
 
 # ---------------------------------------------------------------------- laws
@@ -198,7 +198,7 @@ def test_names_are_unique_and_stable_after_a_copy() -> None:
 
 
 def test_a_blocks_nodes_are_its_part_of_the_graph() -> None:
-    network = capture(cifar_resnet32(), torch.randn(2, 3, 8, 8))
+    _, network = example("cifar_resnet20")
     for nodes in find_blocks(network):
         assert nodes.branch[-1] is nodes.output
         assert nodes.output in nodes.addition.all_input_nodes

@@ -2,48 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
-from network_checks import captured, names, settled, timm_model, torchvision_model
-from torch import nn
+from network_checks import (
+    captured,
+    evaluate,
+    example,
+    names,
+    same,
+    settled,
+    timm_model,
+    torchvision_model,
+    training_differences,
+)
 
-from shoal.models import cifar_resnet20, cifar_resnet56
-from shoal.network import capture
-
-SITES = {"resnet18": 17, "mobilenet_v2": 35, "vgg16_bn": 15, "swin_t": 12}
+SITES = {"resnet18": 17, "mobilenet_v2": 35, "vgg16_bn": 15, "swin_t": 12, "cifar_resnet20": 19}
 
 
 def _images(size: int) -> torch.Tensor:
     return torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize(("make", "sites"), [(cifar_resnet20, 19), (cifar_resnet56, 55)])
-def test_the_cifar_networks_have_the_papers_sites(
-    make: Callable[[], nn.Module], sites: int
-) -> None:
-    assert len(capture(make(), _images(8)).sites) == sites
-
-
-def test_a_cifar_network_is_captured_to_the_bit() -> None:
-    torch.manual_seed(0)
-    network = captured(settled(cifar_resnet20()), _images(16))
+@pytest.mark.parametrize("name", ["cifar_resnet20", "torchvision:mobilenet_v2"])
+def test_a_network_is_its_model_to_the_bit(name: str) -> None:
+    model, network = example(name)
+    assert same(evaluate(model, _images(32)), evaluate(network, _images(32)))
+    assert set(network.state_dict()) == set(model.state_dict())
+    assert training_differences(model, network, _images(32)) == []
+    assert len(network.sites) == SITES[name.rpartition(":")[2]]
     assert not network.opaque
     assert not network.notes
-    assert names(network)[:4] == ["relu", "layer1.0.relu", "layer1.0.relu_1", "layer1.1.relu"]
 
 
-@pytest.mark.parametrize(("name", "size"), [("resnet18", 32), ("mobilenet_v2", 32)])
-def test_torchvision_models_are_captured_to_the_bit(name: str, size: int) -> None:
-    network = captured(settled(torchvision_model(name)), _images(size))
-    assert len(network.sites) == SITES[name]
-    assert not network.opaque
+def test_sites_are_named_by_their_module_or_the_function() -> None:
+    found = names(example("cifar_resnet20")[1])
+    assert found[:4] == ["relu", "layer1.0.relu", "layer1.0.relu_1", "layer1.1.relu"]
 
 
 def test_a_module_called_twice_is_two_sites() -> None:
-    network = capture(torchvision_model("resnet18"), _images(32))
+    network = captured(settled(torchvision_model("resnet18")), _images(32))
     assert names(network)[:3] == ["relu", "layer1.0.relu", "layer1.0.relu_1"]
+    assert len(network.sites) == SITES["resnet18"]
+
+
+@pytest.mark.slow
+def test_the_deeper_cifar_network_has_the_papers_sites() -> None:
+    assert len(example("cifar_resnet56")[1].sites) == 55
 
 
 def test_a_timm_transformer_is_captured_to_the_bit() -> None:

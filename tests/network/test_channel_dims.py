@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from network_checks import Call, timm_model, torchvision_model
+from network_checks import Call, example, timm_model, torchvision_model
 from torch import Tensor, nn
 
 from shoal.network import capture
@@ -110,6 +110,6 @@ def test_swin_has_its_neurons_last() -> None:
 
 
 def test_mobilenets_neurons_are_its_channels() -> None:
-    sites = capture(torchvision_model("mobilenet_v2"), torch.randn(2, 3, 32, 32)).sites
+    sites = example("torchvision:mobilenet_v2")[1].sites
     assert {site.channel_dim for site in sites} == {1}
     assert [site.channels for site in sites][:3] == [32, 32, 96]

@@ -1,4 +1,4 @@
-"""What a model computes without gradients, or outside autocast, its network does so too."""
+"""What a model computes without gradients, outside autocast or under a condition stays so."""
 
 from __future__ import annotations
 
@@ -80,3 +80,16 @@ def test_copies_and_exports_keep_the_contexts() -> None:
     program = torch.export.export(network, (images(),), strict=False)
     assert same(program.module()(images()), network(images()))
     assert same(torch.compile(network, backend="eager")(images()), network(images()))
+
+
+def test_control_flow_of_torch_is_kept_and_named() -> None:
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        z = self.a(x)
+        return self.c(torch.cond(z.sum() > 0, torch.sin, torch.cos, (z,)))
+
+    network = captured(model(forward), images(), train=False)
+    (opaque,) = network.opaque
+    assert "control flow" in opaque.reason
+    x = -5 * images()
+    original = model(forward).eval()
+    assert same(network.eval()(x), original(x))

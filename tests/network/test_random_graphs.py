@@ -114,7 +114,7 @@ def trains(model: nn.Module, x: Tensor) -> bool:
 
 
 @settings(
-    max_examples=25, deadline=None, derandomize=True,
+    max_examples=12, deadline=None, derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )  # fmt: skip
 @given(st.lists(STEPS, min_size=1, max_size=9))

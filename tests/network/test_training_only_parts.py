@@ -120,6 +120,7 @@ def test_a_drop_whose_result_is_concatenated_or_returned_is_restored() -> None:
     assert not network.notes
 
 
+@pytest.mark.slow
 def test_torchvisions_models_keep_their_stochastic_depth() -> None:
     model = torchvision_model("convnext_tiny", stochastic_depth_prob=0.1)
     network = capture(model, torch.randn(2, 3, 32, 32))

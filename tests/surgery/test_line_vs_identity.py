@@ -15,7 +15,7 @@ def test_one_removal_from_resnet20_by_line_and_by_identity(
     cifar_jpeg: Path, resnet20_weights: Path
 ) -> None:
     compare = runpy.run_path(str(SCRIPT))["compare"]
-    found = compare(cifar_jpeg, resnet20_weights, calibration=2000, test=2000)
+    found = compare(cifar_jpeg, resnet20_weights, calibration=2000)
     assert found["dense"] > 78.0
     assert len(found["sites"]) == 19
     assert found["mean_gain"] >= 15.0

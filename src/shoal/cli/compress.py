@@ -131,7 +131,10 @@ def _compress(config: Config, out: Path) -> None:
     from shoal.data import load_data
     from shoal.models import complete_spec
 
-    recipe = config.training_recipe()  # wrong options are told before the data are read
+    # Wrong options are told before the data are read.
+    options = {**config.search_options(), "recipe": config.training_recipe()}
+    methods.Search.of(options)
+    methods.methods[config.method]
     device = chosen_device(config.device)
     data = load_data(config.data, **config.data_options(), device=device)
     spec = complete_spec(
@@ -140,7 +143,6 @@ def _compress(config: Config, out: Path) -> None:
     model = build(spec, config.checkpoint, config.seed)
     console = progress_console()
     _introduce(config, data, device)
-    options = {**config.search_options(), "recipe": recipe}
     with showing(console) as listener:
         methods.compress(
             model,

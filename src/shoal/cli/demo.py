@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,9 +23,23 @@ _OPTIONS: dict[str, Any] = {
     "dense_epochs": 20,
     "epochs": 3,
     "lr": 0.05,
+    "distill": 0.7,
     "precision": "fp32",
     "max_drop": 1.0,
 }
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute on one core: images of 8×8 pixels leave a second one waiting, and in the way."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def demo(
@@ -54,6 +70,7 @@ def demo(
     if (folder / "result.json").exists():
         text = f"'{folder}' holds a finished run, which is not done again: remove it to start anew"
     progress_console().print(text, markup=False, soft_wrap=True)
-    run_compress(read_config(None, {**_OPTIONS, "seed": seed}), folder)
+    with _one_thread():
+        run_compress(read_config(None, {**_OPTIONS, "seed": seed}), folder)
     if is_main_process():
         show_outcome(read_run(folder))

@@ -63,20 +63,30 @@ class Flag:
 _RECIPE = "the recipe's"
 
 FLAGS = (
-    Flag("method", str, SEARCH, "How to search. 'easier' linearizes the lowest-scored rectifiers, "
-         "step by step (Quétu et al. 2024).", "easier"),
-    Flag("criterion", str, SEARCH, "What decides which rectifier goes: the lowest score does.",
-         "entropy"),
+    Flag("method", str, SEARCH, "How to search. 'easier' linearizes rectifiers (Quétu et al. "
+         "2024), 'layer_pruning' drops residual blocks (Jordao et al. 2023).", "easier"),
+    Flag("criterion", str, SEARCH, "What decides which rectifier or block goes: the one with the "
+         "lowest score does. An unknown name gets the list of them.", "the method's"),
     Flag("how", str, SEARCH, "What takes a rectifier's place: 'line', a line fitted to it for each "
          "channel, or 'identity', as the paper has it, which costs more accuracy.", "line"),
     Flag("max_drop", float, SEARCH, "Points of validation accuracy that the result may lose "
          "against the dense network. More lets more layers go.", "1.0"),
     Flag("remove", int, SEARCH, "Stop when so many are removed, even if the accuracy would allow "
          "more.", "no limit"),
-    Flag("per_step", int, SEARCH, "Rectifiers to remove before each fine-tuning. More is quicker "
-         "and coarser.", "1"),
+    Flag("per_step", int, SEARCH, "Rectifiers or blocks to remove before each fine-tuning. More is "
+         "quicker and coarser.", "1"),
     Flag("patience", int, SEARCH, "Steps in a row that may lie below the allowed accuracy before "
          "the search ends. Raise it where the accuracy jumps up and down.", "0"),
+    Flag("keep_first", bool, SEARCH, "For blocks: never drop the first one.", "no"),
+    Flag("keep_per_stage", int, SEARCH, "For blocks: how many must stay in each stage, the "
+         "removable ones and the others.", "0"),
+    Flag("per_latency", bool, SEARCH, "For blocks: divide importance by the measured milliseconds "
+         "that the removal saves, so that slow blocks go sooner.", "no"),
+    Flag("rewind", int, SEARCH, "After each removal, go back to the weights of this epoch of "
+         "--dense-epochs; 0 is the weights the model came with.", "train on"),
+    Flag("rewind_from", str, SEARCH, "A file of weights to go back to instead.", "none"),
+    Flag("score_on", str, SEARCH, "Score the 'trained' weights, or the 'rewound' ones.",
+         "trained"),
     Flag("samples", int, SEARCH, "Score on so many training images only. Quicker on large data; "
          "a note says when the choice is then not certain.", "all"),
     Flag("train_samples", int, DATA, "Train on so many images only, the same share of each class.",

@@ -48,5 +48,5 @@ class KL(Without):
 
     def finish(self, samples: int) -> Scores:
         """Sum over processes and return the scores."""
-        means = (sum_across(self._sums) / samples).tolist()
-        return Scores(self.name, {n: max(0.0, means[row]) for n, row in self._row.items()}, samples)
+        means = (sum_across(self._sums) / samples).clamp(min=0.0).tolist()  # NaN stays
+        return Scores(self.name, {name: means[row] for name, row in self._row.items()}, samples)

@@ -71,7 +71,6 @@ class Entropy:
         self._sums: dict[str, Tensor] = {}  # [GROUPS]: entropies of batches, for pooling="batch"
         self._dealt = torch.zeros(2, GROUPS, dtype=torch.int64)  # samples and batches per group
         self._batch = (0, 0)  # index and size of the present one
-        self._groups = torch.zeros(0, dtype=torch.int64)  # of its samples
         self._samples = 0
         self._population: int | None = None
 
@@ -98,8 +97,7 @@ class Entropy:
         In turn, because neighbours may be of one class: each group then is like the whole.
         """
         self._batch = (index, size)
-        self._groups = (index * size + torch.arange(size)) % GROUPS
-        self._dealt[0] += self._groups.bincount(minlength=GROUPS)
+        self._dealt[0] += ((index * size + torch.arange(size)) % GROUPS).bincount(minlength=GROUPS)
         self._dealt[1, index % GROUPS] += 1
 
     def _counter(
@@ -108,23 +106,27 @@ class Entropy:
         def count(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             z, (index, size) = inputs[0], self._batch
             by_sample = batch_first and z.shape[0] % size == 0
-            on, off = count_states(z, site.channel_dim, size if by_sample else 1)
+            parts, start = (size, index * size) if by_sample else (1, index)
+            on, off = count_states(z, site.channel_dim, parts, min(parts, GROUPS))
             if self.zeros != "exclude":
-                rest = z.numel() // on.numel() - on - off
-                on, off = (on + rest, off) if self.zeros == "on" else (on, off + rest)
+                on, off = self._with_zeros(z, on, off, parts)
             if site.name not in self._on:
                 self._on[site.name] = on.new_zeros((GROUPS, on.shape[1]))
                 self._off[site.name] = torch.zeros_like(self._on[site.name])
                 self._sums[site.name] = on.new_zeros(GROUPS)
-            groups = self._groups if by_sample else torch.tensor([index % GROUPS])
-            groups = groups.to(on.device, non_blocking=True)
-            self._on[site.name].index_add_(0, groups, on)
-            self._off[site.name].index_add_(0, groups, off)
+            _add_in_turn(self._on[site.name], on, start % GROUPS)
+            _add_in_turn(self._off[site.name], off, start % GROUPS)
             if self.pooling == "batch":
                 bits = binary_entropy(on.sum(0).cpu(), off.sum(0).cpu()).mean()
                 self._sums[site.name][index % GROUPS] += int(bits.nan_to_num() * _PARTS_OF_A_BIT)
 
         return count
+
+    def _with_zeros(self, z: Tensor, on: Tensor, off: Tensor, parts: int) -> tuple[Tensor, Tensor]:
+        """Add the zeros to the state that they count as."""
+        dealt = torch.arange(parts, device=on.device).remainder(len(on)).bincount()
+        zeros = z.numel() // (parts * on.shape[1]) * dealt[:, None] - on - off
+        return (on + zeros, off) if self.zeros == "on" else (on, off + zeros)
 
     def finish(self, samples: int, population: int | None) -> None:
         """Sum the counts of all processes."""
@@ -196,6 +198,15 @@ class Entropy:
             "always_off": int((on == 0).sum()),
             "channels": on.numel(),
         }
+
+
+def _add_in_turn(sums: Tensor, counts: Tensor, start: int) -> None:
+    """Add the rows of `counts` to rows start, start + 1, … of `sums`, going round."""
+    if len(counts) == len(sums):
+        sums += counts.roll(start, 0) if start else counts
+    else:
+        rows = (start + torch.arange(len(counts), device=sums.device)) % len(sums)
+        sums.index_add_(0, rows, counts)
 
 
 def _check(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -18,7 +18,9 @@ NAN_COUNT = -(1 << 48)
 """What a NaN makes a count: no sum of true counts brings it back above zero."""
 
 
-def count_states(z: Tensor, channel_dim: int, parts: int = 1) -> tuple[Tensor, Tensor]:
+def count_states(
+    z: Tensor, channel_dim: int, parts: int = 1, groups: int | None = None
+) -> tuple[Tensor, Tensor]:
     """Count the positive and the negative entries of each channel; zeros count as neither.
 
     Args:
@@ -26,34 +28,86 @@ def count_states(z: Tensor, channel_dim: int, parts: int = 1) -> tuple[Tensor, T
         channel_dim: the dimension that holds the channels.
         parts: count so many equal slices of dimension 0 apart (the samples of a batch); more than
             1 only where another dimension holds the channels.
+        groups: deal the parts in turn to this many groups and add each group up; it must not be
+            more than the parts. None leaves each part on its own.
 
     Returns:
-        (ON, OFF): int64, shape [parts, channels], on the device of `z`. A NaN makes counts of its
-        part, and every sum they enter, negative.
+        (ON, OFF): int64, shape [groups or parts, channels], on the device of `z`. A NaN makes
+        counts of its part, and every sum they enter, negative.
     """
     z = z.detach()
     if z.dim() == 1:
         z, channel_dim = z[None], 1
     if channel_dim == 0:
         z, channel_dim = z.movedim(0, -1), z.dim() - 1
+    count = _counts_on_cpu if z.device.type == "cpu" else _counts_elsewhere
+    if z.numel() == 0:
+        none = torch.zeros(groups or parts, z.shape[channel_dim], dtype=torch.int64)
+        return none.to(z.device), none.to(z.device)
+    return count(z, channel_dim, parts, groups or parts)
+
+
+def _counts_on_cpu(z: Tensor, channel_dim: int, parts: int, groups: int) -> tuple[Tensor, Tensor]:
+    """Count by sums of signs. All steps beside the three over `z` itself are on small tensors."""
+    positions = z.numel() // (parts * z.shape[channel_dim])  # of a part
+    exact = torch.float32 if positions * parts < 1 << 24 else torch.float64
+    surplus = torch.zeros(parts, z.shape[channel_dim], dtype=exact)  # ON minus OFF
+    zeros: Tensor | None = None
+    scratch = torch.empty(0)
+    for first, count, chunk in chunks_of_parts(z, parts, _CHUNK):
+        values, dims = _with_channels_apart(chunk, channel_dim, count)
+        if scratch.numel() < values.numel():
+            scratch = torch.empty(values.numel())
+        flat = scratch[: values.numel()]
+        signs = flat.view(values.shape)
+        if values.dtype == signs.dtype:
+            torch.sign(values, out=signs)
+        else:
+            signs.copy_(values.sign())
+        surplus[first : first + count] += signs.sum(dims)
+        nonzero = int(torch.dot(flat, flat))
+        if nonzero < values.numel():  # not usual: one reduction is enough for both counts
+            zeros = torch.zeros_like(surplus) if zeros is None else zeros
+            zeros[first : first + count] += _zeros(values, signs, dims)
+    surplus = _dealt(surplus, groups)
+    active = torch.full_like(surplus, float(positions))
+    if parts > groups:
+        active *= torch.arange(parts).remainder(groups).bincount()[:, None]
+    if zeros is not None:
+        active -= _dealt(zeros, groups)
+    return ((active + surplus) / 2).long(), ((active - surplus) / 2).long()
+
+
+def _zeros(values: Tensor, signs: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Return how many entries of each part and channel are 0; hugely many where one is NaN."""
+    inactive: Tensor = (1.0 - signs.square_()).sum(dims)  # the sign of NaN is 0
+    if bool(values.isnan().any()):
+        inactive.masked_fill_(values.isnan().sum(dims) > 0, -2.0 * NAN_COUNT)
+    return inactive
+
+
+def _dealt(counts: Tensor, groups: int) -> Tensor:
+    """Add up the rows i, i + groups, i + 2·groups and so on, for each group i."""
+    if len(counts) == groups:
+        return counts
+    if len(counts) % groups == 0:
+        return counts.view(-1, groups, counts.shape[1]).sum(0)
+    index = torch.arange(len(counts), device=counts.device) % groups
+    return counts.new_zeros(groups, counts.shape[1]).index_add_(0, index, counts)
+
+
+def _counts_elsewhere(
+    z: Tensor, channel_dim: int, parts: int, groups: int
+) -> tuple[Tensor, Tensor]:
+    """Count by comparisons: where each step is a kernel, they move the least memory."""
     on = torch.zeros((parts, z.shape[channel_dim]), dtype=torch.int64, device=z.device)
     off = torch.zeros_like(on)
-    if z.numel() == 0:
-        return on, off
-    on_cpu = z.device.type == "cpu"
-    limit = _CHUNK if on_cpu else _CHUNK_GPU
-    signs = torch.empty(0)
-    for first, count, chunk in chunks_of_parts(z, parts, limit):
+    for first, count, chunk in chunks_of_parts(z, parts, _CHUNK_GPU):
         values, dims = _with_channels_apart(chunk, channel_dim, count)
-        if on_cpu:
-            if signs.numel() < values.numel():
-                signs = torch.empty(values.numel())
-            positive, negative = _count_on_cpu(values, dims, signs[: values.numel()])
-        else:
-            positive, negative = _count_elsewhere(values, dims)
-        on[first : first + count] += positive
-        off[first : first + count] += negative
-    return on, off
+        broken = values.isnan().sum(dims) > 0
+        for counts, state in ((on, values > 0), (off, values < 0)):
+            counts[first : first + count] += state.sum(dims).masked_fill_(broken, NAN_COUNT)
+    return _dealt(on, groups), _dealt(off, groups)
 
 
 def chunks_of_parts(z: Tensor, parts: int, limit: int) -> Iterator[tuple[int, int, Tensor]]:
@@ -92,26 +146,3 @@ def _with_channels_apart(
         return rows.view(parts, -1, channels), (1,)
     inner = chunk.shape[channel_dim + 1 :].numel()
     return chunk.contiguous().view(parts, -1, channels, inner), (1, 3)
-
-
-def _count_on_cpu(values: Tensor, dims: tuple[int, ...], scratch: Tensor) -> tuple[Tensor, Tensor]:
-    signs = scratch.view(values.shape)
-    if values.dtype == signs.dtype:
-        torch.sign(values, out=signs)
-    else:
-        signs.copy_(values.sign())
-    surplus = signs.sum(dims)  # ON minus OFF
-    nonzero = int(torch.dot(scratch, scratch))
-    if nonzero == values.numel():  # the usual case: one reduction tells both counts
-        active = torch.full_like(surplus, values.numel() // surplus.numel())
-    elif bool(values.isnan().any()):  # the sign of NaN is 0
-        active, surplus = surplus.fill_(2 * NAN_COUNT), torch.zeros_like(surplus)
-    else:
-        active = signs.square_().sum(dims)
-    return ((active + surplus) / 2).long(), ((active - surplus) / 2).long()
-
-
-def _count_elsewhere(values: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    positive, negative = (values > 0).sum(dims), (values < 0).sum(dims)
-    broken = values.isnan().sum(dims) > 0
-    return positive.masked_fill_(broken, NAN_COUNT), negative.masked_fill_(broken, NAN_COUNT)

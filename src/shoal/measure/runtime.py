@@ -180,7 +180,7 @@ def _runner(
         return model
     if not isinstance(model, nn.Module):
         return OnnxRunner(model, threads=threads)
-    from shoal.export import export  # it checks what it writes with the runner above
+    from shoal.exporting import export  # it checks what it writes with the runner above
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,8 @@ class Task:
             listener.epoch(report, epochs)
 
         recipe = self.search.recipe
+        if teacher is None:  # the dense network: nobody is there to learn from
+            recipe = replace(recipe, distill=0.0)
         report = fit(
             network,
             self.train,

@@ -166,7 +166,10 @@ class _Raiser:
     def _raise_attribute(self, node: fx.Node) -> fx.Node:
         path = str(node.target)
         value = lookup_tensor(self.exported.tensors, path)
-        if not self.skeleton.holds(path):
+        body = self.exported.tensors._modules.get(path)
+        if isinstance(body, fx.GraphModule):  # a branch of torch.cond, or a loop's body
+            self.skeleton.add(path, body)
+        elif not self.skeleton.holds(path):
             self.constants[path] = value
             self.skeleton.constant(path, value)
         attribute = self.graph.create_node("get_attr", path)

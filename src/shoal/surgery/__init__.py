@@ -5,6 +5,18 @@ from __future__ import annotations
 from shoal.surgery.drop import drop_, zero_out_
 from shoal.surgery.linearize import fit_lines, linearize_
 from shoal.surgery.lines import FittedLine, LineMoments
+from shoal.surgery.merge import merge_
 from shoal.surgery.replay import replay_
+from shoal.surgery.report import MergeReport
 
-__all__ = ["FittedLine", "LineMoments", "drop_", "fit_lines", "linearize_", "replay_", "zero_out_"]
+__all__ = [
+    "FittedLine",
+    "LineMoments",
+    "MergeReport",
+    "drop_",
+    "fit_lines",
+    "linearize_",
+    "merge_",
+    "replay_",
+    "zero_out_",
+]

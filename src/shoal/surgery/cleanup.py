@@ -11,22 +11,26 @@ from shoal.network import Network
 from shoal.network.nodes import makes_memory
 from shoal.surgery.linearize import hand_over
 
-__all__ = ["remove_dead_"]
+__all__ = ["remove_dead_", "used_paths"]
 
 
-def remove_dead_(network: Network) -> None:
+def remove_dead_(network: Network, used_before: set[str] | None = None) -> None:
     """Remove nodes that no output needs, and the modules and tensors that only they used.
 
     Containers that are left without anything in use go with them. What the model held without
     using it from the beginning stays. The forward pass is compiled again.
+
+    Args:
+        network: the network, its graph already changed.
+        used_before: what `used_paths` gave before the change, where nodes were erased since.
     """
     graph = network.graph
-    before = _used(graph.nodes)
+    before = used_paths(graph.nodes) | (used_before or set())
     live = _live(graph)
     for node in reversed(list(graph.nodes)):
         if node not in live:
             graph.erase_node(node)
-    after = _used(graph.nodes)
+    after = used_paths(graph.nodes)
     for path in sorted(before - after):
         _remove(network, path, after)
     names = {node.name for node in graph.nodes}
@@ -36,7 +40,7 @@ def remove_dead_(network: Network) -> None:
     network.recompile()
 
 
-def _used(nodes: Iterable[fx.Node]) -> set[str]:
+def used_paths(nodes: Iterable[fx.Node]) -> set[str]:
     """Return the paths of the modules and tensors that nodes use."""
     return {str(node.target) for node in nodes if node.op in ("call_module", "get_attr")}
 

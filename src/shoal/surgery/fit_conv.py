@@ -96,6 +96,7 @@ class FittedLayer:
             0 is exact, 1 is no better than a constant. Corrected for the number of weights, so
             that a fit on few positions does not look better than it is.
         rows: positions it was fitted on.
+        samples: samples they were taken from.
     """
 
     shape: LayerShape
@@ -103,6 +104,7 @@ class FittedLayer:
     bias: Tensor
     residual: float
     rows: int
+    samples: int
 
     def layer(self, like: Tensor) -> nn.Conv2d | nn.Linear:
         """Return it as a module, with the device and dtype of `like`, and its memory format."""
@@ -141,6 +143,7 @@ class LayerMoments:
         self.name = name
         self._per_sample = math.ceil((rows or shape.rows) / (samples or 256))
         self._count = 0
+        self._samples = 0
         self._pilot: tuple[Tensor, Tensor] | None = None  # about which sums are taken: [d], [m]
         self._sums: tuple[Tensor, ...] = ()  # x [d], y [m], xx [d, d], xy [d, m], yy [m]
 
@@ -155,6 +158,7 @@ class LayerMoments:
             seed: of the choice of positions.
         """
         inputs, outputs = inputs.detach(), outputs.detach()
+        self._samples += len(inputs)
         if not self.shape.kernel_size:
             flat = inputs.reshape(-1, inputs.shape[-1])
             chosen = self._choose(len(flat), len(inputs), seed, flat.device)
@@ -217,6 +221,7 @@ class LayerMoments:
         xy.addr_(x, dy).addr_(dx, y + n * dy)
         yy.add_(2 * dy * y + n * dy.square())
         self._count = int(total)
+        self._samples = int(sum_across(torch.tensor(self._samples)))
         self._pilot = mean_x, mean_y
         self._sums = x, y, *(sum_across(part) for part in (xx, xy, yy))
 
@@ -253,6 +258,7 @@ class LayerMoments:
             bias=(mean_y - mean_x @ weight).cpu(),
             residual=share * (self._count - 1) / spare,
             rows=self._count,
+            samples=self._samples,
         )
 
     def _as_kernel(self, weight: Tensor) -> Tensor:

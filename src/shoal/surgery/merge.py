@@ -17,6 +17,7 @@ from shoal.measure import compare_outputs, count_macs, depth, measure_latency
 from shoal.modes import device_of
 from shoal.network import Network, Operation
 from shoal.network.blocks import is_weighted
+from shoal.surgery.cleanup import remove_dead_, used_paths
 from shoal.surgery.convmap import ConvMap
 from shoal.surgery.costs import LatencyCosts
 from shoal.surgery.layer_spec import layer_from_spec, layer_spec
@@ -25,7 +26,7 @@ from shoal.surgery.peephole import simplify_
 from shoal.surgery.regions import Region, find_regions
 from shoal.surgery.replay import replayers
 from shoal.surgery.report import Kept, Merged, MergeReport
-from shoal.surgery.rewrite import between, free_path, is_closed, replace_stretch_, sweep_
+from shoal.surgery.rewrite import between, free_path, is_closed, replace_stretch_
 from shoal.surgery.segments import Prices, Segment, best_cut
 
 __all__ = ["merge_"]
@@ -217,6 +218,7 @@ class _Merger:
     def _attempt(self, policy: str, skip: frozenset[str]) -> _Attempt:
         work = self.base.copy()
         attempt = _Attempt(work)
+        used = used_paths(work.graph.nodes)
         simplify_(work)
         prices = self._prices(policy)
         changed = _Applier(work, attempt)
@@ -227,7 +229,7 @@ class _Merger:
             )
             if name not in skip:
                 changed.apply(region, best_cut(region.chain, prices), prices)
-        sweep_(work)
+        remove_dead_(work, used)
         return attempt
 
 
@@ -426,6 +428,7 @@ def _call(network: Network, inputs: Any) -> Any:
 
 @replayers.register("merge")
 def _replay(network: Network, operation: Operation) -> None:
+    used = used_paths(network.graph.nodes)
     simplify_(network)
     for cut in operation.options.get("cuts", []):
         nodes = {node.name: node for node in network.graph.nodes}
@@ -439,4 +442,4 @@ def _replay(network: Network, operation: Operation) -> None:
             replace_stretch_(network, start, end, layers, flatten=flatten)
         else:
             end.replace_all_uses_with(start)
-    sweep_(network)
+    remove_dead_(network, used)

@@ -168,6 +168,9 @@ def _through_slice(node: fx.Node, source: Reach) -> Reach:
     """Follow the strided slice of a shortcut without parameters."""
     a = bound_arguments(node)
     dim, first, step = a["dim"], a["start"] or 0, a["step"]
+    sizes = {node.meta.get("shape"), node.all_input_nodes[0].meta.get("shape")}
+    if dim in (0, 1) and len(sizes) == 1 and (first, step) == (0, 1):
+        return source  # x[:]
     if dim not in (2, 3) or not isinstance(first, int) or first < 0:
         raise _Unknown
     axis = dim - 2

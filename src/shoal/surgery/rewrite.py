@@ -1,4 +1,4 @@
-"""Change a captured graph: put layers in the place of a stretch, and sweep away what is dead."""
+"""Change a captured graph: put layers in the place of a stretch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import torch
 from torch import fx, nn
 
 from shoal.network import Network
-from shoal.network.nodes import is_impure
 
 __all__ = [
     "between",
@@ -17,7 +16,6 @@ __all__ = [
     "is_closed",
     "put_module_",
     "replace_stretch_",
-    "sweep_",
 ]
 
 
@@ -81,7 +79,7 @@ def replace_stretch_(
     *,
     flatten: str | None = None,
 ) -> fx.Node:
-    """Compute `end` from `start` by layers in a row; dead nodes stay until `sweep_`.
+    """Compute `end` from `start` by layers in a row; dead nodes stay until `remove_dead_`.
 
     Args:
         network: changed in place, not compiled.
@@ -119,39 +117,3 @@ def replace_stretch_(
     return node
 
 
-def sweep_(network: Network) -> None:
-    """Remove dead nodes, modules and parameters that only they used, and compile again.
-
-    What the original model held without using it stays, as it was there before.
-    """
-    graph = network.graph
-    before = _used(graph)
-    graph.eliminate_dead_code(is_impure_node=is_impure)
-    gone = before - _used(graph)
-    for path in gone:
-        _remove(network, path)
-    called = {node.target for node in graph.nodes if node.op == "call_module"}
-    records = {name: record for name, record in network._site_records.items() if name in called}
-    network._keep(_site_records=records)
-    network.recompile()
-
-
-def _used(graph: fx.Graph) -> set[str]:
-    return {str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")}
-
-
-def _remove(network: Network, path: str) -> None:
-    parent_path, _, name = path.rpartition(".")
-    parent = network.get_submodule(parent_path) if parent_path else network._root
-    if name in parent._modules:
-        children = parent._modules[name]._modules  # type: ignore[union-attr]
-        if children:
-            container = nn.Module()
-            container._modules = children
-            parent._modules[name] = container
-        else:
-            del parent._modules[name]
-    else:
-        parent._parameters.pop(name, None)
-        parent._buffers.pop(name, None)
-        parent._non_persistent_buffers_set.discard(name)

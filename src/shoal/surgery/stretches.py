@@ -1,13 +1,15 @@
-"""What one layer can be fitted to: residual blocks, and stretches of layers with one way in and out.
+"""What one layer can be fitted to: residual blocks, and stretches with one way in and out.
 
-Three rules find them, in this order. What a later rule finds does not overlap with an earlier one's.
+Three rules find them, in this order. What a later one finds does not overlap with what an earlier
+one found.
 
 1. A residual block of convolutions (or of linear layers), its skip included, also where the
    shortcut changes the shape. The stretch ends at the addition, so a rectifier after it stays. It
    has the block's name (`layer1.4`).
-2. A module whose layers have one way in and one out, as an inverted residual without skip or the
-   MLP of a transformer, whose skip stays outside. It has the module's path (`blocks.0.mlp`). Of
-   nested modules the innermost counts.
+2. A module with one or two rectifiers whose layers have one way in and one out, as an inverted
+   residual without skip or the MLP of a transformer, whose skip stays outside. It has the module's
+   path (`blocks.0.mlp`). Of nested modules the innermost counts; of modules that hold nothing else,
+   the outermost gives the name.
 3. A rectifier with a layer on each side, as the pairs of VGG. It has the paths of its first and
    last layer (`features.0..features.3`). Pairs may share a layer.
 """
@@ -24,11 +26,12 @@ from shoal.errors import ConfigError, unknown_name
 from shoal.network import Network
 from shoal.network.blocks import find_blocks, is_weighted
 from shoal.network.flow import Flow
-from shoal.network.modules import SharedPReLU
 from shoal.surgery.fit_conv import MAX_COLUMNS, LayerShape
 from shoal.surgery.reach import Reach, is_passed, reaches
 
 __all__ = ["Stretch", "find_stretch", "find_stretches", "with_kernel"]
+
+_MODULE_RECTIFIERS = 2  # a module with more is several stretches in a row
 
 
 @dataclass(frozen=True)
@@ -157,8 +160,9 @@ class _Finder:
             if taken & set(inside):
                 continue
             ends = self._way_through(inside)
-            stretch = self._stretch(path, path, *ends) if ends is not None else None
-            if stretch is not None and stretch.sites:
+            name = self._outermost(path, inside)
+            stretch = self._stretch(name, name, *ends) if ends is not None else None
+            if stretch is not None and 1 <= self._rectifiers(stretch) <= _MODULE_RECTIFIERS:
                 found.append(stretch)
                 taken |= set(stretch.nodes)
         return found
@@ -188,6 +192,15 @@ class _Finder:
         }
         return sorted(paths, key=lambda path: (-path.count("."), path))
 
+    def _outermost(self, path: str, inside: Sequence[fx.Node]) -> str:
+        """Return the path furthest up below which there is nothing else."""
+        while "." in path:
+            parent = path.rpartition(".")[0]
+            if sum(_below(node, parent) for node in self.nodes) > len(inside):
+                break
+            path = parent
+        return path
+
     def _way_through(self, inside: Sequence[fx.Node]) -> tuple[fx.Node, fx.Node] | None:
         """Return the one tensor that goes in and the one that comes out before a last rectifier."""
         members = set(inside)
@@ -204,6 +217,13 @@ class _Finder:
         while is_passed(end, self.network) and end.all_input_nodes[0] in members:
             end = end.all_input_nodes[0]
         return sources.pop(), end
+
+    def _rectifiers(self, stretch: Stretch) -> int:
+        """Return the number of sites, those of gates that read the whole image left out."""
+        kind = nn.Conv2d if stretch.kind == "conv" else nn.Linear
+        reach = reaches(stretch.start, stretch.nodes, self.network, kind) or {}
+        local = {node.target for node in stretch.nodes if reach.get(node) is not None}
+        return len(local & set(stretch.sites))
 
     def _layer_before(self, node: fx.Node) -> fx.Node | None:
         """Return the layer with weights whose output, normalised, is all that `node` reads."""
@@ -257,7 +277,7 @@ class _Finder:
             return None
         kind = kinds.pop()
         reach = reaches(start, inside, self.network, kind)
-        if reach is None or self._shares_a_slope(inside):
+        if reach is None:
             return None
         local = [node for node in layers if reach[node] is not None]
         shape = self._shape(start, end, reach[end], local, kind)
@@ -294,17 +314,6 @@ class _Finder:
                 waiting.extend(user.users)
         return True
 
-    def _shares_a_slope(self, inside: Sequence[fx.Node]) -> bool:
-        """Whether another call outside uses the slope of a PReLU in here."""
-        members = {node.target for node in inside}
-        owners = {
-            id(module.owner)
-            for path, module in self.network.named_modules()
-            if isinstance(module, SharedPReLU) and path not in members
-        }
-        calls = (node for node in inside if node.op == "call_module")
-        return any(id(self.network.get_submodule(str(node.target))) in owners for node in calls)
-
     def _shape(
         self,
         start: fx.Node,
@@ -320,19 +329,19 @@ class _Finder:
             features = [size[-1] for size in sizes if size is not None]
             if len(set(map(len, sizes))) > 1 or None in features:  # type: ignore[arg-type]
                 return None
-            shape = LayerShape(*features)
-            return shape if shape.columns <= MAX_COLUMNS else None
+            linear = LayerShape(*features)
+            return linear if linear.columns <= MAX_COLUMNS else None
         largest = max(
             (self.network.get_submodule(str(node.target)) for node in layers),
-            key=lambda conv: max(conv.kernel_size),  # type: ignore[arg-type, type-var]
+            key=lambda conv: max(conv.kernel_size),  # type: ignore[arg-type]
             default=None,
         )
         if not isinstance(largest, nn.Conv2d):
             return None
         kernel, dilation = largest.kernel_size, largest.dilation
-        options = [((k + 2 * n for k in kernel), dilation) for n in range(max(reach.kernel))]
-        for size, spread in (*options, ((1, 1), (1, 1))):
-            shape = _conv_shape(start, end, reach, tuple(size), spread)
+        wider = [tuple(k + 2 * n for k in kernel) for n in range(max(reach.kernel))]
+        for size, spread in (*((k, dilation) for k in wider), ((1, 1), (1, 1))):
+            shape = _conv_shape(start, end, reach, size, spread)
             if shape is not None and shape.columns <= MAX_COLUMNS:
                 return shape
         return None

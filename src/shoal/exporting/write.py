@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from shoal.atomic import write_file
 from shoal.errors import ConfigError, RunError, ShoalError
+from shoal.exporting.onnx_file import MAX_BYTES, onnx_model, opset_of, quietly, root_cause
+from shoal.exporting.program import Example, called_program, flat_program, outputs_of, repeat_rows
 from shoal.measure._inputs import (
     Inputs,
     as_call,
@@ -25,8 +27,6 @@ from shoal.measure._state import borrowed
 from shoal.measure.runtime import OnnxRunner
 from shoal.measure.verify import compare_outputs, random_like
 from shoal.network import Network, capture
-from shoal.onnx_file import MAX_BYTES, onnx_model, opset_of, quietly, root_cause
-from shoal.program import Example, called_program, flat_program, outputs_of, repeat_rows
 
 __all__ = ["ExportReport", "export"]
 
@@ -84,6 +84,8 @@ class ExportReport:
         return f"{self.path}: {self.bytes / 1e6:.2f} MB{opset}, {proof}"
 
 
+@torch.inference_mode(False)  # which a caller may be in, and whose tensors cannot be traced
+@torch.no_grad()
 def export(
     network: nn.Module,
     path: str | Path,
@@ -129,8 +131,11 @@ def export(
 
     def write(temporary: Path) -> None:
         made.write(temporary)
-        if check:
-            errors.append(_verify(net, example, made.load(temporary), allowed, path))
+        try:
+            if check:
+                errors.append(_verify(net, example, made.load(temporary), allowed, path))
+        except ShoalError as error:  # in the user's words: they never see the temporary name
+            raise type(error)(str(error).replace(str(temporary), str(path))) from error
 
     _make_parent(path)
     write_file(path, write)

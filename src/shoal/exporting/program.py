@@ -17,12 +17,12 @@ from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
 from shoal.errors import ConfigError, ShoalError
+from shoal.exporting.onnx_file import BATCH, quietly, root_cause
 from shoal.measure._inputs import first_line, map_tensors
 from shoal.measure._state import borrowed
 from shoal.network import Network
 from shoal.network.modules import StochasticDepth
 from shoal.network.network import InputSpec
-from shoal.onnx_file import BATCH, quietly, root_cause
 
 __all__ = ["Example", "called_program", "flat_program", "outputs_of", "repeat_rows"]
 
@@ -48,7 +48,7 @@ class Example:
     def of(cls, network: Network, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Example:
         """Return the example of `network(*args, **kwargs)`."""
         leaves = network._inputs.flatten(args, kwargs)
-        return cls(network._inputs, tuple(map_tensors(lambda t: t.detach().cpu(), leaves)))
+        return cls(network._inputs, tuple(map_tensors(lambda t: t.detach().cpu().clone(), leaves)))
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -120,8 +120,13 @@ def outputs_of(network: Network, example: Example) -> tuple[str, ...]:
 
 def _named_leaves(tree: Any, top: str) -> list[tuple[str, Any]]:
     """Return the leaves of a tree, each named by its path below the name `top`."""
+    by_path: Sequence[tuple[tuple[Any, ...], Any]]
+    try:
+        by_path = pytree.tree_flatten_with_path(tree)[0]
+    except ValueError:  # a registered class that does not tell the names of its parts
+        by_path = [((i,), leaf) for i, leaf in enumerate(pytree.tree_leaves(tree))]
     found = []
-    for path, leaf in pytree.tree_flatten_with_path(tree)[0]:
+    for path, leaf in by_path:
         parts = [str(getattr(k, "key", getattr(k, "idx", getattr(k, "name", k)))) for k in path]
         found.append(("_".join([top, *parts] if top else parts), leaf))
     return found
@@ -140,7 +145,7 @@ def flat_program(network: Network, example: Example) -> ExportedProgram:
     for tensor in (*twin.parameters(), *twin.buffers()):
         tensor.data = tensor.data.contiguous()  # a file knows no memory formats
     tensors = example.tensors
-    signature = inspect.Signature([_parameter("tensors", inspect.Parameter.VAR_POSITIONAL)])
+    signature = inspect.Signature([inspect.Parameter("tensors", inspect.Parameter.VAR_POSITIONAL)])
     module = _Exportable(twin, example.flat(twin), signature)
     return _export(module, tensors, {}, {"tensors": tuple(_free_batch(t) for t in tensors)})
 
@@ -155,16 +160,12 @@ def called_program(network: Network, example: Example) -> ExportedProgram:
     names = [*example.spec.parameters[: len(args)]]
     names += [f"input_{i}" for i in range(len(names), len(args))]
     signature = inspect.Signature(
-        [_parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names]
-        + [_parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in kwargs]
+        [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names]
+        + [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in kwargs]
     )
     twin = _evaluation_twin(network)
     shapes = pytree.tree_map(_free_batch, {**dict(zip(names, args, strict=True)), **kwargs})
     return _export(_Exportable(twin, twin, signature), args, kwargs, shapes)
-
-
-def _parameter(name: str, kind: Any) -> inspect.Parameter:
-    return inspect.Parameter(name, kind)
 
 
 class _Exportable(nn.Module):
@@ -207,12 +208,12 @@ def _export(
     module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any
 ) -> ExportedProgram:
     try:
-        with quietly(), torch.inference_mode(False), torch.enable_grad():
+        with quietly():
             program = torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
     except Exception as error:
         raise ShoalError(
             f"torch.export cannot write the network with a free batch size ({root_cause(error)}): "
-            "export it before the last change to it, to find what stands in the way"
+            "replace the layer that it names"
         ) from error
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # paths of this machine

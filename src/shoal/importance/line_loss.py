@@ -1,0 +1,123 @@
+"""Line loss: how much the loss rises where a site's rectifier is replaced by its fitted line.
+
+The entropy asks how close to linear a rectifier acts and ignores by how much it would be missed.
+This asks directly what linearizing the site, as `linearize_` does it, costs before fine-tuning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shoal.errors import ConfigError
+from shoal.importance.criteria import criteria
+from shoal.importance.entropy import Entropy
+from shoal.importance.observe import Observer, observe
+from shoal.importance.replaced import Replacement, check_metric, replacement_scores
+from shoal.importance.scores import Scores
+from shoal.modes import device_of
+from shoal.network import Network, Site
+from shoal.surgery.lines import FittedLine, LineMoments
+
+__all__ = ["LineLoss"]
+
+
+@criteria.register("line_loss")
+class LineLoss:
+    """Scores a site by the rise of the loss where its line takes the rectifier's place.
+
+    A first pass fits the lines. A second one runs the network on each batch and, for each site,
+    again from the site on. Needs labels.
+
+    Args:
+        metric: "loss" scores the rise of the mean cross-entropy in nats, "accuracy" the points of
+            accuracy lost.
+        screen: judge only the so many sites with the lowest entropy; only they get scores. None
+            judges all.
+        keep: so many of the best sites are judged on all samples; a site that is clearly worse is
+            judged on fewer, as its details tell. None judges all on all samples.
+        line_samples: fit the lines on so many samples; None uses all.
+        precision: of the second pass: "auto" takes bf16 where the hardware computes in it; or
+            "fp32", "bf16", "fp16".
+
+    Raises:
+        ConfigError: an option makes no sense.
+    """
+
+    name = "line_loss"
+    unit = "site"
+
+    def __init__(
+        self,
+        *,
+        metric: str = "loss",
+        screen: int | None = None,
+        keep: int | None = 3,
+        line_samples: int | None = 512,
+        precision: str = "auto",
+    ) -> None:
+        check_metric(metric)
+        if screen is not None and screen < 1:
+            raise ConfigError(f"screen is {screen}: give at least 1, or leave it out for all sites")
+        self.metric = metric
+        self.screen = screen
+        self.keep = keep
+        self.line_samples = line_samples
+        self.precision = precision
+
+    def score(
+        self,
+        network: Network,
+        loader: Iterable[Any],
+        *,
+        samples: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Scores:
+        """Score the sites that have their rectifier; arguments as for `shoal.score`."""
+        lines, screened = self._fit(network, loader, samples)
+        chosen = [site for site in network.sites if site.name in screened]
+        return replacement_scores(
+            self.name,
+            network,
+            [_replacement(network, site, lines[site.name]) for site in chosen],
+            loader,
+            metric=self.metric,
+            precision=self.precision,
+            keep=self.keep,
+            samples=samples,
+            progress=progress,
+        )
+
+    def _fit(
+        self, network: Network, loader: Iterable[Any], samples: int | None
+    ) -> tuple[dict[str, FittedLine], list[str]]:
+        """Return the lines, and the names of the sites to judge."""
+        moments, entropy = LineMoments(), Entropy()
+        observers: list[Observer] = [moments]
+        if self.screen is not None:
+            observers.append(entropy)
+        few = [n for n in (self.line_samples, samples) if n is not None]
+        observe(network, loader, observers, samples=min(few, default=None))
+        lines = moments.lines()
+        if self.screen is None:
+            return lines, list(lines)
+        return lines, entropy.scores().lowest(self.screen)
+
+
+def _replacement(network: Network, site: Site, line: FittedLine) -> Replacement:
+    node = network.node_of(site.name)
+    device = device_of(network)
+    slope, intercept = (v.to(device, torch.float32) for v in (line.slope, line.intercept))
+    compute = partial(_apply, slope, intercept, site.channel_dim)
+    return Replacement(site.name, node, node.all_input_nodes[0], compute)
+
+
+def _apply(slope: Tensor, intercept: Tensor, channel_dim: int, z: Tensor) -> Tensor:
+    """Return slope·z + intercept in the type of z, as the network itself would hold it."""
+    shape = [1] * z.dim()
+    shape[channel_dim] = -1
+    return torch.addcmul(intercept.to(z.dtype).view(shape), z, slope.to(z.dtype).view(shape))

@@ -1,0 +1,227 @@
+"""What it costs to compute one tensor of a network in another way, candidate by candidate.
+
+The network runs once per batch; each candidate runs again only what comes after its tensor. A race
+spares work: a candidate whose loss is clearly higher than that of the best ones is left as it is
+and meets no further samples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from shoal.data.batch import Batch, split_batch
+from shoal.distributed import rank, sum_across, world
+from shoal.errors import ConfigError, DataError, TrainingError
+from shoal.importance.observe import _Chosen
+from shoal.importance.scores import Scores
+from shoal.importance.variants import Variants
+from shoal.modes import device_of, eval_mode
+from shoal.network import Network
+from shoal.training.losses import check_targets, logits_of, sample_losses
+from shoal.training.precision import autocast, resolve_precision
+
+__all__ = ["Replacement", "check_metric", "replacement_scores"]
+
+_FIRST_CHECK = 200  # samples before anyone may leave the race; then at each doubling
+_CLEARLY = 3.0  # standard errors of the difference
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """Another way to compute a tensor.
+
+    Attributes:
+        name: of the site or stretch.
+        node: whose value is replaced.
+        source: whose value it is computed from.
+        compute: does it.
+    """
+
+    name: str
+    node: fx.Node
+    source: fx.Node
+    compute: Callable[[Tensor], Tensor]
+
+
+def check_metric(metric: str) -> None:
+    """Raise `ConfigError` unless `metric` is "loss" or "accuracy"."""
+    if metric not in ("loss", "accuracy"):
+        raise ConfigError(f"metric is '{metric}': choose 'loss' or 'accuracy'")
+
+
+def replacement_scores(
+    criterion: str,
+    network: Network,
+    replacements: Sequence[Replacement],
+    loader: Iterable[Any],
+    *,
+    metric: str = "loss",
+    precision: str = "auto",
+    keep: int | None = 3,
+    samples: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Scores:
+    """Score replacements by how much worse the network answers with each of them alone.
+
+    Args:
+        criterion: the name the scores carry.
+        network: runs in eval mode; its state is left alone.
+        replacements: the candidates, in the order of the forward pass.
+        loader: the data with labels, unshuffled and without augmentation.
+        metric: "loss" scores the rise of the mean cross-entropy in nats, "accuracy" the points of
+            accuracy lost.
+        precision: of the arithmetic, "auto", "fp32", "bf16" or "fp16".
+        keep: so many of the best are scored on all samples; one that is worse than all of these by
+            more than three standard errors leaves the race. None scores all on all samples.
+        samples: use this many samples only.
+        progress: called with the batches done and their total.
+
+    Raises:
+        ConfigError: an option is wrong.
+        DataError: the loader is empty or has no labels.
+        TrainingError: the network computes NaN.
+    """
+    check_metric(metric)
+    if keep is not None and keep < 1:
+        raise ConfigError(f"keep is {keep}: give at least 1, or None to score all on all samples")
+    race = _Race(network, replacements, metric, precision, keep)
+    chosen = _Chosen(loader, samples)
+    seen, next_check = 0, _FIRST_CHECK
+    with eval_mode(network), torch.no_grad():
+        for index, raw in chosen:
+            seen += split_batch(raw).size
+            if index % world() == rank():
+                race.run(split_batch(raw, device_of(network)))
+            if seen >= next_check:
+                race.leave()
+                next_check = 2 * seen
+            if progress is not None:
+                progress(index + 1, chosen.batches)
+    if seen == 0:
+        raise DataError("the loader is empty: there is nothing to score")
+    return race.scores(criterion, seen, chosen.population(seen))
+
+
+class _Race:
+    """Sums of losses by candidate, and who still runs."""
+
+    def __init__(
+        self,
+        network: Network,
+        replacements: Sequence[Replacement],
+        metric: str,
+        precision: str,
+        keep: int | None,
+    ) -> None:
+        self._replacements = list(replacements)
+        self._metric = metric
+        self._keep = keep
+        self._device = device_of(network)
+        self._precision = resolve_precision(precision, self._device)
+        self._variants = Variants(
+            network,
+            [r.node for r in replacements],
+            reads={r.source for r in replacements},
+        )
+        self._running = list(range(len(replacements)))
+        # Of this process, by candidate: samples, loss, hits, cost above the network's, its square.
+        self._sums = torch.zeros(len(replacements), 5, dtype=torch.float64)
+        self._whole = torch.zeros(3, dtype=torch.float64)  # samples, loss, hits
+
+    def run(self, batch: Batch) -> None:
+        """Add a batch to the sums of those who run."""
+        if batch.size == 0:
+            return
+        with autocast(self._precision, self._device):
+            logits = logits_of(self._variants.run(*batch.args, **batch.kwargs))
+        check_targets(logits, batch.target)
+        assert batch.target is not None  # check_targets has seen to it; this tells mypy
+        losses, hits = _measures(logits, batch.target)
+        base = self._cost(losses, hits)
+        self._whole += torch.tensor([batch.size, float(losses.sum()), float(hits.sum())])
+        for i in self._running:
+            r = self._replacements[i]
+            with autocast(self._precision, self._device):
+                value = r.compute(self._variants.value(r.source))
+                logits = logits_of(self._variants.with_override(r.node, value))
+            losses, hits = _measures(logits, batch.target)
+            above = self._cost(losses, hits) - base
+            sums = [losses.sum(), hits.sum(), above.sum(), above.square().sum()]
+            self._sums[i] += torch.tensor([batch.size, *map(float, sums)], dtype=torch.float64)
+
+    def _cost(self, losses: Tensor, hits: Tensor) -> Tensor:
+        return losses if self._metric == "loss" else -100.0 * hits
+
+    def leave(self) -> None:
+        """Let those leave who are clearly behind; every process decides alike."""
+        if self._keep is None or len(self._running) <= self._keep:
+            return
+        rise, variance = self._statistics(sum_across(self._sums.clone()))
+        order = sorted(self._running, key=lambda i: float(rise[i]))
+        last = order[self._keep - 1]
+        self._running = [
+            i
+            for i in self._running
+            if not rise[i] - rise[last] > _CLEARLY * math.sqrt(variance[i] + variance[last])
+        ]
+
+    @staticmethod
+    def _statistics(sums: Tensor) -> tuple[Tensor, Tensor]:
+        """Return each candidate's mean cost above the network's, and that mean's variance."""
+        n = sums[:, 0].clamp(min=1.0)
+        rise = sums[:, 3] / n
+        spread = (sums[:, 4] / n - rise.square()).clamp(min=0.0)
+        return rise, spread / n
+
+    def scores(self, criterion: str, samples: int, population: int | None) -> Scores:
+        """Sum over processes and return the scores."""
+        sums, whole = sum_across(self._sums), sum_across(self._whole)
+        rise, variance = self._statistics(sums)
+        if not bool(rise.isfinite().all() & whole.isfinite().all()):
+            raise TrainingError(
+                "the loss is not finite: the network's weights or its data are broken; check them "
+                "before scoring"
+            )
+        names = [r.name for r in self._replacements]
+        unseen = torch.ones_like(rise)
+        if population:
+            unseen = (1.0 - sums[:, 0] / population).clamp(min=0.0)
+        errors = (variance * unseen).sqrt()
+        details = {
+            name: {
+                "loss": float(row[1] / row[0]),
+                "top1": float(100.0 * row[2] / row[0]),
+                "samples": int(row[0]),
+                "whole_loss": float(whole[1] / whole[0]),
+            }
+            for name, row in zip(names, sums, strict=True)
+        }
+        return Scores(
+            criterion,
+            dict(zip(names, rise.tolist(), strict=True)),
+            samples,
+            dict(zip(names, errors.tolist(), strict=True)),
+            _is_settled(rise, errors),
+            details,
+        )
+
+
+def _measures(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return each sample's loss in nats and whether it is answered right, in float64."""
+    wanted = target.argmax(dim=1) if target.is_floating_point() else target
+    right = logits.argmax(dim=1) == wanted
+    return sample_losses(logits, target).double().cpu(), right.double().cpu()
+
+
+def _is_settled(rise: Tensor, errors: Tensor) -> bool:
+    """Whether the lowest is below all others by more than twice the error of the difference."""
+    lowest = int(rise.argmin())
+    margin = 2.0 * (errors.square() + errors[lowest].square()).sqrt()
+    others = torch.arange(len(rise)) != lowest
+    return bool((rise - rise[lowest] > margin)[others].all())

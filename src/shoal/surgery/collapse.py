@@ -1,0 +1,176 @@
+"""Collapse: put one fitted layer in the place of a residual block or of a stretch of layers."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from shoal.errors import ConfigError, PlanError, unknown_name
+from shoal.network import Network, Operation
+from shoal.surgery.cleanup import remove_dead_
+from shoal.surgery.fit_stretches import check_ridge, fit_stretches
+from shoal.surgery.layer_spec import layer_from_spec, layer_spec
+from shoal.surgery.replay import replayers
+from shoal.surgery.rewrite import free_path, replace_stretch_
+from shoal.surgery.stretches import Stretch, find_stretch, find_stretches, with_kernel
+
+__all__ = ["collapse_", "put_collapsed_"]
+
+
+def collapse_(
+    network: Network,
+    names: Sequence[str] | str,
+    loader: Iterable[Any],
+    *,
+    kernel_size: int | None = None,
+    samples: int | None = None,
+    ridge: float | None = None,
+) -> Network:
+    """Replace blocks or stretches by one layer each, fitted by ridge regression, in place.
+
+    The new layer, "collapsed" below the block's path, gives what the block gave on the data as
+    well as one layer can: with its skip, before the rectifier that follows. Several names are done
+    in the order of the forward pass; each layer is fitted to what the network gave before the
+    call, from what it gives now, and so makes up for the layers before it. Fine-tune afterwards.
+
+    Args:
+        network: the captured network.
+        names: of blocks or stretches, as `shoal.surgery.find_stretches` gives them.
+        loader: the data to fit on, unshuffled and without augmentation; labels are not used.
+        kernel_size: of the new convolutions; None takes that of each stretch's largest layer.
+        samples: fit on this many samples only; about 1,000 are plenty, as each fit draws its
+            32,768 positions (more where layers are wide) from all of them.
+        ridge: strength of the regularisation as a part of the input's mean variance; None for
+            1e-5.
+
+    Returns:
+        The network itself.
+
+    Raises:
+        NameNotFoundError: there is no such block or stretch; tells the nearest names.
+        ConfigError: names overlap, the kernel does not fit, `ridge` is negative, or there are too
+            few samples.
+        DataError: the loader is empty.
+        TrainingError: activations are not finite. After any error the network is as it was.
+    """
+    chosen = _checked(network, [names] if isinstance(names, str) else list(names), kernel_size)
+    check_ridge(ridge)
+    if not chosen:
+        return network
+    with _unchanged_on_error(network):
+        before = network.copy().eval() if len(chosen) > 1 else None
+        for i, stretch in enumerate(chosen):
+            reference = None
+            if before is not None and i > 0:
+                reference = before, {stretch.name: find_stretch(before, stretch.name).end}
+            now = _sized(find_stretch(network, stretch.name), kernel_size)
+            fitted = fit_stretches(
+                network, [now], loader, samples=samples, ridge=ridge, reference=reference
+            )[stretch.name]
+            put_collapsed_(network, now, fitted.layer(_weight_like(network, now)))
+    return network
+
+
+def put_collapsed_(network: Network, stretch: Stretch, layer: nn.Module) -> None:
+    """Put a layer in the place of a stretch and record it in the plan.
+
+    Args:
+        network: changed in place.
+        stretch: of this network as it is now.
+        layer: of the stretch's shape.
+    """
+    path = free_path(network, f"{stretch.path}.collapsed".lstrip("."))
+    spec = {k: list(v) if isinstance(v, tuple) else v for k, v in layer_spec(layer).items()}
+    _replace(network, stretch, path, layer)
+    network.plan.record("collapse", (stretch.name,), path=path, layer=spec)
+
+
+def _replace(network: Network, stretch: Stretch, path: str, layer: nn.Module) -> None:
+    replace_stretch_(network, stretch.start, stretch.end, [(path, layer)])
+    remove_dead_(network)
+
+
+def _checked(network: Network, names: Sequence[str], kernel_size: int | None) -> list[Stretch]:
+    """Return the named stretches in the order of the forward pass."""
+    known = {stretch.name: stretch for stretch in find_stretches(network)}
+    for name in names:
+        if name not in known:
+            raise unknown_name("block or stretch that can be collapsed", name, known)
+        _sized(known[name], kernel_size)
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if list(names).count(name) > 1)
+        raise ConfigError(f"'{twice}' is named twice: name each once")
+    chosen = [stretch for name, stretch in known.items() if name in names]
+    owner: dict[Any, str] = {}
+    for stretch in chosen:
+        for node in stretch.nodes:
+            if node in owner:
+                raise ConfigError(
+                    f"'{owner[node]}' and '{stretch.name}' overlap: collapse one of them"
+                )
+            owner[node] = stretch.name
+    return chosen
+
+
+def _sized(stretch: Stretch, kernel_size: int | None) -> Stretch:
+    return stretch if kernel_size is None else with_kernel(stretch, kernel_size)
+
+
+def _weight_like(network: Network, stretch: Stretch) -> Tensor:
+    """Return the weight whose device, type and memory format the new one takes over."""
+    weight = network.get_submodule(stretch.layers[0]).weight
+    assert isinstance(weight, Tensor)
+    return weight
+
+
+@contextmanager
+def _unchanged_on_error(network: Network) -> Iterator[None]:
+    """Work on a copy of the graph, and put everything back if that fails."""
+    graph, records, opaque = network.graph, network._site_records, network.opaque
+    done = list(network.plan.operations)
+    held = [(module, [dict(table) for table in _tables(module)]) for module in network.modules()]
+    network._keep(graph=copy.deepcopy(graph))
+    network.recompile()
+    try:
+        yield
+    except BaseException:
+        for module, kept in held:
+            for mine, was in zip(_tables(module), kept, strict=True):
+                mine.clear()
+                mine.update(was)
+        network._keep(graph=graph, _site_records=records, opaque=opaque)
+        network.plan.operations[:] = done
+        network.recompile()
+        raise
+
+
+def _tables(module: nn.Module) -> tuple[dict[str, Any], ...]:
+    """Return the very dictionaries that hold a module's children and tensors."""
+    return module._modules, module._parameters, module._buffers
+
+
+# ---------------------------------------------------------------------- replaying
+
+
+@replayers.register("collapse")
+def _replay(network: Network, operation: Operation) -> None:
+    path, spec = operation.options.get("path"), operation.options.get("layer")
+    if not isinstance(path, str) or not isinstance(spec, dict) or len(operation.names) != 1:
+        raise PlanError("the plan holds a collapse without path or layer: the file is damaged")
+    stretch = find_stretch(network, operation.names[0])
+    layer = layer_from_spec(spec)
+    sizes = [getattr(layer, n, None) for n in ("in_channels", "out_channels")]
+    if isinstance(layer, nn.Linear):
+        sizes = [layer.in_features, layer.out_features]
+    if sizes != [stretch.in_channels, stretch.out_channels]:
+        raise PlanError(
+            f"the plan collapses '{stretch.name}' to {sizes[0]} → {sizes[1]} channels, but here "
+            f"it has {stretch.in_channels} → {stretch.out_channels}"
+        )
+    like = next((p for p in network.parameters() if p.is_floating_point()), torch.empty(0))
+    _replace(network, stretch, path, layer.to(like.device, like.dtype))

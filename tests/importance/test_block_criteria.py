@@ -1,0 +1,494 @@
+"""Every criterion for blocks against a computation that shares nothing with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import shoal
+from shoal.errors import ConfigError, DataError, NameNotFoundError, TrainingError
+from shoal.importance import Scores, criteria, per_latency, score_several
+from shoal.importance.cka import Alignment
+from shoal.importance.criteria import criterion_for, make_criterion
+from shoal.models import cifar_resnet20
+from shoal.network import Network
+from shoal.surgery import drop_, linearize_, zero_out_
+
+SAMPLES = 24
+
+
+def trained_like(model: nn.Module) -> nn.Module:
+    """Give norms statistics as training leaves them."""
+    generator = torch.Generator().manual_seed(1)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            size = module.num_features
+            module.running_mean.copy_(0.3 * torch.randn(size, generator=generator))
+            module.running_var.copy_(0.5 + torch.rand(size, generator=generator))
+            module.weight.data.copy_(0.5 + torch.rand(size, generator=generator))
+            module.bias.data.copy_(0.2 * torch.randn(size, generator=generator))
+    return model.double().eval()
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return trained_like(cifar_resnet20(width=4))
+
+
+@pytest.fixture(scope="module")
+def images() -> Tensor:
+    return torch.randn(SAMPLES, 3, 12, 12, generator=torch.Generator().manual_seed(2)).double()
+
+
+@pytest.fixture(scope="module")
+def labels() -> Tensor:
+    return torch.arange(SAMPLES) % 10
+
+
+@pytest.fixture(scope="module")
+def network(model: nn.Module, images: Tensor) -> Network:
+    return shoal.capture(model, images[:2])
+
+
+def batches(images: Tensor, labels: Tensor, size: int = 8) -> list[tuple[Tensor, Tensor]]:
+    return list(zip(images.split(size), labels.split(size), strict=True))
+
+
+def removable(network: Network) -> list[str]:
+    return [block.name for block in network.blocks if block.removable]
+
+
+def parts(model: nn.Module, images: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Return penultimate features and logits, from the model itself."""
+    kept: list[Tensor] = []
+    handle = model.linear.register_forward_pre_hook(lambda m, args: kept.append(args[0]))
+    with torch.no_grad():
+        logits = model(images)
+    handle.remove()
+    return kept[0].numpy(), logits.numpy()
+
+
+def without(model: nn.Module, block: str, images: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Return the same with a block's branch times zero."""
+    handle = model.get_submodule(f"{block}.bn2").register_forward_hook(lambda m, x, y: y * 0)
+    try:
+        return parts(model, images)
+    finally:
+        handle.remove()
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    exponents = np.exp(logits - logits.max(1, keepdims=True))
+    return exponents / exponents.sum(1, keepdims=True)
+
+
+# ---------------------------------------------------------------------- one forward per block
+
+
+def by_cka(full: tuple, less: tuple, labels: np.ndarray) -> float:
+    x, y = (v[0] - v[0].mean(0) for v in (full, less))
+    cka = np.linalg.norm(x.T @ y) ** 2 / (np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y))
+    return float(1 - cka)
+
+
+def by_kl(full: tuple, less: tuple, labels: np.ndarray) -> float:
+    p, q = softmax(less[1]), softmax(full[1])
+    return float((p * np.log(p / q)).sum(1).mean())
+
+
+def by_loss(full: tuple, less: tuple, labels: np.ndarray) -> float:
+    rows = np.arange(len(labels))
+    own, other = (-np.log(softmax(v[1])[rows, labels]).mean() for v in (less, full))
+    return float(own - other)
+
+
+def by_accuracy(full: tuple, less: tuple, labels: np.ndarray) -> float:
+    own, other = (100 * (v[1].argmax(1) == labels).mean() for v in (less, full))
+    return float(other - own)
+
+
+@pytest.mark.parametrize(
+    ("criterion", "formula"),
+    [
+        ("cka", by_cka),
+        ("kl", by_kl),
+        ("lesion", by_loss),
+        ("lesion?metric=accuracy", by_accuracy),
+    ],
+)
+def test_what_the_network_gives_without_a_block(
+    criterion: str,
+    formula: Callable[..., float],
+    model: nn.Module,
+    network: Network,
+    images: Tensor,
+    labels: Tensor,
+) -> None:
+    scores = shoal.score(network, batches(images, labels), criterion)
+    assert list(scores) == removable(network)
+    full = parts(model, images)
+    for name, value in scores.items():
+        wanted = formula(full, without(model, name, images), labels.numpy())
+        assert value == pytest.approx(wanted, rel=1e-9, abs=1e-12)
+
+
+def test_sites_are_lesioned_by_the_identity(
+    network: Network, images: Tensor, labels: Tensor
+) -> None:
+    scores = shoal.score(network, batches(images, labels), "lesion", unit="site")
+    assert list(scores) == [site.name for site in network.sites]
+    with torch.no_grad():
+        dense = F.cross_entropy(network(images), labels)
+        for name in list(scores)[::5]:
+            less = linearize_(network.copy(), name, how="identity")
+            wanted = float(F.cross_entropy(less(images), labels) - dense)
+            assert scores[name] == pytest.approx(wanted, abs=1e-10)
+
+
+# ---------------------------------------------------------------------- one pass
+
+
+def test_block_influence(model: nn.Module, network: Network, images: Tensor) -> None:
+    # x_in and x_out are what goes into and comes out of the original's module.
+    kept: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def keeper(name: str) -> Callable[..., None]:
+        return lambda module, x, y: kept.update({name: (x[0], y)})
+
+    handles = [
+        model.get_submodule(name).register_forward_hook(keeper(name)) for name in removable(network)
+    ]
+    with torch.no_grad():
+        model(images)
+    for handle in handles:
+        handle.remove()
+    loader = [x for x in images.split(5)]
+    by_sample = shoal.score(network, loader, "block_influence")
+    by_position = shoal.score(network, loader, "block_influence", vectors="position")
+    for name, (x, y) in kept.items():
+        a, b = x.flatten(1).numpy(), y.flatten(1).numpy()
+        cosines = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+        assert by_sample[name] == pytest.approx(1 - cosines.mean(), rel=1e-9)
+        a, b = (v.movedim(1, -1).flatten(0, -2).numpy() for v in (x, y))
+        lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+        both = (np.linalg.norm(a, axis=1) == 0) & (np.linalg.norm(b, axis=1) == 0)
+        cosines = np.where(lengths > 0, (a * b).sum(1) / np.where(lengths > 0, lengths, 1), both)
+        assert by_position[name] == pytest.approx(1 - cosines.mean(), rel=1e-9)
+
+
+def test_the_entropy_of_a_block_is_the_mean_over_its_rectifiers(
+    network: Network, images: Tensor
+) -> None:
+    loader = list(images.split(8))
+    sites = shoal.score(network, loader, "entropy")
+    blocks = shoal.score(network, loader, "block_entropy")
+    for block in network.blocks:
+        if block.removable:
+            assert block.sites
+            mean = sum(sites[site] for site in block.sites) / len(block.sites)
+            assert blocks[block.name] == pytest.approx(mean)
+    linear = linearize_(network.copy(), "layer1.0.relu", how="identity")
+    assert shoal.score(linear, loader, "block_entropy")["layer1.0"] == 0.0
+
+
+# ---------------------------------------------------------------------- weights
+
+
+@pytest.mark.parametrize(("criterion", "power"), [("l1", 1), ("l2", 2)])
+def test_magnitudes(criterion: str, power: int, model: nn.Module, network: Network) -> None:
+    bare = shoal.score(network, (), criterion, scope="global")
+    ranked = shoal.score(network, (), criterion)
+    wanted = {}
+    for name in removable(network):
+        block = model.get_submodule(name)
+        weights = [block.conv1.weight, block.conv2.weight]
+        flat = np.concatenate([w.detach().numpy().ravel() for w in weights])
+        wanted[name] = (np.abs(flat) ** power).mean()
+        assert bare[name] == pytest.approx(wanted[name])
+    for stage in ("layer1", "layer2", "layer3"):
+        own = [name for name in wanted if name.startswith(stage)]
+        mean = np.mean([wanted[name] for name in own])
+        for name in own:
+            assert ranked[name] == pytest.approx(wanted[name] / mean)
+
+
+def test_the_scale_of_the_last_norm(model: nn.Module, network: Network) -> None:
+    scores = shoal.score(network, (), "bn_scale", scope="global")
+    for name, value in scores.items():
+        gamma = model.get_submodule(f"{name}.bn2").weight.detach().numpy()
+        assert value == pytest.approx(np.abs(gamma).mean())
+
+
+def test_a_network_without_batch_norm_has_no_scale() -> None:
+    class Plain(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.line = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.line(x)
+
+    with pytest.raises(ConfigError, match="no batch norm"):
+        shoal.score(shoal.capture(Plain().eval(), torch.randn(2, 4)), (), "bn_scale")
+
+
+# ---------------------------------------------------------------------- gradients
+
+
+def small_network() -> tuple[nn.Module, Network, Tensor, Tensor]:
+    class Small(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Linear(3, 4)
+            self.one = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4))
+            self.two = nn.Sequential(nn.Linear(4, 4), nn.Tanh())
+            self.head = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            x = x + self.one(x)
+            return self.head(x + self.two(x))
+
+    torch.manual_seed(0)
+    model = Small().double().eval()
+    x, y = torch.randn(9, 3).double(), torch.arange(9) % 3
+    return model, shoal.capture(model, x), x, y
+
+
+def brute_gradients(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, np.ndarray]:
+    """Return the gradient of the mean loss by central differences of numpy values."""
+    step = 1e-5
+    found = {}
+    for name, parameter in model.named_parameters():
+        flat = parameter.data.view(-1)
+        gradient = np.zeros(len(flat))
+        for i in range(len(flat)):
+            losses = []
+            for sign in (1, -1):
+                flat[i] += sign * step
+                with torch.no_grad():
+                    losses.append(float(F.cross_entropy(model(x), y)))
+                flat[i] -= sign * step
+            gradient[i] = (losses[0] - losses[1]) / (2 * step)
+        found[name] = gradient
+    return found
+
+
+def along(model: nn.Module, x: Tensor, y: Tensor, way: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Return how the gradient changes along a direction, by central differences."""
+    step, sides = 1e-4, []
+    for sign in (1, -1):
+        for name, parameter in model.named_parameters():
+            parameter.data += sign * step * torch.from_numpy(way[name]).view_as(parameter)
+        sides.append(brute_gradients(model, x, y))
+        for name, parameter in model.named_parameters():
+            parameter.data -= sign * step * torch.from_numpy(way[name]).view_as(parameter)
+    return {name: (sides[0][name] - sides[1][name]) / (2 * step) for name in way}
+
+
+def test_gradients_by_finite_differences() -> None:
+    model, network, x, y = small_network()
+    loader = batches(x, y, 4)
+    names = removable(network)
+    assert names == ["one", "two"] or len(names) == 2
+    g = brute_gradients(model, x, y)
+    hg = along(model, x, y, g)
+    theta = {name: p.detach().numpy().ravel().copy() for name, p in model.named_parameters()}
+    formulas: dict[str, Callable[[str], np.ndarray]] = {
+        "taylor": lambda n: (theta[n] * g[n]) ** 2,
+        "snip": lambda n: np.abs(theta[n] * g[n]),
+        "grasp": lambda n: theta[n] * hg[n],  # minus the paper's score: its highest goes first
+    }
+    for criterion, formula in formulas.items():
+        scores = shoal.score(network, loader, criterion)
+        for name, child in zip(names, ("one", "two"), strict=True):
+            wanted = sum(formula(n).sum() for n in theta if n.startswith(child))
+            assert scores[name] == pytest.approx(wanted, rel=1e-3, abs=1e-9)
+
+
+def test_gradient_criteria_leave_everything_as_it_was(
+    network: Network, images: Tensor, labels: Tensor
+) -> None:
+    twin = network.copy()
+    frozen = twin.get_parameter("conv1.weight")
+    frozen.requires_grad_(False)
+    before = {name: value.clone() for name, value in twin.state_dict().items()}
+    twin.train()
+    for criterion in ("snip?statistics=batch", "grasp"):
+        shoal.score(twin, batches(images, labels), criterion)
+    assert all(module.training for module in twin.modules())
+    assert not frozen.requires_grad
+    assert all(p.grad is None for p in twin.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in twin.state_dict().items())
+
+
+# ---------------------------------------------------------------------- laws
+
+DATA = ("cka", "kl", "lesion", "block_influence", "block_entropy", "taylor", "snip", "grasp")
+
+
+@pytest.mark.parametrize("criterion", DATA)
+def test_batch_size_and_order_do_not_matter(
+    criterion: str, network: Network, images: Tensor, labels: Tensor
+) -> None:
+    first = shoal.score(network, batches(images, labels, 8), criterion)
+    others = [batches(images, labels, 5), list(reversed(batches(images, labels, 8)))]
+    mixed = torch.randperm(SAMPLES, generator=torch.Generator().manual_seed(3))
+    others.append(batches(images[mixed], labels[mixed], 11))
+    for loader in others:
+        again = shoal.score(network, loader, criterion)
+        for name, value in first.items():
+            assert again[name] == pytest.approx(value, rel=1e-7, abs=1e-11)
+
+
+@pytest.mark.parametrize("criterion", ["cka", "kl", "lesion", "block_influence"])
+def test_a_block_that_does_nothing_scores_zero(
+    criterion: str, network: Network, images: Tensor, labels: Tensor
+) -> None:
+    idle = zero_out_(network.copy(), ["layer1.1", "layer3.2"])
+    scores = shoal.score(idle, batches(images, labels), criterion)
+    assert scores["layer1.1"] == pytest.approx(0.0, abs=1e-12)
+    assert scores["layer3.2"] == pytest.approx(0.0, abs=1e-12)
+    assert abs(scores["layer1.0"]) > 1e-6
+
+
+def test_alignment_of_equal_and_of_constant_features() -> None:
+    x = torch.randn(20, 5).double()
+    equal = Alignment()
+    for part in x.split(6):
+        equal.add(part, part)
+    assert equal.value() == pytest.approx(1.0)
+    scaled, constant, none = Alignment(), Alignment(), Alignment()
+    scaled.add(x, 3.0 * x + 1.0)
+    assert scaled.value() == pytest.approx(1.0)
+    constant.add(x, torch.ones(20, 5).double())
+    assert constant.value() == 0.0
+    none.add(torch.ones(20, 5).double(), torch.ones(20, 5).double())
+    assert none.value() == 1.0
+
+
+def test_random_scores_follow_from_seed_and_name(network: Network) -> None:
+    first, again = (shoal.score(network, (), "random", seed=3) for _ in range(2))
+    other = shoal.score(network, (), "random", seed=4)
+    assert dict(first) == dict(again) != dict(other)
+    assert all(0 <= value < 1 for value in first.values())
+    less = shoal.score(drop_(network.copy(), "layer1.0"), (), "random", seed=3)
+    assert all(less[name] == first[name] for name in less)
+    sites = shoal.score(network, (), "random", unit="site")
+    assert list(sites) == [site.name for site in network.sites]
+
+
+def test_last_goes_first(network: Network) -> None:
+    names = removable(network)
+    assert shoal.score(network, (), "last").lowest(len(names)) == names[::-1]
+
+
+def test_consensus_sums_ranks(network: Network, images: Tensor, labels: Tensor) -> None:
+    loader = batches(images, labels)
+    members = ["cka", "l1", "block_influence"]
+    found = shoal.score(network, loader, "consensus", criteria=members)
+    names = removable(network)
+    wanted = dict.fromkeys(names, 0.0)
+    for member in members:
+        scores = shoal.score(network, loader, member)
+        for place, name in enumerate(sorted(names, key=scores.__getitem__)):
+            wanted[name] += place
+    assert dict(found) == wanted
+    assert dict(shoal.score(network, loader, "consensus?criteria=cka,l1,block_influence")) == wanted
+
+
+def test_equal_scores_share_their_rank(network: Network, images: Tensor, labels: Tensor) -> None:
+    idle = zero_out_(network.copy(), ["layer1.1", "layer3.2"])
+    loader = batches(images, labels)
+    scores = shoal.score(idle, loader, "consensus", criteria=["kl", "cka"])
+    assert scores["layer1.1"] == scores["layer3.2"] == 1.0
+
+
+def test_several_criteria_score_as_each_alone(
+    network: Network, images: Tensor, labels: Tensor
+) -> None:
+    loader = batches(images, labels)
+    names = ["lesion", "block_influence", "cka", "block_entropy", "l1", "kl"]
+    together = score_several(network, loader, [make_criterion(name) for name in names])
+    for name, scores in zip(names, together, strict=True):
+        assert dict(scores) == dict(shoal.score(network, loader, name))
+
+
+def test_importance_per_millisecond(network: Network, images: Tensor, labels: Tensor) -> None:
+    loader = batches(images, labels)
+    bare = shoal.score(network, loader, "kl")
+    saved = {name: 0.5 + i for i, name in enumerate(bare)}
+    weighted = shoal.score(network, loader, "kl", saved_ms=saved)
+    assert dict(weighted) == pytest.approx({n: bare[n] / saved[n] for n in bare})
+    signed = per_latency(Scores("x", {"a": -1.0, "b": -1.0, "c": 1.0}, 1), dict(a=1, b=2, c=0))
+    assert signed.lowest(3) == ["b", "a", "c"]
+    with pytest.raises(ConfigError, match="not measured"):
+        per_latency(bare, {})
+
+
+def test_only_some_samples(network: Network, images: Tensor, labels: Tensor) -> None:
+    part = shoal.score(network, batches(images, labels, 8), "kl", samples=10)
+    alone = shoal.score(network, batches(images[:10], labels[:10], 10), "kl")
+    assert part.samples == 10
+    assert dict(part) == pytest.approx(dict(alone))
+
+
+# ---------------------------------------------------------------------- errors
+
+
+def test_wrong_options_are_one_line(network: Network) -> None:
+    for criterion, words in (
+        ("lesion?metric=top5", "choose 'loss' or 'accuracy'"),
+        ("l1?scope=layer", "choose 'stage' or 'global'"),
+        ("cka?unit=layer", "choose 'block' or 'site'"),
+        ("snip?statistics=none", "choose 'running' or 'batch'"),
+        ("block_influence?vectors=all", "choose 'auto', 'position' or 'sample'"),
+        ("consensus?criteria=cka", "two criteria"),
+        ("kl?mode=1", "does not take these options"),
+    ):
+        with pytest.raises(ConfigError, match=words) as caught:
+            shoal.score(network, (), criterion)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(NameNotFoundError, match="lesion"):
+        shoal.score(network, (), "leson")
+
+
+def test_data_without_labels_or_samples(network: Network, images: Tensor) -> None:
+    for criterion in ("lesion", "taylor"):
+        with pytest.raises(DataError, match="no target"):
+            shoal.score(network, list(images.split(8)), criterion)
+    for criterion in ("cka", "taylor", "block_influence"):
+        with pytest.raises(DataError, match="empty"):
+            shoal.score(network, [], criterion)
+
+
+@pytest.mark.parametrize("criterion", ["cka", "kl", "lesion", "block_influence", "snip"])
+def test_nan_is_an_error(criterion: str, network: Network, images: Tensor, labels: Tensor) -> None:
+    with pytest.raises(TrainingError):
+        shoal.score(network, batches(images * float("nan"), labels), criterion)
+
+
+def test_a_network_without_blocks() -> None:
+    plain = shoal.capture(nn.Sequential(nn.Linear(4, 4), nn.ReLU()), torch.randn(2, 4))
+    for criterion in sorted(set(criteria) - {"entropy"}):
+        made = make_criterion(criterion)
+        if made.unit == "block":
+            with pytest.raises(ConfigError, match="no residual block"):
+                shoal.score(plain, [torch.randn(2, 4)], criterion)
+
+
+def test_a_method_gets_the_criterion_for_what_it_removes() -> None:
+    assert criterion_for("entropy", "site").unit == "site"
+    assert criterion_for("entropy", "block").unit == "block"
+    assert criterion_for("random", "site", seed=5).seed == 5
+    assert criterion_for("random?seed=7", "block", seed=5).seed == 7
+    assert criterion_for("cka", "site").unit == "site"
+    with pytest.raises(ConfigError, match="scores blocks"):
+        criterion_for("l1", "site")

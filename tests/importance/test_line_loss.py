@@ -1,0 +1,160 @@
+"""Line loss is the loss after linearizing, found without linearizing anything."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from shoal.errors import ConfigError, DataError, TrainingError
+from shoal.importance import score
+from shoal.importance.line_loss import LineLoss
+from shoal.importance.replaced import Replacement, replacement_scores
+from shoal.models import cifar_resnet20
+from shoal.network import Network, capture
+from shoal.surgery import linearize_
+from shoal.training import evaluate
+
+Batch = tuple[Tensor, Tensor]
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    torch.manual_seed(0)
+    return capture(cifar_resnet20(width=4).eval(), torch.randn(2, 3, 16, 16))
+
+
+@pytest.fixture(scope="module")
+def loader() -> list[Batch]:
+    generator = torch.Generator().manual_seed(0)
+    return [
+        (
+            torch.randn(20, 3, 16, 16, generator=generator),
+            torch.randint(0, 10, (20,), generator=generator),
+        )
+        for _ in range(3)
+    ]
+
+
+EXACT = {"keep": None, "line_samples": None, "precision": "fp32"}
+
+
+@pytest.mark.parametrize("metric", ["loss", "accuracy"])
+def test_it_is_what_linearizing_and_evaluating_gives(
+    network: Network, loader: list[Batch], metric: str
+) -> None:
+    scores = score(network, loader, criterion="line_loss", metric=metric, **EXACT)
+    dense = evaluate(network, loader)
+    assert list(scores) == [site.name for site in network.sites]
+    for name in scores:
+        after = evaluate(linearize_(network.copy(), name, loader=loader), loader)
+        assert scores.details[name]["loss"] == pytest.approx(after.loss, abs=1e-5)
+        assert scores.details[name]["top1"] == pytest.approx(after.top1)
+        rise = after.loss - dense.loss if metric == "loss" else dense.top1 - after.top1
+        assert scores[name] == pytest.approx(rise, abs=1e-5)
+
+
+def test_sites_of_transformers_and_functions_too() -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(6, 12), nn.Linear(12, 6), nn.Linear(6, 4)
+            self.act = nn.GELU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x + self.b(self.act(self.a(x)))
+            return self.c(torch.relu(self.act(x)).mean(1))
+
+    torch.manual_seed(0)
+    network = capture(Mixed().eval(), torch.randn(2, 5, 6))
+    data = [(torch.randn(16, 5, 6), torch.randint(0, 4, (16,))) for _ in range(2)]
+    scores = score(network, data, criterion="line_loss", **EXACT)
+    assert list(scores) == ["act", "act_1", "relu"]
+    for name in scores:
+        after = evaluate(linearize_(network.copy(), name, loader=data), data)
+        assert scores.details[name]["loss"] == pytest.approx(after.loss, abs=1e-5)
+
+
+def test_putting_back_the_same_value_costs_exactly_nothing(
+    network: Network, loader: list[Batch]
+) -> None:
+    nodes = [network.node_of(site.name) for site in network.sites]
+    same = [Replacement(n.name, n, n, lambda value: value) for n in nodes]
+    scores = replacement_scores("same", network, same, loader, precision="fp32")
+    assert set(scores.values()) == {0.0}
+    assert {detail["loss"] for detail in scores.details.values()} == {
+        scores.details[nodes[0].name]["whole_loss"]
+    }
+
+
+def test_linearized_sites_are_not_scored_again(network: Network, loader: list[Batch]) -> None:
+    changed = linearize_(network.copy(), ["layer1.0.relu"], how="identity")
+    scores = score(changed, loader, criterion="line_loss")
+    assert set(scores) == {site.name for site in network.sites} - {"layer1.0.relu"}
+
+
+def test_a_site_that_is_always_on_costs_nothing_and_goes_first(loader: list[Batch]) -> None:
+    torch.manual_seed(0)
+    model = cifar_resnet20(width=4).eval()
+    nn.init.constant_(model.layer2[1].bn1.bias, 50.0)
+    scores = score(
+        capture(model, torch.randn(2, 3, 16, 16)), loader, criterion="line_loss", precision="fp32"
+    )
+    assert scores["layer2.1.relu"] == pytest.approx(0.0, abs=1e-4)
+
+
+def test_the_race_finds_the_best_and_spares_the_worst() -> None:
+    """A site that ruins the answer is left after a part of the samples; the best sees them all."""
+    torch.manual_seed(0)
+    layers = [nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4)]
+    model = nn.Sequential(*layers)
+    with torch.no_grad():
+        layers[2].weight.copy_(torch.eye(32) * 3)  # type: ignore[union-attr, operator]
+        layers[2].bias.fill_(5.0)  # type: ignore[union-attr, operator]
+    network = capture(model.eval(), torch.randn(2, 8))
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(1600, 8, generator=generator)
+    with torch.no_grad():
+        labels = network(inputs).argmax(1)
+    data = list(zip(inputs.split(100), labels.split(100), strict=True))
+    race = score(network, data, criterion="line_loss", keep=1, precision="fp32")
+    whole = score(network, data, criterion="line_loss", **EXACT)
+    assert race.lowest() == whole.lowest() == ["3"]
+    assert race.details["3"]["samples"] == 1600
+    assert race.details["1"]["samples"] < 1600
+    assert race["1"] == pytest.approx(whole["1"], rel=0.3)
+    assert race.settled
+
+
+def test_a_screen_judges_the_sites_of_lowest_entropy(network: Network, loader: list[Batch]) -> None:
+    entropies = score(network, loader, criterion="entropy")
+    scores = score(network, loader, criterion="line_loss", screen=5)
+    assert set(scores) == set(entropies.lowest(5))
+
+
+def test_a_part_of_the_samples_comes_with_standard_errors(
+    network: Network, loader: list[Batch]
+) -> None:
+    part = score(network, loader, samples=40, criterion="line_loss")
+    assert part.samples == 40
+    assert all(error > 0.0 for error in part.standard_errors.values())
+    whole = score(network, loader, criterion="line_loss", keep=None)
+    assert set(whole.standard_errors.values()) == {0.0}
+
+
+def test_options_are_checked(network: Network, loader: list[Batch]) -> None:
+    with pytest.raises(ConfigError, match="metric is 'f1'"):
+        LineLoss(metric="f1")
+    with pytest.raises(ConfigError, match="screen is 0"):
+        LineLoss(screen=0)
+    with pytest.raises(ConfigError, match="keep is 0"):
+        score(network, loader, criterion="line_loss", keep=0)
+    with pytest.raises(DataError, match="no target"):
+        score(network, [x for x, _ in loader], criterion="line_loss")
+    with pytest.raises(DataError, match="empty"):
+        score(network, [], criterion="line_loss")
+
+
+def test_broken_data_are_an_error(network: Network, loader: list[Batch]) -> None:
+    with pytest.raises(TrainingError, match="not finite"):
+        score(network, [(x / 0.0, y) for x, y in loader], criterion="line_loss")

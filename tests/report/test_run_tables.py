@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from shoal.errors import RunError
+from shoal.methods import Metrics, Step
+from shoal.report import RunRecord, comparison_table, outcome_lines, read_run, steps_table
+
+DENSE = Metrics(90.0, 88.0, 4_000_000, 2_000, 10, 2.0)
+
+
+def step(number: int, **changes: Any) -> Step:
+    base = Step(
+        step=number,
+        operation="linearize" if number else "dense",
+        names=(f"site{number}",) if number else (),
+        metrics=DENSE,
+        scores={"site1": 0.1, "site2": 0.2, "site3": 0.3} if number else {},
+        settled=True,
+        top1_val_before=50.0 if number else None,
+        epochs=1,
+        seconds=1.5,
+        latency_ratio=1.0,
+        latency_ratio_low=0.9,
+        latency_ratio_high=1.1,
+        within=True,
+    )
+    return replace(base, **changes)
+
+
+def record(*steps: Step, **changes: Any) -> RunRecord:
+    last = max((s for s in steps if s.within), key=lambda s: s.step)
+    base = RunRecord(
+        folder=Path("run"),
+        dense=DENSE,
+        final=last.metrics,
+        steps=steps,
+        removed=sum(len(s.names) for s in steps[: last.step + 1]),
+        total=3,
+        stopped="it was enough",
+        notes=("a note",),
+        latency_batch=8,
+    )
+    return replace(base, **changes)
+
+
+def text(table: object) -> str:
+    file = io.StringIO()
+    Console(file=file, width=200).print(table)
+    return file.getvalue()
+
+
+def test_a_difference_that_was_not_measurable_is_not_claimed() -> None:
+    unsure = step(1, latency_ratio=3.9, latency_ratio_low=0.3, latency_ratio_high=7.6)
+    shown = text(comparison_table(record(step(0), unsure)))
+    assert "not certain, 0.30 to 7.60 ×" in shown
+    assert "3.9" not in shown
+    sure = step(1, latency_ratio=1.5, latency_ratio_low=1.4, latency_ratio_high=1.6)
+    assert "1.50 × (1.40 to 1.60)" in text(comparison_table(record(step(0), sure)))
+
+
+def test_the_table_shows_dense_result_and_change() -> None:
+    final = Metrics(89.5, None, 1_000_000, 1_000, 5, 1.0)
+    table = text(comparison_table(record(step(0), step(1, metrics=final))))
+    for words in ("90.00 %", "89.50 %", "-0.50 points", "4.00 ×", "2.00 ×", "1 removed", "batch 8"):
+        assert words in table
+    lines = outcome_lines(record(step(0), step(1)))
+    assert lines[0] == "removed: site1"
+    assert lines[1] == "ended because: it was enough"
+    assert lines[-1] == "note: a note"
+
+
+def test_steps_past_the_result_are_not_its_removals() -> None:
+    low = replace(DENSE, top1_val=50.0)
+    past = record(step(0), step(1), step(2, metrics=low, within=False))
+    assert past.removals == ("site1",)
+    table = text(steps_table(past))
+    assert "too low" in table
+    assert "result" in table
+    assert "MACs" not in table  # never changed
+
+
+def test_what_changes_has_a_column() -> None:
+    smaller = replace(DENSE, macs=1_000)
+    assert "MACs" in text(steps_table(record(step(0), step(1, metrics=smaller))))
+
+
+def test_names_are_not_taken_for_markup() -> None:
+    named = step(1, names=("blocks[0].act",))
+    assert "blocks[0].act" in text(steps_table(record(step(0), named)))
+
+
+def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
+    written = record(step(0), step(1), folder=tmp_path)
+    (tmp_path / "result.json").write_text(json.dumps(written.to_dict()))
+    (tmp_path / "config.yaml").write_text("latency_batch: 8\n")
+    assert read_run(tmp_path) == written
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"dense": 3}'])
+def test_a_damaged_result_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "result.json").write_text(content)
+    with pytest.raises(RunError, match=r"result\.json.* damaged"):
+        read_run(tmp_path)
+
+
+def test_a_run_without_a_step_has_nothing_to_show(tmp_path: Path) -> None:
+    (tmp_path / "identity.json").write_text("{}")
+    with pytest.raises(RunError, match="no finished step yet"):
+        read_run(tmp_path)

@@ -1,0 +1,237 @@
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+
+import shoal
+import small_runs
+from shoal.cli import demo, main
+from shoal.config import Config
+from small_runs import result_of, without_times
+
+MODEL = f"{small_runs.__file__}:build"
+
+
+@pytest.fixture(autouse=True)
+def _no_latency(monkeypatch: pytest.MonkeyPatch) -> None:
+    small_runs.skip_latency(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "w.safetensors"
+    save_file(small_runs.trained().state_dict(), path)
+    return path
+
+
+def words(weights: Path, out: Path, *more: str) -> list[str]:
+    return [
+        "compress", MODEL, "--checkpoint", str(weights), "--data", "digits",
+        "--train-samples", "250", "--batch-size", "50", "--precision", "fp32", "--max-drop", "100",
+        "--out", str(out), *more,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        small_runs.skip_latency(patch)
+        assert main(words(weights, folder, "--remove", "2")) == 0
+    return folder
+
+
+def test_it_says_what_it_did(run: Path, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words(weights, run, "--remove", "2")) == 0  # a finished run: at once
+    seen = capsys.readouterr()
+    for text in ("top-1 validation", "top-1 test", "rectifiers left", "depth", "MACs",
+                 "parameters", "latency, median, batch 1", "2 removed",
+                 "ended because: 2 are removed, as asked", f"shoal.load('{run}')"):  # fmt: skip
+        assert text in seen.out
+    assert "faster" not in seen.out.lower()
+    assert "a linearized rectifier alone saves no time" in seen.out
+    assert "(done before)" in seen.err
+
+
+def test_progress_is_a_line_for_each_step_and_epoch(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ("--remove", "1", "--epochs", "2", "--dense-epochs", "1")
+    assert main(words(weights, tmp_path / "run", *more)) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert sum("dense: epoch 1/1, loss" in line for line in lines) == 1
+    assert sum("step 1: epoch" in line for line in lines) == 2
+    assert sum(line.startswith("dense: validation") for line in lines) == 1
+    assert sum(line.startswith("step 1/1: linearized last: validation") for line in lines) == 1
+    assert not any("\x1b" in line for line in lines)
+
+
+def test_json_is_the_result_and_nothing_else(
+    run: Path, weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(weights, run, "--remove", "2", "--json")) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads((run / "result.json").read_text())
+    assert {"dense", "final", "steps", "removed", "total"} <= set(printed)
+    assert {"top1_val", "top1_test", "macs", "params", "depth", "latency_ms"} == set(
+        printed["dense"]
+    )
+
+
+def test_its_configuration_runs_again_to_the_same_result(run: Path, tmp_path: Path) -> None:
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert set(config) == set(Config.model_fields)
+    again = tmp_path / "again"
+    assert main(["compress", "--config", str(run / "config.yaml"), "--out", str(again)]) == 0
+    assert result_of(again) == result_of(run)
+    assert yaml.safe_load((again / "config.yaml").read_text()) == config
+    one, other = again / "best" / "model.safetensors", run / "best" / "model.safetensors"
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_flags_win_over_the_file(run: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again"
+    given = ["compress", "--config", str(run / "config.yaml"), "--out", str(again)]
+    assert main([*given, "--remove", "1", "--no-skip-broken"]) == 0
+    assert json.loads((again / "result.json").read_text())["removed"] == 1
+
+
+def test_the_result_loads_without_the_model(run: Path) -> None:
+    net = shoal.load(run)
+    assert len(net.plan.names("linearize")) == 2
+    dense = shoal.load(run / "steps" / "000")
+    assert len(dense.plan) == 0
+    assert all(not torch.equal(net(x), dense(x)) for x in [small_runs.digits().example_inputs(4)])
+
+
+def test_random_weights_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["compress", "shoal:digits_resnet?width=2", "--data", "digits", "--train-samples",
+             "50", "--epochs", "0", "--remove", "1", "--max-drop", "100"]  # fmt: skip
+    assert main([*given, "--out", str(tmp_path / "run")]) == 0
+    assert "begins with random weights" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------- report and benchmark
+
+
+def test_report_shows_the_steps(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(run)]) == 0
+    out = capsys.readouterr().out
+    steps = json.loads((run / "result.json").read_text())["steps"]
+    for step in steps:
+        assert f"{step['top1_val']:.2f} %" in out
+        assert all(name in out for name in step["names"])
+    assert "(dense)" in out
+
+
+def test_report_knows_a_run_that_is_not_finished(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import shutil
+
+    folder = shutil.copytree(run, tmp_path / "run")
+    (folder / "result.json").unlink()
+    shutil.rmtree(folder / "best")
+    assert main(["report", str(folder)]) == 0
+    assert "not finished" in capsys.readouterr().out
+    assert main(["report", str(folder), "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    whole = json.loads((run / "result.json").read_text())
+    for key in ("dense", "final", "steps", "removed", "total"):
+        assert printed[key] == whole[key], key
+
+
+def test_benchmark_compares_a_run_with_its_dense_network(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["benchmark", str(run), "--batch", "3", "--seconds", "0", "--threads", "1"]
+    assert main(given) == 0
+    out = capsys.readouterr().out
+    assert "baseline / network" in out
+    assert "batch 3 on cpu, 1 thread" in out
+    assert main([*given, "--against", MODEL, "--json", "--input-shape", "1,8,8"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["batch_size"] == 3
+    assert printed["baseline"]["params"] < printed["params"]  # lines have parameters
+    assert printed["speedup"]["pairs"] >= 3
+
+
+# ---------------------------------------------------------------------- the demo
+
+
+@pytest.fixture
+def short_demo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    short = {"model": "shoal:digits_resnet?width=4", "train_samples": 150, "dense_epochs": 2,
+             "epochs": 1, "remove": 2, "max_drop": 100.0}  # fmt: skip
+    monkeypatch.setattr(demo, "_OPTIONS", {**demo._OPTIONS, **short})
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("short_demo")
+def test_the_demo_runs_once_and_shows_its_result_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    threads = torch.get_num_threads()
+    assert main(["demo"]) == 0
+    first = capsys.readouterr()
+    assert "the run goes to 'shoal-demo'" in first.err
+    assert "rectifiers left" in first.out
+    assert main(["demo"]) == 0
+    second = capsys.readouterr()
+    assert "holds a finished run, which is not done again" in second.err
+    assert second.out == first.out
+    assert torch.get_num_threads() == threads
+    assert main(["demo", "--seed", "1"]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["shoal-demo", "shoal-demo-seed1"]
+
+
+@pytest.mark.slow
+def test_the_demo_removes_half_of_the_rectifiers_within_a_point(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["demo", "--out", str(tmp_path / "demo")]) == 0
+    result = json.loads((tmp_path / "demo" / "result.json").read_text())
+    assert result["total"] == 13
+    assert result["removed"] >= 7
+    assert result["final"]["top1_val"] >= result["dense"]["top1_val"] - 1.0
+    assert result["dense"]["top1_val"] > 95.0
+
+
+# ---------------------------------------------------------------------- several processes
+
+
+def test_two_processes_end_like_one(run: Path, weights: Path, tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    launcher = ["torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port)]
+    done = subprocess.run(
+        [sys.executable, "-m", *launcher, "-m", "shoal",
+         *words(weights, tmp_path / "two", "--remove", "2", "--json")],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True, text=True, timeout=400, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    two = without_times(json.loads(done.stdout))  # one process only has printed
+    assert two == result_of(tmp_path / "two")
+    one = result_of(run)
+    assert [step["names"] for step in two["steps"]] == [step["names"] for step in one["steps"]]
+    assert two["dense"] == {**one["dense"], "macs": two["dense"]["macs"],
+                            "depth": two["dense"]["depth"]}  # fmt: skip
+    assert _scores(two) == _scores(one)
+    assert done.stderr.count("dense: validation") == 1
+
+
+def _scores(result: dict[str, Any]) -> Any:
+    """Return the scores of the dense network: counts over the same images, whoever counts."""
+    return result["steps"][1]["scores"]

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import small_runs
+from shoal.cli import main
+
+MODEL = f"{small_runs.__file__}:build"
+
+
+def inspected(capsys: pytest.CaptureFixture[str], *words: object) -> dict:
+    assert main(["inspect", *map(str, words), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_digits_network_without_data(capsys: pytest.CaptureFixture[str]) -> None:
+    found = inspected(capsys, "shoal:digits_resnet")
+    assert len(found["sites"]) == 13
+    assert {site["kind"] for site in found["sites"]} == {"relu"}
+    assert found["input_shape"] == [1, 8, 8]
+    assert found["depth"] == 14
+    assert len(found["blocks"]) == 6
+    assert [b["name"] for b in found["blocks"] if not b["removable"]] == ["layer2.0"]
+    assert all(block["reason"] for block in found["blocks"] if not block["removable"])
+    assert found["criterion"] is None
+    assert found["latency"] is None
+
+
+def test_a_published_network(capsys: pytest.CaptureFixture[str]) -> None:
+    """ResNet-20: 0.27 M parameters, 20 layers, 41 M MACs (He et al. 2016)."""
+    found = inspected(capsys, "shoal:cifar_resnet20")
+    assert found["input_shape"] == [3, 32, 32]
+    assert found["depth"] == 20
+    assert 0.265e6 < found["params"] < 0.275e6
+    assert 40e6 < found["macs"] < 42e6
+    assert len(found["sites"]) == 19
+
+
+def test_with_data_every_rectifier_has_a_score(capsys: pytest.CaptureFixture[str]) -> None:
+    found = inspected(capsys, MODEL, "--data", "digits", "--samples", 200)
+    assert found["samples"] == 200
+    assert found["criterion"] == "entropy"
+    for site in found["sites"]:
+        assert 0.0 <= site["score"] <= 1.0  # bits of a coin
+        assert 0.0 <= site["on_percent"] <= 100.0
+        assert site["standard_error"] is None or site["standard_error"] > 0.0
+    everything = inspected(capsys, MODEL, "--data", "digits", "--samples", 0)
+    assert everything["samples"] > 1000
+    assert {site["standard_error"] for site in everything["sites"]} == {0.0}
+    assert everything["settled"]
+
+
+def test_the_tables_name_everything(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", MODEL, "--data", "digits", "--latency", "--samples", "100"]) == 0
+    out = capsys.readouterr().out
+    for name in small_runs.SITES:
+        assert f" {name} " in out
+    for text in ("leaky_relu", "entropy, bits", "± standard error", "residual blocks", "depth 5",
+                 "MACs per sample", "4 of 4 rectifiers", "100 training samples", "ms ("):  # fmt: skip
+        assert text in out
+
+
+def test_a_shape_that_was_a_guess_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", f"{MODEL}?in_channels=3"]) == 2
+    assert "tried with an input of 3×224×224" in capsys.readouterr().err
+    assert main(["inspect", MODEL, "--input-shape", "1,8,8"]) == 0
+
+
+def test_a_saved_network_shows_what_is_linearized(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import shoal
+
+    net = shoal.linearize_(small_runs.captured().copy(), "act", how="identity")
+    net.plan.base = MODEL
+    shoal.save(net, tmp_path / "net")
+    found = inspected(capsys, tmp_path / "net", "--data", "digits", "--samples", 100)
+    states = {site["name"]: site["linearized"] for site in found["sites"]}
+    assert states == {"relu": None, "act": "identity", "relu_1": None, "last": None}
+    scores = {site["name"]: site["score"] for site in found["sites"]}
+    assert scores["act"] is None
+    assert scores["last"] is not None
