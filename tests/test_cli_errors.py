@@ -189,7 +189,7 @@ def test_a_batch_of_one(compress: Refused) -> None:
         (["--per-step", "0"], "per_step is 0: give a whole number, 1 or more"),
         (["--lr", "-1"], "lr is -1.0"),
         (["--mean", "0.5,x"], "mean is '0.5,x': give numbers"),
-        (["--max-drop", "much"], "much"),
+        (["--max-drop", "much"], "--max-drop"),
         (["--max-dorp", "1"], "--max-dorp"),
         (["--val-fraction", "2"], "val_fraction is 2.0: give a number between 0 and 1"),
     ],

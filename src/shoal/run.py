@@ -191,6 +191,7 @@ class Run:
         total: int,
         stopped: str,
         notes: list[str],
+        latency: Mapping[str, Any],
     ) -> None:
         """Write `best/`, `result.json` and the journal."""
         if is_main():
@@ -203,6 +204,7 @@ class Run:
                 "removed": removed,
                 "total": total,
                 "stopped": stopped,
+                "latency": dict(latency),
                 "notes": notes,
             }
             write_file(self.folder / "result.json", json.dumps(result, indent=2) + "\n")

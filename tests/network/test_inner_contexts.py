@@ -82,6 +82,7 @@ def test_copies_and_exports_keep_the_contexts() -> None:
     assert same(torch.compile(network, backend="eager")(images()), network(images()))
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_control_flow_of_torch_is_kept_and_named() -> None:
     def forward(self: nn.Module, x: Tensor) -> Tensor:
         z = self.a(x)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 from shoal.errors import ConfigError, TrainingError
 from shoal.methods.listener import Listener
@@ -29,6 +31,7 @@ class Result:
         steps: all steps, the dense network (0) first.
         dense: figures of the dense network.
         final: figures of `model`.
+        latency: milliseconds of dense and result, as they are and merged, from the same rounds.
         removed: how many sites or blocks are gone in `model`.
         total: how many could have gone.
         stopped: why the search ended.
@@ -39,6 +42,7 @@ class Result:
     steps: tuple[Step, ...]
     dense: Metrics
     final: Metrics
+    latency: Mapping[str, Any]
     removed: int
     total: int
     stopped: str
@@ -112,7 +116,7 @@ class _Search:
             if self.steps[-1].within:
                 best = network.copy()
             stopped = self._stopped(network)
-        return self._result(best.eval(), stopped)
+        return self._result(dense, best.eval(), stopped)
 
     def _most_steps(self) -> int:
         wanted = min(self.total, self.options.remove or self.total)
@@ -253,13 +257,16 @@ class _Search:
             return "nothing is left to remove"
         return ""
 
-    def _result(self, best: Network, stopped: str) -> Result:
+    def _result(self, dense: Network, best: Network, stopped: str) -> Result:
         chosen = max((step for step in self.steps if step.within), key=lambda step: step.step)
+        self.listener.stage(chosen.step, "measure")
+        latency = self.task.final_latency(dense, best)
         result = Result(
             model=best,
             steps=tuple(self.steps),
-            dense=self.steps[0].metrics,
-            final=chosen.metrics,
+            dense=replace(self.steps[0].metrics, latency_ms=latency["dense_ms"]),
+            final=replace(chosen.metrics, latency_ms=latency["result_ms"]),
+            latency=latency,
             removed=self._removed(best),
             total=self.total,
             stopped=stopped,
@@ -275,5 +282,6 @@ class _Search:
                 total=result.total,
                 stopped=stopped,
                 notes=self.notes,
+                latency=latency,
             )
         return result

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from shoal.data.batch import split_batch
 from shoal.errors import DataError
-from shoal.measure import Ratio, benchmark
+from shoal.measure import Ratio, benchmark, latency_ratio, measure_latency
 from shoal.methods.listener import Listener
 from shoal.methods.options import Search
 from shoal.methods.records import Metrics
 from shoal.modes import device_of
 from shoal.network import Network
+from shoal.surgery import merge_
 from shoal.training import EpochReport, derive_seed, evaluate, fit
 
 __all__ = ["Task"]
@@ -118,6 +119,29 @@ class Task:
             latency_ms=result.latency.median_ms,
         )
         return metrics, result.speedup or Ratio.of([1.0], [1.0])
+
+    def final_latency(self, dense: Network, best: Network) -> dict[str, Any]:
+        """Return latencies of dense and result, as they are and merged, from the same rounds.
+
+        Merged means: dense with its batch norms folded, and the result with whatever `merge_` finds
+        exact and faster here. Their ratio is the speed-up that is gained by shallowness alone.
+        """
+        batch = self.search.latency_batch
+        folded, merged = dense.copy(), best.copy()
+        merge_(folded, policy="fold", batch=batch)
+        report = merge_(merged, batch=batch)
+        networks = {"dense": dense, "result": best, "dense_folded": folded, "result_merged": merged}
+        inputs = self._example(batch, device_of(best))
+        timed = measure_latency(networks, inputs, min_seconds=0.3, max_seconds=30.0)
+        ratio = latency_ratio(timed["dense_folded"], timed["result_merged"])
+        return {
+            "batch": batch,
+            **{f"{name}_ms": latency.median_ms for name, latency in timed.items()},
+            "speedup": ratio.to_dict(),
+            "merge_max_rel_error": report.max_rel_error,
+            "merged_depth": report.depth_after,
+            "merged_macs": report.macs_after,
+        }
 
     def _example(self, batch: int, device: torch.device) -> Any:
         """Return `batch` samples of the validation data, repeated if there are fewer."""

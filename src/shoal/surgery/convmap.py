@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -176,12 +178,12 @@ class ConvMap:
         groups, out = second_weight.shape[:2]
         merged = second_weight.new_zeros(groups, out, first_weight.shape[2], *size)
         for tap in itertools.product(*map(range, second.kernel)):
-            part = torch.einsum("goc,gci...->goi...", second_weight[(..., *tap)], first_weight)
+            part = torch.einsum("goc,gci...->goi...", second_weight[_at(tap)], first_weight)
             where = tuple(
                 slice(s * b, s * b + d * (k - 1) + 1, d)
                 for s, b, d, k in zip(step, tap, self.dilation, self.kernel, strict=True)
             )
-            merged[(..., *where)] += part
+            merged[_at(where)] += part
         return merged, (1,) * self.spatial
 
     def plus(self, other: ConvMap) -> ConvMap:
@@ -236,7 +238,7 @@ class ConvMap:
             return self
         size = [d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel, strict=True)]
         weight = self.weight.new_zeros(*self.weight.shape[:2], *size)
-        weight[(..., *(slice(None, None, d) for d in self.dilation))] = self.weight
+        weight[_at([slice(None, None, d) for d in self.dilation])] = self.weight
         return replace(self, weight=weight, dilation=(1,) * self.spatial)
 
     def scaled(self, factor: float) -> ConvMap:
@@ -303,6 +305,11 @@ def conv_padding(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> tuple[int, ...] | 
 
 def _bias(bias: Tensor | None, weight: Tensor) -> Tensor:
     return weight.new_zeros(len(weight)) if bias is None else bias.detach().double().cpu()
+
+
+def _at(places: Sequence[int | slice]) -> Any:
+    """Return the index of these places in a tensor's last dimensions."""
+    return (..., *places)
 
 
 def _dense(conv: ConvMap) -> Tensor:

@@ -45,7 +45,9 @@ def layer_from_spec(spec: Mapping[str, Any]) -> nn.Module:
     Raises:
         PlanError: the description is damaged or unknown.
     """
-    options = {key: tuple(v) if isinstance(v, list) else v for key, v in spec.items()}
+    options: dict[str, Any] = {
+        key: tuple(v) if isinstance(v, list) else v for key, v in spec.items()
+    }
     kind = options.pop("type", None)
     try:
         if kind in _CONVS:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -57,7 +58,7 @@ def operands(node: fx.Node) -> tuple[fx.Node, fx.Node, float] | None:
         return None
     if len(tensor_shape(a)) < 2 or tensor_shape(a) != tensor_shape(b):
         return None
-    return a, b, ADDITIONS[node.target]  # type: ignore[index]
+    return a, b, ADDITIONS[node.target]
 
 
 def linear_map(node: fx.Node, network: Network) -> Linear | None:
@@ -161,7 +162,7 @@ def _of_constant(node: fx.Node, network: Network) -> Linear | None:
     vector, dim = found
     one, zero = torch.ones_like(vector), torch.zeros_like(vector)
     if node.target in ADDITIONS:
-        scale, shift = one, vector * ADDITIONS[node.target]  # type: ignore[index]
+        scale, shift = one, vector * ADDITIONS[node.target]
     elif node.target in (aten.div.Tensor, aten.div.Scalar):
         scale, shift = 1.0 / vector, zero
     else:
@@ -300,6 +301,6 @@ def _of_average_pool(node: fx.Node) -> Linear | None:
     return Linear(source, "conv", make)
 
 
-def _pair(value: object) -> tuple[int, int]:
+def _pair(value: Any) -> tuple[int, int]:
     values = list(value) if isinstance(value, (list, tuple)) else [value]
-    return (values[0], values[-1])
+    return int(values[0]), int(values[-1])

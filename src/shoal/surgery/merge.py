@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -23,7 +22,7 @@ from shoal.surgery.costs import LatencyCosts
 from shoal.surgery.layer_spec import layer_from_spec, layer_spec
 from shoal.surgery.linear_ops import tensor_shape
 from shoal.surgery.peephole import simplify_
-from shoal.surgery.regions import Region, find_regions
+from shoal.surgery.regions import find_regions
 from shoal.surgery.replay import replayers
 from shoal.surgery.report import Kept, Merged, MergeReport
 from shoal.surgery.rewrite import between, free_path, is_closed, replace_stretch_
@@ -107,7 +106,8 @@ class _Merger:
             before_ms, after_ms, ratio = self._latencies(folded.network, attempt.network)
             if ratio > _SLOWER:
                 reason = "the whole network was measured to be slower with it"
-                folded.kept += [Kept(m.layers, reason) for m in attempt.merged if m.after != ""]
+                joined = [m for m in attempt.merged if m.weighted_before > 1]
+                folded.kept += [Kept(m.layers, reason) for m in joined]
                 attempt, after_ms = folded, before_ms
         self.costs.save()
         example = self.inputs[0]
@@ -126,7 +126,7 @@ class _Merger:
             latency_after_ms=after_ms,
             batch=self.batch,
         )
-        if attempt.cuts:
+        if attempt.network.code != self.network.code:
             self._adopt(attempt)
         return report
 
@@ -204,8 +204,7 @@ class _Merger:
         if policy == "measured":
             return Prices(self._latency)
         # As few layers as can be; a scale and shift counts a little, so that it is folded.
-        count = partial(_count_layers)
-        return Prices(count, joins=policy == "always", most_work=math.inf, margin=1.0)
+        return Prices(_count_layers, joins=policy == "always", most_work=math.inf, margin=1.0)
 
     def _latency(self, found: ConvMap, node: fx.Node) -> float:
         like = torch.empty(0, dtype=self.dtype or torch.float32, device=device_of(self.network))
@@ -221,14 +220,14 @@ class _Merger:
         used = used_paths(work.graph.nodes)
         simplify_(work)
         prices = self._prices(policy)
-        changed = _Applier(work, attempt)
+        applier = _Applier(work, attempt, timed=policy == "measured")
         for region in find_regions(work):
             name = region.end.name
             attempt.boundaries.append(
                 {"region": name, "begins": region.begins_because, "ends": region.ends_because}
             )
             if name not in skip:
-                changed.apply(region, best_cut(region.chain, prices), prices)
+                applier.apply(best_cut(region.chain, prices))
         remove_dead_(work, used)
         return attempt
 
@@ -243,19 +242,20 @@ def _count_layers(found: ConvMap, node: fx.Node) -> float:
 class _Applier:
     """Puts the chosen segments into a network's graph and writes down what it did."""
 
-    def __init__(self, network: Network, attempt: _Attempt) -> None:
+    def __init__(self, network: Network, attempt: _Attempt, timed: bool) -> None:
         self.network = network
         self.attempt = attempt
+        self.timed = timed  # whether a segment's cost is in milliseconds
         self.now: dict[fx.Node, fx.Node] = {}  # who gives a tensor that was replaced
 
-    def apply(self, region: Region, segments: list[Segment], prices: Prices) -> None:
+    def apply(self, segments: Sequence[Segment]) -> None:
         """Apply the segments of a region or of a branch."""
         for segment in segments:
             if segment.map is None and segment.branches:
                 for branch in segment.branches:
-                    self.apply(region, list(branch), prices)
+                    self.apply(branch)
             if segment.changed and not (segment.map is None and segment.branches):
-                self._replace(segment, prices)
+                self._replace(segment)
             self._note_kept(segment)
 
     def _note_kept(self, segment: Segment) -> None:
@@ -263,25 +263,16 @@ class _Applier:
             layers = _weighted_names(segment, self.network)
             self.attempt.kept.append(Kept(layers, segment.reason))
 
-    def _replace(self, segment: Segment, prices: Prices) -> None:
+    def _replace(self, segment: Segment) -> None:
         start = self.now.get(segment.start, segment.start)
         end = self.now.get(segment.end, segment.end)
         if not is_closed(start, end):
-            layers = _weighted_names(segment, self.network)
-            self.attempt.kept.append(Kept(layers, "a tensor inside is needed elsewhere"))
+            kept = _weighted_names(segment, self.network)
+            self.attempt.kept.append(Kept(kept, "a tensor inside is needed elsewhere"))
             return
-        found = segment.map
-        merged = self._describe(segment, start, end, prices)
+        merged = self._describe(segment, start, end)
         flatten = _flattening(start, end)
-        layers: list[tuple[str, nn.Module]] = []
-        if found is not None and not found.is_identity:
-            if found.spatial and (flatten == "before" or len(tensor_shape(start)) == 2):
-                found = _without_positions(found)
-            like = next((p for p in self.network.parameters()), torch.empty(0))
-            made = found.layers(like.detach())
-            base = merged.name
-            layers = [(free_path(self.network, f"{base}_ones"), m) for m in made[:-1]]
-            layers.append((base, made[-1]))
+        layers = self._layers(segment, merged.name, flatten, start)
         specs = [[path, layer_spec(module)] for path, module in layers]
         cut = {"start": start.name, "end": end.name, "layers": specs, "flatten": flatten}
         self.attempt.cuts.append(cut)
@@ -294,23 +285,35 @@ class _Applier:
             node = replace_stretch_(self.network, start, end, layers, flatten=flatten)
             self.now[segment.end] = node
 
-    def _describe(self, segment: Segment, start: fx.Node, end: fx.Node, prices: Prices) -> Merged:
-        inside = sorted(between(start, end), key=list(self.network.graph.nodes).index)
-        weighted = [node for node in inside if is_weighted(node, self.network)]
-        names = tuple(str(node.target) for node in inside if node.op == "call_module")
-        after = "nothing" if segment.map is None or segment.map.is_identity else ""
+    def _layers(
+        self, segment: Segment, path: str, flatten: str | None, start: fx.Node
+    ) -> list[tuple[str, nn.Module]]:
+        """Return the new layers with their paths; none where the segment does nothing."""
         found = segment.map
-        before_ms = after_ms = None
+        if found is None or found.is_identity:
+            return []
+        if found.spatial and (flatten == "before" or len(tensor_shape(start)) == 2):
+            found = _without_positions(found)
+        like = next((p for p in self.network.parameters()), torch.empty(0))
+        *helpers, layer = found.layers(like.detach())
+        ones = [(free_path(self.network, f"{path}_ones"), module) for module in helpers]
+        return [*ones, (path, layer)]
+
+    def _describe(self, segment: Segment, start: fx.Node, end: fx.Node) -> Merged:
+        order = list(self.network.graph.nodes).index
+        inside = sorted(between(start, end), key=order)
+        weighted = [node for node in inside if is_weighted(node, self.network)]
+        found = None if segment.map is None or segment.map.is_identity else segment.map
         return Merged(
             name=self._path(inside, weighted, end),
-            layers=names,
+            layers=tuple(str(node.target) for node in inside if node.op == "call_module"),
             before=" + ".join(self._words(node) for node in inside),
-            after=after or (found.describe() if found is not None else "nothing"),
+            after="nothing" if found is None else found.describe(),
             weighted_before=len(weighted),
             macs_before=sum(_macs(self.network, node) for node in weighted),
-            macs_after=0 if found is None or after else _map_macs(found, end),
-            latency_before_ms=before_ms,
-            latency_after_ms=after_ms,
+            macs_after=0 if found is None else _map_macs(found, end),
+            latency_before_ms=segment.cost_apart if self.timed else None,
+            latency_after_ms=segment.cost if self.timed else None,
         )
 
     def _path(self, inside: list[fx.Node], weighted: list[fx.Node], end: fx.Node) -> str:

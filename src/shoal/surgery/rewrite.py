@@ -115,5 +115,3 @@ def replace_stretch_(
             node = flattened(node)
     end.replace_all_uses_with(node)
     return node
-
-

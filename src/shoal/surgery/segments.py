@@ -51,6 +51,8 @@ class Segment:
         changed: whether anything is different from what is there.
         branches: for a sum that stays, the cuts of its branches.
         reason: why it was not merged with its neighbours, or into one layer.
+        cost: what the one layer costs; None where nothing was joined.
+        cost_apart: what its parts cost, scales and shifts folded.
     """
 
     start: fx.Node
@@ -60,6 +62,8 @@ class Segment:
     changed: bool
     branches: tuple[tuple[Segment, ...], ...] = ()
     reason: str = ""
+    cost: float | None = None
+    cost_apart: float | None = None
 
 
 def best_cut(chain: Sequence[Element], prices: Prices) -> list[Segment]:
@@ -123,7 +127,7 @@ def _flattened(chain: Sequence[Element], position: int) -> tuple[Segment, int] |
     """
     flattening = chain[position]
     assert isinstance(flattening, Layer)
-    channels, *size = tensor_shape(flattening.source)[1:]
+    channels, *size = (n for n in tensor_shape(flattening.source)[1:] if n is not None)
     composed: ConvMap | None = None
     for after in range(position + 1, len(chain)):
         element = chain[after]
@@ -273,8 +277,10 @@ def _join(units: Sequence[Segment], prices: Prices) -> tuple[float, Segment] | N
     parts = [unit.map for unit in units if unit.map is not None]
     if _work(composed) > prices.most_work * sum(map(_work, parts)):
         return None
-    segment = Segment(start, units[-1].end, composed, sum(u.layers for u in units), True)
-    return prices.of(composed, start) / prices.margin, segment
+    price, apart = prices.of(composed, start), sum(_alone(unit, prices)[0] for unit in units)
+    layers = sum(unit.layers for unit in units)
+    segment = Segment(start, units[-1].end, composed, layers, True, cost=price, cost_apart=apart)
+    return price / prices.margin, segment
 
 
 def _chained(units: Sequence[Segment]) -> ConvMap:
@@ -302,7 +308,8 @@ def _alone(unit: Segment, prices: Prices) -> tuple[float, Segment]:
         # the addition costs about what scaling and shifting the same tensor does
         apart += prices.of(ConvMap.identity(unit.map.channels_out, unit.map.spatial), unit.end)
         if together <= apart:
-            return together, replace(unit, branches=())
+            price = together * prices.margin
+            return together, replace(unit, branches=(), cost=price, cost_apart=apart)
         reason = "as one layer it would be slower"
     changed = any(part.changed for branch in unit.branches for part in branch)
     return apart, replace(unit, map=None, changed=changed, reason=reason)

@@ -1,0 +1,261 @@
+"""Accuracy on corrupted images: the 15 corruptions of Hendrycks & Dietterich 2019.
+
+The corruptions come from the package `imagecorruptions-imaug`. It applies the strengths of
+ImageNet-C to images of any size from 32 pixels on, so on 32-pixel images they are stronger than
+in the published files of CIFAR-10-C: compare networks by these figures, not with papers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from shoal.data.base import SeededLoader
+from shoal.data.batch import split_batch
+from shoal.errors import ConfigError, DataError, missing_extra, unknown_name
+from shoal.training.evaluate import evaluate
+from shoal.training.seeding import derive_seed, preserved_rng
+
+__all__ = ["CORRUPTIONS", "Robustness", "corrupted", "robustness"]
+
+CORRUPTIONS = (
+    "gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur",
+    "zoom_blur", "snow", "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate",
+    "jpeg_compression",
+)  # fmt: skip
+SEVERITIES = (1, 2, 3, 4, 5)
+_LEAST_SIZE = 32  # pixels; the package takes no smaller images
+
+Image = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """Accuracy of a network on corrupted images, in percent.
+
+    Attributes:
+        clean: on the images as they are.
+        mean: over all corruptions and severities.
+        by_corruption: for each corruption, one value per severity.
+        severities: the severities, in that order.
+        samples: number of images in each of them.
+        seed: of the corruptions.
+    """
+
+    clean: float
+    mean: float
+    by_corruption: dict[str, tuple[float, ...]]
+    severities: tuple[int, ...]
+    samples: int
+    seed: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures as JSON values."""
+        return {
+            "clean": self.clean,
+            "mean": self.mean,
+            "by_corruption": {name: list(values) for name, values in self.by_corruption.items()},
+            "severities": list(self.severities),
+            "samples": self.samples,
+            "seed": self.seed,
+        }
+
+
+def robustness(
+    network: nn.Module,
+    loader: Iterable[Any],
+    *,
+    corruptions: Sequence[str] = CORRUPTIONS,
+    severities: Sequence[int] = SEVERITIES,
+    seed: int = 0,
+    samples: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Robustness:
+    """Evaluate a network on corrupted images.
+
+    Args:
+        network: a classifier of images.
+        loader: batches of normalised images `[B, C, H, W]`, C 1 or 3, and labels; test data.
+        corruptions: names out of `CORRUPTIONS`.
+        severities: from 1 (light) to 5.
+        seed: decides the corruptions' random numbers, image by image.
+        samples: use this many images only; the corruptions take a few milliseconds an image.
+        mean: what was subtracted from each channel of pixels in [0, 1]; None reads it off a
+            loader of shoal's.
+        std: what they were divided by; likewise.
+        progress: called with the evaluations done and their total.
+
+    Raises:
+        ShoalError: the package is not installed.
+        NameNotFoundError: there is no such corruption.
+        ConfigError: a severity is not 1 to 5, the normalisation is not known, or images are
+            smaller than 32 pixels.
+        DataError: the loader is empty, or its batches are not images.
+    """
+    chosen = _taken(loader, samples)
+    clean = evaluate(network, chosen, limit=samples)
+    found: dict[str, tuple[float, ...]] = {}
+    total = len(corruptions) * len(severities)
+    for name in corruptions:
+        accuracies = []
+        for severity in severities:
+            data = corrupted(chosen, name, severity, seed=seed, mean=mean, std=std)
+            accuracies.append(evaluate(network, data, limit=samples).top1)
+            if progress is not None:
+                progress(len(found) * len(severities) + len(accuracies), total)
+        found[name] = tuple(accuracies)
+    every = [value for values in found.values() for value in values]
+    return Robustness(
+        clean=clean.top1,
+        mean=fmean(every) if every else float("nan"),
+        by_corruption=found,
+        severities=tuple(severities),
+        samples=clean.samples,
+        seed=seed,
+    )
+
+
+def corrupted(
+    loader: Iterable[Any],
+    corruption: str,
+    severity: int,
+    *,
+    seed: int = 0,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Iterable[tuple[Tensor, Tensor | None]]:
+    """Return a loader of the same images, corrupted; see `robustness`.
+
+    An image's corruption depends on the seed and its place in the data, not on the batches.
+    """
+    if corruption not in CORRUPTIONS:
+        raise unknown_name("corruption", corruption, CORRUPTIONS)
+    if severity not in SEVERITIES:
+        raise ConfigError(f"severity is {severity}: give a whole number from 1 to 5")
+    mean = mean if mean is not None else getattr(loader, "mean", None)
+    std = std if std is not None else getattr(loader, "std", None)
+    if mean is None or std is None:
+        raise ConfigError(
+            "the images cannot be corrupted without knowing how they were normalised: give mean= "
+            "and std="
+        )
+    return _Corrupted(loader, corruption, severity, seed, tuple(mean), tuple(std))
+
+
+@dataclass(frozen=True)
+class _Corrupted:
+    loader: Iterable[Any]
+    corruption: str
+    severity: int
+    seed: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        corrupt = _library()
+        plain = getattr(self.loader, "plain", None)
+        number = 0
+        for raw in plain() if callable(plain) else self.loader:
+            batch = split_batch(raw)
+            images = batch.args[0] if batch.args else next(iter(batch.kwargs.values()))
+            pixels = self._pixels(images)
+            changed = []
+            for image in pixels:
+                own = derive_seed(self.seed, self.corruption, self.severity, number)
+                with _seeded(own):
+                    changed.append(corrupt(image, self.severity, self.corruption))
+                number += 1
+            yield self._normalised(np.stack(changed), images), batch.target
+
+    def _pixels(self, images: Tensor) -> Image:
+        """Return uint8 `[B, H, W, C]` of normalised `[B, C, H, W]`."""
+        if images.dim() != 4 or images.shape[1] not in (1, 3):
+            raise DataError(
+                f"a batch has the shape {list(images.shape)}: corruptions need images [B, C, H, W] "
+                "with 1 or 3 channels"
+            )
+        if min(images.shape[2:]) < _LEAST_SIZE:
+            raise ConfigError(
+                f"the images have {images.shape[2]}×{images.shape[3]} pixels: corruptions need "
+                f"{_LEAST_SIZE} at least; give a larger image_size"
+            )
+        mean, std = self._scales(images)
+        values = (images.double() * std + mean) * 255
+        return values.round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+
+    def _normalised(self, pixels: Image, like: Tensor) -> Tensor:
+        mean, std = self._scales(like)
+        values = torch.from_numpy(pixels).to(like.device).permute(0, 3, 1, 2).double() / 255
+        if like.shape[1] == 1:  # the package answers in colour
+            values = values.mean(1, keepdim=True)
+        normalised = ((values - mean) / std).to(like.dtype)
+        return normalised.contiguous(memory_format=torch.channels_last)
+
+    def _scales(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        mean, std = (
+            torch.tensor(values, dtype=torch.float64, device=like.device).view(1, -1, 1, 1)
+            for values in (self.mean, self.std)
+        )
+        return mean, std
+
+
+def _taken(loader: Iterable[Any], samples: int | None) -> Iterable[Any]:
+    """Return a stratified part where the loader can choose, else the loader itself."""
+    if samples is not None and isinstance(loader, SeededLoader):
+        return loader.plain().take(samples)
+    return loader
+
+
+def _library() -> Callable[[Image, int, str], Image]:
+    try:
+        from imagecorruptions import corrupt
+    except ImportError:
+        raise missing_extra("imagecorruptions-imaug", "robustness", "corrupting images") from None
+    return lambda image, severity, name: corrupt(image, severity=severity, corruption_name=name)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Make every generator that the corruptions draw from start at `seed`.
+
+    Most use NumPy's global one. Salt and pepper comes from scikit-image, which makes a generator
+    of its own, and the glass blur is compiled by Numba, which keeps another.
+    """
+    from skimage import util
+
+    bare = util.random_noise
+    with preserved_rng(torch.device("cpu")):
+        np.random.seed(seed % 2**32)
+        _numba_seeder()(seed % 2**32)
+        util.random_noise = partial(bare, rng=seed % 2**32)
+        try:
+            yield
+        finally:
+            util.random_noise = bare
+
+
+_SEEDERS: list[Callable[[int], None]] = []
+
+
+def _numba_seeder() -> Callable[[int], None]:
+    """Return a function that seeds Numba's generator; it is compiled once."""
+    if not _SEEDERS:
+        import numba
+
+        @numba.njit
+        def seed_it(seed: int) -> None:  # pragma: no cover - runs compiled
+            np.random.seed(seed)
+
+        _SEEDERS.append(seed_it)
+    return _SEEDERS[0]

@@ -1,0 +1,189 @@
+"""Merging known networks: what becomes of them, and that nothing changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from shoal.models import cifar_resnet20
+from shoal.network import Network, capture
+from shoal.store import load, save
+from shoal.surgery import linearize_, merge_
+
+
+def with_statistics(model: nn.Module) -> nn.Module:
+    torch.manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            nn.init.normal_(module.running_mean, 0.0, 0.3)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, 0.0, 0.3)
+    return model.eval()
+
+
+def layers_of(network: Network, *kinds: type[nn.Module]) -> list[str]:
+    called = [str(n.target) for n in network.graph.nodes if n.op == "call_module"]
+    return [path for path in called if isinstance(network.get_submodule(path), kinds)]
+
+
+def error(a: Tensor, b: Tensor) -> float:
+    return float(((a - b).abs().max() / a.abs().max()).detach())
+
+
+class Block(nn.Module):
+    """A residual block whose padding is all in the first convolution, ready to merge."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(4, 4, 3, padding=2, bias=False)
+        self.bn1 = nn.BatchNorm2d(4)
+        self.conv2 = nn.Conv2d(4, 4, 3, bias=False)
+        self.bn2 = nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
+
+
+class Mlp(nn.Module):
+    """Two linear layers with LayerScale and dropout around them, on tokens × channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(6, 24), nn.Linear(24, 6)
+        self.act, self.drop = nn.GELU(), nn.Dropout(0.1)
+        self.gamma = nn.Parameter(torch.randn(6))
+        self.norm = nn.LayerNorm(6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x + self.gamma * self.drop(self.fc2(self.drop(self.act(self.fc1(x))))))
+
+
+class Inverted(nn.Module):
+    """Expand, depthwise, project: both rectifiers gone it is one dense convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.expand = nn.Conv2d(4, 12, 1)
+        self.depthwise = nn.Conv2d(12, 12, 3, padding=1, groups=12)
+        self.project = nn.Conv2d(12, 4, 1)
+        self.act = nn.ReLU6()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.project(self.act(self.depthwise(self.act(self.expand(x)))))
+
+
+def merged(model: nn.Module, x: Tensor, sites: bool = True) -> tuple[Network, Network]:
+    network = capture(with_statistics(model).double(), x.double()).copy()
+    if sites:
+        linearize_(network, [site.name for site in network.sites], loader=[x.double()])
+    after = network.copy()
+    report = merge_(after, policy="always")
+    assert report.max_rel_error <= 1e-10
+    return network, after
+
+
+def test_a_residual_block_with_its_skip_is_one_convolution() -> None:
+    x = torch.randn(3, 4, 9, 9)
+    before, after = merged(nn.Sequential(Block(), Block()), x)
+    assert len(layers_of(after, nn.Conv2d)) == 2
+    assert not any("add" in str(node.target) for node in after.graph.nodes)
+    big = torch.randn(2, 4, 20, 13, dtype=torch.float64)
+    assert error(before(big), after(big)) <= 1e-10
+
+
+def test_an_mlp_is_one_linear_layer_with_its_scale_and_skip() -> None:
+    x = torch.randn(3, 5, 6)
+    before, after = merged(Mlp(), x)
+    assert len(layers_of(after, nn.Linear)) == 1
+    assert error(before(x.double()), after(x.double())) <= 1e-10
+
+
+def test_a_bias_before_padding_is_carried_by_a_channel_of_ones() -> None:
+    x = torch.randn(3, 4, 8, 8)
+    before, after = merged(Inverted(), x)
+    (path,) = layers_of(after, nn.Conv2d)
+    conv = after.get_submodule(path)
+    assert isinstance(conv, nn.Conv2d)
+    assert (conv.in_channels, conv.groups, conv.kernel_size) == (5, 1, (3, 3))
+    small = torch.randn(2, 4, 3, 3, dtype=torch.float64)
+    assert error(before(small), after(small)) <= 1e-10
+
+
+def test_padding_between_two_convolutions_keeps_them_apart_and_says_so() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1))
+    network = capture(model.eval(), torch.randn(2, 3, 8, 8)).copy()
+    linearize_(network, ["1"], how="identity")
+    report = merge_(network, policy="always")
+    assert len(layers_of(network, nn.Conv2d)) == 2
+    assert any("pads its input" in kept.reason for kept in report.kept)
+
+
+def test_batch_norms_are_folded_and_the_network_saves_and_loads(tmp_path: Path) -> None:
+    model = with_statistics(cifar_resnet20())
+    x = torch.randn(4, 3, 32, 32)
+    network = capture(model, x).copy()
+    network.plan.base = "shoal:cifar_resnet20"
+    linearize_(network, ["layer1.0.relu", "layer3.2.relu_1"], loader=[x])
+    before = network.copy()
+    report = merge_(network, policy="fold")
+    assert not layers_of(network, nn.BatchNorm2d)
+    assert report.max_rel_error <= 1e-5
+    assert report.max_rel_error_float64 is not None
+    assert report.max_rel_error_float64 <= 1e-10
+    assert error(before(x), network(x)) <= 1e-5
+    save(network, tmp_path / "saved")
+    again = load(tmp_path / "saved")
+    assert torch.equal(again(x), network(x))
+    assert set(again.state_dict()) == set(network.state_dict())
+
+
+def test_merging_leaves_no_unused_tensor() -> None:
+    x = torch.randn(2, 4, 9, 9)
+    _, after = merged(nn.Sequential(Block(), nn.BatchNorm2d(4)), x)
+    used = {str(n.target) for n in after.graph.nodes if n.op in ("call_module", "get_attr")}
+    assert {name.rpartition(".")[0] for name in after.state_dict()} <= used
+
+
+def test_a_network_that_is_used_twice_inside_keeps_its_shared_tensor() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = (nn.Conv2d(3, 3, 1) for _ in range(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.a(x)
+            return torch.relu(self.b(y)) + torch.sigmoid(self.c(y))
+
+    x = torch.randn(2, 3, 5, 5)
+    before, after = merged(Shared(), x, sites=False)
+    assert len(layers_of(after, nn.Conv2d)) == 3
+    assert error(before(x.double()), after(x.double())) <= 1e-10
+
+
+def test_a_rectifier_after_a_rectifier_goes() -> None:
+    class Doubled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(torch.relu(self.conv(x)))
+
+    network = capture(Doubled().eval(), torch.randn(2, 3, 4, 4)).copy()
+    merge_(network, policy="fold")
+    assert len(layers_of(network, nn.ReLU)) == 1
+
+
+@pytest.mark.parametrize("policy", ["measured", "always", "fold"])
+def test_merging_twice_changes_nothing(policy: str) -> None:
+    x = torch.randn(2, 4, 9, 9)
+    network = capture(with_statistics(nn.Sequential(Block(), Block())), x).copy()
+    linearize_(network, [network.sites[0].name], loader=[x])
+    merge_(network, policy=policy)
+    code = network.code
+    merge_(network, policy=policy)
+    assert network.code == code
