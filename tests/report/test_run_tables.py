@@ -13,6 +13,15 @@ from shoal.errors import RunError
 from shoal.methods import Metrics, Step
 from shoal.report import RunRecord, comparison_table, outcome_lines, read_run, steps_table
 
+LATENCY = {
+    "dense_ms": 2.0,
+    "result_ms": 2.0,
+    "dense_folded_ms": 1.8,
+    "result_merged_ms": 0.9,
+    "speedup": {"median": 2.0, "low": 1.9, "high": 2.2},
+    "merged_depth": 5,
+    "merged_macs": 2_000_000,
+}
 DENSE = Metrics(90.0, 88.0, 4_000_000, 2_000, 10, 2.0)
 
 
@@ -46,6 +55,7 @@ def record(*steps: Step, **changes: Any) -> RunRecord:
         total=3,
         stopped="it was enough",
         notes=("a note",),
+        latency=LATENCY,
         latency_batch=8,
     )
     return replace(base, **changes)
@@ -71,6 +81,10 @@ def test_the_table_shows_dense_result_and_change() -> None:
     table = text(comparison_table(record(step(0), step(1, metrics=final))))
     for words in ("90.00 %", "89.50 %", "-0.50 points", "4.00 ×", "2.00 ×", "1 removed", "batch 8"):
         assert words in table
+    assert "2.00 × (1.90 to 2.20)" in table  # merged, from the rounds of the end
+    unfinished = text(comparison_table(record(step(0), step(1), latency={}, stopped="")))
+    assert "merged" not in unfinished
+    assert "best so far" in unfinished
     lines = outcome_lines(record(step(0), step(1)))
     assert lines[0] == "removed: site1"
     assert lines[1] == "ended because: it was enough"

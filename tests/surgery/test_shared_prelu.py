@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import permutations
 
 import pytest
@@ -88,3 +89,22 @@ def test_replaying_gives_the_same_state(
                 parameter.add_(0.25)
         rebuilt.load_state_dict(net.state_dict())
         assert torch.equal(rebuilt(data()), net(data()))
+
+
+def test_one_module_at_two_places_is_two_sites() -> None:
+    torch.manual_seed(0)
+    act = nn.PReLU(4)
+    first, second = nn.Sequential(nn.Linear(4, 4), act), nn.Sequential(nn.Linear(4, 4), act)
+    net = capture(nn.Sequential(first, second), data())
+    with torch.no_grad():
+        z = first[0](data())
+        y = second[0](act(z))
+    scores = score(net, [data()])
+    assert len(scores) == 2
+    for found, inputs in zip(scores.values(), (z, y), strict=True):
+        p = (inputs > 0).double().mean(0)
+        bits = -(torch.xlogy(p, p) + torch.xlogy(1 - p, 1 - p)) / math.log(2)
+        assert found == pytest.approx(bits.mean().item(), abs=1e-12)
+    linearize_(net, [next(iter(scores))], how="identity")
+    with torch.no_grad():
+        assert torch.equal(net(data()), act(second[0](z)))

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import yaml
 
 from shoal.cli.screen import is_main_process, progress_console
+
+if TYPE_CHECKING:
+    from shoal.config import Config
 
 __all__ = ["demo"]
 
@@ -27,6 +31,15 @@ _OPTIONS: dict[str, Any] = {
     "precision": "fp32",
     "max_drop": 1.0,
 }
+
+
+def _is_finished(folder: Path, config: Config) -> bool:
+    """Return whether the folder holds the result of this very configuration."""
+    try:
+        old = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return False
+    return bool(old == config.model_dump()) and (folder / "result.json").exists()
 
 
 @contextmanager
@@ -65,12 +78,14 @@ def demo(
     from shoal.report import read_run
 
     folder = out or Path("shoal-demo" if seed == 0 else f"shoal-demo-seed{seed}")
-    begun = (folder / "identity.json").exists()
-    text = f"goes on with the run in '{folder}'" if begun else f"the run goes to '{folder}'"
-    if (folder / "result.json").exists():
-        text = f"'{folder}' holds a finished run, which is not done again: remove it to start anew"
-    progress_console().print(text, markup=False, soft_wrap=True)
-    with _one_thread():
-        run_compress(read_config(None, {**_OPTIONS, "seed": seed}), folder)
+    config = read_config(None, {**_OPTIONS, "seed": seed})
+    console = progress_console()
+    if _is_finished(folder, config):
+        text = f"'{folder}' holds the finished run: remove the folder to do it again"
+        console.print(text, markup=False, soft_wrap=True)
+    else:
+        console.print(f"the run is in '{folder}'", markup=False, soft_wrap=True)
+        with _one_thread():
+            run_compress(config, folder)
     if is_main_process():
         show_outcome(read_run(folder))

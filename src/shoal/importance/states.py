@@ -75,7 +75,8 @@ def _counts_on_cpu(z: Tensor, channel_dim: int, parts: int, groups: int) -> tupl
         active *= torch.arange(parts).remainder(groups).bincount()[:, None]
     if zeros is not None:
         active -= _dealt(zeros, groups)
-    return ((active + surplus) / 2).long(), ((active - surplus) / 2).long()
+    on = surplus.add_(active).div_(2).long()
+    return on, active.long() - on
 
 
 def _zeros(values: Tensor, signs: Tensor, dims: tuple[int, ...]) -> Tensor:

@@ -8,9 +8,7 @@ in the published files of CIFAR-10-C: compare networks by these figures, not wit
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from statistics import fmean
 from typing import Any
 
@@ -33,6 +31,7 @@ CORRUPTIONS = (
     "jpeg_compression",
 )  # fmt: skip
 SEVERITIES = (1, 2, 3, 4, 5)
+_OWN_GENERATOR = ("impulse_noise", "glass_blur")
 _LEAST_SIZE = 32  # pixels; the package takes no smaller images
 
 Image = NDArray[np.uint8]
@@ -172,9 +171,8 @@ class _Corrupted:
             pixels = self._pixels(images)
             changed = []
             for image in pixels:
-                own = derive_seed(self.seed, self.corruption, self.severity, number)
-                with _seeded(own):
-                    changed.append(corrupt(image, self.severity, self.corruption))
+                seed = derive_seed(self.seed, self.corruption, self.severity, number) % 2**32
+                changed.append(corrupt(image, self.severity, self.corruption, seed))
                 number += 1
             yield self._normalised(np.stack(changed), images), batch.target
 
@@ -217,45 +215,19 @@ def _taken(loader: Iterable[Any], samples: int | None) -> Iterable[Any]:
     return loader
 
 
-def _library() -> Callable[[Image, int, str], Image]:
+def _library() -> Callable[[Image, int, str, int], Image]:
+    """Return the package's function, called with image, severity, corruption and seed."""
     try:
         from imagecorruptions import corrupt
     except ImportError:
         raise missing_extra("imagecorruptions-imaug", "robustness", "corrupting images") from None
-    return lambda image, severity, name: corrupt(image, severity=severity, corruption_name=name)
 
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Make every generator that the corruptions draw from start at `seed`.
-
-    Most use NumPy's global one. Salt and pepper comes from scikit-image, which makes a generator
-    of its own, and the glass blur is compiled by Numba, which keeps another.
-    """
-    from skimage import util
-
-    bare = util.random_noise
-    with preserved_rng(torch.device("cpu")):
-        np.random.seed(seed % 2**32)
-        _numba_seeder()(seed % 2**32)
-        util.random_noise = partial(bare, rng=seed % 2**32)
-        try:
-            yield
-        finally:
-            util.random_noise = bare
-
-
-_SEEDERS: list[Callable[[int], None]] = []
-
-
-def _numba_seeder() -> Callable[[int], None]:
-    """Return a function that seeds Numba's generator; it is compiled once."""
-    if not _SEEDERS:
-        import numba
-
-        @numba.njit
-        def seed_it(seed: int) -> None:  # pragma: no cover - runs compiled
+    def seeded(image: Image, severity: int, name: str, seed: int) -> Image:
+        # Two have generators of their own and take a seed; the others draw from NumPy's.
+        own = {"seed": seed} if name in _OWN_GENERATOR else {}
+        with preserved_rng(torch.device("cpu")):
             np.random.seed(seed)
+            found: Image = corrupt(image, severity=severity, corruption_name=name, **own)
+        return found
 
-        _SEEDERS.append(seed_it)
-    return _SEEDERS[0]
+    return seeded

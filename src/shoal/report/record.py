@@ -29,6 +29,8 @@ class RunRecord:
         total: how many could have gone; None where an unfinished run does not know yet.
         stopped: why the search ended; empty while it has not.
         notes: what the user should know.
+        latency: what the end of the search measured of dense and result, as they are and merged,
+            as `Result.latency` has it; empty while it has not ended.
         latency_batch: the batch size at which latency was measured; None if not known.
     """
 
@@ -40,6 +42,7 @@ class RunRecord:
     total: int | None
     stopped: str
     notes: tuple[str, ...]
+    latency: Mapping[str, Any]
     latency_batch: int | None
 
     @property
@@ -66,6 +69,7 @@ class RunRecord:
             "removed": self.removed,
             "total": self.total,
             "stopped": self.stopped,
+            "latency": dict(self.latency),
             "notes": list(self.notes),
         }
 
@@ -98,9 +102,10 @@ def _finished(path: Path, result: Mapping[str, Any], batch: int | None) -> RunRe
             total=result["total"],
             stopped=result["stopped"],
             notes=tuple(result["notes"]),
+            latency=dict(result["latency"]),
             latency_batch=batch,
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise RunError(
             f"'{path / 'result.json'}' is damaged ({error}): give the run's command again to "
             "write it anew"
@@ -124,6 +129,7 @@ def _unfinished(path: Path, batch: int | None) -> RunRecord:
         total=len(steps[1].scores) if len(steps) > 1 else None,
         stopped="",
         notes=(),
+        latency={},
         latency_batch=batch,
     )
 

@@ -15,62 +15,88 @@ __all__ = ["comparison_table", "outcome_lines", "steps_table"]
 
 
 def comparison_table(record: RunRecord) -> Table:
-    """Return the table of the dense network against the result.
-
-    The change in latency is the quotient measured in the same rounds, not that of the two medians
-    beside it, which were taken at different times.
-    """
+    """Return the table of the dense network against the result."""
     table = _table(title="result" if record.finished else "best so far")
     table.add_column("", no_wrap=True)
     for head in ("dense", "result", "change"):
         table.add_column(head, justify="right", no_wrap=True)
-    dense, final = record.dense, record.final
-    for name, get in (("top-1 validation", "top1_val"), ("top-1 test", "top1_test")):
-        before, after = getattr(dense, get), getattr(final, get)
-        known = before is not None and after is not None
-        table.add_row(
-            name, percent(before), percent(after), points(after - before) if known else "–"
-        )
-    left = "?" if record.total is None else str(record.total - record.removed)
-    total = "?" if record.total is None else str(record.total)
-    table.add_row(f"{_what(record)} left", total, left, f"{record.removed} removed")
-    table.add_row(
-        "depth, layers", str(dense.depth), str(final.depth), _times(dense, final, "depth")
-    )
-    table.add_row(
-        "work, MACs per sample", amount(dense.macs), amount(final.macs),
-        _times(dense, final, "macs"),
-    )  # fmt: skip
-    table.add_row(
-        "parameters", amount(dense.params), amount(final.params), _times(dense, final, "params")
-    )
-    batch = "" if record.latency_batch is None else f", batch {record.latency_batch}"
-    table.add_row(
-        f"latency, median{batch}",
-        milliseconds(dense.latency_ms),
-        milliseconds(final.latency_ms),
-        _latency_change(record.chosen),
-    )
+    for row in (*_accuracy_rows(record), *_size_rows(record), *_latency_rows(record)):
+        table.add_row(*row)
     return table
 
 
-def _latency_change(step: Step) -> str:
-    low, high = step.latency_ratio_low, step.latency_ratio_high
-    if low <= 1.0 <= high:
-        return f"not certain, {low:.2f} to {high:.2f} ×" if step.step else "same"
-    return f"{ratio(step.latency_ratio)} ({low:.2f} to {high:.2f})"
+_Row = tuple[str, str, str, str]
 
 
-def _what(record: RunRecord) -> str:
+def _accuracy_rows(record: RunRecord) -> list[_Row]:
+    rows: list[_Row] = []
+    for name, get in (("top-1 validation", "top1_val"), ("top-1 test", "top1_test")):
+        before, after = getattr(record.dense, get), getattr(record.final, get)
+        known = before is not None and after is not None
+        change = points(after - before) if known else "–"
+        rows.append((name, percent(before), percent(after), change))
+    return rows
+
+
+def _size_rows(record: RunRecord) -> list[_Row]:
+    dense, final, total = record.dense, record.final, record.total
     blocks = any(step.operation in ("drop", "collapse") for step in record.steps)
-    return "blocks" if blocks else "rectifiers"
+    rows: list[_Row] = [
+        (
+            f"{'blocks' if blocks else 'rectifiers'} left",
+            "?" if total is None else str(total),
+            "?" if total is None else str(total - record.removed),
+            f"{record.removed} removed",
+        ),
+        ("depth, layers", str(dense.depth), str(final.depth), _times(dense.depth, final.depth)),
+        _amounts("work, MACs per sample", dense.macs, final.macs),
+        _amounts("parameters", dense.params, final.params),
+    ]
+    if "merged_depth" in record.latency:
+        depth, macs = record.latency["merged_depth"], record.latency["merged_macs"]
+        rows.append(("depth, merged", str(dense.depth), str(depth), _times(dense.depth, depth)))
+        rows.append(_amounts("work, merged", dense.macs, macs))
+    return rows
 
 
-def _times(dense: Metrics, final: Metrics, name: str) -> str:
-    before, after = getattr(dense, name), getattr(final, name)
+def _amounts(name: str, before: int, after: int) -> _Row:
+    return name, amount(before), amount(after), _times(before, after)
+
+
+def _times(before: float, after: float) -> str:
     if before == after:
         return "same"
     return ratio(before / after) if after else "–"
+
+
+def _latency_rows(record: RunRecord) -> list[_Row]:
+    """Return the rows of latency; each change is from rounds that timed both networks in turn."""
+    batch = "" if record.latency_batch is None else f", batch {record.latency_batch}"
+    chosen = record.chosen
+    as_is = _quotient(chosen.latency_ratio, chosen.latency_ratio_low, chosen.latency_ratio_high)
+    times = record.dense.latency_ms, record.final.latency_ms
+    rows: list[_Row] = [
+        (f"latency{batch}", *map(milliseconds, times), as_is if chosen.step else "same")
+    ]
+    found = record.latency
+    if "speedup" in found:
+        gain = found["speedup"]
+        rows.append(
+            (
+                f"latency, merged{batch}",
+                milliseconds(found["dense_folded_ms"]),
+                milliseconds(found["result_merged_ms"]),
+                _quotient(gain["median"], gain["low"], gain["high"]),
+            )
+        )
+    return rows
+
+
+def _quotient(median: float, low: float, high: float) -> str:
+    """Return a ratio with its interval; one that may be 1 is not claimed."""
+    if low <= 1.0 <= high:
+        return f"not certain, {low:.2f} to {high:.2f} ×"
+    return f"{ratio(median)} ({low:.2f} to {high:.2f})"
 
 
 def outcome_lines(record: RunRecord) -> list[str]:
@@ -80,14 +106,12 @@ def outcome_lines(record: RunRecord) -> list[str]:
         f"ended because: {record.stopped}"
         if record.finished
         else "not finished: the command that began it goes on from here",
-        "change: dense / result, so above 1 is less; latency measured in the same rounds, with its "
-        "95 % interval",
+        "change: dense / result, so above 1 is less; of latency with its 95 % interval",
     ]
-    operations = {step.operation for step in record.steps[1:]}
-    if operations == {"linearize"}:
+    if "speedup" in record.latency:
         lines.append(
-            "a linearized rectifier alone saves no time: the layers around it can be merged, and "
-            "are not merged yet"
+            "merged: dense with its batch norms folded, the result with every merge that is exact "
+            "and that paid here (shoal.merge_); the saved network is not merged"
         )
     return [*lines, *(f"note: {note}" for note in record.notes)]
 

@@ -1,0 +1,130 @@
+"""Figures of what criteria say of a network's blocks. They need matplotlib."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from shoal.errors import ConfigError, missing_extra
+from shoal.importance import L1, Scores, stages
+from shoal.network import Network
+
+__all__ = ["criteria_map", "l1_by_stage"]
+
+_FORMATS = (".png", ".svg", ".pdf")
+
+
+def l1_by_stage(network: Network, path: str | Path) -> Path:
+    """Draw the mean absolute weight of each removable block, coloured by stage.
+
+    Figure 3 of seed 003 for any network: where the bare scores follow the stage, ranking all
+    blocks together always picks the same stages.
+
+    Args:
+        network: the captured network.
+        path: where to write; .png, .svg or .pdf.
+
+    Returns:
+        The path.
+
+    Raises:
+        ConfigError: there is no removable block, or the ending is another one.
+        ShoalError: matplotlib is not installed.
+    """
+    target = _checked(path)
+    scores = L1(scope="global").score(network)
+    figure = _figure(width=2.0 + 0.35 * len(scores), height=3.6)
+    axes = figure.subplots()
+    place = {name: i for i, name in enumerate(scores)}
+    for stage in stages(network):
+        names = [name for name in stage.removable if name in place]
+        if names:
+            label = f"stage {stage.index + 1} ({stage.title})"
+            axes.bar([place[n] for n in names], [scores[n] for n in names], label=label, zorder=2)
+    axes.set_xticks(range(len(scores)), list(scores), rotation=90, fontsize=8)
+    axes.set_xlabel("removable block, in the order of the forward pass")
+    axes.set_ylabel("ℓ1: mean absolute weight")
+    axes.grid(axis="y", alpha=0.4, zorder=0)
+    axes.legend(fontsize=8)
+    return _write(figure, target)
+
+
+def criteria_map(
+    network: Network, scores: Mapping[str, Scores], path: str | Path, *, remove: int = 1
+) -> Path:
+    """Draw in which order each criterion would remove the blocks, side by side.
+
+    Args:
+        network: the network that was scored; its stages are marked.
+        scores: by a title for each, all of blocks.
+        path: where to write; .png, .svg or .pdf.
+        remove: how many removals are highlighted.
+
+    Returns:
+        The path.
+
+    Raises:
+        ConfigError: there are no scores, they are not of this network's blocks, or the ending is
+            another one.
+        ShoalError: matplotlib is not installed.
+    """
+    target = _checked(path)
+    stage_of = {name: stage.index for stage in stages(network) for name in stage.blocks}
+    names = [b.name for b in network.blocks if any(b.name in s for s in scores.values())]
+    foreign = next((n for s in scores.values() for n in s if n not in stage_of), None)
+    if not names or foreign is not None:
+        raise ConfigError(
+            "there are no scores to draw"
+            if foreign is None
+            else f"'{foreign}' is no block of this network: give scores of its blocks"
+        )
+    figure = _figure(width=2.5 + 0.42 * len(names), height=1.8 + 0.42 * len(scores))
+    axes = figure.subplots()
+    for row, own in enumerate(scores.values()):
+        order = own.lowest(len(own))
+        for column, name in enumerate(names):
+            if name in own:
+                _cell(axes, column, row, order.index(name) + 1, len(order), remove)
+    for column in range(1, len(names)):
+        if stage_of[names[column]] != stage_of[names[column - 1]]:
+            axes.axvline(column - 0.5, color="black", linewidth=1.5)
+    axes.set_xlim(-0.5, len(names) - 0.5)
+    axes.set_ylim(len(scores) - 0.5, -0.5)
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
+    axes.set_yticks(range(len(scores)), list(scores))
+    axes.set_xlabel(f"block; the number tells when it would go, the first {remove} in red")
+    return _write(figure, target)
+
+
+def _cell(axes: Any, column: int, row: int, turn: int, count: int, remove: int) -> None:
+    gone = turn <= remove
+    shade = 0.55 + 0.4 * (turn - 1) / max(1, count - 1)
+    colour = (0.80, 0.15, 0.15) if gone else (shade, shade, shade)
+    axes.fill_between([column - 0.5, column + 0.5], row - 0.5, row + 0.5, color=colour, lw=0)
+    axes.text(
+        column, row, str(turn), ha="center", va="center", fontsize=8,
+        color="white" if gone else "black",
+    )  # fmt: skip
+
+
+def _checked(path: str | Path) -> Path:
+    target = Path(path)
+    if target.suffix.lower() not in _FORMATS:
+        raise ConfigError(f"'{target}' must end in {', '.join(_FORMATS)}: give another name")
+    return target
+
+
+def _figure(width: float, height: float) -> Any:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise missing_extra("matplotlib", "report", "drawing figures") from None
+    # Not through pyplot: that picks a window system, and keeps every figure.
+    return Figure(figsize=(min(width, 24.0), height), layout="constrained")
+
+
+def _write(figure: Any, target: Path) -> Path:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(target, dpi=150)
+    return target
