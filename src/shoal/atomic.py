@@ -124,8 +124,10 @@ def readable_errors(path: Path) -> Iterator[None]:
             f"cannot write '{path}': {reason}: choose another folder with --out, or mend this one"
         ) from error
     except Exception as error:
-        # safetensors and torch wrap the system's error in their own.
-        if "No space left" in str(error) or "os error 28" in str(error):
+        # safetensors wraps the system's error in its own, and all that torch's writer may say is
+        # that it did not get as far in the file as it wanted.
+        signs = ("No space left", "os error 28", "inline_container.cc")
+        if any(sign in str(error) for sign in signs):
             raise RunError(
                 f"the disk is full, '{path}' could not be written: free some space and give the "
                 "same command again; finished steps are kept"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from rich.markup import escape
 from rich.table import Table
 
-from shoal.methods import Metrics, Step
+from shoal.methods import Step
 from shoal.report.record import RunRecord
 from shoal.report.wording import amount, duration, milliseconds, percent, points, ratio
 
@@ -74,9 +74,14 @@ def _latency_rows(record: RunRecord) -> list[_Row]:
     batch = "" if record.latency_batch is None else f", batch {record.latency_batch}"
     chosen = record.chosen
     as_is = _quotient(chosen.latency_ratio, chosen.latency_ratio_low, chosen.latency_ratio_high)
-    times = record.dense.latency_ms, record.final.latency_ms
+    before, after = record.dense.latency_ms, record.final.latency_ms
     rows: list[_Row] = [
-        (f"latency{batch}", *map(milliseconds, times), as_is if chosen.step else "same")
+        (
+            f"latency{batch}",
+            milliseconds(before),
+            milliseconds(after),
+            as_is if chosen.step else "same",
+        )
     ]
     found = record.latency
     if "speedup" in found:

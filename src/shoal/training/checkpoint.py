@@ -60,11 +60,15 @@ def save_checkpoint(path: Path, identity: Mapping[str, Any], state: Mapping[str,
             "state": dict(state),
         }
         with readable_errors(path):
-            with temporary.open("wb") as file:
-                torch.save(payload, file)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
+            try:
+                with temporary.open("wb") as file:
+                    torch.save(payload, file)
+                    file.flush()
+                    os.fsync(file.fileno())
+                temporary.replace(path)
+            except BaseException:
+                temporary.unlink(missing_ok=True)  # on a full disk its room is needed
+                raise
         _sync_folder(path.parent)
     barrier()
 
