@@ -28,6 +28,7 @@ from shoal.models import load_model
 from shoal.modes import make_channels_last
 from shoal.network import Network, capture
 from shoal.surgery.collapse import collapse_
+from shoal.surgery.stretches import find_stretches
 from shoal.training import evaluate, fit
 
 
@@ -37,11 +38,13 @@ def choose_greedily(
     """Return for each step what was collapsed, its score, the accuracy and the seconds so far."""
     steps: list[dict[str, Any]] = []
     network, names, seconds = dense.copy(), [], 0.0
+    left = [stretch.name for stretch in find_stretches(dense)]
     top1 = evaluate(dense, test).top1
     for number in range(1, options.blocks + 1):
         started = time.perf_counter()
-        scores = score(network, train, criterion, samples=options.samples)
+        scores = score(network, train, criterion, samples=options.samples, names=left)
         names = [*names, scores.lowest()[0]]
+        left.remove(names[-1])
         network = collapse_(dense.copy(), names, train, samples=options.samples)
         seconds += time.perf_counter() - started
         found = evaluate(network, test)

@@ -29,6 +29,7 @@ from torch import nn
 import shoal
 from shoal.atomic import write_file
 from shoal.data import load_data
+from shoal.exporting import export
 from shoal.measure import latency_ratio, measure_latency
 from shoal.measure.runtime import onnx_latency
 from shoal.methods import Listener, Result, Step
@@ -147,7 +148,8 @@ def prune(options: argparse.Namespace, criterion: str, seed: int) -> dict[str, A
         listener=Progress(f"{criterion} {seed}"),
     )
     rows = rows_of(result)
-    return {"rows": rows, "stopped": result.stopped, "latency": speedups(folder, rows)}
+    latency = speedups(folder, rows, options.latency_batches)
+    return {"rows": rows, "stopped": result.stopped, "latency": latency}
 
 
 def rows_of(result: Result) -> list[dict[str, Any]]:
@@ -171,8 +173,10 @@ def rows_of(result: Result) -> list[dict[str, Any]]:
     ]
 
 
-def speedups(folder: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Measure the last network within 1.0 point against dense: batch 1 and 64, eager and ONNX.
+def speedups(
+    folder: Path, rows: Sequence[Mapping[str, Any]], batches: Sequence[int]
+) -> dict[str, Any]:
+    """Measure the last network within 1.0 point against dense, in eager and in ONNX Runtime.
 
     Returns the ratios dense / smaller, medians and quartiles of pairs of rounds; kept in the
     run's folder.
@@ -180,20 +184,26 @@ def speedups(folder: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     path, blocks = folder / "latency.json", passed(rows, 1.0)
     if path.exists():
         kept: dict[str, Any] = json.loads(path.read_text())
-        if kept.get("blocks") == blocks:
+        if kept.get("blocks") == blocks and kept.get("batches") == list(batches):
             return kept
-    found: dict[str, Any] = {"blocks": blocks}
+    found: dict[str, Any] = {"blocks": blocks, "batches": list(batches)}
     models = {
         "dense": shoal.load(folder / "steps" / "000"),
         "smaller": shoal.load(folder / "steps" / f"{blocks:03d}"),
     }
-    for batch in (1, 64) if blocks else ():
+    files: dict[str, Path] = {}
+    try:  # exported once for all batch sizes
+        for name, model in models.items() if blocks and batches else ():
+            files[name] = folder / f"{name}.onnx"
+            export(model, files[name], model.example_inputs(2)[0])
+    except shoal.ShoalError as error:
+        files = {}
+        print(f"no ONNX Runtime: {error}", flush=True)
+    for batch in batches if blocks else ():
         args, _ = models["dense"].example_inputs(batch)
         times = {"eager": measure_latency(models, args)}
-        try:
-            times["ONNX Runtime"] = onnx_latency(models, args)
-        except shoal.ShoalError as error:
-            print(f"ONNX Runtime: {error}", flush=True)
+        if files:
+            times["ONNX Runtime"] = onnx_latency(files, args)
         for runtime, latency in times.items():
             found[f"{runtime}, batch {batch}"] = {
                 "ratio": latency_ratio(latency["dense"], latency["smaller"]).to_dict(),
@@ -248,7 +258,14 @@ def table(found: Mapping[str, Mapping[str, Any]], options: argparse.Namespace) -
         counts = [passed(r["rows"], 1.0) for r in seeds.values()]
         cells.append(f"{fmean(counts):.1f} ({min(counts)} to {max(counts)})")
         lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", *_costs(found), "", *_speedups(found), "", *_published(options.model)]
+    lines += [
+        "",
+        *_costs(found),
+        "",
+        *_speedups(found, options.latency_batches),
+        "",
+        *_published(options.model),
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -269,13 +286,13 @@ def _costs(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def _speedups(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _speedups(found: Mapping[str, Mapping[str, Any]], batches: Sequence[int]) -> list[str]:
     lines = [
         "Speed-up of the last network within 1.0 point (dense latency / its latency, median of "
         "pairs; range over seeds):",
         "",
     ]
-    heads = ["eager, batch 1", "eager, batch 64", "ONNX Runtime, batch 1", "ONNX Runtime, batch 64"]
+    heads = [f"{runtime}, batch {n}" for runtime in ("eager", "ONNX Runtime") for n in batches]
     lines += ["| criterion | " + " | ".join(heads) + " |", "|" + "---|" * (len(heads) + 1)]
     for criterion, seeds in found.items():
         cells = [criterion]
@@ -337,6 +354,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--lr", type=float, default=0.02)
     parser.add_argument("--distill", type=float, default=0.7)
     parser.add_argument("--precision", default="bf16")
+    parser.add_argument("--latency-batches", nargs="*", type=int, default=[1, 64])
     parser.add_argument("--mean", nargs="+", type=float, default=[0.485, 0.456, 0.406])
     parser.add_argument("--std", nargs="+", type=float, default=[0.229, 0.224, 0.225])
     parser.add_argument("--device", default="cpu")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from itertools import permutations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from shoal.importance import score
 from shoal.network import Network, capture
-from shoal.surgery import linearize_, replay_
+from shoal.surgery import fit_lines, linearize_, replay_
 
 CALLS = ("act", "act_1", "act_2")
 
@@ -91,6 +92,31 @@ def test_replaying_gives_the_same_state(
         assert torch.equal(rebuilt(data()), net(data()))
 
 
+def check_scores(net: Network, inputs: list[Tensor]) -> None:
+    """Each site's score is the entropy of its own inputs, not of those of other calls."""
+    scores = score(net, [data()])
+    assert len(scores) == len(inputs)
+    for found, z in zip(scores.values(), inputs, strict=True):
+        p = (z > 0).double().mean(0)
+        bits = -(torch.xlogy(p, p) + torch.xlogy(1 - p, 1 - p)) / math.log(2)
+        assert found == pytest.approx(bits.mean().item(), abs=1e-12)
+
+
+def test_each_call_is_scored_and_fitted_by_its_own_inputs(captured: Network) -> None:
+    model = Thrice()
+    inputs = []
+    handle = model.act.register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
+    with torch.no_grad():
+        model(data())
+    handle.remove()
+    check_scores(captured, inputs)
+    for line, z in zip(fit_lines(captured, [data()]).values(), inputs, strict=True):
+        r = torch.nn.functional.prelu(z, model.act.weight.detach())
+        assert line.slope[0].item() == pytest.approx(
+            np.polyfit(z[:, 0].double().numpy(), r[:, 0].double().numpy(), 1)[0], abs=1e-6
+        )
+
+
 def test_one_module_at_two_places_is_two_sites() -> None:
     torch.manual_seed(0)
     act = nn.PReLU(4)
@@ -98,13 +124,6 @@ def test_one_module_at_two_places_is_two_sites() -> None:
     net = capture(nn.Sequential(first, second), data())
     with torch.no_grad():
         z = first[0](data())
-        y = second[0](act(z))
-    scores = score(net, [data()])
-    assert len(scores) == 2
-    for found, inputs in zip(scores.values(), (z, y), strict=True):
-        p = (inputs > 0).double().mean(0)
-        bits = -(torch.xlogy(p, p) + torch.xlogy(1 - p, 1 - p)) / math.log(2)
-        assert found == pytest.approx(bits.mean().item(), abs=1e-12)
-    linearize_(net, [next(iter(scores))], how="identity")
-    with torch.no_grad():
+        check_scores(net, [z, second[0](act(z))])
+        linearize_(net, [net.sites[0].name], how="identity")
         assert torch.equal(net(data()), act(second[0](z)))

@@ -144,7 +144,7 @@ class _Race:
         assert batch.target is not None  # check_targets has seen to it; this tells mypy
         losses, hits = _measures(logits, batch.target)
         base = self._cost(losses, hits)
-        self._whole += torch.tensor([batch.size, float(losses.sum()), float(hits.sum())])
+        self._whole += torch.stack([torch.tensor(batch.size), losses.sum(), hits.sum()])
         for i in self._running:
             r = self._replacements[i]
             with autocast(self._precision, self._device):
@@ -152,8 +152,8 @@ class _Race:
                 logits = logits_of(self._variants.with_override(r.node, value))
             losses, hits = _measures(logits, batch.target)
             above = self._cost(losses, hits) - base
-            sums = [losses.sum(), hits.sum(), above.sum(), above.square().sum()]
-            self._sums[i] += torch.tensor([batch.size, *map(float, sums)], dtype=torch.float64)
+            sums = losses.sum(), hits.sum(), above.sum(), above.square().sum()
+            self._sums[i] += torch.stack([torch.tensor(batch.size), *sums])
 
     def _cost(self, losses: Tensor, hits: Tensor) -> Tensor:
         return losses if self._metric == "loss" else -100.0 * hits

@@ -29,6 +29,7 @@ MAX_COLUMNS = 10_240
 """The most columns a fit may have: its matrices then stay below 2 GiB."""
 
 RIDGE = 1e-5  # of the mean variance of a column; enough to keep dead and doubled channels harmless
+_STRONGER = (1e-9, 1e-7, 1e-5, 1e-3, 1e-1)  # tried in turn where the matrix is singular
 _CHUNK = 1 << 23  # entries of X at a time: 32 MiB
 _ROWS_PER_COLUMN = 8  # positions that pin the weights down well
 _FEWEST_ROWS = 32_768
@@ -275,8 +276,8 @@ def _ridge_solution(xx: Tensor, xy: Tensor, ridge: float) -> Tensor:
     if scale == 0.0:  # the input never varies: the bias says it all
         return torch.zeros_like(xy)
     diagonal = xx.diagonal().clone()
-    for strength in (ridge, 1e-4, 1e-2):
-        xx.diagonal().copy_(diagonal + max(strength, ridge) * scale)
+    for strength in (ridge, *(more for more in _STRONGER if more > ridge)):
+        xx.diagonal().copy_(diagonal + strength * scale)
         factor, failed = torch.linalg.cholesky_ex(xx)
         if not int(failed):
             break

@@ -110,7 +110,8 @@ def _of_module(node: fx.Node, module: nn.Module) -> Linear | None:
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
         return _of_batch_norm(source, module, rank)
     if isinstance(module, Line):
-        return _affine(source, module.slope, module.intercept, module.channel_dim, rank)
+        slope, intercept = module.slope.flatten(), module.intercept.flatten()
+        return _affine(source, slope, intercept, module.channel_dim, rank)
     return None
 
 

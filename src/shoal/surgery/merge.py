@@ -16,6 +16,7 @@ from shoal.measure import compare_outputs, count_macs, depth, measure_latency
 from shoal.modes import device_of
 from shoal.network import Network, Operation
 from shoal.network.blocks import is_weighted
+from shoal.network.modules import Line
 from shoal.surgery.cleanup import remove_dead_, used_paths
 from shoal.surgery.convmap import ConvMap
 from shoal.surgery.costs import LatencyCosts
@@ -81,6 +82,7 @@ class _Attempt:
     kept: list[Kept] = field(default_factory=list)
     boundaries: list[dict[str, str]] = field(default_factory=list)
     cuts: list[dict[str, Any]] = field(default_factory=list)
+    reshaped: bool = False  # whether lines were given the rank of what they read
     joined: bool = False  # whether more than scales and shifts was folded
     error: float = math.inf
     error_float64: float | None = None
@@ -126,7 +128,7 @@ class _Merger:
             latency_after_ms=after_ms,
             batch=self.batch,
         )
-        if attempt.network.code != self.network.code:
+        if attempt.cuts or attempt.reshaped or attempt.network.code != self.network.code:
             self._adopt(attempt)
         return report
 
@@ -168,6 +170,8 @@ class _Merger:
                 skip.add(region["region"])
         attempt = self._attempt(policy, skip=frozenset(skip))
         if self._agrees(attempt):
+            reason = "merged, it changed the output by more than rounding"
+            attempt.kept += [Kept((name,), reason) for name in sorted(skip)]
             return attempt
         undone = _Attempt(self.network.copy().eval(), boundaries=attempt.boundaries)
         undone.kept = [Kept(m.layers, "merged, it changed the output") for m in attempt.merged]
@@ -229,6 +233,7 @@ class _Merger:
             if name not in skip:
                 applier.apply(best_cut(region.chain, prices))
         remove_dead_(work, used)
+        attempt.reshaped = _fix_lines(work)
         return attempt
 
 
@@ -334,6 +339,17 @@ class _Applier:
         kernel = getattr(module, "kernel_size", None)
         name = type(module).__name__
         return f"{name} {'×'.join(map(str, kernel))}" if isinstance(kernel, tuple) else name
+
+
+def _fix_lines(network: Network) -> bool:
+    """Shape the lines that are left for the tensors they read; returns whether one was not."""
+    before = {name: value.shape for name, value in network.state_dict().items()}
+    for node in network.graph.nodes:
+        if node.op == "call_module":
+            module = network.get_submodule(str(node.target))
+            if isinstance(module, Line):
+                module.fix_rank(len(tensor_shape(node)))
+    return before != {name: value.shape for name, value in network.state_dict().items()}
 
 
 def _weighted_names(segment: Segment, network: Network) -> tuple[str, ...]:
@@ -446,3 +462,4 @@ def _replay(network: Network, operation: Operation) -> None:
         else:
             end.replace_all_uses_with(start)
     remove_dead_(network, used)
+    _fix_lines(network)

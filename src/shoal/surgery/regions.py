@@ -86,7 +86,7 @@ class _Finder:
         self.layout: dict[fx.Node, str | None] = {}
         for node in network.graph.nodes:
             self._place(node)
-        self.exits = self._exits()
+        self.end_of = self._ends()
 
     def _place(self, node: fx.Node) -> None:
         """Put a node into the group of the tensor it is linear in, if there is one."""
@@ -116,25 +116,26 @@ class _Finder:
             return "flat"
         return before if before == "flat" else found.layout or before
 
-    def _exits(self) -> dict[fx.Node, frozenset[fx.Node]]:
-        """Return for each node of a group the group's nodes after it that are needed outside."""
-        exits: dict[fx.Node, frozenset[fx.Node]] = {}
+    def _ends(self) -> dict[fx.Node, fx.Node]:
+        """Return for each node of a group the region's end that it leads to.
+
+        A node that is needed outside the group, or that leads to several ends, is an end itself.
+        """
+        end_of: dict[fx.Node, fx.Node] = {}
         for node in reversed(list(self.network.graph.nodes)):
             if node not in self.root:
                 continue
-            found: set[fx.Node] = set()
+            ends: set[fx.Node] = set()
             for user in node.users:
-                if self.root.get(user) is self.root[node] and user in exits:
-                    found |= exits[user]
-                else:
-                    found.add(node)
-            exits[node] = frozenset(found)
-        return exits
+                inside = self.root.get(user) is self.root[node] and user in end_of
+                ends.add(end_of[user] if inside else node)
+            end_of[node] = ends.pop() if len(ends) == 1 else node
+        return end_of
 
     def regions(self) -> Iterator[Region]:
-        """Give the region of every node that is needed outside its group."""
+        """Give the region of every end."""
         for end in self.network.graph.nodes:
-            if end not in self.root or end not in self.exits.get(end, ()):
+            if self.end_of.get(end) is not end:
                 continue
             start = self._start(end)
             chain = tuple(self._chain(start, end))
@@ -146,7 +147,7 @@ class _Finder:
         while True:
             before = self.flow.dominator[node]
             assert before is not None
-            if before is self.root[end] or len(self.exits[before]) > 1:
+            if before is self.root[end] or self.end_of[before] is before:
                 return before
             node = before
 

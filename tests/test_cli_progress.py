@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from shoal.cli.progress import showing
+from shoal.methods import Listener, Metrics, Step
+from shoal.training import BatchReport, EpochReport
+
+
+def step(number: int, top1: float, **changes: Any) -> Step:
+    values: dict[str, Any] = {
+        "step": number,
+        "operation": "linearize" if number else "dense",
+        "names": (f"layer[{number}].relu",) if number else (),
+        "metrics": Metrics(top1, None, 1, 1, 1, 1.0),
+        "scores": {},
+        "settled": True,
+        "top1_val_before": None,
+        "epochs": 1,
+        "seconds": 2.0,
+        "latency_ratio": 1.0,
+        "latency_ratio_low": 1.0,
+        "latency_ratio_high": 1.0,
+        "within": True,
+    }
+    return Step(**{**values, **changes})
+
+
+def tell(listener: Listener) -> None:
+    """Tell a listener of a search of two steps, the first of which was done before."""
+    listener.plan(2)
+    listener.step(step(0, 90.0), resumed=True)
+    listener.step(step(1, 89.5), resumed=True)
+    listener.stage(2, "score")
+    listener.scored(1, 0)
+    listener.scored(2, 4)
+    listener.stage(2, "fine-tune")
+    listener.batch(BatchReport(1, 1, 5, 0.1, torch.tensor(1.0)), 1)
+    listener.epoch(EpochReport(1, 3.0, 0.25, 0.1, 97.0, 91.0), 1)
+    listener.stage(2, "evaluate")
+    listener.step(step(2, 80.0, within=False, operation="drop"), resumed=False)
+    listener.note("a [note]")
+
+
+def terminal() -> Console:
+    return Console(file=io.StringIO(), width=100, force_terminal=True, highlight=False)
+
+
+def shown(console: Console) -> str:
+    with showing(console) as listener:
+        tell(listener)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_a_file_gets_a_line_for_each_epoch_and_step() -> None:
+    lines = shown(Console(file=io.StringIO(), width=40)).splitlines()
+    assert lines == [
+        "dense: validation 90.00 % (done before)",
+        "step 1/2: linearized layer[1].relu: validation 89.50 % (-0.50 points) (done before)",
+        "  step 2: epoch 1/1, loss 0.2500, training 97.00 %, validation 91.00 %, 3.0 s",
+        "step 2/2: dropped layer[2].relu: validation 80.00 % (-10.00 points), below what is "
+        "allowed; 2.0 s",
+        "note: a [note]",
+    ]
+
+
+def test_a_terminal_gets_bars_and_a_line_for_each_step() -> None:
+    text = shown(terminal())
+    assert "steps, at most" in text
+    assert "step 2/2: dropped layer[2].relu" in text
+    assert "epoch 1/1" not in text
+    assert "\x1b[?25h" in text  # the cursor is back
+
+
+def test_the_bars_go_away_when_the_search_breaks_off() -> None:
+    console = terminal()
+
+    def broken_off() -> None:
+        with showing(console) as listener:
+            listener.plan(3)
+            listener.stage(1, "score")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        broken_off()
+    assert "\x1b[?25h" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_another_process_shows_nothing() -> None:
+    assert shown(Console(file=io.StringIO(), quiet=True)) == ""
+
+
+def test_the_time_left_follows_from_the_steps_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    from shoal.cli import progress
+
+    now = 100.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    console = Console(file=io.StringIO(), width=200)
+    with showing(console) as listener:
+        listener.plan(10)
+        listener.step(step(0, 90.0, seconds=50.0), resumed=False)
+        listener.stage(1, "score")
+        now += 20.0
+        listener.step(step(1, 90.0, seconds=20.0), resumed=False)
+    assert "20.0 s, at most 3 min 0 s left" in console.file.getvalue()  # type: ignore[attr-defined]
