@@ -117,8 +117,8 @@ def test_errors(network: Network, loader: list[Batch]) -> None:
         CollapseLoss(metric="f1")
     with pytest.raises(ConfigError, match="screen is 0"):
         CollapseLoss(screen=0)
+    plain = capture(nn.Sequential(nn.Linear(3, 3), nn.ReLU()), torch.randn(2, 3))
     with pytest.raises(ConfigError, match="no block or stretch"):
-        plain = capture(nn.Sequential(nn.Linear(3, 3), nn.ReLU()), torch.randn(2, 3))
         score(plain, [torch.randn(4, 3)], criterion="fit_residual")
     with pytest.raises(DataError, match="no target"):
         score(network, [x for x, _ in loader], criterion="collapse_loss")

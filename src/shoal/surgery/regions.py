@@ -135,7 +135,7 @@ class _Finder:
     def regions(self) -> Iterator[Region]:
         """Give the region of every end."""
         for end in self.network.graph.nodes:
-            if self.end_of.get(end) is not end:
+            if end not in self.end_of or self.end_of[end] is not end:
                 continue
             start = self._start(end)
             chain = tuple(self._chain(start, end))
