@@ -53,7 +53,7 @@ def test_a_folder_holds_what_the_call_returned(whole: tuple[Path, Result]) -> No
     lines = (folder / "journal.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [step.to_dict() for step in result.steps]
     assert len(list((folder / "steps").iterdir())) == 1 + len(SITES)
-    assert not (folder / "training.pt").exists()
+    assert not list(folder.glob("training*"))
     assert yaml.safe_load((folder / "config.yaml").read_text())["max_drop"] == 100.0
 
 
@@ -129,7 +129,7 @@ def test_it_goes_on_within_a_steps_training(whole: tuple[Path, Result], tmp_path
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "run", epochs=2, listener=first)
     assert first.epochs == [1]
-    assert (tmp_path / "run" / "training.pt").exists()
+    assert (tmp_path / "run" / "training-001.pt").exists()
     second = _Interrupt(at=100)
     result = run(tmp_path / "run", epochs=2, listener=second)
     assert second.epochs == [2] + [1, 2] * 3
@@ -299,3 +299,14 @@ def test_a_missing_result_is_written_again(finished: Path, whole: tuple[Path, Re
     run(finished, epochs=2)
     assert result_of(finished) == result_of(whole[0])
     assert torch.is_tensor(next(load(finished, small_runs.build()).parameters()))
+
+
+def test_the_training_state_of_a_finished_step_is_of_no_use(
+    finished: Path, whole: tuple[Path, Result]
+) -> None:
+    """A process may end after a step's folder is written and before its training's is removed."""
+    shutil.rmtree(finished / "steps" / "004")
+    (finished / "training-003.pt").write_bytes(b"of step 3")
+    result = run(finished, epochs=2)
+    assert facts(result) == facts(whole[1])
+    assert not list(finished.glob("training*"))

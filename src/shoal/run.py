@@ -91,6 +91,8 @@ class Run:
                         shutil.rmtree(leftover, ignore_errors=True)
                     else:
                         leftover.unlink(missing_ok=True)
+        for finished in (self.folder / "steps").glob("[0-9]*"):
+            self.checkpoint(int(finished.name)).unlink(missing_ok=True)
 
     def _foreign_files(self) -> bool:
         return any(not entry.name.startswith(".") for entry in self.folder.iterdir())
@@ -129,10 +131,9 @@ class Run:
 
     # ------------------------------------------------------------------ steps
 
-    @property
-    def checkpoint(self) -> Path:
-        """Where the training in progress keeps its state."""
-        return self.folder / "training.pt"
+    def checkpoint(self, step: int) -> Path:
+        """Return where the training of a step keeps its state while it goes on."""
+        return self.folder / f"training-{step:03d}.pt"
 
     def steps(self) -> list[Step]:
         """Return the finished steps in order, the dense network first."""
@@ -157,7 +158,7 @@ class Run:
                 (folder / "step.json").write_text(json.dumps(step.to_dict(), indent=2) + "\n")
 
             replace_folder(target, fill)
-            self.checkpoint.unlink(missing_ok=True)
+            self.checkpoint(step.step).unlink(missing_ok=True)
             self._write_journal()
         barrier()
 
@@ -208,6 +209,8 @@ class Run:
                 "notes": notes,
             }
             write_file(self.folder / "result.json", json.dumps(result, indent=2) + "\n")
+            for unfinished in self.folder.glob("training-*.pt"):  # of a step that failed
+                unfinished.unlink(missing_ok=True)
         barrier()
 
 

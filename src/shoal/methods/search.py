@@ -135,7 +135,7 @@ class _Search:
         if self.rewind.missing:
             # The run was killed between that epoch's checkpoint and the keeping of its weights.
             if self.run is not None:
-                self.run.checkpoint.unlink(missing_ok=True)
+                self.run.checkpoint(0).unlink(missing_ok=True)
             dense = self.base.copy()
             notes = self._train(dense, 0, self.options.dense_epochs, teacher=None)
         self.listener.stage(0, "evaluate")
@@ -221,7 +221,7 @@ class _Search:
             number,
             epochs,
             teacher=teacher,
-            checkpoint=self.run.checkpoint if self.run is not None else None,
+            checkpoint=self.run.checkpoint(number) if self.run is not None else None,
             listener=self.listener,
             on_epoch=None if number else lambda report: self.rewind.remember(network, report),
         )
