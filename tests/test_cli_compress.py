@@ -123,7 +123,10 @@ def test_random_weights_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[s
 # ---------------------------------------------------------------------- report and benchmark
 
 
-def test_report_shows_the_steps(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_shows_the_steps(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")  # a narrow screen shortens the figures
     assert main(["report", str(run)]) == 0
     out = capsys.readouterr().out
     steps = json.loads((run / "result.json").read_text())["steps"]

@@ -1,53 +1,22 @@
-"""Collapse: which stretches there are, and that one fitted layer takes a stretch's place."""
+"""Collapse: one fitted layer takes a stretch's place."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from collapse_checks import Model, Pair, by_name, images, same_after_loading, torchvision_model
 from torch import Tensor, nn
 
-from shoal.errors import ConfigError, DataError, NameNotFoundError, ShoalError, TrainingError
-from shoal.models import cifar_resnet20, compat, digits_resnet
+from shoal.errors import ConfigError, DataError, NameNotFoundError, TrainingError
+from shoal.models import cifar_resnet20, digits_resnet
 from shoal.network import Network, capture
 from shoal.network.listen import Tap, listen
-from shoal.store import load, save
 from shoal.surgery import linearize_
 from shoal.surgery.collapse import collapse_
-from shoal.surgery.stretches import Stretch, find_stretch, find_stretches, with_kernel
-
-
-def images(*size: int, count: int = 3, batch: int = 8) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return [torch.randn(batch, *size, generator=generator) for _ in range(count)]
-
-
-def torchvision_models() -> Any:
-    torch.manual_seed(0)
-    try:
-        return compat.import_torchvision().models
-    except ShoalError as error:
-        pytest.skip(str(error))
-
-
-def torchvision_model(name: str) -> nn.Module:
-    return getattr(torchvision_models(), name)(weights=None).eval()
-
-
-def timm_model(name: str, **options: Any) -> nn.Module:
-    try:
-        library = compat.import_timm()
-    except ShoalError as error:
-        pytest.skip(str(error))
-    torch.manual_seed(0)
-    return library.create_model(name, pretrained=False, **options).eval()
-
-
-def by_name(network: Network) -> dict[str, Stretch]:
-    return {stretch.name: stretch for stretch in find_stretches(network)}
+from shoal.surgery.stretches import find_stretch
 
 
 @pytest.fixture(scope="module")
@@ -60,162 +29,6 @@ def small() -> Network:
 @pytest.fixture(scope="module")
 def loader() -> list[Tensor]:
     return images(3, 16, 16, count=4, batch=16)
-
-
-class Pair(nn.Module):
-    """Two convolutions and a rectifier that is never OFF: one 5x5 convolution in all."""
-
-    def __init__(self, stride: int = 1, skip: bool = False) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 4, 3, stride=stride, bias=False)
-        self.relu = nn.LeakyReLU(1.0)
-        self.conv2 = nn.Conv2d(4, 5, 3)
-        kernel = 3 + 2 * stride  # of both convolutions together
-        self.shortcut = nn.Conv2d(3, 5, kernel, stride=stride) if skip else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.conv2(self.relu(self.conv1(x)))
-        return out if self.shortcut is None else out + self.shortcut(x)
-
-
-class Model(nn.Module):
-    """A part between a first layer and a head."""
-
-    def __init__(self, part: nn.Module, width: int = 5) -> None:
-        super().__init__()
-        self.part = part
-        self.head = nn.Linear(width, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(torch.relu(self.part(x)).mean((2, 3)))
-
-
-# ---------------------------------------------------------------------- finding
-
-
-def test_blocks_of_a_cifar_resnet_keep_their_names_and_change_shape_where_they_do(
-    small: Network,
-) -> None:
-    found = by_name(small)
-    assert list(found) == [f"layer{stage}.{i}" for stage in (1, 2, 3) for i in range(3)]
-    assert all(stretch.kernel_size == (3, 3) for stretch in found.values())
-    down = found["layer2.0"]
-    assert (down.in_channels, down.out_channels, down.stride) == (4, 8, (2, 2))
-    assert down.end.meta["shape"] == (None, 8, 8, 8)
-
-
-def test_imagenet_resnets_with_basic_blocks_and_bottlenecks() -> None:
-    network = capture(torchvision_model("resnet50"), torch.randn(2, 3, 64, 64), check=False)
-    found = by_name(network)
-    assert len(found) == 16
-    assert found["layer2.0"].stride == (2, 2)
-    assert found["layer3.1"].kernel_size == (3, 3)
-    # 2,048 channels and nine weights each are more than a fit in 2 GiB can have.
-    assert found["layer4.1"].kernel_size == (1, 1)
-    assert all(s.shape.columns <= 10_240 for s in found.values())
-
-
-def test_inverted_residuals_with_and_without_skip() -> None:
-    network = capture(torchvision_model("mobilenet_v2"), torch.randn(2, 3, 64, 64), check=False)
-    found = by_name(network)
-    assert list(found) == [f"features.{i}" for i in range(1, 18)]
-    assert all(stretch.kernel_size == (3, 3) for stretch in found.values())
-    assert {n for n, s in found.items() if s.stride == (2, 2)} == {
-        "features.2", "features.4", "features.7", "features.14"
-    }  # fmt: skip
-
-
-def test_pairs_of_vgg_do_not_cross_a_pooling() -> None:
-    network = capture(torchvision_model("vgg11_bn"), torch.randn(2, 3, 64, 64), check=False)
-    names = list(by_name(network))
-    assert names == [
-        "features.8..features.11",
-        "features.15..features.18",
-        "features.22..features.25",
-        "classifier.3..classifier.6",
-    ]
-
-
-def small_swin() -> nn.Module:
-    library = torchvision_models()
-    return library.SwinTransformer([4, 4], 24, [2, 2], [2, 2], [4, 4], num_classes=5)
-
-
-def small_convnext() -> nn.Module:
-    library = torchvision_models()
-    settings = [
-        library.convnext.CNBlockConfig(8, 16, 1),
-        library.convnext.CNBlockConfig(16, None, 1),
-    ]
-    return library.ConvNeXt(settings, num_classes=5)
-
-
-def small_vit() -> nn.Module:
-    return timm_model("vit_tiny_patch16_224", depth=2, img_size=32, patch_size=8)
-
-
-def small_conv_mlp() -> nn.Module:
-    return timm_model("convnext_atto", depths=(1, 1, 1, 1), dims=(8, 8, 16, 16))
-
-
-@pytest.mark.parametrize(
-    ("make", "names", "kind"),
-    [
-        (small_swin, [f"features.{stage}.{i}.mlp" for stage in (1, 3) for i in (0, 1)], "linear"),
-        (
-            small_convnext,
-            [f"features.{s}.0.block.3..features.{s}.0.block.5" for s in (1, 3)],
-            "linear",
-        ),
-        (small_vit, ["blocks.0.mlp", "blocks.1.mlp"], "linear"),
-        (small_conv_mlp, [f"stages.{i}.blocks.0.mlp" for i in range(4)], "conv"),
-    ],
-    ids=["swin", "convnext", "vit", "convnext with 1x1 convolutions"],
-)
-def test_mlps_of_transformers_leave_the_skip_outside(
-    make: Callable[[], nn.Module], names: list[str], kind: str, tmp_path: Path
-) -> None:
-    model = make().eval()
-    network = capture(model, torch.randn(2, 3, 32, 32)).copy()
-    found = by_name(network)
-    assert list(found) == names
-    for stretch in found.values():
-        assert stretch.kind == kind
-        assert stretch.in_channels == stretch.out_channels
-        assert stretch.kernel_size in ((), (1, 1))
-        assert len(stretch.layers) == 2
-    data = images(3, 32, 32, batch=32, count=8)
-    collapse_(network, names, data)
-    assert not find_stretches(network)
-    same_after_loading(network, model, data[0][:2], tmp_path / "saved")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "first", "count", "kind"),
-    [
-        ("swin_t", "features.1.0.mlp", 12, "linear"),
-        ("convnext_tiny", "features.1.0.block.3..features.1.0.block.5", 18, "linear"),
-        ("timm:vit_tiny_patch16_224", "blocks.0.mlp", 12, "linear"),
-        ("timm:convnext_atto", "stages.0.blocks.0.mlp", 12, "conv"),
-    ],
-)
-def test_every_mlp_of_the_published_transformers_is_found(
-    name: str, first: str, count: int, kind: str
-) -> None:
-    model = timm_model(name[5:]) if name.startswith("timm:") else torchvision_model(name)
-    side = 224 if "vit" in name else 64
-    found = find_stretches(capture(model, torch.randn(2, 3, side, side), check=False))
-    assert (found[0].name, len(found)) == (first, count)
-    assert {stretch.kind for stretch in found} == {kind}
-
-
-def test_a_kernel_grows_until_the_output_has_its_size() -> None:
-    network = capture(Model(Pair()), torch.randn(2, 3, 12, 12))
-    assert find_stretch(network, "part").kernel_size == (5, 5)
-    with pytest.raises(ConfigError, match="a 3×3 kernel cannot give 'part' its output size"):
-        with_kernel(find_stretch(network, "part"), 3)
-    assert with_kernel(find_stretch(network, "part"), 7).shape.padding == (1, 1)
 
 
 # ---------------------------------------------------------------------- what is linear is recovered
@@ -382,13 +195,6 @@ def test_pairs_may_be_collapsed_one_after_the_other() -> None:
 # ---------------------------------------------------------------------- saving and loading
 
 
-def same_after_loading(network: Network, model: nn.Module, x: Tensor, folder: Path) -> None:
-    save(network, folder)
-    again = load(folder, model=model)
-    assert again.plan.operations == load(folder, model=model).plan.operations
-    with torch.no_grad():
-        assert torch.equal(again(x), network.eval()(x))
-    assert set(again.state_dict()) == set(network.state_dict())
 
 
 def test_a_collapsed_resnet_is_saved_and_loaded(loader: list[Tensor], tmp_path: Path) -> None:
