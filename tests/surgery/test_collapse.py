@@ -195,8 +195,6 @@ def test_pairs_may_be_collapsed_one_after_the_other() -> None:
 # ---------------------------------------------------------------------- saving and loading
 
 
-
-
 def test_a_collapsed_resnet_is_saved_and_loaded(loader: list[Tensor], tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = cifar_resnet20(width=4).eval()
