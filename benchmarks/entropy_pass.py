@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from shoal.importance import Entropy, observe
 from shoal.measure import Ratio, clock_timer, peak_memory_bytes, time_rounds
 from shoal.measure.stats import quartiles
+from shoal.methods.easier import POSITIONS
 from shoal.models import resnet18_cifar
 from shoal.modes import make_channels_last
 from shoal.network import Network, capture
@@ -90,7 +91,7 @@ def make_passes(batches: int, batch_size: int) -> dict[str, Callable[[], object]
         criterion.scores()
 
     def entropy_and_lines() -> None:
-        criterion, moments = Entropy(), LineMoments()
+        criterion, moments = Entropy(), LineMoments(positions=POSITIONS)
         observe(network, data, [criterion, moments])
         criterion.scores()
         moments.lines()

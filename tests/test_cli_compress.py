@@ -55,11 +55,27 @@ def test_it_says_what_it_did(run: Path, weights: Path, capsys: pytest.CaptureFix
     assert main(words(weights, run, "--remove", "2")) == 0  # a finished run: at once
     seen = capsys.readouterr()
     for text in ("top-1 validation", "top-1 test", "rectifiers left", "depth", "MACs",
-                 "parameters", "latency, batch 1", "2 removed",
+                 "parameters", "latency, merged, batch 1", "2 removed", "latency at batch 1",
+                 "dense as given", "dense, batch norms folded", "result as trained",
+                 "result merged", f"shoal export {run}",
                  "ended because: 2 are removed, as asked", f"shoal.load('{run}')"):  # fmt: skip
         assert text in seen.out
     assert "faster" not in seen.out.lower()
     assert "(done before)" in seen.err
+
+
+def test_verbose_tells_what_was_merged(
+    run: Path, weights: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    texts = ("merged, region by region", "ends there because", "'relu' is not linear")
+    assert main(words(weights, run, "--remove", "2", "--verbose")) == 0
+    assert all(text in capsys.readouterr().out for text in texts[:1])
+    assert main(["report", str(run), "--merge"]) == 0
+    out = capsys.readouterr().out
+    assert all(text in out for text in texts)
+    assert main(["report", str(run)]) == 0
+    assert texts[0] not in capsys.readouterr().out
 
 
 def test_progress_is_a_line_for_each_step_and_epoch(
@@ -94,8 +110,9 @@ def test_its_configuration_runs_again_to_the_same_result(run: Path, tmp_path: Pa
     assert main(["compress", "--config", str(run / "config.yaml"), "--out", str(again)]) == 0
     assert result_of(again) == result_of(run)
     assert yaml.safe_load((again / "config.yaml").read_text()) == config
-    one, other = again / "best" / "model.safetensors", run / "best" / "model.safetensors"
-    assert one.read_bytes() == other.read_bytes()
+    for name in ("best", "merged"):
+        one, other = (folder / name / "model.safetensors" for folder in (again, run))
+        assert one.read_bytes() == other.read_bytes()
 
 
 def test_flags_win_over_the_file(run: Path, tmp_path: Path) -> None:
@@ -149,6 +166,7 @@ def test_report_knows_a_run_that_is_not_finished(
     assert main(["report", str(folder), "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     whole = json.loads((run / "result.json").read_text())
+    assert "merge" not in printed
     for key in ("dense", "final", "steps", "removed", "total"):
         assert printed[key] == whole[key], key
 
@@ -164,7 +182,7 @@ def test_benchmark_compares_a_run_with_its_dense_network(
     assert main([*given, "--against", MODEL, "--json", "--input-shape", "1,8,8"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["batch_size"] == 3
-    assert printed["baseline"]["params"] < printed["params"]  # lines have parameters
+    assert printed["baseline"]["params"] > printed["params"]  # a run's result is merged
     assert printed["speedup"]["pairs"] >= 3
 
 

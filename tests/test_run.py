@@ -15,9 +15,10 @@ import yaml
 
 import small_runs
 from shoal.errors import RunError
-from shoal.methods import Listener, Result
+from shoal.methods import Listener, Result, task
 from shoal.run import Run
 from shoal.store import load
+from shoal.surgery import MergeReport
 from small_runs import SITES, facts, result_of, run, same_weights
 
 WORKER = Path(__file__).parent / "run_worker.py"
@@ -61,6 +62,73 @@ def test_a_run_in_memory_ends_like_one_in_a_folder(whole: tuple[Path, Result]) -
     result = run(epochs=2)
     assert facts(result) == facts(whole[1])
     assert same_weights(result.model, whole[1].model)
+
+
+def test_a_run_ends_merged(whole: tuple[Path, Result]) -> None:
+    folder, result = whole
+    merged = load(folder / "merged", small_runs.build())
+    assert same_weights(merged, result.merged)
+    assert merged.plan.operations[:-1] == result.model.plan.operations
+    assert merged.plan.operations[-1].kind == "merge"
+    x = small_runs.digits().example_inputs(6)
+    assert torch.allclose(merged(x), load(folder, small_runs.build())(x), atol=1e-4)
+    kept = json.loads((folder / "result.json").read_text())["merge"]
+    assert kept == result.merge.to_dict()
+    assert MergeReport.from_dict(kept) == result.merge
+    assert result.merge.merged
+    assert result.merge.max_rel_error <= 1e-5
+
+
+def test_a_finished_run_is_not_measured_again(
+    finished: Path, whole: tuple[Path, Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(*given: Any) -> None:
+        raise AssertionError("the run is finished")
+
+    monkeypatch.setattr(task.Task, "ending", measured)
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    result = run(finished, epochs=2)
+    assert result.latency == whole[1].latency
+    assert result.merge == whole[1].merge
+    assert same_weights(result.merged, whole[1].merged)
+    after = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    assert {path for path in after if after[path] != before[path]} <= {finished / ".lock"}
+
+
+@pytest.mark.parametrize(
+    "lost", ["merged", "merged/plan.json", "merged/model.safetensors", "best", "result.json"]
+)
+def test_an_end_that_is_not_whole_is_made_again(
+    finished: Path, whole: tuple[Path, Result], lost: str
+) -> None:
+    """As a process leaves it that is killed while the end is written, or a disk that fails."""
+    path = finished / lost
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.write_bytes(path.read_bytes()[:50])
+    run(finished, epochs=2)
+    assert result_of(finished) == result_of(whole[0])
+    for name in ("best", "merged"):
+        one, other = (folder / name / "model.safetensors" for folder in (finished, whole[0]))
+        assert one.read_bytes() == other.read_bytes()
+
+
+def test_the_trained_result_is_kept_before_it_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*given: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(task.Task, "ending", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "run", remove=1)
+    assert len(load(tmp_path / "run", small_runs.build()).plan.names("linearize")) == 1
+    assert not (tmp_path / "run" / "result.json").exists()
+    monkeypatch.undo()
+    small_runs.skip_latency(monkeypatch)
+    assert run(tmp_path / "run", remove=1).removed == 1
+    assert (tmp_path / "run" / "merged" / "plan.json").exists()
 
 
 def test_every_step_can_be_loaded(whole: tuple[Path, Result]) -> None:
@@ -125,7 +193,7 @@ def test_an_interrupted_run_ends_like_a_whole_one(
 
 
 def test_it_goes_on_within_a_steps_training(whole: tuple[Path, Result], tmp_path: Path) -> None:
-    first = _Interrupt(at=5)  # evaluate, dense, score, fine-tune, epoch 1
+    first = _Interrupt(at=6)  # evaluate, dense, score, evaluate, fine-tune, epoch 1
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "run", epochs=2, listener=first)
     assert first.epochs == [1]
@@ -153,9 +221,10 @@ def test_a_process_that_is_stopped_anywhere_goes_on(mode: str, tmp_path: Path) -
     assert result_of(tmp_path / "stopped") == result_of(tmp_path / "whole")
     leftovers = [p.name for p in (tmp_path / "stopped").rglob(".*") if p.name != ".lock"]
     assert leftovers == []
-    one, other = tmp_path / "stopped" / "best", tmp_path / "whole" / "best"
-    weights = (one / "model.safetensors").read_bytes()
-    assert weights == (other / "model.safetensors").read_bytes()
+    for name in ("best", "merged"):
+        one, other = tmp_path / "stopped" / name, tmp_path / "whole" / name
+        weights = (one / "model.safetensors").read_bytes()
+        assert weights == (other / "model.safetensors").read_bytes()
 
 
 def test_a_process_that_ends_before_its_first_step_leaves_a_folder_to_go_on_with(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from shoal.methods import compress
     from shoal.network import Network, capture
     from shoal.store import load, save
-    from shoal.surgery import drop_, fit_lines, linearize_, merge_
+    from shoal.surgery import collapse_, drop_, fit_lines, linearize_, merge_, zero_out_
 
 __all__ = [
     "Network",
@@ -22,6 +22,7 @@ __all__ = [
     "__version__",
     "benchmark",
     "capture",
+    "collapse_",
     "compress",
     "drop_",
     "export",
@@ -32,6 +33,7 @@ __all__ = [
     "models",
     "save",
     "score",
+    "zero_out_",
 ]
 
 __version__ = "0.1.0"
@@ -42,6 +44,7 @@ _HOMES = {
     "ShoalError": "shoal.errors",
     "benchmark": "shoal.measure",
     "capture": "shoal.network",
+    "collapse_": "shoal.surgery",
     "compress": "shoal.methods",
     "drop_": "shoal.surgery",
     "export": "shoal.exporting",
@@ -51,6 +54,7 @@ _HOMES = {
     "merge_": "shoal.surgery",
     "save": "shoal.store",
     "score": "shoal.importance",
+    "zero_out_": "shoal.surgery",
 }
 
 

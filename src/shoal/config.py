@@ -43,9 +43,13 @@ class Config(BaseModel):
     keep_first: bool = False
     keep_per_stage: int = 0
     per_latency: bool = False
+    move_padding: bool = True
     rewind: int | None = None
     rewind_from: str | None = None
     score_on: str = "trained"
+    moves: list[str] | None = None
+    target_latency: float | None = None
+    target_macs: float | None = None
     # data
     train_samples: int | None = None
     val_fraction: float | None = None
@@ -85,6 +89,8 @@ class Config(BaseModel):
     seed: int = 0
     device: str | None = None
     latency_batch: int = 1
+    energy: bool = False
+    country: str | None = None
 
     def training_recipe(self) -> Recipe:
         """Return the named recipe with the options that are set here."""

@@ -21,6 +21,7 @@ __all__ = [
     "broadcast_buffers",
     "default_device",
     "ensure_initialised",
+    "from_main",
     "is_main",
     "my_batches",
     "rank",
@@ -98,6 +99,20 @@ def sum_across(tensor: Tensor) -> Tensor:
         return tensor.copy_(moved)
     dist.all_reduce(tensor)
     return tensor
+
+
+def from_main(value: T) -> T:
+    """Return the main process's value in every process; what is measured differs from one to next.
+
+    Args:
+        value: anything that can be pickled.
+    """
+    if world() == 1:
+        return value
+    device = torch.accelerator.current_accelerator() if _needs_gpu() else None
+    carried = [value]
+    dist.broadcast_object_list(carried, src=0, device=device)
+    return carried[0]
 
 
 def my_batches(batches: Iterable[T]) -> Iterator[T]:

@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from shoal.atomic import readable_errors, replace_folder, write_file
-from shoal.distributed import barrier, is_main
-from shoal.errors import RunError
+from shoal.distributed import barrier, from_main, is_main
+from shoal.errors import RunError, ShoalError
+from shoal.methods.ending import Ending
 from shoal.methods.records import Metrics, Step
 from shoal.network import Network, Plan
 from shoal.store import load_weights_, write_network
-from shoal.surgery import replay_
+from shoal.surgery import MergeReport, replay_
 
 __all__ = ["Run"]
 
@@ -93,6 +94,7 @@ class Run:
                         leftover.unlink(missing_ok=True)
         for finished in (self.folder / "steps").glob("[0-9]*"):
             self.checkpoint(int(finished.name)).unlink(missing_ok=True)
+            self._measured(int(finished.name)).unlink(missing_ok=True)
 
     def _foreign_files(self) -> bool:
         return any(not entry.name.startswith(".") for entry in self.folder.iterdir())
@@ -135,6 +137,27 @@ class Run:
         """Return where the training of a step keeps its state while it goes on."""
         return self.folder / f"training-{step:03d}.pt"
 
+    def recall(self, step: int, name: str, measure: Callable[[], Any]) -> Any:
+        """Return what a step measured when it was begun; measure and keep it if it was not.
+
+        A step that was interrupted so decides the same when it is begun again.
+
+        Args:
+            step: its number.
+            name: of what is measured.
+            measure: called at most once; gives JSON values.
+        """
+        path = self._measured(step)
+        if is_main():
+            known = _read_json(path) if path.exists() else {}
+            if name not in known:
+                write_file(path, json.dumps({**known, name: measure()}) + "\n")
+        barrier()
+        return _read_json(path)[name]
+
+    def _measured(self, step: int) -> Path:
+        return self.folder / f"measured-{step:03d}.json"
+
     def steps(self) -> list[Step]:
         """Return the finished steps in order, the dense network first."""
         found: list[Step] = []
@@ -159,6 +182,7 @@ class Run:
 
             replace_folder(target, fill)
             self.checkpoint(step.step).unlink(missing_ok=True)
+            self._measured(step.step).unlink(missing_ok=True)
             self._write_journal()
         barrier()
 
@@ -169,7 +193,9 @@ class Run:
             number: the step.
             base: the captured original, with an empty plan; it is left as it is.
         """
-        folder = self.folder / "steps" / f"{number:03d}"
+        return self._load(self.folder / "steps" / f"{number:03d}", base)
+
+    def _load(self, folder: Path, base: Network) -> Network:
         plan = Plan.from_dict(_read_json(folder / "plan.json"))
         network = replay_(base.copy(), plan)
         load_weights_(network, folder)
@@ -181,37 +207,86 @@ class Run:
 
     # ------------------------------------------------------------------ the result
 
+    def ended(
+        self, base: Network, steps: Sequence[Step], stopped: str, *, energy: bool
+    ) -> Ending | None:
+        """Return what the end of the search gave, if it is in the folder, whole and of these steps.
+
+        Args:
+            base: the captured original, with an empty plan; it is left as it is.
+            steps: all steps of the search.
+            stopped: why it ended.
+            energy: whether energy has to be known.
+        """
+        found = None
+        if is_main():  # the others have measured other latencies of their own
+            try:
+                found = self._ending(base) if self._is_of(steps, stopped, energy) else None
+            except ShoalError:  # damaged: it is made anew
+                found = None
+        if from_main(found is not None) and found is None:
+            found = self._ending(base)
+        barrier()  # nobody changes what another process still reads
+        return found
+
+    def _is_of(self, steps: Sequence[Step], stopped: str, energy: bool) -> bool:
+        """Whether the folder holds the end of a search of these steps."""
+        if not all((self.folder / name).exists() for name in ("result.json", "best", "merged")):
+            return False
+        result = _read_json(self.folder / "result.json")
+        now = json.dumps([step.to_dict() for step in steps])
+        if json.dumps(result.get("steps")) != now or result.get("stopped") != stopped:
+            return False
+        return {"merge", "latency", *(["energy"] if energy else [])} <= set(result)
+
+    def _ending(self, base: Network) -> Ending:
+        result = _read_json(self.folder / "result.json")
+        return Ending(
+            merged=self._load(self.folder / "merged", base).eval(),
+            report=MergeReport.from_dict(result["merge"]),
+            latency=result["latency"],
+            energy=result.get("energy", {}),
+        )
+
+    def keep_best(self, best: Network) -> None:
+        """Write `best/`, the result as it was trained, before anything is measured."""
+        if is_main():
+            # What an earlier end of the search wrote must not be taken for this one's.
+            (self.folder / "result.json").unlink(missing_ok=True)
+            self._write_journal()
+            replace_folder(self.folder / "best", lambda folder: write_network(best, folder))
+        barrier()
+
     def finish(
         self,
-        best: Network,
+        ending: Ending,
         dense: Metrics,
         final: Metrics,
-        steps: list[Step],
+        steps: Sequence[Step],
         *,
         removed: int,
         total: int,
         stopped: str,
-        notes: list[str],
-        latency: Mapping[str, Any],
+        notes: Sequence[str],
     ) -> None:
-        """Write `best/`, `result.json` and the journal."""
-        if is_main():
-            self._write_journal()
-            replace_folder(self.folder / "best", lambda folder: write_network(best, folder))
-            result = {
-                "dense": dense.to_dict(),
-                "final": final.to_dict(),
-                "steps": [step.to_dict() for step in steps],
-                "removed": removed,
-                "total": total,
-                "stopped": stopped,
-                "latency": dict(latency),
-                "notes": notes,
-            }
-            write_file(self.folder / "result.json", json.dumps(result, indent=2) + "\n")
-            for unfinished in self.folder.glob("training-*.pt"):  # of a step that failed
-                unfinished.unlink(missing_ok=True)
-        barrier()
+        """Write `merged/` and, last of all, `result.json`; for the main process alone."""
+        replace_folder(self.folder / "merged", lambda folder: write_network(ending.merged, folder))
+        result = {
+            "dense": dense.to_dict(),
+            "final": final.to_dict(),
+            "steps": [step.to_dict() for step in steps],
+            "removed": removed,
+            "total": total,
+            "stopped": stopped,
+            "latency": dict(ending.latency),
+            "merge": ending.report.to_dict(),
+            "notes": list(notes),
+        }
+        if ending.energy:
+            result["energy"] = dict(ending.energy)
+        write_file(self.folder / "result.json", json.dumps(result, indent=2) + "\n")
+        for unfinished in self.folder.glob("training-*.pt"):  # of a step that failed
+            unfinished.unlink(missing_ok=True)
 
 
 # ---------------------------------------------------------------------- helpers

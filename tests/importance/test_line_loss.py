@@ -36,7 +36,7 @@ def loader() -> list[Batch]:
     ]
 
 
-EXACT = {"keep": None, "line_samples": None, "precision": "fp32"}
+EXACT = {"keep": None, "line_samples": None, "positions": None, "precision": "fp32"}
 
 
 @pytest.mark.parametrize("metric", ["loss", "accuracy"])

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from shoal.errors import ConfigError, ShoalError
-from shoal.measure.energy import Energy, EnergyMeter, inference_energy
+from shoal.measure.energy import Energy, EnergyMeter, inference_energy, total_energy
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -25,6 +25,19 @@ def test_figures_scale_with_the_work() -> None:
     whole = Energy(wh=2.0, co2_g=1.0, seconds=4.0, estimated=True, source="x")
     assert whole.scaled(0.5) == Energy(1.0, 0.5, 2.0, True, "x")
     assert whole.to_dict()["estimated"] is True
+
+
+def test_parts_add_up() -> None:
+    parts = [Energy(2.0, 1.0, 4.0, False, "x"), Energy(1.0, 0.5, 2.0, True, "x")]
+    assert total_energy(parts) == Energy(3.0, 1.5, 6.0, True, "x")
+    assert Energy.from_dict(parts[0].to_dict()) == parts[0]
+
+
+def test_a_country_without_figures_is_told() -> None:
+    pytest.importorskip("codecarbon", reason="codecarbon is not installed")
+    with EnergyMeter(country="ZZZ") as meter:
+        sum(range(10**6))
+    assert "no figures of 'ZZZ'" in meter.energy.source
 
 
 def test_wrong_options_are_one_line() -> None:

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from shoal.data.loader import ImageLoader
 from shoal.errors import ConfigError, DataError, NameNotFoundError, ShoalError
-from shoal.measure.robustness import CORRUPTIONS, corrupted, robustness
+from shoal.measure import robustness as measure
+from shoal.measure.robustness import CORRUPTIONS, compare_robustness, corrupted, robustness
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -95,3 +96,39 @@ def test_wrong_options_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "imagecorruptions", None)
     with pytest.raises(ShoalError, match=r"shoal\[robustness\]"):
         list(corrupted(loader(), "fog", 1))
+
+
+def test_networks_are_compared_on_the_very_same_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+
+    def darken(image: measure.Image, severity: int, name: str, seed: int) -> measure.Image:
+        made.append(name)
+        darker: measure.Image = image // (severity + 1)
+        return darker
+
+    monkeypatch.setattr(measure, "_library", lambda: darken)
+    networks = {"one": net(), "other": nn.Sequential(nn.Flatten(), nn.Linear(3072, 3))}
+    options = {"corruptions": ["fog", "snow"], "severities": (1, 4), "samples": 5}
+    found = compare_robustness(networks, loader(), **options)
+    assert len(made) == 2 * 2 * 5
+    for name, network in networks.items():
+        assert found[name] == robustness(network, loader(), **options)
+        assert found[name].samples == 5
+
+
+def test_other_loaders_give_their_first_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "_library", lambda: lambda image, *_: image)
+    batches = [(torch.rand(4, 3, 32, 32), torch.arange(4) % 3) for _ in range(3)]
+    scale = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
+    model = net()
+    found = robustness(model, batches, corruptions=["fog"], severities=[1], samples=6, **scale)
+    assert found.samples == 6
+    images, labels = torch.cat([x for x, _ in batches])[:6], torch.cat([y for _, y in batches])[:6]
+    right = (model(images).argmax(1) == labels).double().mean()
+    assert found.clean == pytest.approx(100 * float(right))
+
+
+def test_nothing_to_measure_is_one_line() -> None:
+    for options in ({"corruptions": []}, {"severities": []}):
+        with pytest.raises(ConfigError, match="nothing to measure"):
+            robustness(net(), loader(), **options)  # type: ignore[arg-type]

@@ -135,6 +135,18 @@ def _assert_same_function_and_gradient(model: nn.Module, network: nn.Module) -> 
         assert torch.equal(*gradients)
 
 
+def test_a_clamp_of_positions_is_no_site_and_leaves_them_integers() -> None:
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        positions = torch.arange(-1, x.shape[1] - 1, device=x.device).clamp(min=0)
+        table = F.one_hot(positions, num_classes=8).to(x.dtype)
+        return self.b(F.relu(self.a(x))) + table.sum(0) + self.e(positions.clamp(0, 6)).mean(0)
+
+    model = Call(forward, a=nn.Linear(6, 5), b=nn.Linear(5, 8), e=nn.Embedding(7, 8))
+    network = captured(model, torch.randn(3, 6))
+    assert names(network) == ["relu"]
+    network.double()(torch.randn(4, 6, dtype=torch.float64))  # the positions are no floats
+
+
 def test_a_hard_swish_written_out_has_no_site_inside_its_gate() -> None:
     model = function_model(lambda x: x * F.relu6(x + 3) / 6)
     network = capture(model, points())

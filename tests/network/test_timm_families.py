@@ -12,44 +12,51 @@ from torch import Tensor, nn
 
 from shoal.network import capture
 
-_SMALL = ("tiny", "atto", "xxs", "_s", "18", "b0", "small", "002", "nano")
+_SIZES = (  # smallest first, as words of a model's name
+    "atto", "femto", "pico", "nano", "xxs", "xxs24", "xxtiny", "xtiny", "xs", "tiny", "mini",
+    "002", "050", "b0", "m0", "s0", "small", "slim", "s", "s16", "18",
+)  # fmt: skip
 _LARGE = 60e6  # parameters; such a transformer is taken with two of its blocks
-_SHRUNK: tuple[dict[str, int], ...] = (
+_DEEP = 220  # layers; such a model is taken with fewer of its equal blocks, where it has the option
+_SMALLER_IMAGES: tuple[dict[str, Any], ...] = (
     {"img_size": 96, "depth": 2}, {"img_size": 128, "depth": 2}, {"img_size": 112, "depth": 2},
     {"img_size": 128},
 )  # fmt: skip
-_REFUSALS = (TypeError, AssertionError, RuntimeError, ValueError, IndexError)
+_FEWER_BLOCKS: tuple[dict[str, Any], ...] = (
+    {"depth": 2}, {"depths": (1, 1, 1, 1)}, {"layers": (1, 1, 1, 1)},
+)  # fmt: skip
+_REFUSALS = (TypeError, AssertionError, RuntimeError, ValueError, IndexError, StopIteration)
 
 
 def families() -> dict[str, str]:
     """Return one model, a small one by its name, of each of timm's model files."""
     timm = timm_library()
     found: dict[str, list[str]] = defaultdict(list)
-    for name in timm.list_models():
+    for name in timm.list_models(exclude_filters="test_*"):
         found[timm.models._registry._model_to_module[name]].append(name)
-    chosen = {}
-    for family, names in found.items():
-        small = [name for name in names if any(mark in name for mark in _SMALL)] or names
-        chosen[family] = min(small, key=lambda name: (len(name), name))
-    return chosen
+    return {family: min(names, key=_size) for family, names in found.items()}
+
+
+def _size(name: str) -> tuple[int, int, str]:
+    """Return a key that is lower the smaller a model is, as far as its name tells."""
+    words = name.split("_")
+    fits = (
+        any(w == size or (size.isdigit() and w.endswith(size)) for w in words) for size in _SIZES
+    )
+    return next((i for i, fit in enumerate(fits) if fit), len(_SIZES)), len(name), name
 
 
 def small_model(name: str) -> tuple[nn.Module, Tensor]:
     """Return the model and two images, as small as the model takes them."""
     timm = timm_library()
-    with torch.device("meta"):
-        try:
-            large = sum(p.numel() for p in timm.create_model(name).parameters()) > _LARGE
-        except _REFUSALS:
-            large = False
-    for options in (*(_SHRUNK if large else ()), {}):
+    for options in (*_smaller(name), {}):
         torch.manual_seed(0)
         try:
             model = settled(timm.create_model(name, pretrained=False, **options)).eval()
         except _REFUSALS:
             continue
         channels, height, _ = model.default_cfg["input_size"]
-        for size in (96, 128, options.get("img_size", 256), height):
+        for size in (96, 112, 128, options.get("img_size", 256), height):
             images = torch.randn(2, channels, size, size)
             try:
                 evaluate(model, images)
@@ -57,6 +64,18 @@ def small_model(name: str) -> tuple[nn.Module, Tensor]:
                 continue
             return model, images
     raise ValueError(f"no image size fits {name}")
+
+
+def _smaller(name: str) -> tuple[dict[str, Any], ...]:
+    """Return the options to try first, so that a large or deep model does not take minutes."""
+    with torch.device("meta"):
+        try:
+            model = timm_library().create_model(name)
+        except _REFUSALS:
+            return ()
+    large = sum(p.numel() for p in model.parameters()) > _LARGE
+    deep = sum(not module._modules for module in model.modules()) > _DEEP
+    return (*(_SMALLER_IMAGES if large else ()), *(_FEWER_BLOCKS if deep else ()))
 
 
 def outcome(name: str) -> str:

@@ -11,7 +11,15 @@ from rich.console import Console
 
 from shoal.errors import RunError
 from shoal.methods import Metrics, Step
-from shoal.report import RunRecord, comparison_table, outcome_lines, read_run, steps_table
+from shoal.report import (
+    RunRecord,
+    comparison_table,
+    latency_table,
+    outcome_lines,
+    read_run,
+    runtime_notes,
+    steps_table,
+)
 
 LATENCY = {
     "dense_ms": 2.0,
@@ -68,12 +76,59 @@ def text(table: object) -> str:
 
 
 def test_a_difference_that_was_not_measurable_is_not_claimed() -> None:
+    going_on = {"latency": {}, "stopped": ""}
     unsure = step(1, latency_ratio=3.9, latency_ratio_low=0.3, latency_ratio_high=7.6)
-    shown = text(comparison_table(record(step(0), unsure)))
+    shown = text(comparison_table(record(step(0), unsure, **going_on)))
     assert "not certain, 0.30 to 7.60 ×" in shown
     assert "3.9" not in shown
     sure = step(1, latency_ratio=1.5, latency_ratio_low=1.4, latency_ratio_high=1.6)
-    assert "1.50 × (1.40 to 1.60)" in text(comparison_table(record(step(0), sure)))
+    shown = text(comparison_table(record(step(0), sure, **going_on)))
+    assert "1.50 × (1.40 to 1.60), both folded" in shown
+
+
+def test_a_speed_up_is_against_dense_with_its_norms_folded() -> None:
+    quick = step(1, latency_ratio=9.9, latency_ratio_low=9.0, latency_ratio_high=11.0)
+    shown = text(comparison_table(record(step(0), quick)))
+    assert "2.00 × (1.90 to 2.20)" in shown  # of 1.8 ms, folded, over 0.9 ms, merged
+    assert "1.8 ms" in shown
+    assert "9.9" not in shown
+
+
+RATIO = {"median": 2.0, "q1": 1.95, "q3": 2.1, "low": 1.9, "high": 2.2}
+
+
+def runtime(name: str, **milliseconds: float) -> dict[str, Any]:
+    return {
+        "runtime": name,
+        "baseline": "dense_folded",
+        "latency": {
+            network: {"median_ms": ms, "batch_size": 8, "device": "cpu", "threads": 2}
+            for network, ms in milliseconds.items()
+        },
+        "ratio": dict.fromkeys(milliseconds, RATIO) | {"dense": {**RATIO, "low": 0.9}},
+        "missing": {},
+    }
+
+
+def test_latencies_of_both_runtimes_stand_side_by_side() -> None:
+    four = {"dense": 2.0, "dense_folded": 1.8, "result": 1.5, "result_merged": 0.9}
+    table = latency_table([runtime("eager", **four), runtime("onnxruntime", **four)])
+    shown = text(table)
+    for words in ("latency at batch 8", "PyTorch, 2 threads", "ONNX Runtime, 2 threads",
+                  "dense as given", "dense, batch norms folded", "result as trained",
+                  "result merged", "2.00 × (1.95 to 2.10)", "0.9 ms"):  # fmt: skip
+        assert words in shown, words
+    assert "not certain (1.95 to 2.10)" in shown  # dense as given: the interval holds 1
+
+
+def test_a_runtime_that_is_missing_is_told_once() -> None:
+    lacking = {**runtime("onnxruntime"), "ratio": {}}
+    lacking["missing"] = dict.fromkeys(("dense", "dense_folded", "result", "result_merged"), "no")
+    four = {"dense": 2.0, "dense_folded": 1.8, "result": 1.5, "result_merged": 0.9}
+    found = [runtime("eager", **four), lacking]
+    assert "ONNX" not in text(latency_table(found))
+    assert runtime_notes(found) == ["no latency in ONNX Runtime: no"]
+    assert latency_table([]) is None
 
 
 def test_the_table_shows_dense_result_and_change() -> None:
@@ -112,7 +167,7 @@ def test_names_are_not_taken_for_markup() -> None:
 
 
 def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
-    written = record(step(0), step(1), folder=tmp_path)
+    written = record(step(0), step(1), folder=tmp_path, merge={"merged": []})
     (tmp_path / "result.json").write_text(json.dumps(written.to_dict()))
     (tmp_path / "config.yaml").write_text("latency_batch: 8\n")
     assert read_run(tmp_path) == written

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from shoal.errors import ConfigError, DataError, NameNotFoundError, TrainingError
+from shoal.importance import observe
 from shoal.network import Network, capture
-from shoal.surgery import FittedLine, fit_lines
+from shoal.surgery import FittedLine, LineMoments, fit_lines
 
 RECTIFIERS = [
     nn.ReLU(), nn.ReLU6(), nn.Hardtanh(0, 1), nn.LeakyReLU(), nn.PReLU(3), nn.RReLU(), nn.ELU(),
@@ -141,3 +142,18 @@ def test_bad_requests_say_what_is_wrong() -> None:
         fit_lines(network(), [data(), data() * float("inf")])
     with pytest.raises(ConfigError, match="the network has no rectifier"):
         fit_lines(capture(nn.Sequential(nn.Linear(3, 4)), data()), [data()])
+
+
+@pytest.mark.parametrize("shape", [(64, 6, 12, 12), (64, 40, 6), (4096, 6)])
+def test_a_part_of_the_positions_gives_nearly_the_same_line(shape: tuple[int, ...]) -> None:
+    """Of each batch other positions are taken, in every layout."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.GELU(), nn.Flatten(), nn.LazyLinear(2))
+    batches = [(torch.randn(shape) * 2 + 0.3, None) for _ in range(6)]
+    model(batches[0][0])
+    network = capture(model.eval(), batches[0][0][:2])
+    whole, part = LineMoments(), LineMoments(positions=1000)
+    observe(network, batches, [whole, part])
+    exact, near = whole.lines()["0"], part.lines()["0"]
+    torch.testing.assert_close(near.slope, exact.slope, rtol=0.1, atol=0.05)
+    torch.testing.assert_close(near.intercept, exact.intercept, rtol=0.1, atol=0.1)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 
+from shoal.errors import PlanError
 from shoal.models import cifar_resnet20
 from shoal.network import Network, capture
 from shoal.store import load, save
-from shoal.surgery import linearize_, merge_
+from shoal.surgery import MergeReport, linearize_, merge_
 
 
 def with_statistics(model: nn.Module) -> nn.Module:
@@ -139,6 +143,97 @@ def test_batch_norms_are_folded_and_the_network_saves_and_loads(tmp_path: Path) 
     again = load(tmp_path / "saved")
     assert torch.equal(again(x), network(x))
     assert set(again.state_dict()) == set(network.state_dict())
+
+
+class Joined(nn.Module):
+    """Two branches that cannot become one layer, their sum scaled and shifted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 6, 3, padding=1))
+        self.second = nn.Conv2d(4, 6, 1)
+        self.bn = nn.BatchNorm2d(6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sigmoid(self.bn(self.first(x) - self.second(x)))
+
+
+@pytest.mark.parametrize("policy", ["always", "fold"])
+def test_a_norm_after_a_sum_goes_into_both_branches(policy: str, tmp_path: Path) -> None:
+    x = torch.randn(3, 4, 9, 9, dtype=torch.float64)
+    base = capture(with_statistics(Joined()).double(), x).copy()
+    network = base.copy()
+    report = merge_(network, policy=policy)
+    assert not layers_of(network, nn.BatchNorm2d)
+    assert len(layers_of(network, nn.Conv2d)) == 3
+    assert error(base(x), network(x)) <= 1e-10
+    assert not any("changed the output" in kept.reason for kept in report.kept)
+    assert ("bn", "nothing") in {(item.layers[0], item.after) for item in report.merged}
+    save(network, tmp_path / "saved")
+    again = load(tmp_path / "saved", with_statistics(Joined()).double())
+    assert error(again(x), network(x)) <= 1e-14
+
+
+# ---------------------------------------------------------------------- the report
+
+
+def test_the_report_says_why_for_every_boundary_and_every_layer_kept() -> None:
+    model = with_statistics(cifar_resnet20())
+    x = torch.randn(2, 3, 32, 32)
+    network = capture(model, x).copy()
+    linearize_(network, ["layer1.0.relu", "layer1.0.relu_1"], loader=[x])
+    report = merge_(network, policy="always")
+    assert all(found.begins and found.ends and found.layers for found in report.boundaries)
+    assert all(kept.reason and kept.layers for kept in report.kept)
+    known = {found.region for found in report.boundaries}
+    assert {item.region for item in (*report.merged, *report.kept)} <= known
+    ends = {found.layers[-1]: found.ends for found in report.boundaries}
+    assert "adds a tensor to it" in ends["layer1.1.bn2"]
+    assert ends["layer1.1.bn1"] == "'layer1.1.relu' is not linear in it"
+    begins = {found.layers[0]: found.begins for found in report.boundaries}
+    assert begins["conv1"] == "it is the network's input"
+    apart = {kept.layers: kept.reason for kept in report.kept}
+    assert "pads its input" in apart[("layer1.0.conv1",)]
+
+
+def test_a_norm_that_stays_is_among_what_was_kept() -> None:
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3, padding=1))
+    network = capture(with_statistics(model), torch.randn(2, 3, 8, 8)).copy()
+    (kept,) = merge_(network, policy="fold").kept
+    assert kept.layers == ("0",)
+    assert "a channel of ones" in kept.reason
+
+
+def test_layers_on_another_dimension_are_told_from_what_is_not_linear() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Linear(8, 8))
+    network = capture(model.eval(), torch.randn(2, 3, 8, 8)).copy()
+    first, second = merge_(network, policy="always").boundaries
+    assert first.ends == "'1' has its channels in another dimension"
+    assert second.begins == "'0' has its channels in another dimension"
+
+
+def test_folding_alone_says_what_it_left_apart() -> None:
+    model = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 6))
+    network = capture(model.eval(), torch.randn(2, 4)).copy()
+    (kept,) = merge_(network.copy(), policy="fold").kept
+    assert (kept.layers, kept.reason) == (("0",), "only scales and shifts were to be folded")
+    assert not merge_(network, policy="always").kept
+
+
+def test_the_report_is_read_as_it_was_written_and_shown_as_tables() -> None:
+    x = torch.randn(2, 4, 9, 9)
+    apart = nn.Conv2d(4, 4, 3, padding=1)
+    network = capture(with_statistics(nn.Sequential(Block(), apart)), x).copy()
+    linearize_(network, [network.sites[0].name], loader=[x])
+    report = merge_(network, policy="always")
+    assert MergeReport.from_dict(json.loads(json.dumps(report.to_dict()))) == report
+    with pytest.raises(PlanError, match="cannot be read"):
+        MergeReport.from_dict({"merged": [{}]})
+    console = Console(file=io.StringIO(), width=250)
+    console.print(report.table())
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    for text in ("conv 5×5", "Conv2d 3×3", "kept apart", "network's output", "MACs", "float64"):
+        assert text in shown, text
 
 
 def test_merging_leaves_no_unused_tensor() -> None:

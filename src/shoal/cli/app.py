@@ -8,10 +8,14 @@ import typer
 
 from shoal import __version__
 from shoal.cli.benchmark import benchmark
+from shoal.cli.compare import compare
 from shoal.cli.compress import compress
 from shoal.cli.demo import demo
+from shoal.cli.export import export
+from shoal.cli.figure import figure
 from shoal.cli.inspect import inspect
 from shoal.cli.report import report
+from shoal.cli.robustness import robustness
 
 __all__ = ["app"]
 
@@ -50,3 +54,7 @@ app.command()(inspect)
 app.command()(compress)
 app.command()(benchmark)
 app.command()(report)
+app.command()(compare)
+app.command()(export)
+app.command()(robustness)
+app.add_typer(figure)

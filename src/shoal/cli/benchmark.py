@@ -21,14 +21,15 @@ def benchmark(
         str,
         typer.Argument(
             metavar="DIR|MODEL",
-            help="A folder that shoal wrote, or a model: torchvision:NAME, timm:NAME, ….",
+            help="A run's folder (its result, merged), another that shoal wrote, or a model: "
+            "torchvision:NAME, timm:NAME, ….",
         ),
     ],
     against: Annotated[
         str | None,
         typer.Option(
             help="What to compare with, in the same rounds. Default: of a run's folder, its dense "
-            "network.",
+            "network with its batch norms folded.",
             metavar="DIR|MODEL",
             show_default=False,
         ),
@@ -71,12 +72,12 @@ def benchmark(
     Both are timed in turn, round by round: a machine that is busy at times is so for both.
     """
     from shoal.cli.compress import chosen_device
-    from shoal.cli.source import Source, open_network, parse_shape
+    from shoal.cli.source import Source, parse_shape
     from shoal.measure import benchmark as measure
 
     where = chosen_device(device)
     source = Source(None, num_classes, image_size, parse_shape(input_shape))
-    network = open_network(model, source).to(where)
+    network = _opened(model, source).to(where)
     baseline = _baseline(model, against, source)
     args, kwargs = network.example_inputs(batch)
     inputs: Any = kwargs or args
@@ -95,11 +96,22 @@ def benchmark(
         result_console().print(str(result), markup=False, soft_wrap=True)
 
 
+def _opened(model: str, source: Source) -> Network:
+    """Return the network of that name; of a run, its result merged, as it would be used."""
+    from shoal.cli.results import is_run, open_result
+    from shoal.cli.source import is_folder, open_network
+
+    if is_folder(model) and is_run(Path(model).expanduser()):
+        return open_result(model)
+    return open_network(model, source)
+
+
 def _baseline(model: str, against: str | None, source: Source) -> Network | None:
-    """Return what to compare with: what was asked for, else a run's own dense network."""
+    """Return what to compare with: what was asked for, else a run's own dense network, folded."""
     from shoal.cli.source import open_network
+    from shoal.methods.ending import folded
 
     if against is not None:
-        return open_network(against, source)
+        return _opened(against, source)
     dense = Path(model).expanduser() / "steps" / "000"
-    return open_network(str(dense), source) if dense.is_dir() else None
+    return folded(open_network(str(dense), source)) if dense.is_dir() else None

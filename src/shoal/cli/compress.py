@@ -74,6 +74,12 @@ def compress(
             show_default=False,
         ),
     ] = None,
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose", "-v", help="Also show what was merged into what, what was kept and why."
+        ),
+    ] = False,
     as_json: Annotated[
         bool,
         typer.Option("--json", help="Print result.json to standard output, and nothing else."),
@@ -98,17 +104,17 @@ def compress(
     }
     run_compress(read_config(config, given), out)
     if is_main_process():
-        _show(out, as_json)
+        _show(out, as_json, verbose)
 
 
-def _show(out: Path, as_json: bool) -> None:
+def _show(out: Path, as_json: bool, verbose: bool) -> None:
     from shoal.report import read_run
 
     record = read_run(out)
     if as_json:
         print_json(record.to_dict())
     else:
-        show_outcome(record)
+        show_outcome(record, merge=verbose)
 
 
 def run_compress(config: Config, out: Path) -> None:
@@ -135,6 +141,8 @@ def _compress(config: Config, out: Path) -> None:
     options = {**config.search_options(), "recipe": config.training_recipe()}
     methods.Search.of(options)
     methods.methods[config.method]
+    if config.energy:
+        methods.Costs(config.country)
     device = chosen_device(config.device)
     data = load_data(config.data, **config.data_options(), device=device)
     spec = complete_spec(
@@ -156,6 +164,8 @@ def _compress(config: Config, out: Path) -> None:
             listener=listener,
             config=config.model_dump(),
             identity=config.identity(),
+            energy=config.energy,
+            country=config.country,
             **options,
         )
 
@@ -185,16 +195,45 @@ def _introduce(config: Config, data: DataSet, device: torch.device) -> None:
         console.print(line, markup=False, soft_wrap=True)
 
 
-def show_outcome(record: RunRecord) -> None:
-    """Print the final table, what was removed, and how the result is loaded."""
-    from shoal.report import comparison_table, outcome_lines
+def show_outcome(record: RunRecord, *, merge: bool = False) -> None:
+    """Print the final tables, what was removed, and how the result is loaded.
+
+    Args:
+        record: of the run.
+        merge: whether to show also what was merged, and what was kept and why.
+    """
+    from shoal.report import (
+        comparison_table,
+        energy_table,
+        latency_table,
+        merge_tables,
+        outcome_lines,
+    )
+    from shoal.surgery import MergeReport
 
     console = result_console()
     console.print(comparison_table(record))
-    best = record.folder / "best"
-    lines = [
-        *outcome_lines(record),
-        f"the result is in '{best}'; in Python: net = shoal.load({str(record.folder)!r})",
-    ]
-    for line in lines:
+    latencies = latency_table(record.latency.get("runtimes", []))
+    if latencies is not None:
+        console.print(latencies)
+    if record.energy:
+        console.print(energy_table(record))
+    if merge and record.merge:
+        console.print(merge_tables(MergeReport.from_dict(record.merge)))
+    for line in (*outcome_lines(record), *_where(record)):
         console.print(line, markup=False, soft_wrap=True)
+
+
+def _where(record: RunRecord) -> list[str]:
+    """Return where the networks of the result lie."""
+    best, merged = record.folder / "best", record.folder / "merged"
+    lines = [
+        f"the result, to train on, is in '{best}'; in Python: "
+        f"net = shoal.load({str(record.folder)!r})"
+    ]
+    if record.merge:
+        lines.append(
+            f"merged, to use and to export, it is in '{merged}'; as a file: "
+            f"shoal export {record.folder}"
+        )
+    return lines

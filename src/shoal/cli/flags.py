@@ -28,10 +28,11 @@ class Flag:
 
     Attributes:
         name: the field's.
-        kind: its type; `list` takes numbers with commas between them.
+        kind: its type; `list` takes values with commas between them.
         panel: the heading it stands under in the help.
         text: what it means, with its unit, and when to change it.
         default: the default as the help shows it.
+        of: the type of a list's values.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Flag:
     panel: str
     text: str
     default: str
+    of: type = float
 
     @property
     def spelling(self) -> str:
@@ -82,11 +84,19 @@ FLAGS = (
          "removable ones and the others.", "0"),
     Flag("per_latency", bool, SEARCH, "For blocks: divide importance by the measured milliseconds "
          "that the removal saves, so that slow blocks go sooner.", "no"),
+    Flag("move_padding", bool, SEARCH, "Where convolutions that are now linear in a row would be "
+         "faster as one, let the first pad for both before fine-tuning.", "yes"),
     Flag("rewind", int, SEARCH, "After each removal, go back to the weights of this epoch of "
          "--dense-epochs; 0 is the weights the model came with.", "train on"),
     Flag("rewind_from", str, SEARCH, "A file of weights to go back to instead.", "none"),
     Flag("score_on", str, SEARCH, "Score the 'trained' weights, or the 'rewound' ones.",
          "trained"),
+    Flag("moves", list, SEARCH, "For 'shoal': what it may do, of 'linearize', 'collapse' and "
+         "'drop'.", "all three", of=str),
+    Flag("target_latency", float, SEARCH, "Stop when the latency is at most this share of dense's: "
+         "0.5 is twice as fast.", "none"),
+    Flag("target_macs", float, SEARCH, "Stop when the MACs are at most this share of dense's.",
+         "none"),
     Flag("samples", int, SEARCH, "Score on so many training images only. Quicker on large data; "
          "a note says when the choice is then not certain.", "all"),
     Flag("train_samples", int, DATA, "Train on so many images only, the same share of each class.",
@@ -150,6 +160,11 @@ FLAGS = (
          "a GPU if there is one"),
     Flag("latency_batch", int, MACHINE, "Batch size at which latency is measured. Take that of "
          "your deployment.", "1"),
+    Flag("energy", bool, MACHINE, "Also report energy and CO2 of the run's training, and of an "
+         "epoch and 1,000 inferences of dense and result. An estimate where the machine has no "
+         "counters that may be read; the report says so. Needs shoal's extra 'energy'.", "no"),
+    Flag("country", str, MACHINE, "For --energy: three letters, such as DEU, of where the "
+         "electricity is made, which decides the CO2.", "the world's mean"),
 )  # fmt: skip
 
 
@@ -176,17 +191,17 @@ def read_flags(given: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: a list holds something else than numbers.
     """
-    lists = {flag.name for flag in FLAGS if flag.kind is list}
+    lists = {flag.name: flag.of for flag in FLAGS if flag.kind is list}
     return {
-        name: _numbers(name, value) if name in lists else value
+        name: _values(name, value, lists[name]) if name in lists else value
         for name, value in given.items()
         if value is not None
     }
 
 
-def _numbers(name: str, text: str) -> list[float]:
+def _values(name: str, text: str, of: type) -> list[Any]:
     try:
-        return [float(part) for part in text.split(",")]
+        return [of(part.strip()) for part in text.split(",")]
     except ValueError:
         raise ConfigError(
             f"{name} is '{text}': give numbers with commas between them, such as 0.5,0.75"

@@ -16,6 +16,10 @@ def report(
     folder: Annotated[
         Path, typer.Argument(metavar="DIR", help="The --out folder of a run, finished or not.")
     ],
+    merge: Annotated[
+        bool,
+        typer.Option("--merge", help="Also show what was merged into what, what was kept and why."),
+    ] = False,
     as_json: Annotated[
         bool,
         typer.Option("--json", help="Print the record to standard output as JSON."),
@@ -30,4 +34,4 @@ def report(
         print_json(record.to_dict())
         return
     result_console().print(steps_table(record))
-    show_outcome(record)
+    show_outcome(record, merge=merge)

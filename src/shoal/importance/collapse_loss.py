@@ -20,7 +20,7 @@ from shoal.modes import device_of
 from shoal.network import Network
 from shoal.surgery.fit_stretches import check_ridge, fit_stretches
 
-__all__ = ["CollapseLoss"]
+__all__ = ["CollapseLoss", "apply_layer"]
 
 
 @criteria.register("collapse_loss")
@@ -35,8 +35,9 @@ class CollapseLoss:
             accuracy lost.
         screen: judge only the so many stretches with the lowest residual; only they get scores.
             None judges all.
-        keep: so many of the best are judged on all samples; one that is clearly worse is judged on
-            fewer, as its details tell. None judges all on all samples.
+        keep: so many of the best are wanted: one that is clearly worse than these is judged on
+            fewer samples, as its details tell, and the pass ends when no others are left. None
+            judges all on all samples.
         kernel_size: as in `collapse_`; stretches that cannot have it are left out.
         ridge: as in `collapse_`.
         names: score these stretches only.
@@ -55,7 +56,7 @@ class CollapseLoss:
         *,
         metric: str = "loss",
         screen: int | None = None,
-        keep: int | None = 3,
+        keep: int | None = 1,
         kernel_size: int | None = None,
         ridge: float | None = None,
         names: Sequence[str] | None = None,
@@ -93,7 +94,9 @@ class CollapseLoss:
             self.name,
             network,
             [
-                Replacement(s.name, s.end, s.start, partial(_apply, fitted[s.name].layer(like)))
+                Replacement(
+                    s.name, s.end, s.start, partial(apply_layer, fitted[s.name].layer(like))
+                )
                 for s in chosen
             ],
             loader,
@@ -107,7 +110,7 @@ class CollapseLoss:
         return replace(scores, details=details)
 
 
-def _apply(layer: nn.Conv2d | nn.Linear, x: Tensor) -> Tensor:
+def apply_layer(layer: nn.Conv2d | nn.Linear, x: Tensor) -> Tensor:
     """Return what the layer gives, in the type of x."""
     weight, bias = layer.weight.to(x.dtype), layer.bias
     assert bias is not None

@@ -74,7 +74,7 @@ def make_criterion(name: str, **options: Any) -> Criterion:
         raise ConfigError(f"the criterion '{name}' does not take these options: {error}") from error
 
 
-def criterion_for(name: str, unit: str, *, seed: int = 0) -> Criterion:
+def criterion_for(name: str, unit: str, *, seed: int = 0, wanted: int | None = None) -> Criterion:
     """Return a fresh criterion that scores sites, or blocks, as a method needs it.
 
     Args:
@@ -82,6 +82,7 @@ def criterion_for(name: str, unit: str, *, seed: int = 0) -> Criterion:
             one ("entropy" and "block_entropy"), that is taken.
         unit: "site" or "block".
         seed: for criteria that draw random numbers.
+        wanted: how many of the lowest will be taken, for criteria that spare work on the others.
 
     Raises:
         NameNotFoundError: no criterion has that name; tells the nearest.
@@ -93,6 +94,8 @@ def criterion_for(name: str, unit: str, *, seed: int = 0) -> Criterion:
         if getattr(criteria[name], "unit", unit) != unit and twin in criteria:
             name = twin
     given = {"unit": unit, "seed": seed, **options}
+    if wanted is not None:
+        given = {"keep": wanted, **given}
     known = _parameters(name)
     made = make_criterion(name, **{k: v for k, v in given.items() if k in known or k in options})
     if made.unit != unit:

@@ -23,7 +23,7 @@ from shoal.modes import device_of
 from shoal.network import Network, Site
 from shoal.surgery.lines import FittedLine, LineMoments
 
-__all__ = ["LineLoss"]
+__all__ = ["LineLoss", "computing_line"]
 
 
 @criteria.register("line_loss")
@@ -38,9 +38,11 @@ class LineLoss:
             accuracy lost.
         screen: judge only the so many sites with the lowest entropy; only they get scores. None
             judges all.
-        keep: so many of the best sites are judged on all samples; a site that is clearly worse is
-            judged on fewer, as its details tell. None judges all on all samples.
+        keep: so many of the best sites are wanted: a site that is clearly worse than these is
+            judged on fewer samples, as its details tell, and the pass ends when no others are
+            left. None judges all sites on all samples.
         line_samples: fit the lines on so many samples; None uses all.
+        positions: fit the lines on about so many positions of each batch; None uses all.
         precision: of the second pass: "auto" takes bf16 where the hardware computes in it; or
             "fp32", "bf16", "fp16".
 
@@ -56,8 +58,9 @@ class LineLoss:
         *,
         metric: str = "loss",
         screen: int | None = None,
-        keep: int | None = 3,
+        keep: int | None = 1,
         line_samples: int | None = 512,
+        positions: int | None = 8192,
         precision: str = "auto",
     ) -> None:
         check_metric(metric)
@@ -67,6 +70,7 @@ class LineLoss:
         self.screen = screen
         self.keep = keep
         self.line_samples = line_samples
+        self.positions = positions
         self.precision = precision
 
     def score(
@@ -96,7 +100,7 @@ class LineLoss:
         self, network: Network, loader: Iterable[Any], samples: int | None
     ) -> tuple[dict[str, FittedLine], list[str]]:
         """Return the lines, and the names of the sites to judge."""
-        moments, entropy = LineMoments(), Entropy()
+        moments, entropy = LineMoments(positions=self.positions), Entropy()
         observers: list[Observer] = [moments]
         if self.screen is not None:
             observers.append(entropy)
@@ -110,10 +114,16 @@ class LineLoss:
 
 def _replacement(network: Network, site: Site, line: FittedLine) -> Replacement:
     node = network.node_of(site.name)
-    device = device_of(network)
-    slope, intercept = (v.to(device, torch.float32) for v in (line.slope, line.intercept))
-    compute = partial(_apply, slope, intercept, site.channel_dim)
+    compute = computing_line(line, site, device_of(network))
     return Replacement(site.name, node, node.all_input_nodes[0], compute)
+
+
+def computing_line(
+    line: FittedLine, site: Site, device: torch.device
+) -> Callable[[Tensor], Tensor]:
+    """Return what gives the line's value of a site's input."""
+    slope, intercept = (v.to(device, torch.float32) for v in (line.slope, line.intercept))
+    return partial(_apply, slope, intercept, site.channel_dim)
 
 
 def _apply(slope: Tensor, intercept: Tensor, channel_dim: int, z: Tensor) -> Tensor:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch.utils.hooks import RemovableHandle
 
-from shoal.data.base import SeededLoader
 from shoal.data.batch import split_batch
 from shoal.distributed import my_batches, sum_across
-from shoal.errors import ConfigError, DataError
+from shoal.errors import DataError
+from shoal.importance.sampling import SampledBatches
 from shoal.modes import device_of, eval_mode
 from shoal.network import Network
 
-__all__ = ["Observer", "first_samples", "observe"]
+__all__ = ["Observer", "observe"]
 
 
 class Observer(Protocol):
@@ -67,7 +67,7 @@ def observe(
     Raises:
         DataError: the loader is empty.
     """
-    chosen = _Chosen(loader, samples)
+    chosen = SampledBatches(loader, samples)
     device = device_of(network)
     seen = torch.zeros((), dtype=torch.int64)
     handles: list[RemovableHandle] = []
@@ -96,53 +96,3 @@ def observe(
     for observer in observers:
         observer.finish(total, chosen.population(total))
     return total
-
-
-class _Chosen:
-    """The numbered batches of a pass: all of a loader's, or those of so many samples.
-
-    Attributes:
-        batches: how many batches a whole pass has at most; 0 where the loader does not tell.
-    """
-
-    def __init__(self, loader: Iterable[Any], samples: int | None) -> None:
-        if samples is not None and samples < 1:
-            raise ConfigError(f"samples is {samples}: give at least 1, or leave it out for all")
-        plain = getattr(loader, "plain", None)
-        self._loader: Any = plain() if callable(plain) else loader
-        self._left = samples
-        self._everything = True
-        self._known: int | None = None
-        if samples is not None and isinstance(self._loader, SeededLoader):
-            self._known = self._loader.num_samples
-            self._loader = self._loader.take(samples)
-            self._left = None
-        self.batches = len(self._loader) if hasattr(self._loader, "__len__") else 0
-
-    def population(self, seen: int) -> int | None:
-        """Return how many samples there are, once a pass has `seen` so many; None if unknown."""
-        return self._known or (seen if self._everything else None)
-
-    def __iter__(self) -> Iterator[tuple[int, Any]]:
-        left = self._left
-        for index, batch in enumerate(self._loader):
-            if left is None:
-                yield index, batch
-                continue
-            if left == 0:
-                self._everything = False
-                return
-            size = split_batch(batch).size
-            if size > left:
-                self._everything = False
-            yield index, first_samples(batch, left) if size > left else batch
-            left -= min(size, left)
-
-
-def first_samples(batch: Any, count: int) -> tuple[Any, Any]:
-    """Return the first `count` samples of a loader's batch, as (inputs, target)."""
-    whole = split_batch(batch)
-    inputs: Any = {name: value[:count] for name, value in whole.kwargs.items()}
-    if whole.args:
-        inputs = tuple(value[:count] for value in whole.args)
-    return inputs, None if whole.target is None else whole.target[:count]

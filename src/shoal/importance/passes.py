@@ -10,7 +10,7 @@ import torch
 from shoal.data.batch import Batch, split_batch
 from shoal.distributed import my_batches, sum_across
 from shoal.errors import DataError
-from shoal.importance.observe import _Chosen
+from shoal.importance.sampling import SampledBatches
 from shoal.modes import device_of
 from shoal.network import Network
 
@@ -36,7 +36,7 @@ class Pass:
         progress: Callable[[int, int], None] | None = None,
         rounds: int = 1,
     ) -> None:
-        self._chosen = _Chosen(loader, samples)
+        self._chosen = SampledBatches(loader, samples)
         self._device = device_of(network)
         self._progress = progress
         self._rounds = rounds

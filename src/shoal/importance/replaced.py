@@ -2,7 +2,7 @@
 
 The network runs once per batch; each candidate runs again only what comes after its tensor. A race
 spares work: a candidate whose loss is clearly higher than that of the best ones is left as it is
-and meets no further samples.
+and meets no further samples; once only as many are left as are wanted, the race is over.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, fx
 from shoal.data.batch import Batch, split_batch
 from shoal.distributed import rank, sum_across, world
 from shoal.errors import ConfigError, DataError, TrainingError
-from shoal.importance.observe import _Chosen
+from shoal.importance.sampling import SampledBatches
 from shoal.importance.scores import Scores
 from shoal.importance.variants import Variants
 from shoal.modes import device_of, eval_mode
@@ -41,12 +41,14 @@ class Replacement:
         node: whose value is replaced.
         source: whose value it is computed from.
         compute: does it.
+        weight: the race is decided by the cost times this.
     """
 
     name: str
     node: fx.Node
     source: fx.Node
     compute: Callable[[Tensor], Tensor]
+    weight: float = 1.0
 
 
 def check_metric(metric: str) -> None:
@@ -77,8 +79,9 @@ def replacement_scores(
         metric: "loss" scores the rise of the mean cross-entropy in nats, "accuracy" the points of
             accuracy lost.
         precision: of the arithmetic, "auto", "fp32", "bf16" or "fp16".
-        keep: so many of the best are scored on all samples; one that is worse than all of these by
-            more than three standard errors leaves the race. None scores all on all samples.
+        keep: so many of the best are wanted; one that is worse than all of these by more than
+            three standard errors leaves the race, and the race ends when no more than these are
+            left. None scores all on all samples.
         samples: use this many samples only.
         progress: called with the batches done and their total.
 
@@ -91,7 +94,7 @@ def replacement_scores(
     if keep is not None and keep < 1:
         raise ConfigError(f"keep is {keep}: give at least 1, or None to score all on all samples")
     race = _Race(network, replacements, metric, precision, keep)
-    chosen = _Chosen(loader, samples)
+    chosen = SampledBatches(loader, samples)
     seen, next_check = 0, _FIRST_CHECK
     with eval_mode(network), torch.no_grad():
         for index, raw in chosen:
@@ -101,11 +104,13 @@ def replacement_scores(
             if seen >= next_check:
                 race.leave()
                 next_check = 2 * seen
+                if race.over:
+                    break
             if progress is not None:
                 progress(index + 1, chosen.batches)
     if seen == 0:
         raise DataError("the loader is empty: there is nothing to score")
-    return race.scores(criterion, seen, chosen.population(seen))
+    return race.scores(criterion, seen, None if race.over else chosen.population(seen))
 
 
 class _Race:
@@ -120,6 +125,7 @@ class _Race:
         keep: int | None,
     ) -> None:
         self._replacements = list(replacements)
+        self._weights = torch.tensor([r.weight for r in replacements], dtype=torch.float64)
         self._metric = metric
         self._keep = keep
         self._device = device_of(network)
@@ -163,6 +169,7 @@ class _Race:
         if self._keep is None or len(self._running) <= self._keep:
             return
         rise, variance = self._statistics(sum_across(self._sums.clone()))
+        rise, variance = rise * self._weights, variance * self._weights.square()
         order = sorted(self._running, key=lambda i: float(rise[i]))
         last = order[self._keep - 1]
         self._running = [
@@ -170,6 +177,12 @@ class _Race:
             for i in self._running
             if not rise[i] - rise[last] > _CLEARLY * math.sqrt(variance[i] + variance[last])
         ]
+
+    @property
+    def over(self) -> bool:
+        """Whether the others have left and only those remain that are wanted."""
+        wanted = len(self._replacements) if self._keep is None else self._keep
+        return len(self._running) <= wanted < len(self._replacements)
 
     @staticmethod
     def _statistics(sums: Tensor) -> tuple[Tensor, Tensor]:
@@ -199,8 +212,9 @@ class _Race:
                 "top1": float(100.0 * row[2] / row[0]),
                 "samples": int(row[0]),
                 "whole_loss": float(whole[1] / whole[0]),
+                "cost_standard_error": math.sqrt(float(spread)),
             }
-            for name, row in zip(names, sums, strict=True)
+            for name, row, spread in zip(names, sums, variance, strict=True)
         }
         return Scores(
             criterion,

@@ -8,6 +8,7 @@ from shoal.measure.latency import Latency, latency_ratio, measure_latency
 from shoal.measure.macs import MacCount, count_macs, count_params
 from shoal.measure.memory import peak_memory_bytes
 from shoal.measure.rounds import Rounds, clock_timer, time_rounds
+from shoal.measure.side_by_side import OnnxRunners, SideBySide, eager_side_by_side
 from shoal.measure.stats import Ratio
 from shoal.measure.verify import Agreement, compare_outputs, random_like
 
@@ -16,14 +17,17 @@ __all__ = [
     "Benchmark",
     "Latency",
     "MacCount",
+    "OnnxRunners",
     "Ratio",
     "Rounds",
+    "SideBySide",
     "benchmark",
     "clock_timer",
     "compare_outputs",
     "count_macs",
     "count_params",
     "depth",
+    "eager_side_by_side",
     "latency_ratio",
     "measure_latency",
     "peak_memory_bytes",

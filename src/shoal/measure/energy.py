@@ -7,8 +7,10 @@ processor's load and nominal power; `Energy.estimated` says so.
 from __future__ import annotations
 
 import logging
+import math
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from types import TracebackType
 from typing import Any
 
@@ -20,7 +22,7 @@ from shoal.measure._inputs import Inputs, as_call, batch_size, map_tensors
 from shoal.measure._state import borrowed
 from shoal.modes import device_of
 
-__all__ = ["Energy", "EnergyMeter", "inference_energy"]
+__all__ = ["Energy", "EnergyMeter", "inference_energy", "total_energy"]
 
 # Mean of the world's electricity in 2019 (IEA), as codecarbon takes it where it knows no better.
 _WORLD_KG_PER_KWH = 0.475
@@ -49,6 +51,11 @@ class Energy:
         """Return the figures as JSON values."""
         return asdict(self)
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Energy:
+        """Read what `to_dict` wrote."""
+        return cls(**{field.name: values[field.name] for field in fields(cls)})
+
     def scaled(self, factor: float) -> Energy:
         """Return the figures of `factor` times the work."""
         return Energy(
@@ -58,6 +65,17 @@ class Energy:
             self.estimated,
             self.source,
         )
+
+
+def total_energy(parts: Sequence[Energy]) -> Energy:
+    """Return the figures of several stretches of work together, one at least."""
+    return Energy(
+        sum(part.wh for part in parts),
+        sum(part.co2_g for part in parts),
+        sum(part.seconds for part in parts),
+        any(part.estimated for part in parts),
+        parts[0].source,
+    )
 
 
 class EnergyMeter:
@@ -129,6 +147,8 @@ class EnergyMeter:
         place = f"electricity of {self._country}"
         if self._country is None:
             grams, place = wh * _WORLD_KG_PER_KWH, "the world's mean electricity"
+        elif math.isclose(grams, wh * _WORLD_KG_PER_KWH, rel_tol=1e-6):  # its silent fallback
+            place = f"the world's mean electricity, for there are no figures of '{self._country}'"
         mode = _processor_mode(self._tracker)
         estimated = mode not in _COUNTERS
         how = f"estimated from the processor's {mode or 'nominal power'}: no counters can be read"

@@ -7,7 +7,7 @@ in the published files of CIFAR-10-C: compare networks by these figures, not wit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -23,7 +23,14 @@ from shoal.errors import ConfigError, DataError, missing_extra, unknown_name
 from shoal.training.evaluate import evaluate
 from shoal.training.seeding import derive_seed, preserved_rng
 
-__all__ = ["CORRUPTIONS", "Robustness", "corrupted", "robustness"]
+__all__ = [
+    "CORRUPTIONS",
+    "Robustness",
+    "check_options",
+    "compare_robustness",
+    "corrupted",
+    "robustness",
+]
 
 CORRUPTIONS = (
     "gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur",
@@ -102,27 +109,86 @@ def robustness(
             smaller than 32 pixels.
         DataError: the loader is empty, or its batches are not images.
     """
+    return compare_robustness(
+        {"network": network},
+        loader,
+        corruptions=corruptions,
+        severities=severities,
+        seed=seed,
+        samples=samples,
+        mean=mean,
+        std=std,
+        progress=progress,
+    )["network"]
+
+
+def compare_robustness(
+    networks: Mapping[str, nn.Module],
+    loader: Iterable[Any],
+    *,
+    corruptions: Sequence[str] = CORRUPTIONS,
+    severities: Sequence[int] = SEVERITIES,
+    seed: int = 0,
+    samples: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Robustness]:
+    """Evaluate several networks on the very same corrupted images, which are made once.
+
+    Args:
+        networks: classifiers of images, by any names.
+        loader: batches of normalised images, as in `robustness`.
+        corruptions: names out of `CORRUPTIONS`.
+        severities: from 1 (light) to 5.
+        seed: decides the corruptions' random numbers.
+        samples: use this many images only.
+        mean: of the normalisation; None reads it off a loader of shoal's.
+        std: likewise.
+        progress: called with the corruptions and severities done and their total.
+
+    Returns:
+        What each network answers right, by the same names.
+
+    Raises:
+        ShoalError: as `robustness` does.
+    """
+    check_options(corruptions, severities)
     chosen = _taken(loader, samples)
-    clean = evaluate(network, chosen, limit=samples)
-    found: dict[str, tuple[float, ...]] = {}
-    total = len(corruptions) * len(severities)
+    clean, count = _accuracies(networks, chosen, samples)
+    found: dict[tuple[str, int], dict[str, float]] = {}
     for name in corruptions:
-        accuracies = []
         for severity in severities:
             data = corrupted(chosen, name, severity, seed=seed, mean=mean, std=std)
-            accuracies.append(evaluate(network, data, limit=samples).top1)
+            found[name, severity], _ = _accuracies(networks, data, samples)
             if progress is not None:
-                progress(len(found) * len(severities) + len(accuracies), total)
-        found[name] = tuple(accuracies)
-    every = [value for values in found.values() for value in values]
-    return Robustness(
-        clean=clean.top1,
-        mean=fmean(every) if every else float("nan"),
-        by_corruption=found,
-        severities=tuple(severities),
-        samples=clean.samples,
-        seed=seed,
-    )
+                progress(len(found), len(corruptions) * len(severities))
+    return {
+        network: Robustness(
+            clean=clean[network],
+            mean=fmean(every[network] for every in found.values()),
+            by_corruption={
+                name: tuple(found[name, severity][network] for severity in severities)
+                for name in corruptions
+            },
+            severities=tuple(severities),
+            samples=count,
+            seed=seed,
+        )
+        for network in networks
+    }
+
+
+def check_options(corruptions: Sequence[str], severities: Sequence[int]) -> None:
+    """Raise `ShoalError` unless there are corruptions and severities, and all of them exist."""
+    if not corruptions or not severities:
+        raise ConfigError("there is nothing to measure: give a corruption and a severity at least")
+    for name in corruptions:
+        if name not in CORRUPTIONS:
+            raise unknown_name("corruption", name, CORRUPTIONS)
+    for severity in severities:
+        if severity not in SEVERITIES:
+            raise ConfigError(f"severity is {severity}: give a whole number from 1 to 5")
 
 
 def corrupted(
@@ -138,10 +204,7 @@ def corrupted(
 
     An image's corruption depends on the seed and its place in the data, not on the batches.
     """
-    if corruption not in CORRUPTIONS:
-        raise unknown_name("corruption", corruption, CORRUPTIONS)
-    if severity not in SEVERITIES:
-        raise ConfigError(f"severity is {severity}: give a whole number from 1 to 5")
+    check_options([corruption], [severity])
     mean = mean if mean is not None else getattr(loader, "mean", None)
     std = std if std is not None else getattr(loader, "std", None)
     if mean is None or std is None:
@@ -209,10 +272,28 @@ class _Corrupted:
 
 
 def _taken(loader: Iterable[Any], samples: int | None) -> Iterable[Any]:
-    """Return a stratified part where the loader can choose, else the loader itself."""
-    if samples is not None and isinstance(loader, SeededLoader):
-        return loader.plain().take(samples)
-    return loader
+    """Return the images in stored order, a stratified part of them where the loader can choose."""
+    if not isinstance(loader, SeededLoader):
+        return loader
+    return loader.plain() if samples is None else loader.plain().take(samples)
+
+
+def _accuracies(
+    networks: Mapping[str, nn.Module], data: Iterable[Any], limit: int | None
+) -> tuple[dict[str, float], int]:
+    """Return the accuracies in percent and the number of images; holds one batch at a time."""
+    hits = dict.fromkeys(networks, 0)
+    seen = 0
+    for batch in data:
+        left = None if limit is None else limit - seen
+        if left == 0:
+            break
+        found = {name: evaluate(net, [batch], limit=left) for name, net in networks.items()}
+        hits = {name: hits[name] + one.correct for name, one in found.items()}
+        seen += next(iter(found.values())).samples
+    if seen == 0:
+        raise DataError("there is nothing to evaluate on: the loader yields no sample")
+    return {name: 100.0 * count / seen for name, count in hits.items()}, seen
 
 
 def _library() -> Callable[[Image, int, str, int], Image]:

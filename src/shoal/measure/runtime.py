@@ -59,6 +59,28 @@ class OnnxRunner:
         self.inputs: tuple[str, ...] = tuple(i.name for i in self._session.get_inputs())
         self.outputs: tuple[str, ...] = tuple(o.name for o in self._session.get_outputs())
 
+    @classmethod
+    def of(
+        cls, network: nn.Module, example: Inputs | None = None, *, threads: int | None = None
+    ) -> OnnxRunner:
+        """Export a network, with the checks of `shoal.export`, and open the file.
+
+        Args:
+            network: a captured network, or a module with an example.
+            example: the inputs to export with; None takes random ones of the captured shapes.
+            threads: threads of one operation.
+
+        Raises:
+            ShoalError: a package of the extra "onnx" is missing, or the network cannot be
+                exported.
+        """
+        from shoal.exporting import export  # it checks what it writes with this class
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            export(network, path, example)
+            return cls(path, threads=threads)  # the session holds all of the file in memory
+
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor | dict[str, Tensor]:
         """Run one batch.
 
@@ -178,14 +200,9 @@ def _runner(
 ) -> OnnxRunner:
     if isinstance(model, OnnxRunner):
         return model
-    if not isinstance(model, nn.Module):
-        return OnnxRunner(model, threads=threads)
-    from shoal.exporting import export  # it checks what it writes with the runner above
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        export(model, path, inputs)
-        return OnnxRunner(path, threads=threads)  # the session holds all of the file in memory
+    if isinstance(model, nn.Module):
+        return OnnxRunner.of(model, inputs, threads=threads)
+    return OnnxRunner(model, threads=threads)
 
 
 def _open_session(path: Path, threads: int, providers: list[str]) -> Any:

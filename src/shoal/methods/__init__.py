@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from shoal.methods.compress import compress
+from shoal.methods.costs import Costs
 from shoal.methods.easier import Easier
 from shoal.methods.layer_pruning import LayerPruning
 from shoal.methods.listener import Listener
@@ -12,6 +13,7 @@ from shoal.methods.registry import Method, Proposal, methods
 from shoal.methods.search import Result, search
 
 __all__ = [
+    "Costs",
     "Easier",
     "LayerPruning",
     "Listener",

@@ -13,6 +13,7 @@ from shoal.data.batch import split_batch
 from shoal.distributed import default_device, ensure_initialised, world
 from shoal.errors import DataError
 from shoal.measure._inputs import resolve_device
+from shoal.methods.costs import Costs
 from shoal.methods.listener import Listener
 from shoal.methods.options import Search
 from shoal.methods.registry import methods
@@ -44,6 +45,8 @@ def compress(
     listener: Listener | None = None,
     config: Mapping[str, Any] | None = None,
     identity: Mapping[str, Any] | None = None,
+    energy: bool = False,
+    country: str | None = None,
     **options: Any,
 ) -> Result:
     """Make a trained network shallower at the accuracy asked for.
@@ -67,6 +70,10 @@ def compress(
         config: what is written to the folder's `config.yaml`; None writes the options.
         identity: what else decides the result, such as the batch size: a folder that was begun
             with other values is refused.
+        energy: whether to measure, or estimate, the energy and CO2 of the run's training, and of
+            an epoch of training and 1,000 inferences of dense and result.
+        country: three letters (ISO 3166) of where the electricity is made, for the CO2; None
+            takes the world's mean.
         **options: further fields of `Search`, such as `dense_epochs`, `per_step`, `remove`,
             `patience`, `samples`, `seed`, `how` and `criterion`.
 
@@ -82,6 +89,7 @@ def compress(
     given = {"max_drop": max_drop, "epochs": epochs, "recipe": find_recipe(recipe), **options}
     chosen = Search.of({**defaults, **given})
     how = make(chosen)
+    costs = Costs(country) if energy else None
     check_finite(model)
     first = _first_batch(train, "training")
     _first_batch(val, "validation")
@@ -97,7 +105,7 @@ def compress(
             config or {"method": method, **chosen.to_dict()},
         )
     try:
-        return search(network, how, Task(train, val, test, chosen, fit), run, listener)
+        return search(network, how, Task(train, val, test, chosen, fit), run, listener, costs)
     finally:
         if run is not None:
             run.close()

@@ -15,11 +15,13 @@ from shoal.importance.criteria import Criterion, OnePass, criterion_for
 from shoal.methods.listener import Listener
 from shoal.methods.options import Search
 from shoal.methods.records import Step
-from shoal.methods.registry import Proposal, methods
+from shoal.methods.registry import Proposal, Recall, methods
 from shoal.network import Network
 from shoal.surgery import LineMoments, linearize_
 
-__all__ = ["Easier"]
+__all__ = ["POSITIONS", "Easier"]
+
+POSITIONS = 8192  # of each batch, for the fit of a line
 
 
 @methods.register("easier")
@@ -45,9 +47,10 @@ class Easier:
         *,
         history: Sequence[Step],
         listener: Listener,
+        recall: Recall,
     ) -> Proposal:
         """Choose the `count` sites with the lowest scores."""
-        scores, moments = self._score(network, data, listener)
+        scores, moments = self._score(network, data, count, listener)
         _check_alive(scores, history)
         names = tuple(scores.lowest(min(count, len(scores))))
         lines = moments.lines() if moments is not None else None
@@ -60,14 +63,14 @@ class Easier:
 
         return Proposal("linearize", names, scores, apply, notes)
 
-    def _criterion(self) -> Criterion:
-        return criterion_for(self.search.criterion, "site", seed=self.search.seed)
+    def _criterion(self, wanted: int | None = None) -> Criterion:
+        return criterion_for(self.search.criterion, "site", seed=self.search.seed, wanted=wanted)
 
     def _score(
-        self, network: Network, data: Iterable[Any], listener: Listener
+        self, network: Network, data: Iterable[Any], count: int, listener: Listener
     ) -> tuple[Scores, LineMoments | None]:
-        criterion = self._criterion()
-        moments = LineMoments() if self.search.how == "line" else None
+        criterion = self._criterion(count)
+        moments = LineMoments(positions=POSITIONS) if self.search.how == "line" else None
         samples = self.search.samples
         if isinstance(criterion, OnePass):
             both: list[Observer] = [criterion]

@@ -17,9 +17,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
-import torch
-
-from shoal.distributed import is_main, sum_across
 from shoal.errors import ConfigError
 from shoal.importance import Scores, observe, per_latency, stages
 from shoal.importance.criteria import OnePass, criterion_for
@@ -27,7 +24,7 @@ from shoal.measure.blocks import block_costs
 from shoal.methods.listener import Listener
 from shoal.methods.options import Search
 from shoal.methods.records import Step
-from shoal.methods.registry import Proposal, methods
+from shoal.methods.registry import Proposal, Recall, methods
 from shoal.network import Network
 from shoal.surgery import drop_
 
@@ -61,6 +58,7 @@ class LayerPruning:
         *,
         history: Sequence[Step],
         listener: Listener,
+        recall: Recall,
     ) -> Proposal:
         """Choose up to `count` blocks with the lowest scores, within the floors.
 
@@ -68,7 +66,7 @@ class LayerPruning:
             ConfigError: the criterion scores none of the candidates.
             TrainingError: the network computes NaN.
         """
-        scores = self._score(network, data, listener)
+        scores = self._score(network, data, listener, recall)
         floors = _Floors(network, self.search)
         chosen: list[str] = []
         for name in scores.lowest(len(scores)):
@@ -89,7 +87,9 @@ class LayerPruning:
     def _criterion(self) -> Any:
         return criterion_for(self.search.criterion, "block", seed=self.search.seed)
 
-    def _score(self, network: Network, data: Iterable[Any], listener: Listener) -> Scores:
+    def _score(
+        self, network: Network, data: Iterable[Any], listener: Listener, recall: Recall
+    ) -> Scores:
         criterion, samples = self._criterion(), self.search.samples
         if isinstance(criterion, OnePass):
             observe(network, data, [criterion], samples=samples, progress=listener.scored)
@@ -97,17 +97,15 @@ class LayerPruning:
         else:
             scores = criterion.score(network, data, samples=samples, progress=listener.scored)
         if self.search.per_latency:
-            scores = per_latency(scores, self._saved_ms(network, list(scores)))
+            names = list(scores)
+            scores = per_latency(scores, recall("saved_ms", lambda: self._saved_ms(network, names)))
         return scores
 
     def _saved_ms(self, network: Network, names: list[str]) -> dict[str, float]:
-        """Return the milliseconds that each removal saves, the same in every process."""
-        saved = torch.zeros(len(names), dtype=torch.float64)
-        if is_main():
-            args, kwargs = network.example_inputs(self.search.latency_batch)
-            costs = block_costs(network, kwargs or args, names)
-            saved += torch.tensor([costs[name].latency_ms or 0.0 for name in names])
-        return dict(zip(names, sum_across(saved).tolist(), strict=True))
+        """Return the milliseconds that each removal saves."""
+        args, kwargs = network.example_inputs(self.search.latency_batch)
+        costs = block_costs(network, kwargs or args, names)
+        return {name: costs[name].latency_ms or 0.0 for name in names}
 
 
 class _Floors:

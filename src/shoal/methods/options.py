@@ -31,6 +31,12 @@ class Search:
         recipe: how to train.
         keep_first: for blocks: never drop the first one.
         keep_per_stage: for blocks: how many must stay in each stage, removable or not.
+        moves: for the method "shoal": what it may do, of "linearize", "collapse" and "drop".
+        target_latency: stop when the latency is at most this share of dense's (0.5: twice as
+            fast), both measured merged; None for no target.
+        target_macs: stop when the MACs are at most this share of dense's.
+        move_padding: where convolutions that are now linear in a row would be faster as one, let
+            the first pad for both: exact borders change, so this is done before fine-tuning only.
         per_latency: divide importance by the measured latency that the removal saves.
         rewind: after each removal go back to the weights of this epoch of the dense network's
             training, 0 for the weights the search was given; None trains on from where it is.
@@ -53,6 +59,10 @@ class Search:
     recipe: Recipe = field(default_factory=Recipe)
     keep_first: bool = False
     keep_per_stage: int = 0
+    moves: tuple[str, ...] = ("linearize", "collapse", "drop")
+    target_latency: float | None = None
+    target_macs: float | None = None
+    move_padding: bool = True
     per_latency: bool = False
     rewind: int | None = None
     rewind_from: str | None = None
@@ -73,7 +83,21 @@ class Search:
                 raise ConfigError(f"{name} is {value!r}: give a whole number, {low} or more")
         if self.how not in ("line", "identity"):
             raise ConfigError(f"how is '{self.how}': choose 'line' or 'identity'")
+        for name in ("target_latency", "target_macs"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < 1:
+                raise ConfigError(f"{name} is {value}: give the share of dense's to reach, as 0.5")
+        self._check_moves()
         self._check_rewinding()
+
+    def _check_moves(self) -> None:
+        known = ("linearize", "collapse", "drop")
+        object.__setattr__(self, "moves", tuple(self.moves))  # a list comes from YAML
+        for move in self.moves:
+            if move not in known:
+                raise unknown_name("move", move, known)
+        if not self.moves:
+            raise ConfigError("moves is empty: name one or more of linearize, collapse, drop")
 
     def _check_rewinding(self) -> None:
         if self.rewind is not None and self.rewind_from is not None:
@@ -101,4 +125,4 @@ class Search:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the options as JSON values."""
-        return {**asdict(self), "recipe": self.recipe.to_dict()}
+        return {**asdict(self), "moves": list(self.moves), "recipe": self.recipe.to_dict()}

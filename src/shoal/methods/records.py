@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from shoal.errors import RunError
+from shoal.measure.energy import Energy
 
 __all__ = ["Metrics", "Step"]
 
@@ -65,6 +66,7 @@ class Step:
         latency_ratio_high: its upper end.
         within: whether the accuracy is within the allowed drop from dense.
         notes: what else happened.
+        energy: what its training took, where that was asked for.
     """
 
     step: int
@@ -81,20 +83,26 @@ class Step:
     latency_ratio_high: float
     within: bool
     notes: tuple[str, ...] = ()
+    energy: Energy | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the step as flat JSON values: its own fields and the metrics' beside them."""
-        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "metrics"}
+        skipped = ("metrics", "energy")
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in skipped}
         own |= {"names": list(self.names), "scores": dict(self.scores), "notes": list(self.notes)}
+        if self.energy is not None:
+            own["energy"] = self.energy.to_dict()
         return own | self.metrics.to_dict()
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Step:
         """Read what `to_dict` wrote; raises `RunError` if something is missing."""
         metrics = Metrics.from_dict(data)
-        own = [f.name for f in fields(cls) if f.name != "metrics"]
+        own = [f.name for f in fields(cls) if f.name not in ("metrics", "energy")]
         try:
             values = {name: data[name] for name in own}
+            if data.get("energy") is not None:
+                values["energy"] = Energy.from_dict(data["energy"])
         except KeyError as error:
             raise RunError(f"a step's record has no {error}: the run's folder is damaged") from None
         values |= {"names": tuple(values["names"]), "notes": tuple(values["notes"])}

@@ -13,7 +13,7 @@ from shoal.methods.records import Step
 from shoal.network import Network
 from shoal.registry import Registry
 
-__all__ = ["Method", "Proposal", "methods"]
+__all__ = ["Method", "Proposal", "Recall", "methods"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,14 @@ class Proposal:
     notes: tuple[str, ...] = ()
 
 
+class Recall(Protocol):
+    """Returns what `measure` gives, or gave when this step was begun before; JSON values."""
+
+    def __call__(self, name: str, measure: Callable[[], Any]) -> Any:
+        """Return the figures of that name, the same in every process."""
+        ...
+
+
 class Method(Protocol):
     """A short program over the rooms: what can still go, and what goes next."""
 
@@ -50,10 +58,12 @@ class Method(Protocol):
         *,
         history: Sequence[Step],
         listener: Listener,
-    ) -> Proposal:
-        """Score the candidates on training data and choose `count` of them.
+        recall: Recall,
+    ) -> Proposal | None:
+        """Score the candidates on training data and choose `count` of them; None ends the search.
 
         Whatever it decides follows from its arguments alone, so that a resumed run decides alike.
+        What it measures it gets through `recall`: an interrupted step then has the same figures.
 
         Raises:
             TrainingError: the network is broken (NaN, or a layer that died): the search must end.

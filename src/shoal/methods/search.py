@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
-from shoal.errors import ConfigError, TrainingError
+from shoal.distributed import barrier, from_main, is_main
+from shoal.errors import ConfigError, RunError, TrainingError
+from shoal.measure.energy import Energy
+from shoal.methods.costs import Costs, Spent
+from shoal.methods.ending import Ending
 from shoal.methods.listener import Listener
 from shoal.methods.options import Search
 from shoal.methods.records import Metrics, Step
@@ -16,6 +22,8 @@ from shoal.methods.rewind import Rewind
 from shoal.methods.task import Task
 from shoal.network import Network, Plan
 from shoal.run import Run
+from shoal.surgery import MergeReport
+from shoal.surgery.padding import find_movable_paddings, move_paddings_
 
 __all__ = ["Result", "search"]
 
@@ -27,18 +35,25 @@ class Result:
     """What a search found.
 
     Attributes:
-        model: the last network whose accuracy is within the allowed drop, in eval mode.
+        model: the last network whose accuracy is within the allowed drop, in eval mode; it can be
+            trained on.
+        merged: the same, merged: what to use and to export.
+        merge: what was merged, and what was kept and why.
         steps: all steps, the dense network (0) first.
         dense: figures of the dense network.
         final: figures of `model`.
-        latency: milliseconds of dense and result, as they are and merged, from the same rounds.
+        latency: of dense and result, as they are and merged, from the same rounds; see `Ending`.
         removed: how many sites or blocks are gone in `model`.
         total: how many could have gone.
         stopped: why the search ended.
         notes: what the user should know.
+        energy: of the search's training, and of an epoch and 1,000 inferences of dense and
+            result, as `Costs.summary` has it; empty unless asked for.
     """
 
     model: Network
+    merged: Network
+    merge: MergeReport
     steps: tuple[Step, ...]
     dense: Metrics
     final: Metrics
@@ -47,6 +62,7 @@ class Result:
     total: int
     stopped: str
     notes: tuple[str, ...]
+    energy: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def plan(self) -> Plan:
@@ -60,6 +76,7 @@ def search(
     task: Task,
     run: Run | None = None,
     listener: Listener | None = None,
+    costs: Costs | None = None,
 ) -> Result:
     """Remove layers step by step until the accuracy, a target or the candidates end it.
 
@@ -69,6 +86,7 @@ def search(
         task: data, training, measuring.
         run: the folder to keep steps in, and to go on from.
         listener: hears of the progress.
+        costs: measures energy; None measures none.
 
     Returns:
         The last network within `max_drop` points of the dense one's validation accuracy.
@@ -77,12 +95,18 @@ def search(
         ConfigError: there is nothing to remove.
         TrainingError: the dense network cannot be trained or is broken.
     """
-    return _Search(network, method, task, run, listener or Listener()).go()
+    return _Search(network, method, task, run, listener or Listener(), costs).go()
 
 
 class _Search:
     def __init__(
-        self, base: Network, method: Method, task: Task, run: Run | None, listener: Listener
+        self,
+        base: Network,
+        method: Method,
+        task: Task,
+        run: Run | None,
+        listener: Listener,
+        costs: Costs | None,
     ) -> None:
         self.base = base
         self.method = method
@@ -90,6 +114,7 @@ class _Search:
         self.options: Search = task.search
         self.run = run
         self.listener = listener
+        self.costs = costs
         self.rewind = Rewind(self.options, base, run, own_training=task.custom_fit is not None)
         self.total = len(method.candidates(base))
         if self.total == 0:
@@ -107,12 +132,16 @@ class _Search:
         while not stopped:
             number = len(self.steps)
             try:
-                network = self._step(number, network, dense)
+                stepped = self._step(number, network, dense)
             except TrainingError as error:
                 stopped = f"step {number} failed: {error}"
                 self.notes.append(stopped)
                 self.listener.note(stopped)
                 break
+            if stepped is None:
+                stopped = "no removal that is left was measured to save time"
+                break
+            network = stepped
             if self.steps[-1].within:
                 best = network.copy()
             stopped = self._stopped(network)
@@ -131,13 +160,13 @@ class _Search:
             return self.run.load_step(0, self.base)
         started = time.perf_counter()
         dense = self.base.copy()
-        notes = self._train(dense, 0, self.options.dense_epochs, teacher=None)
+        notes, energy = self._train(dense, 0, self.options.dense_epochs, teacher=None)
         if self.rewind.missing:
             # The run was killed between that epoch's checkpoint and the keeping of its weights.
             if self.run is not None:
                 self.run.checkpoint(0).unlink(missing_ok=True)
             dense = self.base.copy()
-            notes = self._train(dense, 0, self.options.dense_epochs, teacher=None)
+            notes, energy = self._train(dense, 0, self.options.dense_epochs, teacher=None)
         self.listener.stage(0, "evaluate")
         metrics, _ = self.task.measure(dense, dense)
         step = Step(
@@ -155,6 +184,7 @@ class _Search:
             latency_ratio_high=1.0,
             within=True,
             notes=notes,
+            energy=energy,
         )
         self._keep(step, dense)
         return dense
@@ -171,8 +201,12 @@ class _Search:
 
     # ------------------------------------------------------------------ a step
 
-    def _step(self, number: int, current: Network, dense: Network) -> Network:
-        """Remove, fine-tune and measure; returns the new network. `current` is left as it is."""
+    def _step(self, number: int, current: Network, dense: Network) -> Network | None:
+        """Remove, fine-tune and measure; `current` is left as it is.
+
+        Returns:
+            The new network; None if the method proposes nothing.
+        """
         started = time.perf_counter()
         network = current.copy()
         count = self.options.per_step
@@ -182,12 +216,22 @@ class _Search:
         if self.options.score_on == "rewound":
             self.rewind.apply_(network)
         proposal = self.method.propose(
-            network, self.task.train, count, history=self.steps, listener=self.listener
+            network,
+            self.task.train,
+            count,
+            history=self.steps,
+            listener=self.listener,
+            recall=partial(self._recall, number),
         )
+        if proposal is None:
+            return None
         proposal.apply(network)
+        if self.options.move_padding and self.options.epochs:
+            self._ready_to_merge(network, number)
         self.rewind.apply_(network)
+        self.listener.stage(number, "evaluate")
         before = self.task.top1_val(network)
-        notes = self._train(network, number, self.options.epochs, teacher=dense)
+        notes, energy = self._train(network, number, self.options.epochs, teacher=dense)
         self.listener.stage(number, "evaluate")
         metrics, ratio = self.task.measure(network, dense)
         drop = self.steps[0].metrics.top1_val - metrics.top1_val
@@ -206,25 +250,42 @@ class _Search:
             latency_ratio_high=ratio.high,
             within=drop <= self.options.max_drop + 1e-9,
             notes=(*proposal.notes, *notes),
+            energy=energy,
         )
         self._keep(step, network)
         return network
 
+    def _recall(self, number: int, name: str, measure: Callable[[], Any]) -> Any:
+        if self.run is not None:
+            return self.run.recall(number, name, measure)
+        return from_main(measure())
+
+    def _ready_to_merge(self, network: Network, number: int) -> None:
+        """Move padding where layers that are now linear can then become one, and faster."""
+        batch = self.options.latency_batch
+        pairs = self._recall(
+            number, "paddings", lambda: find_movable_paddings(network, batch=batch)
+        )
+        move_paddings_(network, pairs)
+
     def _train(
         self, network: Network, number: int, epochs: int, teacher: Network | None
-    ) -> tuple[str, ...]:
+    ) -> tuple[tuple[str, ...], Energy | None]:
+        """Train in place; returns remarks, and the energy it took if that is asked for."""
         if epochs == 0:
-            return ()
+            return (), None
         self.listener.stage(number, "fine-tune" if number else "train")
-        return self.task.fine_tune(
-            network,
-            number,
-            epochs,
-            teacher=teacher,
-            checkpoint=self.run.checkpoint(number) if self.run is not None else None,
-            listener=self.listener,
-            on_epoch=None if number else lambda report: self.rewind.remember(network, report),
-        )
+        with nullcontext(Spent()) if self.costs is None else self.costs.of_training() as spent:
+            notes = self.task.fine_tune(
+                network,
+                number,
+                epochs,
+                teacher=teacher,
+                checkpoint=self.run.checkpoint(number) if self.run is not None else None,
+                listener=self.listener,
+                on_epoch=None if number else lambda report: self.rewind.remember(network, report),
+            )
+        return notes, spent.energy
 
     def _keep(self, step: Step, network: Network) -> None:
         if self.run is not None:
@@ -255,33 +316,85 @@ class _Search:
             return f"{self.options.remove} are removed, as asked"
         if not self.method.candidates(network):
             return "nothing is left to remove"
+        return self._reached()
+
+    def _reached(self) -> str:
+        """Return which target the last step has reached, or an empty string."""
+        last, dense = self.steps[-1], self.steps[0]
+        latency, macs = 1.0 / last.latency_ratio, last.metrics.macs / max(1, dense.metrics.macs)
+        shares = {"latency": latency, "macs": macs} if last.within else {}
+        for name, share in shares.items():
+            wanted = getattr(self.options, f"target_{name}")
+            if wanted is not None and share <= wanted:
+                what = {"latency": "latency", "macs": "the number of MACs"}[name]
+                return f"{what} is {share:.2f} of dense's, {wanted:g} was the target"
         return ""
 
     def _result(self, dense: Network, best: Network, stopped: str) -> Result:
-        chosen = max((step for step in self.steps if step.within), key=lambda step: step.step)
-        self.listener.stage(chosen.step, "measure")
-        latency = self.task.final_latency(dense, best)
-        result = Result(
+        ending = self._known_ending(stopped)
+        if ending is None:
+            ending = self._ending(dense, best, stopped)
+        first, final = self._final_metrics(ending)
+        return Result(
             model=best,
+            merged=ending.merged,
+            merge=ending.report,
             steps=tuple(self.steps),
-            dense=replace(self.steps[0].metrics, latency_ms=latency["dense_ms"]),
-            final=replace(chosen.metrics, latency_ms=latency["result_ms"]),
-            latency=latency,
+            dense=first,
+            final=final,
+            latency=ending.latency,
             removed=self._removed(best),
             total=self.total,
             stopped=stopped,
             notes=tuple(self.notes),
+            energy=ending.energy,
         )
+
+    def _known_ending(self, stopped: str) -> Ending | None:
+        """Return the end of the search from the run's folder, where it was reached before."""
+        if self.run is None:
+            return None
+        return self.run.ended(self.base, self.steps, stopped, energy=self.costs is not None)
+
+    def _ending(self, dense: Network, best: Network, stopped: str) -> Ending:
+        """Merge the result, measure it, and write it down."""
+        chosen = self._chosen().step
         if self.run is not None:
+            self.run.keep_best(best)
+        self.listener.stage(chosen, "measure")
+        ending = None
+        if self.run is None or is_main():  # with a folder, the others read what is written
+            ending = self.task.ending(dense, best)
+        if self.costs is not None:
+            self.listener.stage(chosen, "measure energy")
+            energy = self.costs.summary(dense, best, self.steps, self.task)
+            ending = None if ending is None else replace(ending, energy=energy)
+        if self.run is None:
+            assert ending is not None
+            return ending
+        if ending is not None:
             self.run.finish(
-                best,
-                result.dense,
-                result.final,
+                ending,
+                *self._final_metrics(ending),
                 self.steps,
-                removed=result.removed,
-                total=result.total,
+                removed=self._removed(best),
+                total=self.total,
                 stopped=stopped,
                 notes=self.notes,
-                latency=latency,
             )
-        return result
+        barrier()
+        known = self._known_ending(stopped)
+        if known is None:
+            raise RunError(f"'{self.run.folder}' cannot be read back: give the command again")
+        return known
+
+    def _chosen(self) -> Step:
+        return max((step for step in self.steps if step.within), key=lambda step: step.step)
+
+    def _final_metrics(self, ending: Ending) -> tuple[Metrics, Metrics]:
+        """Return the figures of dense and result, with latencies from the same rounds."""
+        dense, result = (ending.latency[name] for name in ("dense_ms", "result_ms"))
+        return (
+            replace(self.steps[0].metrics, latency_ms=dense),
+            replace(self._chosen().metrics, latency_ms=result),
+        )

@@ -13,6 +13,7 @@ from torch import Tensor
 from shoal.data.batch import split_batch
 from shoal.errors import DataError
 from shoal.measure import Ratio, benchmark, latency_ratio, measure_latency
+from shoal.methods.ending import Ending, end_of, folded
 from shoal.methods.listener import Listener
 from shoal.methods.options import Search
 from shoal.methods.records import Metrics
@@ -51,6 +52,7 @@ class Task:
         self.search = search
         self.custom_fit = custom_fit
         self._inputs: tuple[tuple[Tensor, ...], dict[str, Tensor]] | None = None
+        self._dense: tuple[Network, Network] | None = None  # as it is, and folded
 
     def fine_tune(
         self,
@@ -104,12 +106,15 @@ class Task:
         return evaluate(network, self.val).top1
 
     def measure(self, network: Network, dense: Network) -> tuple[Metrics, Ratio]:
-        """Return all figures of a network, and dense's latency over its own in the same rounds."""
+        """Return all figures of a network, and the ratio of dense's latency to its own.
+
+        The figures are those of the network as it is trained. The ratio is of dense with its batch
+        norms folded to the network merged, from the same rounds: folding counts as no gain.
+        """
         top1_val = self.top1_val(network)
         top1_test = evaluate(network, self.test).top1 if self.test is not None else None
-        inputs = self._example(self.search.latency_batch, device_of(network))
-        baseline = None if network is dense else dense
-        result = benchmark(network, inputs, baseline, min_seconds=0.3, max_seconds=20.0)
+        inputs = self.example(self.search.latency_batch, device_of(network))
+        result = benchmark(network, inputs, min_seconds=0.3, max_seconds=20.0)
         metrics = Metrics(
             top1_val=top1_val,
             top1_test=top1_test,
@@ -118,32 +123,27 @@ class Task:
             depth=result.depth or 0,
             latency_ms=result.latency.median_ms,
         )
-        return metrics, result.speedup or Ratio.of([1.0], [1.0])
+        if network is dense:
+            return metrics, Ratio.of([1.0], [1.0])
+        return metrics, self._ratio(network, dense, inputs)
 
-    def final_latency(self, dense: Network, best: Network) -> dict[str, Any]:
-        """Return latencies of dense and result, as they are and merged, from the same rounds.
-
-        Merged means: dense with its batch norms folded, and the result with whatever `merge_` finds
-        exact and faster here. Their ratio is the speed-up that is gained by shallowness alone.
-        """
+    def _ratio(self, network: Network, dense: Network, inputs: Any) -> Ratio:
         batch = self.search.latency_batch
-        folded, merged = dense.copy(), best.copy()
-        merge_(folded, policy="fold", batch=batch)
-        report = merge_(merged, batch=batch)
-        networks = {"dense": dense, "result": best, "dense_folded": folded, "result_merged": merged}
-        inputs = self._example(batch, device_of(best))
-        timed = measure_latency(networks, inputs, min_seconds=0.3, max_seconds=30.0)
-        ratio = latency_ratio(timed["dense_folded"], timed["result_merged"])
-        return {
-            "batch": batch,
-            **{f"{name}_ms": latency.median_ms for name, latency in timed.items()},
-            "speedup": ratio.to_dict(),
-            "merge_max_rel_error": report.max_rel_error,
-            "merged_depth": report.depth_after,
-            "merged_macs": report.macs_after,
-        }
+        if self._dense is None or self._dense[0] is not dense:
+            self._dense = dense, folded(dense, batch)
+        merged = network.copy()
+        merge_(merged, batch=batch)
+        networks = {"dense": self._dense[1], "own": merged}
+        timed = measure_latency(networks, inputs, min_seconds=0.3, max_seconds=20.0)
+        return latency_ratio(timed["dense"], timed["own"])
 
-    def _example(self, batch: int, device: torch.device) -> Any:
+    def ending(self, dense: Network, best: Network) -> Ending:
+        """Return the result merged, and measured beside dense."""
+        batch = self.search.latency_batch
+        inputs = self.example(batch, device_of(best))
+        return end_of(dense, best, inputs, batch=batch, loader=self.val)
+
+    def example(self, batch: int, device: torch.device) -> Any:
         """Return `batch` samples of the validation data, repeated if there are fewer."""
         if self._inputs is None:
             first = next(iter(self.val), None)

@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
+from shoal.report.compare_tables import (
+    Compared,
+    Comparison,
+    comparison_lines,
+    comparison_tables,
+)
+from shoal.report.energy_tables import energy_lines, energy_table
 from shoal.report.inspection import Inspection, inspect_network
 from shoal.report.inspection_tables import inspection_tables
+from shoal.report.latency_tables import latency_table, runtime_notes
+from shoal.report.merge_tables import merge_tables
 from shoal.report.record import RunRecord, read_run
+from shoal.report.robustness_tables import robustness_lines, robustness_table
 from shoal.report.run_tables import comparison_table, outcome_lines, steps_table
 
 __all__ = [
+    "Compared",
+    "Comparison",
     "Inspection",
     "RunRecord",
+    "comparison_lines",
     "comparison_table",
+    "comparison_tables",
+    "energy_lines",
+    "energy_table",
     "inspect_network",
     "inspection_tables",
+    "latency_table",
+    "merge_tables",
     "outcome_lines",
     "read_run",
+    "robustness_lines",
+    "robustness_table",
+    "runtime_notes",
     "steps_table",
 ]

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from shoal.atomic import readable_errors
 from shoal.errors import ConfigError, missing_extra
 from shoal.importance import L1, Scores, stages
 from shoal.network import Network
 
-__all__ = ["criteria_map", "l1_by_stage"]
+__all__ = ["check_path", "criteria_map", "l1_by_stage"]
 
 _FORMATS = (".png", ".svg", ".pdf")
 
@@ -30,9 +31,10 @@ def l1_by_stage(network: Network, path: str | Path) -> Path:
 
     Raises:
         ConfigError: there is no removable block, or the ending is another one.
+        RunError: the file cannot be written.
         ShoalError: matplotlib is not installed.
     """
-    target = _checked(path)
+    target = check_path(path)
     scores = L1(scope="global").score(network)
     figure = _figure(width=2.0 + 0.35 * len(scores), height=3.6)
     axes = figure.subplots()
@@ -67,9 +69,10 @@ def criteria_map(
     Raises:
         ConfigError: there are no scores, they are not of this network's blocks, or the ending is
             another one.
+        RunError: the file cannot be written.
         ShoalError: matplotlib is not installed.
     """
-    target = _checked(path)
+    target = check_path(path)
     stage_of = {name: stage.index for stage in stages(network) for name in stage.blocks}
     names = [b.name for b in network.blocks if any(b.name in s for s in scores.values())]
     foreign = next((n for s in scores.values() for n in s if n not in stage_of), None)
@@ -108,7 +111,8 @@ def _cell(axes: Any, column: int, row: int, turn: int, count: int, remove: int) 
     )  # fmt: skip
 
 
-def _checked(path: str | Path) -> Path:
+def check_path(path: str | Path) -> Path:
+    """Return the path of a figure; raises `ConfigError` unless its ending is one we can write."""
     target = Path(path)
     if target.suffix.lower() not in _FORMATS:
         raise ConfigError(f"'{target}' must end in {', '.join(_FORMATS)}: give another name")
@@ -125,6 +129,7 @@ def _figure(width: float, height: float) -> Any:
 
 
 def _write(figure: Any, target: Path) -> Path:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(target, dpi=150)
+    with readable_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(target, dpi=150)
     return target

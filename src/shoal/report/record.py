@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,10 @@ class RunRecord:
         latency: what the end of the search measured of dense and result, as they are and merged,
             as `Result.latency` has it; empty while it has not ended.
         latency_batch: the batch size at which latency was measured; None if not known.
+        energy: what training and inference take, as `Result.energy` has it; empty where it was
+            not asked for, or the search has not ended.
+        merge: what was merged in the result, as `MergeReport.to_dict` has it; empty while the
+            search has not ended.
     """
 
     folder: Path
@@ -44,6 +48,8 @@ class RunRecord:
     notes: tuple[str, ...]
     latency: Mapping[str, Any]
     latency_batch: int | None
+    energy: Mapping[str, Any] = field(default_factory=dict)
+    merge: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def finished(self) -> bool:
@@ -62,7 +68,7 @@ class RunRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `result.json` holds, also for a run that is not finished."""
-        return {
+        values = {
             "dense": self.dense.to_dict(),
             "final": self.final.to_dict(),
             "steps": [step.to_dict() for step in self.steps],
@@ -72,6 +78,8 @@ class RunRecord:
             "latency": dict(self.latency),
             "notes": list(self.notes),
         }
+        more = {"energy": self.energy, "merge": self.merge}
+        return values | {name: dict(found) for name, found in more.items() if found}
 
 
 def read_run(folder: str | Path) -> RunRecord:
@@ -104,6 +112,8 @@ def _finished(path: Path, result: Mapping[str, Any], batch: int | None) -> RunRe
             notes=tuple(result["notes"]),
             latency=dict(result["latency"]),
             latency_batch=batch,
+            energy=dict(result.get("energy", {})),
+            merge=dict(result.get("merge", {})),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(

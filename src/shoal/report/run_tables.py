@@ -8,6 +8,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from shoal.methods import Step
+from shoal.report.energy_tables import energy_lines
+from shoal.report.latency_tables import runtime_notes
 from shoal.report.record import RunRecord
 from shoal.report.wording import amount, duration, milliseconds, percent, points, ratio
 
@@ -56,6 +58,9 @@ def _size_rows(record: RunRecord) -> list[_Row]:
         depth, macs = record.latency["merged_depth"], record.latency["merged_macs"]
         rows.append(("depth, merged", str(dense.depth), str(depth), _times(dense.depth, depth)))
         rows.append(_amounts("work, merged", dense.macs, macs))
+    if "merged_params" in record.latency:
+        params = record.latency["merged_params"]
+        rows.append(_amounts("parameters, merged", dense.params, params))
     return rows
 
 
@@ -72,29 +77,27 @@ def _times(before: float, after: float) -> str:
 def _latency_rows(record: RunRecord) -> list[_Row]:
     """Return the rows of latency; each change is from rounds that timed both networks in turn."""
     batch = "" if record.latency_batch is None else f", batch {record.latency_batch}"
-    chosen = record.chosen
-    as_is = _quotient(chosen.latency_ratio, chosen.latency_ratio_low, chosen.latency_ratio_high)
-    before, after = record.dense.latency_ms, record.final.latency_ms
-    rows: list[_Row] = [
-        (
-            f"latency{batch}",
-            milliseconds(before),
-            milliseconds(after),
-            as_is if chosen.step else "same",
-        )
-    ]
     found = record.latency
     if "speedup" in found:
         gain = found["speedup"]
-        rows.append(
+        return [
             (
                 f"latency, merged{batch}",
                 milliseconds(found["dense_folded_ms"]),
                 milliseconds(found["result_merged_ms"]),
                 _quotient(gain["median"], gain["low"], gain["high"]),
             )
+        ]
+    step = record.chosen
+    folded = _quotient(step.latency_ratio, step.latency_ratio_low, step.latency_ratio_high)
+    return [
+        (
+            f"latency, as trained{batch}",
+            milliseconds(record.dense.latency_ms),
+            milliseconds(record.final.latency_ms),
+            f"{folded}, both folded" if step.step else "same",
         )
-    return rows
+    ]
 
 
 def _quotient(median: float, low: float, high: float) -> str:
@@ -116,8 +119,10 @@ def outcome_lines(record: RunRecord) -> list[str]:
     if "speedup" in record.latency:
         lines.append(
             "merged: dense with its batch norms folded, the result with every merge that is exact "
-            "and that paid here (shoal.merge_); the saved network is not merged"
+            "and that paid here (shoal.merge_)"
         )
+        lines += [f"note: {note}" for note in runtime_notes(record.latency.get("runtimes", []))]
+    lines += energy_lines(record)
     return [*lines, *(f"note: {note}" for note in record.notes)]
 
 
@@ -127,7 +132,11 @@ def steps_table(record: RunRecord) -> Table:
     columns = _columns(record)
     for head, _ in columns:
         table.add_column(head, justify="left" if head in ("removed", "") else "right")
-    table.caption, table.caption_justify = "?: not certain, too close to tell", "left"
+    table.caption_justify = "left"
+    table.caption = (
+        "?: not certain, too close to tell; latency: as trained; dense / this: of latency, both "
+        "with batch norms and lines folded"
+    )
     chosen = record.chosen.step
     for step in record.steps:
         style = "bold" if step.step == chosen else ("dim" if not step.within else "")

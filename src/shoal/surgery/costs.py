@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from shoal.atomic import write_file
 from shoal.errors import ShoalError
 from shoal.measure import measure_latency
+from shoal.surgery.convmap import ConvMap
+from shoal.surgery.linear_ops import tensor_shape
 
 __all__ = ["LatencyCosts", "cache_folder"]
 
@@ -79,6 +81,14 @@ class LatencyCosts:
         except (OSError, ShoalError):
             return
         self._fresh = False
+
+    def map_ms(self, found: ConvMap, node: fx.Node) -> float:
+        """Return the latency of the layers that compute a map of a node's value."""
+        layers = found.layers(torch.empty(0, dtype=self.dtype, device=self.device))
+        shape = tensor_shape(node)
+        if found.spatial and len(shape) == 2:  # after a flattening: one position
+            shape = (*shape, *[1] * found.spatial)
+        return self.sequence_ms(layers, shape)
 
     def sequence_ms(self, layers: Sequence[nn.Module], shape: tuple[int | None, ...]) -> float:
         """Return the latency of layers one after the other on an input of `shape`.

@@ -48,13 +48,18 @@ class LineMoments:
 
     Args:
         names: the sites; None for all that still have their rectifier.
+        positions: use about so many positions of each batch, spread evenly over samples and image
+            and others in each batch; None uses all. A few thousand fix two numbers per channel to
+            a fraction of a percent and save nearly all of the time.
 
     Raises:
         ConfigError: at `attach`, if there is no rectifier to fit a line to.
     """
 
-    def __init__(self, names: Sequence[str] | None = None) -> None:
+    def __init__(self, names: Sequence[str] | None = None, *, positions: int | None = None) -> None:
         self._names = None if names is None else set(names)
+        self._positions = positions
+        self._batch = 0
         self._sites: list[Site] = []
         self._pilots: dict[str, Tensor] = {}  # [2, channels]: of z and r
         self._sums: dict[str, Tensor] = {}  # [6, channels]: 1, z, r, z·z, z·r, r·r
@@ -77,11 +82,15 @@ class LineMoments:
         ]
 
     def begin(self, index: int, size: int) -> None:
-        """Batches are all alike here."""
+        """Take other positions of each batch."""
+        self._batch = index
 
     def _collector(self, site: Site) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def collect(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            pairs = _rows_in_chunks(inputs[0].detach(), output.detach(), site.channel_dim)
+            given, channel_dim = (inputs[0].detach(), output.detach()), site.channel_dim
+            if self._positions is not None:
+                given, channel_dim = self._spread(*given, channel_dim)
+            pairs = _rows_in_chunks(*given, channel_dim)
             for z, r in pairs:
                 if site.name not in self._sums:
                     self._pilots[site.name] = torch.stack([z.mean(0), r.mean(0)])
@@ -96,6 +105,16 @@ class LineMoments:
                 sums[5] += r.square_().sum(0)
 
         return collect
+
+    def _spread(self, z: Tensor, r: Tensor, channel_dim: int) -> tuple[tuple[Tensor, Tensor], int]:
+        """Return about `positions` positions of both, as [samples, places, channels]."""
+        assert self._positions is not None
+        z, r = (_places(value, channel_dim) for value in (z, r))
+        step = max(1, z.shape[0] * z.shape[1] // self._positions)
+        along = min(step, z.shape[1])  # first fewer places of each sample, then fewer samples
+        across = max(1, step // max(1, along))
+        chosen = slice(self._batch % across, None, across), slice(self._batch % along, None, along)
+        return (z[chosen], r[chosen]), 2
 
     def finish(self, samples: int, population: int | None) -> None:
         """Sum over processes, and move the sums from the pilot means to the means of all data."""
@@ -139,6 +158,14 @@ class LineMoments:
         intercept = mean_r - slope * mean_z
         lost, total = float((rr - slope * zr).clamp(min=0).sum()), float(rr.sum())
         return FittedLine(slope, intercept, lost / total if total > 0 else 0.0)
+
+
+def _places(value: Tensor, channel_dim: int) -> Tensor:
+    """Return a view, where that can be, as [samples, places, channels]."""
+    rows = value.movedim(channel_dim, -1)
+    if rows.dim() < 3:
+        return rows.reshape(-1, 1, rows.shape[-1])
+    return rows.flatten(1, -2)
 
 
 def _rows_in_chunks(z: Tensor, r: Tensor, channel_dim: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Kept", "MergeReport", "Merged"]
+from shoal.errors import PlanError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+__all__ = ["Boundary", "Kept", "MergeReport", "Merged"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +29,7 @@ class Merged:
         latency_before_ms: measured latency of the old layers with scales and shifts folded; None
             where only scales and shifts were folded, which is not measured.
         latency_after_ms: of the new layer.
+        region: the region it lies in, as `Boundary.region` names it.
     """
 
     name: str
@@ -34,14 +41,39 @@ class Merged:
     macs_after: int
     latency_before_ms: float | None
     latency_after_ms: float | None
+    region: str = ""
 
 
 @dataclass(frozen=True)
 class Kept:
-    """A linear stretch that was left as it is, and why."""
+    """A linear stretch that was left as it is, and why.
+
+    Attributes:
+        layers: its layers, in order.
+        reason: why it was not merged with what follows it, or into one layer.
+        region: the region it lies in.
+    """
 
     layers: tuple[str, ...]
     reason: str
+    region: str = ""
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """Where a region begins and ends.
+
+    Attributes:
+        region: its name, that of its last node.
+        layers: what lies in it, in order.
+        begins: why it does not begin earlier.
+        ends: why it goes no further.
+    """
+
+    region: str
+    layers: tuple[str, ...]
+    begins: str
+    ends: str
 
 
 @dataclass(frozen=True)
@@ -68,7 +100,7 @@ class MergeReport:
 
     merged: list[Merged]
     kept: list[Kept]
-    boundaries: list[dict[str, str]]
+    boundaries: list[Boundary]
     max_rel_error: float
     max_rel_error_float64: float | None
     checked_inputs: int
@@ -82,7 +114,28 @@ class MergeReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON values."""
-        return asdict(self)
+        parts = {
+            name: [_plain(item) for item in getattr(self, name)]
+            for name in ("merged", "kept", "boundaries")
+        }
+        return {**asdict(self), **parts}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> MergeReport:
+        """Read what `to_dict` wrote; raises `PlanError` if it is something else."""
+        kinds = {"merged": Merged, "kept": Kept, "boundaries": Boundary}
+        try:
+            parts = {name: [_read(kind, item) for item in data[name]]
+                     for name, kind in kinds.items()}  # fmt: skip
+            return cls(**{**data, **parts})
+        except (KeyError, TypeError) as error:
+            raise PlanError(f"the record of the merge cannot be read ({error})") from error
+
+    def table(self) -> RenderableType:
+        """Return tables for the terminal: what became of each layer, region by region, and why."""
+        from shoal.report.merge_tables import merge_tables
+
+        return merge_tables(self)
 
     def __str__(self) -> str:
         lines = [
@@ -97,3 +150,12 @@ class MergeReport:
             lines.append(f"  {item.name}: {item.before} → {item.after}{timing}")
         lines += [f"  kept {' + '.join(k.layers)}: {k.reason}" for k in self.kept]
         return "\n".join(lines)
+
+
+def _plain(item: Any) -> dict[str, Any]:
+    """Return a part of the report with lists for tuples, as JSON has them."""
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(item).items()}
+
+
+def _read(kind: type[Any], item: Mapping[str, Any]) -> Any:
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in item.items()})

@@ -1,0 +1,215 @@
+"""The tables of `criteria.py`, as Markdown, with the published figures beside the measured."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from statistics import fmean, stdev
+from typing import Any
+
+__all__ = ["passed", "published", "table"]
+
+Found = Mapping[str, Mapping[str, Any]]  # criterion -> seed -> what its run gave
+
+# Test accuracy against dense, in points, at a share of MACs removed, in percent.
+PUBLISHED: dict[str, list[dict[str, Any]]] = {
+    "shoal:cifar_resnet32": [
+        {"system": "CKA (Pons et al. 2024)", "macs_percent": 54.6, "change": 0.05},
+        {"system": "SNIP at init, 1 block (Jordao 2023)", "macs_percent": 6.8, "change": 0.08},
+        {"system": "SNIP at init, 3 blocks", "macs_percent": 20.5, "change": -0.50},
+        {"system": "GraSP at init, 1 block", "macs_percent": 6.8, "change": 0.40},
+        {"system": "GraSP at init, 3 blocks", "macs_percent": 20.5, "change": 0.34},
+        {"system": "GraSP at init, 5 blocks", "macs_percent": 34.1, "change": 0.12},
+    ],
+    "shoal:cifar_resnet56": [
+        {"system": "CKA (Pons et al. 2024)", "macs_percent": 37.5, "change": 1.25},
+        {"system": "CKA", "macs_percent": 56.3, "change": 0.95},
+        {"system": "CKA", "macs_percent": 60.0, "change": 0.78},
+        {"system": "CKA", "macs_percent": 75.0, "change": 0.08},
+        {"system": "CKA", "macs_percent": 78.8, "change": -0.66},
+    ],
+}
+_NEAR = 4.0  # percent of MACs; a block of ResNet-32 is 6.8, one of ResNet-56 3.8
+
+
+def published(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return what others measured for the same network and unit."""
+    blocks = options.method == "layer_pruning"
+    return PUBLISHED.get(options.model.partition("?")[0], []) if blocks else []
+
+
+def _unit(options: argparse.Namespace) -> str:
+    return "blocks" if options.method == "layer_pruning" else "rectifiers"
+
+
+def table(found: Found, options: argparse.Namespace) -> str:
+    """Return all tables."""
+    lines = [
+        f"# Removing {_unit(options)} of {options.model}, one at a time",
+        "",
+        f"{options.train_samples or 'all'} training images, dense fine-tuned for "
+        f"{options.dense_epochs} epochs, then {options.epochs} epoch(s) per step with distillation "
+        f"weight {options.distill:g}; SGD {options.lr:g}, cosine, {options.precision}. Scores from "
+        f"{options.score_samples or 'all'} training images. Validation: {_validation(options)}.",
+        "",
+        *_accuracies(found, options),
+        "",
+        *_costs(found),
+        "",
+        *_speedups(found, options.latency_batches),
+        "",
+        *_published(found, options),
+        *_times(found),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _validation(options: argparse.Namespace) -> str:
+    if options.split_test:
+        return "half of the test images; the other half is reported as test"
+    seen = ", which the checkpoint may have seen" if options.checkpoint else ""
+    return f"{options.val_samples or 'a part'} of the training images{seen}"
+
+
+def passed(rows: Sequence[Mapping[str, Any]], points: float) -> int:
+    """Return how many went before the validation drop first exceeded so many points."""
+    count = 0
+    for row in rows[1:]:
+        if row["drop_val"] > points + 1e-9:
+            break
+        count = row["removed"]
+    return count
+
+
+def _accuracies(found: Found, options: argparse.Namespace) -> list[str]:
+    remove, unit = options.remove, _unit(options)
+    rows = []
+    for criterion, seeds in found.items():
+        cells = [criterion, str(len(seeds))]
+        for n in range(1, remove + 1):
+            steps = [r["rows"][n] for r in seeds.values() if len(r["rows"]) > n]
+            cell = _spread([-step["drop_val"] for step in steps]) if steps else "–"
+            tests = [-step["drop_test"] for step in steps if step["drop_test"] is not None]
+            cells.append(cell + (f" ({fmean(tests):+.2f})" if tests else ""))
+        counts = [passed(r["rows"], 1.0) for r in seeds.values()]
+        rows.append([*cells, f"{fmean(counts):.1f} ({min(counts)} to {max(counts)})"])
+    heads = ["criterion", "seeds", *(f"{n} gone" for n in range(1, remove + 1))]
+    return [
+        f"Change of accuracy against dense in points, by {unit} gone: mean over seeds ± standard "
+        "deviation (validation, which decides; test in parentheses).",
+        "",
+        *_markdown([*heads, f"{unit} within 1.0 point"], rows),
+    ]
+
+
+def _costs(found: Found) -> list[str]:
+    rows = []
+    every = [r["rows"] for seeds in found.values() for r in seeds.values()]
+    for n in range(1, max(map(len, every), default=1)):
+        steps = [one[n] for one in every if len(one) > n]
+        macs, speed = (sorted(step[key] for step in steps) for key in ("macs_percent", "speedup"))
+        rows.append(
+            [str(n), f"{macs[0]:.1f} to {macs[-1]:.1f}", f"{speed[0]:.2f} to {speed[-1]:.2f}"]
+        )
+    return [
+        "MACs removed and speed-up (batch 1, eager, both with their batch norms folded, from the "
+        "same rounds), over all runs:",
+        "",
+        *_markdown(["gone", "MACs removed, %", "speed-up, ×"], rows),
+    ]
+
+
+def _speedups(found: Found, batches: Sequence[int]) -> list[str]:
+    if not batches:
+        return []
+    rows = []
+    heads = [f"{runtime}, batch {n}" for runtime in ("eager", "ONNX Runtime") for n in batches]
+    for criterion, seeds in found.items():
+        cells = [criterion]
+        for head in heads:
+            measured = [r["latency"][head] for r in seeds.values() if head in r["latency"]]
+            ratios = [one["ratio"]["median"] for one in measured]
+            if not ratios:
+                cells.append("–")
+                continue
+            dense, smaller = (
+                fmean(one[name]["median_ms"] for one in measured) for name in ("dense", "smaller")
+            )
+            span = (
+                f"{min(ratios):.2f} to {max(ratios):.2f}"
+                if len(ratios) > 1
+                else (f"{ratios[0]:.2f}")
+            )
+            cells.append(f"{span} ({dense:.3g} → {smaller:.3g} ms)")
+        rows.append(cells)
+    return [
+        "Speed-up of the last network within 1.0 point: dense latency / its latency, both with "
+        "their batch norms folded, median of pairs of rounds, range over seeds (mean latencies):",
+        "",
+        *_markdown(["criterion", *heads], rows),
+    ]
+
+
+def _published(found: Found, options: argparse.Namespace) -> list[str]:
+    others = published(options)
+    if not others:
+        return []
+    rows = [
+        [
+            one["system"],
+            f"{one['macs_percent']:.1f}",
+            f"{one['change']:+.2f}",
+            *(_beside(seeds, one["macs_percent"]) for seeds in found.values()),
+        ]
+        for one in others
+    ]
+    return [
+        "Published change of test accuracy in points, and ours by criterion at the nearest share "
+        f"of MACs removed (given in parentheses; – if none is within {_NEAR:g} points). The "
+        "published are on lossless CIFAR-10 with hundreds of epochs, so only the order of "
+        "magnitude compares:",
+        "",
+        *_markdown(["published system", "MACs removed, %", "published", *found], rows),
+        "",
+    ]
+
+
+def _beside(seeds: Mapping[str, Any], macs_percent: float) -> str:
+    """Return the measured change nearest to that share of MACs removed."""
+    nearest = []
+    for run in seeds.values():
+        steps = [row for row in run["rows"][1:] if row["drop_test"] is not None]
+        step = min(steps, key=lambda row: abs(row["macs_percent"] - macs_percent), default=None)
+        if step is not None and abs(step["macs_percent"] - macs_percent) <= _NEAR:
+            nearest.append(step)
+    if not nearest:
+        return "–"
+    share = fmean(step["macs_percent"] for step in nearest)
+    return f"{_spread([-step['drop_test'] for step in nearest])} ({share:.1f} %)"
+
+
+def _times(found: Found) -> list[str]:
+    rows = []
+    for criterion, seeds in found.items():
+        splits = [r["seconds_by_stage"] for r in seeds.values() if r["seconds_by_stage"]]
+        steps = sum(split["steps"] for split in splits)
+        if steps:
+            shares = (
+                sum(split.get(stage, 0.0) for split in splits) / steps
+                for stage in ("score", "fine-tune", "evaluate")
+            )
+            rows.append([criterion, *(f"{share:.1f}" for share in shares)])
+    if not rows:
+        return []
+    heads = ["criterion", "score", "fine-tune", "evaluate and measure"]
+    return ["Seconds per step:", "", *_markdown(heads, rows)]
+
+
+def _spread(values: Sequence[float]) -> str:
+    text = f"{fmean(values):+.2f}"
+    return f"{text} ± {stdev(values):.2f}" if len(values) > 1 else text
+
+
+def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    return lines + ["| " + " | ".join(row) + " |" for row in rows]

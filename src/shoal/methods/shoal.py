@@ -1,0 +1,202 @@
+"""shoal's own search: linearize, collapse or drop, whichever costs least per millisecond saved.
+
+LayerMerge (Kim et al. 2024) chooses layers to remove and to merge from tables of importance and of
+measured latency. Here both are taken anew at each step, of the network as it has become: what
+every move saves is measured, and what it costs is predicted by the rise of the loss where the move
+is made and nothing else changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from shoal.errors import ConfigError
+from shoal.importance import Scores, observe
+from shoal.importance.collapse_loss import apply_layer
+from shoal.importance.line_loss import computing_line
+from shoal.importance.replaced import Replacement, check_metric, replacement_scores
+from shoal.methods.easier import POSITIONS
+from shoal.methods.listener import Listener
+from shoal.methods.moves import Move, find_moves, saved_ms
+from shoal.methods.options import Search
+from shoal.methods.records import Step
+from shoal.methods.registry import Proposal, Recall, methods
+from shoal.modes import device_of
+from shoal.network import Network
+from shoal.surgery import LineMoments, drop_, linearize_
+from shoal.surgery.collapse import put_collapsed_
+from shoal.surgery.fit_conv import FittedLayer
+from shoal.surgery.fit_stretches import fit_stretches
+from shoal.surgery.lines import FittedLine
+from shoal.surgery.stretches import find_stretch
+
+__all__ = ["Shoal"]
+
+
+@methods.register("shoal")
+class Shoal:
+    """Makes, at each step, the moves with the least predicted cost per measured saving.
+
+    The criterion is "loss", the rise of the mean cross-entropy in nats, or "accuracy", the points
+    of accuracy lost; both on training images with the move made and nothing trained.
+    """
+
+    defaults: ClassVar[Mapping[str, Any]] = {"criterion": "loss", "samples": 1000}
+
+    def __init__(self, search: Search) -> None:
+        self.search = search
+        try:
+            check_metric(search.criterion)
+        except ConfigError:
+            raise ConfigError(
+                f"criterion is '{search.criterion}': the method 'shoal' predicts what a move costs "
+                "by 'loss' or 'accuracy'"
+            ) from None
+
+    def candidates(self, network: Network) -> list[str]:
+        """Return the titles of the moves that are left."""
+        return [move.title for move in find_moves(network, self.search.moves)]
+
+    def propose(
+        self,
+        network: Network,
+        data: Iterable[Any],
+        count: int,
+        *,
+        history: Sequence[Step],
+        listener: Listener,
+        recall: Recall,
+    ) -> Proposal | None:
+        """Choose up to `count` moves that do not touch one another; None if none saves time.
+
+        Raises:
+            TrainingError: the network computes NaN.
+        """
+        moves = find_moves(network, self.search.moves)
+        inputs = network.example_inputs(self.search.latency_batch)
+        saved = recall("saved_ms", lambda: saved_ms(network, moves, inputs[1] or inputs[0]))
+        moves = [move for move in moves if saved.get(move.title, 0.0) > 0.0]
+        if not moves:
+            return None
+        fitted = _Fitted.of(network, moves, data, self.search.samples)
+        scores = self._score(network, moves, saved, fitted, data, count, listener)
+        # Among equals the one that saves most goes first.
+        order = sorted(scores, key=lambda title: (scores[title], -saved[title]))
+        chosen = _apart(moves, order, count)
+        kinds = dict.fromkeys(move.kind for move in chosen)
+
+        def apply(target: Network) -> None:
+            for move in chosen:
+                fitted.make(move, target, self.search.how)
+
+        return Proposal(" + ".join(kinds), tuple(m.name for m in chosen), scores, apply)
+
+    def _score(
+        self,
+        network: Network,
+        moves: Sequence[Move],
+        saved: Mapping[str, float],
+        fitted: _Fitted,
+        data: Iterable[Any],
+        count: int,
+        listener: Listener,
+    ) -> Scores:
+        """Score moves by predicted cost per millisecond saved.
+
+        A cost below its own standard error (as an estimate for other data) cannot be told from it:
+        the error stands for it, so that among moves that cost nothing the saving decides.
+        """
+        found = replacement_scores(
+            "shoal",
+            network,
+            [
+                Replacement(m.title, m.node, m.source, fitted.compute(m), 1.0 / saved[m.title])
+                for m in moves
+            ],
+            data,
+            metric=self.search.criterion,
+            keep=count,
+            samples=self.search.samples,
+            progress=listener.scored,
+        )
+        errors = {title: found.details[title]["cost_standard_error"] for title in found}
+        costs = {title: max(cost, errors[title]) for title, cost in found.items()}
+        details = {
+            m.title: {
+                **found.details[m.title],
+                "kind": m.kind,
+                "cost": found[m.title],
+                "saved_ms": saved[m.title],
+            }
+            for m in moves
+        }
+        return replace(
+            found,
+            by_name={title: cost / saved[title] for title, cost in costs.items()},
+            standard_errors={t: e / saved[t] for t, e in found.standard_errors.items()},
+            settled=None,
+            details=details,
+        )
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """What the moves put in: a line for each site, a layer for each stretch."""
+
+    lines: Mapping[str, FittedLine]
+    layers: Mapping[str, FittedLayer]
+    network: Network
+
+    @classmethod
+    def of(
+        cls, network: Network, moves: Sequence[Move], data: Iterable[Any], samples: int | None
+    ) -> _Fitted:
+        lines: Mapping[str, FittedLine] = {}
+        sites = [move.name for move in moves if move.kind == "linearize"]
+        if sites:
+            moments = LineMoments(sites, positions=POSITIONS)
+            observe(network, data, [moments], samples=samples)
+            lines = moments.lines()
+        stretches = [move.stretch for move in moves if move.stretch is not None]
+        layers = fit_stretches(network, stretches, data, samples=samples) if stretches else {}
+        return cls(lines, layers, network)
+
+    def compute(self, move: Move) -> Callable[[Tensor], Tensor]:
+        """Return what gives the value of the move's node from that of its source."""
+        if move.kind == "drop":
+            return _unchanged
+        if move.kind == "linearize":
+            site = next(site for site in self.network.sites if site.name == move.name)
+            return computing_line(self.lines[move.name], site, device_of(self.network))
+        like = next(p for p in self.network.parameters() if p.is_floating_point())
+        return partial(apply_layer, self.layers[move.name].layer(like))
+
+    def make(self, move: Move, target: Network, how: str) -> None:
+        """Make the move on a network like the one that was scored."""
+        if move.kind == "drop":
+            drop_(target, move.name)
+        elif move.kind == "linearize":
+            linearize_(target, move.name, how=how, lines=self.lines)
+        else:
+            like = next(p for p in target.parameters() if p.is_floating_point())
+            layer = self.layers[move.name].layer(like)
+            put_collapsed_(target, find_stretch(target, move.name), layer)
+
+
+def _unchanged(value: Tensor) -> Tensor:
+    return value
+
+
+def _apart(moves: Sequence[Move], titles: Sequence[str], count: int) -> list[Move]:
+    """Return the first `count` moves, in the order of the titles, with no node in common."""
+    by_title = {move.title: move for move in moves}
+    chosen: list[Move] = []
+    for move in map(by_title.__getitem__, titles):
+        if len(chosen) < count and all(move.nodes.isdisjoint(other.nodes) for other in chosen):
+            chosen.append(move)
+    return chosen

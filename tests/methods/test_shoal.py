@@ -1,0 +1,190 @@
+"""The search over all moves: what it may do, what it chooses, when it ends, how it goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import shoal
+import small_runs
+from shoal.errors import ConfigError, NameNotFoundError
+from shoal.importance import score
+from shoal.measure import benchmark
+from shoal.methods import Listener, Result
+from shoal.methods import moves as moves_module
+from shoal.methods.moves import Move, find_moves, saved_ms
+from shoal.models import cifar_resnet20
+from shoal.network import Network
+from shoal.training import evaluate
+
+
+def batches(count: int, seed: int) -> list[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        (torch.randn(64, 3, 8, 8, generator=generator), torch.arange(64) % 4) for _ in range(count)
+    ]
+
+
+TRAIN, VAL = batches(4, 1), batches(1, 2)
+PRICES = {"linearize": 0.1, "collapse": 1.0, "drop": 2.0}  # milliseconds
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take what a move saves from a table, and measure nothing else at length."""
+
+    def short(net: nn.Module, inputs: Any, baseline: nn.Module | None = None, **_: Any) -> Any:
+        return benchmark(net, inputs, baseline, warmup=0, repeats=3, min_seconds=0.0)
+
+    def table(network: Network, moves: Iterable[Move], inputs: Any) -> Mapping[str, float]:
+        return {move.title: PRICES[move.kind] for move in moves}
+
+    small_runs.skip_latency(monkeypatch)
+    monkeypatch.setattr("shoal.methods.task.benchmark", short)  # for MACs and depth
+    monkeypatch.setattr("shoal.methods.shoal.saved_ms", table)
+
+
+@pytest.fixture(scope="module")
+def model() -> Network:
+    torch.manual_seed(0)
+    return shoal.capture(cifar_resnet20(num_classes=4, width=4).eval(), TRAIN[0][0])
+
+
+def run(model: nn.Module, **options: Any) -> Result:
+    given = {"epochs": 0, "max_drop": 100.0, "samples": 256, "remove": 1, **options}
+    return shoal.compress(model, TRAIN, VAL, method="shoal", **given)
+
+
+def test_moves_are_all_sites_stretches_and_removable_blocks(model: Network) -> None:
+    kinds = [move.kind for move in find_moves(model)]
+    assert (kinds.count("linearize"), kinds.count("collapse"), kinds.count("drop")) == (19, 9, 7)
+    assert {m.kind for m in find_moves(model, ["drop"])} == {"drop"}
+
+
+def test_costs_are_what_the_other_criteria_say_and_the_ratio_decides(model: Network) -> None:
+    """No removal adds to an accuracy of 100 %, and the block of the least lesion goes."""
+    with torch.no_grad():
+        right = [(images, model(images).argmax(1)) for images, _ in TRAIN]
+    given = {"epochs": 0, "max_drop": 100.0, "samples": None, "remove": 1, "moves": ["drop"]}
+    given |= {"criterion": "accuracy"}
+    step = shoal.compress(model, right, VAL, method="shoal", **given).steps[1]
+    lesion = score(model, right, "lesion", metric="accuracy")
+    assert step.operation == "drop"
+    assert lesion[step.names[0]] == min(lesion.values())
+    for title, found in step.scores.items():  # not below: less than its own error is not known
+        assert found * PRICES["drop"] >= lesion[title.removeprefix("drop ")] - 1e-9
+
+
+def test_each_kind_of_move_does_what_its_operation_does(model: Network) -> None:
+    for kind, operation in (("linearize", "linearize"), ("collapse", "collapse"), ("drop", "drop")):
+        result = run(model, moves=[kind])
+        assert [op.kind for op in result.plan.operations] == [operation]
+        assert result.removed == 1
+
+
+def test_among_equal_costs_the_larger_saving_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    net = cifar_resnet20(num_classes=4, width=4).eval()
+    for name, bn in net.named_modules():  # branches that are zero: dropping them costs nothing
+        if name.endswith("bn2"):
+            nn.init.zeros_(bn.weight)
+            nn.init.zeros_(bn.bias)
+    captured = shoal.capture(net, TRAIN[0][0])
+    first = run(captured).steps[1]
+    assert first.operation == "drop"
+
+    def dear(network: Network, moves: Iterable[Move], inputs: Any) -> Mapping[str, float]:
+        return {m.title: {"collapse": 9.0, "drop": 0.01}.get(m.kind, 0.0) for m in moves}
+
+    monkeypatch.setattr("shoal.methods.shoal.saved_ms", dear)
+    step = run(captured).steps[1]
+    assert set(step.scores) == {m.title for m in find_moves(captured, ["collapse", "drop"])}
+
+
+def test_moves_of_one_step_do_not_touch_each_other(model: Network) -> None:
+    step = run(model, remove=6, per_step=6).steps[1]
+    assert len(step.names) == len(set(step.names)) == 6
+    assert run(model, remove=6, per_step=6).plan.operations
+
+
+def test_nothing_that_saves_no_time_is_done(
+    model: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing(network: Network, moves: Iterable[Move], inputs: Any) -> Mapping[str, float]:
+        return {move.title: 0.0 for move in moves}
+
+    monkeypatch.setattr("shoal.methods.shoal.saved_ms", nothing)
+    result = run(model, remove=None)
+    assert len(result.steps) == 1
+    assert "save time" in result.stopped
+
+
+def test_it_ends_at_the_target(model: Network) -> None:
+    result = run(model, remove=None, moves=["drop"], target_macs=0.7)
+    shares = [step.metrics.macs / result.steps[0].metrics.macs for step in result.steps]
+    assert shares[-1] <= 0.7 < shares[-2]
+    assert "0.7 was the target" in result.stopped
+    with pytest.raises(ConfigError, match="target_latency is 1.5"):
+        run(model, target_latency=1.5)
+
+
+def test_an_interrupted_step_keeps_what_it_measured(model: Network, tmp_path: Path) -> None:
+    """Another measurement would choose another move; the step goes on with the first."""
+
+    class Stop(Listener):
+        def stage(self, step: int, text: str) -> None:
+            if (step, text) == (1, "evaluate"):
+                raise KeyboardInterrupt
+
+    options = {"out": tmp_path / "run", "epochs": 1, "recipe": {"precision": "fp32", "lr": 0.01}}
+    with pytest.raises(KeyboardInterrupt):
+        run(model, listener=Stop(), **options)
+    kept = json.loads((tmp_path / "run" / "measured-001.json").read_text())
+    assert set(kept) == {"saved_ms", "paddings"}
+    patched: Callable[..., Any] = lambda *given: pytest.fail("measured again")  # noqa: E731
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("shoal.methods.shoal.saved_ms", patched)
+        result = run(model, **options)
+    assert len(result.steps) == 2
+    assert not (tmp_path / "run" / "measured-001.json").exists()
+
+
+def test_saving_is_measured_once_for_moves_that_are_alike(
+    model: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[int] = []
+    real = moves_module.measure_latency
+
+    def count(models: Mapping[str, Any], inputs: Any, **options: Any) -> Any:
+        counted.append(len(models))
+        return real(models, inputs, warmup=0, repeats=6, min_seconds=0.0)
+
+    monkeypatch.setattr(moves_module, "measure_latency", count)
+    found = find_moves(model, ["drop", "collapse"])
+    saved = saved_ms(model, found, (torch.randn(2, 3, 8, 8),))
+    assert set(saved) == {move.title for move in found}
+    assert all(value >= 0.0 for value in saved.values())
+    # The whole; drops in three stages; collapses in three stages, and of two strided blocks.
+    assert counted == [1 + 3 + 5]
+    assert saved["drop layer1.0"] == saved["drop layer1.2"]
+
+
+def test_the_network_is_left_as_it_is(model: Network) -> None:
+    before = evaluate(model, VAL).loss
+    plan = list(model.plan.operations)
+    run(model, remove=3)
+    assert evaluate(model, VAL).loss == before
+    assert model.plan.operations == plan
+
+
+def test_wrong_options_are_told(model: Network) -> None:
+    with pytest.raises(ConfigError, match="'loss' or 'accuracy'"):
+        run(model, criterion="entropy")
+    with pytest.raises(NameNotFoundError, match="did you mean 'collapse'"):
+        run(model, moves=["colapse"])

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from shoal.methods import Metrics, Step
+from shoal.report import RunRecord, energy_lines, energy_table, outcome_lines, read_run
+
+DENSE = Metrics(90.0, 88.0, 4_000_000, 2_000, 10, 2.0)
+STEP = Step(0, "dense", (), DENSE, {}, None, None, 0, 1.0, 1.0, 1.0, 1.0, True)
+
+
+def figures(wh: float) -> dict[str, float]:
+    return {"wh": wh, "co2_g": 0.475 * wh, "seconds": 60 * wh}
+
+
+ENERGY: dict[str, Any] = {
+    "training": {**figures(3.0), "steps": 2, "of_steps": 3},
+    "epoch": {"dense": figures(2.0), "result": figures(1.6)},
+    "inference": {"samples": 1000, "batch": 8, "dense": figures(0.5), "result": figures(0.25)},
+    "training_time_saved_percent": 20.0,
+    "estimated": True,
+    "source": "codecarbon, estimated from the load: no counters can be read",
+}
+
+
+def record(**energy: Any) -> RunRecord:
+    return RunRecord(
+        folder=Path("run"), dense=DENSE, final=DENSE, steps=(STEP,), removed=0, total=3,
+        stopped="it was enough", notes=(), latency={}, latency_batch=8, energy=energy,
+    )  # fmt: skip
+
+
+def text(table: object) -> str:
+    file = io.StringIO()
+    Console(file=file, width=200).print(table)
+    return file.getvalue()
+
+
+def test_dense_stands_beside_the_result_with_units() -> None:
+    table = text(energy_table(record(**ENERGY)))
+    for words in ("energy (an estimate)", "an epoch of training", "2 min 0 s", "2 Wh", "1.6 Wh",
+                  "0.95 g", "1.25 ×", "1,000 inferences, batch 8", "0.25 Wh",
+                  "2.00 ×"):  # fmt: skip
+        assert words in table
+    assert "estimate" not in text(energy_table(record(**ENERGY | {"estimated": False})))
+
+
+def test_the_lines_say_how_the_figures_are_known() -> None:
+    lines = energy_lines(record(**ENERGY))
+    assert "3 Wh and 1.42 g of CO2 in 3 min 0 s (2 of 3 trainings" in lines[0]
+    assert "20 % less" in lines[1]
+    assert "no counters can be read" in lines[2]
+    assert outcome_lines(record(**ENERGY))[-3:] == lines
+    assert energy_lines(record()) == []
+
+
+def test_what_is_not_known_is_not_shown() -> None:
+    own = {"training": None, "epoch": None, "training_time_saved_percent": None}
+    found = record(**ENERGY | own)
+    assert "epoch" not in text(energy_table(found))
+    assert "not known" in energy_lines(found)[0]
+
+
+def test_it_is_in_the_record_only_if_it_was_asked_for(tmp_path: Path) -> None:
+    assert "energy" not in record().to_dict()
+    assert record(**ENERGY).to_dict()["energy"] == ENERGY
+    (tmp_path / "result.json").write_text(json.dumps(record(**ENERGY).to_dict()))
+    assert read_run(tmp_path).energy == ENERGY
