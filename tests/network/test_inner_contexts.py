@@ -73,6 +73,8 @@ def test_an_error_inside_a_context_leaves_no_mode_behind(forward: object) -> Non
         assert torch.is_grad_enabled()
         assert torch.is_autocast_enabled("cpu")
     assert not torch.is_autocast_enabled("cpu")
+    assert torch.autocast_increment_nesting() == 1  # or weights would be cast once for ever
+    torch.autocast_decrement_nesting()
 
 
 def test_copies_and_exports_keep_the_contexts() -> None:

@@ -98,6 +98,7 @@ def restored_on_error(device: str) -> Iterator[None]:
     enabled = torch.is_autocast_enabled(device)
     dtype = torch.get_autocast_dtype(device)
     cache = torch.is_autocast_cache_enabled()
+    level = _autocast_level()
     try:
         yield
     except BaseException:
@@ -105,4 +106,17 @@ def restored_on_error(device: str) -> Iterator[None]:
         torch.set_autocast_enabled(device, enabled)
         torch.set_autocast_dtype(device, dtype)
         torch.set_autocast_cache_enabled(cache)
+        # Without this, the copies of weights in lower precision that autocast keeps until its
+        # outermost context is left would be kept for ever, and training would go on with old ones.
+        for _ in range(_autocast_level() - level):
+            torch.autocast_decrement_nesting()
+        if level == 0:
+            torch.clear_autocast_cache()
         raise
+
+
+def _autocast_level() -> int:
+    """Return how many autocast contexts the code is in."""
+    level: int = torch.autocast_increment_nesting() - 1
+    torch.autocast_decrement_nesting()
+    return level
