@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from shoal.data import DataSet, load_data
+from shoal.ending import Ending
 from shoal.measure import Benchmark, Latency, Ratio, SideBySide
 from shoal.methods import Result, compress, task
-from shoal.methods.ending import Ending
 from shoal.network import Network, capture
 from shoal.surgery import merge_
 from shoal.training import fit

@@ -17,10 +17,10 @@ import yaml
 
 from shoal.atomic import readable_errors, replace_folder, write_file
 from shoal.distributed import barrier, from_main, is_main
+from shoal.ending import Ending
 from shoal.errors import RunError, ShoalError
-from shoal.methods.ending import Ending
-from shoal.methods.records import Metrics, Step
 from shoal.network import Network, Plan
+from shoal.records import Metrics, Step
 from shoal.store import load_weights_, write_network
 from shoal.surgery import MergeReport, replay_
 

@@ -42,7 +42,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     def short(net: nn.Module, inputs: Any, baseline: nn.Module | None = None, **_: Any) -> Any:
         return benchmark(net, inputs, baseline, warmup=0, repeats=3, min_seconds=0.0)
 
-    def table(network: Network, moves: Iterable[Move], inputs: Any) -> Mapping[str, float]:
+    def table(network: Network, moves: Iterable[Move], *given: Any) -> Mapping[str, float]:
         return {move.title: PRICES[move.kind] for move in moves}
 
     small_runs.skip_latency(monkeypatch)
@@ -99,7 +99,7 @@ def test_among_equal_costs_the_larger_saving_goes_first(monkeypatch: pytest.Monk
     first = run(captured).steps[1]
     assert first.operation == "drop"
 
-    def dear(network: Network, moves: Iterable[Move], inputs: Any) -> Mapping[str, float]:
+    def dear(network: Network, moves: Iterable[Move], *given: Any) -> Mapping[str, float]:
         return {m.title: {"collapse": 9.0, "drop": 0.01}.get(m.kind, 0.0) for m in moves}
 
     monkeypatch.setattr("shoal.methods.shoal.saved_ms", dear)
@@ -116,7 +116,7 @@ def test_moves_of_one_step_do_not_touch_each_other(model: Network) -> None:
 def test_nothing_that_saves_no_time_is_done(
     model: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def nothing(network: Network, moves: Iterable[Move], inputs: Any) -> Mapping[str, float]:
+    def nothing(network: Network, moves: Iterable[Move], *given: Any) -> Mapping[str, float]:
         return {move.title: 0.0 for move in moves}
 
     monkeypatch.setattr("shoal.methods.shoal.saved_ms", nothing)

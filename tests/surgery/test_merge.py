@@ -282,3 +282,16 @@ def test_merging_twice_changes_nothing(policy: str) -> None:
     code = network.code
     merge_(network, policy=policy)
     assert network.code == code
+
+
+def test_the_order_of_composing_is_the_one_that_is_exact() -> None:
+    """A shift before a padded depthwise layer is carried on only if a dense layer follows."""
+    layers = [nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1, padding=1, groups=4), nn.Conv2d(4, 2, 1)]
+    torch.manual_seed(0)
+    model = nn.Sequential(*layers, nn.ReLU()).eval()
+    nn.init.normal_(layers[0].bias)
+    network = capture(model, torch.randn(2, 4, 6, 6)).copy()
+    first = merge_(network, policy="always")
+    assert first.depth_after == 1
+    again = merge_(network, policy="always")
+    assert (again.depth_before, again.depth_after, again.merged) == (1, 1, [])

@@ -66,7 +66,8 @@ _RECIPE = "the recipe's"
 
 FLAGS = (
     Flag("method", str, SEARCH, "How to search. 'easier' linearizes rectifiers (Quétu et al. "
-         "2024), 'layer_pruning' drops residual blocks (Jordao et al. 2023).", "easier"),
+         "2024), 'layer_pruning' drops residual blocks (Jordao et al. 2023), 'shoal' does "
+         "whatever costs least per millisecond it saves here.", "easier"),
     Flag("criterion", str, SEARCH, "What decides which rectifier or block goes: the one with the "
          "lowest score does. An unknown name gets the list of them.", "the method's"),
     Flag("how", str, SEARCH, "What takes a rectifier's place: 'line', a line fitted to it for each "

@@ -8,9 +8,10 @@ from shoal.methods.easier import Easier
 from shoal.methods.layer_pruning import LayerPruning
 from shoal.methods.listener import Listener
 from shoal.methods.options import Search
-from shoal.methods.records import Metrics, Step
 from shoal.methods.registry import Method, Proposal, methods
 from shoal.methods.search import Result, search
+from shoal.methods.shoal import Shoal
+from shoal.records import Metrics, Step
 
 __all__ = [
     "Costs",
@@ -22,6 +23,7 @@ __all__ = [
     "Proposal",
     "Result",
     "Search",
+    "Shoal",
     "Step",
     "compress",
     "methods",

@@ -21,10 +21,10 @@ from shoal.data.base import SeededLoader
 from shoal.distributed import is_main, sum_across
 from shoal.errors import ShoalError
 from shoal.measure.energy import Energy, EnergyMeter, inference_energy, total_energy
-from shoal.methods.records import Step
 from shoal.methods.task import Task
 from shoal.modes import device_of
 from shoal.network import Network
+from shoal.records import Step
 from shoal.training import fit
 
 __all__ = ["Costs", "Spent"]

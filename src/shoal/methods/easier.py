@@ -14,9 +14,9 @@ from shoal.importance import Observer, Scores, observe
 from shoal.importance.criteria import Criterion, OnePass, criterion_for
 from shoal.methods.listener import Listener
 from shoal.methods.options import Search
-from shoal.methods.records import Step
 from shoal.methods.registry import Proposal, Recall, methods
 from shoal.network import Network
+from shoal.records import Step
 from shoal.surgery import LineMoments, linearize_
 
 __all__ = ["POSITIONS", "Easier"]

@@ -23,9 +23,9 @@ from shoal.importance.criteria import OnePass, criterion_for
 from shoal.measure.blocks import block_costs
 from shoal.methods.listener import Listener
 from shoal.methods.options import Search
-from shoal.methods.records import Step
 from shoal.methods.registry import Proposal, Recall, methods
 from shoal.network import Network
+from shoal.records import Step
 from shoal.surgery import drop_
 
 __all__ = ["LayerPruning"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shoal.methods.records import Step
+from shoal.records import Step
 from shoal.training import BatchReport, EpochReport
 
 __all__ = ["Listener"]

@@ -14,13 +14,14 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import fx
 
 from shoal.measure import measure_latency
 from shoal.measure.stats import Ratio
 from shoal.network import Network
 from shoal.network.blocks import find_blocks
-from shoal.surgery import drop_, linearize_
+from shoal.surgery import FittedLine, drop_, linearize_
 from shoal.surgery.collapse import put_collapsed_
 from shoal.surgery.linear_ops import tensor_shape
 from shoal.surgery.merge import merge_
@@ -84,7 +85,9 @@ def find_moves(network: Network, kinds: Collection[str] = KINDS) -> list[Move]:
     return sorted(found, key=lambda move: (order[move.node], KINDS.index(move.kind)))
 
 
-def saved_ms(network: Network, moves: Iterable[Move], inputs: Any) -> dict[str, float]:
+def saved_ms(
+    network: Network, moves: Iterable[Move], inputs: Any, how: str = "line"
+) -> dict[str, float]:
     """Measure what each move saves, in milliseconds per call, by the moves' titles.
 
     Network and moves are measured merged, as they would be used. The network is left as it is.
@@ -93,6 +96,8 @@ def saved_ms(network: Network, moves: Iterable[Move], inputs: Any) -> dict[str, 
         network: the captured network.
         moves: of this network.
         inputs: one batch: a tuple of tensors, or a dict of keyword inputs.
+        how: what linearizing puts in: "line", which stays a layer where nothing next to it can
+            take it up, or "identity".
 
     Returns:
         The share of the time saved, as the median over rounds, of the network's median; 0 where
@@ -107,7 +112,7 @@ def saved_ms(network: Network, moves: Iterable[Move], inputs: Any) -> dict[str, 
     variants: dict[tuple[Any, ...], Network] = {}
     for move in moves:
         variant = _shallow_copy(folded)
-        _make(move, variant)
+        _make(move, variant, how)
         trial_merge_(variant, batch=batch)
         now = _content(variant)
         signature = (tuple(sorted((before - now).items())), tuple(sorted((now - before).items())))
@@ -131,12 +136,14 @@ def _shallow_copy(network: Network) -> Network:
     return copy.deepcopy(network, {id(tensor): tensor for tensor in tensors})
 
 
-def _make(move: Move, network: Network) -> None:
+def _make(move: Move, network: Network, how: str) -> None:
     """Make a move for measuring: weights that would have to be fitted are random."""
     if move.kind == "drop":
         drop_(network, move.name)
     elif move.kind == "linearize":
-        linearize_(network, move.name, how="identity")
+        channels = network.site(move.name).channels or 1
+        line = FittedLine(torch.full((channels,), 0.5), torch.full((channels,), 0.1), 0.0)
+        linearize_(network, move.name, how=how, lines={move.name: line})
     else:
         stretch = find_stretch(network, move.name)
         like = next(p for p in network.parameters() if p.is_floating_point())

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 from shoal.importance import Scores
 from shoal.methods.listener import Listener
 from shoal.methods.options import Search
-from shoal.methods.records import Step
 from shoal.network import Network
+from shoal.records import Step
 from shoal.registry import Registry
 
 __all__ = ["Method", "Proposal", "Recall", "methods"]

@@ -10,17 +10,17 @@ from functools import partial
 from typing import Any
 
 from shoal.distributed import barrier, from_main, is_main
+from shoal.ending import Ending
 from shoal.errors import ConfigError, RunError, TrainingError
 from shoal.measure.energy import Energy
 from shoal.methods.costs import Costs, Spent
-from shoal.methods.ending import Ending
 from shoal.methods.listener import Listener
 from shoal.methods.options import Search
-from shoal.methods.records import Metrics, Step
 from shoal.methods.registry import Method
 from shoal.methods.rewind import Rewind
 from shoal.methods.task import Task
 from shoal.network import Network, Plan
+from shoal.records import Metrics, Step
 from shoal.run import Run
 from shoal.surgery import MergeReport
 from shoal.surgery.padding import find_movable_paddings, move_paddings_

@@ -24,10 +24,10 @@ from shoal.methods.easier import POSITIONS
 from shoal.methods.listener import Listener
 from shoal.methods.moves import Move, find_moves, saved_ms
 from shoal.methods.options import Search
-from shoal.methods.records import Step
 from shoal.methods.registry import Proposal, Recall, methods
 from shoal.modes import device_of
 from shoal.network import Network
+from shoal.records import Step
 from shoal.surgery import LineMoments, drop_, linearize_
 from shoal.surgery.collapse import put_collapsed_
 from shoal.surgery.fit_conv import FittedLayer
@@ -79,7 +79,9 @@ class Shoal:
         """
         moves = find_moves(network, self.search.moves)
         inputs = network.example_inputs(self.search.latency_batch)
-        saved = recall("saved_ms", lambda: saved_ms(network, moves, inputs[1] or inputs[0]))
+        saved = recall(
+            "saved_ms", lambda: saved_ms(network, moves, inputs[1] or inputs[0], self.search.how)
+        )
         moves = [move for move in moves if saved.get(move.title, 0.0) > 0.0]
         if not moves:
             return None

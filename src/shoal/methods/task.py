@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from shoal.data.batch import split_batch
+from shoal.ending import Ending, end_of, folded
 from shoal.errors import DataError
 from shoal.measure import Ratio, benchmark, latency_ratio, measure_latency
-from shoal.methods.ending import Ending, end_of, folded
 from shoal.methods.listener import Listener
 from shoal.methods.options import Search
-from shoal.methods.records import Metrics
 from shoal.modes import device_of
 from shoal.network import Network
+from shoal.records import Metrics
 from shoal.surgery import merge_
 from shoal.training import EpochReport, derive_seed, evaluate, fit
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import torch
 from torch import fx
@@ -179,16 +180,29 @@ def _composed_sum(element: Sum) -> ConvMap:
 
 def _composed(chain: Sequence[Element]) -> ConvMap | None:
     """Return the one map of a whole chain, None for a chain that does nothing."""
-    total: ConvMap | None = None
+    maps: list[ConvMap] = []
     for element in chain:
         if isinstance(element, Sum):
-            found = _composed_sum(element)
+            maps.append(_composed_sum(element))
         elif element.make is None:
             raise Inexact("a branch flattens its input")
         else:
-            found = element.make()
-        total = found if total is None else total.then(found)
-    return total
+            maps.append(element.make())
+    return _in_a_row(maps) if maps else None
+
+
+def _in_a_row(maps: Sequence[ConvMap]) -> ConvMap:
+    """Return the one map that does one after the other.
+
+    Where joining from the front is not exact, joining from the back may be: a shift before a padded
+    layer in groups cannot be carried on, but can if a dense layer follows.
+    """
+    try:
+        return reduce(lambda first, second: first.then(second), maps)
+    except Inexact:
+        if len(maps) < 3:
+            raise
+        return reduce(lambda second, first: first.then(second), reversed(maps))
 
 
 # ---------------------------------------------------------------------- folding
@@ -270,7 +284,7 @@ def _join(units: Sequence[Segment], prices: Prices) -> tuple[float, Segment] | N
     if not any(unit.layers for unit in units):
         return None  # slices and paddings only move data: a layer in their place costs more
     try:
-        composed = _chained(units)
+        composed = _in_a_row([unit.map for unit in units if unit.map is not None])
     except Inexact:
         return None
     start = units[0].start
@@ -281,15 +295,6 @@ def _join(units: Sequence[Segment], prices: Prices) -> tuple[float, Segment] | N
     layers = sum(unit.layers for unit in units)
     segment = Segment(start, units[-1].end, composed, layers, True, cost=price, cost_apart=apart)
     return price / prices.margin, segment
-
-
-def _chained(units: Sequence[Segment]) -> ConvMap:
-    total = units[0].map
-    assert total is not None
-    for unit in units[1:]:
-        assert unit.map is not None
-        total = total.then(unit.map)
-    return total
 
 
 def _alone(unit: Segment, prices: Prices) -> tuple[float, Segment]:

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 import small_runs
+from shoal.ending import end_of, folded
 from shoal.measure import OnnxRunners, SideBySide, eager_side_by_side
 from shoal.measure.latency import Latency
-from shoal.methods.ending import end_of, folded
 from shoal.network import Network
 from shoal.surgery import linearize_
 
