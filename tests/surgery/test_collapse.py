@@ -88,16 +88,17 @@ def test_the_block_goes_and_the_rectifier_after_it_stays(
     assert "layer1.1.relu" not in sites  # between the two convolutions
     assert "layer1.1.relu_1" in sites
     assert len(sites) == len(small.sites) - 2
-    gone = [key for key in network.state_dict() if key.startswith(("layer1.1.", "layer2.0."))]
-    assert gone == [
-        f"{block}.collapsed.{part}"
+    names = [n for n, _ in network.named_parameters() if n.startswith(("layer1.1.", "layer2.0."))]
+    assert names == [
+        f"{block}.{layer}.{part}"
         for block in ("layer1.1", "layer2.0")
+        for layer in ("collapsed", "collapsed_norm")
         for part in ("weight", "bias")
     ]
     assert "layer2.0" not in by_name(network)
     kept = small.state_dict()
     for key, value in network.state_dict().items():
-        assert key in gone or torch.equal(value, kept[key])
+        assert "collapsed" in key or torch.equal(value, kept[key])
     assert network(loader[0]).shape == small(loader[0]).shape
 
 
@@ -234,9 +235,27 @@ def test_architectures_shapes_and_replay(
     shape = find_stretch(network, stretch).end.meta["shape"]
     collapse_(network, stretch, data, kernel_size=kernel)
     assert stretch not in by_name(network)
-    path = network.plan.operations[-1].options["path"]
+    path = network.plan.operations[-1].options["layers"][-1][0]
     assert network.node_of(path).meta["shape"] == shape
     same_after_loading(network, model, data[0][:2], tmp_path / "saved")
+
+
+def test_the_new_norm_changes_nothing_until_it_is_trained(
+    small: Network, loader: list[Tensor]
+) -> None:
+    network = collapse_(small.copy(), "layer1.1", loader)
+    bare = network.copy()
+    bare.replace_module("layer1.1.collapsed_norm", nn.Identity())
+    with torch.no_grad():
+        torch.testing.assert_close(network(loader[0]), bare(loader[0]), rtol=1e-4, atol=1e-5)
+        given: list[Tensor] = []
+        layer = network.get_submodule("layer1.1.collapsed")
+        layer.register_forward_hook(lambda module, inputs, output: given.append(output))
+        network(torch.cat(loader))
+    norm = network.get_submodule("layer1.1.collapsed_norm")
+    # Its statistics are those of the data, so training starts from about the same values.
+    torch.testing.assert_close(norm.running_mean, given[0].mean((0, 2, 3)), rtol=0.1, atol=0.02)
+    torch.testing.assert_close(norm.running_var, given[0].var((0, 2, 3)), rtol=0.1, atol=1e-3)
 
 
 # ---------------------------------------------------------------------- errors leave all as it was

@@ -29,7 +29,7 @@ from shoal.modes import device_of
 from shoal.network import Network
 from shoal.records import Step
 from shoal.surgery import LineMoments, drop_, linearize_
-from shoal.surgery.collapse import put_collapsed_
+from shoal.surgery.collapse import collapsed_layers, put_collapsed_
 from shoal.surgery.fit_conv import FittedLayer
 from shoal.surgery.fit_stretches import fit_stretches
 from shoal.surgery.lines import FittedLine
@@ -185,9 +185,9 @@ class _Fitted:
         elif move.kind == "linearize":
             linearize_(target, move.name, how=how, lines=self.lines)
         else:
-            like = next(p for p in target.parameters() if p.is_floating_point())
-            layer = self.layers[move.name].layer(like)
-            put_collapsed_(target, find_stretch(target, move.name), layer)
+            stretch = find_stretch(target, move.name)
+            layers = collapsed_layers(target, stretch, self.layers[move.name])
+            put_collapsed_(target, stretch, *layers)
 
 
 def _unchanged(value: Tensor) -> Tensor:

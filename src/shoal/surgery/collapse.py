@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from shoal.errors import ConfigError, PlanError, unknown_name
 from shoal.network import Network, Operation
 from shoal.surgery.cleanup import remove_dead_
+from shoal.surgery.fit_conv import FittedLayer
 from shoal.surgery.fit_stretches import check_ridge, fit_stretches
 from shoal.surgery.layer_spec import layer_from_spec, layer_spec
 from shoal.surgery.replay import replayers
 from shoal.surgery.rewrite import free_path, replace_stretch_
 from shoal.surgery.stretches import Stretch, find_stretch, find_stretches, with_kernel
 
-__all__ = ["collapse_", "put_collapsed_"]
+__all__ = ["collapse_", "collapsed_layers", "put_collapsed_"]
 
 
 def collapse_(
@@ -36,7 +37,10 @@ def collapse_(
     The new layer, "collapsed" below the block's path, gives what the block gave on the data as
     well as one layer can: with its skip, before the rectifier that follows. Several names are done
     in the order of the forward pass; each layer is fitted to what the network gave before the
-    call, from what it gives now, and so makes up for the layers before it. Fine-tune afterwards.
+    call, from what it gives now, and so makes up for the layers before it. Where the stretch held
+    a batch norm the new layer gets one too, "collapsed_norm": it changes nothing at first and lets
+    the network be fine-tuned at the rates it was trained with. Fine-tune afterwards; a merge folds
+    the norm.
 
     Args:
         network: the captured network.
@@ -72,26 +76,45 @@ def collapse_(
             fitted = fit_stretches(
                 network, [now], loader, samples=samples, ridge=ridge, reference=reference
             )[stretch.name]
-            put_collapsed_(network, now, fitted.layer(_weight_like(network, now)))
+            put_collapsed_(network, now, *collapsed_layers(network, now, fitted))
     return network
 
 
-def put_collapsed_(network: Network, stretch: Stretch, layer: nn.Module) -> None:
+def collapsed_layers(
+    network: Network, stretch: Stretch, fitted: FittedLayer
+) -> tuple[nn.Module, nn.Module | None]:
+    """Return the fitted layer, and the batch norm after it if the stretch has one."""
+    like = _weight_like(network, stretch)
+    called = (str(n.target) for n in stretch.nodes if n.op == "call_module")
+    normed = any(isinstance(network.get_submodule(path), nn.BatchNorm2d) for path in called)
+    return fitted.layer(like), fitted.norm(like) if normed and stretch.kind == "conv" else None
+
+
+def put_collapsed_(
+    network: Network, stretch: Stretch, layer: nn.Module, norm: nn.Module | None = None
+) -> None:
     """Put a layer in the place of a stretch and record it in the plan.
 
     Args:
         network: changed in place.
         stretch: of this network as it is now.
         layer: of the stretch's shape.
+        norm: comes after it.
     """
     path = free_path(network, f"{stretch.path}.collapsed".lstrip("."))
-    spec = {k: list(v) if isinstance(v, tuple) else v for k, v in layer_spec(layer).items()}
-    _replace(network, stretch, path, layer)
-    network.plan.record("collapse", (stretch.name,), path=path, layer=spec)
+    layers = [(path, layer)]
+    if norm is not None:
+        layers.append((free_path(network, f"{path}_norm"), norm))
+    specs = [
+        [name, {k: list(v) if isinstance(v, tuple) else v for k, v in layer_spec(module).items()}]
+        for name, module in layers
+    ]
+    _replace(network, stretch, layers)
+    network.plan.record("collapse", (stretch.name,), layers=specs)
 
 
-def _replace(network: Network, stretch: Stretch, path: str, layer: nn.Module) -> None:
-    replace_stretch_(network, stretch.start, stretch.end, [(path, layer)])
+def _replace(network: Network, stretch: Stretch, layers: list[tuple[str, nn.Module]]) -> None:
+    replace_stretch_(network, stretch.start, stretch.end, layers)
     remove_dead_(network)
 
 
@@ -159,11 +182,12 @@ def _tables(module: nn.Module) -> tuple[dict[str, Any], ...]:
 
 @replayers.register("collapse")
 def _replay(network: Network, operation: Operation) -> None:
-    path, spec = operation.options.get("path"), operation.options.get("layer")
-    if not isinstance(path, str) or not isinstance(spec, dict) or len(operation.names) != 1:
-        raise PlanError("the plan holds a collapse without path or layer: the file is damaged")
-    stretch = find_stretch(network, operation.names[0])
-    layer = layer_from_spec(spec)
+    try:
+        layers = [(str(path), layer_from_spec(spec)) for path, spec in operation.options["layers"]]
+        layer, (name,) = layers[0][1], operation.names
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise PlanError("the plan holds a collapse without layers: the file is damaged") from error
+    stretch = find_stretch(network, name)
     sizes = [getattr(layer, n, None) for n in ("in_channels", "out_channels")]
     if isinstance(layer, nn.Linear):
         sizes = [layer.in_features, layer.out_features]
@@ -173,4 +197,5 @@ def _replay(network: Network, operation: Operation) -> None:
             f"it has {stretch.in_channels} → {stretch.out_channels}"
         )
     like = next((p for p in network.parameters() if p.is_floating_point()), torch.empty(0))
-    _replace(network, stretch, path, layer.to(like.device, like.dtype))
+    made = [(path, module.to(like.device, like.dtype)) for path, module in layers]
+    _replace(network, stretch, made)

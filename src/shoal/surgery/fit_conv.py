@@ -96,6 +96,8 @@ class FittedLayer:
         residual: the expected squared error over the variance of the target, summed over channels;
             0 is exact, 1 is no better than a constant. Corrected for the number of weights, so
             that a fit on few positions does not look better than it is.
+        mean: of what it gives, about; float64, shape [out].
+        variance: of what it gives; float64, shape [out].
         rows: positions it was fitted on.
         samples: samples they were taken from.
     """
@@ -104,6 +106,8 @@ class FittedLayer:
     weight: Tensor
     bias: Tensor
     residual: float
+    mean: Tensor
+    variance: Tensor
     rows: int
     samples: int
 
@@ -118,6 +122,18 @@ class FittedLayer:
             made.weight.copy_(weight)
             assert made.bias is not None
             made.bias.copy_(self.bias)
+        return made
+
+    def norm(self, like: Tensor) -> nn.BatchNorm2d:
+        """Return a batch norm that leaves what the layer gives as it is, until it is trained."""
+        made = nn.BatchNorm2d(self.shape.out_channels, device=like.device, dtype=like.dtype)
+        assert made.running_mean is not None
+        assert made.running_var is not None
+        with torch.no_grad():
+            made.running_mean.copy_(self.mean)
+            made.running_var.copy_(self.variance)
+            made.weight.copy_((made.running_var + made.eps).sqrt())
+            made.bias.copy_(made.running_mean)
         return made
 
 
@@ -258,6 +274,8 @@ class LayerMoments:
             weight=self._as_kernel(weight).cpu(),
             bias=(mean_y - mean_x @ weight).cpu(),
             residual=share * (self._count - 1) / spare,
+            mean=mean_y.cpu(),
+            variance=((weight * (xx @ weight)).sum(0) / self._count).clamp(min=0.0).cpu(),
             rows=self._count,
             samples=self._samples,
         )

@@ -36,6 +36,8 @@ def layer_spec(layer: nn.Module) -> dict[str, Any]:
         return {"type": "line", "channels": channels, "channel_dim": layer.channel_dim}
     if isinstance(layer, OnesChannel):
         return {"type": "ones"}
+    if type(layer) is nn.BatchNorm2d:
+        return {"type": "batch_norm2d", "num_features": layer.num_features}
     raise TypeError(f"no description for a {type(layer).__name__}")
 
 
@@ -59,6 +61,8 @@ def layer_from_spec(spec: Mapping[str, Any]) -> nn.Module:
             return Line(torch.ones(channels), torch.zeros(channels), options["channel_dim"])
         if kind == "ones":
             return OnesChannel()
+        if kind == "batch_norm2d":
+            return nn.BatchNorm2d(**options)
     except (TypeError, KeyError, ValueError) as error:
         raise PlanError(f"the plan describes a layer that cannot be made: {spec}") from error
     raise PlanError(
