@@ -175,6 +175,24 @@ def test_saving_is_measured_once_for_moves_that_are_alike(
     assert saved["drop layer1.0"] == saved["drop layer1.2"]
 
 
+def test_what_folding_takes_away_saves_nothing(
+    model: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two rectifiers a dropped block leaves nothing, and the second one does nothing."""
+    real = moves_module.measure_latency
+
+    def short(models: Mapping[str, Any], inputs: Any, **options: Any) -> Any:
+        return real(models, inputs, warmup=0, repeats=3, min_seconds=0.0)
+
+    monkeypatch.setattr(moves_module, "measure_latency", short)
+    network = shoal.drop_(model.copy(), "layer3.1")
+    found = find_moves(network, ["linearize"])
+    assert "linearize layer3.1.relu_1" in {move.title for move in found}
+    saved = saved_ms(network, found, (torch.randn(2, 3, 8, 8),))
+    assert saved["linearize layer3.1.relu_1"] == 0.0
+    assert set(saved) == {move.title for move in found}
+
+
 def test_the_network_is_left_as_it_is(model: Network) -> None:
     before = evaluate(model, VAL).loss
     plan = list(model.plan.operations)

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import fx
 
+from shoal.errors import NameNotFoundError
 from shoal.measure import measure_latency
 from shoal.measure.stats import Ratio
 from shoal.network import Network
@@ -34,6 +35,7 @@ Kind = Literal["linearize", "collapse", "drop"]
 KINDS: tuple[Kind, ...] = ("linearize", "collapse", "drop")
 
 _ROUNDS = 30
+_LEAST = 1.005  # whole over variant, below which a move saves nothing
 
 
 @dataclass(frozen=True)
@@ -101,9 +103,10 @@ def saved_ms(
 
     Returns:
         The share of the time saved, as the median over rounds, of the network's median; 0 where
-        the 95 % interval does not exclude that nothing is saved.
+        it is below half a percent, which is not worth a step and hard to tell from nothing.
     """
     batch = len(next(iter(inputs.values() if isinstance(inputs, Mapping) else inputs)))
+    moves = list(moves)
     folded = network.copy().eval()
     merge_(folded, policy="fold", batch=batch)
     whole = trial_merge_(_shallow_copy(folded), batch=batch)
@@ -112,7 +115,10 @@ def saved_ms(
     variants: dict[tuple[Any, ...], Network] = {}
     for move in moves:
         variant = _shallow_copy(folded)
-        _make(move, variant, how)
+        try:
+            _make(move, variant, how)
+        except NameNotFoundError:  # folding took it: a rectifier right after another, say
+            continue
         trial_merge_(variant, batch=batch)
         now = _content(variant)
         signature = (tuple(sorted((before - now).items())), tuple(sorted((now - before).items())))
@@ -126,8 +132,11 @@ def saved_ms(
     for signature, name in names.items():
         ratio = Ratio.of(rounds, times[name].rounds_ms)
         saved = times[""].median_ms * (1.0 - 1.0 / ratio.median)
-        found[signature] = saved if ratio.low > 1.0 else 0.0
-    return {title: found[signature] for title, signature in signatures.items()}
+        found[signature] = saved if ratio.median > _LEAST else 0.0
+    return {
+        move.title: found[signatures[move.title]] if move.title in signatures else 0.0
+        for move in moves
+    }
 
 
 def _shallow_copy(network: Network) -> Network:
