@@ -27,6 +27,8 @@ from shoal.surgery.segments import Prices, best_cut
 
 __all__ = ["find_movable_paddings", "move_paddings_"]
 
+_WORTH = 0.8  # one layer over two, in latency: borders change and work grows, so not for a trifle
+
 Pair = tuple[str, str]  # paths of two convolutions, one after the other
 
 
@@ -42,13 +44,14 @@ def find_movable_paddings(network: Network, *, batch: int = 1) -> list[Pair]:
     """
     dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
     costs = LatencyCosts(batch, device_of(network), dtype)
+    prices = Prices(costs.map_ms, margin=_WORTH)
     moved = network.copy().eval()
     simplify_(moved)
     found: list[Pair] = []
     for pair in [pair for region in find_regions(moved) for pair in _pairs(moved, region.chain)]:
         trial = moved.copy()
         _move(trial, *pair)
-        if _joined(trial, pair, Prices(costs.map_ms)):
+        if _joined(trial, pair, prices):
             found.append(pair)
             moved = trial
     costs.save()
