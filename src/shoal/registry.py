@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
 from typing import Generic, TypeVar
 
 from shoal.errors import unknown_name
@@ -17,6 +18,8 @@ class Registry(Generic[T]):
 
     Args:
         what: the kind of thing in the singular, for messages ("criterion").
+        later: modules that register entries and need this registry's own room to be there first;
+            they are imported when an entry is first looked for.
 
     Example:
         >>> criteria = Registry("criterion")
@@ -26,8 +29,9 @@ class Registry(Generic[T]):
         True
     """
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, later: Sequence[str] = ()) -> None:
         self.what = what
+        self._later = list(later)
         self._entries: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
@@ -43,17 +47,23 @@ class Registry(Generic[T]):
 
     def __getitem__(self, name: str) -> T:
         """Return the entry; raises `NameNotFoundError` with the nearest names if there is none."""
+        entries = self._all()
         try:
-            return self._entries[name]
+            return entries[name]
         except KeyError:
-            raise unknown_name(self.what, name, self._entries) from None
+            raise unknown_name(self.what, name, entries) from None
 
     def __contains__(self, name: object) -> bool:
-        return name in self._entries
+        return name in self._all()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._entries)
+        return iter(self._all())
 
     def names(self) -> list[str]:
         """Return all names, sorted."""
-        return sorted(self._entries)
+        return sorted(self._all())
+
+    def _all(self) -> dict[str, T]:
+        while self._later:
+            import_module(self._later.pop())
+        return self._entries

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -492,3 +494,10 @@ def test_a_method_gets_the_criterion_for_what_it_removes() -> None:
     assert criterion_for("cka", "site").unit == "site"
     with pytest.raises(ConfigError, match="scores blocks"):
         criterion_for("l1", "site")
+
+
+def test_every_criterion_is_there_from_the_start() -> None:
+    """Those that build on surgery too, in a process that has imported nothing else."""
+    code = "from shoal.importance import criteria; print(' '.join(criteria.names()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert {"entropy", "line_loss", "collapse_loss", "fit_residual"} <= set(done.stdout.split())
