@@ -37,7 +37,8 @@ class Config(BaseModel):
     how: str = "line"
     max_drop: float = 1.0
     remove: int | None = None
-    per_step: int = 1
+    per_step: int | None = None
+    step_saving: float | None = None
     patience: int = 0
     samples: int | None = None
     keep_first: bool = False

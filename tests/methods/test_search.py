@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import small_runs
+from shoal.data.loader import ImageLoader
 from shoal.errors import ConfigError, DataError, NameNotFoundError
 from shoal.methods import Listener, Result, Step, task
 from shoal.network import Network
@@ -171,6 +172,16 @@ def test_distillation_learns_from_the_dense_network() -> None:
     taught = run(remove=1, recipe=recipe)
     assert taught.removed == 1
     assert not same_weights(taught.model, run(remove=1).model)
+
+
+def test_every_epoch_of_a_run_has_its_own_order_and_augmentation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A loader draws by the epoch's number alone: steps that began at 0 would repeat it."""
+    told: list[int] = []
+    monkeypatch.setattr(ImageLoader, "set_epoch", lambda self, epoch: told.append(epoch))
+    run(dense_epochs=2, epochs=1, remove=3)
+    assert told == [0, 1, 2, 3, 4]
 
 
 # ---------------------------------------------------------------------- what goes wrong

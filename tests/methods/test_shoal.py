@@ -15,7 +15,7 @@ import shoal
 import small_runs
 from shoal.errors import ConfigError, NameNotFoundError
 from shoal.importance import score
-from shoal.measure import benchmark
+from shoal.measure import Ratio, benchmark
 from shoal.methods import Listener, Result
 from shoal.methods import moves as moves_module
 from shoal.methods.moves import Move, find_moves, saved_ms
@@ -33,6 +33,8 @@ def batches(count: int, seed: int) -> list[tuple[Tensor, Tensor]]:
 
 TRAIN, VAL = batches(4, 1), batches(1, 2)
 PRICES = {"linearize": 0.1, "collapse": 1.0, "drop": 2.0}  # milliseconds
+WHOLE_MS = 40.0
+Savings = tuple[float, dict[str, float]]
 
 
 @pytest.fixture(autouse=True)
@@ -42,8 +44,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     def short(net: nn.Module, inputs: Any, baseline: nn.Module | None = None, **_: Any) -> Any:
         return benchmark(net, inputs, baseline, warmup=0, repeats=3, min_seconds=0.0)
 
-    def table(network: Network, moves: Iterable[Move], *given: Any) -> Mapping[str, float]:
-        return {move.title: PRICES[move.kind] for move in moves}
+    def table(network: Network, moves: Iterable[Move], *given: Any) -> Savings:
+        return WHOLE_MS, {move.title: PRICES[move.kind] for move in moves}
 
     small_runs.skip_latency(monkeypatch)
     monkeypatch.setattr("shoal.methods.task.benchmark", short)  # for MACs and depth
@@ -99,8 +101,8 @@ def test_among_equal_costs_the_larger_saving_goes_first(monkeypatch: pytest.Monk
     first = run(captured).steps[1]
     assert first.operation == "drop"
 
-    def dear(network: Network, moves: Iterable[Move], *given: Any) -> Mapping[str, float]:
-        return {m.title: {"collapse": 9.0, "drop": 0.01}.get(m.kind, 0.0) for m in moves}
+    def dear(network: Network, moves: Iterable[Move], *given: Any) -> Savings:
+        return 40.0, {m.title: {"collapse": 9.0, "drop": 0.01}.get(m.kind, 0.0) for m in moves}
 
     monkeypatch.setattr("shoal.methods.shoal.saved_ms", dear)
     step = run(captured).steps[1]
@@ -108,16 +110,34 @@ def test_among_equal_costs_the_larger_saving_goes_first(monkeypatch: pytest.Monk
 
 
 def test_moves_of_one_step_do_not_touch_each_other(model: Network) -> None:
-    step = run(model, remove=6, per_step=6).steps[1]
+    step = run(model, remove=6, per_step=6, step_saving=1.0).steps[1]
     assert len(step.names) == len(set(step.names)) == 6
-    assert run(model, remove=6, per_step=6).plan.operations
+
+
+@pytest.mark.parametrize(("moves", "expected"), [("drop", 2), ("collapse", 4), ("linearize", 5)])
+def test_a_step_ends_when_it_saves_enough(model: Network, moves: str, expected: int) -> None:
+    """A tenth of 40 ms is two drops of 2 ms or four collapses of 1 ms; more than 5 never go."""
+    step = run(model, remove=None, moves=[moves], step_saving=0.1, per_step=5, max_drop=0.0).steps[
+        1
+    ]
+    assert len(step.names) == expected
+
+
+def test_the_last_step_saves_what_is_missing_to_the_target(
+    model: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shoal.methods.task.Task._ratio", lambda *_: Ratio.of([1.0 / 0.73], [1.0]))
+    options = {"moves": ["collapse"], "step_saving": 0.1, "target_latency": 0.7}
+    result = run(model, remove=None, patience=1, **options)
+    # 0.7 / 0.73 leaves 4 % of 40 ms to save.
+    assert [len(step.names) for step in result.steps[1:3]] == [4, 2]
 
 
 def test_nothing_that_saves_no_time_is_done(
     model: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def nothing(network: Network, moves: Iterable[Move], *given: Any) -> Mapping[str, float]:
-        return {move.title: 0.0 for move in moves}
+    def nothing(network: Network, moves: Iterable[Move], *given: Any) -> Savings:
+        return 40.0, {move.title: 0.0 for move in moves}
 
     monkeypatch.setattr("shoal.methods.shoal.saved_ms", nothing)
     result = run(model, remove=None)
@@ -167,9 +187,9 @@ def test_saving_is_measured_once_for_moves_that_are_alike(
 
     monkeypatch.setattr(moves_module, "measure_latency", count)
     found = find_moves(model, ["drop", "collapse"])
-    saved = saved_ms(model, found, (torch.randn(2, 3, 8, 8),))
+    whole_ms, saved = saved_ms(model, found, (torch.randn(2, 3, 8, 8),))
     assert set(saved) == {move.title for move in found}
-    assert all(value >= 0.0 for value in saved.values())
+    assert all(0.0 <= value < whole_ms for value in saved.values())
     # The whole; drops in three stages; collapses in three stages, and of two strided blocks.
     assert counted == [1 + 3 + 5]
     assert saved["drop layer1.0"] == saved["drop layer1.2"]
@@ -188,7 +208,7 @@ def test_what_folding_takes_away_saves_nothing(
     network = shoal.drop_(model.copy(), "layer3.1")
     found = find_moves(network, ["linearize"])
     assert "linearize layer3.1.relu_1" in {move.title for move in found}
-    saved = saved_ms(network, found, (torch.randn(2, 3, 8, 8),))
+    _, saved = saved_ms(network, found, (torch.randn(2, 3, 8, 8),))
     assert saved["linearize layer3.1.relu_1"] == 0.0
     assert set(saved) == {move.title for move in found}
 

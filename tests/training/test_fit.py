@@ -217,6 +217,16 @@ def test_batches_of_one_before_batch_norm_are_explained(norm_net: Net, images: I
         fit(norm_net(), images(3, batch_size=1), epochs=1)
 
 
+def test_a_fit_that_counts_on_sees_other_batches(plain_net: Net, images: Images) -> None:
+    def fitted(**options: Any) -> dict[str, Tensor]:
+        net = plain_net()
+        fit(net, images(augment="flip_crop"), recipe=FP32, **options)
+        return weights(net)
+
+    assert not same(fitted(epochs=1), fitted(epochs=1, first_epoch=1))
+    assert same(fitted(epochs=1, first_epoch=1), fitted(epochs=1, first_epoch=1))
+
+
 def test_early_stopping_restores_the_best_epoch(plain_net: Net, images: Images) -> None:
     net = plain_net()
     kept: list[dict[str, Tensor]] = []

@@ -77,7 +77,9 @@ FLAGS = (
     Flag("remove", int, SEARCH, "Stop when so many are removed, even if the accuracy would allow "
          "more.", "no limit"),
     Flag("per_step", int, SEARCH, "Rectifiers or blocks to remove before each fine-tuning. More is "
-         "quicker and coarser.", "1"),
+         "quicker and coarser.", "the method's: 1, for 'shoal' 8"),
+    Flag("step_saving", float, SEARCH, "For 'shoal': fine-tune as soon as the moves of a step were "
+         "measured to save this share of the latency.", "0.05"),
     Flag("patience", int, SEARCH, "Steps in a row that may lie below the allowed accuracy before "
          "the search ends. Raise it where the accuracy jumps up and down.", "0"),
     Flag("keep_first", bool, SEARCH, "For blocks: never drop the first one.", "no"),

@@ -89,8 +89,8 @@ def find_moves(network: Network, kinds: Collection[str] = KINDS) -> list[Move]:
 
 def saved_ms(
     network: Network, moves: Iterable[Move], inputs: Any, how: str = "line"
-) -> dict[str, float]:
-    """Measure what each move saves, in milliseconds per call, by the moves' titles.
+) -> tuple[float, dict[str, float]]:
+    """Measure the network and what each move saves of it, in milliseconds per call.
 
     Network and moves are measured merged, as they would be used. The network is left as it is.
 
@@ -102,8 +102,9 @@ def saved_ms(
             take it up, or "identity".
 
     Returns:
-        The share of the time saved, as the median over rounds, of the network's median; 0 where
-        it is below half a percent, which is not worth a step and hard to tell from nothing.
+        The network's median, and by the moves' titles the share of the time saved, as the median
+        over rounds, of it; 0 where that is below half a percent, which is not worth a step and
+        hard to tell from nothing.
     """
     batch = len(next(iter(inputs.values() if isinstance(inputs, Mapping) else inputs)))
     moves = list(moves)
@@ -127,13 +128,13 @@ def saved_ms(
     names = {signature: str(number) for number, signature in enumerate(variants)}
     models = {"": whole, **{names[signature]: v for signature, v in variants.items()}}
     times = measure_latency(models, inputs, repeats=_ROUNDS, min_seconds=4.0)
-    rounds = times[""].rounds_ms
+    rounds, whole_ms = times[""].rounds_ms, times[""].median_ms
     found = {}
     for signature, name in names.items():
         ratio = Ratio.of(rounds, times[name].rounds_ms)
-        saved = times[""].median_ms * (1.0 - 1.0 / ratio.median)
+        saved = whole_ms * (1.0 - 1.0 / ratio.median)
         found[signature] = saved if ratio.median > _LEAST else 0.0
-    return {
+    return whole_ms, {
         move.title: found[signatures[move.title]] if move.title in signatures else 0.0
         for move in moves
     }

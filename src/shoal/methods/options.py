@@ -21,6 +21,8 @@ class Search:
         epochs: epochs of fine-tuning after each removal.
         dense_epochs: epochs of training the dense network first.
         per_step: how many sites or blocks go at each step.
+        step_saving: for the method "shoal": a step makes moves, `per_step` at most, until they were
+            measured to save this share of the network's latency.
         remove: stop when so many are gone; None goes on until the accuracy stops it.
         patience: how many steps in a row may be below the allowed accuracy before the search ends.
         criterion: what decides who goes; a name of `shoal.importance.criteria`.
@@ -49,6 +51,7 @@ class Search:
     epochs: int = 1
     dense_epochs: int = 0
     per_step: int = 1
+    step_saving: float = 1.0
     remove: int | None = None
     patience: int = 0
     criterion: str = "entropy"
@@ -83,6 +86,11 @@ class Search:
                 raise ConfigError(f"{name} is {value!r}: give a whole number, {low} or more")
         if self.how not in ("line", "identity"):
             raise ConfigError(f"how is '{self.how}': choose 'line' or 'identity'")
+        if not 0 < self.step_saving <= 1:
+            raise ConfigError(
+                f"step_saving is {self.step_saving}: give the share of the latency that a step "
+                "should save, as 0.05"
+            )
         for name in ("target_latency", "target_macs"):
             value = getattr(self, name)
             if value is not None and not 0 < value < 1:

@@ -60,7 +60,7 @@ class Method(Protocol):
         listener: Listener,
         recall: Recall,
     ) -> Proposal | None:
-        """Score the candidates on training data and choose `count` of them; None ends the search.
+        """Score the candidates on training data and choose up to `count`; None ends the search.
 
         Whatever it decides follows from its arguments alone, so that a resumed run decides alike.
         What it measures it gets through `recall`: an interrupted step then has the same figures.

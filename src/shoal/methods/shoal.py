@@ -8,9 +8,11 @@ is made and nothing else changes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from statistics import median
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -46,7 +48,12 @@ class Shoal:
     of accuracy lost; both on training images with the move made and nothing trained.
     """
 
-    defaults: ClassVar[Mapping[str, Any]] = {"criterion": "loss", "samples": 1000}
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "criterion": "loss",
+        "samples": 1000,
+        "per_step": 8,
+        "step_saving": 0.05,
+    }
 
     def __init__(self, search: Search) -> None:
         self.search = search
@@ -72,24 +79,29 @@ class Shoal:
         listener: Listener,
         recall: Recall,
     ) -> Proposal | None:
-        """Choose up to `count` moves that do not touch one another; None if none saves time.
+        """Choose moves that do not touch one another; None if none saves time.
+
+        They are `count` at most, and no more than it takes to save the share of the latency that
+        a step should, or what is missing to the target.
 
         Raises:
             TrainingError: the network computes NaN.
         """
         moves = find_moves(network, self.search.moves)
         inputs = network.example_inputs(self.search.latency_batch)
-        saved = recall(
+        whole_ms, saved = recall(
             "saved_ms", lambda: saved_ms(network, moves, inputs[1] or inputs[0], self.search.how)
         )
         moves = [move for move in moves if saved.get(move.title, 0.0) > 0.0]
         if not moves:
             return None
         fitted = _Fitted.of(network, moves, data, self.search.samples)
-        scores = self._score(network, moves, saved, fitted, data, count, listener)
+        enough_ms = whole_ms * self._wanted_share(history[-1])
+        likely = math.ceil(enough_ms / median(saved[move.title] for move in moves))
+        scores = self._score(network, moves, saved, fitted, data, min(count, likely), listener)
         # Among equals the one that saves most goes first.
         order = sorted(scores, key=lambda title: (scores[title], -saved[title]))
-        chosen = _apart(moves, order, count)
+        chosen = _apart(moves, order, count, saved, enough_ms)
         kinds = dict.fromkeys(move.kind for move in chosen)
 
         def apply(target: Network) -> None:
@@ -98,6 +110,14 @@ class Shoal:
 
         return Proposal(" + ".join(kinds), tuple(m.name for m in chosen), scores, apply)
 
+    def _wanted_share(self, last: Step) -> float:
+        """Return the share of the network's latency that the next step should save."""
+        target = self.search.target_latency
+        if target is None:
+            return self.search.step_saving
+        missing = 1.0 - target * last.latency_ratio  # the network's latency is dense's over that
+        return min(self.search.step_saving, missing) if missing > 0.0 else self.search.step_saving
+
     def _score(
         self,
         network: Network,
@@ -105,7 +125,7 @@ class Shoal:
         saved: Mapping[str, float],
         fitted: _Fitted,
         data: Iterable[Any],
-        count: int,
+        keep: int,
         listener: Listener,
     ) -> Scores:
         """Score moves by predicted cost per millisecond saved.
@@ -122,7 +142,7 @@ class Shoal:
             ],
             data,
             metric=self.search.criterion,
-            keep=count,
+            keep=keep,
             samples=self.search.samples,
             progress=listener.scored,
         )
@@ -194,11 +214,22 @@ def _unchanged(value: Tensor) -> Tensor:
     return value
 
 
-def _apart(moves: Sequence[Move], titles: Sequence[str], count: int) -> list[Move]:
-    """Return the first `count` moves, in the order of the titles, with no node in common."""
+def _apart(
+    moves: Sequence[Move],
+    titles: Sequence[str],
+    count: int,
+    saved: Mapping[str, float],
+    enough_ms: float,
+) -> list[Move]:
+    """Return the first moves, in the order of the titles, with no node in common.
+
+    They end with the one that brings the sum of what they save to `enough_ms`, or at `count`.
+    """
     by_title = {move.title: move for move in moves}
     chosen: list[Move] = []
     for move in map(by_title.__getitem__, titles):
-        if len(chosen) < count and all(move.nodes.isdisjoint(other.nodes) for other in chosen):
+        if len(chosen) == count or sum(saved[c.title] for c in chosen) >= enough_ms:
+            break
+        if all(move.nodes.isdisjoint(other.nodes) for other in chosen):
             chosen.append(move)
     return chosen

@@ -92,6 +92,7 @@ class Task:
             epochs=epochs,
             recipe=recipe,
             seed=derive_seed(self.search.seed, "step", step),
+            first_epoch=self.search.dense_epochs + (step - 1) * self.search.epochs if step else 0,
             val=self.val if recipe.early_stop is not None else None,
             teacher=teacher if recipe.distill > 0 else None,
             checkpoint=checkpoint,

@@ -29,7 +29,13 @@ def cpu_state(network: nn.Module) -> dict[str, Any]:
 
 
 def fingerprint(
-    network: nn.Module, recipe: Recipe, *, epochs: int, seed: int, batches: int
+    network: nn.Module,
+    recipe: Recipe,
+    *,
+    epochs: int,
+    seed: int,
+    first_epoch: int,
+    batches: int,
 ) -> dict[str, Any]:
     """Return what a checkpoint must agree on with the fit that continues from it.
 
@@ -38,10 +44,11 @@ def fingerprint(
         recipe: all of it counts.
         epochs: of the whole fit.
         seed: of the fit.
+        first_epoch: what the loader is told at the first epoch.
         batches: per epoch.
     """
     shapes = {name: list(parameter.shape) for name, parameter in network.named_parameters()}
-    run = {"epochs": epochs, "seed": seed, "batches": batches}
+    run = {"epochs": epochs, "seed": seed, "first_epoch": first_epoch, "batches": batches}
     return {"recipe": recipe.to_dict(), "shapes": shapes, **run}
 
 

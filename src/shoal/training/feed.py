@@ -32,15 +32,23 @@ class Feed:
         seed: decides, with the number of the epoch, all that is random in it.
         device: where the batches go.
         channels_last: whether 4-D inputs are made channels-last.
+        first_epoch: what `set_epoch` is told for epoch 0, if the loader has it.
 
     Raises:
         DataError: the loader is empty or has no length.
     """
 
     def __init__(
-        self, loader: Any, *, seed: int, device: torch.device, channels_last: bool
+        self,
+        loader: Any,
+        *,
+        seed: int,
+        device: torch.device,
+        channels_last: bool,
+        first_epoch: int = 0,
     ) -> None:
         self.seed = seed
+        self.first_epoch = first_epoch
         self.device = device
         self.channels_last = channels_last
         self._owners = _generator_owners(loader)
@@ -69,7 +77,7 @@ class Feed:
         for part in (self.loader, getattr(self.loader, "sampler", None)):
             tell = getattr(part, "set_epoch", None)
             if tell is not None:
-                tell(epoch)
+                tell(self.first_epoch + epoch)
         return self._batches(self.loader)
 
     def close(self) -> None:

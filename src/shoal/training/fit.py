@@ -35,6 +35,7 @@ def fit(
     epochs: int,
     recipe: Recipe | str | Mapping[str, Any] | None = None,
     seed: int = 0,
+    first_epoch: int = 0,
     val: Any = None,
     teacher: nn.Module | None = None,
     loss: Loss | None = None,
@@ -69,7 +70,10 @@ def fit(
         epochs: how many, from 0.
         recipe: a `Recipe`, the name of one in `recipes`, a mapping of its options, or None for
             "finetune".
-        seed: decides all that is random.
+        seed: decides all that is random, but for what the loader draws by its own seed.
+        first_epoch: number that the loader's `set_epoch` is told at the first epoch. Fits that
+            follow one another on the same data count on, or each would see the same random
+            changes of the images in the same order.
         val: validation batches, evaluated in fp32 after every epoch; needed for early stopping.
         teacher: network to distil from; used, and needed, if the recipe's `distill` is above 0. It
             is left as it came.
@@ -77,8 +81,8 @@ def fit(
             the mean over the batch or one loss per sample.
         checkpoint: file that is rewritten after every epoch. If it is there at the start, the fit
             goes on from it; if it is damaged or belongs to another fit (network's shapes, recipe,
-            epochs, seed, number of batches), the fit starts over and the report notes it. It is
-            left in place at the end.
+            epochs, seed, first epoch, number of batches), the fit starts over and the report notes
+            it. It is left in place at the end.
         on_epoch: called in every process after each epoch, when the checkpoint is written.
         on_batch: called in every process after each optimizer step.
         device: where to train; None takes accelerate's choice, a GPU if there is one.
@@ -109,11 +113,20 @@ def fit(
             network.to(where)
             if plan.channels_last:
                 make_channels_last(network)
-            feed = Feed(train, seed=seed, device=where, channels_last=plan.channels_last)
+            feed = Feed(
+                train,
+                seed=seed,
+                device=where,
+                channels_last=plan.channels_last,
+                first_epoch=first_epoch,
+            )
             stack.callback(feed.close)
             objective = Objective(network, plan, loss=loss, teacher=teacher)
             path = None if checkpoint is None else Path(checkpoint)
-            run = _Run(network, plan, feed, path, epochs=epochs, seed=seed)
+            identity = fingerprint(
+                network, plan, epochs=epochs, seed=seed, first_epoch=first_epoch, batches=len(feed)
+            )
+            run = _Run(network, plan, identity, path, epochs=epochs)
             trainer = Trainer(
                 objective,
                 feed,
@@ -136,17 +149,16 @@ class _Run:
         self,
         network: nn.Module,
         recipe: Recipe,
-        feed: Feed,
+        identity: Mapping[str, Any],
         path: Path | None,
         *,
         epochs: int,
-        seed: int,
     ) -> None:
         self.network = network
         self.recipe = recipe
         self.epochs = epochs
         self.path = path
-        self.identity = fingerprint(network, recipe, epochs=epochs, seed=seed, batches=len(feed))
+        self.identity = identity
         self.history: list[EpochReport] = []
         self.skipped = 0
         self.best: dict[str, Any] | None = None
