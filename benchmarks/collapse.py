@@ -3,9 +3,11 @@
 Blocks are chosen one after the other by a criterion's lowest score on calibration images, which are
 training images; the images for testing are looked at only to report. At every step the layers of
 all chosen blocks are fitted anew to the dense network. With `--epochs` the network with `--keep`
-blocks collapsed, and the dense one beside it, are fine-tuned alike.
+blocks collapsed, and the dense one beside it, are fine-tuned alike. With `--distill` the dense one,
+after its own fine-tuning, is the collapsed one's teacher, as in a run of `shoal compress`.
 
-    python benchmarks/collapse.py --data folder:CIFAR10 --checkpoint resnet32.th --epochs 1
+    python benchmarks/collapse.py --data folder:CIFAR10 --checkpoint resnet32.th --epochs 1 \
+        --distill 0.7 --json benchmarks/results/collapse.json
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from shoal.modes import make_channels_last
 from shoal.network import Network, capture
 from shoal.surgery.collapse import collapse_
 from shoal.surgery.stretches import find_stretches
-from shoal.training import evaluate, fit
+from shoal.training import Recipe, evaluate, fit
 
 
 def choose_greedily(
@@ -77,8 +79,15 @@ def fine_tune(
     """Return the accuracies of the dense and the collapsed network, both fine-tuned alike."""
     found: dict[str, Any] = {"epochs": options.epochs, "collapsed": list(names)}
     collapsed = collapse_(dense.copy(), names, train, samples=options.samples)
-    for title, network in (("dense", dense.copy()), ("collapsed", collapsed)):
-        report = fit(network, train, epochs=options.epochs, seed=options.seed)
+    given = {"epochs": options.epochs, "seed": options.seed}
+    recipe = {"lr": options.lr}
+    tuned = dense.copy()
+    for title, network in (("dense", tuned), ("collapsed", collapsed)):
+        if title == "collapsed" and options.distill:
+            recipe["distill"] = options.distill
+            report = fit(network, train, recipe=recipe, teacher=tuned, **given)
+        else:
+            report = fit(network, train, recipe=recipe, **given)
         found[f"top1_{title}"] = evaluate(network, test).top1
         found[f"seconds_{title}"] = report.seconds
     found["drop"] = found["top1_dense"] - found["top1_collapsed"]
@@ -96,6 +105,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--train-samples", type=int, default=10_000)
     parser.add_argument("--epochs", type=int, default=0, help="fine-tune afterwards")
     parser.add_argument("--keep", type=int, default=3, help="blocks collapsed when fine-tuning")
+    parser.add_argument("--lr", type=float, default=Recipe().lr, help="of the fine-tuning")
+    parser.add_argument("--distill", type=float, default=0.0, help="weight of the distillation")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", type=Path, help="write the figures there")

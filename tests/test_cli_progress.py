@@ -109,3 +109,17 @@ def test_the_time_left_follows_from_the_steps_done(monkeypatch: pytest.MonkeyPat
         now += 20.0
         listener.step(step(1, 90.0, seconds=20.0), resumed=False)
     assert "20.0 s, at most 3 min 0 s left" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_search_without_a_known_number_of_steps_names_none_and_no_time_left() -> None:
+    console = Console(file=io.StringIO(), width=40)
+    faster = {"latency_ratio": 1.25, "latency_ratio_low": 1.2, "latency_ratio_high": 1.3}
+    with showing(console) as listener:
+        listener.plan(None)
+        listener.step(step(0, 90.0), resumed=True)
+        listener.step(step(1, 90.5, **faster), resumed=False)
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue().splitlines()[1] == (
+        "step 1: linearized layer[1].relu: validation 90.50 % (+0.50 points), "
+        "merged 1.25 × as fast as dense; 2.0 s"
+    )

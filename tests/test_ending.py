@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -11,7 +13,7 @@ from shoal.ending import end_of, folded
 from shoal.measure import OnnxRunners, SideBySide, eager_side_by_side
 from shoal.measure.latency import Latency
 from shoal.network import Network
-from shoal.surgery import linearize_
+from shoal.surgery import MergeReport, linearize_
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +51,22 @@ def test_four_networks_in_two_runtimes_against_dense_folded(pair: tuple[Network,
     assert found.report.max_rel_error <= 1e-5
     with torch.no_grad():
         assert torch.allclose(found.merged(inputs), result(inputs), atol=1e-4)
+
+
+def test_the_runtime_that_decides_gives_the_headline(
+    pair: tuple[Network, Network], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setenv("SHOAL_CACHE", str(tmp_path))
+    inputs = small_runs.digits().example_inputs(2)
+    found = end_of(*pair, inputs, batch=2, runtime="onnxruntime")
+    _, onnx = found.latency["runtimes"]
+    assert found.report.runtime == found.latency["runtime"] == onnx["runtime"] == "onnxruntime"
+    assert found.latency["speedup"] == onnx["ratio"]["result_merged"]
+    assert found.latency["result_merged_ms"] == onnx["latency"]["result_merged"]["median_ms"]
+    assert MergeReport.from_dict(found.report.to_dict()) == found.report
+    with torch.no_grad():
+        assert torch.allclose(found.merged(inputs), pair[1](inputs), atol=1e-4)
 
 
 def test_folding_leaves_the_network_and_computes_the_same(pair: tuple[Network, Network]) -> None:

@@ -90,6 +90,7 @@ class Config(BaseModel):
     seed: int = 0
     device: str | None = None
     latency_batch: int = 1
+    runtime: str = "eager"
     energy: bool = False
     country: str | None = None
 

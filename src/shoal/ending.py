@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from shoal.measure import OnnxRunners, SideBySide, count_params, eager_side_by_side
+from shoal.errors import ShoalError
+from shoal.measure import EAGER, OnnxRunners, SideBySide, count_params, eager_side_by_side
 from shoal.network import Network
 from shoal.surgery import MergeReport, merge_
 
@@ -28,7 +29,7 @@ class Ending:
         merged: the result, merged.
         report: what was merged, what was kept and why, and the proof that nothing changed.
         latency: JSON values. `dense_ms`, `dense_folded_ms`, `result_ms` and `result_merged_ms` in
-            eager mode at `batch`, in milliseconds; `speedup`, of merged over dense folded;
+            `runtime` at `batch`, in milliseconds; `speedup`, of merged over dense folded;
             `runtimes`, the same networks in eager mode and in ONNX Runtime with each one's ratio,
             as `SideBySide.to_dict` has it.
         energy: of training and inference, as `Costs.summary` has it; empty unless asked for.
@@ -41,7 +42,13 @@ class Ending:
 
 
 def end_of(
-    dense: Network, best: Network, inputs: Any, *, batch: int, loader: Iterable[Any] | None = None
+    dense: Network,
+    best: Network,
+    inputs: Any,
+    *,
+    batch: int,
+    runtime: str = EAGER,
+    loader: Iterable[Any] | None = None,
 ) -> Ending:
     """Merge the result of a search, and measure it beside the dense network.
 
@@ -50,10 +57,14 @@ def end_of(
         best: the result; likewise.
         inputs: one batch, of the size `batch`.
         batch: the batch size at which latency decides what is merged.
+        runtime: where it is measured for that.
         loader: real inputs, for the comparison before and after merging.
+
+    Raises:
+        ShoalError: a network cannot be exported for the runtime that decides.
     """
     merged = best.copy()
-    report = merge_(merged, loader, batch=batch)
+    report = merge_(merged, loader, batch=batch, runtime=runtime)
     networks = {
         "dense": dense,
         BASELINE: folded(dense, batch),
@@ -69,10 +80,14 @@ def end_of(
 def _latency(
     eager: SideBySide, onnx: SideBySide, merged: Network, report: MergeReport, batch: int
 ) -> dict[str, Any]:
+    own = eager if report.runtime == EAGER else onnx
+    if own.missing:
+        raise ShoalError(next(iter(own.missing.values())))
     return {
         "batch": batch,
-        **{f"{name}_ms": latency.median_ms for name, latency in eager.latencies.items()},
-        "speedup": eager.ratio("result_merged").to_dict(),
+        "runtime": report.runtime,
+        **{f"{name}_ms": latency.median_ms for name, latency in own.latencies.items()},
+        "speedup": own.ratio("result_merged").to_dict(),
         "runtimes": [eager.to_dict(), onnx.to_dict()],
         "merge_max_rel_error": report.max_rel_error,
         "merged_depth": report.depth_after,

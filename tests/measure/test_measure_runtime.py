@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 import shoal
-from shoal.errors import ConfigError, ShoalError
+from shoal.errors import ConfigError, NameNotFoundError, ShoalError
 from shoal.exporting import export
-from shoal.measure import latency_ratio, measure_latency
+from shoal.measure import check_runtime, latency_in, latency_ratio, measure_latency
 from shoal.measure.runtime import OnnxRunner, onnx_latency
 
 pytest.importorskip("onnxscript")
@@ -91,3 +91,17 @@ def test_a_bound_runner_stands_beside_eager_networks(path: Path) -> None:
     models = {"eager": Add(), "runtime": OnnxRunner(path).bind(inputs)}
     found = measure_latency(models, inputs, **QUICK)
     assert latency_ratio(found["eager"], found["runtime"]).pairs == 3
+
+
+def test_latency_is_measured_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    models, x = {"a": nn.Linear(3, 3), "b": nn.Linear(3, 30)}, torch.randn(2, 3)
+    for runtime in ("eager", "onnxruntime"):
+        found = latency_in(runtime, models, x, **QUICK)
+        assert {name: one.batch_size for name, one in found.items()} == {"a": 2, "b": 2}
+        assert len(found["a"].rounds_ms) == len(found["b"].rounds_ms) == 3
+    with pytest.raises(NameNotFoundError, match="did you mean 'onnxruntime'"):
+        latency_in("onnxruntme", models, x)
+    monkeypatch.setattr("shoal.measure.runtime.importlib.util.find_spec", lambda name: None)
+    check_runtime("eager")
+    with pytest.raises(ShoalError, match="shoal"):
+        check_runtime("onnxruntime")

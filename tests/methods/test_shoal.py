@@ -15,12 +15,13 @@ import shoal
 import small_runs
 from shoal.errors import ConfigError, NameNotFoundError
 from shoal.importance import score
-from shoal.measure import Ratio, benchmark
+from shoal.measure import Ratio, benchmark, latency_in
 from shoal.methods import Listener, Result
 from shoal.methods import moves as moves_module
 from shoal.methods.moves import Move, find_moves, saved_ms
 from shoal.models import cifar_resnet20
 from shoal.network import Network
+from shoal.surgery import linearize_, merge_
 from shoal.training import evaluate
 
 
@@ -179,13 +180,13 @@ def test_saving_is_measured_once_for_moves_that_are_alike(
     model: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted: list[int] = []
-    real = moves_module.measure_latency
+    real = moves_module.latency_in
 
-    def count(models: Mapping[str, Any], inputs: Any, **options: Any) -> Any:
+    def count(runtime: str, models: Mapping[str, Any], inputs: Any, **options: Any) -> Any:
         counted.append(len(models))
-        return real(models, inputs, warmup=0, repeats=6, min_seconds=0.0)
+        return real(runtime, models, inputs, warmup=0, repeats=6, min_seconds=0.0)
 
-    monkeypatch.setattr(moves_module, "measure_latency", count)
+    monkeypatch.setattr(moves_module, "latency_in", count)
     found = find_moves(model, ["drop", "collapse"])
     whole_ms, saved = saved_ms(model, found, (torch.randn(2, 3, 8, 8),))
     assert set(saved) == {move.title for move in found}
@@ -199,12 +200,12 @@ def test_what_folding_takes_away_saves_nothing(
     model: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between two rectifiers a dropped block leaves nothing, and the second one does nothing."""
-    real = moves_module.measure_latency
+    real = moves_module.latency_in
 
-    def short(models: Mapping[str, Any], inputs: Any, **options: Any) -> Any:
-        return real(models, inputs, warmup=0, repeats=3, min_seconds=0.0)
+    def short(runtime: str, models: Mapping[str, Any], inputs: Any, **options: Any) -> Any:
+        return real(runtime, models, inputs, warmup=0, repeats=3, min_seconds=0.0)
 
-    monkeypatch.setattr(moves_module, "measure_latency", short)
+    monkeypatch.setattr(moves_module, "latency_in", short)
     network = shoal.drop_(model.copy(), "layer3.1")
     found = find_moves(network, ["linearize"])
     assert "linearize layer3.1.relu_1" in {move.title for move in found}
@@ -226,3 +227,27 @@ def test_wrong_options_are_told(model: Network) -> None:
         run(model, criterion="entropy")
     with pytest.raises(NameNotFoundError, match="did you mean 'collapse'"):
         run(model, moves=["colapse"])
+
+
+def test_everything_is_decided_in_the_runtime_that_is_asked_for(
+    model: Network, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnxruntime")
+    asked: list[str] = []
+    real = latency_in
+
+    def short(runtime: str, models: Mapping[str, Any], inputs: Any, **options: Any) -> Any:
+        asked.append(runtime)
+        return real(runtime, models, inputs, warmup=0, repeats=3, min_seconds=0.0)
+
+    monkeypatch.setenv("SHOAL_CACHE", str(tmp_path))
+    monkeypatch.setattr(moves_module, "latency_in", short)
+    monkeypatch.setattr("shoal.surgery.costs.latency_in", short)
+    monkeypatch.setattr("shoal.surgery.merge.latency_in", short)
+    network = linearize_(model.copy(), "layer1.0.relu", how="identity")
+    found = find_moves(network, ["drop"])[:2]
+    saved_ms(network, found, (torch.randn(2, 3, 8, 8),), runtime="onnxruntime")
+    merge_(network, policy="measured", runtime="onnxruntime")
+    assert len(asked) > 1
+    assert set(asked) == {"onnxruntime"}
+    assert run(model, runtime="onnxruntime").removed == 1

@@ -184,3 +184,10 @@ def test_a_run_without_a_step_has_nothing_to_show(tmp_path: Path) -> None:
     (tmp_path / "identity.json").write_text("{}")
     with pytest.raises(RunError, match="no finished step yet"):
         read_run(tmp_path)
+
+
+def test_moves_of_several_kinds_are_counted_as_moves() -> None:
+    mixed = step(1, operation="collapse + drop", names=("a", "b"))
+    assert "moves made" in text(comparison_table(record(step(0), mixed)))
+    assert "blocks left" in text(comparison_table(record(step(0), step(1, operation="drop"))))
+    assert "rectifiers left" in text(comparison_table(record(step(0))))

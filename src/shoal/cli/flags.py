@@ -163,6 +163,8 @@ FLAGS = (
          "a GPU if there is one"),
     Flag("latency_batch", int, MACHINE, "Batch size at which latency is measured. Take that of "
          "your deployment.", "1"),
+    Flag("runtime", str, MACHINE, "Where latency is measured for every choice: 'eager' (PyTorch) "
+         "or 'onnxruntime', which exports what it measures and so takes longer.", "eager"),
     Flag("energy", bool, MACHINE, "Also report energy and CO2 of the run's training, and of an "
          "epoch and 1,000 inferences of dense and result. An estimate where the machine has no "
          "counters that may be read; the report says so. Needs shoal's extra 'energy'.", "no"),

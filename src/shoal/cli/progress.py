@@ -19,7 +19,7 @@ from rich.progress import (
 )
 
 from shoal.methods import Listener, Step
-from shoal.report.wording import duration, percent, points
+from shoal.report.wording import duration, percent, points, ratio
 from shoal.training import BatchReport, EpochReport
 
 __all__ = ["Lines", "showing"]
@@ -44,13 +44,13 @@ class Lines(Listener):
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.steps = 0
+        self.steps: int | None = None
         self._number = 0
         self._dense: float | None = None
         self._begun = time.monotonic()
         self._done = 0  # steps finished in this process
 
-    def plan(self, steps: int) -> None:
+    def plan(self, steps: int | None) -> None:
         """Keep the largest number of steps."""
         self.steps = steps
 
@@ -95,7 +95,9 @@ class Lines(Listener):
             accuracy += f" ({points(step.metrics.top1_val - self._dense)})"
         low = "" if step.within else ", below what is allowed"
         done = _VERBS.get(step.operation, step.operation)
-        return f"step {step.step}/{self.steps}: {done} {', '.join(step.names)}: {accuracy}{low}"
+        of = "" if self.steps is None else f"/{self.steps}"
+        names = ", ".join(step.names)
+        return f"step {step.step}{of}: {done} {names}: {accuracy}{_gain(step)}{low}"
 
     def _ending(self, step: Step, resumed: bool) -> str:
         if resumed:
@@ -105,9 +107,16 @@ class Lines(Listener):
 
     def _seconds_left(self, number: int) -> float:
         """Return the time until the last possible step at the pace so far, 0 if not known."""
-        if self._done == 0:
+        if self._done == 0 or self.steps is None:
             return 0.0
         return (time.monotonic() - self._begun) / self._done * (self.steps - number)
+
+
+def _gain(step: Step) -> str:
+    """Say how much faster the network is, merged, where that is certain."""
+    if step.latency_ratio_low <= 1.0 <= step.latency_ratio_high:
+        return ""
+    return f", merged {ratio(step.latency_ratio)} as fast as dense"
 
 
 def _bars(console: Console) -> Progress:
@@ -134,9 +143,10 @@ class _Bars(Lines):
         self._all: TaskID | None = None
         self._now: TaskID | None = None
 
-    def plan(self, steps: int) -> None:
+    def plan(self, steps: int | None) -> None:
         super().plan(steps)
-        self._all = self.bars.add_task("steps, at most", total=steps)
+        title = "steps" if steps is None else "steps, at most"
+        self._all = self.bars.add_task(title, total=steps)
 
     def stage(self, step: int, text: str) -> None:
         super().stage(step, text)

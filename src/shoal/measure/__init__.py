@@ -5,6 +5,7 @@ from __future__ import annotations
 from shoal.measure.benchmark import Benchmark, benchmark
 from shoal.measure.depth import depth
 from shoal.measure.latency import Latency, latency_ratio, measure_latency
+from shoal.measure.latency_in import EAGER, RUNTIMES, check_runtime, latency_in
 from shoal.measure.macs import MacCount, count_macs, count_params
 from shoal.measure.memory import peak_memory_bytes
 from shoal.measure.rounds import Rounds, clock_timer, time_rounds
@@ -13,6 +14,8 @@ from shoal.measure.stats import Ratio
 from shoal.measure.verify import Agreement, compare_outputs, random_like
 
 __all__ = [
+    "EAGER",
+    "RUNTIMES",
     "Agreement",
     "Benchmark",
     "Latency",
@@ -22,12 +25,14 @@ __all__ = [
     "Rounds",
     "SideBySide",
     "benchmark",
+    "check_runtime",
     "clock_timer",
     "compare_outputs",
     "count_macs",
     "count_params",
     "depth",
     "eager_side_by_side",
+    "latency_in",
     "latency_ratio",
     "measure_latency",
     "peak_memory_bytes",

@@ -10,7 +10,7 @@ from typing import Any
 
 from shoal.errors import ConfigError, unknown_name
 from shoal.measure._inputs import Inputs
-from shoal.measure.latency import measure_latency
+from shoal.measure.latency_in import EAGER, latency_in
 from shoal.measure.macs import count_macs, count_params
 from shoal.network import Network
 from shoal.surgery.drop import drop_
@@ -56,6 +56,7 @@ def block_costs(
     max_seconds: float = 60.0,
     threads: int | None = None,
     channels_last: bool = True,
+    runtime: str = EAGER,
 ) -> dict[str, BlockCost]:
     """Measure what dropping each block saves, by dropping it from a copy.
 
@@ -71,8 +72,9 @@ def block_costs(
         repeats: number of rounds.
         min_seconds: rounds go on until they took so long together, in seconds.
         max_seconds: no round is started after so many seconds.
-        threads: threads for PyTorch on the CPU; None leaves them.
-        channels_last: run 4-D inputs in channels_last memory format.
+        threads: threads for PyTorch on the CPU; None leaves them (eager only).
+        channels_last: run 4-D inputs in channels_last memory format (eager only).
+        runtime: where latency is measured, "eager" or "onnxruntime".
 
     Returns:
         The costs by block, in the order of the forward pass.
@@ -87,15 +89,12 @@ def block_costs(
     whole_ms = 0.0
     if latency and variants:
         models = {"": network, **variants}
-        times = measure_latency(
-            models,
-            inputs,
-            repeats=repeats,
-            min_seconds=min_seconds,
-            max_seconds=max_seconds,
-            threads=threads,
-            channels_last=channels_last,
-        )
+        how: dict[str, Any] = {
+            "repeats": repeats, "min_seconds": min_seconds, "max_seconds": max_seconds,
+        }  # fmt: skip
+        if runtime == EAGER:
+            how |= {"threads": threads, "channels_last": channels_last}
+        times = latency_in(runtime, models, inputs, **how)
         whole_ms, rounds = times[""].median_ms, times[""].rounds_ms
         for name in variants:
             pairs = zip(rounds, times[name].rounds_ms, strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from shoal.measure.latency import Latency
 from shoal.measure.rounds import clock_timer, time_rounds
 from shoal.measure.stats import quartiles
 
-__all__ = ["OnnxRunner", "onnx_latency"]
+__all__ = ["OnnxRunner", "lacking_package", "onnx_latency"]
 
 _CPU = "CPUExecutionProvider"
 
@@ -61,14 +62,20 @@ class OnnxRunner:
 
     @classmethod
     def of(
-        cls, network: nn.Module, example: Inputs | None = None, *, threads: int | None = None
+        cls,
+        network: nn.Module,
+        example: Inputs | None = None,
+        *,
+        threads: int | None = None,
+        check: bool = True,
     ) -> OnnxRunner:
-        """Export a network, with the checks of `shoal.export`, and open the file.
+        """Export a network and open the file.
 
         Args:
             network: a captured network, or a module with an example.
             example: the inputs to export with; None takes random ones of the captured shapes.
             threads: threads of one operation.
+            check: whether with the checks of `shoal.export`.
 
         Raises:
             ShoalError: a package of the extra "onnx" is missing, or the network cannot be
@@ -78,7 +85,7 @@ class OnnxRunner:
 
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
-            export(network, path, example)
+            export(network, path, example, check=check)
             return cls(path, threads=threads)  # the session holds all of the file in memory
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor | dict[str, Tensor]:
@@ -146,6 +153,7 @@ def onnx_latency(
     inputs: Inputs,
     *,
     threads: int | None = None,
+    check: bool = True,
     warmup: int = 3,
     repeats: int = 20,
     min_seconds: float = 0.5,
@@ -159,10 +167,11 @@ def onnx_latency(
 
     Args:
         models: by name, an `.onnx` file, an open `OnnxRunner`, or a network, which is exported
-            (and checked) into a temporary file first.
+            into a temporary file first.
         inputs: one batch: a tensor, a tuple of them, or a dict of keyword inputs.
         threads: threads of one operation; None takes as many as PyTorch uses here. A runner that
             is given keeps its own.
+        check: whether a network's file is compared with it, as `shoal.export` does.
         warmup: untimed calls of each.
         repeats: number of rounds.
         min_seconds: rounds go on until they took so long together, in seconds.
@@ -174,7 +183,7 @@ def onnx_latency(
         ShoalError: onnxruntime is not installed, or a network cannot be exported.
     """
     size = batch_size(inputs)
-    runners = {name: _runner(model, inputs, threads) for name, model in models.items()}
+    runners = {name: _runner(model, inputs, threads, check) for name, model in models.items()}
     rounds = time_rounds(
         {name: runner.bind(inputs) for name, runner in runners.items()},
         warmup=max(0, warmup - 1),  # binding ran each once
@@ -196,13 +205,21 @@ def _latency(seconds: Sequence[float], inner: int, size: int, runner: OnnxRunner
 
 
 def _runner(
-    model: str | Path | nn.Module | OnnxRunner, inputs: Inputs, threads: int | None
+    model: str | Path | nn.Module | OnnxRunner, inputs: Inputs, threads: int | None, check: bool
 ) -> OnnxRunner:
     if isinstance(model, OnnxRunner):
         return model
     if isinstance(model, nn.Module):
-        return OnnxRunner.of(model, inputs, threads=threads)
+        return OnnxRunner.of(model, inputs, threads=threads, check=check)
     return OnnxRunner(model, threads=threads)
+
+
+def lacking_package() -> str | None:
+    """Return what to install for ONNX Runtime, before any time is spent on exporting."""
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        if importlib.util.find_spec(package) is None:
+            return str(missing_extra(package, "onnx", "latency in ONNX Runtime"))
+    return None
 
 
 def _open_session(path: Path, threads: int, providers: list[str]) -> Any:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
-from shoal.errors import ShoalError, missing_extra
+from shoal.errors import ShoalError
 from shoal.measure._inputs import Inputs
 from shoal.measure.latency import Latency, latency_ratio, measure_latency
-from shoal.measure.runtime import OnnxRunner, onnx_latency
+from shoal.measure.latency_in import EAGER, ONNX_RUNTIME
+from shoal.measure.runtime import OnnxRunner, lacking_package, onnx_latency
 from shoal.measure.stats import Ratio
 
-__all__ = ["EAGER", "ONNX_RUNTIME", "OnnxRunners", "SideBySide", "eager_side_by_side"]
-
-EAGER, ONNX_RUNTIME = "eager", "onnxruntime"
+__all__ = ["OnnxRunners", "SideBySide", "eager_side_by_side"]
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ class OnnxRunners:
     ) -> None:
         self.missing: dict[str, str] = {}
         self._runners: dict[str, OnnxRunner] = {}
-        lacking = _lacking_package()
+        lacking = lacking_package()
         for name, model in models.items():
             if lacking is not None:
                 self.missing[name] = lacking
@@ -124,11 +122,3 @@ class OnnxRunners:
             why = f"not timed, since the baseline cannot be ({missing.get(baseline, 'unknown')})"
             missing |= dict.fromkeys(self._runners, why)
         return SideBySide(ONNX_RUNTIME, baseline, found, missing)
-
-
-def _lacking_package() -> str | None:
-    """Return what to install for ONNX Runtime, before any time is spent on exporting."""
-    for package in ("onnx", "onnxscript", "onnxruntime"):
-        if importlib.util.find_spec(package) is None:
-            return str(missing_extra(package, "onnx", "latency in ONNX Runtime"))
-    return None

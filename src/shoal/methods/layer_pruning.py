@@ -104,7 +104,7 @@ class LayerPruning:
     def _saved_ms(self, network: Network, names: list[str]) -> dict[str, float]:
         """Return the milliseconds that each removal saves."""
         args, kwargs = network.example_inputs(self.search.latency_batch)
-        costs = block_costs(network, kwargs or args, names)
+        costs = block_costs(network, kwargs or args, names, runtime=self.search.runtime)
         return {name: costs[name].latency_ms or 0.0 for name in names}
 
 

@@ -11,8 +11,8 @@ __all__ = ["Listener"]
 class Listener:
     """Hears of a search's progress; this one says nothing. Subclass it to show something."""
 
-    def plan(self, steps: int) -> None:
-        """Hear how many steps there can be at most."""
+    def plan(self, steps: int | None) -> None:
+        """Hear how many steps there can be at most; None if nobody can know."""
 
     def stage(self, step: int, text: str) -> None:
         """Hear what begins now: "score", "fine-tune", "evaluate", …."""

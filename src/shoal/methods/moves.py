@@ -18,7 +18,7 @@ import torch
 from torch import fx
 
 from shoal.errors import NameNotFoundError
-from shoal.measure import measure_latency
+from shoal.measure import EAGER, latency_in
 from shoal.measure.stats import Ratio
 from shoal.network import Network
 from shoal.network.blocks import find_blocks
@@ -88,7 +88,11 @@ def find_moves(network: Network, kinds: Collection[str] = KINDS) -> list[Move]:
 
 
 def saved_ms(
-    network: Network, moves: Iterable[Move], inputs: Any, how: str = "line"
+    network: Network,
+    moves: Iterable[Move],
+    inputs: Any,
+    how: str = "line",
+    runtime: str = EAGER,
 ) -> tuple[float, dict[str, float]]:
     """Measure the network and what each move saves of it, in milliseconds per call.
 
@@ -100,6 +104,7 @@ def saved_ms(
         inputs: one batch: a tuple of tensors, or a dict of keyword inputs.
         how: what linearizing puts in: "line", which stays a layer where nothing next to it can
             take it up, or "identity".
+        runtime: where it is measured, "eager" or "onnxruntime".
 
     Returns:
         The network's median, and by the moves' titles the share of the time saved, as the median
@@ -110,7 +115,7 @@ def saved_ms(
     moves = list(moves)
     folded = network.copy().eval()
     merge_(folded, policy="fold", batch=batch)
-    whole = trial_merge_(_shallow_copy(folded), batch=batch)
+    whole = trial_merge_(_shallow_copy(folded), batch=batch, runtime=runtime)
     before = _content(whole)
     signatures: dict[str, tuple[Any, ...]] = {}
     variants: dict[tuple[Any, ...], Network] = {}
@@ -120,14 +125,14 @@ def saved_ms(
             _make(move, variant, how)
         except NameNotFoundError:  # folding took it: a rectifier right after another, say
             continue
-        trial_merge_(variant, batch=batch)
+        trial_merge_(variant, batch=batch, runtime=runtime)
         now = _content(variant)
         signature = (tuple(sorted((before - now).items())), tuple(sorted((now - before).items())))
         signatures[move.title] = signature
         variants.setdefault(signature, variant)
     names = {signature: str(number) for number, signature in enumerate(variants)}
     models = {"": whole, **{names[signature]: v for signature, v in variants.items()}}
-    times = measure_latency(models, inputs, repeats=_ROUNDS, min_seconds=4.0)
+    times = latency_in(runtime, models, inputs, repeats=_ROUNDS, min_seconds=4.0)
     rounds, whole_ms = times[""].rounds_ms, times[""].median_ms
     found = {}
     for signature, name in names.items():

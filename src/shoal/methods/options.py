@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from shoal.errors import ConfigError, unknown_name
+from shoal.measure import EAGER, check_runtime
 from shoal.training import Recipe
 
 __all__ = ["Search"]
@@ -30,6 +31,7 @@ class Search:
         samples: score on this many training samples only; None for all.
         seed: decides the order of the data and all that is random.
         latency_batch: batch size at which latency is measured.
+        runtime: where it is measured to decide anything: "eager" or "onnxruntime".
         recipe: how to train.
         keep_first: for blocks: never drop the first one.
         keep_per_stage: for blocks: how many must stay in each stage, removable or not.
@@ -59,6 +61,7 @@ class Search:
     samples: int | None = None
     seed: int = 0
     latency_batch: int = 1
+    runtime: str = EAGER
     recipe: Recipe = field(default_factory=Recipe)
     keep_first: bool = False
     keep_per_stage: int = 0
@@ -95,6 +98,7 @@ class Search:
             value = getattr(self, name)
             if value is not None and not 0 < value < 1:
                 raise ConfigError(f"{name} is {value}: give the share of dense's to reach, as 0.5")
+        check_runtime(self.runtime)
         self._check_moves()
         self._check_rewinding()
 

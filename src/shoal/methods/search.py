@@ -147,7 +147,9 @@ class _Search:
             stopped = self._stopped(network)
         return self._result(dense, best.eval(), stopped)
 
-    def _most_steps(self) -> int:
+    def _most_steps(self) -> int | None:
+        if self.options.step_saving < 1.0:  # a step ends by what it was measured to save
+            return None
         wanted = min(self.total, self.options.remove or self.total)
         return -(-wanted // self.options.per_step)
 
@@ -262,9 +264,11 @@ class _Search:
 
     def _ready_to_merge(self, network: Network, number: int) -> None:
         """Move padding where layers that are now linear can then become one, and faster."""
-        batch = self.options.latency_batch
+        batch, runtime = self.options.latency_batch, self.options.runtime
         pairs = self._recall(
-            number, "paddings", lambda: find_movable_paddings(network, batch=batch)
+            number,
+            "paddings",
+            lambda: find_movable_paddings(network, batch=batch, runtime=runtime),
         )
         move_paddings_(network, pairs)
 

@@ -90,7 +90,10 @@ class Shoal:
         moves = find_moves(network, self.search.moves)
         inputs = network.example_inputs(self.search.latency_batch)
         whole_ms, saved = recall(
-            "saved_ms", lambda: saved_ms(network, moves, inputs[1] or inputs[0], self.search.how)
+            "saved_ms",
+            lambda: saved_ms(
+                network, moves, inputs[1] or inputs[0], self.search.how, self.search.runtime
+            ),
         )
         moves = [move for move in moves if saved.get(move.title, 0.0) > 0.0]
         if not moves:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from torch import Tensor
 from shoal.data.batch import split_batch
 from shoal.ending import Ending, end_of, folded
 from shoal.errors import DataError
-from shoal.measure import Ratio, benchmark, latency_ratio, measure_latency
+from shoal.measure import EAGER, Latency, Ratio, benchmark, latency_in, latency_ratio
 from shoal.methods.listener import Listener
 from shoal.methods.options import Search
 from shoal.modes import device_of
@@ -116,33 +116,38 @@ class Task:
         top1_test = evaluate(network, self.test).top1 if self.test is not None else None
         inputs = self.example(self.search.latency_batch, device_of(network))
         result = benchmark(network, inputs, min_seconds=0.3, max_seconds=20.0)
+        latency = result.latency
+        if self.search.runtime != EAGER:
+            latency = self._timed({"own": network}, inputs)["own"]
         metrics = Metrics(
             top1_val=top1_val,
             top1_test=top1_test,
             macs=result.macs,
             params=result.params,
             depth=result.depth or 0,
-            latency_ms=result.latency.median_ms,
+            latency_ms=latency.median_ms,
         )
         if network is dense:
             return metrics, Ratio.of([1.0], [1.0])
         return metrics, self._ratio(network, dense, inputs)
 
     def _ratio(self, network: Network, dense: Network, inputs: Any) -> Ratio:
-        batch = self.search.latency_batch
+        batch, runtime = self.search.latency_batch, self.search.runtime
         if self._dense is None or self._dense[0] is not dense:
             self._dense = dense, folded(dense, batch)
         merged = network.copy()
-        merge_(merged, batch=batch)
-        networks = {"dense": self._dense[1], "own": merged}
-        timed = measure_latency(networks, inputs, min_seconds=0.3, max_seconds=20.0)
+        merge_(merged, batch=batch, runtime=runtime)
+        timed = self._timed({"dense": self._dense[1], "own": merged}, inputs)
         return latency_ratio(timed["dense"], timed["own"])
+
+    def _timed(self, networks: Mapping[str, Network], inputs: Any) -> dict[str, Latency]:
+        return latency_in(self.search.runtime, networks, inputs, min_seconds=0.3, max_seconds=20.0)
 
     def ending(self, dense: Network, best: Network) -> Ending:
         """Return the result merged, and measured beside dense."""
-        batch = self.search.latency_batch
+        batch, runtime = self.search.latency_batch, self.search.runtime
         inputs = self.example(batch, device_of(best))
-        return end_of(dense, best, inputs, batch=batch, loader=self.val)
+        return end_of(dense, best, inputs, batch=batch, runtime=runtime, loader=self.val)
 
     def example(self, batch: int, device: torch.device) -> Any:
         """Return `batch` samples of the validation data, repeated if there are fewer."""

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from shoal.report.wording import milliseconds, ratio
 
-__all__ = ["latency_table", "quotient", "runtime_notes"]
+__all__ = ["latency_table", "quotient", "runtime_name", "runtime_notes"]
 
 _NETWORKS = {
     "dense": "dense as given",
@@ -54,7 +54,7 @@ def _cells(found: Mapping[str, Any], name: str) -> tuple[str, str]:
 
 def _place(found: Mapping[str, Any]) -> str:
     some = next(iter(found["latency"].values()))
-    name = _RUNTIMES.get(found["runtime"], found["runtime"])
+    name = runtime_name(found["runtime"])
     if some["device"] != "cpu":
         return f"{name}, {some['device']}"
     threads = some["threads"]
@@ -73,13 +73,18 @@ def quotient(found: Mapping[str, float]) -> str:
     return f"{ratio(found['median'])} ({spread})"
 
 
+def runtime_name(runtime: str) -> str:
+    """Return a runtime's name in words."""
+    return _RUNTIMES.get(runtime, runtime)
+
+
 def runtime_notes(
     runtimes: Sequence[Mapping[str, Any]], names: Mapping[str, str] = _NETWORKS
 ) -> list[str]:
     """Return why networks were not measured in a runtime; each reason once."""
     notes: list[str] = []
     for found in runtimes:
-        runtime = _RUNTIMES.get(found["runtime"], found["runtime"])
+        runtime = runtime_name(found["runtime"])
         reasons: dict[str, list[str]] = {}
         for name, reason in found["missing"].items():
             reasons.setdefault(reason, []).append(names.get(name, name))

@@ -6,6 +6,8 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from shoal.measure import EAGER
+from shoal.report.latency_tables import runtime_name
 from shoal.report.wording import amount, milliseconds
 from shoal.surgery.report import Boundary, Merged, MergeReport
 
@@ -80,9 +82,11 @@ def _sums(report: MergeReport) -> list[str]:
         f"{amount(report.macs_before)} → {amount(report.macs_after)} MACs per sample"
     ]
     if report.latency_before_ms is not None and report.latency_after_ms is not None:
+        where = "" if report.runtime == EAGER else f" in {runtime_name(report.runtime)}"
+        before, after = map(milliseconds, (report.latency_before_ms, report.latency_after_ms))
         lines.append(
-            f"the whole network at batch {report.batch}: {milliseconds(report.latency_before_ms)} "
-            f"with scales and shifts folded, {milliseconds(report.latency_after_ms)} merged"
+            f"the whole network at batch {report.batch}{where}: {before} with scales and shifts "
+            f"folded, {after} merged"
         )
     exact = report.max_rel_error_float64
     lines.append(

@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from rich.markup import escape
 from rich.table import Table
 
+from shoal.measure import EAGER
 from shoal.methods import Step
 from shoal.report.energy_tables import energy_lines
-from shoal.report.latency_tables import runtime_notes
+from shoal.report.latency_tables import runtime_name, runtime_notes
 from shoal.report.record import RunRecord
 from shoal.report.wording import amount, duration, milliseconds, percent, points, ratio
 
@@ -41,15 +42,9 @@ def _accuracy_rows(record: RunRecord) -> list[_Row]:
 
 
 def _size_rows(record: RunRecord) -> list[_Row]:
-    dense, final, total = record.dense, record.final, record.total
-    blocks = any(step.operation in ("drop", "collapse") for step in record.steps)
+    dense, final = record.dense, record.final
     rows: list[_Row] = [
-        (
-            f"{'blocks' if blocks else 'rectifiers'} left",
-            "?" if total is None else str(total),
-            "?" if total is None else str(total - record.removed),
-            f"{record.removed} removed",
-        ),
+        _removal_row(record),
         ("depth, layers", str(dense.depth), str(final.depth), _times(dense.depth, final.depth)),
         _amounts("work, MACs per sample", dense.macs, final.macs),
         _amounts("parameters", dense.params, final.params),
@@ -62,6 +57,19 @@ def _size_rows(record: RunRecord) -> list[_Row]:
         params = record.latency["merged_params"]
         rows.append(_amounts("parameters, merged", dense.params, params))
     return rows
+
+
+def _removal_row(record: RunRecord) -> _Row:
+    kinds = {kind for step in record.steps[1:] for kind in step.operation.split(" + ")}
+    if kinds - {"linearize"} and kinds - {"drop"}:  # of a network that a collapse has changed
+        return "moves made", "–", "–", str(record.removed)
+    total = record.total
+    return (
+        f"{'blocks' if kinds == {'drop'} else 'rectifiers'} left",
+        "?" if total is None else str(total),
+        "?" if total is None else str(total - record.removed),
+        f"{record.removed} removed",
+    )
 
 
 def _amounts(name: str, before: int, after: int) -> _Row:
@@ -80,9 +88,11 @@ def _latency_rows(record: RunRecord) -> list[_Row]:
     found = record.latency
     if "speedup" in found:
         gain = found["speedup"]
+        runtime = found.get("runtime", EAGER)
+        where = "" if runtime == EAGER else f", {runtime_name(runtime)}"
         return [
             (
-                f"latency, merged{batch}",
+                f"latency, merged{batch}{where}",
                 milliseconds(found["dense_folded_ms"]),
                 milliseconds(found["result_merged_ms"]),
                 _quotient(gain["median"], gain["low"], gain["high"]),

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from torch import fx, nn
 
 from shoal.atomic import write_file
 from shoal.errors import ShoalError
-from shoal.measure import measure_latency
+from shoal.measure import EAGER, latency_in
 from shoal.surgery.convmap import ConvMap
 from shoal.surgery.linear_ops import tensor_shape
 
@@ -37,6 +38,7 @@ class LatencyCosts:
         batch: batch size of the inputs.
         device: where to measure.
         dtype: of weights and inputs.
+        runtime: "eager" or "onnxruntime".
         persistent: keep the figures on disk for later runs on this machine.
     """
 
@@ -45,22 +47,26 @@ class LatencyCosts:
         batch: int,
         device: torch.device,
         dtype: torch.dtype,
+        runtime: str = EAGER,
         *,
         persistent: bool = True,
     ) -> None:
         self.batch = batch
         self.device = device
         self.dtype = dtype
+        self.runtime = runtime
         self.path = cache_folder() / f"latency-{self._machine()}.json" if persistent else None
         self._known: dict[str, float] = self._read()
         self._fresh = False
 
     def _machine(self) -> str:
         where = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else ""
-        parts = (
+        parts = [
             platform.machine(), platform.processor(), platform.node(), where, self.device.type,
             str(torch.get_num_threads()), torch.__version__,
-        )  # fmt: skip
+        ]  # fmt: skip
+        if self.runtime != EAGER:
+            parts += [self.runtime, version(self.runtime)]
         return hashlib.sha256("|".join(parts).encode()).hexdigest()[:12]
 
     def _read(self) -> dict[str, float]:
@@ -102,9 +108,8 @@ class LatencyCosts:
         if key not in self._known:
             inputs = torch.randn(size, device=self.device).to(self.dtype)
             model = nn.Sequential(*layers) if len(layers) != 1 else layers[0]
-            timing = measure_latency(
-                {"layers": model}, inputs, min_seconds=0.05, max_seconds=5.0, repeats=7, warmup=2
-            )
+            options = {"min_seconds": 0.05, "max_seconds": 5.0, "repeats": 7, "warmup": 2}
+            timing = latency_in(self.runtime, {"layers": model}, inputs, **options)
             self._known[key] = timing["layers"].median_ms
             self._fresh = True
         return self._known[key]

@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from shoal.errors import ConfigError, PlanError
-from shoal.measure import compare_outputs, count_macs, depth, measure_latency
+from shoal.measure import EAGER, check_runtime, compare_outputs, count_macs, depth, latency_in
 from shoal.modes import device_of
 from shoal.network import Network, Operation
 from shoal.network.modules import Line
@@ -40,6 +40,7 @@ def merge_(
     *,
     policy: str = "measured",
     batch: int = 1,
+    runtime: str = EAGER,
 ) -> MergeReport:
     """Merge what is linear into fewer layers, in place, and prove that nothing changed.
 
@@ -57,32 +58,38 @@ def merge_(
         policy: "measured" merges what is measured to be faster; "always" merges whatever is
             exact; "fold" folds scales and shifts only.
         batch: batch size at which latency decides.
+        runtime: where it is measured: "eager" is PyTorch, "onnxruntime" the exported network.
 
     Returns:
         What was merged and what was kept, with reasons, errors, MACs and latencies.
 
     Raises:
-        ConfigError: the policy does not exist, or the batch is below 1.
+        ConfigError: the policy or runtime does not exist, or the batch is below 1.
+        ShoalError: the runtime is not installed, or the network cannot be exported for it.
         DataError: the loader's batches have no inputs.
     """
     if policy not in ("measured", "always", "fold"):
         raise ConfigError(f"policy is '{policy}': choose 'measured', 'always' or 'fold'")
     if batch < 1:
         raise ConfigError(f"batch is {batch}: give at least 1")
-    return _Merger(network, sample_inputs(network, loader), policy, batch).run()
+    check_runtime(runtime)
+    return _Merger(network, sample_inputs(network, loader), policy, batch, runtime).run()
 
 
 class _Merger:
-    def __init__(self, network: Network, inputs: list[Any], policy: str, batch: int) -> None:
+    def __init__(
+        self, network: Network, inputs: list[Any], policy: str, batch: int, runtime: str
+    ) -> None:
         self.network = network
         self.inputs = inputs
         self.batch = batch
+        self.runtime = runtime
         types = {p.dtype for p in network.parameters() if p.dtype.is_floating_point}
         self.dtype = types.pop() if len(types) == 1 else None
         self.base = self._in_float64()
         self.policy = policy
         dtype = self.dtype or torch.float32
-        self.costs = LatencyCosts(batch, device_of(network), dtype)
+        self.costs = LatencyCosts(batch, device_of(network), dtype, runtime)
 
     def run(self) -> MergeReport:
         attempt = self._verified(self.policy)
@@ -112,6 +119,7 @@ class _Merger:
             latency_before_ms=before_ms,
             latency_after_ms=after_ms,
             batch=self.batch,
+            runtime=self.runtime,
         )
         if attempt.cuts or attempt.reshaped or attempt.network.code != self.network.code:
             self._adopt(attempt)
@@ -181,7 +189,8 @@ class _Merger:
 
     def _latencies(self, folded: Network, merged: Network) -> tuple[float, float, float]:
         inputs = resized(self.inputs[-1], self.batch)
-        timing = measure_latency({"folded": folded, "merged": merged}, inputs, min_seconds=0.3)
+        networks = {"folded": folded, "merged": merged}
+        timing = latency_in(self.runtime, networks, inputs, min_seconds=0.3)
         before, after = timing["folded"].median_ms, timing["merged"].median_ms
         ratios = [
             b / a

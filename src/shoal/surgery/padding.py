@@ -15,6 +15,7 @@ import torch
 from torch import fx, nn
 
 from shoal.errors import PlanError
+from shoal.measure import EAGER
 from shoal.modes import device_of
 from shoal.network import Network, Operation
 from shoal.surgery.convmap import conv_padding
@@ -32,18 +33,19 @@ _WORTH = 0.8  # one layer over two, in latency: borders change and work grows, s
 Pair = tuple[str, str]  # paths of two convolutions, one after the other
 
 
-def find_movable_paddings(network: Network, *, batch: int = 1) -> list[Pair]:
+def find_movable_paddings(network: Network, *, batch: int = 1, runtime: str = EAGER) -> list[Pair]:
     """Return the pairs of convolutions that a merge would join if the padding were moved.
 
     Args:
         network: the captured network; it is left as it is.
         batch: batch size at which measured latency decides what a merge would join.
+        runtime: where it is measured, "eager" or "onnxruntime".
 
     Returns:
         The paths of the first and the second convolution of each pair.
     """
     dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
-    costs = LatencyCosts(batch, device_of(network), dtype)
+    costs = LatencyCosts(batch, device_of(network), dtype, runtime)
     prices = Prices(costs.map_ms, margin=_WORTH)
     moved = network.copy().eval()
     simplify_(moved)

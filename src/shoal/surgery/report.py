@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from shoal.errors import PlanError
+from shoal.measure import EAGER
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -96,6 +97,7 @@ class MergeReport:
             nothing beyond folding was done.
         latency_after_ms: of the merged network, from the same rounds.
         batch: batch size of the latencies.
+        runtime: where they were measured, "eager" or "onnxruntime".
     """
 
     merged: list[Merged]
@@ -111,6 +113,7 @@ class MergeReport:
     latency_before_ms: float | None
     latency_after_ms: float | None
     batch: int
+    runtime: str = EAGER
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON values."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import float32
 
+from shoal.measure import EAGER
 from shoal.modes import device_of
 from shoal.network import Network
 from shoal.surgery.applier import Applier, Attempt
@@ -17,7 +18,7 @@ from shoal.surgery.segments import Prices
 __all__ = ["trial_merge_"]
 
 
-def trial_merge_(network: Network, *, batch: int) -> Network:
+def trial_merge_(network: Network, *, batch: int, runtime: str = EAGER) -> Network:
     """Merge the layers of a network whose scales and shifts are folded, in place.
 
     Regions are cut as `merge_` cuts them under "measured". Nothing is compared or recorded, so the
@@ -31,7 +32,7 @@ def trial_merge_(network: Network, *, batch: int) -> Network:
     regions = [region for region in find_regions(network) if _weighted(region.chain) > 1]
     if regions:
         dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), float32)
-        costs = LatencyCosts(batch, device_of(network), dtype)
+        costs = LatencyCosts(batch, device_of(network), dtype, runtime)
         applier = Applier(Attempt(network), Prices(costs.map_ms), timed=False)
         for region in regions:
             applier.apply(region)
