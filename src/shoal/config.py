@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from shoal.errors import ConfigError, unknown_name
-from shoal.methods import Search
+from shoal.methods import Search, recipe_of
 from shoal.training import Recipe, find_recipe
 
 __all__ = ["Config", "read_config"]
@@ -67,7 +67,7 @@ class Config(BaseModel):
     # training
     epochs: int = 1
     dense_epochs: int = 0
-    recipe: str = "finetune"
+    recipe: str | None = None
     optimizer: str | None = None
     lr: float | None = None
     momentum: float | None = None
@@ -98,7 +98,8 @@ class Config(BaseModel):
         """Return the named recipe with the options that are set here."""
         own = {name: getattr(self, name) for name in _RECIPE_FIELDS}
         own = {name: value for name, value in own.items() if value is not None}
-        return Recipe.from_dict({**find_recipe(self.recipe).to_dict(), **own})
+        named = find_recipe(self.recipe or recipe_of(self.method))
+        return Recipe.from_dict({**named.to_dict(), **own})
 
     def search_options(self) -> dict[str, Any]:
         """Return the fields that are options of the search, without the recipe."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 import shoal
 import small_runs
+from shoal.config import read_config
 from shoal.errors import ConfigError, NameNotFoundError
 from shoal.importance import score
 from shoal.measure import Ratio, benchmark, latency_in
@@ -22,7 +24,7 @@ from shoal.methods.moves import Move, find_moves, saved_ms
 from shoal.models import cifar_resnet20
 from shoal.network import Network
 from shoal.surgery import linearize_, merge_
-from shoal.training import evaluate
+from shoal.training import evaluate, recipes
 
 
 def batches(count: int, seed: int) -> list[tuple[Tensor, Tensor]]:
@@ -251,3 +253,12 @@ def test_everything_is_decided_in_the_runtime_that_is_asked_for(
     assert len(asked) > 1
     assert set(asked) == {"onnxruntime"}
     assert run(model, runtime="onnxruntime").removed == 1
+
+
+def test_it_learns_from_the_dense_network_unless_told_otherwise() -> None:
+    given = read_config(None, {"model": "m", "data": "d", "method": "shoal"})
+    assert given.training_recipe() == recipes["distill"]
+    named = read_config(None, {"model": "m", "data": "d", "method": "shoal", "lr": 0.1})
+    assert named.training_recipe() == replace(recipes["distill"], lr=0.1)
+    plain = read_config(None, {"model": "m", "data": "d"})
+    assert plain.training_recipe() == recipes["finetune"]

@@ -127,9 +127,10 @@ FLAGS = (
          "layers out at the same accuracy, and takes longer in proportion.", "1"),
     Flag("dense_epochs", int, TRAINING, "Epochs of training before anything is removed. Needed if "
          "the model comes without trained weights.", "0"),
-    Flag("recipe", str, TRAINING, "A set of training options by name: finetune, easier_cifar, "
-         "easier_domainbed, easier_transfer (the paper's), vit. The flags below change single "
-         "ones.", "finetune"),
+    Flag("recipe", str, TRAINING, "A set of training options by name: finetune, distill (learn "
+         "from the dense network), easier_cifar, easier_domainbed, easier_transfer (the paper's), "
+         "vit. The flags below change single ones.", "the method's: for 'shoal' distill, else "
+         "finetune"),
     Flag("optimizer", str, TRAINING, "'sgd', 'adam' or 'adamw'.", _RECIPE),
     Flag("lr", float, TRAINING, "The highest learning rate. Lower it if the loss is not finite or "
          "a layer dies.", _RECIPE),

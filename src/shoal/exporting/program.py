@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.nn import functional
 from torch.utils import _pytree as pytree
 
 from shoal.errors import ConfigError, ShoalError
@@ -21,7 +22,7 @@ from shoal.exporting.onnx_file import BATCH, quietly, root_cause
 from shoal.measure._inputs import first_line, map_tensors
 from shoal.measure._state import borrowed
 from shoal.network import Network
-from shoal.network.modules import StochasticDepth
+from shoal.network.modules import Line, StochasticDepth
 from shoal.network.network import InputSpec
 
 __all__ = ["Example", "called_program", "flat_program", "outputs_of", "repeat_rows"]
@@ -142,6 +143,7 @@ def flat_program(network: Network, example: Example) -> ExportedProgram:
         ShoalError: `torch.export` cannot take the network with a free batch dimension.
     """
     twin = _evaluation_twin(network)
+    _spell_lines_as_norms(twin)
     for tensor in (*twin.parameters(), *twin.buffers()):
         tensor.data = tensor.data.contiguous()  # a file knows no memory formats
     tensors = example.tensors
@@ -198,6 +200,37 @@ def _evaluation_twin(network: Network) -> Network:
             twin.graph.erase_node(node)
     twin.recompile()
     return twin
+
+
+class _LineAsNorm(nn.Module):
+    """A line as the batch norm that computes it.
+
+    In ONNX a line is a product and a sum; one batch norm is one pass over the data, and ONNX
+    Runtime can fuse it and keeps its own layout of the data around it.
+    """
+
+    mean: Tensor
+    variance: Tensor
+
+    def __init__(self, line: Line) -> None:
+        super().__init__()
+        slope, intercept = line.slope.detach().flatten(), line.intercept.detach().flatten()
+        self.weight, self.bias = nn.Parameter(slope), nn.Parameter(intercept)
+        self.register_buffer("mean", torch.zeros_like(slope))
+        self.register_buffer("variance", torch.ones_like(slope))
+
+    def forward(self, z: Tensor) -> Tensor:
+        return functional.batch_norm(z, self.mean, self.variance, self.weight, self.bias, eps=0.0)
+
+
+def _spell_lines_as_norms(twin: Network) -> None:
+    for node in twin.graph.nodes:
+        if node.op != "call_module":
+            continue
+        line = twin.get_submodule(str(node.target))
+        rank = len(node.meta.get("shape") or ())
+        if isinstance(line, Line) and rank > 1 and line.channel_dim % rank == 1:
+            twin.set_submodule(str(node.target), _LineAsNorm(line))
 
 
 def _free_batch(leaf: Any) -> Any:

@@ -8,7 +8,7 @@ from shoal.methods.easier import Easier
 from shoal.methods.layer_pruning import LayerPruning
 from shoal.methods.listener import Listener
 from shoal.methods.options import Search
-from shoal.methods.registry import Method, Proposal, methods
+from shoal.methods.registry import Method, Proposal, defaults_of, methods, recipe_of
 from shoal.methods.search import Result, search
 from shoal.methods.shoal import Shoal
 from shoal.records import Metrics, Step
@@ -26,6 +26,8 @@ __all__ = [
     "Shoal",
     "Step",
     "compress",
+    "defaults_of",
     "methods",
+    "recipe_of",
     "search",
 ]

@@ -16,7 +16,7 @@ from shoal.measure._inputs import resolve_device
 from shoal.methods.costs import Costs
 from shoal.methods.listener import Listener
 from shoal.methods.options import Search
-from shoal.methods.registry import methods
+from shoal.methods.registry import defaults_of, methods, recipe_of
 from shoal.methods.search import Result, search
 from shoal.methods.task import Task
 from shoal.models import check_finite
@@ -63,7 +63,8 @@ def compress(
         test: test batches: measured at every step and reported, never used for a choice.
         fit: trains a network in place instead of the built-in trainer. It is called after each
             removal, and once before if `dense_epochs` is above 0.
-        recipe: how to train: a `Recipe`, the name of one, or a mapping of its options.
+        recipe: how to train: a `Recipe`, the name of one, or options that differ from the method's
+            own, which is "distill" for "shoal" and else "finetune".
         base: how the model is built again when the result is loaded ("torchvision:resnet18").
         device: where to work; None takes a GPU if there is one.
         listener: hears of the progress.
@@ -84,11 +85,14 @@ def compress(
         ShoalError: one line on what is wrong: options, data, weights that are not finite, a model
             that cannot be captured, a folder that cannot be used.
     """
-    make = methods[method]
-    defaults = getattr(make, "defaults", {})
-    given = {"max_drop": max_drop, "epochs": epochs, "recipe": find_recipe(recipe), **options}
-    chosen = Search.of({**defaults, **given})
-    how = make(chosen)
+    trained_by = find_recipe(recipe_of(method))
+    if isinstance(recipe, Mapping):
+        trained_by = Recipe.from_dict({**trained_by.to_dict(), **recipe})
+    elif recipe is not None:
+        trained_by = find_recipe(recipe)
+    given = {"max_drop": max_drop, "epochs": epochs, "recipe": trained_by, **options}
+    chosen = Search.of({**defaults_of(method), **given})
+    how = methods[method](chosen)
     costs = Costs(country) if energy else None
     check_finite(model)
     first = _first_batch(train, "training")

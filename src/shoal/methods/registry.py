@@ -13,7 +13,7 @@ from shoal.network import Network
 from shoal.records import Step
 from shoal.registry import Registry
 
-__all__ = ["Method", "Proposal", "Recall", "methods"]
+__all__ = ["Method", "Proposal", "Recall", "defaults_of", "methods", "recipe_of"]
 
 
 @dataclass(frozen=True)
@@ -72,3 +72,21 @@ class Method(Protocol):
 
 
 methods: Registry[Callable[[Search], Method]] = Registry("method")
+
+
+def defaults_of(method: str) -> dict[str, Any]:
+    """Return the options of a search that a method has its own defaults for.
+
+    Raises:
+        NameNotFoundError: there is no such method.
+    """
+    return dict(getattr(methods[method], "defaults", {}))
+
+
+def recipe_of(method: str) -> str:
+    """Return the name of the recipe that a method trains by unless told otherwise.
+
+    Raises:
+        NameNotFoundError: there is no such method.
+    """
+    return str(getattr(methods[method], "recipe", "finetune"))

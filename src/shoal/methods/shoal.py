@@ -54,6 +54,7 @@ class Shoal:
         "per_step": 8,
         "step_saving": 0.05,
     }
+    recipe: ClassVar[str] = "distill"
 
     def __init__(self, search: Search) -> None:
         self.search = search
