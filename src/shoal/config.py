@@ -39,6 +39,7 @@ class Config(BaseModel):
     remove: int | None = None
     per_step: int | None = None
     step_saving: float | None = None
+    tries: int | None = None
     patience: int = 0
     samples: int | None = None
     keep_first: bool = False

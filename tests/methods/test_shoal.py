@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,15 +16,16 @@ from torch import Tensor, nn
 import shoal
 import small_runs
 from shoal.config import read_config
-from shoal.errors import ConfigError, NameNotFoundError
+from shoal.errors import ConfigError, NameNotFoundError, TrainingError
 from shoal.importance import score
 from shoal.measure import Ratio, benchmark, latency_in
 from shoal.methods import Listener, Result
 from shoal.methods import moves as moves_module
 from shoal.methods.moves import Move, find_moves, saved_ms
+from shoal.methods.rehearsal import FirstBatches, rehearsed_costs
 from shoal.models import cifar_resnet20
 from shoal.network import Network
-from shoal.surgery import linearize_, merge_
+from shoal.surgery import drop_, linearize_, merge_
 from shoal.training import evaluate, recipes
 
 
@@ -169,7 +171,7 @@ def test_an_interrupted_step_keeps_what_it_measured(model: Network, tmp_path: Pa
     with pytest.raises(KeyboardInterrupt):
         run(model, listener=Stop(), **options)
     kept = json.loads((tmp_path / "run" / "measured-001.json").read_text())
-    assert set(kept) == {"saved_ms", "paddings"}
+    assert set(kept) == {"saved_ms", "rehearsed", "paddings"}
     patched: Callable[..., Any] = lambda *given: pytest.fail("measured again")  # noqa: E731
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("shoal.methods.shoal.saved_ms", patched)
@@ -262,3 +264,71 @@ def test_it_learns_from_the_dense_network_unless_told_otherwise() -> None:
     assert named.training_recipe() == replace(recipes["distill"], lr=0.1)
     plain = read_config(None, {"model": "m", "data": "d"})
     assert plain.training_recipe() == recipes["finetune"]
+
+
+# ---------------------------------------------------------------------- rehearsal
+
+FP32 = {"precision": "fp32", "lr": 0.01}
+
+
+def test_rehearsed_moves_are_the_best_of_each_kind_and_one_of_them_is_made(
+    model: Network, tmp_path: Path
+) -> None:
+    result = run(model, epochs=1, recipe=FP32, tries=2, out=tmp_path / "run")
+    step = result.steps[1]
+    kinds = Counter(title.partition(" ")[0] for title in step.scores)
+    assert kinds == {"linearize": 2, "collapse": 2, "drop": 2}
+    assert f"{step.operation} {step.names[0]}" == min(step.scores, key=lambda t: step.scores[t])
+    untrained = run(model, epochs=1, recipe=FP32, tries=0).steps[1].scores
+    for kind in kinds:
+        of_kind = [title for title in untrained if title.startswith(kind)]
+        best = sorted(of_kind, key=lambda title: untrained[title])[:2]
+        assert set(best) == {title for title in step.scores if title.startswith(kind)}
+
+
+def test_a_rehearsal_compares_with_the_network_trained_as_long(model: Network) -> None:
+    """A move that does nothing costs nothing, however much the training gains."""
+    moves = find_moves(model, ["drop"])[:2]
+
+    def rehearse(network: Network) -> None:
+        with torch.no_grad():
+            network.get_parameter("linear.bias").add_(torch.arange(4.0))
+
+    given = {"samples": None, "metric": "loss", "progress": lambda done, total: None}
+    found = rehearsed_costs(model, moves, lambda *_: None, rehearse, TRAIN, **given)
+    assert found == {move.title: (0.0, 0.0) for move in moves}
+    made = rehearsed_costs(
+        model, moves, lambda m, net: drop_(net, m.name), lambda net: None, TRAIN, **given
+    )
+    lesion = score(model, TRAIN, "lesion")
+    for move in moves:
+        assert made[move.title][0] == pytest.approx(lesion[move.name], abs=1e-5)
+        assert made[move.title][1] > 0.0
+
+
+def test_a_move_that_breaks_training_is_passed_over(model: Network) -> None:
+    moves = find_moves(model, ["drop"])[:2]
+    calls: list[Network] = []
+
+    def rehearse(network: Network) -> None:
+        calls.append(network)
+        if len(calls) == 2:
+            raise TrainingError("the loss is not finite")
+
+    given = {"samples": 64, "metric": "accuracy", "progress": lambda done, total: None}
+    make = lambda m, net: drop_(net, m.name)  # noqa: E731
+    assert set(rehearsed_costs(model, moves, make, rehearse, TRAIN, **given)) == {moves[1].title}
+    calls.clear()
+    with pytest.raises(TrainingError, match="not finite"):
+        rehearsed_costs(model, moves[:1], make, rehearse, TRAIN, **given)
+
+
+def test_no_more_batches_are_rehearsed_on_than_there_are() -> None:
+    assert [len(FirstBatches(TRAIN, count)) for count in (3, 9)] == [3, 4]
+    assert [len(list(FirstBatches(TRAIN, count))) for count in (3, 9)] == [3, 4]
+
+
+def test_a_users_own_training_is_not_rehearsed(model: Network) -> None:
+    trained: list[Network] = []
+    run(model, epochs=1, fit=trained.append, tries=2)
+    assert len(trained) == 1

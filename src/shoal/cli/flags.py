@@ -80,6 +80,9 @@ FLAGS = (
          "quicker and coarser.", "the method's: 1, for 'shoal' 8"),
     Flag("step_saving", float, SEARCH, "For 'shoal': fine-tune as soon as the moves of a step were "
          "measured to save this share of the latency.", "0.05"),
+    Flag("tries", int, SEARCH, "For 'shoal': so many of the most promising moves of each kind are "
+         "fine-tuned briefly before the choice. 0 goes by what they cost untrained, which is "
+         "quicker and favours what needs no training.", "3"),
     Flag("patience", int, SEARCH, "Steps in a row that may lie below the allowed accuracy before "
          "the search ends. Raise it where the accuracy jumps up and down.", "0"),
     Flag("keep_first", bool, SEARCH, "For blocks: never drop the first one.", "no"),

@@ -6,7 +6,7 @@ within δ, and the last network within δ is kept.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from shoal.errors import TrainingError
@@ -48,6 +48,7 @@ class Easier:
         history: Sequence[Step],
         listener: Listener,
         recall: Recall,
+        rehearse: Callable[[Network], object] | None,
     ) -> Proposal:
         """Choose the `count` sites with the lowest scores."""
         scores, moments = self._score(network, data, count, listener)

@@ -14,7 +14,7 @@ All are options of one loop:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from shoal.errors import ConfigError
@@ -59,6 +59,7 @@ class LayerPruning:
         history: Sequence[Step],
         listener: Listener,
         recall: Recall,
+        rehearse: Callable[[Network], object] | None,
     ) -> Proposal:
         """Choose up to `count` blocks with the lowest scores, within the floors.
 

@@ -24,6 +24,8 @@ class Search:
         per_step: how many sites or blocks go at each step.
         step_saving: for the method "shoal": a step makes moves, `per_step` at most, until they were
             measured to save this share of the network's latency.
+        tries: for the method "shoal": so many of the most promising moves of each kind are made and
+            fine-tuned briefly before one is chosen; 0 goes by what they cost untrained.
         remove: stop when so many are gone; None goes on until the accuracy stops it.
         patience: how many steps in a row may be below the allowed accuracy before the search ends.
         criterion: what decides who goes; a name of `shoal.importance.criteria`.
@@ -54,6 +56,7 @@ class Search:
     dense_epochs: int = 0
     per_step: int = 1
     step_saving: float = 1.0
+    tries: int = 0
     remove: int | None = None
     patience: int = 0
     criterion: str = "entropy"
@@ -82,7 +85,14 @@ class Search:
                 "more"
             )
         least = {"epochs": 0, "dense_epochs": 0, "per_step": 1, "patience": 0, "seed": 0}
-        least |= {"remove": 1, "samples": 1, "latency_batch": 1, "keep_per_stage": 0, "rewind": 0}
+        least |= {
+            "remove": 1,
+            "samples": 1,
+            "latency_batch": 1,
+            "keep_per_stage": 0,
+            "rewind": 0,
+            "tries": 0,
+        }
         for name, low in least.items():
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < low):

@@ -59,11 +59,14 @@ class Method(Protocol):
         history: Sequence[Step],
         listener: Listener,
         recall: Recall,
+        rehearse: Callable[[Network], object] | None,
     ) -> Proposal | None:
         """Score the candidates on training data and choose up to `count`; None ends the search.
 
         Whatever it decides follows from its arguments alone, so that a resumed run decides alike.
         What it measures it gets through `recall`: an interrupted step then has the same figures.
+        `rehearse` fine-tunes a network in place for a few optimizer steps, as after a removal;
+        None where nothing is fine-tuned, or not by the built-in trainer.
 
         Raises:
             TrainingError: the network is broken (NaN, or a layer that died): the search must end.

@@ -224,6 +224,7 @@ class _Search:
             history=self.steps,
             listener=self.listener,
             recall=partial(self._recall, number),
+            rehearse=self.task.rehearsal(number, dense),
         )
         if proposal is None:
             return None

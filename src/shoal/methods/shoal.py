@@ -27,6 +27,7 @@ from shoal.methods.listener import Listener
 from shoal.methods.moves import Move, find_moves, saved_ms
 from shoal.methods.options import Search
 from shoal.methods.registry import Proposal, Recall, methods
+from shoal.methods.rehearsal import rehearsed_costs
 from shoal.modes import device_of
 from shoal.network import Network
 from shoal.records import Step
@@ -53,6 +54,7 @@ class Shoal:
         "samples": 1000,
         "per_step": 8,
         "step_saving": 0.05,
+        "tries": 3,
     }
     recipe: ClassVar[str] = "distill"
 
@@ -79,6 +81,7 @@ class Shoal:
         history: Sequence[Step],
         listener: Listener,
         recall: Recall,
+        rehearse: Callable[[Network], object] | None,
     ) -> Proposal | None:
         """Choose moves that do not touch one another; None if none saves time.
 
@@ -102,7 +105,24 @@ class Shoal:
         fitted = _Fitted.of(network, moves, data, self.search.samples)
         enough_ms = whole_ms * self._wanted_share(history[-1])
         likely = math.ceil(enough_ms / median(saved[move.title] for move in moves))
-        scores = self._score(network, moves, saved, fitted, data, min(count, likely), listener)
+        keep = max(min(count, likely), self.search.tries * len(self.search.moves))
+        scores = self._score(network, moves, saved, fitted, data, keep, listener)
+        if rehearse is not None and self.search.tries:
+            tried = self._promising(moves, scores)
+            costs = recall(
+                "rehearsed",
+                lambda: rehearsed_costs(
+                    network,
+                    tried,
+                    lambda move, trial: fitted.make(move, trial, self.search.how),
+                    rehearse,
+                    data,
+                    samples=self.search.samples,
+                    metric=self.search.criterion,
+                    progress=listener.scored,
+                ),
+            )
+            scores = _rehearsed(scores, costs, saved)
         # Among equals the one that saves most goes first.
         order = sorted(scores, key=lambda title: (scores[title], -saved[title]))
         chosen = _apart(moves, order, count, saved, enough_ms)
@@ -113,6 +133,15 @@ class Shoal:
                 fitted.make(move, target, self.search.how)
 
         return Proposal(" + ".join(kinds), tuple(m.name for m in chosen), scores, apply)
+
+    def _promising(self, moves: Sequence[Move], scores: Scores) -> list[Move]:
+        """Return the moves of each kind that are the best by their untrained cost."""
+        by_kind: dict[str, list[Move]] = {}
+        for move in sorted(moves, key=lambda move: scores[move.title]):
+            of_kind = by_kind.setdefault(move.kind, [])
+            if len(of_kind) < self.search.tries:
+                of_kind.append(move)
+        return [move for of_kind in by_kind.values() for move in of_kind]
 
     def _wanted_share(self, last: Step) -> float:
         """Return the share of the network's latency that the next step should save."""
@@ -212,6 +241,26 @@ class _Fitted:
             stretch = find_stretch(target, move.name)
             layers = collapsed_layers(target, stretch, self.layers[move.name])
             put_collapsed_(target, stretch, *layers)
+
+
+def _rehearsed(
+    scores: Scores, costs: Mapping[str, Sequence[float]], saved: Mapping[str, float]
+) -> Scores:
+    """Return the scores of the moves that were rehearsed, by what they cost then.
+
+    As in `Shoal._score`, a cost below its own standard error is not told from it.
+    """
+    known = {
+        title: {**scores.details[title], "cost_rehearsed": cost}
+        for title, (cost, _) in costs.items()
+    }
+    return replace(
+        scores,
+        by_name={t: max(cost, error) / saved[t] for t, (cost, error) in costs.items()},
+        standard_errors={t: error / saved[t] for t, (_, error) in costs.items()},
+        settled=None,
+        details=known,
+    )
 
 
 def _unchanged(value: Tensor) -> Tensor:

@@ -16,13 +16,16 @@ from shoal.errors import DataError
 from shoal.measure import EAGER, Latency, Ratio, benchmark, latency_in, latency_ratio
 from shoal.methods.listener import Listener
 from shoal.methods.options import Search
+from shoal.methods.rehearsal import FirstBatches
 from shoal.modes import device_of
 from shoal.network import Network
 from shoal.records import Metrics
 from shoal.surgery import merge_
 from shoal.training import EpochReport, derive_seed, evaluate, fit
 
-__all__ = ["Task"]
+__all__ = ["REHEARSAL_BATCHES", "Task"]
+
+REHEARSAL_BATCHES = 20
 
 
 class Task:
@@ -83,24 +86,49 @@ class Task:
                 on_epoch(report)
             listener.epoch(report, epochs)
 
-        recipe = self.search.recipe
-        if teacher is None:  # the dense network: nobody is there to learn from
-            recipe = replace(recipe, distill=0.0)
         report = fit(
             network,
             self.train,
             epochs=epochs,
-            recipe=recipe,
             seed=derive_seed(self.search.seed, "step", step),
-            first_epoch=self.search.dense_epochs + (step - 1) * self.search.epochs if step else 0,
-            val=self.val if recipe.early_stop is not None else None,
-            teacher=teacher if recipe.distill > 0 else None,
+            first_epoch=self._first_epoch(step),
+            val=self.val if self.search.recipe.early_stop is not None else None,
             checkpoint=checkpoint,
             on_epoch=heard,
             on_batch=lambda r: listener.batch(r, epochs),
-            device=device_of(network),
+            **self._training(network, teacher),
         )
         return report.notes
+
+    def rehearsal(self, step: int, teacher: Network) -> Callable[[Network], object] | None:
+        """Return what fine-tunes a network of a step for a few optimizer steps.
+
+        None where there is no fine-tuning, or where the user's own function does it.
+        """
+        if self.custom_fit is not None or self.search.epochs == 0:
+            return None
+        few = FirstBatches(self.train, REHEARSAL_BATCHES)
+
+        def rehearse(network: Network) -> None:
+            options = self._training(network, teacher)
+            options["recipe"] = replace(options["recipe"], early_stop=None)
+            seed = derive_seed(self.search.seed, "rehearsal", step)
+            fit(network, few, epochs=1, seed=seed, first_epoch=self._first_epoch(step), **options)
+
+        return rehearse
+
+    def _first_epoch(self, step: int) -> int:
+        return self.search.dense_epochs + (step - 1) * self.search.epochs if step else 0
+
+    def _training(self, network: Network, teacher: Network | None) -> dict[str, Any]:
+        recipe = self.search.recipe
+        if teacher is None:  # the dense network: nobody is there to learn from
+            recipe = replace(recipe, distill=0.0)
+        return {
+            "recipe": recipe,
+            "teacher": teacher if recipe.distill > 0 else None,
+            "device": device_of(network),
+        }
 
     def top1_val(self, network: Network) -> float:
         """Return the validation accuracy in percent."""
