@@ -106,9 +106,9 @@ def test_a_run_on_other_images_is_told(
 def test_a_runtime_that_lacks_is_told_and_the_rest_measured(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from shoal.measure import side_by_side
+    from shoal.measure import runtime
 
-    monkeypatch.setattr(side_by_side.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(runtime.importlib.util, "find_spec", lambda name: None)
     words = [str(run), str(run), "--seconds", "0", "--batch", "1"]
     assert main(["compare", *words]) == 0
     out = capsys.readouterr().out
