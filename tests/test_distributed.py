@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -40,3 +45,25 @@ def test_the_processes_share_the_batches_without_overlap(
         shares.append(list(distributed.my_batches(range(7))))
     assert sorted(batch for share in shares for batch in share) == list(range(7))
     assert shares[1] == list(range(1, 7, size))
+
+
+_LEAVES = """
+import atexit, torch.distributed as dist
+atexit.register(lambda: print(f"left {not dist.is_initialized()}", flush=True))  # called last
+from shoal.distributed import world
+print(f"world {world()}", flush=True)
+"""
+
+
+def test_a_process_leaves_its_group_before_the_interpreter_ends(tmp_path: Path) -> None:
+    # else a thread of gloo, still at work, aborts it now and then
+    script = tmp_path / "leaves.py"
+    script.write_text(_LEAVES)
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+         str(script)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.stdout.count("world 2") == done.stdout.count("left True") == 2

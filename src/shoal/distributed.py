@@ -6,6 +6,7 @@ the process group is brought up, by accelerate, the first time it is asked for.
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
@@ -55,6 +56,7 @@ def ensure_initialised(device: torch.device | None = None) -> None:
         PartialState(cpu=cpu or (device is not None and device.type == "cpu"))
         if not dist.is_initialized():  # the state existed before, made for one process
             dist.init_process_group("gloo" if cpu else None)
+        atexit.register(_leave)
     if dist.is_initialized() and device is not None and device.type == "cpu" and _needs_gpu():
         raise ConfigError(
             "these processes were started for GPUs and cannot train on 'cpu': "
@@ -139,6 +141,17 @@ def default_device() -> torch.device:
     ensure_initialised()
     device: torch.device = PartialState(cpu=_cpu_forced()).device
     return device
+
+
+def _leave() -> None:
+    """End the process group before the interpreter ends.
+
+    A worker thread of gloo that still runs then aborts the process now and then, with all its work
+    done (https://github.com/pytorch/pytorch/issues/190489). NCCL has no such threads, and leaving
+    it could wait for a process that failed.
+    """
+    if _grouped() and dist.get_backend() == "gloo":
+        dist.destroy_process_group()
 
 
 def _launched() -> bool:
