@@ -16,6 +16,8 @@ from shoal.models import cifar_resnet20
 from shoal.network import Network, capture
 from shoal.store import load, save
 from shoal.surgery import MergeReport, linearize_, merge_
+from shoal.surgery.convmap import ConvMap
+from shoal.surgery.costs import LatencyCosts
 
 
 def with_statistics(model: nn.Module) -> nn.Module:
@@ -104,6 +106,45 @@ def test_an_mlp_is_one_linear_layer_with_its_scale_and_skip() -> None:
     before, after = merged(Mlp(), x)
     assert len(layers_of(after, nn.Linear)) == 1
     assert error(before(x.double()), after(x.double())) <= 1e-10
+
+
+def test_a_layer_with_less_work_than_one_of_its_parts_needs_no_measurement_to_be_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def busy(costs: LatencyCosts, found: ConvMap, node: object) -> float:
+        return 20.0 if found.weight.shape == (6, 6) else 1.0  # of the composed layer only
+
+    monkeypatch.setattr(LatencyCosts, "map_ms", busy)
+    monkeypatch.setattr("shoal.surgery.merge._SLOWER", 100.0)
+    network = capture(Mlp().eval(), torch.randn(3, 5, 6)).copy()
+    linearize_(network, ["act"], how="identity")
+    merge_(network)
+    assert len(layers_of(network, nn.Linear)) == 1
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "within"),
+    [
+        (nn.Linear(6, 24), nn.Linear(24, 6), True),
+        (nn.Linear(24, 6), nn.Linear(6, 24), False),  # both are narrower than what they make
+        (nn.Conv2d(4, 8, 3), nn.Conv2d(8, 4, 1), True),
+        (nn.Conv2d(4, 8, 1, stride=2), nn.Conv2d(8, 8, 1), True),
+        (nn.Conv2d(4, 8, 3), nn.Conv2d(8, 4, 3), False),
+        (nn.Conv2d(4, 8, 1), nn.Conv2d(8, 8, 3, groups=8), False),
+    ],
+)
+def test_a_composed_layer_may_do_a_part_of_the_work_of_a_part(
+    first: nn.Module, second: nn.Module, within: bool
+) -> None:
+    maps = []
+    for layer in (first, second):
+        if isinstance(layer, nn.Linear):
+            maps.append(ConvMap.of_linear(layer))
+        else:
+            assert isinstance(layer, nn.Conv2d)
+            maps.append(ConvMap.of_conv(layer, (0, 0)))
+    composed = maps[0].then(maps[1])
+    assert any(composed.works_within(part) for part in maps) is within
 
 
 def test_a_bias_before_padding_is_carried_by_a_channel_of_ones() -> None:

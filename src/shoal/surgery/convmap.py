@@ -113,6 +113,26 @@ class ConvMap:
         """Whether it changes nothing at all."""
         return self.is_affine and bool((self.weight == 1).all()) and not bool(self.bias.any())
 
+    def works_within(self, other: ConvMap) -> bool:
+        """Whether this does a part of the work of `other`: the same with no more channels.
+
+        Args:
+            other: a map that gives no fewer output positions.
+        """
+        taps = zip(self.kernel, self.dilation, other.dilation, strict=True)
+        apart = all(k == 1 or mine == theirs for k, mine, theirs in taps)
+        one_group = self.groups == other.groups == 1
+        sizes = zip(self.weight.shape[:2], other.weight.shape[:2], strict=True)
+        smaller = all(mine <= theirs for mine, theirs in sizes)
+        paddings = zip(self.padding, other.padding, strict=True)
+        strides = zip(self.stride, other.stride, strict=True)
+        return (
+            self.kernel == other.kernel and apart and one_group and smaller
+            and self.ones <= other.ones
+            and all(mine <= theirs for mine, theirs in paddings)
+            and all(mine >= theirs for mine, theirs in strides)
+        )  # fmt: skip
+
     # ------------------------------------------------------------------ composing
 
     def then(self, second: ConvMap) -> ConvMap:

@@ -32,7 +32,10 @@ def cache_folder() -> Path:
 
 
 class LatencyCosts:
-    """Median latency of layers by configuration and input shape, in milliseconds.
+    """Latency of layers by configuration and input shape, in milliseconds.
+
+    Layers are timed one after another, not side by side, and the figures are kept: so the fastest
+    round counts, which other work on the machine disturbs least.
 
     Args:
         batch: batch size of the inputs.
@@ -62,8 +65,8 @@ class LatencyCosts:
     def _machine(self) -> str:
         where = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else ""
         parts = [
-            platform.machine(), platform.processor(), platform.node(), where, self.device.type,
-            str(torch.get_num_threads()), torch.__version__,
+            "fastest", platform.machine(), platform.processor(), platform.node(), where,
+            self.device.type, str(torch.get_num_threads()), torch.__version__,
         ]  # fmt: skip
         if self.runtime != EAGER:
             parts += [self.runtime, version(self.runtime)]
@@ -110,6 +113,6 @@ class LatencyCosts:
             model = nn.Sequential(*layers) if len(layers) != 1 else layers[0]
             options = {"min_seconds": 0.05, "max_seconds": 5.0, "repeats": 7, "warmup": 2}
             timing = latency_in(self.runtime, {"layers": model}, inputs, **options)
-            self._known[key] = timing["layers"].median_ms
+            self._known[key] = min(timing["layers"].rounds_ms)
             self._fresh = True
         return self._known[key]

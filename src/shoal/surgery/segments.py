@@ -291,7 +291,7 @@ def _join(units: Sequence[Segment], prices: Prices) -> tuple[float, Segment] | N
     parts = [unit.map for unit in units if unit.map is not None]
     if _work(composed) > prices.most_work * sum(map(_work, parts)):
         return None
-    price, apart = prices.of(composed, start), sum(_alone(unit, prices)[0] for unit in units)
+    price, apart = _price(composed, units, prices), sum(_alone(unit, prices)[0] for unit in units)
     layers = sum(unit.layers for unit in units)
     segment = Segment(start, units[-1].end, composed, layers, True, cost=price, cost_apart=apart)
     return price / prices.margin, segment
@@ -309,7 +309,8 @@ def _alone(unit: Segment, prices: Prices) -> tuple[float, Segment]:
         return prices.of(unit.map, unit.start), unit
     reason = ""
     if prices.joins:
-        together = prices.of(unit.map, unit.start) / prices.margin
+        parts = [part for branch in unit.branches for part in branch]
+        together = _price(unit.map, [unit, *parts], prices) / prices.margin
         # the addition costs about what scaling and shifting the same tensor does
         apart += prices.of(ConvMap.identity(unit.map.channels_out, unit.map.spatial), unit.end)
         if together <= apart:
@@ -318,6 +319,22 @@ def _alone(unit: Segment, prices: Prices) -> tuple[float, Segment]:
         reason = "as one layer it would be slower"
     changed = any(part.changed for branch in unit.branches for part in branch)
     return apart, replace(unit, map=None, changed=changed, reason=reason)
+
+
+def _price(composed: ConvMap, units: Sequence[Segment], prices: Prices) -> float:
+    """Return the cost of a composed map, at most that of a unit which does all its work and more.
+
+    It is known before it is measured that the map cannot cost more than such a unit, and a
+    measurement that says so comes from a busy machine.
+
+    Args:
+        composed: a map on the input of the first unit.
+        units: what it stands for.
+        prices: by what the cut is chosen.
+    """
+    more = [u for u in units if u.map is not None and composed.works_within(u.map)]
+    known = [prices.of(unit.map, unit.start) for unit in more if unit.map is not None]
+    return min([prices.of(composed, units[0].start), *known])
 
 
 def _work(found: ConvMap) -> float:
