@@ -26,6 +26,7 @@ from torch import Tensor
 import shoal
 from shoal.ending import folded
 from shoal.measure import OnnxRunners, SideBySide, eager_side_by_side
+from shoal.records import lineage
 from shoal.report import RunRecord, read_run
 from shoal.surgery import merge_
 
@@ -55,7 +56,10 @@ def rows_of(record: RunRecord, name: str, found: dict[int, dict[str, SideBySide]
     rows, epochs, moves, dense = [], 0, 0, record.steps[0].metrics
     for step in record.steps:
         epochs += step.epochs if step.step else 0
-        moves += len(step.names)
+        if step.operation == "fine-tune":  # of the result, which need not be the network before
+            moves = sum(len(s.names) for s in lineage(record.steps[: step.step + 1]))
+        else:
+            moves += len(step.names)
         key = DENSE if step.step == 0 else f"{name} {step.step}"
         rows.append(
             {

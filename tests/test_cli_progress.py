@@ -123,3 +123,17 @@ def test_a_search_without_a_known_number_of_steps_names_none_and_no_time_left() 
         "step 1: linearized layer[1].relu: validation 90.50 % (+0.50 points), "
         "merged 1.25 × as fast as dense; 2.0 s"
     )
+
+
+def test_the_last_training_is_told_as_such() -> None:
+    console = Console(file=io.StringIO(), width=100, highlight=False)
+    with showing(console) as listener:
+        listener.plan(None)
+        listener.step(step(0, 90.0), resumed=False)
+        for within in (True, False):
+            changes = {"operation": "fine-tune", "names": (), "within": within}
+            listener.step(step(2, 89.8, **changes), resumed=False)
+    assert isinstance(console.file, io.StringIO)
+    _, taken, left = console.file.getvalue().splitlines()
+    assert taken.startswith("step 2: fine-tuned the result: validation 89.80 % (-0.20 points)")
+    assert "not better: the result is as before" in left

@@ -16,6 +16,7 @@ import yaml
 import small_runs
 from shoal.errors import RunError
 from shoal.methods import Listener, Result, task
+from shoal.report.record import read_run
 from shoal.run import Run
 from shoal.store import load
 from shoal.surgery import MergeReport
@@ -42,6 +43,22 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
 def finished(whole: tuple[Path, Result], tmp_path: Path) -> Path:
     """A copy of that run's folder, to do harm to."""
     return Path(shutil.copytree(whole[0], tmp_path / "finished"))
+
+
+@pytest.mark.parametrize("steps", [2, 3])
+def test_the_last_training_goes_on_like_a_step(tmp_path: Path, steps: int) -> None:
+    options = {"remove": 1, "final_epochs": 2}
+    whole = run(tmp_path / "whole", **options)
+    assert len(whole.steps) == 3
+    shutil.copytree(tmp_path / "whole", tmp_path / "stopped")
+    for lost in list((tmp_path / "stopped" / "steps").iterdir()):
+        if int(lost.name) >= steps:
+            shutil.rmtree(lost)
+    (tmp_path / "stopped" / "result.json").unlink()
+    again = run(tmp_path / "stopped", **options)
+    assert facts(again) == facts(whole)
+    assert same_weights(again.model, whole.model)
+    assert read_run(tmp_path / "stopped").removals == whole.steps[1].names
 
 
 # ---------------------------------------------------------------------- what a folder holds

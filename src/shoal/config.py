@@ -68,6 +68,8 @@ class Config(BaseModel):
     # training
     epochs: int = 1
     dense_epochs: int = 0
+    final_epochs: int = 0
+    final_lr: float | None = None
     recipe: str | None = None
     optimizer: str | None = None
     lr: float | None = None

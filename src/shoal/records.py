@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from shoal.errors import RunError
 from shoal.measure.energy import Energy
 
-__all__ = ["Metrics", "Step"]
+__all__ = ["Metrics", "Step", "chosen", "lineage"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,8 @@ class Step:
 
     Attributes:
         step: its number, from 1; 0 is the dense network.
-        operation: "dense", "linearize", "drop" or "collapse".
+        operation: "dense", "linearize", "drop" or "collapse", or several with " + " between them;
+            "fine-tune" for the last training of the result.
         names: the sites or blocks it was done to.
         metrics: the figures after fine-tuning.
         scores: what the criterion said of all candidates before the removal.
@@ -64,26 +65,29 @@ class Step:
         latency_ratio_low: lower end of the 95 % interval of that ratio. If 1 lies within, no
             difference was measurable.
         latency_ratio_high: its upper end.
-        within: whether the accuracy is within the allowed drop from dense.
+        within: whether the accuracy is within the allowed drop from dense and, after the last
+            training, not below what it was before.
         notes: what else happened.
         energy: what its training took, where that was asked for.
+        ended: of the last training: why the search had ended.
     """
 
     step: int
     operation: str
-    names: tuple[str, ...]
     metrics: Metrics
-    scores: Mapping[str, float]
-    settled: bool | None
-    top1_val_before: float | None
     epochs: int
     seconds: float
     latency_ratio: float
     latency_ratio_low: float
     latency_ratio_high: float
     within: bool
+    names: tuple[str, ...] = ()
+    scores: Mapping[str, float] = field(default_factory=dict)
+    settled: bool | None = None
+    top1_val_before: float | None = None
     notes: tuple[str, ...] = ()
     energy: Energy | None = None
+    ended: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the step as flat JSON values: its own fields and the metrics' beside them."""
@@ -100,10 +104,27 @@ class Step:
         metrics = Metrics.from_dict(data)
         own = [f.name for f in fields(cls) if f.name not in ("metrics", "energy")]
         try:
-            values = {name: data[name] for name in own}
+            values = {name: data[name] for name in own if name != "ended"}
+            values["ended"] = data.get("ended", "")  # older records have none
             if data.get("energy") is not None:
                 values["energy"] = Energy.from_dict(data["energy"])
         except KeyError as error:
             raise RunError(f"a step's record has no {error}: the run's folder is damaged") from None
         values |= {"names": tuple(values["names"]), "notes": tuple(values["notes"])}
         return cls(metrics=metrics, **values)
+
+
+def chosen(steps: Sequence[Step]) -> Step:
+    """Return the step whose network is the result: the last that is accurate enough."""
+    return max((step for step in steps if step.within), key=lambda step: step.step)
+
+
+def lineage(steps: Sequence[Step]) -> list[Step]:
+    """Return the steps that made the result, in order.
+
+    The last training begins with the last network that was accurate enough, and not with the last.
+    """
+    last = chosen(steps)
+    if last.operation != "fine-tune":
+        return [step for step in steps if step.step <= last.step]
+    return [*lineage([step for step in steps if step.step < last.step]), last]

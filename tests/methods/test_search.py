@@ -13,6 +13,7 @@ from shoal.data.loader import ImageLoader
 from shoal.errors import ConfigError, DataError, NameNotFoundError
 from shoal.methods import Listener, Result, Step, task
 from shoal.network import Network
+from shoal.records import lineage
 from shoal.training import Evaluation
 from small_runs import SITES, digits, facts, removals, run, same_weights
 
@@ -267,3 +268,65 @@ def test_a_step_spells_itself_as_flat_values(whole: Result) -> None:
     assert {"step", "operation", "names", "scores", "top1_val", "latency_ms"} <= set(flat)
     assert Step.from_dict(flat) == step
     assert step.latency_ratio_low <= step.latency_ratio <= step.latency_ratio_high
+
+
+# ---------------------------------------------------------------------- the last training
+
+
+@pytest.mark.parametrize(("after", "taken"), [(89.8, True), (89.5, True), (89.4, False)])
+def test_the_result_is_trained_once_more_and_taken_if_it_is_not_worse(
+    monkeypatch: pytest.MonkeyPatch, after: float, taken: bool
+) -> None:
+    fits: list[int] = []
+
+    def fit(network: Network) -> None:
+        fits.append(sum(site.linearized is not None for site in network.sites))
+
+    def judge(network: Network, loader: object) -> Evaluation:
+        gone = sum(site.linearized is not None for site in network.sites)
+        again = fits[-2:] == [2, 1] and gone == 1
+        return Evaluation(after if again else [90.0, 89.5, 70.0][gone], 0.0, 100, 90)
+
+    monkeypatch.setattr(task, "evaluate", judge)
+    result = run(fit=fit, how="identity", max_drop=1.0, final_epochs=3)
+    assert fits == [1, 2, 1]  # the one too many does not matter: the result is trained
+    last = result.steps[-1]
+    assert (last.operation, last.names, last.epochs) == ("fine-tune", (), 3)
+    assert (last.top1_val_before, last.within) == (89.5, taken)
+    assert last.ended == result.stopped
+    assert "20.00 points below dense" in result.stopped
+    assert result.final == result.steps[-1 if taken else 1].metrics
+    assert result.removed == 1
+    assert [name for step in lineage(result.steps) for name in step.names] == list(
+        result.steps[1].names
+    )
+
+
+def test_nothing_is_trained_once_more_where_nothing_went(scripted: Scripted) -> None:
+    result = scripted([90.0, 10.0, 10.0, 10.0, 10.0], max_drop=1.0, final_epochs=2)
+    assert [step.operation for step in result.steps] == ["dense", "linearize"]
+
+
+def test_the_last_training_has_its_own_rate_and_learns_from_dense() -> None:
+    seen: list[dict[str, Any]] = []
+    real = task.fit
+
+    def fit(network: Network, train: object, **options: Any) -> object:
+        seen.append(options)
+        return real(network, train, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(task, "fit", fit)
+        small_runs.skip_latency(patch)
+        recipe = {"lr": 0.02, "precision": "fp32", "distill": 0.5}
+        run(remove=1, final_epochs=2, final_lr=0.003, recipe=recipe)
+    assert [options["recipe"].lr for options in seen] == [0.02, 0.003]
+    assert [options["epochs"] for options in seen] == [1, 2]
+    assert [options["first_epoch"] for options in seen] == [0, 1]
+    assert all(options["teacher"] is not None for options in seen)
+
+
+@pytest.mark.parametrize("options", [{"final_epochs": -1}, {"final_lr": 0.0}])
+def test_a_last_training_that_makes_no_sense_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        run(**options)

@@ -11,7 +11,7 @@ from shoal.methods import Metrics, Step
 from shoal.report import RunRecord, energy_lines, energy_table, outcome_lines, read_run
 
 DENSE = Metrics(90.0, 88.0, 4_000_000, 2_000, 10, 2.0)
-STEP = Step(0, "dense", (), DENSE, {}, None, None, 0, 1.0, 1.0, 1.0, 1.0, True)
+STEP = Step(0, "dense", DENSE, 0, 1.0, 1.0, 1.0, 1.0, True)
 
 
 def figures(wh: float) -> dict[str, float]:

@@ -94,6 +94,9 @@ class Lines(Listener):
         if self._dense is not None:
             accuracy += f" ({points(step.metrics.top1_val - self._dense)})"
         low = "" if step.within else ", below what is allowed"
+        if step.operation == "fine-tune":
+            kept = "" if step.within else ", not better: the result is as before"
+            return f"step {step.step}: fine-tuned the result: {accuracy}{_gain(step)}{kept}"
         done = _VERBS.get(step.operation, step.operation)
         of = "" if self.steps is None else f"/{self.steps}"
         names = ", ".join(step.names)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from shoal.errors import ConfigError, unknown_name
@@ -21,6 +21,9 @@ class Search:
         max_drop: how many points of validation accuracy the result may lose against dense (δ).
         epochs: epochs of fine-tuning after each removal.
         dense_epochs: epochs of training the dense network first.
+        final_epochs: epochs of fine-tuning the result when the search has ended; it stays as it was
+            where that does not help.
+        final_lr: the learning rate of these; None for the recipe's.
         per_step: how many sites or blocks go at each step.
         step_saving: for the method "shoal": a step makes moves, `per_step` at most, until they were
             measured to save this share of the network's latency.
@@ -54,6 +57,8 @@ class Search:
     max_drop: float = 1.0
     epochs: int = 1
     dense_epochs: int = 0
+    final_epochs: int = 0
+    final_lr: float | None = None
     per_step: int = 1
     step_saving: float = 1.0
     tries: int = 0
@@ -84,7 +89,14 @@ class Search:
                 f"max_drop is {self.max_drop}: give the points of accuracy that may be lost, 0 or "
                 "more"
             )
-        least = {"epochs": 0, "dense_epochs": 0, "per_step": 1, "patience": 0, "seed": 0}
+        least = {
+            "epochs": 0,
+            "dense_epochs": 0,
+            "final_epochs": 0,
+            "per_step": 1,
+            "patience": 0,
+            "seed": 0,
+        }
         least |= {
             "remove": 1,
             "samples": 1,
@@ -108,6 +120,8 @@ class Search:
             value = getattr(self, name)
             if value is not None and not 0 < value < 1:
                 raise ConfigError(f"{name} is {value}: give the share of dense's to reach, as 0.5")
+        if self.final_lr is not None:
+            replace(self.recipe, lr=self.final_lr)  # raises for one that makes no sense
         check_runtime(self.runtime)
         self._check_moves()
         self._check_rewinding()

@@ -20,7 +20,7 @@ from shoal.methods.registry import Method
 from shoal.methods.rewind import Rewind
 from shoal.methods.task import Task
 from shoal.network import Network, Plan
-from shoal.records import Metrics, Step
+from shoal.records import Metrics, Step, chosen
 from shoal.run import Run
 from shoal.surgery import MergeReport
 from shoal.surgery.padding import find_movable_paddings, move_paddings_
@@ -128,7 +128,8 @@ class _Search:
             self.listener.step(step, resumed=True)
         dense = self._dense()
         network, best = self._latest(dense)
-        stopped = self._stopped(network)
+        ended = self.steps[-1].ended
+        stopped = ended or self._stopped(network)
         while not stopped:
             number = len(self.steps)
             try:
@@ -145,6 +146,8 @@ class _Search:
             if self.steps[-1].within:
                 best = network.copy()
             stopped = self._stopped(network)
+        if not ended:
+            best = self._fine_tuned(best, dense, stopped)
         return self._result(dense, best.eval(), stopped)
 
     def _most_steps(self) -> int | None:
@@ -169,32 +172,21 @@ class _Search:
                 self.run.checkpoint(0).unlink(missing_ok=True)
             dense = self.base.copy()
             notes, energy = self._train(dense, 0, self.options.dense_epochs, teacher=None)
-        self.listener.stage(0, "evaluate")
-        metrics, _ = self.task.measure(dense, dense)
-        step = Step(
-            step=0,
+        self._keep(
+            dense,
+            dense,
+            started,
             operation="dense",
-            names=(),
-            metrics=metrics,
-            scores={},
-            settled=None,
-            top1_val_before=None,
             epochs=self.options.dense_epochs,
-            seconds=time.perf_counter() - started,
-            latency_ratio=1.0,
-            latency_ratio_low=1.0,
-            latency_ratio_high=1.0,
-            within=True,
             notes=notes,
             energy=energy,
         )
-        self._keep(step, dense)
         return dense
 
     def _latest(self, dense: Network) -> tuple[Network, Network]:
         """Return the network of the last finished step and the last one within the drop."""
         last = self.steps[-1].step
-        best = max(step.step for step in self.steps if step.within)
+        best = self._chosen().step
         networks = {0: dense}
         for number in {last, best} - {0}:
             assert self.run is not None
@@ -235,27 +227,19 @@ class _Search:
         self.listener.stage(number, "evaluate")
         before = self.task.top1_val(network)
         notes, energy = self._train(network, number, self.options.epochs, teacher=dense)
-        self.listener.stage(number, "evaluate")
-        metrics, ratio = self.task.measure(network, dense)
-        drop = self.steps[0].metrics.top1_val - metrics.top1_val
-        step = Step(
-            step=number,
+        self._keep(
+            network,
+            dense,
+            started,
             operation=proposal.operation,
             names=proposal.names,
-            metrics=metrics,
             scores=dict(proposal.scores),
             settled=proposal.scores.settled,
             top1_val_before=before,
             epochs=self.options.epochs,
-            seconds=time.perf_counter() - started,
-            latency_ratio=ratio.median,
-            latency_ratio_low=ratio.low,
-            latency_ratio_high=ratio.high,
-            within=drop <= self.options.max_drop + 1e-9,
             notes=(*proposal.notes, *notes),
             energy=energy,
         )
-        self._keep(step, network)
         return network
 
     def _recall(self, number: int, name: str, measure: Callable[[], Any]) -> Any:
@@ -273,8 +257,42 @@ class _Search:
         )
         move_paddings_(network, pairs)
 
+    def _fine_tuned(self, best: Network, dense: Network, stopped: str) -> Network:
+        """Train the result for the last time; returns it if it is not worse, else as it was."""
+        begun, epochs = self._chosen(), self.options.final_epochs
+        if epochs == 0 or begun.step == 0:
+            return best
+        started, number = time.perf_counter(), len(self.steps)
+        network = best.copy()
+        try:
+            notes, energy = self._train(
+                network, number, epochs, teacher=dense, lr=self.options.final_lr
+            )
+        except TrainingError as error:
+            self.notes.append(f"the last fine-tuning failed, the result is as before it: {error}")
+            self.listener.note(self.notes[-1])
+            return best
+        step = self._keep(
+            network,
+            dense,
+            started,
+            operation="fine-tune",
+            top1_val_before=begun.metrics.top1_val,
+            epochs=epochs,
+            notes=notes,
+            energy=energy,
+            ended=stopped,
+            least=begun.metrics.top1_val,
+        )
+        return network if step.within else best
+
     def _train(
-        self, network: Network, number: int, epochs: int, teacher: Network | None
+        self,
+        network: Network,
+        number: int,
+        epochs: int,
+        teacher: Network | None,
+        lr: float | None = None,
     ) -> tuple[tuple[str, ...], Energy | None]:
         """Train in place; returns remarks, and the energy it took if that is asked for."""
         if epochs == 0:
@@ -285,6 +303,7 @@ class _Search:
                 network,
                 number,
                 epochs,
+                lr=lr,
                 teacher=teacher,
                 checkpoint=self.run.checkpoint(number) if self.run is not None else None,
                 listener=self.listener,
@@ -292,11 +311,50 @@ class _Search:
             )
         return notes, spent.energy
 
-    def _keep(self, step: Step, network: Network) -> None:
+    def _keep(
+        self,
+        network: Network,
+        dense: Network,
+        started: float,
+        *,
+        operation: str,
+        epochs: int,
+        least: float | None = None,
+        **known: Any,
+    ) -> Step:
+        """Measure and write down a network as the next step.
+
+        Args:
+            network: to measure.
+            dense: to measure it against.
+            started: when the step was begun, by `time.perf_counter`.
+            operation: what was done.
+            epochs: of training.
+            least: the accuracy that the step has to have besides the one that is allowed.
+            **known: further fields of the step.
+        """
+        number = len(self.steps)
+        self.listener.stage(number, "evaluate")
+        metrics, ratio = self.task.measure(network, dense)
+        top1_dense = self.steps[0].metrics.top1_val if self.steps else metrics.top1_val
+        allowed = max(top1_dense - self.options.max_drop, least or 0.0)
+        step = Step(
+            step=number,
+            operation=operation,
+            metrics=metrics,
+            epochs=epochs,
+            seconds=time.perf_counter() - started,
+            latency_ratio=ratio.median,
+            latency_ratio_low=ratio.low,
+            latency_ratio_high=ratio.high,
+            within=metrics.top1_val >= allowed - 1e-9,
+            **known,
+        )
         if self.run is not None:
             self.run.save_step(step, network)
         self.steps.append(step)
         self.listener.step(step, resumed=False)
+        return step
 
     def _removed(self, network: Network) -> int:
         done = network.plan.operations[len(self.base.plan.operations) :]
@@ -363,15 +421,15 @@ class _Search:
 
     def _ending(self, dense: Network, best: Network, stopped: str) -> Ending:
         """Merge the result, measure it, and write it down."""
-        chosen = self._chosen().step
+        number = self._chosen().step
         if self.run is not None:
             self.run.keep_best(best)
-        self.listener.stage(chosen, "measure")
+        self.listener.stage(number, "measure")
         ending = None
         if self.run is None or is_main():  # with a folder, the others read what is written
             ending = self.task.ending(dense, best)
         if self.costs is not None:
-            self.listener.stage(chosen, "measure energy")
+            self.listener.stage(number, "measure energy")
             energy = self.costs.summary(dense, best, self.steps, self.task)
             ending = None if ending is None else replace(ending, energy=energy)
         if self.run is None:
@@ -394,7 +452,7 @@ class _Search:
         return known
 
     def _chosen(self) -> Step:
-        return max((step for step in self.steps if step.within), key=lambda step: step.step)
+        return chosen(self.steps)
 
     def _final_metrics(self, ending: Ending) -> tuple[Metrics, Metrics]:
         """Return the figures of dense and result, with latencies from the same rounds."""

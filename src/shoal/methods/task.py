@@ -63,6 +63,7 @@ class Task:
         step: int,
         epochs: int,
         *,
+        lr: float | None = None,
         teacher: Network | None,
         checkpoint: Path | None,
         listener: Listener,
@@ -70,7 +71,8 @@ class Task:
     ) -> tuple[str, ...]:
         """Train a network in place; returns remarks of the trainer.
 
-        `on_epoch` hears of each epoch before the listener does.
+        `lr` takes the place of the recipe's; `on_epoch` hears of each epoch before the listener
+        does.
 
         Raises:
             TrainingError: the loss is not finite; the network then has its former weights.
@@ -96,7 +98,7 @@ class Task:
             checkpoint=checkpoint,
             on_epoch=heard,
             on_batch=lambda r: listener.batch(r, epochs),
-            **self._training(network, teacher),
+            **self._training(network, teacher, lr),
         )
         return report.notes
 
@@ -120,8 +122,12 @@ class Task:
     def _first_epoch(self, step: int) -> int:
         return self.search.dense_epochs + (step - 1) * self.search.epochs if step else 0
 
-    def _training(self, network: Network, teacher: Network | None) -> dict[str, Any]:
+    def _training(
+        self, network: Network, teacher: Network | None, lr: float | None = None
+    ) -> dict[str, Any]:
         recipe = self.search.recipe
+        if lr is not None:
+            recipe = replace(recipe, lr=lr)
         if teacher is None:  # the dense network: nobody is there to learn from
             recipe = replace(recipe, distill=0.0)
         return {

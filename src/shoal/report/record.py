@@ -12,6 +12,7 @@ import yaml
 
 from shoal.errors import RunError
 from shoal.methods import Metrics, Step
+from shoal.records import chosen, lineage
 
 __all__ = ["RunRecord", "read_run"]
 
@@ -59,12 +60,12 @@ class RunRecord:
     @property
     def chosen(self) -> Step:
         """The step whose network is the result."""
-        return _last_within(self.steps)
+        return chosen(self.steps)
 
     @property
     def removals(self) -> tuple[str, ...]:
         """The names of what is gone in the result, in the order in which it went."""
-        return tuple(name for step in self.steps[: self.chosen.step + 1] for name in step.names)
+        return tuple(name for step in lineage(self.steps) for name in step.names)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `result.json` holds, also for a run that is not finished."""
@@ -127,14 +128,12 @@ def _unfinished(path: Path, batch: int | None) -> RunRecord:
     if not files:
         raise RunError(f"the run in '{path}' has no finished step yet: wait, or start it again")
     steps = tuple(Step.from_dict(_read(file)) for file in files)
-    chosen = _last_within(steps)
-    done = steps[: chosen.step + 1]
     return RunRecord(
         folder=path,
         dense=steps[0].metrics,
-        final=chosen.metrics,
+        final=chosen(steps).metrics,
         steps=steps,
-        removed=sum(len(step.names) for step in done),
+        removed=sum(len(step.names) for step in lineage(steps)),
         # The first removal was chosen among everything that could go.
         total=len(steps[1].scores) if len(steps) > 1 else None,
         stopped="",
@@ -142,10 +141,6 @@ def _unfinished(path: Path, batch: int | None) -> RunRecord:
         latency={},
         latency_batch=batch,
     )
-
-
-def _last_within(steps: tuple[Step, ...]) -> Step:
-    return max((step for step in steps if step.within), key=lambda step: step.step)
 
 
 def _latency_batch(path: Path) -> int | None:

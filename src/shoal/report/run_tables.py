@@ -60,7 +60,7 @@ def _size_rows(record: RunRecord) -> list[_Row]:
 
 
 def _removal_row(record: RunRecord) -> _Row:
-    kinds = {kind for step in record.steps[1:] for kind in step.operation.split(" + ")}
+    kinds = {kind for s in record.steps if s.names for kind in s.operation.split(" + ")}
     if kinds - {"linearize"} and kinds - {"drop"}:  # of a network that a collapse has changed
         return "moves made", "–", "–", str(record.removed)
     total = record.total
@@ -157,7 +157,7 @@ def steps_table(record: RunRecord) -> Table:
 def _columns(record: RunRecord) -> list[tuple[str, Callable[[Step], str]]]:
     columns: list[tuple[str, Callable[[Step], str]]] = [
         ("step", lambda step: str(step.step)),
-        ("removed", lambda step: ", ".join(step.names) if step.names else "(dense)"),
+        ("removed", lambda step: ", ".join(step.names) or f"({step.operation})"),
         ("score", _lowest_score),
         ("before tuning", lambda step: percent(step.top1_val_before)),
         ("validation", lambda step: percent(step.metrics.top1_val)),
@@ -198,7 +198,9 @@ def _amount_of(name: str) -> Callable[[Step], str]:
 def _mark(step: Step, chosen: int) -> str:
     if step.step == chosen:
         return "result"
-    return "" if step.within else "too low"
+    if step.within:
+        return ""
+    return "not better" if step.operation == "fine-tune" else "too low"
 
 
 def _table(title: str) -> Table:
