@@ -61,6 +61,17 @@ def test_the_last_training_goes_on_like_a_step(tmp_path: Path, steps: int) -> No
     assert read_run(tmp_path / "stopped").removals == whole.steps[1].names
 
 
+def test_a_finished_run_takes_a_last_training(finished: Path, tmp_path: Path) -> None:
+    longer = {"epochs": 2, "final_epochs": 1, "final_lr": 0.01}
+    added, whole = run(finished, **longer), run(tmp_path / "whole", **longer)
+    assert facts(added) == facts(whole)
+    assert same_weights(added.model, whole.model)
+    assert added.steps[-1].operation == "fine-tune"
+    assert yaml.safe_load((finished / "config.yaml").read_text())["final_epochs"] == 1
+    with pytest.raises(RunError, match="final_epochs was 1 and is 2"):
+        run(finished, **{**longer, "final_epochs": 2})
+
+
 # ---------------------------------------------------------------------- what a folder holds
 
 

@@ -32,13 +32,17 @@ except ImportError:  # no file locks on this system
     fcntl = None  # type: ignore[assignment]
 
 
+_LAST_TRAINING = ("final_epochs", "final_lr")
+
+
 class Run:
     """A run's folder, opened for one process group.
 
     Args:
         folder: made if needed.
         identity: what decides the result, as JSON values: options, and hashes of weights and data.
-            A folder that was begun with another identity is refused.
+            A folder that was begun with another one is refused, but for the options of the last
+            training as long as that was not made.
         config: what is written to `config.yaml`, for people and for running it again.
 
     Raises:
@@ -74,7 +78,7 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._take_lock()
             if known.exists():
-                self._compare(_read_json(known), identity)
+                self._go_on(known, identity, config)
             else:
                 # First what makes the folder a run's, should this process end right here.
                 write_file(known, json.dumps(identity, indent=2) + "\n")
@@ -110,6 +114,19 @@ class Run:
                 f"another process is at work in '{self.folder}': wait for it, or choose another "
                 "folder"
             ) from None
+
+    def _go_on(self, known: Path, identity: dict[str, Any], config: Mapping[str, Any]) -> None:
+        """Check that the folder was begun alike; the last training is open until it was made."""
+        before = _read_json(known)
+        steps = self.steps()
+        free = () if steps and steps[-1].operation == "fine-tune" else _LAST_TRAINING
+        self._compare(
+            {name: value for name, value in before.items() if name not in free},
+            {name: value for name, value in identity.items() if name not in free},
+        )
+        if before != identity:
+            write_file(self.folder / "config.yaml", _yaml(config))
+            write_file(known, json.dumps(identity, indent=2) + "\n")
 
     def _compare(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
         before, now = _flat(old), _flat(new)

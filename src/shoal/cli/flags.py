@@ -131,7 +131,8 @@ FLAGS = (
     Flag("dense_epochs", int, TRAINING, "Epochs of training before anything is removed. Needed if "
          "the model comes without trained weights.", "0"),
     Flag("final_epochs", int, TRAINING, "Epochs of fine-tuning the result when the search has "
-         "ended. Ten or more often win back part of what was lost.", "0"),
+         "ended. Ten or more often win back part of what was lost; a finished run takes them too.",
+         "0"),
     Flag("final_lr", float, TRAINING, "The learning rate of these.", _RECIPE),
     Flag("recipe", str, TRAINING, "A set of training options by name: finetune, distill (learn "
          "from the dense network), easier_cifar, easier_domainbed, easier_transfer (the paper's), "
