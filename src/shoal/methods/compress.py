@@ -62,7 +62,7 @@ def compress(
             from it when called again with the same arguments; None keeps nothing.
         test: test batches: measured at every step and reported, never used for a choice.
         fit: trains a network in place instead of the built-in trainer. It is called after each
-            removal, and once before if `dense_epochs` is above 0.
+            removal, once before if `dense_epochs` is above 0, and at the end if `final_epochs` is.
         recipe: how to train: a `Recipe`, the name of one, or options that differ from the method's
             own, which is "distill" for "shoal" and else "finetune".
         base: how the model is built again when the result is loaded ("torchvision:resnet18").
@@ -75,8 +75,8 @@ def compress(
             an epoch of training and 1,000 inferences of dense and result.
         country: three letters (ISO 3166) of where the electricity is made, for the CO2; None
             takes the world's mean.
-        **options: further fields of `Search`, such as `dense_epochs`, `per_step`, `remove`,
-            `patience`, `samples`, `seed`, `how` and `criterion`.
+        **options: further fields of `Search`, such as `dense_epochs`, `final_epochs`,
+            `per_step`, `remove`, `patience`, `samples`, `seed`, `how` and `criterion`.
 
     Returns:
         The last network within `max_drop`, with all steps and figures.
