@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
@@ -146,11 +147,13 @@ def default_device() -> torch.device:
 def _leave() -> None:
     """End the process group before the interpreter ends.
 
-    A worker thread of gloo that still runs then aborts the process now and then, with all its work
-    done (https://github.com/pytorch/pytorch/issues/190489). NCCL has no such threads, and leaving
-    it could wait for a process that failed.
+    A thread of gloo that lets go of a tensor while the interpreter ends aborts the process, with
+    all its work done (https://github.com/pytorch/pytorch/issues/190489). They end with the group,
+    unless something in C++ still holds it, as after parallel training: so they get time before.
+    NCCL has no such threads, and leaving it could wait for a process that failed.
     """
     if _grouped() and dist.get_backend() == "gloo":
+        time.sleep(0.2)
         dist.destroy_process_group()
 
 
