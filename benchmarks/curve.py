@@ -118,7 +118,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 def _accuracy(row: dict[str, Any], part: str) -> str:
     if row[f"drop_{part}"] is None:
         return "–"
-    return f"{row[f'top1_{part}']:.2f} ({-row[f'drop_{part}']:+.2f})"
+    return f"{row[f'top1_{part}']:.2f} ({0.0 - row[f'drop_{part}']:+.2f})"
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
