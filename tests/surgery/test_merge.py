@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from collapse_checks import torchvision_models
 from rich.console import Console
 from torch import Tensor, nn
 
@@ -120,6 +121,36 @@ def test_a_layer_with_less_work_than_one_of_its_parts_needs_no_measurement_to_be
     linearize_(network, ["act"], how="identity")
     merge_(network)
     assert len(layers_of(network, nn.Linear)) == 1
+
+
+@pytest.mark.parametrize("policy", ["always", "fold"])
+def test_a_linear_layer_after_a_flattening_stays_one(policy: str) -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 7), nn.ReLU(),
+        nn.Linear(7, 5),
+    )  # fmt: skip
+    x = torch.randn(3, 3, 6, 6, dtype=torch.float64)
+    network = capture(model.double().eval(), x).copy()
+    linearize_(network, [network.sites[1].name], loader=[x])
+    before = network(x)
+    report = merge_(network, policy=policy)
+    assert len(layers_of(network, nn.Conv2d)) == 1
+    assert len(layers_of(network, nn.Linear)) == (1 if policy == "always" else 2)
+    assert report.max_rel_error <= 1e-10
+    assert error(before, network(x)) <= 1e-10
+
+
+def test_the_mlps_of_a_swin_are_one_linear_layer_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shoal.surgery.merge._SLOWER", 100.0)  # nothing is timed well here
+    swin = torchvision_models().SwinTransformer
+    model = swin([4, 4], 24, [2, 2], [2, 2], [4, 4], num_classes=5).eval()
+    images = torch.randn(2, 3, 32, 32)
+    network = capture(model, images).copy()
+    linearize_(network, [site.name for site in network.sites], loader=[images])
+    report = merge_(network)
+    assert report.max_rel_error <= 1e-5
+    mlps = [path for path in layers_of(network, nn.Linear) if ".mlp." in path]
+    assert mlps == [f"features.{stage}.{i}.mlp.3" for stage in (1, 3) for i in (0, 1)]
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ class Applier:
             self.attempt.kept.append(Kept(self._names(segment), reason, self.region))
             return
         merged = self._describe(segment, start, end)
-        flatten = _flattening(start, end)
+        flatten = _flattening(start, end, segment.map)
         layers = self._layers(segment, merged.name, flatten, start)
         specs = [[path, layer_spec(module)] for path, module in layers]
         cut = {"start": start.name, "end": end.name, "layers": specs, "flatten": flatten}
@@ -151,7 +151,9 @@ class Applier:
         found = segment.map
         if found is None or found.is_identity:
             return []
-        if found.spatial and (flatten == "before" or len(tensor_shape(start)) == 2):
+        if flatten == "before" and found.covers(tensor_shape(start)[2:]):
+            found = found.flat()
+        elif found.spatial and (flatten == "before" or len(tensor_shape(start)) == 2):
             found = _without_positions(found)
         like = next((p for p in self.network.parameters()), torch.empty(0))
         *helpers, layer = found.layers(like.detach())
@@ -201,12 +203,16 @@ def _scales(segment: Segment) -> bool:
     return segment.map is not None and segment.map.is_affine and not segment.map.is_identity
 
 
-def _flattening(start: fx.Node, end: fx.Node) -> str | None:
-    """Return where a flattening inside a segment goes: before layers that see one position."""
+def _flattening(start: fx.Node, end: fx.Node, found: ConvMap | None) -> str | None:
+    """Return where a flattening inside a segment goes: before layers that see all, or one position.
+
+    A convolution over the whole image computes the same as a linear layer, and much slower.
+    """
     shape = tensor_shape(start)
     if len(shape) == 2 or len(tensor_shape(end)) != 2:
         return None
-    return "before" if all(n == 1 for n in shape[2:]) else "after"
+    whole = found is not None and found.covers(shape[2:])
+    return "before" if whole or all(n == 1 for n in shape[2:]) else "after"
 
 
 def _without_positions(found: ConvMap) -> ConvMap:

@@ -113,6 +113,16 @@ class ConvMap:
         """Whether it changes nothing at all."""
         return self.is_affine and bool((self.weight == 1).all()) and not bool(self.bias.any())
 
+    def covers(self, size: Sequence[int | None]) -> bool:
+        """Whether it reads all of an image of that size at once: a linear layer of its elements."""
+        apart = all(d == 1 for k, d in zip(self.kernel, self.dilation, strict=True) if k > 1)
+        whole = self.spatial > 0 and self.kernel == tuple(size) and not any(self.padding)
+        return whole and apart and self.groups == 1 and not self.ones
+
+    def flat(self) -> ConvMap:
+        """Return a map that covers its images as one of their elements, C × positions in order."""
+        return ConvMap(self.weight.flatten(1), self.bias, (), (), (), 1)
+
     def works_within(self, other: ConvMap) -> bool:
         """Whether this does a part of the work of `other`: the same with no more channels.
 

@@ -93,8 +93,10 @@ class LatencyCosts:
 
     def map_ms(self, found: ConvMap, node: fx.Node) -> float:
         """Return the latency of the layers that compute a map of a node's value."""
-        layers = found.layers(torch.empty(0, dtype=self.dtype, device=self.device))
         shape = tensor_shape(node)
+        if found.covers(shape[2:]):  # a flattening follows
+            found, shape = found.flat(), (shape[0], found.weight[0].numel())
+        layers = found.layers(torch.empty(0, dtype=self.dtype, device=self.device))
         if found.spatial and len(shape) == 2:  # after a flattening: one position
             shape = (*shape, *[1] * found.spatial)
         return self.sequence_ms(layers, shape)
