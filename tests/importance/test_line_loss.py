@@ -126,6 +126,22 @@ def test_the_race_finds_the_best_and_spares_the_worst() -> None:
         assert abs(race[name] - whole[name]) < 4.0 * race.standard_errors[name] + 1e-4
 
 
+def test_who_left_the_race_never_comes_before_who_stayed() -> None:
+    """Later samples are dearer for all, so that a cost seen on the first ones alone looks small."""
+    torch.manual_seed(1)
+    width = [nn.Linear(8, 24), nn.ReLU()]
+    for _ in range(6):
+        width += [nn.Linear(24, 24), nn.ReLU()]
+    model = nn.Sequential(*width, nn.Linear(24, 4)).eval()
+    network = capture(model, torch.randn(2, 8))
+    inputs = torch.randn(1600, 8) * torch.linspace(0.2, 8.0, 1600).view(-1, 1)
+    data = list(zip(inputs.split(50), (torch.arange(1600) % 4).split(50), strict=True))
+    scores = score(network, data, criterion="line_loss", keep=1, precision="fp32")
+    samples = {name: scores.details[name]["samples"] for name in scores}
+    assert scores.lowest(1)[0] in [n for n in scores if samples[n] == max(samples.values())]
+    assert min(samples.values()) == 100  # where all would look cheaper than the best does at last
+
+
 def test_a_screen_judges_the_sites_of_lowest_entropy(network: Network, loader: list[Batch]) -> None:
     entropies = score(network, loader, criterion="entropy")
     scores = score(network, loader, criterion="line_loss", screen=5)

@@ -1,8 +1,13 @@
 """What it costs to compute one tensor of a network in another way, candidate by candidate.
 
 The network runs once per batch; each candidate runs again only what comes after its tensor. A race
-spares work: a candidate whose loss is clearly higher than that of the best ones is left as it is
-and meets no further samples; once only as many are left as are wanted, the race is over.
+spares work, as sequential halving does (Karnin et al. 2013): whenever the samples have doubled, the
+better half of the candidates goes on, and of it only those that are not clearly worse than the best
+ones; the others meet no further samples. Once only as many are left as are wanted, it is over.
+
+Some samples are dearer than others for everyone. So a candidate that left is scored by how far it
+was behind the last of the wanted ones on the samples that both met, and by what that one costs on
+all of its own: who left never comes before all who stayed.
 """
 
 from __future__ import annotations
@@ -28,7 +33,7 @@ from shoal.training.precision import autocast, resolve_precision
 
 __all__ = ["Replacement", "check_metric", "replacement_scores"]
 
-_FIRST_CHECK = 200  # samples before anyone may leave the race; then at each doubling
+_FIRST_CHECK = 100  # samples before anyone may leave the race; then at each doubling
 _CLEARLY = 3.0  # standard errors of the difference
 
 
@@ -42,6 +47,7 @@ class Replacement:
         source: whose value it is computed from.
         compute: does it.
         weight: the race is decided by the cost times this.
+        group: each group has a race of its own.
     """
 
     name: str
@@ -49,6 +55,7 @@ class Replacement:
     source: fx.Node
     compute: Callable[[Tensor], Tensor]
     weight: float = 1.0
+    group: str = ""
 
 
 def check_metric(metric: str) -> None:
@@ -79,9 +86,10 @@ def replacement_scores(
         metric: "loss" scores the rise of the mean cross-entropy in nats, "accuracy" the points of
             accuracy lost.
         precision: of the arithmetic, "auto", "fp32", "bf16" or "fp16".
-        keep: so many of the best are wanted; one that is worse than all of these by more than
-            three standard errors leaves the race, and the race ends when no more than these are
-            left. None scores all on all samples.
+        keep: so many of the best of each group are wanted; the worse half of the others, and
+            whoever is worse than all of these by more than three standard errors, leaves at each
+            doubling of the samples, and the race ends when no more than these are left. None
+            scores all on all samples.
         samples: use this many samples only.
         progress: called with the batches done and their total.
 
@@ -136,6 +144,7 @@ class _Race:
             reads={r.source for r in replacements},
         )
         self._running = list(range(len(replacements)))
+        self._behind: dict[int, tuple[int, float]] = {}  # who left: behind whom, and how far
         # Of this process, by candidate: samples, loss, hits, cost above the network's, its square.
         self._sums = torch.zeros(len(replacements), 5, dtype=torch.float64)
         self._whole = torch.zeros(3, dtype=torch.float64)  # samples, loss, hits
@@ -165,24 +174,42 @@ class _Race:
         return losses if self._metric == "loss" else -100.0 * hits
 
     def leave(self) -> None:
-        """Let those leave who are clearly behind; every process decides alike."""
-        if self._keep is None or len(self._running) <= self._keep:
+        """Let the worse half leave, and who is clearly behind; every process decides alike."""
+        if self._keep is None:
             return
         rise, variance = self._statistics(sum_across(self._sums.clone()))
         rise, variance = rise * self._weights, variance * self._weights.square()
-        order = sorted(self._running, key=lambda i: float(rise[i]))
-        last = order[self._keep - 1]
-        self._running = [
-            i
-            for i in self._running
-            if not rise[i] - rise[last] > _CLEARLY * math.sqrt(variance[i] + variance[last])
-        ]
+        for group in self._running_by_group():
+            if len(group) <= self._keep:
+                continue
+            order = sorted(group, key=lambda i: float(rise[i]))
+            last = order[self._keep - 1]
+            for place, i in enumerate(order[self._keep :], start=self._keep):
+                distance = float(rise[i] - rise[last])
+                clearly = _CLEARLY * math.sqrt(variance[i] + variance[last])
+                if place >= len(order) / 2 or distance > clearly:
+                    self._running.remove(i)
+                    self._behind[i] = last, distance
+
+    def _running_by_group(self) -> list[list[int]]:
+        groups: dict[str, list[int]] = {}
+        for i in self._running:
+            groups.setdefault(self._replacements[i].group, []).append(i)
+        return list(groups.values())
 
     @property
     def over(self) -> bool:
         """Whether the others have left and only those remain that are wanted."""
-        wanted = len(self._replacements) if self._keep is None else self._keep
-        return len(self._running) <= wanted < len(self._replacements)
+        if self._keep is None or not self._behind:
+            return False
+        return all(len(group) <= self._keep for group in self._running_by_group())
+
+    def _rises_of_all(self, rise: Tensor) -> Tensor:
+        """Return the rises, of those who left by how far they were behind."""
+        weighted = rise * self._weights
+        for i, (last, distance) in reversed(self._behind.items()):  # the last who left first
+            weighted[i] = weighted[last] + distance
+        return weighted / self._weights
 
     @staticmethod
     def _statistics(sums: Tensor) -> tuple[Tensor, Tensor]:
@@ -202,6 +229,7 @@ class _Race:
                 "before scoring"
             )
         names = [r.name for r in self._replacements]
+        rise = self._rises_of_all(rise)
         unseen = torch.ones_like(rise)
         if population:
             unseen = (1.0 - sums[:, 0] / population).clamp(min=0.0)
