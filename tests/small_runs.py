@@ -127,6 +127,7 @@ def facts(result: Result) -> dict[str, Any]:
             "steps": [step.to_dict() for step in result.steps],
             "removed": result.removed,
             "total": result.total,
+            "unit": result.unit,
             "stopped": result.stopped,
             "merge": result.merge.to_dict(),
             "notes": list(result.notes),

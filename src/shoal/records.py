@@ -51,10 +51,11 @@ class Step:
 
     Attributes:
         step: its number, from 1; 0 is the dense network.
-        operation: "dense", "linearize", "drop" or "collapse", or several with " + " between them;
-            "fine-tune" for the last training of the result.
+        operation: "dense", "linearize", "drop" or "collapse"; "fine-tune" for the last training of
+            the result.
         names: the sites or blocks it was done to.
         metrics: the figures after fine-tuning.
+        sites_left: sites that have their rectifier.
         scores: what the criterion said of all candidates before the removal.
         settled: whether the scores were certain of the lowest; None where not known.
         top1_val_before: validation accuracy after the removal and before fine-tuning, in percent.
@@ -75,6 +76,7 @@ class Step:
     step: int
     operation: str
     metrics: Metrics
+    sites_left: int
     epochs: int
     seconds: float
     latency_ratio: float

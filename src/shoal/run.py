@@ -283,6 +283,7 @@ class Run:
         *,
         removed: int,
         total: int,
+        unit: str,
         stopped: str,
         notes: Sequence[str],
     ) -> None:
@@ -294,6 +295,7 @@ class Run:
             "steps": [step.to_dict() for step in steps],
             "removed": removed,
             "total": total,
+            "unit": unit,
             "stopped": stopped,
             "latency": dict(ending.latency),
             "merge": ending.report.to_dict(),

@@ -11,7 +11,7 @@ from shoal.methods import Metrics, Step
 from shoal.report import RunRecord, energy_lines, energy_table, outcome_lines, read_run
 
 DENSE = Metrics(90.0, 88.0, 4_000_000, 2_000, 10, 2.0)
-STEP = Step(0, "dense", DENSE, 0, 1.0, 1.0, 1.0, 1.0, True)
+STEP = Step(0, "dense", DENSE, 3, 0, 1.0, 1.0, 1.0, 1.0, True)
 
 
 def figures(wh: float) -> dict[str, float]:
@@ -31,7 +31,8 @@ ENERGY: dict[str, Any] = {
 def record(**energy: Any) -> RunRecord:
     return RunRecord(
         folder=Path("run"), dense=DENSE, final=DENSE, steps=(STEP,), removed=0, total=3,
-        stopped="it was enough", notes=(), latency={}, latency_batch=8, energy=energy,
+        unit="rectifiers", stopped="it was enough", notes=(), latency={}, latency_batch=8,
+        energy=energy,
     )  # fmt: skip
 
 

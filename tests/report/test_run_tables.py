@@ -39,6 +39,7 @@ def step(number: int, **changes: Any) -> Step:
         operation="linearize" if number else "dense",
         names=(f"site{number}",) if number else (),
         metrics=DENSE,
+        sites_left=3 - number,
         scores={"site1": 0.1, "site2": 0.2, "site3": 0.3} if number else {},
         settled=True,
         top1_val_before=50.0 if number else None,
@@ -61,6 +62,7 @@ def record(*steps: Step, **changes: Any) -> RunRecord:
         steps=steps,
         removed=sum(len(s.names) for s in steps[: last.step + 1]),
         total=3,
+        unit="rectifiers",
         stopped="it was enough",
         notes=("a note",),
         latency=LATENCY,
@@ -186,8 +188,11 @@ def test_a_run_without_a_step_has_nothing_to_show(tmp_path: Path) -> None:
         read_run(tmp_path)
 
 
-def test_moves_of_several_kinds_are_counted_as_moves() -> None:
-    mixed = step(1, operation="collapse + drop", names=("a", "b"))
-    assert "moves made" in text(comparison_table(record(step(0), mixed)))
-    assert "blocks left" in text(comparison_table(record(step(0), step(1, operation="drop"))))
-    assert "rectifiers left" in text(comparison_table(record(step(0))))
+def test_what_is_left_is_counted_in_the_unit_of_the_method() -> None:
+    done = record(step(0), step(1), total=5, removed=2)
+    for unit in ("rectifiers", "blocks"):
+        line = next(
+            line for line in text(comparison_table(replace(done, unit=unit))).splitlines()
+            if f"{unit} left" in line
+        )  # fmt: skip
+        assert line.split()[3:9] == ["│", "5", "│", "3", "│", "2"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+import shoal
 from shoal.errors import CaptureError
 from shoal.network import Network, capture
 from shoal.surgery import linearize_
@@ -45,6 +48,7 @@ class RandomNet(nn.Module):
             dilation=dilation,
             groups=groups,
             bias=draw(st.booleans()),
+            padding_mode=draw(st.sampled_from(["zeros", "zeros", "zeros", "reflect", "circular"])),
         )
 
     def _branch(self, draw: Any, channels: int) -> nn.Sequential:
@@ -130,7 +134,7 @@ def relative_error(a: Tensor, b: Tensor) -> float:
     return float((a - b).abs().max() / a.abs().max().clamp(min=1e-30))
 
 
-def merged_and_original(data: st.DataObject) -> tuple[Network, Network]:
+def merged_and_original(data: st.DataObject) -> tuple[nn.Module, Network, Network]:
     seed = data.draw(st.integers(0, 2**16))
     torch.manual_seed(seed)
     model = randomised(RandomNet(data.draw), seed)
@@ -147,7 +151,7 @@ def merged_and_original(data: st.DataObject) -> tuple[Network, Network]:
     report = merge_(merged, policy="always")
     assert report.max_rel_error <= 1e-10
     assert not any("changed the output" in kept.reason for kept in report.kept)
-    return network, merged
+    return model, network, merged
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True,
@@ -161,11 +165,11 @@ def test_merging_changes_no_output_at_any_size(data: st.DataObject) -> None:
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_merging_300_networks_changes_no_output(data: st.DataObject) -> None:
-    check_law(data)
+    check_reloading(*check_law(data))
 
 
-def check_law(data: st.DataObject) -> None:
-    network, merged = merged_and_original(data)
+def check_law(data: st.DataObject) -> tuple[nn.Module, Network]:
+    model, network, merged = merged_and_original(data)
     channels = network._inputs.leaves[0].shape[1]
     with torch.no_grad():
         for size, batch in ((25, 1), (32, 3), (41, 2)):
@@ -174,3 +178,17 @@ def check_law(data: st.DataObject) -> None:
     again = merged.copy()
     merge_(again, policy="always")
     assert again.code == merged.code
+    return model, merged
+
+
+def check_reloading(model: nn.Module, merged: Network) -> None:
+    """A merged network is the same again from its plan and weights, and as an exported file."""
+    x = merged.example_inputs(3)[0]
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        shoal.save(merged, folder)
+        again = shoal.load(folder, model=model)
+        assert torch.equal(again(*x), merged(*x))
+        path = Path(folder) / "merged.pt2"
+        assert shoal.export(merged, path).max_rel_error <= 1e-10
+        loaded = torch.export.load(path).module()
+        assert relative_error(merged(*x), loaded(*x)) <= 1e-10

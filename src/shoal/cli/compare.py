@@ -294,7 +294,7 @@ def _figures(entry: _Entry, data: DataSet | None) -> Compared:
         name=entry.name,
         top1_val=accuracy[0],
         top1_test=accuracy[1],
-        sites_left=sum(site.linearized is None for site in network.sites),
+        sites_left=network.sites_left,
         depth=depth(network),
         macs=count_macs(network, _batch(network, 1)).total,
         params=count_params(network),

@@ -22,6 +22,8 @@ __all__ = ["demo"]
 _OPTIONS: dict[str, Any] = {
     "model": "shoal:digits_resnet",
     "data": "digits",
+    "method": "shoal",
+    "tries": 2,
     "val_fraction": 0.3,
     "batch_size": 64,
     "dense_epochs": 20,
@@ -67,11 +69,12 @@ def demo(
     ] = None,
     seed: Annotated[int, typer.Option(help="Decides all that is random.", min=0)] = 0,
 ) -> None:
-    """Train a small residual network on scikit-learn's digits, and make it shallower.
+    """Train a small residual network on scikit-learn's digits, and make it shallower and faster.
 
-    It trains the network with its 13 rectifiers, which takes a quarter of a minute,
+    It trains the network of 14 layers, which takes a quarter of a minute,
 
-    then linearizes them one by one until more than 1 point of validation accuracy is lost.
+    then does at each step what costs least per millisecond it saves on this machine, until more
+    than 1 point of validation accuracy is lost.
     """
     from shoal.cli.compress import run_compress, show_outcome
     from shoal.config import read_config

@@ -9,7 +9,8 @@ from shoal.methods.layer_pruning import LayerPruning
 from shoal.methods.listener import Listener
 from shoal.methods.options import Search
 from shoal.methods.registry import Method, Proposal, defaults_of, methods, recipe_of
-from shoal.methods.search import Result, search
+from shoal.methods.result import Result
+from shoal.methods.search import search
 from shoal.methods.shoal import Shoal
 from shoal.records import Metrics, Step
 

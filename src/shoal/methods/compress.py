@@ -17,7 +17,8 @@ from shoal.methods.costs import Costs
 from shoal.methods.listener import Listener
 from shoal.methods.options import Search
 from shoal.methods.registry import defaults_of, methods, recipe_of
-from shoal.methods.search import Result, search
+from shoal.methods.result import Result
+from shoal.methods.search import search
 from shoal.methods.task import Task
 from shoal.models import check_finite
 from shoal.network import Network, capture

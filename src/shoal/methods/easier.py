@@ -7,7 +7,7 @@ within δ, and the last network within δ is kept.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from shoal.errors import TrainingError
 from shoal.importance import Observer, Scores, observe
@@ -30,6 +30,8 @@ class Easier:
 
     Any criterion for sites may take the entropy's place.
     """
+
+    unit: ClassVar[str] = "rectifiers"
 
     def __init__(self, search: Search) -> None:
         self.search = search

@@ -39,6 +39,7 @@ class LayerPruning:
     keep_per_stage=2`. By default whatever has an identity shortcut can go.
     """
 
+    unit: ClassVar[str] = "blocks"
     defaults: ClassVar[Mapping[str, Any]] = {"criterion": "cka"}
 
     def __init__(self, search: Search) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from shoal.importance import Scores
 from shoal.methods.listener import Listener
@@ -44,7 +44,13 @@ class Recall(Protocol):
 
 
 class Method(Protocol):
-    """A short program over the rooms: what can still go, and what goes next."""
+    """A short program over the rooms: what can still go, and what goes next.
+
+    Attributes:
+        unit: what its progress is counted in, "rectifiers" or "blocks".
+    """
+
+    unit: ClassVar[str]
 
     def candidates(self, network: Network) -> list[str]:
         """Return the names of what can still be removed."""

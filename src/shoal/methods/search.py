@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,57 +17,16 @@ from shoal.methods.costs import Costs, Spent
 from shoal.methods.listener import Listener
 from shoal.methods.options import Search
 from shoal.methods.registry import Method
+from shoal.methods.result import Result
 from shoal.methods.rewind import Rewind
+from shoal.methods.stopping import why_stop
 from shoal.methods.task import Task
-from shoal.network import Network, Plan
+from shoal.network import Network
 from shoal.records import Metrics, Step, chosen
 from shoal.run import Run
-from shoal.surgery import MergeReport
 from shoal.surgery.padding import find_movable_paddings, move_paddings_
 
-__all__ = ["Result", "search"]
-
-_REMOVALS = ("linearize", "drop", "collapse")
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a search found.
-
-    Attributes:
-        model: the last network whose accuracy is within the allowed drop, in eval mode; it can be
-            trained on.
-        merged: the same, merged: what to use and to export.
-        merge: what was merged, and what was kept and why.
-        steps: all steps, the dense network (0) first.
-        dense: figures of the dense network.
-        final: figures of `model`.
-        latency: of dense and result, as they are and merged, from the same rounds; see `Ending`.
-        removed: how many sites or blocks are gone in `model`.
-        total: how many could have gone.
-        stopped: why the search ended.
-        notes: what the user should know.
-        energy: of the search's training, and of an epoch and 1,000 inferences of dense and
-            result, as `Costs.summary` has it; empty unless asked for.
-    """
-
-    model: Network
-    merged: Network
-    merge: MergeReport
-    steps: tuple[Step, ...]
-    dense: Metrics
-    final: Metrics
-    latency: Mapping[str, Any]
-    removed: int
-    total: int
-    stopped: str
-    notes: tuple[str, ...]
-    energy: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def plan(self) -> Plan:
-        """The operations that made `model` out of the original."""
-        return self.model.plan
+__all__ = ["search"]
 
 
 def search(
@@ -116,7 +75,8 @@ class _Search:
         self.listener = listener
         self.costs = costs
         self.rewind = Rewind(self.options, base, run, own_training=task.custom_fit is not None)
-        self.total = len(method.candidates(base))
+        count = len(method.candidates(base))
+        self.total = base.sites_left if count and method.unit == "rectifiers" else count
         if self.total == 0:
             raise ConfigError("the network has no rectifier or block that could be removed")
         self.steps: list[Step] = run.steps() if run is not None else []
@@ -342,6 +302,7 @@ class _Search:
             step=number,
             operation=operation,
             metrics=metrics,
+            sites_left=network.sites_left,
             epochs=epochs,
             seconds=time.perf_counter() - started,
             latency_ratio=ratio.median,
@@ -357,41 +318,17 @@ class _Search:
         return step
 
     def _removed(self, network: Network) -> int:
+        """Return how many rectifiers, or blocks where the method counts these, are gone."""
+        if self.method.unit == "rectifiers":
+            return self.base.sites_left - network.sites_left
         done = network.plan.operations[len(self.base.plan.operations) :]
-        return sum(len(op.names) for op in done if op.kind in _REMOVALS)
+        return sum(len(op.names) for op in done if op.kind == "drop")
 
     # ------------------------------------------------------------------ the end
 
     def _stopped(self, network: Network) -> str:
-        """Return why the search must end now, or an empty string."""
-        bad = 0
-        for step in reversed(self.steps):
-            if step.within:
-                break
-            bad += 1
-        if bad > self.options.patience:
-            drop = self.steps[0].metrics.top1_val - self.steps[-1].metrics.top1_val
-            return (
-                f"validation accuracy is {drop:.2f} points below dense, "
-                f"{self.options.max_drop:g} are allowed"
-            )
-        if self.options.remove is not None and self._removed(network) >= self.options.remove:
-            return f"{self.options.remove} are removed, as asked"
-        if not self.method.candidates(network):
-            return "nothing is left to remove"
-        return self._reached()
-
-    def _reached(self) -> str:
-        """Return which target the last step has reached, or an empty string."""
-        last, dense = self.steps[-1], self.steps[0]
-        latency, macs = 1.0 / last.latency_ratio, last.metrics.macs / max(1, dense.metrics.macs)
-        shares = {"latency": latency, "macs": macs} if last.within else {}
-        for name, share in shares.items():
-            wanted = getattr(self.options, f"target_{name}")
-            if wanted is not None and share <= wanted:
-                what = {"latency": "latency", "macs": "the number of MACs"}[name]
-                return f"{what} is {share:.2f} of dense's, {wanted:g} was the target"
-        return ""
+        left = len(self.method.candidates(network))
+        return why_stop(self.options, self.steps, removed=self._removed(network), left=left)
 
     def _result(self, dense: Network, best: Network, stopped: str) -> Result:
         ending = self._known_ending(stopped)
@@ -408,6 +345,7 @@ class _Search:
             latency=ending.latency,
             removed=self._removed(best),
             total=self.total,
+            unit=self.method.unit,
             stopped=stopped,
             notes=tuple(self.notes),
             energy=ending.energy,
@@ -442,6 +380,7 @@ class _Search:
                 self.steps,
                 removed=self._removed(best),
                 total=self.total,
+                unit=self.method.unit,
                 stopped=stopped,
                 notes=self.notes,
             )

@@ -49,6 +49,7 @@ class Shoal:
     of accuracy lost; both on training images with the move made and nothing trained.
     """
 
+    unit: ClassVar[str] = "rectifiers"
     defaults: ClassVar[Mapping[str, Any]] = {
         "criterion": "loss",
         "samples": 1000,
@@ -83,7 +84,7 @@ class Shoal:
         recall: Recall,
         rehearse: Callable[[Network], object] | None,
     ) -> Proposal | None:
-        """Choose moves that do not touch one another; None if none saves time.
+        """Choose moves of one kind that do not touch one another; None if none saves time.
 
         They are `count` at most, and no more than it takes to save the share of the latency that
         a step should, or what is missing to the target.
@@ -105,9 +106,12 @@ class Shoal:
         fitted = _Fitted.of(network, moves, data, self.search.samples)
         enough_ms = whole_ms * self._wanted_share(history[-1])
         likely = math.ceil(enough_ms / median(saved[move.title] for move in moves))
-        keep = max(min(count, likely), self.search.tries * len(self.search.moves))
-        scores = self._score(network, moves, saved, fitted, data, keep, listener)
-        if rehearse is not None and self.search.tries:
+        tries = self.search.tries if rehearse is not None else 0
+        scores = self._score(
+            network, moves, saved, fitted, data, listener,
+            keep=tries or min(count, likely), by_kind=tries > 0,
+        )  # fmt: skip
+        if rehearse is not None and tries:
             tried = self._promising(moves, scores)
             costs = recall(
                 "rehearsed",
@@ -124,15 +128,17 @@ class Shoal:
             )
             scores = _rehearsed(scores, costs, saved)
         # Among equals the one that saves most goes first.
-        order = sorted(scores, key=lambda title: (scores[title], -saved[title]))
-        chosen = _apart(moves, order, count, saved, enough_ms)
-        kinds = dict.fromkeys(move.kind for move in chosen)
+        by_title = {move.title: move for move in moves}
+        order = [by_title[t] for t in sorted(scores, key=lambda t: (scores[t], -saved[t]))]
+        kind = order[0].kind
+        alike = [move for move in order if move.kind == kind]
+        chosen = _apart(alike, count, saved, enough_ms)
 
         def apply(target: Network) -> None:
             for move in chosen:
                 fitted.make(move, target, self.search.how)
 
-        return Proposal(" + ".join(kinds), tuple(m.name for m in chosen), scores, apply)
+        return Proposal(kind, tuple(move.name for move in chosen), scores, apply)
 
     def _promising(self, moves: Sequence[Move], scores: Scores) -> list[Move]:
         """Return the moves of each kind that are the best by their untrained cost."""
@@ -158,10 +164,12 @@ class Shoal:
         saved: Mapping[str, float],
         fitted: _Fitted,
         data: Iterable[Any],
-        keep: int,
         listener: Listener,
+        *,
+        keep: int,
+        by_kind: bool,
     ) -> Scores:
-        """Score moves by predicted cost per millisecond saved.
+        """Score moves by predicted cost per millisecond saved, the best `keep` (of a kind) well.
 
         A cost below its own standard error (as an estimate for other data) cannot be told from it:
         the error stands for it, so that among moves that cost nothing the saving decides.
@@ -170,8 +178,15 @@ class Shoal:
             "shoal",
             network,
             [
-                Replacement(m.title, m.node, m.source, fitted.compute(m), 1.0 / saved[m.title])
-                for m in moves
+                Replacement(
+                    move.title,
+                    move.node,
+                    move.source,
+                    fitted.compute(move),
+                    weight=1.0 / saved[move.title],
+                    group=move.kind if by_kind else "",
+                )
+                for move in moves
             ],
             data,
             metric=self.search.criterion,
@@ -268,19 +283,14 @@ def _unchanged(value: Tensor) -> Tensor:
 
 
 def _apart(
-    moves: Sequence[Move],
-    titles: Sequence[str],
-    count: int,
-    saved: Mapping[str, float],
-    enough_ms: float,
+    moves: Sequence[Move], count: int, saved: Mapping[str, float], enough_ms: float
 ) -> list[Move]:
-    """Return the first moves, in the order of the titles, with no node in common.
+    """Return the first moves that have no node in common.
 
     They end with the one that brings the sum of what they save to `enough_ms`, or at `count`.
     """
-    by_title = {move.title: move for move in moves}
     chosen: list[Move] = []
-    for move in map(by_title.__getitem__, titles):
+    for move in moves:
         if len(chosen) == count or sum(saved[c.title] for c in chosen) >= enough_ms:
             break
         if all(move.nodes.isdisjoint(other.nodes) for other in chosen):

@@ -212,6 +212,11 @@ class Network(nn.Module):
         return found
 
     @property
+    def sites_left(self) -> int:
+        """How many sites still have their rectifier."""
+        return sum(site.linearized is None for site in self.sites)
+
+    @property
     def blocks(self) -> list[Block]:
         """All residual blocks in the order of the forward pass, removable or not."""
         return [found.block for found in find_blocks(self)]

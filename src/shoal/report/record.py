@@ -26,8 +26,9 @@ class RunRecord:
         dense: figures of the dense network.
         final: figures of the result; of a run that is not finished, of the best so far.
         steps: all finished steps, the dense network (0) first.
-        removed: how many sites or blocks are gone in the result.
-        total: how many could have gone; None where an unfinished run does not know yet.
+        removed: how many rectifiers, or blocks, are gone in the result.
+        total: how many there were that could have gone; None where an unfinished run does not tell.
+        unit: of these two, "rectifiers" or "blocks".
         stopped: why the search ended; empty while it has not.
         notes: what the user should know.
         latency: what the end of the search measured of dense and result, as they are and merged,
@@ -45,6 +46,7 @@ class RunRecord:
     steps: tuple[Step, ...]
     removed: int
     total: int | None
+    unit: str
     stopped: str
     notes: tuple[str, ...]
     latency: Mapping[str, Any]
@@ -75,6 +77,7 @@ class RunRecord:
             "steps": [step.to_dict() for step in self.steps],
             "removed": self.removed,
             "total": self.total,
+            "unit": self.unit,
             "stopped": self.stopped,
             "latency": dict(self.latency),
             "notes": list(self.notes),
@@ -109,6 +112,7 @@ def _finished(path: Path, result: Mapping[str, Any], batch: int | None) -> RunRe
             steps=tuple(Step.from_dict(step) for step in result["steps"]),
             removed=result["removed"],
             total=result["total"],
+            unit=result["unit"],
             stopped=result["stopped"],
             notes=tuple(result["notes"]),
             latency=dict(result["latency"]),
@@ -128,14 +132,18 @@ def _unfinished(path: Path, batch: int | None) -> RunRecord:
     if not files:
         raise RunError(f"the run in '{path}' has no finished step yet: wait, or start it again")
     steps = tuple(Step.from_dict(_read(file)) for file in files)
+    dense, last = steps[0], chosen(steps)
+    dropped = [name for step in lineage(steps) if step.operation == "drop" for name in step.names]
+    blocks = bool(dropped) and all(step.operation == "drop" for step in steps if step.names)
     return RunRecord(
         folder=path,
-        dense=steps[0].metrics,
-        final=chosen(steps).metrics,
+        dense=dense.metrics,
+        final=last.metrics,
         steps=steps,
-        removed=sum(len(step.names) for step in lineage(steps)),
-        # The first removal was chosen among everything that could go.
-        total=len(steps[1].scores) if len(steps) > 1 else None,
+        removed=len(dropped) if blocks else dense.sites_left - last.sites_left,
+        # The first drop was chosen among all blocks that could go.
+        total=len(steps[1].scores) if blocks else dense.sites_left,
+        unit="blocks" if blocks else "rectifiers",
         stopped="",
         notes=(),
         latency={},

@@ -60,12 +60,9 @@ def _size_rows(record: RunRecord) -> list[_Row]:
 
 
 def _removal_row(record: RunRecord) -> _Row:
-    kinds = {kind for s in record.steps if s.names for kind in s.operation.split(" + ")}
-    if kinds - {"linearize"} and kinds - {"drop"}:  # of a network that a collapse has changed
-        return "moves made", "–", "–", str(record.removed)
     total = record.total
     return (
-        f"{'blocks' if kinds == {'drop'} else 'rectifiers'} left",
+        f"{record.unit} left",
         "?" if total is None else str(total),
         "?" if total is None else str(total - record.removed),
         f"{record.removed} removed",
@@ -163,6 +160,8 @@ def _columns(record: RunRecord) -> list[tuple[str, Callable[[Step], str]]]:
         ("validation", lambda step: percent(step.metrics.top1_val)),
         ("test", lambda step: percent(step.metrics.top1_test)),
     ]
+    if len({step.sites_left for step in record.steps}) > 1:
+        columns.append(("rectifiers", lambda step: str(step.sites_left)))
     for head, name in (("depth", "depth"), ("MACs", "macs"), ("parameters", "params")):
         if _varies(record.steps, name):
             columns.append((head, _amount_of(name)))
