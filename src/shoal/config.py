@@ -142,7 +142,7 @@ def read_config(path: str | Path | None, flags: Mapping[str, Any]) -> Config:
         ConfigError: the file is missing or malformed, or a value has the wrong type.
         NameNotFoundError: a key is unknown; tells the nearest valid names.
     """
-    values = _read_yaml(Path(path)) if path is not None else {}
+    values = _read_yaml(Path(path).expanduser()) if path is not None else {}
     for name in values:
         if name not in Config.model_fields:
             raise unknown_name("option", str(name), Config.model_fields)

@@ -154,6 +154,12 @@ class Run:
         """Return where the training of a step keeps its state while it goes on."""
         return self.folder / f"training-{step:03d}.pt"
 
+    def forget_training(self, step: int) -> None:
+        """Remove the state of a training that is not to be gone on with."""
+        if is_main():
+            self.checkpoint(step).unlink(missing_ok=True)
+        barrier()
+
     def recall(self, step: int, name: str, measure: Callable[[], Any]) -> Any:
         """Return what a step measured when it was begun; measure and keep it if it was not.
 
@@ -162,15 +168,15 @@ class Run:
         Args:
             step: its number.
             name: of what is measured.
-            measure: called at most once; gives JSON values.
+            measure: called at most once, in every process; gives the same JSON values in all.
         """
         path = self._measured(step)
-        if is_main():
-            known = _read_json(path) if path.exists() else {}
-            if name not in known:
-                write_file(path, json.dumps({**known, name: measure()}) + "\n")
-        barrier()
-        return _read_json(path)[name]
+        known = from_main(_read_json(path) if is_main() and path.exists() else {})
+        if name not in known:
+            known = json.loads(json.dumps({**known, name: measure()}))
+            if is_main():
+                write_file(path, json.dumps(known) + "\n")
+        return known[name]
 
     def _measured(self, step: int) -> Path:
         return self.folder / f"measured-{step:03d}.json"

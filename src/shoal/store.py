@@ -47,7 +47,7 @@ def save(network: Network, folder: str | Path) -> Path:
         RunError: the folder cannot be written, or the disk is full.
         PlanError: `folder` exists and holds something else than a saved network.
     """
-    path = Path(folder)
+    path = Path(folder).expanduser()
     if path.exists() and not path.is_dir():
         raise PlanError(f"'{path}' is a file: give a folder to save into")
     if path.is_dir() and any(path.iterdir()) and not (path / PLAN_FILE).exists():
@@ -88,7 +88,7 @@ def load(folder: str | Path, model: nn.Module | None = None) -> Network:
         PlanError: the folder is none of ours or damaged, or the model is another one.
         CheckpointError: the weights are damaged or do not fit.
     """
-    path = Path(folder)
+    path = Path(folder).expanduser()
     if not (path / PLAN_FILE).exists() and (path / "best" / PLAN_FILE).exists():
         path = path / "best"
     description = _read_plan(path)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from shoal.errors import ConfigError, DataError, NameNotFoundError
 from shoal.importance import score
 from shoal.importance.collapse_loss import CollapseLoss
+from shoal.importance.criteria import criterion_for
 from shoal.importance.fit_residual import FitResidual
 from shoal.models import cifar_resnet20
 from shoal.network import Network, capture
@@ -56,6 +57,20 @@ def test_a_block_that_is_one_convolution_has_residual_0(loader: list[Batch]) -> 
     scores = score(capture(model, torch.randn(2, 3, 16, 16)), loader, criterion="fit_residual")
     assert scores["layer2.1"] < 1e-5
     assert scores.lowest() == ["layer2.1"]
+
+
+@pytest.mark.parametrize("criterion", ["fit_residual", "collapse_loss"])
+def test_blocks_that_can_be_dropped_are_ranked_by_it(
+    network: Network, loader: list[Batch], criterion: str
+) -> None:
+    made = criterion_for(criterion, "block")
+    scores = made.score(network, loader)  # type: ignore[union-attr]
+    removable = [block.name for block in network.blocks if block.removable]
+    assert sorted(scores) == sorted(removable)
+    assert len(removable) < len(BLOCKS)
+    if criterion == "fit_residual":
+        whole = score(network, loader, criterion=criterion)
+        assert dict(scores) == {name: pytest.approx(whole[name]) for name in removable}
 
 
 def test_a_larger_kernel_leaves_less(network: Network, loader: list[Batch]) -> None:
@@ -115,6 +130,8 @@ def test_errors(network: Network, loader: list[Batch]) -> None:
         FitResidual(ridge=-1.0)
     with pytest.raises(ConfigError, match="metric is 'f1'"):
         CollapseLoss(metric="f1")
+    with pytest.raises(ConfigError, match="unit is 'site': choose 'stretch' or 'block'"):
+        FitResidual(unit="site")
     with pytest.raises(ConfigError, match="screen is 0"):
         CollapseLoss(screen=0)
     plain = capture(nn.Sequential(nn.Linear(3, 3), nn.ReLU()), torch.randn(2, 3))

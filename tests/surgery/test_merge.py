@@ -16,7 +16,7 @@ from shoal.errors import PlanError
 from shoal.models import cifar_resnet20
 from shoal.network import Network, capture
 from shoal.store import load, save
-from shoal.surgery import MergeReport, linearize_, merge_
+from shoal.surgery import MergeReport, collapse_, linearize_, merge_
 from shoal.surgery.convmap import ConvMap
 from shoal.surgery.costs import LatencyCosts
 
@@ -138,6 +138,187 @@ def test_a_linear_layer_after_a_flattening_stays_one(policy: str) -> None:
     assert len(layers_of(network, nn.Linear)) == (1 if policy == "always" else 2)
     assert report.max_rel_error <= 1e-10
     assert error(before, network(x)) <= 1e-10
+
+
+class Pooled(nn.Module):
+    """A head as MobileNet has it: a wide 1×1 convolution, the mean, a linear layer."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, stride=2)
+        self.act = nn.ReLU()
+        self.wide, self.bn = nn.Conv2d(4, 32, 1, bias=False), nn.BatchNorm2d(32)
+        self.late, self.pool = nn.ReLU6(), nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(32, 5)
+        self.how = how
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.late(self.bn(self.wide(self.act(self.conv(x)))))
+        if self.how == "mean":
+            return self.fc(x.mean((2, 3)))
+        pooled = self.pool(x)
+        return self.fc(pooled.view(pooled.size(0), -1) if self.how == "view" else pooled.flatten(1))
+
+
+@pytest.mark.parametrize("how", ["mean", "view", "flatten"])
+def test_what_is_linear_before_a_mean_comes_after_it_and_joins_the_head(
+    how: str, tmp_path: Path
+) -> None:
+    x = torch.randn(3, 3, 13, 13)
+    model = with_statistics(Pooled(how))
+    network = capture(model, x).copy()
+    linearize_(network, "late", loader=[x])
+    folded, after = network.copy(), network.copy()
+    merge_(folded, policy="fold")
+    report = merge_(after, policy="always")
+    assert report.max_rel_error <= 1e-5
+    assert (report.depth_before, report.depth_after) == (3, 2)
+    # the convolution, and 4 → 5 once per image; folding alone leaves layers where they are
+    assert report.macs_after == 36 * 3 * 4 * 9 + 4 * 5
+    assert len(layers_of(folded, nn.Conv2d)) == 2
+    assert {name.partition(".")[0] for name, _ in after.named_parameters()} == {"conv", "fc"}
+    save(after, tmp_path)
+    again = load(tmp_path, model=Pooled(how))
+    assert torch.equal(again(x), after(x))
+
+
+def test_a_view_that_flattens_is_crossed_and_another_is_not() -> None:
+    class Views(nn.Module):
+        def __init__(self, size: int) -> None:
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(2, 3, 3), nn.Linear(size, 4)
+            self.size = size
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(self.conv(x).view(-1, self.size))
+
+    x = torch.randn(2, 2, 6, 6)
+    for size, depth in ((48, 1), (24, 2)):  # the second puts two rows of an image in one sample
+        before, after = merged(Views(size), x)
+        assert len(layers_of(after, nn.Conv2d, nn.Linear)) == depth
+        assert error(before(x.double()), after(x.double())) <= 1e-10
+
+
+class FlatResidual(nn.Module):
+    """A residual MLP on a flattened image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(16, 8), nn.Linear(8, 8)
+        self.c, self.d = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.bn = nn.BatchNorm1d(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x.flatten(1))
+        y = y + self.d(torch.relu(self.b(y)))
+        return self.bn(self.c(y) + self.b(y))
+
+
+class Doubled(nn.Module):
+    """Tokens with a sum of a tensor and itself between two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.l1, self.l2 = nn.Linear(6, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.l1(x)
+        return self.l2(y + torch.relu(y))
+
+
+class ReadOutside(nn.Module):
+    """A branch of a sum that is read elsewhere too, and a norm after the sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
+        self.bn = nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        r = torch.tanh(x)
+        a = self.conv1(r)
+        return torch.relu(self.bn(a + self.conv2(r))) + torch.sigmoid(a)
+
+
+def one_position(*layers: nn.Module) -> nn.Module:
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), *layers, nn.Flatten(), nn.Linear(4, 3))
+
+
+AWKWARD = {
+    "a residual MLP after a flattening": (FlatResidual(), (1, 4, 4)),
+    "tokens added to themselves": (Doubled(), (7, 6)),
+    "a branch read outside": (ReadOutside(), (3, 9, 9)),
+    "one position, padded": (one_position(nn.Conv2d(4, 4, 3, padding=1)), (4, 6, 6)),
+    "one position, a bias before padding": (
+        one_position(nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 3, padding=1)), (4, 6, 6),
+    ),
+    "one position becomes nine": (
+        nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(2, 3, 3, padding=2), nn.Flatten(),
+                      nn.Linear(27, 3)), (2, 6, 6),
+    ),
+    "expand, depthwise, project": (Inverted(), (4, 9, 9)),
+    "depthwise, then 1×1, then depthwise": (
+        nn.Sequential(nn.Conv2d(6, 6, 3, groups=6, dilation=2), nn.Conv2d(6, 8, 1, stride=2),
+                      nn.Conv2d(8, 8, 3, groups=8)), (6, 17, 17),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("policy", ["always", "fold"])
+@pytest.mark.parametrize("name", AWKWARD)
+def test_awkward_networks_merge_once_and_twice_and_reload(
+    name: str, policy: str, tmp_path: Path
+) -> None:
+    model, shape = AWKWARD[name]
+    x = torch.randn(3, *shape, dtype=torch.float64)
+    network = capture(with_statistics(model).double(), x).copy()
+    linearize_(network, [site.name for site in network.sites], how="identity")
+    after = network.copy()
+    report = merge_(after, policy=policy)
+    assert report.max_rel_error <= 1e-10
+    assert not any("changed the output" in kept.reason for kept in report.kept)
+    assert error(network(x), after(x)) <= 1e-10
+    shapes = [n.meta["shape"][1:] for n in after.graph.nodes if n.op == "call_module"]
+    seen: list[tuple[int, ...]] = []
+    for node in after.graph.nodes:
+        if node.op == "call_module":
+            module = after.get_submodule(str(node.target))
+            module.register_forward_hook(lambda m, i, o: seen.append(tuple(o.shape[1:])))
+    after(x)
+    assert seen == shapes  # what later operations go by
+    code = after.code
+    merge_(after, policy=policy)
+    assert after.code == code
+    save(after, tmp_path)
+    assert torch.equal(load(tmp_path, model=model).double()(x), after(x))
+
+
+@pytest.mark.parametrize("collapse", [False, True])
+def test_merging_between_other_operations_is_replayed(collapse: bool, tmp_path: Path) -> None:
+    """Names of nodes depend on what went before; the plan must not."""
+    layers = []
+    for i in range(4):
+        layers += [nn.Conv2d(3 if i == 0 else 4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU()]
+    model = with_statistics(nn.Sequential(*layers))
+    x = torch.randn(16, 3, 8, 8)
+    network = capture(model, x).copy()
+    merge_(network, policy="fold")
+    linearize_(network, ["2", "5"], loader=[x])
+    if collapse:
+        collapse_(network, "6..9", [x])
+    merge_(network, policy="fold")
+    save(network, tmp_path)
+    again = load(tmp_path, model=model)
+    assert torch.equal(again(x), network.eval()(x))
+
+
+def test_a_wide_norm_before_a_layer_is_folded_in_little_memory() -> None:
+    """A scale of 20,000 features is no matrix of 20,000 × 20,000."""
+    wide = ConvMap.affine(torch.rand(20_000), torch.rand(20_000), 0)
+    head = ConvMap(torch.rand(3, 20_000).double(), torch.zeros(3).double(), (), (), (), 1)
+    composed = wide.then(head)
+    torch.testing.assert_close(composed.weight, head.weight * wide.weight.T)
+    torch.testing.assert_close(composed.bias, head.weight @ wide.bias)
 
 
 def test_the_mlps_of_a_swin_are_one_linear_layer_each(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -184,15 +184,31 @@ def chosen_device(name: str | None) -> torch.device:
 def _introduce(config: Config, data: DataSet, device: torch.device) -> None:
     console = progress_console()
     lines = [f"{config.model} on {device}", data.describe(), *(f"note: {n}" for n in data.notes)]
-    from_library = config.model.startswith(("shoal:", "torchvision:", "timm:"))
-    trained = config.checkpoint or config.dense_epochs or "pretrained=" in config.model
-    if from_library and not trained and "weights=" not in config.model:
-        lines.append(
-            f"note: {config.model} begins with random weights: give --checkpoint, or "
-            "--dense-epochs to train it first"
-        )
+    lines += [f"note: {note}" for note in _untrained(config, data)]
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)
+
+
+def _untrained(config: Config, data: DataSet) -> list[str]:
+    """Return what to say of a library's model that, wholly or in part, has random weights."""
+    from shoal.models import parse_spec
+
+    spec = parse_spec(config.model)
+    if spec.kind not in ("shoal", "torchvision", "timm"):
+        return []
+    if config.checkpoint or config.dense_epochs:
+        return []
+    if not spec.kwargs.get("pretrained") and not spec.kwargs.get("weights"):
+        return [
+            f"{config.model} begins with random weights: give --checkpoint, or --dense-epochs to "
+            "train it first"
+        ]
+    if data.num_classes == 1000:
+        return []
+    return [
+        f"published weights are for other classes than these {data.num_classes}: the last layer is "
+        "new, so give --dense-epochs to train it first"
+    ]
 
 
 def show_outcome(record: RunRecord, *, merge: bool = False) -> None:

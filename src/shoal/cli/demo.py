@@ -24,6 +24,8 @@ _OPTIONS: dict[str, Any] = {
     "data": "digits",
     "method": "shoal",
     "tries": 2,
+    "step_saving": 0.1,
+    "final_epochs": 10,
     "val_fraction": 0.3,
     "batch_size": 64,
     "dense_epochs": 20,

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from shoal.data import DataSet, load_data
-from shoal.errors import CaptureError, ConfigError
+from shoal.errors import CaptureError, ConfigError, ShoalError
 from shoal.models import ModelSpec, check_finite, complete_spec, load_model, parse_spec
 from shoal.network import Network, capture
 from shoal.store import load
@@ -66,7 +66,10 @@ def open_network(text: str, source: Source, data: DataSet | None = None) -> Netw
     if is_folder(text):
         if source.checkpoint is not None:
             raise ConfigError(f"'{text}' is a folder with weights of its own: leave --checkpoint")
-        return load(Path(text).expanduser())
+        network = load(Path(text).expanduser())
+        if data is not None:
+            _check_samples(network, text, data)
+        return network
     spec = parse_spec(text)
     classes = source.num_classes or (data.num_classes if data is not None else None)
     channels = image_channels(data) if data is not None else None
@@ -78,6 +81,23 @@ def open_network(text: str, source: Source, data: DataSet | None = None) -> Netw
     shape = source.input_shape or usual_shape(spec, model, source.image_size)
     inputs = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
     return _captured(model, inputs, guessed=source.input_shape is None)
+
+
+def _check_samples(network: Network, text: str, data: DataSet) -> None:
+    """Raise `ConfigError` unless a saved network can be called with the samples of the data."""
+    own = [tuple(value.shape[1:]) for value in network.example_inputs(2)[0]]
+    try:
+        given = data.example_inputs(2)
+        args = given if isinstance(given, tuple) else (given,)
+        with torch.no_grad():
+            network(*args)
+    except (RuntimeError, ShoalError) as error:
+        sizes = [", ".join("×".join(map(str, shape)) for shape in shapes) or "another kind"
+                 for shapes in (own, [tuple(data.sample_shape)])]  # fmt: skip
+        raise ConfigError(
+            f"'{text}' takes samples of {sizes[0]} and the data give {sizes[1]}: give the data it "
+            "was made for, or their --image-size"
+        ) from error
 
 
 def build(spec: ModelSpec, checkpoint: str | Path | None, seed: int = 0) -> nn.Module:

@@ -203,5 +203,6 @@ def check_memory(count: int, shape: Sequence[int], options: DataOptions) -> None
     if gib > options.max_memory_gib:
         raise DataError(
             f"{count} images of {'×'.join(map(str, shape))} take {gib:.1f} GiB of memory: "
-            "give fewer train_samples, a smaller image_size or a larger max_memory_gib"
+            f"{options.max_memory_gib:g} GiB are allowed: give fewer train_samples or a smaller "
+            "image_size, or the images as files in folders, which are decoded as needed"
         )

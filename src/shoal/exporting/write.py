@@ -122,7 +122,7 @@ def export(
             else; then no file is left behind, and an older one of that name stays.
     """
     start = time.perf_counter()
-    path = Path(path)
+    path = Path(path).expanduser()
     form = _format_of(path, opset)
     net, example = _prepare(network, example_inputs)
     allowed = _tolerance(net, tolerance)

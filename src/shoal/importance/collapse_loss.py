@@ -13,12 +13,11 @@ from torch.nn import functional as F
 
 from shoal.errors import ConfigError
 from shoal.importance.criteria import criteria
-from shoal.importance.fit_residual import candidates_for_collapse, residual_scores
+from shoal.importance.fit_residual import StretchFits, residual_scores
 from shoal.importance.replaced import Replacement, check_metric, replacement_scores
 from shoal.importance.scores import Scores
 from shoal.modes import device_of
 from shoal.network import Network
-from shoal.surgery.fit_stretches import check_ridge, fit_stretches
 
 __all__ = ["CollapseLoss", "apply_layer"]
 
@@ -35,12 +34,12 @@ class CollapseLoss:
             accuracy lost.
         screen: judge only the so many stretches with the lowest residual; only they get scores.
             None judges all.
-        keep: so many of the best are wanted: one that is clearly worse than these is judged on
-            fewer samples, as its details tell, and the pass ends when no others are left. None
-            judges all on all samples.
+        keep: so many of the best are wanted; the others meet fewer samples, as their details tell,
+            as it becomes plain that they are not among them. None judges all on all samples.
         kernel_size: as in `collapse_`; stretches that cannot have it are left out.
         ridge: as in `collapse_`.
         names: score these stretches only.
+        unit: as in `fit_residual`.
         precision: of the second pass: "auto" takes bf16 where the hardware computes in it; or
             "fp32", "bf16", "fp16".
 
@@ -49,7 +48,6 @@ class CollapseLoss:
     """
 
     name = "collapse_loss"
-    unit = "stretch"
 
     def __init__(
         self,
@@ -60,18 +58,17 @@ class CollapseLoss:
         kernel_size: int | None = None,
         ridge: float | None = None,
         names: Sequence[str] | None = None,
+        unit: str = "stretch",
         precision: str = "auto",
     ) -> None:
         check_metric(metric)
-        check_ridge(ridge)
         if screen is not None and screen < 1:
             raise ConfigError(f"screen is {screen}: give at least 1, or leave it out for all")
         self.metric = metric
         self.screen = screen
         self.keep = keep
-        self.kernel_size = kernel_size
-        self.ridge = ridge
-        self.names = None if names is None else list(names)
+        self.unit = unit
+        self.fits = StretchFits(unit, kernel_size, ridge, names)
         self.precision = precision
 
     def score(
@@ -83,12 +80,10 @@ class CollapseLoss:
         progress: Callable[[int, int], None] | None = None,
     ) -> Scores:
         """Score what `collapse_` takes; arguments as for `shoal.score`."""
-        chosen = candidates_for_collapse(network, self.kernel_size, self.names)
-        fitted = fit_stretches(network, chosen, loader, samples=samples, ridge=self.ridge)
+        fitted = self.fits.of(network, loader, samples)
         residuals = residual_scores(fitted)
-        if self.screen is not None:
-            names = residuals.lowest(self.screen)
-            chosen = [stretch for stretch in chosen if stretch.name in names]
+        judged = fitted if self.screen is None else residuals.lowest(self.screen)
+        chosen = [s for s in self.fits.stretches(network) if s.name in judged]
         like = torch.empty(0, device=device_of(network))
         scores = replacement_scores(
             self.name,

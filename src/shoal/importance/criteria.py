@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, runtime_checkable
 from urllib.parse import parse_qsl
@@ -16,7 +17,7 @@ from shoal.importance.scores import Scores
 from shoal.network import Network
 from shoal.registry import Registry
 
-__all__ = ["Criterion", "OnePass", "criteria", "criterion_for", "make_criterion", "score"]
+__all__ = ["ALL", "Criterion", "OnePass", "criteria", "criterion_for", "make_criterion", "score"]
 
 
 @runtime_checkable
@@ -59,6 +60,10 @@ criteria: Registry[Callable[..., Criterion]] = Registry(
 criteria.register("entropy")(Entropy)
 
 
+ALL = sys.maxsize
+"""All candidates are wanted; see `criterion_for`."""
+
+
 def make_criterion(name: str, **options: Any) -> Criterion:
     """Return a fresh criterion.
 
@@ -87,7 +92,8 @@ def criterion_for(name: str, unit: str, *, seed: int = 0, wanted: int | None = N
             one ("entropy" and "block_entropy"), that is taken.
         unit: "site" or "block".
         seed: for criteria that draw random numbers.
-        wanted: how many of the lowest will be taken, for criteria that spare work on the others.
+        wanted: how many of the lowest will be taken, for criteria that spare work on the others;
+            `ALL` where all are to be ranked. None takes the criterion's default.
 
     Raises:
         NameNotFoundError: no criterion has that name; tells the nearest.

@@ -7,6 +7,7 @@ constant. `collapse_loss` asks what it does to the network's answers.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from shoal.errors import ConfigError, unknown_name
@@ -17,7 +18,7 @@ from shoal.surgery.fit_conv import FittedLayer
 from shoal.surgery.fit_stretches import check_ridge, fit_stretches
 from shoal.surgery.stretches import Stretch, find_stretches, with_kernel
 
-__all__ = ["FitResidual", "candidates_for_collapse", "residual_scores"]
+__all__ = ["FitResidual", "StretchFits", "residual_scores"]
 
 
 @criteria.register("fit_residual")
@@ -33,13 +34,13 @@ class FitResidual:
             Stretches that cannot have it are left out.
         ridge: as in `collapse_`.
         names: score these stretches only.
+        unit: "stretch" scores all, "block" the residual blocks that can be dropped, to rank them.
 
     Raises:
         ConfigError: an option makes no sense.
     """
 
     name = "fit_residual"
-    unit = "stretch"
 
     def __init__(
         self,
@@ -47,11 +48,10 @@ class FitResidual:
         kernel_size: int | None = None,
         ridge: float | None = None,
         names: Sequence[str] | None = None,
+        unit: str = "stretch",
     ) -> None:
-        check_ridge(ridge)
-        self.kernel_size = kernel_size
-        self.ridge = ridge
-        self.names = None if names is None else list(names)
+        self.unit = unit
+        self.fits = StretchFits(unit, kernel_size, ridge, names)
 
     def score(
         self,
@@ -62,32 +62,64 @@ class FitResidual:
         progress: Callable[[int, int], None] | None = None,
     ) -> Scores:
         """Score what `collapse_` takes; arguments as for `shoal.score`."""
-        chosen = candidates_for_collapse(network, self.kernel_size, self.names)
+        return residual_scores(self.fits.of(network, loader, samples, progress))
+
+
+@dataclass(frozen=True)
+class StretchFits:
+    """Which stretches layers are fitted to, and how; see `FitResidual` for the options."""
+
+    unit: str = "stretch"
+    kernel_size: int | None = None
+    ridge: float | None = None
+    names: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        """Raise `ConfigError` for an option that makes no sense."""
+        check_ridge(self.ridge)
+        if self.unit not in ("stretch", "block"):
+            raise ConfigError(f"unit is '{self.unit}': choose 'stretch' or 'block'")
+
+    def of(
+        self,
+        network: Network,
+        loader: Iterable[Any],
+        samples: int | None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> dict[str, FittedLayer]:
+        """Return the fitted layers by name; a stretch that the data are too few for has none.
+
+        Raises:
+            NameNotFoundError: one of `names` is no stretch.
+            ConfigError: there is nothing to fit, or there are too few data for all.
+        """
         fitted = fit_stretches(
-            network, chosen, loader, samples=samples, ridge=self.ridge, progress=progress
-        )
-        return residual_scores(fitted)
+            network, self.stretches(network), loader,
+            samples=samples, ridge=self.ridge, progress=progress, leave_out=True,
+        )  # fmt: skip
+        if not fitted:
+            raise ConfigError(
+                "there are too few samples to fit a layer to any block or stretch: give more, or a "
+                "smaller kernel_size"
+            )
+        return fitted
 
-
-def candidates_for_collapse(
-    network: Network, kernel_size: int | None, names: Sequence[str] | None
-) -> list[Stretch]:
-    """Return the stretches to score, in the order of the forward pass.
-
-    Raises:
-        NameNotFoundError: one of `names` is no stretch.
-        ConfigError: there is nothing to collapse.
-    """
-    found = {stretch.name: stretch for stretch in find_stretches(network)}
-    for name in names or ():
-        if name not in found:
-            raise unknown_name("block or stretch that can be collapsed", name, found)
-    chosen = [s for name, s in found.items() if names is None or name in names]
-    if kernel_size is not None:
-        chosen = [s for s in (_with_kernel(s, kernel_size) for s in chosen) if s is not None]
-    if not chosen:
-        raise ConfigError("the network has no block or stretch that one layer can be fitted to")
-    return chosen
+    def stretches(self, network: Network) -> list[Stretch]:
+        """Return the stretches, in the order of the forward pass; raises as `of` does."""
+        found = {stretch.name: stretch for stretch in find_stretches(network)}
+        for name in self.names or ():
+            if name not in found:
+                raise unknown_name("block or stretch that can be collapsed", name, found)
+        chosen = [s for name, s in found.items() if self.names is None or name in self.names]
+        if self.unit == "block":
+            removable = {block.name for block in network.blocks if block.removable}
+            chosen = [stretch for stretch in chosen if stretch.name in removable]
+        if self.kernel_size is not None:
+            sized = (_with_kernel(stretch, self.kernel_size) for stretch in chosen)
+            chosen = [stretch for stretch in sized if stretch is not None]
+        if not chosen:
+            raise ConfigError("the network has no block or stretch that one layer can be fitted to")
+        return chosen
 
 
 def _with_kernel(stretch: Stretch, kernel_size: int) -> Stretch | None:

@@ -38,9 +38,8 @@ class LineLoss:
             accuracy lost.
         screen: judge only the so many sites with the lowest entropy; only they get scores. None
             judges all.
-        keep: so many of the best sites are wanted: a site that is clearly worse than these is
-            judged on fewer samples, as its details tell, and the pass ends when no others are
-            left. None judges all sites on all samples.
+        keep: so many of the best are wanted; the others meet fewer samples, as their details tell,
+            as it becomes plain that they are not among them. None judges all on all samples.
         line_samples: fit the lines on so many samples; None uses all.
         positions: fit the lines on about so many positions of each batch; None uses all.
         precision: of the second pass: "auto" takes bf16 where the hardware computes in it; or

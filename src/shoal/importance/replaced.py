@@ -1,9 +1,10 @@
 """What it costs to compute one tensor of a network in another way, candidate by candidate.
 
 The network runs once per batch; each candidate runs again only what comes after its tensor. A race
-spares work, as sequential halving does (Karnin et al. 2013): whenever the samples have doubled, the
-better half of the candidates goes on, and of it only those that are not clearly worse than the best
-ones; the others meet no further samples. Once only as many are left as are wanted, it is over.
+spares work: whenever the samples have doubled, those leave that are clearly worse than the wanted
+ones and, as in sequential halving (Karnin et al. 2013), the worse half, as late as the number of
+samples allows. Who left meets no further samples. Once only as many are left as are wanted, the
+race is over.
 
 Some samples are dearer than others for everyone. So a candidate that left is scored by how far it
 was behind the last of the wanted ones on the samples that both met, and by what that one costs on
@@ -86,9 +87,8 @@ def replacement_scores(
         metric: "loss" scores the rise of the mean cross-entropy in nats, "accuracy" the points of
             accuracy lost.
         precision: of the arithmetic, "auto", "fp32", "bf16" or "fp16".
-        keep: so many of the best of each group are wanted; the worse half of the others, and
-            whoever is worse than all of these by more than three standard errors, leaves at each
-            doubling of the samples, and the race ends when no more than these are left. None
+        keep: so many of the best of each group are wanted; the others leave the race as it becomes
+            plain that they are not among them, and it ends when no more than these are left. None
             scores all on all samples.
         samples: use this many samples only.
         progress: called with the batches done and their total.
@@ -110,7 +110,7 @@ def replacement_scores(
             if index % world() == rank():
                 race.run(split_batch(raw, device_of(network)))
             if seen >= next_check:
-                race.leave()
+                race.leave(seen, chosen.expected)
                 next_check = 2 * seen
                 if race.over:
                     break
@@ -173,23 +173,42 @@ class _Race:
     def _cost(self, losses: Tensor, hits: Tensor) -> Tensor:
         return losses if self._metric == "loss" else -100.0 * hits
 
-    def leave(self) -> None:
-        """Let the worse half leave, and who is clearly behind; every process decides alike."""
+    def leave(self, seen: int, expected: int | None) -> None:
+        """Let leave who is clearly behind and, where it is time, the worse half.
+
+        Every process decides alike.
+
+        Args:
+            seen: samples so far.
+            expected: samples there will be in all; None if not known.
+        """
         if self._keep is None:
             return
         rise, variance = self._statistics(sum_across(self._sums.clone()))
-        rise, variance = rise * self._weights, variance * self._weights.square()
+        price, error = self._prices(rise, variance), variance * self._weights.square()
         for group in self._running_by_group():
             if len(group) <= self._keep:
                 continue
-            order = sorted(group, key=lambda i: float(rise[i]))
+            rounds = math.ceil(math.log2(len(group) / self._keep))
+            halves = expected is not None and seen >= expected / 2**rounds
+            order = sorted(group, key=lambda i: (float(price[i]), float(self._weights[i])))
             last = order[self._keep - 1]
             for place, i in enumerate(order[self._keep :], start=self._keep):
-                distance = float(rise[i] - rise[last])
-                clearly = _CLEARLY * math.sqrt(variance[i] + variance[last])
-                if place >= len(order) / 2 or distance > clearly:
+                distance = float(price[i] - price[last])
+                clearly = distance > _CLEARLY * math.sqrt(error[i] + error[last])
+                if clearly or (halves and place >= len(order) / 2):
                     self._running.remove(i)
                     self._behind[i] = last, distance
+
+    def _prices(self, rise: Tensor, variance: Tensor) -> Tensor:
+        """Return what decides the race: the costs, or the costs by what they buy.
+
+        A cost below its own standard error is not told from it, and must not look better for
+        buying less.
+        """
+        if bool((self._weights == 1.0).all()):
+            return rise.clone()
+        return torch.maximum(rise, variance.sqrt()) * self._weights
 
     def _running_by_group(self) -> list[list[int]]:
         groups: dict[str, list[int]] = {}
@@ -204,12 +223,13 @@ class _Race:
             return False
         return all(len(group) <= self._keep for group in self._running_by_group())
 
-    def _rises_of_all(self, rise: Tensor) -> Tensor:
+    def _rises_of_all(self, rise: Tensor, variance: Tensor) -> Tensor:
         """Return the rises, of those who left by how far they were behind."""
-        weighted = rise * self._weights
+        price, found = self._prices(rise, variance), rise.clone()
         for i, (last, distance) in reversed(self._behind.items()):  # the last who left first
-            weighted[i] = weighted[last] + distance
-        return weighted / self._weights
+            price[i] = price[last] + distance
+            found[i] = price[i] / self._weights[i]
+        return found
 
     @staticmethod
     def _statistics(sums: Tensor) -> tuple[Tensor, Tensor]:
@@ -229,7 +249,7 @@ class _Race:
                 "before scoring"
             )
         names = [r.name for r in self._replacements]
-        rise = self._rises_of_all(rise)
+        rise = self._rises_of_all(rise, variance)
         unseen = torch.ones_like(rise)
         if population:
             unseen = (1.0 - sums[:, 0] / population).clamp(min=0.0)

@@ -43,6 +43,20 @@ class SampledBatches:
             self._left = None
         self.batches = len(self._loader) if hasattr(self._loader, "__len__") else 0
 
+    @property
+    def expected(self) -> int | None:
+        """How many samples a whole pass will have; None if that is not known."""
+        if isinstance(self._loader, SeededLoader):
+            return self._loader.num_samples
+        if isinstance(self._loader, list | tuple):
+            whole = sum(split_batch(batch).size for batch in self._loader)
+            return whole if self._left is None else min(self._left, whole)
+        size = getattr(self._loader, "batch_size", None)
+        if isinstance(size, int) and self.batches:
+            whole = self.batches * size
+            return whole if self._left is None else min(self._left, whole)
+        return self._left
+
     def population(self, seen: int) -> int | None:
         """Return how many samples there are, once a pass has `seen` so many; None if unknown."""
         return self._known or (seen if self._everything else None)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from shoal.errors import ConfigError
-from shoal.importance.criteria import Criterion, OnePass, criteria, criterion_for
+from shoal.importance.criteria import ALL, Criterion, OnePass, criteria, criterion_for
 from shoal.importance.observe import observe
 from shoal.importance.scores import Scores
 from shoal.importance.without import Without, score_without
@@ -86,7 +86,7 @@ class Consensus:
             raise ConfigError("a consensus needs two criteria or more, such as criteria=cka,lesion")
         self.unit = unit
         self.names = names
-        self.members = [criterion_for(name, unit, seed=seed) for name in names]
+        self.members = [criterion_for(name, unit, seed=seed, wanted=ALL) for name in names]
 
     def score(
         self,

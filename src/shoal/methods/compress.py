@@ -105,7 +105,7 @@ def compress(
     if out is not None:
         decisive = {**chosen.to_dict(), **(identity or {}), **_identity(model, train, val, test)}
         run = Run(
-            Path(out),
+            Path(out).expanduser(),
             {"method": method, **decisive},
             config or {"method": method, **chosen.to_dict()},
         )

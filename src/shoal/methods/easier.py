@@ -58,7 +58,7 @@ class Easier:
         names = tuple(scores.lowest(min(count, len(scores))))
         lines = moments.lines() if moments is not None else None
         notes: tuple[str, ...] = ()
-        if scores.settled is False:
+        if scores.settled is False and self.search.samples is not None:
             notes = ("the lowest score is not settled: score on more samples to be sure",)
 
         def apply(target: Network) -> None:

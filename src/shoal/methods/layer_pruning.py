@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 from shoal.errors import ConfigError
 from shoal.importance import Scores, observe, per_latency, stages
-from shoal.importance.criteria import OnePass, criterion_for
+from shoal.importance.criteria import ALL, OnePass, criterion_for
 from shoal.measure.blocks import block_costs
 from shoal.methods.listener import Listener
 from shoal.methods.options import Search
@@ -68,7 +68,7 @@ class LayerPruning:
             ConfigError: the criterion scores none of the candidates.
             TrainingError: the network computes NaN.
         """
-        scores = self._score(network, data, listener, recall)
+        scores = self._score(network, data, count, listener, recall)
         floors = _Floors(network, self.search)
         chosen: list[str] = []
         for name in scores.lowest(len(scores)):
@@ -82,17 +82,24 @@ class LayerPruning:
             )
         names = tuple(chosen)
         notes: tuple[str, ...] = ()
-        if scores.settled is False:
+        if scores.settled is False and self.search.samples is not None:
             notes = ("the lowest score is not settled: score on more samples to be sure",)
         return Proposal("drop", names, scores, lambda target: drop_(target, names), notes)
 
-    def _criterion(self) -> Any:
-        return criterion_for(self.search.criterion, "block", seed=self.search.seed)
+    def _criterion(self, count: int = 1) -> Any:
+        floors = self.search.keep_first or self.search.keep_per_stage
+        wanted = ALL if floors else count  # with floors, the lowest may have to stay
+        return criterion_for(self.search.criterion, "block", seed=self.search.seed, wanted=wanted)
 
     def _score(
-        self, network: Network, data: Iterable[Any], listener: Listener, recall: Recall
+        self,
+        network: Network,
+        data: Iterable[Any],
+        count: int,
+        listener: Listener,
+        recall: Recall,
     ) -> Scores:
-        criterion, samples = self._criterion(), self.search.samples
+        criterion, samples = self._criterion(count), self.search.samples
         if isinstance(criterion, OnePass):
             observe(network, data, [criterion], samples=samples, progress=listener.scored)
             scores = criterion.scores()

@@ -38,8 +38,12 @@ class Proposal:
 class Recall(Protocol):
     """Returns what `measure` gives, or gave when this step was begun before; JSON values."""
 
-    def __call__(self, name: str, measure: Callable[[], Any]) -> Any:
-        """Return the figures of that name, the same in every process."""
+    def __call__(self, name: str, measure: Callable[[], Any], *, together: bool = False) -> Any:
+        """Return the figures of that name, the same in every process.
+
+        The main process alone measures, so that nobody is in the way; `together` lets all do it,
+        for what they train.
+        """
         ...
 
 

@@ -21,10 +21,12 @@ from shoal.methods.result import Result
 from shoal.methods.rewind import Rewind
 from shoal.methods.stopping import why_stop
 from shoal.methods.task import Task
+from shoal.modes import device_of
 from shoal.network import Network
 from shoal.records import Metrics, Step, chosen
 from shoal.run import Run
 from shoal.surgery.padding import find_movable_paddings, move_paddings_
+from shoal.training.seeding import derive_seed, preserved_rng, seed_everything
 
 __all__ = ["search"]
 
@@ -76,8 +78,8 @@ class _Search:
         self.costs = costs
         self.rewind = Rewind(self.options, base, run, own_training=task.custom_fit is not None)
         count = len(method.candidates(base))
-        self.total = base.sites_left if count and method.unit == "rectifiers" else count
-        if self.total == 0:
+        self.total = base.sites_left if method.unit == "rectifiers" else count
+        if count == 0:
             raise ConfigError("the network has no rectifier or block that could be removed")
         self.steps: list[Step] = run.steps() if run is not None else []
         self.notes: list[str] = list(base.notes)
@@ -94,7 +96,11 @@ class _Search:
             number = len(self.steps)
             try:
                 stepped = self._step(number, network, dense)
-            except TrainingError as error:
+            except (TrainingError, ConfigError) as error:
+                if isinstance(error, ConfigError) and number == 1:
+                    raise  # after a step it is no option that is wrong: nothing is left to score
+                if self.run is not None:
+                    self.run.forget_training(number)
                 stopped = f"step {number} failed: {error}"
                 self.notes.append(stopped)
                 self.listener.note(stopped)
@@ -129,7 +135,7 @@ class _Search:
         if self.rewind.missing:
             # The run was killed between that epoch's checkpoint and the keeping of its weights.
             if self.run is not None:
-                self.run.checkpoint(0).unlink(missing_ok=True)
+                self.run.forget_training(0)
             dense = self.base.copy()
             notes, energy = self._train(dense, 0, self.options.dense_epochs, teacher=None)
         self._keep(
@@ -169,15 +175,17 @@ class _Search:
         self.listener.stage(number, "score")
         if self.options.score_on == "rewound":
             self.rewind.apply_(network)
-        proposal = self.method.propose(
-            network,
-            self.task.train,
-            count,
-            history=self.steps,
-            listener=self.listener,
-            recall=partial(self._recall, number),
-            rehearse=self.task.rehearsal(number, dense),
-        )
+        with preserved_rng(device_of(network)):  # a loader of the user's may draw its order
+            seed_everything(derive_seed(self.options.seed, "score", number), device_of(network))
+            proposal = self.method.propose(
+                network,
+                self.task.train,
+                count,
+                history=self.steps,
+                listener=self.listener,
+                recall=partial(self._recall, number),
+                rehearse=self.task.rehearsal(number, dense),
+            )
         if proposal is None:
             return None
         proposal.apply(network)
@@ -202,10 +210,13 @@ class _Search:
         )
         return network
 
-    def _recall(self, number: int, name: str, measure: Callable[[], Any]) -> Any:
-        if self.run is not None:
-            return self.run.recall(number, name, measure)
-        return from_main(measure())
+    def _recall(
+        self, number: int, name: str, measure: Callable[[], Any], *, together: bool = False
+    ) -> Any:
+        def figures() -> Any:
+            return from_main(measure() if together or is_main() else None)
+
+        return figures() if self.run is None else self.run.recall(number, name, figures)
 
     def _ready_to_merge(self, network: Network, number: int) -> None:
         """Move padding where layers that are now linear can then become one, and faster."""
@@ -295,7 +306,7 @@ class _Search:
         """
         number = len(self.steps)
         self.listener.stage(number, "evaluate")
-        metrics, ratio = self.task.measure(network, dense)
+        metrics, ratio = from_main(self.task.measure(network, dense))  # all decide alike by it
         top1_dense = self.steps[0].metrics.top1_val if self.steps else metrics.top1_val
         allowed = max(top1_dense - self.options.max_drop, least or 0.0)
         step = Step(

@@ -103,7 +103,10 @@ class Shoal:
         moves = [move for move in moves if saved.get(move.title, 0.0) > 0.0]
         if not moves:
             return None
-        fitted = _Fitted.of(network, moves, data, self.search.samples)
+        fitted = _Fitted.of(network, moves, data, self.search)
+        moves = [move for move in moves if move.stretch is None or move.name in fitted.layers]
+        if not moves:
+            return None
         enough_ms = whole_ms * self._wanted_share(history[-1])
         likely = math.ceil(enough_ms / median(saved[move.title] for move in moves))
         tries = self.search.tries if rehearse is not None else 0
@@ -118,27 +121,24 @@ class Shoal:
                 lambda: rehearsed_costs(
                     network,
                     tried,
-                    lambda move, trial: fitted.make(move, trial, self.search.how),
+                    fitted.make,
                     rehearse,
                     data,
                     samples=self.search.samples,
                     metric=self.search.criterion,
                     progress=listener.scored,
                 ),
+                together=True,
             )
             scores = _rehearsed(scores, costs, saved)
-        # Among equals the one that saves most goes first.
-        by_title = {move.title: move for move in moves}
-        order = [by_title[t] for t in sorted(scores, key=lambda t: (scores[t], -saved[t]))]
-        kind = order[0].kind
-        alike = [move for move in order if move.kind == kind]
-        chosen = _apart(alike, count, saved, enough_ms)
+        known = [move for move in moves if move.title in scores]
+        chosen = _best_step(known, scores, saved, count, enough_ms)
 
         def apply(target: Network) -> None:
             for move in chosen:
-                fitted.make(move, target, self.search.how)
+                fitted.make(move, target)
 
-        return Proposal(kind, tuple(move.name for move in chosen), scores, apply)
+        return Proposal(chosen[0].kind, tuple(move.name for move in chosen), scores, apply)
 
     def _promising(self, moves: Sequence[Move], scores: Scores) -> list[Move]:
         """Return the moves of each kind that are the best by their untrained cost."""
@@ -216,29 +216,30 @@ class Shoal:
 
 @dataclass(frozen=True)
 class _Fitted:
-    """What the moves put in: a line for each site, a layer for each stretch."""
+    """What the moves put in: a line for each site, a layer for each stretch with data enough."""
 
     lines: Mapping[str, FittedLine]
     layers: Mapping[str, FittedLayer]
     network: Network
+    how: str
 
     @classmethod
     def of(
-        cls, network: Network, moves: Sequence[Move], data: Iterable[Any], samples: int | None
+        cls, network: Network, moves: Sequence[Move], data: Iterable[Any], search: Search
     ) -> _Fitted:
         lines: Mapping[str, FittedLine] = {}
         sites = [move.name for move in moves if move.kind == "linearize"]
         if sites:
             moments = LineMoments(sites, positions=POSITIONS)
-            observe(network, data, [moments], samples=samples)
+            observe(network, data, [moments], samples=search.samples)
             lines = moments.lines()
         stretches = [move.stretch for move in moves if move.stretch is not None]
-        layers = fit_stretches(network, stretches, data, samples=samples) if stretches else {}
-        return cls(lines, layers, network)
+        layers = fit_stretches(network, stretches, data, samples=search.samples, leave_out=True)
+        return cls(lines, layers, network, search.how)
 
     def compute(self, move: Move) -> Callable[[Tensor], Tensor]:
         """Return what gives the value of the move's node from that of its source."""
-        if move.kind == "drop":
+        if move.kind == "drop" or (move.kind == "linearize" and self.how == "identity"):
             return _unchanged
         if move.kind == "linearize":
             site = next(site for site in self.network.sites if site.name == move.name)
@@ -246,12 +247,12 @@ class _Fitted:
         like = next(p for p in self.network.parameters() if p.is_floating_point())
         return partial(apply_layer, self.layers[move.name].layer(like))
 
-    def make(self, move: Move, target: Network, how: str) -> None:
+    def make(self, move: Move, target: Network) -> None:
         """Make the move on a network like the one that was scored."""
         if move.kind == "drop":
             drop_(target, move.name)
         elif move.kind == "linearize":
-            linearize_(target, move.name, how=how, lines=self.lines)
+            linearize_(target, move.name, how=self.how, lines=self.lines)
         else:
             stretch = find_stretch(target, move.name)
             layers = collapsed_layers(target, stretch, self.layers[move.name])
@@ -280,6 +281,35 @@ def _rehearsed(
 
 def _unchanged(value: Tensor) -> Tensor:
     return value
+
+
+def _best_step(
+    moves: Sequence[Move],
+    scores: Mapping[str, float],
+    saved: Mapping[str, float],
+    count: int,
+    enough_ms: float,
+) -> list[Move]:
+    """Return the moves of one kind that cost least per millisecond saved.
+
+    Each step is fine-tuned, however little it saves. So a kind whose moves save less than half of
+    what another kind's do (up to the share of a step) is not chosen for being cheap.
+    """
+    # Among equals the one that saves most goes first.
+    order = sorted(moves, key=lambda move: (scores[move.title], -saved[move.title]))
+    kinds = dict.fromkeys(move.kind for move in order)
+    steps = [
+        _apart([move for move in order if move.kind == kind], count, saved, enough_ms)
+        for kind in kinds
+    ]
+    gains = [sum(saved[move.title] for move in step) for step in steps]
+    least = 0.5 * min(enough_ms, max(gains))
+
+    def cost_per_ms(step: Sequence[Move], gain: float) -> float:
+        return sum(scores[move.title] * saved[move.title] for move in step) / gain
+
+    worthy = [(cost_per_ms(s, g), s) for s, g in zip(steps, gains, strict=True) if g >= least]
+    return min(worthy, key=lambda pair: pair[0])[1]
 
 
 def _apart(

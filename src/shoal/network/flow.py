@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from torch import fx
 
-__all__ = ["Flow"]
+__all__ = ["Flow", "reads_shape"]
 
-# These calls read an operand's shape or place, not its values.
 _SHAPE_ONLY = ("aten.sym_size", "aten.new_", "_like", "built-in function getattr")
+
+
+def reads_shape(node: fx.Node) -> bool:
+    """Whether a call reads its operand's shape or place only."""
+    return any(op in str(node.target) for op in _SHAPE_ONLY)
 
 
 class Flow:
@@ -29,7 +33,7 @@ class Flow:
             sources = [n for n in node.all_input_nodes if n in self._carries]
             if node.op == "placeholder" and "shape" in node.meta:
                 self._enter(node, None)
-            elif sources and not any(op in str(node.target) for op in _SHAPE_ONLY):
+            elif sources and not reads_shape(node):
                 common: fx.Node | None = sources[0]
                 for source in sources[1:]:
                     common = self._meet(common, source)

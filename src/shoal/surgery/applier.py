@@ -34,8 +34,9 @@ class Attempt:
     merged: list[Merged] = field(default_factory=list)
     kept: list[Kept] = field(default_factory=list)
     boundaries: list[Boundary] = field(default_factory=list)
-    cuts: list[dict[str, Any]] = field(default_factory=list)
+    rounds: list[list[dict[str, Any]]] = field(default_factory=list)  # the cuts of each
     reshaped: bool = False  # whether lines were given the rank of what they read
+    pool_first: bool = False  # whether 1×1 convolutions before a mean were put after it
     joined: bool = False  # whether more than scales and shifts was folded
     error: float = math.inf
     error_float64: float | None = None
@@ -56,12 +57,14 @@ class Applier:
         self.prices = prices
         self.timed = timed
         self.region = ""
+        attempt.rounds.append([])
         self.now: dict[fx.Node, fx.Node] = {}  # who gives a tensor that was replaced
 
     def apply(self, region: Region, *, leave: bool = False) -> None:
         """Cut a region into its layers; `leave` only writes down where it begins and ends."""
-        self.attempt.boundaries.append(boundary(region, self.network))
         self.region = region.end.name
+        others = [b for b in self.attempt.boundaries if b.region != self.region]
+        self.attempt.boundaries = [*others, boundary(region, self.network)]
         if not leave:
             self._apply(best_cut(region.chain, self.prices))
 
@@ -110,10 +113,9 @@ class Applier:
             return
         merged = self._describe(segment, start, end)
         flatten = _flattening(start, end, segment.map)
-        layers = self._layers(segment, merged.name, flatten, start)
+        layers = self._layers(segment, merged.name, flatten, start, end)
         specs = [[path, layer_spec(module)] for path, module in layers]
-        cut = {"start": start.name, "end": end.name, "layers": specs, "flatten": flatten}
-        self.attempt.cuts.append(cut)
+        self._record_cut(start, end, specs, flatten)
         self.attempt.merged.append(merged)
         self.attempt.joined |= segment.layers > 1
         if not layers and not flatten:
@@ -122,6 +124,14 @@ class Applier:
         else:
             node = replace_stretch_(self.network, start, end, layers, flatten=flatten)
             self.now[segment.end] = node
+
+    def _record_cut(
+        self, start: fx.Node, end: fx.Node, specs: list[list[Any]], flatten: str | None
+    ) -> None:
+        """Write a cut down; by places in the graph, for a node's name depends on its history."""
+        place = {node: index for index, node in enumerate(self.network.graph.nodes)}
+        cut = {"start": place[start], "end": place[end], "layers": specs, "flatten": flatten}
+        self.attempt.rounds[-1].append(cut)
 
     def _bypass_pushed(self, segment: Segment) -> None:
         """Take out the scales and shifts after a sum that were pushed into its branches."""
@@ -134,18 +144,12 @@ class Applier:
             return
         gone = replace(segment, start=total, branches=(), layers=0)
         self.attempt.merged.append(self._describe(gone, total, segment.end))
-        cut: dict[str, Any] = {
-            "start": total.name,
-            "end": segment.end.name,
-            "layers": [],
-            "flatten": None,
-        }
-        self.attempt.cuts.append(cut)
+        self._record_cut(total, segment.end, [], None)
         segment.end.replace_all_uses_with(total)
         self.now[segment.end] = total
 
     def _layers(
-        self, segment: Segment, path: str, flatten: str | None, start: fx.Node
+        self, segment: Segment, path: str, flatten: str | None, start: fx.Node, end: fx.Node
     ) -> list[tuple[str, nn.Module]]:
         """Return the new layers with their paths; none where the segment does nothing."""
         found = segment.map
@@ -155,10 +159,15 @@ class Applier:
             found = found.flat()
         elif found.spatial and (flatten == "before" or len(tensor_shape(start)) == 2):
             found = _without_positions(found)
-        like = next((p for p in self.network.parameters()), torch.empty(0))
-        *helpers, layer = found.layers(like.detach())
+        *helpers, layer = found.layers(self._like(start, end))
         ones = [(free_path(self.network, f"{path}_ones"), module) for module in helpers]
         return [*ones, (path, layer)]
+
+    def _like(self, start: fx.Node, end: fx.Node) -> torch.Tensor:
+        """Return a tensor of the type and place that the layers between two tensors have."""
+        called = (str(n.target) for n in between(start, end) if n.op == "call_module")
+        inside = [p for path in called for p in self.network.get_submodule(path).parameters()]
+        return next(iter((*inside, *self.network.parameters())), torch.empty(0)).detach()
 
     def _describe(self, segment: Segment, start: fx.Node, end: fx.Node) -> Merged:
         order = list(self.network.graph.nodes).index
@@ -211,13 +220,27 @@ def _flattening(start: fx.Node, end: fx.Node, found: ConvMap | None) -> str | No
     shape = tensor_shape(start)
     if len(shape) == 2 or len(tensor_shape(end)) != 2:
         return None
-    whole = found is not None and found.covers(shape[2:])
-    return "before" if whole or all(n == 1 for n in shape[2:]) else "after"
+    if all(n == 1 for n in shape[2:]):
+        single = found is None or found.channels_out == tensor_shape(end)[1]
+        return "before" if single else "after"
+    return "before" if found is not None and found.covers(shape[2:]) else "after"
 
 
 def _without_positions(found: ConvMap) -> ConvMap:
-    """Return a convolution over one position as a linear layer."""
-    return ConvMap(found.weight.flatten(2)[:, :, 0], found.bias, (), (), (), found.groups)
+    """Return a convolution from one position to one as a linear layer.
+
+    Of its taps one reads the position, the others padding; a channel of ones is a bias there.
+    """
+    axes = list(zip(found.padding, found.dilation, found.kernel, strict=True))
+    weight = torch.zeros_like(found.weight.flatten(2)[:, :, 0])
+    if all(p % d == 0 and p // d < k for p, d, k in axes):
+        weight = found.weight.permute(*range(2, found.weight.dim()), 0, 1)
+        for p, d, _ in axes:
+            weight = weight[p // d]
+    bias = found.bias
+    if found.ones:
+        weight, bias = weight[:, :-1], bias + weight[:, -1]
+    return ConvMap(weight, bias, (), (), (), found.groups)
 
 
 def _positions(node: fx.Node, channels_last: bool) -> int:

@@ -105,10 +105,7 @@ def put_collapsed_(
     layers = [(path, layer)]
     if norm is not None:
         layers.append((free_path(network, f"{path}_norm"), norm))
-    specs = [
-        [name, {k: list(v) if isinstance(v, tuple) else v for k, v in layer_spec(module).items()}]
-        for name, module in layers
-    ]
+    specs = [[name, layer_spec(module)] for name, module in layers]
     _replace(network, stretch, layers)
     network.plan.record("collapse", (stretch.name,), layers=specs)
 

@@ -64,13 +64,13 @@ class ConvMap:
     @classmethod
     def of_linear(cls, layer: nn.Linear) -> ConvMap:
         """Return the map of a linear layer."""
-        weight = layer.weight.detach().double().cpu()
+        weight = layer.weight.detach().cpu().double()
         return cls(weight, _bias(layer.bias, weight), (), (), (), 1)
 
     @classmethod
     def of_conv(cls, layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, padding: tuple[int, ...]) -> ConvMap:
         """Return the map of a convolution whose padding, in numbers, `conv_padding` gave."""
-        weight = layer.weight.detach().double().cpu()
+        weight = layer.weight.detach().cpu().double()
         bias = _bias(layer.bias, weight)
         stride, dilation = tuple(layer.stride), tuple(layer.dilation)
         return cls(weight, bias, stride, padding, dilation, layer.groups)
@@ -98,6 +98,11 @@ class ConvMap:
         return self.weight.shape[0]
 
     @property
+    def is_depthwise(self) -> bool:
+        """Whether each output channel reads the input channel of the same number and no other."""
+        return self.groups == self.channels_in == self.channels_out and not self.ones
+
+    @property
     def is_pointwise(self) -> bool:
         """Whether each output position reads one input position and nothing outside."""
         return all(k == 1 for k in self.kernel) and not any(self.padding)
@@ -105,8 +110,7 @@ class ConvMap:
     @property
     def is_affine(self) -> bool:
         """Whether it only scales and shifts each channel."""
-        alone = self.groups == self.channels_in == self.channels_out and not self.ones
-        return alone and self.is_pointwise and all(s == 1 for s in self.stride)
+        return self.is_depthwise and self.is_pointwise and all(s == 1 for s in self.stride)
 
     @property
     def is_identity(self) -> bool:
@@ -156,12 +160,19 @@ class ConvMap:
         Raises:
             Inexact: the second map's padding would have to hold what this one computes there.
         """
+        if self.spatial != second.spatial:
+            raise Inexact("the layers work on other dimensions")
         if second.ones:
             raise Inexact("the later layer carries a constant channel of its own")
         if any(second.padding) and (self.ones or not self.is_pointwise):
             raise Inexact("the later layer pads its input, so the borders would differ")
         if any(second.padding) and bool(self.bias.any()):
             return self._with_ones(second)
+        if self.is_affine or second.is_affine:
+            return self._scaled_after(second) if second.is_affine else self._scaled_before(second)
+        light = self._with_depthwise(second)
+        if light is not None:
+            return light
         groups = math.gcd(self.groups, second.groups)
         first_weight, second_weight = _in_groups(self, groups), _in_groups(second, groups)
         weight, dilation = self._kernel_with(second, first_weight, second_weight)
@@ -170,16 +181,61 @@ class ConvMap:
             second_weight.flatten(3).sum(3) if second.spatial else second_weight,
             self.bias.view(groups, -1),
         )
-        return ConvMap(
-            weight.flatten(0, 1),
-            second.bias + moved.flatten(),
-            tuple(a * b for a, b in zip(self.stride, second.stride, strict=True)),
-            tuple(
-                p + s * q for p, s, q in zip(self.padding, self.stride, second.padding, strict=True)
-            ),
-            dilation,
-            groups,
-            self.ones,
+        return self._stepping_to(
+            second, weight.flatten(0, 1), second.bias + moved.flatten(), dilation, groups
+        )
+
+    def _stepping_to(
+        self,
+        second: ConvMap,
+        weight: Tensor,
+        bias: Tensor,
+        dilation: tuple[int, ...],
+        groups: int,
+    ) -> ConvMap:
+        """Return a map with the stride and padding of both in a row."""
+        stride = tuple(a * b for a, b in zip(self.stride, second.stride, strict=True))
+        padding = tuple(
+            p + s * q for p, s, q in zip(self.padding, self.stride, second.padding, strict=True)
+        )
+        return ConvMap(weight, bias, stride, padding, dilation, groups, self.ones)
+
+    def _with_depthwise(self, second: ConvMap) -> ConvMap | None:
+        """Compose a 1×1 and a depthwise map, in either order; None for any other two.
+
+        The general way would write the depthwise one as a dense one first, which may be huge.
+        """
+        if not self.spatial:
+            return None
+        if all(k == 1 for k in self.kernel) and second.is_depthwise:
+            step = tuple(s * d for s, d in zip(self.stride, second.dilation, strict=True))
+            bias = second.bias + second.weight.flatten(1).sum(1) * self.bias
+            return self._stepping_to(second, self.weight * second.weight, bias, step, self.groups)
+        if self.is_depthwise and second.groups == 1 and all(k == 1 for k in second.kernel):
+            weight = second.weight * self.weight.transpose(0, 1)
+            bias = second.bias + second.weight.flatten(1) @ self.bias
+            return self._stepping_to(second, weight, bias, self.dilation, 1)
+        return None
+
+    def _scaled_after(self, second: ConvMap) -> ConvMap:
+        """Compose with a scale and shift of each output channel."""
+        scale = second.weight.flatten()
+        weight = self.weight * scale.view(-1, *[1] * (self.weight.dim() - 1))
+        return replace(self, weight=weight, bias=self.bias * scale + second.bias)
+
+    def _scaled_before(self, second: ConvMap) -> ConvMap:
+        """Compose a scale and shift of each input channel with a map."""
+        per_group = (second.groups, -1)
+        rows = second.channels_out // second.groups
+        scale, shift = (
+            values.view(per_group).repeat_interleave(rows, 0)  # [out, in / groups]
+            for values in (self.weight.flatten(), self.bias)
+        )
+        taps = second.weight.flatten(2).sum(2) if second.spatial else second.weight
+        return replace(
+            second,
+            weight=second.weight * scale.view(*scale.shape, *[1] * second.spatial),
+            bias=second.bias + (taps * shift).sum(1),
         )
 
     def _with_ones(self, second: ConvMap) -> ConvMap:
@@ -222,6 +278,8 @@ class ConvMap:
         Raises:
             Inexact: their strides or output sizes differ.
         """
+        if self.spatial != other.spatial:
+            raise Inexact("the branches that are added work on other dimensions")
         if self.stride != other.stride:
             raise Inexact("the branches that are added have different strides")
         a, b = self._undilated_like(other), other._undilated_like(self)
@@ -334,7 +392,7 @@ def conv_padding(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> tuple[int, ...] | 
 
 
 def _bias(bias: Tensor | None, weight: Tensor) -> Tensor:
-    return weight.new_zeros(len(weight)) if bias is None else bias.detach().double().cpu()
+    return weight.new_zeros(len(weight)) if bias is None else bias.detach().cpu().double()
 
 
 def _at(places: Sequence[int | slice]) -> Any:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from shoal.distributed import sum_across
 from shoal.errors import ConfigError, TrainingError
 
-__all__ = ["MAX_COLUMNS", "FittedLayer", "LayerMoments", "LayerShape"]
+__all__ = ["MAX_COLUMNS", "FittedLayer", "LayerMoments", "LayerShape", "TooFewPositions"]
 
 MAX_COLUMNS = 10_240
 """The most columns a fit may have: its matrices then stay below 2 GiB."""
@@ -33,6 +33,10 @@ _STRONGER = (1e-9, 1e-7, 1e-5, 1e-3, 1e-1)  # tried in turn where the matrix is 
 _CHUNK = 1 << 23  # entries of X at a time: 32 MiB
 _ROWS_PER_COLUMN = 8  # positions that pin the weights down well
 _FEWEST_ROWS = 32_768
+
+
+class TooFewPositions(ConfigError):
+    """A layer has more weights per output channel than there are positions to fit it on."""
 
 
 @dataclass(frozen=True)
@@ -249,7 +253,7 @@ class LayerMoments:
             ridge: λ as a part of the mean squared deviation of a column; None for 1e-5.
 
         Raises:
-            ConfigError: there are fewer positions than weights per output channel.
+            TooFewPositions: there are fewer than weights per output channel.
             TrainingError: the activations are not finite.
         """
         assert self._pilot is not None
@@ -261,7 +265,7 @@ class LayerMoments:
             )
         spare = self._count - self.shape.columns - 1
         if spare < 1:
-            raise ConfigError(
+            raise TooFewPositions(
                 f"'{self.name}' has {self._count} positions to fit {self.shape.columns} weights "
                 "per channel on: give more samples or a smaller kernel_size"
             )

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch.utils.hooks import RemovableHandle
 
-from shoal.data.base import SeededLoader
-from shoal.data.batch import split_batch
 from shoal.errors import ConfigError
 from shoal.importance.observe import observe
+from shoal.importance.sampling import SampledBatches
 from shoal.modes import eval_mode
 from shoal.network import Network
 from shoal.network.listen import Tap, listen
-from shoal.surgery.fit_conv import FittedLayer, LayerMoments
+from shoal.surgery.fit_conv import FittedLayer, LayerMoments, TooFewPositions
 from shoal.surgery.stretches import Stretch
 
 __all__ = ["check_ridge", "fit_stretches"]
@@ -33,6 +32,7 @@ def fit_stretches(
     ridge: float | None = None,
     reference: tuple[Network, Mapping[str, fx.Node]] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    leave_out: bool = False,
 ) -> dict[str, FittedLayer]:
     """Fit one layer to each stretch, in one pass over the data where memory allows.
 
@@ -47,24 +47,30 @@ def fit_stretches(
         reference: another network and, by the stretches' names, its nodes that give the targets;
             None takes the network's own.
         progress: called with the batches done and their total, for each pass anew.
+        leave_out: leave out stretches that there are too few samples for.
 
     Returns:
         The fitted layers by name.
 
     Raises:
-        ConfigError: there are too few samples for a stretch, or `ridge` is negative.
+        TooFewPositions: there are too few samples for a stretch.
+        ConfigError: `ridge` is negative.
         DataError: the loader is empty.
         TrainingError: activations are not finite.
     """
     check_ridge(ridge)
-    expected = _expected_samples(loader, samples)
+    expected = SampledBatches(loader, samples).expected
     found: dict[str, FittedLayer] = {}
     for group in _groups(stretches):
         moments = {s.name: LayerMoments(s.shape, name=s.name, samples=expected) for s in group}
         observer = _StretchObserver(group, moments, reference)
         observe(network, loader, [observer], samples=samples, progress=progress)
         for name in list(moments):
-            found[name] = moments.pop(name).solve(ridge)
+            try:
+                found[name] = moments.pop(name).solve(ridge)
+            except TooFewPositions:
+                if not leave_out:
+                    raise
     return found
 
 
@@ -86,21 +92,6 @@ def _groups(stretches: Sequence[Stretch]) -> list[list[Stretch]]:
         groups[-1].append(stretch)
         held += need
     return groups
-
-
-def _expected_samples(loader: Iterable[Any], samples: int | None) -> int | None:
-    """Return how many samples a pass will have, None where that is not known beforehand."""
-    known: int | None = None
-    size = getattr(loader, "batch_size", None)
-    if isinstance(loader, SeededLoader):
-        known = loader.num_samples
-    elif isinstance(loader, list | tuple) and loader:
-        known = sum(split_batch(batch).size for batch in loader)
-    elif isinstance(loader, Sized) and isinstance(size, int):
-        known = len(loader) * size
-    if samples is None or known is None:
-        return samples or known
-    return min(samples, known)
 
 
 class _StretchObserver:

@@ -27,7 +27,8 @@ def layer_spec(layer: nn.Module) -> dict[str, Any]:
     for name, kind in _CONVS.items():
         if type(layer) is kind:
             options = {key: getattr(layer, key) for key in _CONV_OPTIONS}
-            return {"type": name, **options, "bias": layer.bias is not None}
+            plain = {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()}
+            return {"type": name, **plain, "bias": layer.bias is not None}
     if isinstance(layer, nn.Linear):
         shape = {"in_features": layer.in_features, "out_features": layer.out_features}
         return {"type": "linear", **shape, "bias": layer.bias is not None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,6 +25,7 @@ ADDITIONS = {
 
 _NOTHING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout,
             nn.FeatureAlphaDropout, StochasticDepth)  # fmt: skip
+_FLATTENINGS = (aten.flatten.using_ints, aten.view.default, aten.reshape.default)
 _SCALINGS = (aten.mul.Tensor, aten.div.Tensor, aten.mul.Scalar, aten.div.Scalar)
 
 
@@ -72,7 +74,7 @@ def linear_map(node: fx.Node, network: Network) -> Linear | None:
         return None
     if node.target in _SCALINGS or node.target in ADDITIONS:
         return _of_constant(node, network)
-    if node.target is aten.flatten.using_ints:
+    if node.target in _FLATTENINGS:
         return _of_flatten(node)
     if node.target in (aten.slice.Tensor, aten.pad.default, aten.constant_pad_nd.default):
         return _of_resampling(node)
@@ -120,12 +122,12 @@ def _of_batch_norm(
 ) -> Linear | None:
     if norm.running_mean is None or norm.running_var is None:
         return None  # it normalises by the batch, also in eval mode
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    scale = (norm.running_var.cpu().double() + norm.eps).rsqrt()
     if norm.weight is not None:
-        scale = scale * norm.weight.detach().double()
-    shift = -norm.running_mean.double() * scale
+        scale = scale * norm.weight.detach().cpu().double()
+    shift = -norm.running_mean.cpu().double() * scale
     if norm.bias is not None:
-        shift = shift + norm.bias.detach().double()
+        shift = shift + norm.bias.detach().cpu().double()
     return _affine(source, scale, shift, 1, rank)
 
 
@@ -133,7 +135,7 @@ def _affine(
     source: fx.Node, scale: Tensor, shift: Tensor, channel_dim: int, rank: int
 ) -> Linear | None:
     """Return the scale and shift of the channels at `channel_dim` of a tensor of that rank."""
-    scale, shift = scale.detach().double().cpu(), shift.detach().double().cpu()
+    scale, shift = scale.detach().cpu().double(), shift.detach().cpu().double()
     channel_dim %= rank
     if channel_dim == rank - 1:
         return Linear(source, "last", partial(ConvMap.affine, scale, shift, 0))
@@ -196,7 +198,7 @@ def _channel_vector(
     along = [d for d, size in enumerate(wide) if size > 1]
     if len(along) != 1 or along[0] == 0 or shape[along[0]] != wide[along[0]]:
         return None
-    return value.detach().double().flatten().cpu(), along[0]
+    return value.detach().cpu().double().flatten(), along[0]
 
 
 def _tensor_at(network: Network, path: str) -> Tensor | None:
@@ -207,14 +209,15 @@ def _tensor_at(network: Network, path: str) -> Tensor | None:
 
 
 def _of_flatten(node: fx.Node) -> Linear | None:
+    """[N, C, *positions] to [N, C·positions], by whatever name it goes."""
     source = node.args[0]
-    start = node.args[1] if len(node.args) > 1 else 0
-    end = node.args[2] if len(node.args) > 2 else -1
     if not isinstance(source, fx.Node):
         return None
-    shape = tensor_shape(source)
-    known = len(shape) in (3, 4, 5) and all(isinstance(n, int) for n in shape[1:])
-    if not known or start != 1 or end not in (-1, len(shape) - 1):
+    (batch, *sizes), flat = tensor_shape(source) or (None,), tensor_shape(node)
+    if len(sizes) not in (2, 3, 4) or not all(isinstance(n, int) for n in sizes):
+        return None
+    # As many elements in a row as a sample has: so the rows are the samples.
+    if batch is not None or flat != (None, math.prod(n for n in sizes if n is not None)):
         return None
     return Linear(source, "conv", None)
 

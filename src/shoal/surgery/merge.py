@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -121,7 +121,7 @@ class _Merger:
             batch=self.batch,
             runtime=self.runtime,
         )
-        if attempt.cuts or attempt.reshaped or attempt.network.code != self.network.code:
+        if any(attempt.rounds) or attempt.reshaped or attempt.network.code != self.network.code:
             self._adopt(attempt)
         return report
 
@@ -133,7 +133,7 @@ class _Merger:
         self.network.__dict__.clear()
         self.network.__setstate__(state)
         self.network._keep(plan=plan)
-        plan.record("merge", (), cuts=attempt.cuts)
+        plan.record("merge", (), rounds=attempt.rounds, pool_first=attempt.pool_first)
         self.network.train(training)
 
     # ------------------------------------------------------------------ verifying
@@ -143,11 +143,11 @@ class _Merger:
         copy = self.network.copy().eval()
         if self.dtype in (None, torch.float64):
             return copy
-        copy.double()
         try:
+            copy.double()
             with torch.no_grad():
                 call(copy, cast(self.inputs[-1], torch.float64))
-        except RuntimeError:
+        except (RuntimeError, TypeError):  # some devices have no float64
             return self.network.copy().eval()
         return copy
 
@@ -175,6 +175,13 @@ class _Merger:
 
     def _agrees(self, attempt: Attempt) -> bool:
         """Compare an attempt's outputs with the network's; brings it to the network's type."""
+        try:
+            return self._compare(attempt)
+        except ConfigError:  # the merged network cannot even be called
+            attempt.error = math.inf
+            return False
+
+    def _compare(self, attempt: Attempt) -> bool:
         merged = attempt.network
         exact = next((p.dtype for p in self.base.parameters()), None)
         if exact == torch.float64:
@@ -209,11 +216,18 @@ class _Merger:
     def _attempt(self, policy: str, skip: frozenset[str]) -> Attempt:
         work = self.base.copy()
         attempt = Attempt(work)
+        attempt.pool_first = policy != "fold"
+        prices = self._prices(policy)
         used = used_paths(work.graph.nodes)
-        simplify_(work)
-        applier = Applier(attempt, self._prices(policy), timed=policy == "measured")
-        for region in find_regions(work):
-            applier.apply(region, leave=region.end.name in skip)
+        # What was composed before a mean may then come after it, and meet the layers there.
+        while simplify_(work, pool_first=attempt.pool_first) or not attempt.rounds:
+            used |= used_paths(work.graph.nodes)
+            attempt.kept.clear()
+            applier = Applier(attempt, prices, timed=policy == "measured")
+            for region in find_regions(work):
+                applier.apply(region, leave=region.end.name in skip)
+            used |= used_paths(work.graph.nodes)
+            remove_dead_(work, used)
         remove_dead_(work, used)
         attempt.reshaped = fix_lines(work)
         return attempt
@@ -239,19 +253,32 @@ def fix_lines(network: Network) -> bool:
 
 @replayers.register("merge")
 def _replay(network: Network, operation: Operation) -> None:
+    pool_first = operation.options.get("pool_first") is True
+    rounds = operation.options.get("rounds")
+    if not isinstance(rounds, list):
+        raise PlanError("the plan merges without saying what: the file is damaged")
     used = used_paths(network.graph.nodes)
-    simplify_(network)
-    for cut in operation.options.get("cuts", []):
-        nodes = {node.name: node for node in network.graph.nodes}
-        try:
-            start, end = nodes[cut["start"]], nodes[cut["end"]]
-            layers = [(path, layer_from_spec(spec)) for path, spec in cut["layers"]]
-            flatten = cut["flatten"]
-        except (KeyError, TypeError, ValueError) as error:
-            raise PlanError(f"the plan merges what this network does not have: {error}") from error
-        if layers or flatten:
-            replace_stretch_(network, start, end, layers, flatten=flatten)
-        else:
-            end.replace_all_uses_with(start)
+    for cuts in rounds:
+        simplify_(network, pool_first=pool_first)
+        used |= used_paths(network.graph.nodes)
+        for cut in cuts:
+            _replay_cut(network, cut)
+        used |= used_paths(network.graph.nodes)
+        remove_dead_(network, used)
+    simplify_(network, pool_first=pool_first)
     remove_dead_(network, used)
     fix_lines(network)
+
+
+def _replay_cut(network: Network, cut: Mapping[str, Any]) -> None:
+    nodes = dict(enumerate(network.graph.nodes))
+    try:
+        start, end = nodes[cut["start"]], nodes[cut["end"]]
+        layers = [(path, layer_from_spec(spec)) for path, spec in cut["layers"]]
+        flatten = cut["flatten"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise PlanError(f"the plan merges what this network does not have: {error}") from error
+    if layers or flatten:
+        replace_stretch_(network, start, end, layers, flatten=flatten)
+    else:
+        end.replace_all_uses_with(start)

@@ -20,6 +20,7 @@ from shoal.modes import device_of
 from shoal.network import Network, Operation
 from shoal.surgery.convmap import conv_padding
 from shoal.surgery.costs import LatencyCosts
+from shoal.surgery.linear_ops import linear_map
 from shoal.surgery.peephole import simplify_
 from shoal.surgery.regions import Element, Layer, Region, find_regions
 from shoal.surgery.replay import replayers
@@ -102,10 +103,12 @@ def _pairs(network: Network, chain: Sequence[Element]) -> Iterator[Pair]:
             yield from _pairs(network, element.first)
             yield from _pairs(network, element.second)
             last = None
-        elif element.weighted or element.make is None:
+        elif element.weighted:
             if last is not None and _fits(network, last, element):
                 yield str(last.node.target), str(element.node.target)
             last = element
+        elif element.make is None or not element.make().is_affine:
+            last = None  # what comes between would change the size of what is padded
 
 
 def _fits(network: Network, first: Layer, second: Layer) -> bool:
@@ -147,6 +150,9 @@ def _move(network: Network, first: str, second: str) -> None:
     nodes = {str(n.target): n for n in network.graph.nodes if n.op == "call_module"}
     if first not in nodes or second not in nodes:
         raise PlanError(f"the plan moves a padding from '{second}', which is not there")
+    read = nodes[second].all_input_nodes[0]
+    if not all(_scales(node, network) for node in between(nodes[first], read)):
+        raise PlanError(f"the plan moves a padding to '{first}', which is not right before")
     earlier, later = network.get_submodule(first), network.get_submodule(second)
     kinds = nn.Conv1d | nn.Conv2d | nn.Conv3d
     if not isinstance(earlier, kinds) or not isinstance(later, kinds):
@@ -157,12 +163,18 @@ def _move(network: Network, first: str, second: str) -> None:
     more = [s * p for s, p in zip(earlier.stride, after, strict=True)]
     _set_padding(earlier, [p + m for p, m in zip(before, more, strict=True)])
     _set_padding(later, [0] * len(after))
-    read = nodes[second].all_input_nodes[0]
     for node in {*between(nodes[first], read), nodes[first]}:
         shape = node.meta.get("shape")
         if shape is not None and len(shape) == len(after) + 2:
             grown = [n if n is None else n + 2 * p for n, p in zip(shape[2:], after, strict=True)]
             node.meta["shape"] = (*shape[:2], *grown)
+
+
+def _scales(node: fx.Node, network: Network) -> bool:
+    found = linear_map(node, network)
+    if found is None:
+        return False
+    return found.layout is None or (found.make is not None and found.make().is_affine)
 
 
 def _set_padding(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, padding: Sequence[int]) -> None:

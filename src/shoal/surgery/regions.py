@@ -41,13 +41,17 @@ class Layer:
 
 @dataclass(frozen=True)
 class Sum:
-    """Two chains from the same tensor, added (sign 1) or subtracted (sign −1) by `node`."""
+    """Two chains from the same tensor, added (sign 1) or subtracted (sign −1) by `node`.
+
+    `layout` is "conv" or "last" where it is known which dimension holds the channels.
+    """
 
     node: fx.Node
     source: fx.Node
     first: tuple[Element, ...]
     second: tuple[Element, ...]
     sign: float
+    layout: str | None = None
 
 
 Element = Layer | Sum
@@ -166,7 +170,8 @@ class _Finder:
                 assert pair is not None
                 a, b, sign = pair
                 first, second = self._chain(before, a), self._chain(before, b)
-                elements.append(Sum(node, before, tuple(first), tuple(second), sign))
+                layout = self.layout.get(node)
+                elements.append(Sum(node, before, tuple(first), tuple(second), sign, layout))
             node = before
         return elements[::-1]
 

@@ -9,6 +9,8 @@ import torch
 from torch import fx, nn
 
 from shoal.network import Network
+from shoal.network.flow import reads_shape
+from shoal.network.modules import OnesChannel
 
 __all__ = [
     "between",
@@ -20,12 +22,14 @@ __all__ = [
 
 
 def between(start: fx.Node, end: fx.Node) -> set[fx.Node]:
-    """Return the nodes that `end` needs (itself included) without going past `start`."""
+    """Return the nodes whose values `end` needs (itself included) without going past `start`."""
     found: set[fx.Node] = set()
     waiting = [end]
     while waiting:
         node = waiting.pop()
         if node is start or node in found or node.op in ("placeholder", "get_attr"):
+            continue
+        if reads_shape(node):
             continue
         found.add(node)
         waiting.extend(node.all_input_nodes)
@@ -35,7 +39,14 @@ def between(start: fx.Node, end: fx.Node) -> set[fx.Node]:
 def is_closed(start: fx.Node, end: fx.Node) -> bool:
     """Whether nothing between the two tensors is needed elsewhere."""
     inside = between(start, end)
-    return all(user in inside for node in inside - {end} for user in node.users)
+    return all(_stays(user, inside) for node in inside - {end} for user in node.users)
+
+
+def _stays(user: fx.Node, inside: set[fx.Node]) -> bool:
+    """Whether what a node makes of a tensor, or of its shape, is needed inside only."""
+    if user in inside:
+        return True
+    return reads_shape(user) and all(_stays(later, inside) for later in user.users)
 
 
 def free_path(network: Network, path: str) -> str:
@@ -69,6 +80,25 @@ def put_module_(network: Network, path: str, module: nn.Module) -> None:
     if old is not None:  # modules may live below a layer, as an activation below its norm
         module._modules.update(old._modules)
     parent._modules[name] = module
+
+
+def _output_shape(layer: nn.Module, shape: Sequence[int | None]) -> tuple[int | None, ...]:
+    """Return the shape that a layer gives for one; sizes that are not known stay so."""
+    batch, *rest = shape
+    if isinstance(layer, nn.Linear):
+        return (batch, *rest[:-1], layer.out_features)
+    if isinstance(layer, OnesChannel):
+        return (batch, None if rest[0] is None else rest[0] + 1, *rest[1:])
+    if not isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        return (batch, *rest)
+    sizes: list[int | None] = []
+    for axis, size in enumerate(rest[1:]):
+        reach = layer.dilation[axis] * (layer.kernel_size[axis] - 1) + 1
+        padding = layer.padding[axis] if not isinstance(layer.padding, str) else 0
+        assert isinstance(padding, int)
+        known = None if size is None else (size + 2 * padding - reach) // layer.stride[axis] + 1
+        sizes.append(known)
+    return (batch, layer.out_channels, *sizes)
 
 
 def replace_stretch_(
@@ -106,9 +136,12 @@ def replace_stretch_(
         node.meta["shape"] = (shape[0], math.prod(shape[1:]))
     for path, module in layers:
         put_module_(network, path, module.train(network.training))
+        before = node.meta.get("shape")
         with graph.inserting_after(last):
             node = last = graph.call_module(path, (node,))
         node.meta = {key: end.meta[key] for key in ("shape", "dtype") if key in end.meta}
+        if before is not None and (flatten == "after" or module is not layers[-1][1]):
+            node.meta["shape"] = _output_shape(module, before)
         node.meta["path"] = path.rpartition(".")[0]
     if flatten == "after":
         with graph.inserting_after(last):

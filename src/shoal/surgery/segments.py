@@ -95,7 +95,8 @@ def _units(chain: Sequence[Element], prices: Prices) -> list[Segment]:
         element = chain[position]
         position += 1
         if isinstance(element, Sum):
-            units.append(_sum_unit(element, prices))
+            unit = _sum_unit(element, prices)
+            units.append(unit if flat is None else _spread(unit, flat))
             continue
         if element.make is None:
             taken = _flattened(chain, position - 1)
@@ -119,6 +120,15 @@ def _as_conv(found: ConvMap, spatial: tuple[int, ...]) -> ConvMap:
     weight = found.weight.reshape(*found.weight.shape, *ones)
     zeros = (0,) * len(spatial)
     return ConvMap(weight, found.bias, ones, zeros, ones, found.groups)
+
+
+def _spread(unit: Segment, spatial: tuple[int, ...]) -> Segment:
+    """Return a unit of linear layers, and all in its branches, as over a single position."""
+    return replace(
+        unit,
+        map=None if unit.map is None else _as_conv(unit.map, spatial),
+        branches=tuple(tuple(_spread(s, spatial) for s in branch) for branch in unit.branches),
+    )
 
 
 def _flattened(chain: Sequence[Element], position: int) -> tuple[Segment, int] | None:
@@ -168,11 +178,12 @@ def _weighted(element: Element) -> int:
 def _composed_sum(element: Sum) -> ConvMap:
     maps = [_composed(branch) for branch in (element.first, element.second)]
     known = next((found for found in maps if found is not None), None)
-    shape = tensor_shape(element.source)
     if known is None:
-        if not isinstance(shape[1], int):
-            raise Inexact("the number of channels is unknown")
-        known = ConvMap.identity(shape[1], len(shape) - 2 if len(shape) > 2 else 0)
+        shape = tensor_shape(element.source)
+        channels = shape[1] if element.layout == "conv" else shape[-1]
+        if not isinstance(channels, int) or element.layout not in ("conv", "last"):
+            raise Inexact("it is not known which dimension holds the channels")
+        known = ConvMap.identity(channels, len(shape) - 2 if element.layout == "conv" else 0)
     identity = ConvMap.identity(known.channels_in, known.spatial)
     first, second = (found if found is not None else identity for found in maps)
     return first.plus(second.scaled(element.sign))
@@ -262,6 +273,8 @@ def _into_branches(unit: Segment, light: Segment) -> Segment | None:
     ends = [branch[-1] if branch else None for branch in unit.branches]
     if any(end is None or end.map is None or end.layers == 0 for end in ends):
         return None
+    if any(end is not None and len(end.end.users) > 1 for end in ends):
+        return None  # another reader wants it as it is
     pushed = []
     for k, branch in enumerate(unit.branches):
         last = branch[-1]

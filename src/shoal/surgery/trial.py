@@ -28,7 +28,7 @@ def trial_merge_(network: Network, *, batch: int, runtime: str = EAGER) -> Netwo
         The network itself.
     """
     used = used_paths(network.graph.nodes)
-    simplify_(network)
+    simplify_(network, pool_first=True)
     regions = [region for region in find_regions(network) if _weighted(region.chain) > 1]
     if regions:
         dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), float32)
