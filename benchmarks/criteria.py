@@ -119,6 +119,8 @@ def data_of(options: argparse.Namespace, seed: int) -> DataSet:
         device=options.device,
     )
     if not isinstance(data.test, SeededLoader):
+        if options.split_test:
+            raise SystemExit("--split-test needs data with test images")
         return data
     if options.split_test:
         val, test = stratified_split(

@@ -90,9 +90,9 @@ def rows_of(record: RunRecord, name: str, found: dict[int, dict[str, SideBySide]
 def config_of(run: Path) -> dict[str, Any]:
     """Return a run's options that are set, with the names of its files alone."""
     options: dict[str, Any] = yaml.safe_load((run / "config.yaml").read_text())
-    options["checkpoint"] = Path(options["checkpoint"] or "").name or None
-    kind, colon, root = options["data"].partition(":")
-    options["data"] = kind + colon + Path(root).name
+    options["checkpoint"] = Path(options.get("checkpoint") or "").name or None
+    kind, colon, root = (options.get("data") or "").partition(":")
+    options["data"] = kind + colon + Path(root).name or None  # a run from Python names none
     return {name: value for name, value in options.items() if value is not None}
 
 

@@ -230,17 +230,29 @@ def test_the_demo_removes_half_of_the_rectifiers_within_a_point(
 # ---------------------------------------------------------------------- several processes
 
 
-def test_two_processes_end_like_one(run: Path, weights: Path, tmp_path: Path) -> None:
+def in_two_processes(*given: str) -> subprocess.CompletedProcess[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     launcher = ["torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port)]
-    done = subprocess.run(
-        [sys.executable, "-m", *launcher, "-m", "shoal",
-         *words(weights, tmp_path / "two", "--remove", "2", "--json")],
+    return subprocess.run(
+        [sys.executable, "-m", *launcher, "-m", "shoal", *given],
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True, text=True, timeout=400, check=False,
     )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_two_processes_rehearse_together(weights: Path, tmp_path: Path) -> None:
+    """What is measured is measured by one, what is trained is trained by both."""
+    options = ("--method", "shoal", "--tries", "1", "--epochs", "1", "--remove", "2", "--json")
+    done = in_two_processes(*words(weights, tmp_path / "two", *options))
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert json.loads(done.stdout)["steps"][1]["names"]
+
+
+def test_two_processes_end_like_one(run: Path, weights: Path, tmp_path: Path) -> None:
+    done = in_two_processes(*words(weights, tmp_path / "two", "--remove", "2", "--json"))
     assert done.returncode == 0, done.stderr[-4000:]
     two = without_times(json.loads(done.stdout))  # one process only has printed
     assert two == result_of(tmp_path / "two")

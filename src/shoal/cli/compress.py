@@ -15,6 +15,7 @@ from shoal.cli.screen import (
     progress_console,
     result_console,
 )
+from shoal.errors import ShoalError
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from shoal.data import DataSet
     from shoal.report import RunRecord
 
-__all__ = ["chosen_device", "compress", "run_compress", "show_outcome"]
+__all__ = ["chosen_device", "compress", "keep_page", "run_compress", "show_outcome"]
 
 
 @with_config_flags
@@ -111,10 +112,21 @@ def _show(out: Path, as_json: bool, verbose: bool) -> None:
     from shoal.report import read_run
 
     record = read_run(out)
+    keep_page(record)
     if as_json:
         print_json(record.to_dict())
     else:
         show_outcome(record, merge=verbose)
+
+
+def keep_page(record: RunRecord) -> None:
+    """Write the run's page into its folder, where the extra for that is installed."""
+    from shoal.report import write_page
+
+    try:
+        write_page(record)
+    except ShoalError as error:
+        progress_console().print(f"note: {error}", markup=False, soft_wrap=True)
 
 
 def run_compress(config: Config, out: Path) -> None:
@@ -243,6 +255,7 @@ def show_outcome(record: RunRecord, *, merge: bool = False) -> None:
 def _where(record: RunRecord) -> list[str]:
     """Return where the networks of the result lie."""
     best, merged = record.folder / "best", record.folder / "merged"
+    page = record.folder / "report.html"
     lines = [
         f"the result, to train on, is in '{best}'; in Python: "
         f"net = shoal.load({str(record.folder)!r})"
@@ -252,4 +265,6 @@ def _where(record: RunRecord) -> list[str]:
             f"merged, to use and to export, it is in '{merged}'; as a file: "
             f"shoal export {record.folder}"
         )
+    if page.exists():
+        lines.append(f"all figures on one page: '{page}'")
     return lines

@@ -78,7 +78,7 @@ def demo(
     then does at each step what costs least per millisecond it saves on this machine, until more
     than 1 point of validation accuracy is lost.
     """
-    from shoal.cli.compress import run_compress, show_outcome
+    from shoal.cli.compress import keep_page, run_compress, show_outcome
     from shoal.config import read_config
     from shoal.report import read_run
 
@@ -93,4 +93,6 @@ def demo(
         with _one_thread():
             run_compress(config, folder)
     if is_main_process():
-        show_outcome(read_run(folder))
+        record = read_run(folder)
+        keep_page(record)
+        show_outcome(record)

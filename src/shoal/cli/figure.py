@@ -100,7 +100,7 @@ def criteria(
         str,
         typer.Option(
             help="Names with commas between them; options follow a name, as in l1?scope=global. "
-            "An unknown name gets the list of them.",
+            "docs/methods.md lists them.",
             metavar="A,B,…",
         ),
     ] = _CRITERIA,

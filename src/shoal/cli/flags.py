@@ -69,13 +69,15 @@ FLAGS = (
          "2024), 'layer_pruning' drops residual blocks (Jordao et al. 2023), 'shoal' does "
          "whatever costs least per millisecond it saves here.", "easier"),
     Flag("criterion", str, SEARCH, "What decides which rectifier or block goes: the one with the "
-         "lowest score does. An unknown name gets the list of them.", "the method's"),
+         "lowest score does. For 'easier' entropy, line_loss, …; for 'layer_pruning' cka, "
+         "block_influence, lesion, l1, taylor, snip, grasp, …; for 'shoal' loss or accuracy. "
+         "docs/methods.md has all.", "the method's"),
     Flag("how", str, SEARCH, "What takes a rectifier's place: 'line', a line fitted to it for each "
          "channel, or 'identity', as the paper has it, which costs more accuracy.", "line"),
     Flag("max_drop", float, SEARCH, "Points of validation accuracy that the result may lose "
          "against the dense network. More lets more layers go.", "1.0"),
-    Flag("remove", int, SEARCH, "Stop when so many are removed, even if the accuracy would allow "
-         "more.", "no limit"),
+    Flag("remove", int, SEARCH, "Stop when so many rectifiers, or blocks with 'layer_pruning', are "
+         "removed, even if the accuracy would allow more.", "no limit"),
     Flag("per_step", int, SEARCH, "Rectifiers or blocks to remove before each fine-tuning. More is "
          "quicker and coarser.", "the method's: 1, for 'shoal' 8"),
     Flag("step_saving", float, SEARCH, "For 'shoal': fine-tune as soon as the moves of a step were "

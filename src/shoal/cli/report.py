@@ -25,11 +25,12 @@ def report(
         typer.Option("--json", help="Print the record to standard output as JSON."),
     ] = False,
 ) -> None:
-    """Show the steps of a run, and dense against result."""
-    from shoal.cli.compress import show_outcome
+    """Show the steps of a run, and dense against result; write them as a page, report.html."""
+    from shoal.cli.compress import keep_page, show_outcome
     from shoal.report import read_run, steps_table
 
     record = read_run(folder)
+    keep_page(record)
     if as_json:
         print_json(record.to_dict())
         return

@@ -13,6 +13,7 @@ from shoal.report.inspection import Inspection, inspect_network
 from shoal.report.inspection_tables import inspection_tables
 from shoal.report.latency_tables import latency_table, runtime_notes
 from shoal.report.merge_tables import merge_tables
+from shoal.report.page import write_page
 from shoal.report.record import RunRecord, read_run
 from shoal.report.robustness_tables import robustness_lines, robustness_table
 from shoal.report.run_tables import comparison_table, outcome_lines, steps_table
@@ -37,4 +38,5 @@ __all__ = [
     "robustness_table",
     "runtime_notes",
     "steps_table",
+    "write_page",
 ]

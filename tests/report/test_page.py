@@ -1,0 +1,72 @@
+"""The page of a run: everything in one file, and nothing in it but text."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+from test_run_tables import record, step
+
+from shoal.report import write_page
+
+
+class Reader(HTMLParser):
+    """Collects rows of tables, headings, and what would be fetched."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[list[str]] = []
+        self.heads: list[str] = []
+        self.fetched: list[str] = []
+        self._into: list[str] | None = None
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        links = [value for name, value in attrs if name in ("src", "href") and value]
+        self.fetched += [value for value in links if value.startswith("http")]
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+            self._into = self.rows[-1]
+        if tag == "h2":
+            self.heads.append("")
+            self._into = self.heads
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("td", "th", "h2"):
+            self._into = None
+
+    def handle_data(self, data: str) -> None:
+        if self._into is not None:
+            self._into[-1] += data
+
+
+def read(path: Path) -> Reader:
+    reader = Reader()
+    reader.feed(path.read_text(encoding="utf-8"))
+    return reader
+
+
+def test_the_page_holds_what_the_terminal_shows(tmp_path: Path) -> None:
+    shown = replace(record(step(0), step(1), total=5, removed=2), folder=tmp_path)
+    path = write_page(shown)
+    assert path == tmp_path / "report.html"
+    found = read(path)
+    assert {"result", "steps", "what to know"} <= set(found.heads)
+    assert ["rectifiers left", "5", "3", "2 removed"] in found.rows
+    assert any(row[:2] == ["1", "site1"] for row in found.rows)
+    assert not found.fetched
+    assert "<svg" in path.read_text()
+
+
+def test_names_are_text_and_never_markup(tmp_path: Path) -> None:
+    odd = step(1, names=("<script>alert(1)</script>", "a[red]b"))
+    path = write_page(replace(record(step(0), odd), folder=tmp_path), tmp_path / "p.html")
+    assert "<script>" not in path.read_text()
+    assert any("<script>alert(1)</script>, a[red]b" in row for row in read(path).rows)
+
+
+def test_a_run_that_goes_on_has_a_page_too(tmp_path: Path) -> None:
+    going = replace(record(step(0), step(1), latency={}, stopped=""), folder=tmp_path)
+    assert "not finished yet" in write_page(going).read_text()
