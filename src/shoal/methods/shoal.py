@@ -110,10 +110,8 @@ class Shoal:
         enough_ms = whole_ms * self._wanted_share(history[-1])
         likely = math.ceil(enough_ms / median(saved[move.title] for move in moves))
         tries = self.search.tries if rehearse is not None else 0
-        scores = self._score(
-            network, moves, saved, fitted, data, listener,
-            keep=tries or min(count, likely), by_kind=tries > 0,
-        )  # fmt: skip
+        keep = tries or min(count, likely)
+        scores = self._score(network, moves, saved, fitted, data, keep, listener)
         if rehearse is not None and tries:
             tried = self._promising(moves, scores)
             costs = recall(
@@ -164,12 +162,10 @@ class Shoal:
         saved: Mapping[str, float],
         fitted: _Fitted,
         data: Iterable[Any],
-        listener: Listener,
-        *,
         keep: int,
-        by_kind: bool,
+        listener: Listener,
     ) -> Scores:
-        """Score moves by predicted cost per millisecond saved, the best `keep` (of a kind) well.
+        """Score moves by predicted cost per millisecond saved, the best `keep` of each kind well.
 
         A cost below its own standard error (as an estimate for other data) cannot be told from it:
         the error stands for it, so that among moves that cost nothing the saving decides.
@@ -184,7 +180,7 @@ class Shoal:
                     move.source,
                     fitted.compute(move),
                     weight=1.0 / saved[move.title],
-                    group=move.kind if by_kind else "",
+                    group=move.kind,
                 )
                 for move in moves
             ],
