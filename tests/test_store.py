@@ -14,6 +14,7 @@ import shoal
 import small_runs
 from shoal import atomic
 from shoal.errors import CheckpointError, PlanError, RunError
+from shoal.modes import is_channels_last, make_channels_last
 from shoal.network import Network, capture
 from shoal.store import load, load_weights_, save, state_hash
 from small_runs import captured, digits, same_weights
@@ -49,6 +50,23 @@ def test_a_network_comes_back_bit_for_bit(lined: Network, saved: Path) -> None:
     assert [site.linearized for site in back.sites] == [site.linearized for site in lined.sites]
     assert not back.training
     assert sorted(path.name for path in saved.iterdir()) == ["model.safetensors", "plan.json"]
+
+
+def test_the_memory_format_of_images_comes_back_and_merging_keeps_it(tmp_path: Path) -> None:
+    """A trained network runs channels_last, which is much faster on many CPUs."""
+    torch.manual_seed(0)
+    model = shoal.models.cifar_resnet20(width=4).eval()
+    x = torch.randn(2, 3, 16, 16)
+    for last in (False, True):
+        net = capture(model, x).copy()
+        if last:
+            make_channels_last(net)
+        shoal.merge_(net, policy="always")
+        assert is_channels_last(net) is last
+        back = load(save(net, tmp_path / str(last)), model)
+        assert is_channels_last(back) is last
+        assert torch.equal(back(x), net(x))
+    assert not is_channels_last(model)
 
 
 def test_the_users_model_keeps_its_weights(saved: Path) -> None:

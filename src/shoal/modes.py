@@ -8,7 +8,14 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-__all__ = ["device_of", "eval_mode", "kept_flags", "make_channels_last", "placed"]
+__all__ = [
+    "device_of",
+    "eval_mode",
+    "is_channels_last",
+    "kept_flags",
+    "make_channels_last",
+    "placed",
+]
 
 
 @contextmanager
@@ -49,6 +56,12 @@ def device_of(network: nn.Module) -> torch.device:
     for tensor in (*network.parameters(), *network.buffers()):
         return tensor.device
     return torch.device("cpu")
+
+
+def is_channels_last(network: nn.Module) -> bool:
+    """Whether 4-D weights are held in channels_last memory format; 1×1 kernels do not tell."""
+    images = (p for p in network.parameters() if p.dim() == 4 and not p.is_contiguous())
+    return any(p.is_contiguous(memory_format=torch.channels_last) for p in images)
 
 
 def make_channels_last(network: nn.Module) -> None:

@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 from shoal.atomic import readable_errors, replace_folder
 from shoal.errors import CheckpointError, PlanError
 from shoal.models import load_model, parse_spec
+from shoal.modes import is_channels_last, make_channels_last
 from shoal.network import Network, Plan, capture
 from shoal.network.network import TensorSpec
 from shoal.surgery import replay_
@@ -68,6 +69,7 @@ def write_network(network: Network, folder: Path) -> None:
         **network.plan.to_dict(),
         "inputs": _describe_inputs(network),
         "tied": tied,
+        "channels_last": is_channels_last(network),
         "weights_sha256": _file_hash(weights),
     }
     (folder / PLAN_FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
@@ -128,6 +130,8 @@ def load_weights_(
     for alias, name in description.get("tied", {}).items():
         tensors[alias] = tensors[name]
     _load_strictly(network, tensors, path)
+    if description.get("channels_last") is True:  # as it was trained: twice as fast on many CPUs
+        make_channels_last(network)
 
 
 def state_hash(module: nn.Module) -> str:

@@ -11,7 +11,7 @@ from torch import fx
 
 from shoal.errors import ConfigError, PlanError
 from shoal.measure import EAGER, check_runtime, compare_outputs, count_macs, depth, latency_in
-from shoal.modes import device_of
+from shoal.modes import device_of, is_channels_last, make_channels_last
 from shoal.network import Network, Operation
 from shoal.network.modules import Line
 from shoal.surgery.applier import FOLD_ONLY, Applier, Attempt
@@ -230,6 +230,8 @@ class _Merger:
             remove_dead_(work, used)
         remove_dead_(work, used)
         attempt.reshaped = fix_lines(work)
+        if is_channels_last(self.network):
+            make_channels_last(work)  # the composed layers too
         return attempt
 
 
