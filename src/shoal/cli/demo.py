@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["demo"]
 
 # A third of the digits validates: one point is then five images and not two. fp32, because the
-# network is too small for bf16 to gain anything, and so that all machines show the same numbers.
+# network is too small for bf16 to gain anything.
 _OPTIONS: dict[str, Any] = {
     "model": "shoal:digits_resnet",
     "data": "digits",
