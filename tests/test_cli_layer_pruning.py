@@ -81,10 +81,11 @@ def test_floors(prune: Prune) -> None:
 
 
 def test_importance_per_latency(prune: Prune, monkeypatch: pytest.MonkeyPatch) -> None:
-    from shoal.methods import layer_pruning
+    from shoal.methods import scoring
 
     saved = dict(zip(BLOCKS, (1.0, 1.0, 100.0, 1.0, 1.0), strict=True))
-    monkeypatch.setattr(layer_pruning.LayerPruning, "_saved_ms", lambda *_: saved)
+    table = {f"drop {name}": value for name, value in saved.items()}
+    monkeypatch.setattr(scoring, "saved_ms", lambda *_: (200.0, table))
     result = prune("--criterion", "l1", "--per-latency", "--remove", 1)
     assert gone(result) == [["layer1.2"]]
 

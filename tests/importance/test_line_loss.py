@@ -54,6 +54,18 @@ def test_it_is_what_linearizing_and_evaluating_gives(
         assert scores[name] == pytest.approx(rise, abs=1e-5)
 
 
+@pytest.mark.parametrize("screen", [None, 4])
+def test_with_how_identity_it_is_what_an_identity_costs(
+    network: Network, loader: list[Batch], screen: int | None
+) -> None:
+    scores = score(network, loader, "line_loss", how="identity", screen=screen, **EXACT)
+    dense = evaluate(network, loader)
+    assert len(scores) == (screen or len(network.sites))
+    for name in scores:
+        after = evaluate(linearize_(network.copy(), name, how="identity"), loader)
+        assert scores[name] == pytest.approx(after.loss - dense.loss, abs=1e-5)
+
+
 def test_sites_of_transformers_and_functions_too() -> None:
     class Mixed(nn.Module):
         def __init__(self) -> None:
@@ -161,6 +173,8 @@ def test_a_part_of_the_samples_comes_with_standard_errors(
 def test_options_are_checked(network: Network, loader: list[Batch]) -> None:
     with pytest.raises(ConfigError, match="metric is 'f1'"):
         LineLoss(metric="f1")
+    with pytest.raises(ConfigError, match="how is 'spline'"):
+        LineLoss(how="spline")
     with pytest.raises(ConfigError, match="screen is 0"):
         LineLoss(screen=0)
     with pytest.raises(ConfigError, match="keep is 0"):

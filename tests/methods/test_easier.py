@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -50,6 +52,26 @@ def test_few_samples_say_if_the_choice_is_not_certain() -> None:
     step = run(remove=1, samples=60, train=digits(batch_size=10).train).steps[1]
     assert step.settled in (True, False)
     assert (step.settled is False) == any("not settled" in note for note in step.notes)
+
+
+def test_importance_is_divided_by_the_latency_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What saves most goes first, what saves nothing last, however little it matters."""
+    plain = run(remove=1).steps[1].scores
+    last, *others = sorted(plain, key=plain.__getitem__)
+    saved = {last: 0.0, **dict.fromkeys(others, 1.0), others[-1]: 1e6}
+    table = {f"linearize {name}": value for name, value in saved.items()}
+    monkeypatch.setattr("shoal.methods.scoring.saved_ms", lambda *_: (40.0, table))
+    step = run(remove=1, per_latency=True).steps[1]
+    assert step.names == (others[-1],)
+    assert step.scores[last] == math.inf
+    assert step.scores[others[-1]] == pytest.approx(plain[others[-1]] / 1e6)
+
+
+@pytest.mark.parametrize("how", ["line", "identity"])
+def test_line_loss_tries_what_will_be_put_in(how: str) -> None:
+    step = run(remove=1, how=how, criterion="line_loss?precision='fp32'").steps[1]
+    whole = score(small_runs.captured(), digits().train, "line_loss", how=how, precision="fp32")
+    assert step.scores == pytest.approx(dict(whole), rel=1e-5)
 
 
 def test_a_criterion_for_blocks_is_refused() -> None:

@@ -49,6 +49,28 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Scripted:
     return search
 
 
+# ---------------------------------------------------------------------- what it is asked
+
+
+@pytest.mark.parametrize(
+    ("method", "option", "others"),
+    [
+        ("easier", {"keep_first": True}, "'layer_pruning'"),
+        ("easier", {"tries": 2}, "'shoal'"),
+        ("layer_pruning", {"how": "identity"}, "'easier' or 'shoal'"),
+        ("layer_pruning", {"moves": ["drop"]}, "'shoal'"),
+        ("shoal", {"per_latency": True}, "'easier' or 'layer_pruning'"),
+        ("shoal", {"keep_per_stage": 1}, "'layer_pruning'"),
+    ],
+)
+def test_an_option_of_another_method_is_refused(
+    method: str, option: dict[str, Any], others: str
+) -> None:
+    name = next(iter(option))
+    with pytest.raises(ConfigError, match=f"'{method}' does not read {name}.* choose {others}"):
+        run(method=method, **option)
+
+
 # ---------------------------------------------------------------------- where it ends
 
 

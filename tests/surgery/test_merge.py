@@ -293,6 +293,31 @@ def test_awkward_networks_merge_once_and_twice_and_reload(
     assert torch.equal(load(tmp_path, model=model).double()(x), after(x))
 
 
+class Mixed(nn.Module):
+    """Layers in float64 and, after a cast, in float32; each pair is linear in a row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 8).double(), nn.Linear(8, 5).double()
+        self.c, self.d = nn.Linear(5, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.d(self.c(self.b(self.a(x)).float()))
+
+
+def test_parts_of_different_number_types_merge_apart_and_keep_theirs() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(4, 6, dtype=torch.float64)
+    network = capture(Mixed().eval(), x)
+    after = network.copy()
+    report = merge_(after, policy="always")
+    assert (report.depth_before, report.depth_after) == (4, 2)
+    assert report.max_rel_error <= 1e-5
+    assert error(network(x), after(x)) <= 1e-5
+    layers = [after.get_submodule(path) for path in layers_of(after, nn.Linear)]
+    assert [next(layer.parameters()).dtype for layer in layers] == [torch.float64, torch.float32]
+
+
 @pytest.mark.parametrize("collapse", [False, True])
 def test_merging_between_other_operations_is_replayed(collapse: bool, tmp_path: Path) -> None:
     """Names of nodes depend on what went before; the plan must not."""

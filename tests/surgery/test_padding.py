@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import shoal
 from shoal.errors import PlanError
 from shoal.network import Network, capture
-from shoal.surgery import linearize_, merge_
+from shoal.surgery import linearize_, merge_, replay_
 from shoal.surgery.costs import LatencyCosts
 from shoal.surgery.padding import find_movable_paddings, move_paddings_
 
@@ -107,6 +107,21 @@ def test_the_plan_moves_it_again(tmp_path: Path) -> None:
     images = torch.randn(2, 3, 9, 9)
     torch.testing.assert_close(again(images), network(images), rtol=0, atol=0)
     assert base.plan.operations == network.plan.operations[:-1]
+
+
+@pytest.mark.parametrize("pooling", [nn.AvgPool2d(2), nn.AvgPool2d(3, 1, 1), nn.AvgPool2d(2, 1)])
+@pytest.mark.usefixtures("cheap_joins")
+def test_padding_does_not_move_across_pooling(pooling: nn.Module) -> None:
+    """More padding before a pooling is not a wider border after it."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 6, 3, padding=1), pooling, nn.Conv2d(6, 4, 3, padding=1), nn.ReLU()]
+    network = capture(nn.Sequential(*layers).eval(), torch.randn(2, 3, 9, 9))
+    assert find_movable_paddings(network) == []
+    with pytest.raises(PlanError, match="no convolutions in a row"):
+        move_paddings_(network, [("0", "2")])
+    network.plan.record("pad", ("0", "2"))  # a plan written elsewhere
+    with pytest.raises(PlanError, match="not right before"):
+        replay_(capture(nn.Sequential(*layers).eval(), torch.randn(2, 3, 9, 9)), network.plan)
 
 
 def test_what_is_no_pair_is_refused() -> None:

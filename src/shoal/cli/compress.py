@@ -151,8 +151,7 @@ def _compress(config: Config, out: Path) -> None:
 
     # Wrong options are told before the data are read.
     options = {**config.search_options(), "recipe": config.training_recipe()}
-    methods.Search.of(options)
-    methods.methods[config.method]
+    methods.check_read(config.method, methods.Search.of(options))
     if config.energy:
         methods.Costs(config.country)
     device = chosen_device(config.device)

@@ -87,11 +87,12 @@ FLAGS = (
          "quicker and favours what needs no training.", "3"),
     Flag("patience", int, SEARCH, "Steps in a row that may lie below the allowed accuracy before "
          "the search ends. Raise it where the accuracy jumps up and down.", "0"),
-    Flag("keep_first", bool, SEARCH, "For blocks: never drop the first one.", "no"),
-    Flag("keep_per_stage", int, SEARCH, "For blocks: how many must stay in each stage, the "
-         "removable ones and the others.", "0"),
-    Flag("per_latency", bool, SEARCH, "For blocks: divide importance by the measured milliseconds "
-         "that the removal saves, so that slow blocks go sooner.", "no"),
+    Flag("keep_first", bool, SEARCH, "For 'layer_pruning': never drop the first one.", "no"),
+    Flag("keep_per_stage", int, SEARCH, "For 'layer_pruning': how many blocks must stay in each "
+         "stage, the removable ones and the others.", "0"),
+    Flag("per_latency", bool, SEARCH, "For 'easier' and 'layer_pruning': divide importance by the "
+         "milliseconds that the removal was measured to save, so that what is slow goes sooner.",
+         "no"),
     Flag("move_padding", bool, SEARCH, "Where convolutions that are now linear in a row would be "
          "faster as one, let the first pad for both before fine-tuning.", "yes"),
     Flag("rewind", int, SEARCH, "After each removal, go back to the weights of this epoch of "

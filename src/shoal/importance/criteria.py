@@ -84,7 +84,9 @@ def make_criterion(name: str, **options: Any) -> Criterion:
         raise ConfigError(f"the criterion '{name}' does not take these options: {error}") from error
 
 
-def criterion_for(name: str, unit: str, *, seed: int = 0, wanted: int | None = None) -> Criterion:
+def criterion_for(
+    name: str, unit: str, *, seed: int = 0, wanted: int | None = None, how: str = "line"
+) -> Criterion:
     """Return a fresh criterion that scores sites, or blocks, as a method needs it.
 
     Args:
@@ -94,6 +96,7 @@ def criterion_for(name: str, unit: str, *, seed: int = 0, wanted: int | None = N
         seed: for criteria that draw random numbers.
         wanted: how many of the lowest will be taken, for criteria that spare work on the others;
             `ALL` where all are to be ranked. None takes the criterion's default.
+        how: for criteria that try it out: what takes a rectifier's place, "line" or "identity".
 
     Raises:
         NameNotFoundError: no criterion has that name; tells the nearest.
@@ -104,7 +107,7 @@ def criterion_for(name: str, unit: str, *, seed: int = 0, wanted: int | None = N
         twin = f"{unit}_{name}"
         if getattr(criteria[name], "unit", unit) != unit and twin in criteria:
             name = twin
-    given = {"unit": unit, "seed": seed, **options}
+    given = {"unit": unit, "seed": seed, "how": how, **options}
     if wanted is not None:
         given = {"keep": wanted, **given}
     known = _parameters(name)

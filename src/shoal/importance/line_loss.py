@@ -23,7 +23,7 @@ from shoal.modes import device_of
 from shoal.network import Network, Site
 from shoal.surgery.lines import FittedLine, LineMoments
 
-__all__ = ["LineLoss", "computing_line"]
+__all__ = ["LineLoss", "computing_line", "unchanged"]
 
 
 @criteria.register("line_loss")
@@ -34,6 +34,7 @@ class LineLoss:
     again from the site on. Needs labels.
 
     Args:
+        how: what takes the rectifier's place, "line" or "identity", the line of slope 1 through 0.
         metric: "loss" scores the rise of the mean cross-entropy in nats, "accuracy" the points of
             accuracy lost.
         screen: judge only the so many sites with the lowest entropy; only they get scores. None
@@ -55,6 +56,7 @@ class LineLoss:
     def __init__(
         self,
         *,
+        how: str = "line",
         metric: str = "loss",
         screen: int | None = None,
         keep: int | None = 1,
@@ -65,6 +67,9 @@ class LineLoss:
         check_metric(metric)
         if screen is not None and screen < 1:
             raise ConfigError(f"screen is {screen}: give at least 1, or leave it out for all sites")
+        if how not in ("line", "identity"):
+            raise ConfigError(f"how is '{how}': choose 'line' or 'identity'")
+        self.how = how
         self.metric = metric
         self.screen = screen
         self.keep = keep
@@ -81,12 +86,10 @@ class LineLoss:
         progress: Callable[[int, int], None] | None = None,
     ) -> Scores:
         """Score the sites that have their rectifier; arguments as for `shoal.score`."""
-        lines, screened = self._fit(network, loader, samples)
-        chosen = [site for site in network.sites if site.name in screened]
         return replacement_scores(
             self.name,
             network,
-            [_replacement(network, site, lines[site.name]) for site in chosen],
+            self._replacements(network, loader, samples),
             loader,
             metric=self.metric,
             precision=self.precision,
@@ -95,26 +98,33 @@ class LineLoss:
             progress=progress,
         )
 
-    def _fit(
+    def _replacements(
         self, network: Network, loader: Iterable[Any], samples: int | None
-    ) -> tuple[dict[str, FittedLine], list[str]]:
-        """Return the lines, and the names of the sites to judge."""
-        moments, entropy = LineMoments(positions=self.positions), Entropy()
-        observers: list[Observer] = [moments]
-        if self.screen is not None:
-            observers.append(entropy)
-        few = [n for n in (self.line_samples, samples) if n is not None]
-        observe(network, loader, observers, samples=min(few, default=None))
-        lines = moments.lines()
-        if self.screen is None:
-            return lines, list(lines)
-        return lines, entropy.scores().lowest(self.screen)
+    ) -> list[Replacement]:
+        """Return what is tried for each site that is to be judged."""
+        moments = LineMoments(positions=self.positions) if self.how == "line" else None
+        entropy = Entropy() if self.screen is not None else None
+        observers: list[Observer] = [o for o in (moments, entropy) if o is not None]
+        if observers:
+            few = [n for n in (self.line_samples, samples) if n is not None]
+            observe(network, loader, observers, samples=min(few, default=None))
+        lines = {} if moments is None else moments.lines()
+        judged = [site for site in network.sites if site.linearized is None]
+        if entropy is not None and self.screen is not None:
+            screened = entropy.scores().lowest(self.screen)
+            judged = [site for site in judged if site.name in screened]
+        return [_replacement(network, site, lines.get(site.name)) for site in judged]
 
 
-def _replacement(network: Network, site: Site, line: FittedLine) -> Replacement:
+def _replacement(network: Network, site: Site, line: FittedLine | None) -> Replacement:
     node = network.node_of(site.name)
-    compute = computing_line(line, site, device_of(network))
+    compute = unchanged if line is None else computing_line(line, site, device_of(network))
     return Replacement(site.name, node, node.all_input_nodes[0], compute)
+
+
+def unchanged(value: Tensor) -> Tensor:
+    """Return what it is given: what an identity computes."""
+    return value
 
 
 def computing_line(

@@ -46,16 +46,16 @@ class SampledBatches:
     @property
     def expected(self) -> int | None:
         """How many samples a whole pass will have; None if that is not known."""
+        return min((n for n in (self._left, self._whole()) if n is not None), default=None)
+
+    def _whole(self) -> int | None:
+        """Return how many samples the loader has, or at most has; None if it does not tell."""
         if isinstance(self._loader, SeededLoader):
             return self._loader.num_samples
         if isinstance(self._loader, list | tuple):
-            whole = sum(split_batch(batch).size for batch in self._loader)
-            return whole if self._left is None else min(self._left, whole)
+            return sum(split_batch(batch).size for batch in self._loader)
         size = getattr(self._loader, "batch_size", None)
-        if isinstance(size, int) and self.batches:
-            whole = self.batches * size
-            return whole if self._left is None else min(self._left, whole)
-        return self._left
+        return self.batches * size if isinstance(size, int) and self.batches else None
 
     def population(self, seen: int) -> int | None:
         """Return how many samples there are, once a pass has `seen` so many; None if unknown."""

@@ -8,7 +8,15 @@ from shoal.methods.easier import Easier
 from shoal.methods.layer_pruning import LayerPruning
 from shoal.methods.listener import Listener
 from shoal.methods.options import Search
-from shoal.methods.registry import Method, Proposal, defaults_of, methods, recipe_of
+from shoal.methods.registry import (
+    Method,
+    Proposal,
+    Situation,
+    check_read,
+    defaults_of,
+    methods,
+    recipe_of,
+)
 from shoal.methods.result import Result
 from shoal.methods.search import search
 from shoal.methods.shoal import Shoal
@@ -25,7 +33,9 @@ __all__ = [
     "Result",
     "Search",
     "Shoal",
+    "Situation",
     "Step",
+    "check_read",
     "compress",
     "defaults_of",
     "methods",

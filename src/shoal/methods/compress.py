@@ -16,7 +16,7 @@ from shoal.measure._inputs import resolve_device
 from shoal.methods.costs import Costs
 from shoal.methods.listener import Listener
 from shoal.methods.options import Search
-from shoal.methods.registry import defaults_of, methods, recipe_of
+from shoal.methods.registry import check_read, defaults_of, methods, recipe_of
 from shoal.methods.result import Result
 from shoal.methods.search import search
 from shoal.methods.task import Task
@@ -93,6 +93,7 @@ def compress(
         trained_by = find_recipe(recipe)
     given = {"max_drop": max_drop, "epochs": epochs, "recipe": trained_by, **options}
     chosen = Search.of({**defaults_of(method), **given})
+    check_read(method, chosen)
     how = methods[method](chosen)
     costs = Costs(country) if energy else None
     check_finite(model)

@@ -6,15 +6,14 @@ within δ, and the last network within δ is kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 from shoal.errors import TrainingError
-from shoal.importance import Observer, Scores, observe
-from shoal.importance.criteria import Criterion, OnePass, criterion_for
-from shoal.methods.listener import Listener
+from shoal.importance import Scores
 from shoal.methods.options import Search
-from shoal.methods.registry import Proposal, Recall, methods
+from shoal.methods.registry import Proposal, Situation, methods
+from shoal.methods.scoring import chosen_criterion, score_candidates, unsettled_note
 from shoal.network import Network
 from shoal.records import Step
 from shoal.surgery import LineMoments, linearize_
@@ -32,59 +31,32 @@ class Easier:
     """
 
     unit: ClassVar[str] = "rectifiers"
+    reads: ClassVar[frozenset[str]] = frozenset({"how", "per_latency"})
 
     def __init__(self, search: Search) -> None:
         self.search = search
-        self._criterion()
+        chosen_criterion(search, "site", wanted=1)  # raises for one that makes no sense
 
     def candidates(self, network: Network) -> list[str]:
         """Return the sites that still have their rectifier."""
         return [site.name for site in network.sites if site.linearized is None]
 
     def propose(
-        self,
-        network: Network,
-        data: Iterable[Any],
-        count: int,
-        *,
-        history: Sequence[Step],
-        listener: Listener,
-        recall: Recall,
-        rehearse: Callable[[Network], object] | None,
+        self, network: Network, data: Iterable[Any], count: int, situation: Situation
     ) -> Proposal:
         """Choose the `count` sites with the lowest scores."""
-        scores, moments = self._score(network, data, count, listener)
-        _check_alive(scores, history)
+        criterion = chosen_criterion(self.search, "site", wanted=count)
+        moments = LineMoments(positions=POSITIONS) if self.search.how == "line" else None
+        beside = [] if moments is None else [moments]
+        scores = score_candidates(criterion, network, data, self.search, situation, beside)
+        _check_alive(scores, situation.history)
         names = tuple(scores.lowest(min(count, len(scores))))
         lines = moments.lines() if moments is not None else None
-        notes: tuple[str, ...] = ()
-        if scores.settled is False and self.search.samples is not None:
-            notes = ("the lowest score is not settled: score on more samples to be sure",)
 
         def apply(target: Network) -> None:
             linearize_(target, names, how=self.search.how, lines=lines)
 
-        return Proposal("linearize", names, scores, apply, notes)
-
-    def _criterion(self, wanted: int | None = None) -> Criterion:
-        return criterion_for(self.search.criterion, "site", seed=self.search.seed, wanted=wanted)
-
-    def _score(
-        self, network: Network, data: Iterable[Any], count: int, listener: Listener
-    ) -> tuple[Scores, LineMoments | None]:
-        criterion = self._criterion(count)
-        moments = LineMoments(positions=POSITIONS) if self.search.how == "line" else None
-        samples = self.search.samples
-        if isinstance(criterion, OnePass):
-            both: list[Observer] = [criterion]
-            if moments is not None:
-                both.append(moments)
-            observe(network, data, both, samples=samples, progress=listener.scored)
-            return criterion.scores(), moments
-        scores = criterion.score(network, data, samples=samples, progress=listener.scored)
-        if moments is not None:
-            observe(network, data, [moments], samples=samples)
-        return scores, moments
+        return Proposal("linearize", names, scores, apply, unsettled_note(scores, self.search))
 
 
 def _check_alive(scores: Scores, history: Sequence[Step]) -> None:

@@ -14,18 +14,16 @@ All are options of one loop:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from shoal.errors import ConfigError
-from shoal.importance import Scores, observe, per_latency, stages
-from shoal.importance.criteria import ALL, OnePass, criterion_for
-from shoal.measure.blocks import block_costs
-from shoal.methods.listener import Listener
+from shoal.importance import stages
+from shoal.importance.criteria import ALL, Criterion
 from shoal.methods.options import Search
-from shoal.methods.registry import Proposal, Recall, methods
+from shoal.methods.registry import Proposal, Situation, methods
+from shoal.methods.scoring import chosen_criterion, score_candidates, unsettled_note
 from shoal.network import Network
-from shoal.records import Step
 from shoal.surgery import drop_
 
 __all__ = ["LayerPruning"]
@@ -40,11 +38,12 @@ class LayerPruning:
     """
 
     unit: ClassVar[str] = "blocks"
+    reads: ClassVar[frozenset[str]] = frozenset({"keep_first", "keep_per_stage", "per_latency"})
     defaults: ClassVar[Mapping[str, Any]] = {"criterion": "cka"}
 
     def __init__(self, search: Search) -> None:
         self.search = search
-        self._criterion()
+        self._criterion(1)  # raises for one that makes no sense
 
     def candidates(self, network: Network) -> list[str]:
         """Return the blocks that can be dropped without falling below the floors."""
@@ -52,15 +51,7 @@ class LayerPruning:
         return [b.name for b in network.blocks if b.removable and kept.allow(b.name)]
 
     def propose(
-        self,
-        network: Network,
-        data: Iterable[Any],
-        count: int,
-        *,
-        history: Sequence[Step],
-        listener: Listener,
-        recall: Recall,
-        rehearse: Callable[[Network], object] | None,
+        self, network: Network, data: Iterable[Any], count: int, situation: Situation
     ) -> Proposal:
         """Choose up to `count` blocks with the lowest scores, within the floors.
 
@@ -68,7 +59,8 @@ class LayerPruning:
             ConfigError: the criterion scores none of the candidates.
             TrainingError: the network computes NaN.
         """
-        scores = self._score(network, data, count, listener, recall)
+        criterion = self._criterion(count)
+        scores = score_candidates(criterion, network, data, self.search, situation)
         floors = _Floors(network, self.search)
         chosen: list[str] = []
         for name in scores.lowest(len(scores)):
@@ -81,40 +73,12 @@ class LayerPruning:
                 "choose another one"
             )
         names = tuple(chosen)
-        notes: tuple[str, ...] = ()
-        if scores.settled is False and self.search.samples is not None:
-            notes = ("the lowest score is not settled: score on more samples to be sure",)
+        notes = unsettled_note(scores, self.search)
         return Proposal("drop", names, scores, lambda target: drop_(target, names), notes)
 
-    def _criterion(self, count: int = 1) -> Any:
+    def _criterion(self, count: int) -> Criterion:
         floors = self.search.keep_first or self.search.keep_per_stage
-        wanted = ALL if floors else count  # with floors, the lowest may have to stay
-        return criterion_for(self.search.criterion, "block", seed=self.search.seed, wanted=wanted)
-
-    def _score(
-        self,
-        network: Network,
-        data: Iterable[Any],
-        count: int,
-        listener: Listener,
-        recall: Recall,
-    ) -> Scores:
-        criterion, samples = self._criterion(count), self.search.samples
-        if isinstance(criterion, OnePass):
-            observe(network, data, [criterion], samples=samples, progress=listener.scored)
-            scores = criterion.scores()
-        else:
-            scores = criterion.score(network, data, samples=samples, progress=listener.scored)
-        if self.search.per_latency:
-            names = list(scores)
-            scores = per_latency(scores, recall("saved_ms", lambda: self._saved_ms(network, names)))
-        return scores
-
-    def _saved_ms(self, network: Network, names: list[str]) -> dict[str, float]:
-        """Return the milliseconds that each removal saves."""
-        args, kwargs = network.example_inputs(self.search.latency_batch)
-        costs = block_costs(network, kwargs or args, names, runtime=self.search.runtime)
-        return {name: costs[name].latency_ms or 0.0 for name in names}
+        return chosen_criterion(self.search, "block", wanted=ALL if floors else count)
 
 
 class _Floors:

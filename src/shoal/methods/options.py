@@ -1,4 +1,4 @@
-"""The options of a search that every method understands."""
+"""The options of a search."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ from shoal.errors import ConfigError, unknown_name
 from shoal.measure import EAGER, check_runtime
 from shoal.training import Recipe
 
-__all__ = ["Search"]
+__all__ = ["OF_SOME_METHODS", "Search"]
+
+OF_SOME_METHODS = frozenset(
+    {"how", "keep_first", "keep_per_stage", "moves", "per_latency", "step_saving", "tries"}
+)
+"""Options that a method reads only where it says so."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,15 +43,16 @@ class Search:
         latency_batch: batch size at which latency is measured.
         runtime: where it is measured to decide anything: "eager" or "onnxruntime".
         recipe: how to train.
-        keep_first: for blocks: never drop the first one.
-        keep_per_stage: for blocks: how many must stay in each stage, removable or not.
+        keep_first: for "layer_pruning": never drop the first one.
+        keep_per_stage: for "layer_pruning": how many must stay in each stage, removable or not.
         moves: for the method "shoal": what it may do, of "linearize", "collapse" and "drop".
         target_latency: stop when the latency is at most this share of dense's (0.5: twice as
             fast), both measured merged; None for no target.
         target_macs: stop when the MACs are at most this share of dense's.
         move_padding: where convolutions that are now linear in a row would be faster as one, let
             the first pad for both: exact borders change, so this is done before fine-tuning only.
-        per_latency: divide importance by the measured latency that the removal saves.
+        per_latency: for "easier" and "layer_pruning": divide importance by the measured latency
+            that the removal saves.
         rewind: after each removal go back to the weights of this epoch of the dense network's
             training, 0 for the weights the search was given; None trains on from where it is.
         rewind_from: a file of weights to go back to instead.

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
+from shoal.errors import ConfigError
 from shoal.importance import Scores
 from shoal.methods.listener import Listener
-from shoal.methods.options import Search
+from shoal.methods.options import OF_SOME_METHODS, Search
 from shoal.network import Network
 from shoal.records import Step
 from shoal.registry import Registry
 
-__all__ = ["Method", "Proposal", "Recall", "defaults_of", "methods", "recipe_of"]
+__all__ = [
+    "Method",
+    "Proposal",
+    "Recall",
+    "Situation",
+    "check_read",
+    "defaults_of",
+    "methods",
+    "recipe_of",
+]
 
 
 @dataclass(frozen=True)
@@ -47,11 +57,33 @@ class Recall(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Situation:
+    """Where a search stands when it asks a method for the next step.
+
+    Attributes:
+        history: the steps so far, of which the first is the dense network's.
+        listener: hears of the progress.
+        recall: what a method measures it gets through this, so that an interrupted step has the
+            same figures when it is gone on with.
+        rehearse: fine-tunes a network in place for a few optimizer steps, as after a removal; None
+            where nothing is fine-tuned, or not by the built-in trainer.
+    """
+
+    history: Sequence[Step]
+    listener: Listener
+    recall: Recall
+    rehearse: Callable[[Network], object] | None
+
+
 class Method(Protocol):
     """A short program over the rooms: what can still go, and what goes next.
 
     Attributes:
         unit: what its progress is counted in, "rectifiers" or "blocks".
+        reads: which options of `OF_SOME_METHODS` it reads; a method without it reads all.
+        defaults: options of a search with a default of its own; may be missing.
+        recipe: the recipe it trains by unless told otherwise; "finetune" if it is missing.
     """
 
     unit: ClassVar[str]
@@ -61,22 +93,11 @@ class Method(Protocol):
         ...
 
     def propose(
-        self,
-        network: Network,
-        data: Any,
-        count: int,
-        *,
-        history: Sequence[Step],
-        listener: Listener,
-        recall: Recall,
-        rehearse: Callable[[Network], object] | None,
+        self, network: Network, data: Iterable[Any], count: int, situation: Situation
     ) -> Proposal | None:
         """Score the candidates on training data and choose up to `count`; None ends the search.
 
         Whatever it decides follows from its arguments alone, so that a resumed run decides alike.
-        What it measures it gets through `recall`: an interrupted step then has the same figures.
-        `rehearse` fine-tunes a network in place for a few optimizer steps, as after a removal;
-        None where nothing is fine-tuned, or not by the built-in trainer.
 
         Raises:
             TrainingError: the network is broken (NaN, or a layer that died): the search must end.
@@ -103,3 +124,22 @@ def recipe_of(method: str) -> str:
         NameNotFoundError: there is no such method.
     """
     return str(getattr(methods[method], "recipe", "finetune"))
+
+
+def check_read(method: str, search: Search) -> None:
+    """Raise `ConfigError` for an option that was changed and that the method does not read.
+
+    Raises:
+        NameNotFoundError: there is no such method.
+    """
+    for name in sorted(OF_SOME_METHODS - _reads(method)):
+        if getattr(search, name) != getattr(Search(), name):
+            others = [other for other in methods.names() if name in _reads(other)]
+            raise ConfigError(
+                f"the method '{method}' does not read {name}: leave it out, or choose "
+                f"{' or '.join(repr(other) for other in others)}"
+            )
+
+
+def _reads(method: str) -> frozenset[str]:
+    return frozenset(getattr(methods[method], "reads", OF_SOME_METHODS))

@@ -16,7 +16,7 @@ from shoal.measure.energy import Energy
 from shoal.methods.costs import Costs, Spent
 from shoal.methods.listener import Listener
 from shoal.methods.options import Search
-from shoal.methods.registry import Method
+from shoal.methods.registry import Method, Situation
 from shoal.methods.result import Result
 from shoal.methods.rewind import Rewind
 from shoal.methods.stopping import why_stop
@@ -181,10 +181,12 @@ class _Search:
                 network,
                 self.task.train,
                 count,
-                history=self.steps,
-                listener=self.listener,
-                recall=partial(self._recall, number),
-                rehearse=self.task.rehearsal(number, dense),
+                Situation(
+                    history=self.steps,
+                    listener=self.listener,
+                    recall=partial(self._recall, number),
+                    rehearse=self.task.rehearsal(number, dense),
+                ),
             )
         if proposal is None:
             return None

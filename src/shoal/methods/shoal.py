@@ -20,13 +20,13 @@ from torch import Tensor
 from shoal.errors import ConfigError
 from shoal.importance import Scores, observe
 from shoal.importance.collapse_loss import apply_layer
-from shoal.importance.line_loss import computing_line
+from shoal.importance.line_loss import computing_line, unchanged
 from shoal.importance.replaced import Replacement, check_metric, replacement_scores
 from shoal.methods.easier import POSITIONS
 from shoal.methods.listener import Listener
 from shoal.methods.moves import Move, find_moves, saved_ms
 from shoal.methods.options import Search
-from shoal.methods.registry import Proposal, Recall, methods
+from shoal.methods.registry import Proposal, Situation, methods
 from shoal.methods.rehearsal import rehearsed_costs
 from shoal.modes import device_of
 from shoal.network import Network
@@ -50,6 +50,7 @@ class Shoal:
     """
 
     unit: ClassVar[str] = "rectifiers"
+    reads: ClassVar[frozenset[str]] = frozenset({"how", "moves", "step_saving", "tries"})
     defaults: ClassVar[Mapping[str, Any]] = {
         "criterion": "loss",
         "samples": 1000,
@@ -74,15 +75,7 @@ class Shoal:
         return [move.title for move in find_moves(network, self.search.moves)]
 
     def propose(
-        self,
-        network: Network,
-        data: Iterable[Any],
-        count: int,
-        *,
-        history: Sequence[Step],
-        listener: Listener,
-        recall: Recall,
-        rehearse: Callable[[Network], object] | None,
+        self, network: Network, data: Iterable[Any], count: int, situation: Situation
     ) -> Proposal | None:
         """Choose moves of one kind that do not touch one another; None if none saves time.
 
@@ -94,7 +87,7 @@ class Shoal:
         """
         moves = find_moves(network, self.search.moves)
         inputs = network.example_inputs(self.search.latency_batch)
-        whole_ms, saved = recall(
+        whole_ms, saved = situation.recall(
             "saved_ms",
             lambda: saved_ms(
                 network, moves, inputs[1] or inputs[0], self.search.how, self.search.runtime
@@ -107,14 +100,15 @@ class Shoal:
         moves = [move for move in moves if move.stretch is None or move.name in fitted.layers]
         if not moves:
             return None
-        enough_ms = whole_ms * self._wanted_share(history[-1])
+        enough_ms = whole_ms * self._wanted_share(situation.history[-1])
         likely = math.ceil(enough_ms / median(saved[move.title] for move in moves))
+        rehearse = situation.rehearse
         tries = self.search.tries if rehearse is not None else 0
         keep = tries or min(count, likely)
-        scores = self._score(network, moves, saved, fitted, data, keep, listener)
+        scores = self._score(network, moves, saved, fitted, data, keep, situation.listener)
         if rehearse is not None and tries:
             tried = self._promising(moves, scores)
-            costs = recall(
+            costs = situation.recall(
                 "rehearsed",
                 lambda: rehearsed_costs(
                     network,
@@ -124,7 +118,7 @@ class Shoal:
                     data,
                     samples=self.search.samples,
                     metric=self.search.criterion,
-                    progress=listener.scored,
+                    progress=situation.listener.scored,
                 ),
                 together=True,
             )
@@ -236,7 +230,7 @@ class _Fitted:
     def compute(self, move: Move) -> Callable[[Tensor], Tensor]:
         """Return what gives the value of the move's node from that of its source."""
         if move.kind == "drop" or (move.kind == "linearize" and self.how == "identity"):
-            return _unchanged
+            return unchanged
         if move.kind == "linearize":
             site = next(site for site in self.network.sites if site.name == move.name)
             return computing_line(self.lines[move.name], site, device_of(self.network))
@@ -273,10 +267,6 @@ def _rehearsed(
         settled=None,
         details=known,
     )
-
-
-def _unchanged(value: Tensor) -> Tensor:
-    return value
 
 
 def _best_step(

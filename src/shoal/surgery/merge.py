@@ -84,8 +84,7 @@ class _Merger:
         self.inputs = inputs
         self.batch = batch
         self.runtime = runtime
-        types = {p.dtype for p in network.parameters() if p.dtype.is_floating_point}
-        self.dtype = types.pop() if len(types) == 1 else None
+        self.dtype = _only_type(network)
         self.base = self._in_float64()
         self.policy = policy
         dtype = self.dtype or torch.float32
@@ -183,8 +182,7 @@ class _Merger:
 
     def _compare(self, attempt: Attempt) -> bool:
         merged = attempt.network
-        exact = next((p.dtype for p in self.base.parameters()), None)
-        if exact == torch.float64:
+        if _only_type(self.base) == torch.float64:
             inputs = [cast(given, torch.float64) for given in self.inputs]
             attempt.error_float64 = compare_outputs(self.base, merged, inputs).max_rel_error
             if attempt.error_float64 > _TOLERANCE[torch.float64]:
@@ -284,3 +282,9 @@ def _replay_cut(network: Network, cut: Mapping[str, Any]) -> None:
         replace_stretch_(network, start, end, layers, flatten=flatten)
     else:
         end.replace_all_uses_with(start)
+
+
+def _only_type(network: Network) -> torch.dtype | None:
+    """Return the number type of all weights; None where there are several."""
+    types = {p.dtype for p in network.parameters() if p.dtype.is_floating_point}
+    return types.pop() if len(types) == 1 else None
