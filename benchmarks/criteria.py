@@ -8,6 +8,9 @@ Everything finished is kept in the folder `--work`, so the same command goes on 
 more `--seeds` or `--criteria` add to what is there; the tables are written anew after each
 finished criterion.
 
+The criterion "nothing" removes nothing and fine-tunes dense alike, step by step: what is gained or
+lost by the training alone.
+
 The weights of a published checkpoint have seen all training images: validation on a part of them
 lies above test, and falls by what was learnt by heart. `--split-test` gives honest figures.
 
@@ -30,21 +33,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
 import shoal
-from criteria_tables import passed, published, table
+from criteria_tables import NOTHING, passed, published, table
 from shoal.atomic import write_file
 from shoal.data import DataSet, SeededLoader, load_data
 from shoal.data.split import stratified_split
 from shoal.exporting import export
+from shoal.importance import Scores
 from shoal.measure import latency_ratio, measure_latency
 from shoal.measure.runtime import onnx_latency
-from shoal.methods import Listener, Result, Step
+from shoal.methods import Listener, Proposal, Result, Search, Situation, Step, methods
 from shoal.models import load_model
+from shoal.network import Network
 from shoal.training import Recipe, fit
 
 # What a run does not depend on.
@@ -100,6 +105,28 @@ class Progress(Listener):
     def note(self, text: str) -> None:
         """Print what the user should know."""
         print(f"{self.title}  {text}", flush=True)
+
+
+@methods.register(NOTHING)
+class Nothing:
+    """Removes nothing at each step: what the fine-tuning alone does to dense."""
+
+    unit: ClassVar[str] = "blocks"
+
+    def __init__(self, search: Search) -> None:
+        self._steps = search.remove or 0
+
+    def candidates(self, network: Network) -> list[str]:
+        """Return what keeps the search going."""
+        return ["dense"]
+
+    def propose(
+        self, network: Network, data: Any, count: int, situation: Situation
+    ) -> Proposal | None:
+        """Change nothing, as often as the others remove something."""
+        if len(situation.history) > self._steps:
+            return None
+        return Proposal(NOTHING, (), Scores(NOTHING, {}, 0), lambda target: None)
 
 
 # ---------------------------------------------------------------------- runs
@@ -178,7 +205,7 @@ def prune(
         data().train,
         data().val,
         test=data().test,
-        method=options.method,
+        method=criterion if criterion == NOTHING else options.method,
         move_padding=False,  # networks differ by what was chosen, and by nothing else
         criterion=criterion,
         max_drop=100.0,  # to the last step: the table shows where each drop was passed
@@ -193,10 +220,13 @@ def prune(
         listener=progress,
     )
     rows = rows_of(result)
+    timed = {passed(rows, 1.0), *options.latency_steps} & {row["removed"] for row in rows}
     figures = {
         "rows": rows,
         "stopped": result.stopped,
-        "latency": speedups(folder, rows, options),
+        "latency": []
+        if criterion == NOTHING
+        else [speedups(folder, n, options) for n in sorted(timed)],
         "seconds_by_stage": {"steps": progress.steps, **progress.seconds},
     }
     write_file(finished, json.dumps({"options": asked, **figures}, indent=2) + "\n")
@@ -224,14 +254,12 @@ def rows_of(result: Result) -> list[dict[str, Any]]:
     ]
 
 
-def speedups(
-    folder: Path, rows: Sequence[Mapping[str, Any]], options: argparse.Namespace
-) -> dict[str, Any]:
-    """Measure the last network within 1.0 point against dense, in eager and in ONNX Runtime.
+def speedups(folder: Path, removed: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Measure the network with so many gone against dense, in eager and in ONNX Runtime.
 
     Returns the ratios dense / smaller, medians and quartiles of pairs of rounds, and the latencies.
     """
-    removed, batches = passed(rows, 1.0), options.latency_batches
+    batches = options.latency_batches
     found: dict[str, Any] = {"removed": removed, "batches": list(batches)}
     models = {
         "dense": shoal.load(folder / "steps" / "000"),
@@ -308,6 +336,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--distill", type=float, default=0.7)
     parser.add_argument("--precision", default="bf16")
     parser.add_argument("--latency-batches", nargs="*", type=int, default=[1, 64])
+    parser.add_argument(
+        "--latency-steps",
+        nargs="*",
+        type=int,
+        default=[],
+        help="measure the networks with so many gone too, besides the last within 1.0 point",
+    )
     parser.add_argument("--latency-seconds", type=float, default=1.0, help="of each measurement")
     parser.add_argument("--mean", nargs="+", type=float, default=[0.485, 0.456, 0.406])
     parser.add_argument("--std", nargs="+", type=float, default=[0.229, 0.224, 0.225])

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
-__all__ = ["passed", "published", "table"]
+__all__ = ["NOTHING", "passed", "published", "table"]
+
+NOTHING = "nothing"  # the criterion that removes nothing and only fine-tunes
 
 Found = Mapping[str, Mapping[str, Any]]  # criterion -> seed -> what its run gave
 
@@ -29,6 +31,8 @@ PUBLISHED: dict[str, list[dict[str, Any]]] = {
         {"system": "CKA", "macs_percent": 78.8, "change": -0.66},
     ],
 }
+RUNTIMES = ("eager", "ONNX Runtime")
+SIDES = ("dense", "smaller")
 _NEAR = 4.0  # percent of MACs; a block of ResNet-32 is 6.8, one of ResNet-56 3.8
 
 
@@ -54,9 +58,9 @@ def table(found: Found, options: argparse.Namespace) -> str:
         "",
         *_accuracies(found, options),
         "",
-        *_costs(found),
+        *_costs(found, options),
         "",
-        *_speedups(found, options.latency_batches),
+        *_speedups(found, options),
         "",
         *_published(found, options),
         *_times(found),
@@ -81,36 +85,43 @@ def passed(rows: Sequence[Mapping[str, Any]], points: float) -> int:
     return count
 
 
+def _shown(options: argparse.Namespace) -> list[int]:
+    """Return the numbers of gone that have a column: all, or about eight of many."""
+    step = -(-options.remove // 8)
+    return sorted({*range(step, options.remove + 1, step), options.remove})
+
+
 def _accuracies(found: Found, options: argparse.Namespace) -> list[str]:
-    remove, unit = options.remove, _unit(options)
+    unit, shown = _unit(options), _shown(options)
     rows = []
     for criterion, seeds in found.items():
         cells = [criterion, str(len(seeds))]
-        for n in range(1, remove + 1):
+        for n in shown:
             steps = [r["rows"][n] for r in seeds.values() if len(r["rows"]) > n]
             cell = _spread([-step["drop_val"] for step in steps]) if steps else "–"
             tests = [-step["drop_test"] for step in steps if step["drop_test"] is not None]
             cells.append(cell + (f" ({fmean(tests):+.2f})" if tests else ""))
         counts = [passed(r["rows"], 1.0) for r in seeds.values()]
-        rows.append([*cells, f"{fmean(counts):.1f} ({min(counts)} to {max(counts)})"])
-    heads = ["criterion", "seeds", *(f"{n} gone" for n in range(1, remove + 1))]
+        within = f"{fmean(counts):.1f} ({min(counts)} to {max(counts)})"
+        rows.append([*cells, "–" if criterion == NOTHING else within])
+    heads = ["criterion", "seeds", *(f"{n} gone" for n in shown), f"{unit} within 1.0 point"]
     return [
         f"Change of accuracy against dense in points, by {unit} gone: mean over seeds ± standard "
         "deviation (validation, which decides; test in parentheses).",
         "",
-        *_markdown([*heads, f"{unit} within 1.0 point"], rows),
+        *_markdown(heads, rows),
     ]
 
 
-def _costs(found: Found) -> list[str]:
+def _costs(found: Found, options: argparse.Namespace) -> list[str]:
     rows = []
-    every = [r["rows"] for seeds in found.values() for r in seeds.values()]
-    for n in range(1, max(map(len, every), default=1)):
+    every = [r["rows"] for seeds in _removing(found).values() for r in seeds.values()]
+    for n in _shown(options):
         steps = [one[n] for one in every if len(one) > n]
-        macs, speed = (sorted(step[key] for step in steps) for key in ("macs_percent", "speedup"))
-        rows.append(
-            [str(n), f"{macs[0]:.1f} to {macs[-1]:.1f}", f"{speed[0]:.2f} to {speed[-1]:.2f}"]
-        )
+        if steps:
+            macs, speed = (sorted(s[key] for s in steps) for key in ("macs_percent", "speedup"))
+            spans = f"{macs[0]:.1f} to {macs[-1]:.1f}", f"{speed[0]:.2f} to {speed[-1]:.2f}"
+            rows.append([str(n), *spans])
     return [
         "MACs removed and speed-up (batch 1, eager, both with their batch norms folded, from the "
         "same rounds), over all runs:",
@@ -119,35 +130,51 @@ def _costs(found: Found) -> list[str]:
     ]
 
 
-def _speedups(found: Found, batches: Sequence[int]) -> list[str]:
-    if not batches:
+def _speedups(found: Found, options: argparse.Namespace) -> list[str]:
+    heads = [f"{name}, batch {n}" for name in RUNTIMES for n in options.latency_batches]
+    if not heads:
         return []
-    rows = []
-    heads = [f"{runtime}, batch {n}" for runtime in ("eager", "ONNX Runtime") for n in batches]
-    for criterion, seeds in found.items():
-        cells = [criterion]
-        for head in heads:
-            measured = [r["latency"][head] for r in seeds.values() if head in r["latency"]]
-            ratios = [one["ratio"]["median"] for one in measured]
-            if not ratios:
-                cells.append("–")
-                continue
-            dense, smaller = (
-                fmean(one[name]["median_ms"] for one in measured) for name in ("dense", "smaller")
-            )
-            span = (
-                f"{min(ratios):.2f} to {max(ratios):.2f}"
-                if len(ratios) > 1
-                else (f"{ratios[0]:.2f}")
-            )
-            cells.append(f"{span} ({dense:.3g} → {smaller:.3g} ms)")
-        rows.append(cells)
-    return [
-        "Speed-up of the last network within 1.0 point: dense latency / its latency, both with "
-        "their batch norms folded, median of pairs of rounds, range over seeds (mean latencies):",
-        "",
-        *_markdown(["criterion", *heads], rows),
+    rows = [
+        [criterion, "within 1.0 point", *_timings([_last(r) for r in seeds.values()], heads)]
+        for criterion, seeds in _removing(found).items()
     ]
+    for n in options.latency_steps:
+        for criterion, seeds in _removing(found).items():
+            timed = [one for r in seeds.values() for one in r["latency"] if one["removed"] == n]
+            rows.append([criterion, f"{n} gone", *_timings(timed, heads)])
+    return [
+        "Speed-up of the last network within 1.0 point, and of those asked for: dense latency / "
+        "its latency, both with their batch norms folded, median of pairs of rounds, range over "
+        "seeds (mean latencies):",
+        "",
+        *_markdown(["criterion", "network", *heads], rows),
+    ]
+
+
+def _removing(found: Found) -> Found:
+    """Return the runs that remove anything."""
+    return {criterion: seeds for criterion, seeds in found.items() if criterion != NOTHING}
+
+
+def _last(run: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the timings of the last network within 1.0 point."""
+    last = passed(run["rows"], 1.0)
+    return next((one for one in run["latency"] if one["removed"] == last), {})
+
+
+def _timings(measured: Sequence[Mapping[str, Any]], heads: Sequence[str]) -> list[str]:
+    """Return for each column the ratios over seeds and the mean latencies."""
+    cells = []
+    for head in heads:
+        times = [one[head] for one in measured if head in one]
+        ratios = sorted(time["ratio"]["median"] for time in times)
+        if not ratios:
+            cells.append("–")
+            continue
+        dense, smaller = (fmean(t[name]["median_ms"] for t in times) for name in SIDES)
+        span = f"{ratios[0]:.2f}" + (f" to {ratios[-1]:.2f}" if len(ratios) > 1 else "")
+        cells.append(f"{span} ({dense:.3g} → {smaller:.3g} ms)")
+    return cells
 
 
 def _published(found: Found, options: argparse.Namespace) -> list[str]:
@@ -159,7 +186,7 @@ def _published(found: Found, options: argparse.Namespace) -> list[str]:
             one["system"],
             f"{one['macs_percent']:.1f}",
             f"{one['change']:+.2f}",
-            *(_beside(seeds, one["macs_percent"]) for seeds in found.values()),
+            *(_beside(seeds, one["macs_percent"]) for seeds in _removing(found).values()),
         ]
         for one in others
     ]
@@ -169,7 +196,7 @@ def _published(found: Found, options: argparse.Namespace) -> list[str]:
         "published are on lossless CIFAR-10 with hundreds of epochs, so only the order of "
         "magnitude compares:",
         "",
-        *_markdown(["published system", "MACs removed, %", "published", *found], rows),
+        *_markdown(["published system", "MACs removed, %", "published", *_removing(found)], rows),
         "",
     ]
 

@@ -36,7 +36,7 @@ def run(*drops: float, share: float, offset: float = 0.0, latency: bool = True) 
     rows = [row(n, d, d + offset, share) for n, d in enumerate([0.0, *drops])]
     return {
         "rows": rows,
-        "latency": {"eager, batch 1": timed} if latency else {},
+        "latency": [{"removed": n, "eager, batch 1": timed} for n in (1, 2)] if latency else [],
         "seconds_by_stage": {"steps": 2, "score": 4.0, "fine-tune": 20.0, "evaluate": 6.0},
     }
 
@@ -46,7 +46,8 @@ def options(**changes: Any) -> argparse.Namespace:
         "method": "layer_pruning", "model": "shoal:cifar_resnet32", "train_samples": 100,
         "dense_epochs": 3, "epochs": 1,
         "distill": 0.7, "lr": 0.02, "precision": "bf16", "score_samples": 10, "remove": 3,
-        "latency_batches": [1], "split_test": True, "val_samples": 50, "checkpoint": None,
+        "latency_batches": [1], "latency_steps": [], "split_test": True, "val_samples": 50,
+        "checkpoint": None,
     }  # fmt: skip
     return argparse.Namespace(**base | changes)
 
@@ -62,6 +63,7 @@ FOUND = {
         "1": run(0.4, 1.2, 0.8, share=6.826, offset=0.1),
     },
     "random": {"0": run(2.0, share=6.826, latency=False)},
+    "nothing": {"0": run(-0.2, 0.1, share=0.0)},
 }
 
 
@@ -76,10 +78,12 @@ def test_measured_figures_are_means_over_seeds(tables: ModuleType) -> None:
     own, speed, seconds = cells(text, "cka")
     assert own == ["2", "-0.30 ± 0.14 (-0.40)", "-0.90 ± 0.42 (-1.00)", "-1.10 ± 0.42 (-1.20)",
                    "1.5 (1 to 2)"]  # fmt: skip
-    assert speed == ["1.50 to 1.50 (4 → 2 ms)", "–"]
+    assert speed == ["within 1.0 point", "1.50 to 1.50 (4 → 2 ms)", "–"]
     assert seconds == ["2.0", "10.0", "3.0"]
     assert cells(text, "random")[0] == ["1", "-2.00 (-2.00)", "–", "–", "0.0 (0 to 0)"]
-    assert cells(text, "random")[1] == ["–", "–"]
+    assert cells(text, "nothing")[0] == ["1", "+0.20 (+0.20)", "-0.10 (-0.10)", "–", "–"]
+    assert len(cells(text, "nothing")) == 2  # and its seconds: it has no speed-up
+    assert cells(text, "random")[1] == ["within 1.0 point", "–", "–"]
 
 
 def test_published_figures_stand_beside_the_nearest_measured(tables: ModuleType) -> None:
@@ -95,10 +99,20 @@ def test_published_figures_stand_beside_the_nearest_measured(tables: ModuleType)
 
 
 def test_no_latency_batches_give_no_table(tables: ModuleType) -> None:
-    assert tables._speedups(FOUND, []) == []
     text = tables.table(FOUND, options(latency_batches=[], model="shoal:cifar_resnet20"))
     assert "last network within" not in text
     assert "Published" not in text
+
+
+def test_networks_asked_for_are_timed_too(tables: ModuleType) -> None:
+    text = tables.table(FOUND, options(latency_steps=[2]))
+    assert cells(text, "cka")[2] == ["2 gone", "1.50 to 1.50 (4 → 2 ms)", "–"]
+    assert cells(text, "random")[2] == ["2 gone", "–", "–"]
+
+
+def test_of_many_steps_some_have_a_column(tables: ModuleType) -> None:
+    assert tables._shown(options(remove=8)) == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert tables._shown(options(remove=20)) == [3, 6, 9, 12, 15, 18, 20]
 
 
 def test_all_tables_have_as_many_cells_as_heads(tables: ModuleType) -> None:
