@@ -114,11 +114,15 @@ class Nothing:
     unit: ClassVar[str] = "blocks"
 
     def __init__(self, search: Search) -> None:
-        self._steps = search.remove or 0
+        self._steps = -(-(search.remove or 0) // search.per_step)
 
     def candidates(self, network: Network) -> list[str]:
         """Return what keeps the search going."""
         return ["dense"]
+
+    def nothing_to_remove(self, network: Network) -> str:
+        """Return nothing: there always is a candidate."""
+        return ""
 
     def propose(
         self, network: Network, data: Any, count: int, situation: Situation
@@ -211,6 +215,7 @@ def prune(
         max_drop=100.0,  # to the last step: the table shows where each drop was passed
         epochs=options.epochs,
         remove=options.remove,
+        per_step=options.per_step,
         samples=options.score_samples,
         recipe=recipe_of(options, options.distill),
         seed=seed,
@@ -219,25 +224,28 @@ def prune(
         device=options.device,
         listener=progress,
     )
-    rows = rows_of(result)
+    rows = rows_of(result, options)
     timed = {passed(rows, 1.0), *options.latency_steps} & {row["removed"] for row in rows}
     figures = {
         "rows": rows,
         "stopped": result.stopped,
         "latency": []
         if criterion == NOTHING
-        else [speedups(folder, n, options) for n in sorted(timed)],
+        else [speedups(folder, row, options) for row in rows if row["removed"] in timed],
         "seconds_by_stage": {"steps": progress.steps, **progress.seconds},
     }
     write_file(finished, json.dumps({"options": asked, **figures}, indent=2) + "\n")
     return figures
 
 
-def rows_of(result: Result) -> list[dict[str, Any]]:
+def rows_of(result: Result, options: argparse.Namespace) -> list[dict[str, Any]]:
     dense = result.dense
+    most = options.per_step
+    gone = [min(step.step * most, options.remove) for step in result.steps]
     return [
         {
-            "removed": step.step,
+            "step": step.step,
+            "removed": removed,
             "names": list(step.names),
             "top1_val": step.metrics.top1_val,
             "top1_test": step.metrics.top1_test,
@@ -250,20 +258,20 @@ def rows_of(result: Result) -> list[dict[str, Any]]:
             "speedup": step.latency_ratio,
             "seconds": step.seconds,
         }
-        for step in result.steps
+        for step, removed in zip(result.steps, gone, strict=True)
     ]
 
 
-def speedups(folder: Path, removed: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Measure the network with so many gone against dense, in eager and in ONNX Runtime.
+def speedups(folder: Path, row: Mapping[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    """Measure the network of a row against dense, in eager and in ONNX Runtime.
 
     Returns the ratios dense / smaller, medians and quartiles of pairs of rounds, and the latencies.
     """
-    batches = options.latency_batches
+    removed, batches = row["removed"], options.latency_batches
     found: dict[str, Any] = {"removed": removed, "batches": list(batches)}
     models = {
         "dense": shoal.load(folder / "steps" / "000"),
-        "smaller": shoal.load(folder / "steps" / f"{removed:03d}"),
+        "smaller": shoal.load(folder / "steps" / f"{row['step']:03d}"),
     }
     for model in models.values():
         shoal.merge_(model, policy="fold")  # in both, so that folding counts as no gain
@@ -320,6 +328,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--criteria", nargs="+", default=list(CRITERIA))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--remove", type=int, default=6, help="how many go")
+    parser.add_argument("--per-step", type=int, default=1, help="how many go before each training")
     parser.add_argument("--epochs", type=int, default=1, help="of fine-tuning after each drop")
     parser.add_argument("--dense-epochs", type=int, default=3)
     parser.add_argument("--train-samples", type=int, default=10_000)

@@ -49,7 +49,7 @@ def _unit(options: argparse.Namespace) -> str:
 def table(found: Found, options: argparse.Namespace) -> str:
     """Return all tables."""
     lines = [
-        f"# Removing {_unit(options)} of {options.model}, one at a time",
+        f"# Removing {_unit(options)} of {options.model}, {_at_a_time(options)}",
         "",
         f"{options.train_samples or 'all'} training images, dense fine-tuned for "
         f"{options.dense_epochs} epochs, then {options.epochs} epoch(s) per step with distillation "
@@ -66,6 +66,10 @@ def table(found: Found, options: argparse.Namespace) -> str:
         *_times(found),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _at_a_time(options: argparse.Namespace) -> str:
+    return "one at a time" if options.per_step == 1 else f"{options.per_step} at a time"
 
 
 def _validation(options: argparse.Namespace) -> str:
@@ -87,7 +91,7 @@ def passed(rows: Sequence[Mapping[str, Any]], points: float) -> int:
 
 def _shown(options: argparse.Namespace) -> list[int]:
     """Return the numbers of gone that have a column: all, or about eight of many."""
-    step = -(-options.remove // 8)
+    step = options.per_step * -(-options.remove // (8 * options.per_step))
     return sorted({*range(step, options.remove + 1, step), options.remove})
 
 
@@ -97,7 +101,7 @@ def _accuracies(found: Found, options: argparse.Namespace) -> list[str]:
     for criterion, seeds in found.items():
         cells = [criterion, str(len(seeds))]
         for n in shown:
-            steps = [r["rows"][n] for r in seeds.values() if len(r["rows"]) > n]
+            steps = [row for r in seeds.values() for row in r["rows"] if row["removed"] == n]
             cell = _spread([-step["drop_val"] for step in steps]) if steps else "–"
             tests = [-step["drop_test"] for step in steps if step["drop_test"] is not None]
             cells.append(cell + (f" ({fmean(tests):+.2f})" if tests else ""))
@@ -117,7 +121,7 @@ def _costs(found: Found, options: argparse.Namespace) -> list[str]:
     rows = []
     every = [r["rows"] for seeds in _removing(found).values() for r in seeds.values()]
     for n in _shown(options):
-        steps = [one[n] for one in every if len(one) > n]
+        steps = [row for one in every for row in one if row["removed"] == n]
         if steps:
             macs, speed = (sorted(s[key] for s in steps) for key in ("macs_percent", "speedup"))
             spans = f"{macs[0]:.1f} to {macs[-1]:.1f}", f"{speed[0]:.2f} to {speed[-1]:.2f}"

@@ -123,7 +123,7 @@ class Branching(nn.Module):
 
 
 def test_a_network_without_rectifiers(compress: Refused) -> None:
-    assert "no rectifier or block that could be removed" in compress(model=f"{__file__}:Linear")
+    assert "no rectifier to linearize: choose --method" in compress(model=f"{__file__}:Linear")
 
 
 def test_a_network_that_cannot_be_captured(compress: Refused) -> None:

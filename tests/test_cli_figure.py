@@ -49,17 +49,19 @@ def test_criteria_draws_what_each_criterion_says(
 
     monkeypatch.setattr(figures, "criteria_map", draw)
     words = ["figure", "criteria", MODEL, "--data", "digits", "--samples", "40", "--remove", "2"]
-    given = "last, block_influence,l1?scope=global,last"
+    given = "last, block_influence,l1?scope=global,last,consensus?criteria=last+l1"
     assert main([*words, "--criteria", given, "--out", str(tmp_path / "map.svg")]) == 0
     ((scores, remove),) = drawn
     assert remove == 2
-    assert list(scores) == ["last", "block_influence", "l1?scope=global"]
+    assert list(scores) == [
+        "last", "block_influence", "l1?scope=global", "consensus?criteria=last+l1",
+    ]  # fmt: skip
     assert all(list(own) == BLOCKS for own in scores.values())
     assert scores["block_influence"].samples == 40
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "last: layer2.2, layer2.1"
     assert lines[2] == f"l1?scope=global: {', '.join(scores['l1?scope=global'].lowest(2))}"
-    assert lines[3] == f"the figure is in '{tmp_path / 'map.svg'}'"
+    assert lines[4] == f"the figure is in '{tmp_path / 'map.svg'}'"
 
 
 @pytest.mark.usefixtures("matplotlib")

@@ -39,6 +39,33 @@ def test_a_published_network(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(found["sites"]) == 19
 
 
+def test_blocks_have_their_shares_and_with_latency_their_time(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found = inspected(capsys, "shoal:cifar_resnet20")
+    for block in found["blocks"]:
+        if block["removable"]:
+            assert block["cost"]["macs"] == 2 * 16 * 16 * 9 * 32**2
+            assert block["cost"]["macs_percent"] == pytest.approx(11.6, abs=0.1)
+            assert block["cost"]["latency_ms"] is None
+        else:
+            assert block["cost"] is None
+    found = inspected(capsys, MODEL, "--latency", "--input-shape", "1,8,8")
+    assert found["blocks"][0]["cost"]["latency_ms"] is not None
+
+
+def test_a_criterion_for_blocks_scores_blocks(capsys: pytest.CaptureFixture[str]) -> None:
+    given = (MODEL, "--data", "digits", "--samples", 60, "--criterion")
+    found = inspected(capsys, *given, "block_influence")
+    assert found["criterion"] == "block_influence"
+    assert all(block["score"] > 0.0 for block in found["blocks"])
+    assert all("score" not in site for site in found["sites"])
+    assert main(["inspect", *map(str, given), "block_influence"]) == 0
+    assert "block_influence" in capsys.readouterr().out
+    assert main(["inspect", *map(str, given), "block_influenc"]) == 2
+    assert "did you mean 'block_influence'" in capsys.readouterr().err
+
+
 def test_with_data_every_rectifier_has_a_score(capsys: pytest.CaptureFixture[str]) -> None:
     found = inspected(capsys, MODEL, "--data", "digits", "--samples", 200)
     assert found["samples"] == 200

@@ -46,6 +46,7 @@ def options(**changes: Any) -> argparse.Namespace:
         "method": "layer_pruning", "model": "shoal:cifar_resnet32", "train_samples": 100,
         "dense_epochs": 3, "epochs": 1,
         "distill": 0.7, "lr": 0.02, "precision": "bf16", "score_samples": 10, "remove": 3,
+        "per_step": 1,
         "latency_batches": [1], "latency_steps": [], "split_test": True, "val_samples": 50,
         "checkpoint": None,
     }  # fmt: skip
@@ -113,6 +114,8 @@ def test_networks_asked_for_are_timed_too(tables: ModuleType) -> None:
 def test_of_many_steps_some_have_a_column(tables: ModuleType) -> None:
     assert tables._shown(options(remove=8)) == [1, 2, 3, 4, 5, 6, 7, 8]
     assert tables._shown(options(remove=20)) == [3, 6, 9, 12, 15, 18, 20]
+    assert tables._shown(options(remove=20, per_step=2)) == [4, 8, 12, 16, 20]
+    assert tables._shown(options(remove=5, per_step=2)) == [2, 4, 5]
 
 
 def test_all_tables_have_as_many_cells_as_heads(tables: ModuleType) -> None:

@@ -15,7 +15,7 @@ from shoal.errors import ConfigError, RunError, ShoalError
 from shoal.exporting import export
 from shoal.measure import compare_outputs
 from shoal.measure.runtime import OnnxRunner
-from shoal.models import compat
+from shoal.models import cifar_resnet20, compat
 from shoal.network import Network
 
 onnx = pytest.importorskip("onnx")
@@ -70,6 +70,16 @@ def saved(path: Path) -> Any:
 
 def dimensions(values: Any) -> list[list[Any]]:
     return [[d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in values]
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_network_with_dropped_blocks_exports(tmp_path: Path, form: str) -> None:
+    torch.manual_seed(0)
+    network = shoal.capture(cifar_resnet20(width=4).eval(), torch.randn(2, 3, 16, 16)).copy()
+    shoal.drop_(network, ["layer1.0", "layer3.2"])
+    export(network, tmp_path / f"net.{form}", torch.randn(2, 3, 16, 16))
+    loaded = saved(tmp_path / f"net.{form}")
+    assert compare_outputs(network, loaded, [torch.randn(5, 3, 16, 16)]).max_rel_error < 1e-5
 
 
 @pytest.mark.parametrize("form", FORMATS)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from shoal.exporting import export
     from shoal.importance import score
     from shoal.measure import benchmark
+    from shoal.measure.blocks import block_costs
     from shoal.methods import compress
     from shoal.network import Network, capture
     from shoal.store import load, save
@@ -21,6 +22,7 @@ __all__ = [
     "ShoalError",
     "__version__",
     "benchmark",
+    "block_costs",
     "capture",
     "collapse_",
     "compress",
@@ -43,6 +45,7 @@ _HOMES = {
     "Network": "shoal.network",
     "ShoalError": "shoal.errors",
     "benchmark": "shoal.measure",
+    "block_costs": "shoal.measure.blocks",
     "capture": "shoal.network",
     "collapse_": "shoal.surgery",
     "compress": "shoal.methods",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -56,7 +57,8 @@ class Step:
         names: the sites or blocks it was done to.
         metrics: the figures after fine-tuning.
         sites_left: sites that have their rectifier.
-        scores: what the criterion said of all candidates before the removal.
+        scores: what the criterion said of all candidates before the removal; infinite, and null in
+            JSON, where importance is divided by latency and the removal saves none.
         settled: whether the scores were certain of the lowest; None where not known.
         top1_val_before: validation accuracy after the removal and before fine-tuning, in percent.
         epochs: epochs of fine-tuning.
@@ -95,7 +97,9 @@ class Step:
         """Return the step as flat JSON values: its own fields and the metrics' beside them."""
         skipped = ("metrics", "energy")
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in skipped}
-        own |= {"names": list(self.names), "scores": dict(self.scores), "notes": list(self.notes)}
+        # JSON has no infinity, which stands for a removal that saves nothing.
+        scores = {n: score if math.isfinite(score) else None for n, score in self.scores.items()}
+        own |= {"names": list(self.names), "scores": scores, "notes": list(self.notes)}
         if self.energy is not None:
             own["energy"] = self.energy.to_dict()
         return own | self.metrics.to_dict()
@@ -113,6 +117,7 @@ class Step:
         except KeyError as error:
             raise RunError(f"a step's record has no {error}: the run's folder is damaged") from None
         values |= {"names": tuple(values["names"]), "notes": tuple(values["notes"])}
+        values["scores"] = {n: math.inf if s is None else s for n, s in values["scores"].items()}
         return cls(metrics=metrics, **values)
 
 

@@ -125,6 +125,33 @@ def test_importance_per_latency_saved(model: Network) -> None:
     assert set(result.steps[1].scores) == set(LAST)
 
 
+def test_what_saves_nothing_does_not_go_and_stands_as_null_in_json(
+    model: Network, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    saved = {f"drop {name}": float(name.startswith("layer1")) for name in LAST}
+    monkeypatch.setattr("shoal.methods.scoring.saved_ms", lambda *_: (40.0, saved))
+    options = {"criterion": "last", "per_latency": True, "out": tmp_path / "run"}
+    result = compress(model, **options)
+    assert dropped(result) == [("layer1.2",), ("layer1.1",), ("layer1.0",)]
+    assert "save time" in result.stopped
+    assert result.steps[1].scores["layer3.2"] == float("inf")
+
+    def strict(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    for file in (tmp_path / "run").rglob("*.json"):
+        json.loads(file.read_text(), parse_constant=strict)
+    for line in (tmp_path / "run" / "journal.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=strict)
+    again = compress(model, **options)
+    assert [step.scores for step in again.steps] == [step.scores for step in result.steps]
+
+
+def test_floors_that_keep_all_are_named(model: Network) -> None:
+    with pytest.raises(ConfigError, match="keep_per_stage keep every block"):
+        compress(model, keep_per_stage=5)
+
+
 def test_a_wrong_criterion_or_option_is_one_line(model: Network) -> None:
     for options, error, words in (
         ({"criterion": "ckaa"}, NameNotFoundError, "cka"),

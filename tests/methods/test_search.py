@@ -261,8 +261,13 @@ def test_a_layer_that_dies_ends_the_search_and_is_named() -> None:
 
 def test_a_network_without_rectifiers_has_nothing_to_remove() -> None:
     linear = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    with pytest.raises(ConfigError, match="no rectifier or block that could be removed"):
-        run(model=linear)
+    for method, words in (
+        ("easier", "no rectifier to linearize: choose --method"),
+        ("layer_pruning", "no residual block: choose a method"),
+        ("shoal", "no rectifier to linearize, no stretch to collapse, no block to drop"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            run(model=linear, method=method)
 
 
 def test_wrong_options_are_told_before_anything_is_done() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
 from network_checks import Call, example, timm_model, torchvision_model
 from torch import Tensor, nn
 
+from shoal.importance import score
 from shoal.network import Block, capture
 from shoal.network.blocks import find_blocks
 
@@ -149,6 +152,95 @@ def test_a_branch_that_reads_another_tensor_stays() -> None:
 
     model = Call(forward, stem=linear(), other=linear(), f=linear(8, 4))
     assert removable(blocks_of(model, 4)) == []
+
+
+def test_a_branch_that_reads_another_input_is_told_as_that() -> None:
+    model = Call(lambda self, x, t: self.g(x + self.f(x * t)), f=linear(), g=linear())
+    network = capture(model, (torch.randn(2, 4), torch.randn(2, 4)), check=False)
+    (block,) = network.blocks
+    assert not block.removable
+    assert "also reads" in block.reason
+    assert block.layers == ("f",)
+
+    def gated(self: nn.Module, x: Tensor) -> Tensor:
+        gate = self.gate(x)
+        z = self.stem(x)
+        return z + self.f(z) * gate
+
+    (block,) = blocks_of(Call(gated, gate=linear(), stem=linear(), f=linear()), 4)
+    assert "also reads" in block.reason
+    assert block.layers == ("f",)
+
+
+def test_a_shortcut_through_any_operand_of_a_sum_is_found() -> None:
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        return ((self.a(x) + self.b(x)) + x) + self.c(x)
+
+    blocks = blocks_of(Call(forward, a=linear(), b=linear(), c=linear()), 4)
+    assert [block.layers for block in blocks if block.removable] == [("a", "b"), ("c",)]
+
+
+@pytest.mark.parametrize(
+    "branch",
+    [
+        lambda self, x: x @ self.weight.t(),
+        lambda self, x: torch.einsum("bi,oi->bo", x, self.weight),
+        lambda self, x: F.linear(x, (self.weight - self.weight.mean()) / self.weight.std()),
+        lambda self, x: F.linear(x, self.weight, self.weight[0] * 2),
+        lambda self, x: self.weight[0] * x.mean(1, keepdim=True),
+    ],
+)
+def test_a_branch_may_compute_with_any_function_of_a_parameter(
+    branch: Callable[[nn.Module, Tensor], Tensor],
+) -> None:
+    model = Call(lambda self, x: x + torch.tanh(branch(self, x)))
+    model.register_parameter("weight", nn.Parameter(torch.randn(4, 4)))
+    (block,) = blocks_of(model, 4)
+    assert block.removable
+
+
+def test_arithmetic_without_a_parameter_is_no_branch() -> None:
+    model = Call(lambda self, x: self.f(x + 0.04 * x**3), f=linear())
+    assert blocks_of(model, 4) == []
+
+
+class StandardConv(nn.Conv2d):
+    """A convolution with its weight standardised in the forward pass."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = self.weight.mean((1, 2, 3), keepdim=True)
+        weight = (self.weight - mean) / (self.weight.std((1, 2, 3), keepdim=True) + 1e-5)
+        return F.conv2d(x, weight, self.bias, padding=1)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_weights_that_are_computed_count_as_the_branchs(bias: bool) -> None:
+    def conv() -> nn.Module:
+        return StandardConv(4, 4, 3, bias=bias)
+
+    first = Call(lambda self, x: x + self.b(F.relu(self.a(F.relu(x)))), a=conv(), b=conv())
+    second = Call(lambda self, x: x + self.b(F.relu(self.a(F.relu(x)))), a=conv(), b=conv())
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), first, second, nn.Flatten(), nn.Linear(144, 5))
+    network = capture(model.eval(), torch.randn(2, 3, 8, 8), check=False)
+    assert removable(network.blocks) == ["1", "2"]
+    scores = score(network, (), "l1", scope="global")
+    for name, block in (("1", first), ("2", second)):
+        weights = torch.cat([block.a.weight.flatten(), block.b.weight.flatten()])
+        assert scores[name] == pytest.approx(float(weights.detach().abs().mean()))
+    data = [(torch.randn(6, 3, 8, 8), torch.arange(6) % 5)]
+    snip = score(network, data, "snip")
+    F.cross_entropy(model(data[0][0]), data[0][1]).backward()
+    for name, block in (("1", first), ("2", second)):
+        expected = sum(float((p * p.grad).detach().abs().sum()) for p in block.parameters())
+        assert snip[name] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_timm_networks_with_computed_weights_or_pooling_mixers() -> None:
+    assert len(removable(blocks_of(timm_model("resnetv2_50x1_bit"), 3, 64, 64))) == 12
+    blocks = blocks_of(timm_model("poolformerv2_s12"), 3, 64, 64)
+    assert (len(removable(blocks)), len(blocks)) == (8, 24)  # the other shortcuts are scaled
+    assert all("not the identity" in block.reason for block in blocks if not block.removable)
 
 
 def test_a_broadcasting_sum_stays() -> None:

@@ -22,11 +22,13 @@ def fitted(
     ridge: float = 0.0,
     batch: int | None = None,
     rows: int | None = None,
+    order: torch.Tensor | None = None,
 ) -> FittedLayer:
     moments = LayerMoments(shape, rows=rows, samples=len(x))
     size = batch or len(x)
-    for seed, (part, target) in enumerate(zip(x.split(size), y.split(size), strict=True)):
-        moments.add(part, target, seed)
+    order = torch.arange(len(x)) if order is None else order
+    for chosen in order.split(size):
+        moments.add(x[chosen], y[chosen], chosen)
     moments.finish()
     return moments.solve(ridge)
 
@@ -100,12 +102,26 @@ def test_ridge_shrinks_as_the_formula_says() -> None:
     assert torch.allclose(found.weight, expected.T, atol=1e-6)
 
 
-def test_the_cut_into_batches_does_not_matter() -> None:
+@pytest.mark.parametrize("rows", [None, 300])
+def test_neither_the_cut_into_batches_nor_their_order_matters(rows: int | None) -> None:
     shape = LayerShape(3, 4, (3, 3), (1, 1), (1, 1), (1, 1))
     x, y = random(20, 3, 7, 7), random(20, 4, 7, 7, seed=1)
-    whole, cut = fitted(shape, x, y), fitted(shape, x, y, batch=3)
-    assert torch.allclose(whole.weight, cut.weight, atol=1e-6)
-    assert whole.residual == pytest.approx(cut.residual, rel=1e-5)
+    whole = fitted(shape, x, y, rows=rows)
+    mixed = torch.randperm(20, generator=torch.Generator().manual_seed(2))
+    for order in (torch.arange(20), torch.arange(20).flip(0), mixed):
+        cut = fitted(shape, x, y, batch=3, rows=rows, order=order)
+        assert cut.rows == whole.rows == (rows or 20 * 49)
+        assert torch.allclose(whole.weight, cut.weight, atol=1e-6)
+        assert whole.residual == pytest.approx(cut.residual, rel=1e-5)
+
+
+def test_samples_give_different_positions() -> None:
+    moments = LayerMoments(LayerShape(3, 4, (3, 3), (1, 1), (1, 1), (1, 1)), rows=300, samples=100)
+    chosen = moments._choose(100 * 64, 100, torch.arange(100), torch.device("cpu")).view(100, 3)
+    within = chosen - 64 * torch.arange(100)[:, None]
+    assert bool((within >= 0).all() & (within < 64).all())
+    assert all(len(set(row.tolist())) == 3 for row in within)
+    assert len(within.unique()) == 64  # together they cover the image
 
 
 def test_memory_layout_does_not_matter() -> None:
@@ -163,9 +179,9 @@ def test_512_channels_with_a_3x3_kernel_stay_below_2_gib() -> None:
         "shape = LayerShape(512, 512, (3, 3), (1, 1), (1, 1), (1, 1))\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "moments = LayerMoments(shape, samples=1000, rows=6000)\n"
-        "for seed in range(10):\n"
+        "for _ in range(10):\n"
         "    x = torch.randn(100, 512, 7, 7)\n"
-        "    moments.add(x, x, seed)\n"
+        "    moments.add(x, x)\n"
         "moments.finish()\n"
         "moments.solve()\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"

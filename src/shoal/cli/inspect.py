@@ -30,7 +30,7 @@ def inspect(
     data: Annotated[
         str | None,
         typer.Option(
-            help="Data to score the rectifiers on: digits, cifar10:ROOT, folder:ROOT, ….",
+            help="Data to score on: digits, cifar10:ROOT, folder:ROOT, ….",
             metavar="D",
             show_default=False,
         ),
@@ -39,7 +39,13 @@ def inspect(
         int,
         typer.Option(help="Score on so many training images; 0 takes all.", min=0),
     ] = _SAMPLES,
-    criterion: Annotated[str, typer.Option(help="How to score.")] = "entropy",
+    criterion: Annotated[
+        str,
+        typer.Option(
+            help="How to score: entropy, line_loss, … score the rectifiers, cka, "
+            "block_influence, lesion, … the blocks; docs/methods.md lists them.",
+        ),
+    ] = "entropy",
     num_classes: Annotated[
         int | None,
         typer.Option(
@@ -63,7 +69,12 @@ def inspect(
         ),
     ] = None,
     latency: Annotated[
-        bool, typer.Option("--latency", help="Also measure the latency on this machine.")
+        bool,
+        typer.Option(
+            "--latency",
+            help="Also measure the latency on this machine, and what dropping each block saves of "
+            "it.",
+        ),
     ] = False,
     batch: Annotated[int, typer.Option(help="Batch size of that measurement.", min=1)] = 1,
     device: Annotated[
@@ -80,8 +91,10 @@ def inspect(
     """
     from shoal.cli.compress import chosen_device
     from shoal.cli.source import Source, load_examples, open_network, parse_shape
-    from shoal.importance import score
+    from shoal.importance import score_several
+    from shoal.importance.criteria import make_criterion
     from shoal.measure import benchmark
+    from shoal.measure.blocks import block_costs
     from shoal.report import inspect_network, inspection_tables
 
     where = chosen_device(device)
@@ -89,15 +102,19 @@ def inspect(
     source = Source(checkpoint, num_classes, image_size, parse_shape(input_shape))
     network = open_network(model, source, examples).to(where)
     scores = None
-    if examples is not None and any(site.linearized is None for site in network.sites):
+    chosen = make_criterion(criterion)
+    left = any(site.linearized is None for site in network.sites)
+    if examples is not None and (left or chosen.unit != "site"):
         with progress_console().status("scoring"):
-            scores = score(network, examples.train, criterion, samples or None)
-    measured = None
+            (scores,) = score_several(network, examples.train, [chosen], samples=samples or None)
+    measured = costs = None
     if latency:
         args, kwargs = network.example_inputs(batch)
         inputs: Any = kwargs or args
-        measured = benchmark(network, inputs)
-    found = inspect_network(network, model, scores=scores, benchmark=measured)
+        with progress_console().status("measuring"):
+            measured = benchmark(network, inputs)
+            costs = block_costs(network, inputs)
+    found = inspect_network(network, model, scores=scores, benchmark=measured, costs=costs)
     if as_json:
         print_json(found.to_dict())
         return

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from shoal.errors import DataError
 
-__all__ = ["Batch", "split_batch"]
+__all__ = ["Batch", "sample_keys", "split_batch"]
 
 TARGET_KEYS = ("labels", "label", "target", "y")
 
@@ -73,6 +73,16 @@ def split_batch(batch: Any, device: torch.device | str | None = None) -> Batch:
         {name: _move(value, device) for name, value in kwargs.items()},
         None if target is None else _move(target, device),
     )
+
+
+def sample_keys(batch: Batch) -> Tensor:
+    """Return an integer for each sample, `[B]`, that follows from its first input alone.
+
+    What is drawn by it is the same wherever in the data the sample stands.
+    """
+    first = batch.args[0] if batch.args else next(iter(batch.kwargs.values()))
+    rows = first.detach().reshape(batch.size, -1).contiguous()
+    return rows.view(torch.uint8).sum(1, dtype=torch.int64)
 
 
 def _parts(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any], Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch.utils.hooks import RemovableHandle
 
+from shoal.data.batch import Batch
 from shoal.errors import ConfigError
 from shoal.importance.candidates import block_candidates
 from shoal.importance.criteria import criteria
@@ -52,10 +53,10 @@ class BlockEntropy:
         self._watched = any(site.linearized is None for site in network.sites)
         return self._entropy.attach(network) if self._watched else []
 
-    def begin(self, index: int, size: int) -> None:
+    def begin(self, index: int, batch: Batch) -> None:
         """Hear of the batch that runs next."""
         if self._watched:
-            self._entropy.begin(index, size)
+            self._entropy.begin(index, batch)
 
     def finish(self, samples: int, population: int | None) -> None:
         """Sum the counts of all processes."""

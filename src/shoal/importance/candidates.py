@@ -66,7 +66,9 @@ def block_candidates(network: Network) -> list[BlockNodes]:
     if removable:
         return removable
     if not blocks:
-        raise ConfigError("the network has no residual block: choose a method for sites")
+        raise ConfigError(
+            "the network has no residual block: choose a method or a criterion for sites"
+        )
     first = blocks[0].block
     raise ConfigError(
         f"none of the network's {len(blocks)} residual blocks can be removed; "

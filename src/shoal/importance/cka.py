@@ -12,51 +12,72 @@ from shoal.importance.criteria import criteria
 from shoal.importance.scores import Scores
 from shoal.importance.without import Answer, Without
 
-__all__ = ["CKA", "Alignment"]
+__all__ = ["CKA", "Alignment", "FeatureSums"]
+
+
+class FeatureSums:
+    """The sums that linear CKA needs of one network's features: n, Σx and XᵀX, in float64."""
+
+    def __init__(self, width: int, device: torch.device | str = "cpu") -> None:
+        self.count = torch.zeros((), dtype=torch.float64, device=device)
+        self.total = torch.zeros(width, dtype=torch.float64, device=device)
+        self.products = torch.zeros(width, width, dtype=torch.float64, device=device)
+
+    def add(self, x: Tensor) -> None:
+        """Add samples, `[samples, features]` in float64."""
+        self.count += len(x)
+        self.total += x.sum(0)
+        self.products.addmm_(x.T, x)
+
+    def across(self) -> None:
+        """Sum over processes."""
+        for part in (self.count, self.total, self.products):
+            sum_across(part)
 
 
 class Alignment:
-    """Linear CKA (Kornblith et al. 2019, eq. 3) of paired features, from running sums.
+    """Linear CKA of features Y with features X, from running sums.
 
-    CKA = ‖XᵀY‖²_F / (‖XᵀX‖_F · ‖YᵀY‖_F) for centred X and Y, in [0, 1]. Sums of X, Y and of
-    the products of features are all it needs: memory does not grow with the number of samples,
-    and time grows linearly with it.
+    CKA = ‖XᵀY‖²_F / (‖XᵀX‖_F · ‖YᵀY‖_F) for centred X and Y, in [0, 1] (Kornblith et al. 2019,
+    eq. 4 with a linear kernel). Sums are all it needs: memory does not grow with the number of
+    samples, and time grows linearly with it.
+
+    Args:
+        own: of X; whoever adds pairs here adds the samples there, once for all alignments with X.
     """
 
-    def __init__(self) -> None:
-        self.parts: list[Tensor] | None = None  # n, Σx, Σy, XᵀX, YᵀY, XᵀY in float64
+    def __init__(self, own: FeatureSums) -> None:
+        self.own = own
+        self.other = FeatureSums(len(own.total), own.total.device)
+        self.mutual = torch.zeros_like(own.products)  # XᵀY
 
-    def add(self, x: Tensor, y: Tensor, x_products: Tensor | None = None) -> None:
-        """Add samples.
+    def add(self, x: Tensor, y: Tensor) -> None:
+        """Add samples of both, `[samples, features]` in float64."""
+        self.other.add(y)
+        self.mutual.addmm_(x.T, y)
 
-        Args:
-            x: `[samples, features]`, float64.
-            y: `[samples, features of the other]`, float64.
-            x_products: XᵀX if it is known already.
-        """
-        xx = x.T @ x if x_products is None else x_products
-        new = [torch.tensor(float(len(x))), x.sum(0), y.sum(0), xx, y.T @ y, x.T @ y]
-        new = [part.cpu().double() for part in new]
-        if self.parts is None:
-            self.parts = [part.clone() for part in new]
-            return
-        for part, more in zip(self.parts, new, strict=True):
-            part += more
+    def across(self) -> None:
+        """Sum over processes, what is this alignment's own."""
+        self.other.across()
+        sum_across(self.mutual)
 
     def value(self) -> float:
         """Return CKA: 1 for equal features, also if both never vary; 0 if only one varies."""
-        if self.parts is None:
-            return float("nan")
-        n, x, y, xx, yy, xy = self.parts
+        n, x, y = self.own.count, self.own.total, self.other.total
         norms = []
-        for product, left, right in ((xx, x, x), (yy, y, y), (xy, x, y)):
+        for product, left, right in (
+            (self.own.products, x, x),
+            (self.other.products, y, y),
+            (self.mutual, x, y),
+        ):
             centred = product - torch.outer(left, right) / n
             # What rounding leaves of features that never vary is nothing.
             norm = float(centred.norm())
             norms.append(norm if norm > 1e-12 * float(product.norm()) else 0.0)
         own, other, mutual = norms
         if own == 0.0 or other == 0.0:
-            return float(own == other) if not _is_nan(xx, yy) else float("nan")
+            broken = _is_nan(self.own.products, self.other.products)
+            return float("nan") if broken else float(own == other)
         return mutual**2 / (own * other)
 
 
@@ -69,7 +90,8 @@ class CKA(Without):
     """Scores a block by 1 − CKA of the penultimate features with and without it (Pons et al. 2024).
 
     Lowest goes first: a block that does nothing leaves CKA at 1 and scores 0. Features are the
-    inputs of the last linear layer. Needs no labels.
+    inputs of the last layer with weights, channel by channel; positions of a sample count as
+    samples. Needs no labels.
 
     Args:
         unit: "block", or "site" for rectifiers replaced by the identity.
@@ -79,36 +101,42 @@ class CKA(Without):
 
     def start(self, names: Sequence[str]) -> None:
         """Forget what was collected; these are the candidates."""
-        self._alignments = {name: Alignment() for name in names}
-        self._x = self._xx = torch.zeros(0)
+        self._names = list(names)
+        self._x = torch.zeros(0)
+        self._own: FeatureSums | None = None
+        self._alignments: dict[str, Alignment] = {}
+
+    def _begin(self, width: int, device: torch.device | str = "cpu") -> FeatureSums:
+        self._own = FeatureSums(width, device)
+        self._alignments = {name: Alignment(self._own) for name in self._names}
+        return self._own
 
     def whole(self, answer: Answer, target: Tensor | None) -> None:
         """Hear what the whole network says of the next batch."""
         self._x = _rows(answer.features)
-        self._xx = self._x.T @ self._x
+        own = self._own or self._begin(self._x.shape[1], self._x.device)
+        own.add(self._x)
 
     def without(self, name: str, answer: Answer) -> None:
         """Hear what it says of that batch without a candidate."""
-        self._alignments[name].add(self._x, _rows(answer.features), self._xx)
+        self._alignments[name].add(self._x, _rows(answer.features))
 
     def finish(self, samples: int) -> Scores:
         """Sum over processes and return the scores."""
+        width = 0 if self._own is None else len(self._own.total)
+        width = _most_across(width)
+        own = self._own or self._begin(width)  # zeros where this process had no batch
+        own.across()
         values = {}
-        width = int(_most_across(self._x.shape[-1]))
         for name, alignment in self._alignments.items():
-            if alignment.parts is None:  # this process had no batch
-                nothing = torch.zeros(1, width, dtype=torch.float64)
-                alignment.add(nothing, nothing)
-                assert alignment.parts is not None
-                alignment.parts[0].zero_()
-            alignment.parts = [sum_across(part) for part in alignment.parts]
+            alignment.across()
             cka = alignment.value()
             values[name] = cka if cka != cka else max(0.0, 1.0 - cka)
         return Scores(self.name, values, samples)
 
 
 def _rows(features: Tensor) -> Tensor:
-    """Return features as `[samples, width]` in float64; positions of a sample are rows too."""
+    """Return features, channels last, as `[samples, width]` in float64; positions are samples."""
     rows = features.reshape(-1, features.shape[-1]) if features.dim() > 1 else features[:, None]
     if rows.device.type == "mps":  # it has no float64
         rows = rows.cpu()

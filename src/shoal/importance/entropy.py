@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from shoal.data.batch import Batch
 from shoal.distributed import sum_across
 from shoal.errors import ConfigError, TrainingError
 from shoal.importance.jackknife import GROUPS, leave_one_out, standard_error
@@ -91,11 +92,12 @@ class Entropy:
             handles.append(network.get_submodule(site.name).register_forward_pre_hook(counter))
         return handles
 
-    def begin(self, index: int, size: int) -> None:
+    def begin(self, index: int, batch: Batch) -> None:
         """Deal the samples of the next batch to groups; standard errors come from leaving out one.
 
         In turn, because neighbours may be of one class: each group then is like the whole.
         """
+        size = batch.size
         self._batch = (index, size)
         self._dealt[0] += ((index * size + torch.arange(size)) % GROUPS).bincount(minlength=GROUPS)
         self._dealt[1, index % GROUPS] += 1

@@ -22,14 +22,15 @@ from shoal.importance.scores import Scores
 from shoal.modes import kept_flags
 from shoal.network import Network
 from shoal.network.blocks import BlockNodes
+from shoal.network.weights import own_tensors
 from shoal.training.losses import check_targets, logits_of, sample_losses
 
-__all__ = ["GraSP", "Snip", "Taylor"]
+__all__ = ["GraSP", "Gradient", "Snip", "Taylor", "score_by_gradients"]
 
 Gradients = Sequence[Tensor]
 
 
-class _Gradient(ABC):
+class Gradient(ABC):
     """A sum over all parameters θ of a branch, of their values and gradients.
 
     Args:
@@ -43,7 +44,7 @@ class _Gradient(ABC):
 
     unit = "block"
     name: str
-    rounds = 1
+    curved = False  # whether it needs H g, for which the data are gone over once more
 
     def __init__(self, *, statistics: str = "running") -> None:
         if statistics not in ("running", "batch"):
@@ -51,8 +52,13 @@ class _Gradient(ABC):
         self.statistics = statistics
 
     @abstractmethod
-    def terms(self, loss: _Loss, parameters: Sequence[nn.Parameter]) -> Gradients:
-        """Return what each parameter adds to the score of its branch, entry by entry."""
+    def term(self, value: Tensor, direction: Tensor) -> Tensor:
+        """Return what a parameter adds to the score of its branch, entry by entry.
+
+        Args:
+            value: θ, in float64.
+            direction: its gradient g, or H g where the criterion is `curved`.
+        """
 
     def score(
         self,
@@ -62,34 +68,12 @@ class _Gradient(ABC):
         samples: int | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Scores:
-        """Score the removable blocks.
-
-        Raises:
-            ConfigError: there is none.
-            DataError: the loader is empty or gives no labels.
-            TrainingError: a score is not finite.
-        """
-        blocks = block_candidates(network)
-        parameters = [p for p in network.parameters() if p.is_floating_point()]
-        batches = Pass(network, loader, samples, progress, self.rounds)
-        with _differentiable(network, parameters, self.statistics == "batch"):
-            terms = self.terms(_Loss(network, batches), parameters)
-        by_parameter = {
-            id(parameter): float(term.sum())
-            for parameter, term in zip(parameters, terms, strict=True)
-        }
-        values = {b.block.name: _total(network, b, by_parameter) for b in blocks}
-        for name, value in values.items():
-            if not math.isfinite(value):
-                raise TrainingError(
-                    f"the {self.name} score of '{name}' is not finite: the network's weights or "
-                    "its data are broken; check them before scoring"
-                )
-        return Scores(self.name, values, batches.samples())
+        """Score the removable blocks; raises as `score_by_gradients` does."""
+        return score_by_gradients(network, loader, [self], samples=samples, progress=progress)[0]
 
 
 @criteria.register("taylor")
-class Taylor(_Gradient):
+class Taylor(Gradient):
     """Σ (θ·g)²: the squared first-order change of the loss without each parameter.
 
     g is the gradient of the mean loss over the data (Molchanov et al. 2019, eq. 8).
@@ -97,43 +81,83 @@ class Taylor(_Gradient):
 
     name = "taylor"
 
-    def terms(self, loss: _Loss, parameters: Sequence[nn.Parameter]) -> Gradients:
+    def term(self, value: Tensor, direction: Tensor) -> Tensor:
         """Return (θ·g)²."""
-        return [(_value(p) * g).square() for p, g in _pairs(parameters, loss.gradient(parameters))]
+        return (value * direction).square()
 
 
 @criteria.register("snip")
-class Snip(_Gradient):
+class Snip(Gradient):
     """Σ |θ·g|: how sensitive the loss is to each connection (Lee et al. 2019, eq. 6).
 
+    Over all parameters of the branch, norms and biases included; Lee et al. take weights alone.
     Also for an untrained network; use `statistics="batch"` there.
     """
 
     name = "snip"
 
-    def terms(self, loss: _Loss, parameters: Sequence[nn.Parameter]) -> Gradients:
+    def term(self, value: Tensor, direction: Tensor) -> Tensor:
         """Return |θ·g|."""
-        return [(_value(p) * g).abs() for p, g in _pairs(parameters, loss.gradient(parameters))]
+        return (value * direction).abs()
 
 
 @criteria.register("grasp")
-class GraSP(_Gradient):
+class GraSP(Gradient):
     """Σ θ·(H g): what removal takes from the flow of gradients (Wang et al. 2020, eq. 8).
 
     The paper scores −θ·(H g) and removes the highest; here, as everywhere in shoal, the lowest
     goes first, hence the sign. H is the Hessian of the mean loss and g its gradient, over all
-    parameters. Two rounds over the data. Also for an untrained network; use `statistics="batch"`
-    there.
+    parameters, norms and biases included. Two rounds over the data. Also for an untrained network;
+    use `statistics="batch"` there.
     """
 
     name = "grasp"
-    rounds = 2
+    curved = True
 
-    def terms(self, loss: _Loss, parameters: Sequence[nn.Parameter]) -> Gradients:
+    def term(self, value: Tensor, direction: Tensor) -> Tensor:
         """Return θ·(H g)."""
+        return value * direction
+
+
+def score_by_gradients(
+    network: Network,
+    loader: Iterable[Any],
+    chosen: Sequence[Gradient],
+    *,
+    samples: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Scores]:
+    """Score the removable blocks by criteria with the same statistics, computing g and H g once.
+
+    Raises:
+        ConfigError: there is no removable block.
+        DataError: the loader is empty or gives no labels.
+        TrainingError: a score is not finite.
+    """
+    blocks = block_candidates(network)
+    parameters = [p for p in network.parameters() if p.is_floating_point()]
+    curved = any(criterion.curved for criterion in chosen)
+    batches = Pass(network, loader, samples, progress, rounds=2 if curved else 1)
+    loss = _Loss(network, batches)
+    with _differentiable(network, parameters, chosen[0].statistics == "batch"):
         gradient = loss.gradient(parameters)
-        curved = loss.gradient(parameters, along=gradient)
-        return [_value(p) * hg for p, hg in _pairs(parameters, curved)]
+        curvature = loss.gradient(parameters, along=gradient) if curved else gradient
+    found = []
+    for criterion in chosen:
+        directions = curvature if criterion.curved else gradient
+        by_parameter = {
+            id(p): float(criterion.term(p.detach().cpu().double(), direction).sum())
+            for p, direction in zip(parameters, directions, strict=True)
+        }
+        values = {b.block.name: _total(network, b, by_parameter) for b in blocks}
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise TrainingError(
+                    f"the {criterion.name} score of '{name}' is not finite: the network's weights "
+                    "or its data are broken; check them before scoring"
+                )
+        found.append(Scores(criterion.name, values, batches.samples()))
+    return found
 
 
 class _Loss:
@@ -209,36 +233,7 @@ def _differentiable(
                     buffer.copy_(value)
 
 
-def _value(parameter: nn.Parameter) -> Tensor:
-    return parameter.detach().cpu().double()
-
-
-def _pairs(
-    parameters: Sequence[nn.Parameter], gradients: Gradients
-) -> Iterable[tuple[nn.Parameter, Tensor]]:
-    return zip(parameters, gradients, strict=True)
-
-
 def _total(network: Network, nodes: BlockNodes, by_parameter: Mapping[int, float]) -> float:
     """Return the sum over the parameters that the branch uses."""
-    used: dict[int, float] = {}
-    for node in nodes.branch:
-        if node.op == "call_module":
-            tensors: Iterable[Any] = network.get_submodule(str(node.target)).parameters(
-                recurse=False
-            )
-        else:
-            paths = [str(n.target) for n in node.all_input_nodes if n.op == "get_attr"]
-            tensors = [
-                network.get_parameter(path) for path in paths if _is_parameter(network, path)
-            ]
-        used |= {id(t): by_parameter[id(t)] for t in tensors if id(t) in by_parameter}
-    return sum(used.values())
-
-
-def _is_parameter(network: Network, path: str) -> bool:
-    try:
-        network.get_parameter(path)
-    except AttributeError:
-        return False
-    return True
+    used = {id(t) for node in nodes.branch for t in own_tensors(node, network).values()}
+    return sum(by_parameter[key] for key in used if key in by_parameter)

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, fx
 from torch.utils.hooks import RemovableHandle
 
+from shoal.data.batch import Batch
 from shoal.distributed import sum_across
-from shoal.errors import ConfigError, TrainingError
+from shoal.errors import ConfigError
 from shoal.importance.candidates import block_candidates
 from shoal.importance.criteria import criteria
 from shoal.importance.scores import Scores
@@ -66,7 +67,8 @@ class BlockInfluence:
     ) -> Callable[[Tensor, Tensor], None]:
         def hear(x: Tensor, y: Tensor) -> None:
             if rectifier is not None:
-                x = network.get_submodule(str(rectifier.target))(x)
+                # Not a call of the module: others may listen to its calls.
+                x = network.get_submodule(str(rectifier.target)).forward(x)
             last = dim == x.dim() - 1
             whole = self.vectors == "sample" or (self.vectors == "auto" and not last)
             cosines = _cosines(x, y, None if whole else dim)
@@ -76,7 +78,7 @@ class BlockInfluence:
 
         return hear
 
-    def begin(self, index: int, size: int) -> None:
+    def begin(self, index: int, batch: Batch) -> None:
         """Batches are all alike here."""
 
     def finish(self, samples: int, population: int | None) -> None:
@@ -92,13 +94,8 @@ class BlockInfluence:
             TrainingError: the network computes NaN.
         """
         values = {name: 1.0 - float(s[0] / s[1]) for name, s in self._sums.items()}
-        for name, value in values.items():
-            if value != value:
-                raise TrainingError(
-                    f"what goes through block '{name}' is NaN: the network's weights or its data "
-                    "are broken; check them before scoring"
-                )
-        values = {name: max(0.0, value) for name, value in values.items()}
+        # What rounding makes of no change at all is no gain; NaN stays.
+        values = {name: 0.0 if value < 0.0 else value for name, value in values.items()}
         return Scores(self.name, values, self._samples)
 
 

@@ -15,8 +15,8 @@ from shoal.importance.criteria import criteria
 from shoal.importance.scores import Scores
 from shoal.importance.stages import relative_to_stage
 from shoal.network import Network
-from shoal.network.blocks import BlockNodes, is_weighted
-from shoal.network.nodes import lookup_tensor
+from shoal.network.blocks import BlockNodes
+from shoal.network.weights import is_weighted, own_tensors
 
 __all__ = ["L1", "L2", "BatchNormScale"]
 
@@ -77,7 +77,7 @@ class L1(_Magnitude):
 
 @criteria.register("l2")
 class L2(_Magnitude):
-    """The mean square weight of the branch's convolutions and linear layers."""
+    """The mean square weight of the branch's convolutions and linear layers (as l1, squared)."""
 
     name = "l2"
 
@@ -120,18 +120,8 @@ def _mean(network: Network, nodes: BlockNodes, of: Callable[[Tensor], Tensor]) -
 
 def _weights(network: Network, nodes: BlockNodes) -> Sequence[Tensor]:
     """Return the weights, without biases, of the branch's layers."""
-    found: dict[int, Tensor] = {}
+    used: dict[str, Tensor] = {}
     for node in nodes.branch:
-        if not is_weighted(node, network):
-            continue
-        if node.op == "call_module":
-            weight = network.get_submodule(str(node.target)).weight
-            assert isinstance(weight, Tensor)
-            found[id(weight)] = weight
-            continue
-        for source in node.all_input_nodes:
-            if source.op == "get_attr":
-                value = lookup_tensor(network._root, str(source.target))
-                if value is not None and value.dim() > 1:
-                    found[id(value)] = value
-    return list(found.values())
+        if is_weighted(node, network):
+            used |= own_tensors(node, network)
+    return list({id(w): w for w in used.values() if w.dim() > 1}.values())

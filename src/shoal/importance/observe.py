@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch.utils.hooks import RemovableHandle
 
-from shoal.data.batch import split_batch
+from shoal.data.batch import Batch, split_batch
 from shoal.distributed import my_batches, sum_across
 from shoal.errors import DataError
 from shoal.importance.sampling import SampledBatches
@@ -22,15 +22,15 @@ class Observer(Protocol):
     """Collects figures while a network runs in eval mode.
 
     `attach` puts hooks on the network. Then, for each batch of this process, `begin` tells the
-    batch's index among all batches and its number of samples, and the network runs. `finish` is
-    called once at the end, in every process: there an observer sums over processes.
+    batch and its index among all batches, and the network runs. `finish` is called once at the
+    end, in every process: there an observer sums over processes.
     """
 
     def attach(self, network: Network) -> Sequence[RemovableHandle]:
         """Put hooks on the network and return their handles."""
         ...
 
-    def begin(self, index: int, size: int) -> None:
+    def begin(self, index: int, batch: Batch) -> None:
         """Hear of the batch that runs next."""
         ...
 
@@ -83,7 +83,7 @@ def observe(
                     continue
                 seen += moved.size
                 for observer in observers:
-                    observer.begin(index, moved.size)
+                    observer.begin(index, moved)
                 network(*moved.args, **moved.kwargs)
                 if progress is not None:
                     progress(index + 1, chosen.batches)

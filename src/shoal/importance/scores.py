@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from shoal.errors import ConfigError
+from shoal.errors import ConfigError, TrainingError
 
 __all__ = ["Scores"]
 
@@ -24,6 +25,9 @@ class Scores(Mapping[str, float]):
         settled: whether the lowest score is below the second by more than twice the standard
             error of their difference; None where the criterion gives no standard errors.
         details: more about each site or block, as JSON values.
+
+    Raises:
+        TrainingError: a score is NaN.
     """
 
     criterion: str
@@ -32,6 +36,15 @@ class Scores(Mapping[str, float]):
     standard_errors: Mapping[str, float] = field(default_factory=dict)
     settled: bool | None = None
     details: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse NaN: it is neither low nor high, so the order would follow from chance."""
+        for name, value in self.by_name.items():
+            if math.isnan(value):
+                raise TrainingError(
+                    f"the {self.criterion} score of '{name}' is NaN: the network's weights or its "
+                    "data are broken; check them before scoring"
+                )
 
     def __getitem__(self, name: str) -> float:
         return self.by_name[name]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from shoal.errors import ConfigError
 from shoal.importance.criteria import ALL, Criterion, OnePass, criteria, criterion_for
+from shoal.importance.gradients import Gradient, score_by_gradients
 from shoal.importance.observe import observe
 from shoal.importance.scores import Scores
 from shoal.importance.without import Without, score_without
@@ -23,7 +25,10 @@ def score_several(
     samples: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Scores]:
-    """Score by several criteria: those of one pass share it, and so do those that leave out blocks.
+    """Score by several criteria: those of one pass share it, and others of one kind theirs.
+
+    Those that leave out blocks run the network's variants once for all; those of gradients compute
+    each gradient once.
 
     Args:
         network: the captured network.
@@ -45,6 +50,11 @@ def score_several(
         if without:
             scores = score_without(network, loader, without, samples=samples, progress=progress)
             found |= {id(c): s for c, s in zip(without, scores, strict=True)}
+    for statistics in ("running", "batch"):
+        alike = [c for c in chosen if isinstance(c, Gradient) and c.statistics == statistics]
+        if alike:
+            scores = score_by_gradients(network, loader, alike, samples=samples, progress=progress)
+            found |= {id(c): s for c, s in zip(alike, scores, strict=True)}
     for criterion in chosen:
         if id(criterion) not in found:
             assert not isinstance(criterion, OnePass)
@@ -62,7 +72,9 @@ class Consensus:
     does not score (a block without a rectifier, by its entropy) is left out.
 
     Args:
-        criteria: names of criteria, or one text with commas between them.
+        criteria: names of criteria, or one text with commas or spaces between them; in
+            "consensus?criteria=cka+lesion" a plus is a space, so that such a name can stand in a
+            list with commas.
         unit: "block" or "site".
         seed: for those that draw random numbers.
 
@@ -80,10 +92,10 @@ class Consensus:
         unit: str = "block",
         seed: int = 0,
     ) -> None:
-        names = criteria.split(",") if isinstance(criteria, str) else list(criteria)
+        names = re.split(r"[,\s]+", criteria) if isinstance(criteria, str) else list(criteria)
         names = [name.strip() for name in names if name.strip()]
         if len(names) < 2:
-            raise ConfigError("a consensus needs two criteria or more, such as criteria=cka,lesion")
+            raise ConfigError("a consensus needs two criteria or more, such as criteria=cka+lesion")
         self.unit = unit
         self.names = names
         self.members = [criterion_for(name, unit, seed=seed, wanted=ALL) for name in names]

@@ -65,6 +65,6 @@ def relative_to_stage(values: Mapping[str, float], network: Network) -> dict[str
     for stage in stages(network):
         names = [name for name in stage.blocks if name in values]
         mean = fmean(values[name] for name in names) if names else 0.0
-        if mean > 0:
+        if mean != 0:  # NaN too: what is broken in one block must not make the others look low
             relative |= {name: values[name] / mean for name in names}
     return relative

@@ -6,21 +6,23 @@ all share what comes before the candidate, which is computed once per batch.
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
-from shoal.errors import TrainingError
 from shoal.importance.candidates import Candidate, candidates, check_unit
 from shoal.importance.passes import Pass
 from shoal.importance.scores import Scores
 from shoal.importance.variants import Variants
 from shoal.modes import eval_mode
 from shoal.network import Network
+from shoal.network.channels import channel_dim
+from shoal.network.flow import Flow
+from shoal.network.weights import is_weighted
 from shoal.training.losses import logits_of
 
 __all__ = ["Answer", "Without", "score_without"]
@@ -31,8 +33,8 @@ class Answer:
 
     Attributes:
         logits: `[batch, classes, …]`, in float32 or better.
-        features: the penultimate features, the input of the last linear layer; the logits where
-            there is no such layer.
+        features: the penultimate features, channels last: the input of the last layer with weights
+            that all candidates come before; the logits where there is no such layer.
     """
 
     def __init__(self, logits: Tensor, features: Tensor) -> None:
@@ -102,12 +104,12 @@ def score_without(
     chosen = candidates(network, criteria[0].unit)
     for criterion in criteria:
         criterion.start([candidate.name for candidate in chosen])
-    features = _last_linear_input(network, chosen)
+    features = _Features.of(network, chosen)
     variants = Variants(
         network,
         [candidate.node for candidate in chosen],
         reads=[candidate.source for candidate in chosen],
-        watch=() if features is None else (features,),
+        watch=() if features is None else (features.node,),
     )
     batches = Pass(network, loader, samples, progress)
     with eval_mode(network), torch.no_grad():
@@ -121,32 +123,38 @@ def score_without(
                 for criterion in criteria:
                     criterion.without(candidate.name, answer)
     total = batches.samples()
-    return [_checked(criterion.finish(total)) for criterion in criteria]
+    return [criterion.finish(total) for criterion in criteria]
 
 
-def _answer(output: Any, variants: Variants, features: fx.Node | None) -> Answer:
+@dataclass(frozen=True)
+class _Features:
+    """Where the penultimate features are.
+
+    Attributes:
+        node: gives them.
+        dim: its dimension of channels.
+    """
+
+    node: fx.Node
+    dim: int
+
+    @classmethod
+    def of(cls, network: Network, chosen: Sequence[Candidate]) -> _Features | None:
+        """Return the input of the last layer with weights that all candidates come before."""
+        flow = Flow(network.graph)
+        for node in reversed(network.graph.nodes):
+            if not flow.carries(node) or not is_weighted(node, network):
+                continue
+            if all(flow.leads(candidate.node, node) for candidate in chosen):
+                source = next(n for n in node.all_input_nodes if flow.carries(n))
+                return cls(source, channel_dim(source, network))
+        return None
+
+
+def _answer(output: Any, variants: Variants, features: _Features | None) -> Answer:
     logits = logits_of(output)
     if logits.dtype not in (torch.float32, torch.float64):
         logits = logits.float()
-    return Answer(logits, logits if features is None else variants.watched(features))
-
-
-def _last_linear_input(network: Network, chosen: Sequence[Candidate]) -> fx.Node | None:
-    """Return the node that gives the penultimate features, or None."""
-    inside = {node for candidate in chosen for node in candidate.branch}
-    for node in reversed(network.graph.nodes):
-        if node.op != "call_module" or node in inside:
-            continue
-        if isinstance(network.get_submodule(str(node.target)), nn.Linear):
-            return node.all_input_nodes[0]
-    return None
-
-
-def _checked(scores: Scores) -> Scores:
-    for name, value in scores.items():
-        if math.isnan(value):
-            raise TrainingError(
-                f"the {scores.criterion} score of '{name}' is NaN: the network's weights or its "
-                "data are broken; check them before scoring"
-            )
-    return scores
+    if features is None:
+        return Answer(logits, logits.movedim(1, -1) if logits.dim() > 1 else logits)
+    return Answer(logits, variants.watched(features.node).movedim(features.dim, -1))

@@ -8,11 +8,16 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
+from torch import nn
+
 from shoal.errors import ConfigError, unknown_name
 from shoal.measure._inputs import Inputs
 from shoal.measure.latency_in import EAGER, latency_in
-from shoal.measure.macs import count_macs, count_params
+from shoal.measure.macs import count_params
+from shoal.measure.node_macs import count_node_macs
 from shoal.network import Network
+from shoal.network.blocks import BlockNodes, find_blocks
+from shoal.network.weights import own_tensors
 from shoal.surgery.drop import drop_
 
 __all__ = ["BlockCost", "block_costs"]
@@ -47,7 +52,7 @@ class BlockCost:
 
 def block_costs(
     network: Network,
-    inputs: Inputs,
+    inputs: Inputs | None = None,
     names: Sequence[str] | None = None,
     *,
     latency: bool = True,
@@ -58,15 +63,16 @@ def block_costs(
     channels_last: bool = True,
     runtime: str = EAGER,
 ) -> dict[str, BlockCost]:
-    """Measure what dropping each block saves, by dropping it from a copy.
+    """Count what dropping each block saves, and measure it.
 
-    MACs and parameters are counted; latencies of the network and of all its variants are measured
-    in the same interleaved rounds, and compared round by round. The network is left as it is; the
-    copies share its weights.
+    MACs and parameters are those of the branch. Latencies of the network and of copies without
+    each block, which share its weights, are measured in the same interleaved rounds and compared
+    round by round. The network is left as it is.
 
     Args:
         network: the captured network.
-        inputs: one batch: a tensor, a tuple of them, or a dict of keyword inputs.
+        inputs: one batch: a tensor, a tuple of them, or a dict of keyword inputs; None for one
+            sample of what the network takes.
         names: the blocks; None for all that can be removed.
         latency: whether to measure latency, which takes a few seconds.
         repeats: number of rounds.
@@ -83,12 +89,16 @@ def block_costs(
         NameNotFoundError: a block does not exist.
         ConfigError: a block cannot be removed, or the network cannot be called with the inputs.
     """
-    variants = {name: _without(network, name) for name in _chosen(network, names)}
-    macs, params = count_macs(network, inputs).total, count_params(network)
+    blocks = _chosen(network, names)
+    if inputs is None:
+        args, kwargs = network.example_inputs(1)
+        inputs = kwargs or args
+    by_node, params = count_node_macs(network, inputs), count_params(network)
+    macs = sum(by_node.values())
     saved_ms: dict[str, float] = {}
     whole_ms = 0.0
-    if latency and variants:
-        models = {"": network, **variants}
+    if latency and blocks:
+        models = {"": network, **{b.block.name: _without(network, b.block.name) for b in blocks}}
         how: dict[str, Any] = {
             "repeats": repeats, "min_seconds": min_seconds, "max_seconds": max_seconds,
         }  # fmt: skip
@@ -96,13 +106,14 @@ def block_costs(
             how |= {"threads": threads, "channels_last": channels_last}
         times = latency_in(runtime, models, inputs, **how)
         whole_ms, rounds = times[""].median_ms, times[""].rounds_ms
-        for name in variants:
+        for name in models.keys() - {""}:
             pairs = zip(rounds, times[name].rounds_ms, strict=True)
             saved_ms[name] = median(whole - without for whole, without in pairs)
     costs = {}
-    for name, variant in variants.items():
-        own_macs = macs - count_macs(variant, inputs).total
-        own_params = params - count_params(variant)
+    for nodes in blocks:
+        name = nodes.block.name
+        own_macs = sum(by_node.get(node.name, 0) for node in nodes.branch)
+        own_params = _params(network, nodes)
         costs[name] = BlockCost(
             macs=own_macs,
             macs_percent=100.0 * own_macs / max(1, macs),
@@ -114,14 +125,23 @@ def block_costs(
     return costs
 
 
-def _chosen(network: Network, names: Sequence[str] | None) -> list[str]:
-    blocks = {block.name: block for block in network.blocks}
+def _params(network: Network, nodes: BlockNodes) -> int:
+    """Return how many parameter elements a branch has; it shares none, or it could not go."""
+    used = [t for node in nodes.branch for t in own_tensors(node, network).values()]
+    own = {id(tensor): tensor for tensor in used if isinstance(tensor, nn.Parameter)}
+    return sum(parameter.numel() for parameter in own.values())
+
+
+def _chosen(network: Network, names: Sequence[str] | None) -> list[BlockNodes]:
+    blocks = {found.block.name: found for found in find_blocks(network)}
     for name in names or ():
         if name not in blocks:
             raise unknown_name("block", name, blocks)
-        if not blocks[name].removable:
-            raise ConfigError(f"block '{name}' cannot be removed: {blocks[name].reason}")
-    return [n for n, b in blocks.items() if (b.removable if names is None else n in names)]
+        if not blocks[name].block.removable:
+            raise ConfigError(f"block '{name}' cannot be removed: {blocks[name].block.reason}")
+    if names is None:
+        return [found for found in blocks.values() if found.block.removable]
+    return [found for name, found in blocks.items() if name in names]
 
 
 def _without(network: Network, name: str) -> Network:

@@ -13,7 +13,12 @@ from shoal.errors import TrainingError
 from shoal.importance import Scores
 from shoal.methods.options import Search
 from shoal.methods.registry import Proposal, Situation, methods
-from shoal.methods.scoring import chosen_criterion, score_candidates, unsettled_note
+from shoal.methods.scoring import (
+    chosen_criterion,
+    score_candidates,
+    unsettled_note,
+    worth_removing,
+)
 from shoal.network import Network
 from shoal.records import Step
 from shoal.surgery import LineMoments, linearize_
@@ -41,16 +46,22 @@ class Easier:
         """Return the sites that still have their rectifier."""
         return [site.name for site in network.sites if site.linearized is None]
 
+    def nothing_to_remove(self, network: Network) -> str:
+        """Return why there is no candidate in a network that was just captured."""
+        return "the network has no rectifier to linearize: choose --method layer_pruning or shoal"
+
     def propose(
         self, network: Network, data: Iterable[Any], count: int, situation: Situation
-    ) -> Proposal:
-        """Choose the `count` sites with the lowest scores."""
+    ) -> Proposal | None:
+        """Choose the `count` sites with the lowest scores; None where none is left to save time."""
         criterion = chosen_criterion(self.search, "site", wanted=count)
         moments = LineMoments(positions=POSITIONS) if self.search.how == "line" else None
         beside = [] if moments is None else [moments]
         scores = score_candidates(criterion, network, data, self.search, situation, beside)
         _check_alive(scores, situation.history)
-        names = tuple(scores.lowest(min(count, len(scores))))
+        names = tuple(worth_removing(scores)[:count])
+        if not names:
+            return None
         lines = moments.lines() if moments is not None else None
 
         def apply(target: Network) -> None:

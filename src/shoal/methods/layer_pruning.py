@@ -19,10 +19,16 @@ from typing import Any, ClassVar
 
 from shoal.errors import ConfigError
 from shoal.importance import stages
+from shoal.importance.candidates import block_candidates
 from shoal.importance.criteria import ALL, Criterion
 from shoal.methods.options import Search
 from shoal.methods.registry import Proposal, Situation, methods
-from shoal.methods.scoring import chosen_criterion, score_candidates, unsettled_note
+from shoal.methods.scoring import (
+    chosen_criterion,
+    score_candidates,
+    unsettled_note,
+    worth_removing,
+)
 from shoal.network import Network
 from shoal.surgery import drop_
 
@@ -50,10 +56,20 @@ class LayerPruning:
         kept = _Floors(network, self.search)
         return [b.name for b in network.blocks if b.removable and kept.allow(b.name)]
 
+    def nothing_to_remove(self, network: Network) -> str:
+        """Return why there is no candidate in a network that was just captured."""
+        try:
+            block_candidates(network)
+        except ConfigError as error:
+            return str(error)
+        return "keep_first and keep_per_stage keep every block that could be removed: lower them"
+
     def propose(
         self, network: Network, data: Iterable[Any], count: int, situation: Situation
-    ) -> Proposal:
+    ) -> Proposal | None:
         """Choose up to `count` blocks with the lowest scores, within the floors.
+
+        None where none is left whose removal saves time, if importance is divided by that.
 
         Raises:
             ConfigError: the criterion scores none of the candidates.
@@ -63,7 +79,10 @@ class LayerPruning:
         scores = score_candidates(criterion, network, data, self.search, situation)
         floors = _Floors(network, self.search)
         chosen: list[str] = []
-        for name in scores.lowest(len(scores)):
+        worthy = worth_removing(scores)
+        if scores and not worthy:
+            return None
+        for name in worthy:
             if len(chosen) < count and floors.allow(name):
                 floors.drop(name)
                 chosen.append(name)

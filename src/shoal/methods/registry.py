@@ -92,6 +92,10 @@ class Method(Protocol):
         """Return the names of what can still be removed."""
         ...
 
+    def nothing_to_remove(self, network: Network) -> str:
+        """Return, where a network that was just captured has no candidate, why and what to do."""
+        ...
+
     def propose(
         self, network: Network, data: Iterable[Any], count: int, situation: Situation
     ) -> Proposal | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from shoal.methods.options import Search
 from shoal.methods.registry import Situation
 from shoal.network import Network
 
-__all__ = ["chosen_criterion", "score_candidates", "unsettled_note"]
+__all__ = ["chosen_criterion", "score_candidates", "unsettled_note", "worth_removing"]
 
 _KINDS = {"site": "linearize", "block": "drop"}  # the move that removes a unit
 
@@ -71,6 +72,11 @@ def _saved(network: Network, kind: str, search: Search) -> dict[str, float]:
     args, kwargs = network.example_inputs(search.latency_batch)
     _, saved = saved_ms(network, moves, kwargs or args, search.how, search.runtime)
     return {move.name: saved[move.title] for move in moves}
+
+
+def worth_removing(scores: Scores) -> list[str]:
+    """Return all names, lowest first, without those whose removal saves no latency."""
+    return [name for name in scores.lowest(len(scores)) if math.isfinite(scores[name])]
 
 
 def unsettled_note(scores: Scores, search: Search) -> tuple[str, ...]:

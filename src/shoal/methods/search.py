@@ -80,7 +80,7 @@ class _Search:
         count = len(method.candidates(base))
         self.total = base.sites_left if method.unit == "rectifiers" else count
         if count == 0:
-            raise ConfigError("the network has no rectifier or block that could be removed")
+            raise ConfigError(method.nothing_to_remove(base))
         self.steps: list[Step] = run.steps() if run is not None else []
         self.notes: list[str] = list(base.notes)
 

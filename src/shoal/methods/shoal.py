@@ -74,6 +74,15 @@ class Shoal:
         """Return the titles of the moves that are left."""
         return [move.title for move in find_moves(network, self.search.moves)]
 
+    def nothing_to_remove(self, network: Network) -> str:
+        """Return why there is no candidate in a network that was just captured."""
+        what = {
+            "linearize": "rectifier to linearize",
+            "collapse": "stretch to collapse",
+            "drop": "block to drop",
+        }
+        return f"the network has no {', no '.join(what[kind] for kind in self.search.moves)}"
+
     def propose(
         self, network: Network, data: Iterable[Any], count: int, situation: Situation
     ) -> Proposal | None:

@@ -1,13 +1,15 @@
 """Residual blocks, found in the graph and not by class names.
 
-Every addition of a branch to a tensor from which the branch starts is a block. The tensor where a
-branch starts is the addition's immediate dominator in the flow of data.
+Every addition of a branch to a tensor from which the branch starts is a block. Where one operand is
+computed from the other, that one is the shortcut and the branch starts there; else both start at
+the addition's immediate dominator in the flow of data. A branch holds a parameter at least:
+arithmetic alone, as in a rectifier that is written out, is none.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,21 +17,17 @@ import torch
 from torch import fx, nn
 
 from shoal.network.flow import Flow
+from shoal.network.weights import is_weighted, own_tensors
 
 if TYPE_CHECKING:
     from shoal.network.network import Network
 
-__all__ = ["Block", "BlockNodes", "find_blocks", "fix_block_names", "is_weighted"]
+__all__ = ["Block", "BlockNodes", "find_blocks", "fix_block_names"]
 
 aten = torch.ops.aten
 
 _ADDITIONS = (aten.add.Tensor, aten.add_.Tensor)
 _NAME = "block"  # in an addition's meta: the name its block was given at capture
-_WEIGHTED = (
-    nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
-    nn.Linear,
-)  # fmt: skip
-_WEIGHTED_OPS = ("aten.conv", "aten.linear", "aten.addmm", "aten.matmul", "aten.mm")
 
 
 @dataclass(frozen=True)
@@ -72,25 +70,29 @@ class BlockNodes:
     shortcut: fx.Node
 
 
-def is_weighted(node: fx.Node, network: nn.Module) -> bool:
-    """Whether a node is a layer with weights (a convolution or a linear map)."""
-    if node.op == "call_module":
-        return isinstance(network.get_submodule(str(node.target)), _WEIGHTED)
-    if node.op != "call_function" or not any(op in str(node.target) for op in _WEIGHTED_OPS):
-        return False
-    return any(n.op == "get_attr" for n in node.all_input_nodes)
-
-
 def find_blocks(network: Network) -> list[BlockNodes]:
     """Return the residual blocks of a network in the order of the forward pass."""
     flow = Flow(network.graph)
     found = _joined(network, flow)
     names = _names([(p[2], p[1]) for p in found], network)
-    calls = Counter(n.target for n in network.graph.nodes if n.op == "call_module")
+    readers = _readers(network, flow)
     return [
-        _describe(name, start, branch, addition, output, shortcut, flow, network, calls)
+        _describe(name, start, branch, addition, output, shortcut, flow, network, readers)
         for name, (start, branch, addition, output, shortcut) in zip(names, found, strict=True)
     ]
+
+
+_Readers = Mapping[int, Mapping[fx.Node, str]]  # by a parameter's id: who uses it, by what path
+
+
+def _readers(network: Network, flow: Flow) -> _Readers:
+    """Return which nodes compute with each parameter."""
+    found: dict[int, dict[fx.Node, str]] = {}
+    for node in network.graph.nodes:
+        for path, tensor in own_tensors(node, network, flow).items():
+            if isinstance(tensor, nn.Parameter) and flow.carries(node):
+                found.setdefault(id(tensor), {})[node] = path
+    return found
 
 
 def fix_block_names(network: Network) -> None:
@@ -115,32 +117,42 @@ def _parts(addition: fx.Node, flow: Flow, network: Network) -> _Parts | None:
     if len(operands) != 2 or operands[0] is operands[1]:
         return None
     start = flow.dominator.get(addition)
-    if start is None:
+    shortcut = next((k for k in (0, 1) if flow.leads(operands[k], operands[1 - k])), None)
+    if shortcut is not None:
+        start = operands[shortcut]
+        longer = 1 - shortcut
+    elif start is None:
         return None
-    branches = [flow.between(start, operand) for operand in operands]
-    weights = [sum(is_weighted(n, network) for n in branch) for branch in branches]
-    if operands[0] is start or operands[1] is start:
-        longer = 1 if operands[0] is start else 0
     elif _sums_from(operands[0], start) != _sums_from(operands[1], start):
         longer = 1 if _sums_from(operands[0], start) else 0
     else:
-        longer = 0 if weights[0] >= weights[1] else 1
-    if weights[longer] == 0 and _NAME not in addition.meta:
+        longer = _heavier(operands, start, flow, network)
+    branch = flow.between(start, operands[longer])
+    if _NAME not in addition.meta and not any(own_tensors(n, network, flow) for n in branch):
         return None
-    return start, branches[longer], addition, operands[longer], operands[1 - longer]
+    return start, branch, addition, operands[longer], operands[1 - longer]
+
+
+def _heavier(operands: Sequence[fx.Node], start: fx.Node, flow: Flow, network: Network) -> int:
+    """Return which operand has more layers with weights on its way from `start`."""
+    weights = [
+        sum(is_weighted(node, network) for node in flow.between(start, operand))
+        for operand in operands
+    ]
+    return 0 if weights[0] >= weights[1] else 1
 
 
 def _sums_from(node: fx.Node, start: fx.Node) -> bool:
     """Whether `node` is `start` plus branches: an identity shortcut through additions."""
-    while node is not start:
-        if node.target not in _ADDITIONS:
-            return False
-        later = [a for a in node.args[:2] if isinstance(a, fx.Node)]
-        onward = [a for a in later if a is start or a.target in _ADDITIONS]
-        if not onward:
-            return False
-        node = onward[0]
-    return True
+    waiting, seen = [node], set()
+    while waiting:
+        node = waiting.pop()
+        if node is start:
+            return True
+        if node not in seen and node.target in _ADDITIONS:
+            seen.add(node)
+            waiting += [a for a in node.args[:2] if isinstance(a, fx.Node)]
+    return False
 
 
 def _describe(
@@ -152,9 +164,9 @@ def _describe(
     shortcut: fx.Node,
     flow: Flow,
     network: Network,
-    calls: Counter[str],
+    readers: _Readers,
 ) -> BlockNodes:
-    reason = _obstacle(start, branch, addition, shortcut, flow, network, calls)
+    reason = _obstacle(start, branch, addition, shortcut, flow, network, readers)
     sites = {n.target for n in branch if n.op == "call_module"} & set(network._site_records)
     block = Block(
         name=name,
@@ -177,7 +189,7 @@ def _obstacle(
     shortcut: fx.Node,
     flow: Flow,
     network: Network,
-    calls: Counter[str],
+    readers: _Readers,
 ) -> str:
     """Return why the branch cannot be dropped, or an empty string."""
     inside = set(branch)
@@ -198,11 +210,12 @@ def _obstacle(
         for source in node.all_input_nodes:
             if source not in inside and source is not start and flow.carries(source):
                 return f"the branch also reads '{source.name}', which another part computes"
-        shared = node.op == "call_module" and calls[str(node.target)] > 1
-        if shared and any(True for _ in network.get_submodule(str(node.target)).parameters()):
-            return f"its layer '{node.target}' is used elsewhere too"
         if node.meta.get("opaque") and not is_weighted(node, network):
             return f"it holds '{node.name}', which was not understood"
+    for users in readers.values():
+        own = [path for node, path in users.items() if node in inside]
+        if own and len(own) < len(users):
+            return f"its weights '{own[0]}' are used elsewhere too"
     return ""
 
 

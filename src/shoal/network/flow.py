@@ -58,14 +58,27 @@ class Flow:
 
     def between(self, start: fx.Node, end: fx.Node) -> tuple[fx.Node, ...]:
         """Return the data-carrying nodes on paths from `start` (excluded) to `end` (included)."""
+        above = self._above(end, self.order[start])
+        reached = {start}
+        for node in sorted(above, key=self.order.__getitem__):
+            if any(source in reached for source in node.all_input_nodes):
+                reached.add(node)
+        return tuple(sorted(reached - {start}, key=self.order.__getitem__))
+
+    def leads(self, start: fx.Node, end: fx.Node) -> bool:
+        """Whether data flow from `start` to `end`, which are two nodes."""
+        return start in self._above(end, self.order[start])
+
+    def _above(self, end: fx.Node, first: int) -> set[fx.Node]:
+        """Return the data-carrying nodes that `end` is computed from, itself included.
+
+        Nodes whose place in the graph is before `first` are left out.
+        """
         found: set[fx.Node] = set()
         waiting = [end]
         while waiting:
             node = waiting.pop()
-            if node is start or node in found or not self.carries(node):
-                continue
-            if self.order[node] < self.order[start]:
-                continue
-            found.add(node)
-            waiting.extend(node.all_input_nodes)
-        return tuple(sorted(found, key=self.order.__getitem__))
+            if node not in found and self.carries(node) and self.order[node] >= first:
+                found.add(node)
+                waiting.extend(node.all_input_nodes)
+        return found

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from shoal.importance import Scores
 from shoal.measure import Benchmark, count_macs, count_params, depth
+from shoal.measure.blocks import BlockCost, block_costs
 from shoal.network import Block, Network, Opaque, Site
 
 __all__ = ["Inspection", "inspect_network"]
@@ -21,13 +23,14 @@ class Inspection:
         input_shape: of one sample.
         sites: all rectifier sites in the order of the forward pass.
         blocks: all residual blocks.
+        costs: what dropping each removable block saves; with latencies if they were measured.
         opaque: operations that could not be raised to modules, with reasons.
         notes: what else the user should know.
         depth: layers with weights on the longest path.
         macs: multiply-accumulates of one sample.
         params: number of parameter elements.
         uncounted: operations that `macs` leaves out.
-        scores: of the sites that still have their rectifier; None without data.
+        scores: of the sites that still have their rectifier, or of the blocks; None without data.
         benchmark: the latency measured here; None if not asked for.
     """
 
@@ -35,6 +38,7 @@ class Inspection:
     input_shape: tuple[int, ...]
     sites: tuple[Site, ...]
     blocks: tuple[Block, ...]
+    costs: Mapping[str, BlockCost]
     opaque: tuple[Opaque, ...]
     notes: tuple[str, ...]
     depth: int
@@ -43,6 +47,17 @@ class Inspection:
     uncounted: tuple[str, ...]
     scores: Scores | None = None
     benchmark: Benchmark | None = None
+
+    @property
+    def scores_sites(self) -> bool:
+        """Whether there are scores, and of sites."""
+        return self.scores is not None and not self.scores_blocks
+
+    @property
+    def scores_blocks(self) -> bool:
+        """Whether there are scores, and of blocks."""
+        names = {block.name for block in self.blocks} - {site.name for site in self.sites}
+        return self.scores is not None and any(name in names for name in self.scores)
 
     def on_percent(self, site: str) -> float | None:
         """Return how often a site's neurons are ON, in percent of all counts."""
@@ -63,16 +78,7 @@ class Inspection:
             "params": self.params,
             "uncounted": list(self.uncounted),
             "sites": [self._site(site) for site in self.sites],
-            "blocks": [
-                {
-                    "name": block.name,
-                    "removable": block.removable,
-                    "reason": block.reason,
-                    "layers": list(block.layers),
-                    "sites": list(block.sites),
-                }
-                for block in self.blocks
-            ],
+            "blocks": [self._block(block) for block in self.blocks],
             "opaque": [
                 {"name": o.name, "path": o.path, "op": o.op, "reason": o.reason}
                 for o in self.opaque
@@ -91,13 +97,26 @@ class Inspection:
             "channels": site.channels,
             "linearized": site.linearized,
         }
-        if self.scores is None:
+        if not self.scores_sites:
             return values
-        return values | {
-            "score": self.scores.by_name.get(site.name),
-            "standard_error": self.scores.standard_errors.get(site.name),
-            "on_percent": self.on_percent(site.name),
+        return values | {**self._score(site.name), "on_percent": self.on_percent(site.name)}
+
+    def _block(self, block: Block) -> dict[str, Any]:
+        cost = self.costs.get(block.name)
+        values = {
+            "name": block.name,
+            "removable": block.removable,
+            "reason": block.reason,
+            "layers": list(block.layers),
+            "sites": list(block.sites),
+            "cost": None if cost is None else cost.to_dict(),
         }
+        return values | self._score(block.name) if self.scores_blocks else values
+
+    def _score(self, name: str) -> dict[str, Any]:
+        assert self.scores is not None
+        score = self.scores.by_name.get(name)
+        return {"score": score, "standard_error": self.scores.standard_errors.get(name)}
 
 
 def inspect_network(
@@ -106,14 +125,16 @@ def inspect_network(
     *,
     scores: Scores | None = None,
     benchmark: Benchmark | None = None,
+    costs: Mapping[str, BlockCost] | None = None,
 ) -> Inspection:
     """Collect what a network is made of; it runs once, to count its work.
 
     Args:
         network: the captured network; it is left as it is.
         model: what the user calls it.
-        scores: of its sites, if data were there.
+        scores: of its sites or blocks, if data were there.
         benchmark: of its latency, if it was measured.
+        costs: of its removable blocks, where their latencies were measured.
     """
     args, kwargs = network.example_inputs(2)
     inputs: Any = kwargs or args
@@ -124,6 +145,7 @@ def inspect_network(
         input_shape=tuple(first.shape[1:]),
         sites=tuple(network.sites),
         blocks=tuple(network.blocks),
+        costs=block_costs(network, inputs, latency=False) if costs is None else costs,
         opaque=tuple(network.opaque),
         notes=tuple(network.notes),
         depth=depth(network),

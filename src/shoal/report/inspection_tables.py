@@ -6,7 +6,7 @@ from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from shoal.network import Block, Site
+from shoal.network import Site
 from shoal.report.inspection import Inspection
 from shoal.report.wording import amount
 
@@ -17,7 +17,7 @@ def inspection_tables(found: Inspection) -> list[RenderableType]:
     """Return what to print, from the parts to the figures of the whole."""
     parts: list[RenderableType] = [_sites(found)]
     if found.blocks:
-        parts.append(_blocks(found.blocks))
+        parts.append(_blocks(found))
     if found.opaque:
         parts.append(_opaque(found))
     return [*parts, *(escape(line) for line in _summary(found))]
@@ -28,7 +28,7 @@ def _sites(found: Inspection) -> Table:
     for head in ("site", "kind"):
         table.add_column(head)
     table.add_column("channels", justify="right")
-    scores = found.scores
+    scores = found.scores if found.scores_sites else None
     if scores is not None:
         unit = ", bits" if scores.criterion == "entropy" else ""
         table.add_column("ON", justify="right")
@@ -50,16 +50,31 @@ def _kind(site: Site) -> str:
     return site.kind if site.linearized is None else f"{site.kind}, now {site.linearized}"
 
 
-def _blocks(blocks: tuple[Block, ...]) -> Table:
-    table = _table("residual blocks")
+def _blocks(found: Inspection) -> Table:
+    table = _table("residual blocks, and what dropping each saves")
     table.add_column("block")
     table.add_column("removable")
+    timed = any(cost.latency_ms is not None for cost in found.costs.values())
+    for head in ("MACs", "parameters", *(["latency"] if timed else [])):
+        table.add_column(head, justify="right")
+    scores = found.scores if found.scores_blocks else None
+    if scores is not None:
+        table.add_column(scores.criterion, justify="right")
     table.add_column("layers")
-    for block in blocks:
-        removable = "yes" if block.removable else f"no: {block.reason}"
+    for block in found.blocks:
+        cost = found.costs.get(block.name)
+        row = [block.name, "yes" if block.removable else f"no: {block.reason}"]
+        row.append("–" if cost is None else f"{cost.macs_percent:.2f} %")
+        row.append("–" if cost is None else f"{cost.params_percent:.2f} %")
+        if timed:
+            ms = None if cost is None else cost.latency_ms
+            row.append("–" if ms is None else f"{ms:.2f} ms")
+        if scores is not None:
+            score = scores.by_name.get(block.name)
+            row.append("–" if score is None else f"{score:.4g}")
         shared = f"{block.name}."
-        layers = [layer.removeprefix(shared) for layer in block.layers]
-        table.add_row(escape(block.name), escape(removable), escape(", ".join(layers)))
+        row.append(", ".join(layer.removeprefix(shared) for layer in block.layers))
+        table.add_row(*map(escape, row))
     return table
 
 

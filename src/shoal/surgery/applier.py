@@ -11,7 +11,7 @@ import torch
 from torch import fx, nn
 
 from shoal.network import Network
-from shoal.network.blocks import is_weighted
+from shoal.network.weights import is_weighted
 from shoal.surgery.boundaries import boundary
 from shoal.surgery.convmap import ConvMap
 from shoal.surgery.layer_spec import layer_spec

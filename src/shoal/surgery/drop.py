@@ -13,7 +13,7 @@ from shoal.modes import eval_mode
 from shoal.network import Network, Operation
 from shoal.network.blocks import BlockNodes, find_blocks
 from shoal.network.listen import Tap, listen
-from shoal.network.nodes import lookup_tensor
+from shoal.network.weights import own_tensors
 from shoal.surgery.cleanup import remove_dead_
 from shoal.surgery.replay import replayers
 
@@ -69,7 +69,6 @@ def zero_out_(network: Network, names: Sequence[str] | str) -> Network:
             with weights of zero. The network is then as it was.
     """
     blocks = _checked(network, [names] if isinstance(names, str) else list(names))
-    _check_own_weights(network, blocks)
     weights = {id(w): w for nodes in blocks for w in _weights(network, nodes.branch)}.values()
     before = [weight.detach().clone() for weight in weights]
     with torch.no_grad():
@@ -106,18 +105,6 @@ def _checked(network: Network, names: Sequence[str]) -> list[BlockNodes]:
     return [found for name, found in blocks.items() if name in names]
 
 
-def _check_own_weights(network: Network, blocks: Sequence[BlockNodes]) -> None:
-    inside = {node for nodes in blocks for node in nodes.branch}
-    others = [node for node in network.graph.nodes if node not in inside]
-    elsewhere = {id(weight) for weight in _weights(network, others)}
-    for nodes in blocks:
-        if any(id(weight) in elsewhere for weight in _weights(network, nodes.branch)):
-            raise ConfigError(
-                f"block '{nodes.block.name}' shares weights with other layers, which zeroing "
-                "would change: drop it instead"
-            )
-
-
 def _remove(network: Network, blocks: Sequence[BlockNodes]) -> None:
     # Places are noted before anything changes: an operand may be an addition that goes as well.
     places = [(b.addition, 0 if b.addition.args[0] is b.shortcut else 1) for b in blocks]
@@ -129,14 +116,8 @@ def _remove(network: Network, blocks: Sequence[BlockNodes]) -> None:
 
 def _weights(network: Network, nodes: Iterable[fx.Node]) -> list[Tensor]:
     """Return the parameters that nodes use."""
-    found: list[Tensor] = []
-    for node in nodes:
-        if node.op == "call_module":
-            found += network.get_submodule(str(node.target)).parameters(recurse=False)
-            continue
-        tensors = (lookup_tensor(network._root, str(n.target)) for n in node.all_input_nodes)
-        found += [tensor for tensor in tensors if isinstance(tensor, nn.Parameter)]
-    return found
+    used = {path: t for node in nodes for path, t in own_tensors(node, network).items()}
+    return [tensor for tensor in used.values() if isinstance(tensor, nn.Parameter)]
 
 
 def _not_zero(network: Network, blocks: Sequence[BlockNodes]) -> str | None:

@@ -31,6 +31,7 @@ MAX_COLUMNS = 10_240
 RIDGE = 1e-5  # of the mean variance of a column; enough to keep dead and doubled channels harmless
 _STRONGER = (1e-9, 1e-7, 1e-5, 1e-3, 1e-1)  # tried in turn where the matrix is singular
 _CHUNK = 1 << 23  # entries of X at a time: 32 MiB
+_SPREAD = 2654435761  # a large prime (Knuth, multiplicative hashing)
 _ROWS_PER_COLUMN = 8  # positions that pin the weights down well
 _FEWEST_ROWS = 32_768
 
@@ -170,37 +171,50 @@ class LayerMoments:
 
     # ------------------------------------------------------------------ adding up
 
-    def add(self, inputs: Tensor, outputs: Tensor, seed: int = 0) -> None:
+    def add(self, inputs: Tensor, outputs: Tensor, keys: Tensor | None = None) -> None:
         """Add a batch.
 
         Args:
             inputs: [N, C, H, W], or [N, …, C] for a linear layer.
             outputs: what the layer should give for it.
-            seed: of the choice of positions.
+            keys: an integer for each sample, as `sample_keys` gives them, which decides what
+                positions are used of it; N may be a multiple of their number, as of windows. None
+                takes its number in the batch.
         """
         inputs, outputs = inputs.detach(), outputs.detach()
         self._samples += len(inputs)
         if not self.shape.kernel_size:
             flat = inputs.reshape(-1, inputs.shape[-1])
-            chosen = self._choose(len(flat), len(inputs), seed, flat.device)
+            chosen = self._choose(len(flat), len(inputs), keys, flat.device)
             targets = outputs.reshape(-1, outputs.shape[-1])
             for part in chosen.split(self._chunk_rows()):
                 self._add_rows(flat.index_select(0, part), targets.index_select(0, part))
             return
         patches = _Patches(inputs, self.shape)
         targets = outputs.permute(0, 2, 3, 1).reshape(-1, outputs.shape[1])
-        for part in self._choose(len(targets), len(inputs), seed, inputs.device).split(
-            self._chunk_rows()
-        ):
+        chosen = self._choose(len(targets), len(inputs), keys, inputs.device)
+        for part in chosen.split(self._chunk_rows()):
             self._add_rows(patches.rows(part), targets.index_select(0, part))
 
-    def _choose(self, positions: int, samples: int, seed: int, device: torch.device) -> Tensor:
-        """Return the positions to use, the same ones whichever process sees the batch."""
-        wanted = self._per_sample * samples
-        if wanted >= positions:
+    def _choose(
+        self, positions: int, samples: int, keys: Tensor | None, device: torch.device
+    ) -> Tensor:
+        """Return the positions to use: of each sample some that follow from its key alone.
+
+        So the fit does not hang on how the samples are put into batches.
+        """
+        own = positions // max(1, samples)  # of each sample
+        if self._per_sample >= own:
             return torch.arange(positions, device=device)
-        generator = torch.Generator().manual_seed(seed)
-        return torch.randperm(positions, generator=generator)[:wanted].to(device)
+        order = torch.randperm(own, generator=torch.Generator().manual_seed(0))
+        known = torch.arange(samples) if keys is None else keys.cpu()
+        parts = samples // max(1, len(known))
+        if parts * len(known) != samples:  # what a sample is here is not known
+            known, parts = torch.zeros(1, dtype=torch.int64), samples
+        known = known.repeat_interleave(parts) + torch.arange(parts).repeat(len(known))
+        first = known.remainder(own) * _SPREAD  # neighbouring keys begin far apart
+        within = order[(first[:, None] + torch.arange(self._per_sample)).remainder(own)]
+        return (torch.arange(samples)[:, None] * own + within).flatten().to(device)
 
     def _chunk_rows(self) -> int:
         return max(256, _CHUNK // self.shape.columns)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils.hooks import RemovableHandle
 
+from shoal.data.batch import Batch, sample_keys
 from shoal.errors import ConfigError
 from shoal.importance.observe import observe
 from shoal.importance.sampling import SampledBatches
@@ -110,7 +111,7 @@ class _StretchObserver:
         self._moments = moments
         self._reference = reference
         self._targets: dict[str, Tensor] = {}
-        self._seed = 0
+        self._keys: Tensor | None = None
 
     def attach(self, network: Network) -> Sequence[RemovableHandle]:
         """Listen to both ends of every stretch."""
@@ -134,7 +135,7 @@ class _StretchObserver:
         ]
 
     def _adder(self, name: str) -> Callable[[Tensor, Tensor], None]:
-        return lambda x, y: self._moments[name].add(x, y, self._seed)
+        return lambda x, y: self._moments[name].add(x, y, self._keys)
 
     def _keeper(self, name: str) -> Callable[[Tensor], None]:
         def keep(y: Tensor) -> None:
@@ -143,11 +144,11 @@ class _StretchObserver:
         return keep
 
     def _pairer(self, name: str) -> Callable[[Tensor], None]:
-        return lambda x: self._moments[name].add(x, self._targets.pop(name), self._seed)
+        return lambda x: self._moments[name].add(x, self._targets.pop(name), self._keys)
 
-    def begin(self, index: int, size: int) -> None:
-        """Draw other positions from each batch."""
-        self._seed = index
+    def begin(self, index: int, batch: Batch) -> None:
+        """Draw other positions from each sample."""
+        self._keys = sample_keys(batch)
 
     def finish(self, samples: int, population: int | None) -> None:
         """Sum over processes."""

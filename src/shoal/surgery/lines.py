@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from shoal.data.batch import Batch
 from shoal.distributed import sum_across
 from shoal.errors import ConfigError, TrainingError
 from shoal.importance.states import chunks_of_parts
@@ -81,7 +82,7 @@ class LineMoments:
             for site in self._sites
         ]
 
-    def begin(self, index: int, size: int) -> None:
+    def begin(self, index: int, batch: Batch) -> None:
         """Take other positions of each batch."""
         self._batch = index
 

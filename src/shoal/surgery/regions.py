@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from torch import fx
 
 from shoal.network import Network
-from shoal.network.blocks import is_weighted
 from shoal.network.flow import Flow
+from shoal.network.weights import is_weighted
 from shoal.surgery.convmap import ConvMap
 from shoal.surgery.linear_ops import Linear, linear_map, operands
 

@@ -24,8 +24,9 @@ from torch import fx, nn
 
 from shoal.errors import ConfigError, unknown_name
 from shoal.network import Network
-from shoal.network.blocks import find_blocks, is_weighted
+from shoal.network.blocks import find_blocks
 from shoal.network.flow import Flow
+from shoal.network.weights import is_weighted
 from shoal.surgery.fit_conv import MAX_COLUMNS, LayerShape
 from shoal.surgery.reach import Reach, is_passed, reaches
 
