@@ -101,10 +101,13 @@ def test_samples_and_seed(prune: Prune, tmp_path: Path) -> None:
     assert result["steps"][1]["scores"] == pytest.approx(dict(scores), rel=1e-5)
 
 
-def test_pruning_at_initialization(prune: Prune, tmp_path: Path, weights: Path) -> None:
+@pytest.mark.parametrize("criterion", ["snip", "grasp"])
+def test_pruning_at_initialization(
+    criterion: str, prune: Prune, tmp_path: Path, weights: Path
+) -> None:
     result = prune(
-        "--criterion", "snip?statistics=batch", "--dense-epochs", 1, "--rewind", 0, "--score-on",
-        "rewound", "--remove", 1,
+        "--criterion", f"{criterion}?statistics=batch", "--dense-epochs", 1, "--rewind", 0,
+        "--score-on", "rewound", "--remove", 1,
     )  # fmt: skip
     untrained = shoal.load(tmp_path / "run")
     given = digits_resnet(width=4)
@@ -113,7 +116,7 @@ def test_pruning_at_initialization(prune: Prune, tmp_path: Path, weights: Path) 
     assert all(torch.equal(v, state[n]) for n, v in untrained.state_dict().items())
     data = load_data("digits", train_samples=100, batch_size=50)
     net = shoal.capture(given.eval(), data.example_inputs(4))
-    scores = shoal.score(net, data.train, "snip", statistics="batch")
+    scores = shoal.score(net, data.train, criterion, statistics="batch")
     assert result["steps"][1]["scores"] == pytest.approx(dict(scores), rel=1e-4)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import shoal
 from shoal.errors import ConfigError, NameNotFoundError, ShoalError
-from shoal.models import cifar_resnet20, cifar_resnet32, compat
+from shoal.models import cifar_resnet20, cifar_resnet32, cifar_resnet56, cifar_resnet110, compat
 from shoal.network import Network
 from shoal.surgery import drop_, linearize_, zero_out_
 
@@ -72,6 +72,8 @@ def timm_model(name: str) -> nn.Module:
 # model, size, the module whose output is the branch's, by the block's name, and how many there are
 MODELS: dict[str, tuple[Callable[[], nn.Module], int, str, int]] = {
     "cifar_resnet32": (cifar_resnet32, 32, ".bn2", 13),
+    "cifar_resnet56": (cifar_resnet56, 32, ".bn2", 25),
+    "cifar_resnet110": (cifar_resnet110, 32, ".bn2", 52),
     "resnet50": (lambda: torchvision_model("resnet50"), 64, ".bn3", 12),
     "mobilenet_v2": (lambda: torchvision_model("mobilenet_v2"), 64, ".conv", 10),
     "swin_t": (lambda: torchvision_model("swin_t"), 224, "", 24),
