@@ -58,7 +58,7 @@ def test_it_says_what_it_did(run: Path, weights: Path, capsys: pytest.CaptureFix
                  "parameters", "latency, merged, batch 1", "2 removed", "latency at batch 1",
                  "dense as given", "dense, batch norms folded", "result as trained",
                  "result merged", f"shoal export {run}",
-                 "ended because: 2 are removed, as asked", f"shoal.load('{run}')"):  # fmt: skip
+                 "ended because: removed 2, as asked", f"shoal.load('{run}')"):  # fmt: skip
         assert text in seen.out
     assert "faster" not in seen.out.lower()
     assert "(done before)" in seen.err

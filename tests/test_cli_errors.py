@@ -130,6 +130,22 @@ def test_a_network_that_cannot_be_captured(compress: Refused) -> None:
     assert "test_cli_errors.py" in compress(model=f"{__file__}:Branching")
 
 
+def test_a_folder_is_no_model_to_compress(compress: Refused, tmp_path: Path) -> None:
+    assert "compress takes a model" in compress(model=tmp_path)
+    assert "is no folder here" in compress(model="nowhere")
+
+
+def test_options_that_nothing_would_read(compress: Refused, refused: Refused) -> None:
+    assert "add --energy" in compress("--country", "DEU")
+    assert "without final_epochs" in compress("--final-lr", 0.1)
+    assert "does not read moves" in compress("--moves", "drop")
+    assert "add --data" in refused("inspect", "shoal:digits_resnet", "--criterion", "lesion")
+
+
+def test_criteria_are_looked_up_before_the_data_are_read(compress: Refused) -> None:
+    assert "did you mean 'entropy'" in compress("--criterion", "entropi", data="folder:nowhere")
+
+
 def test_an_unknown_site() -> None:
     net = small_runs.captured().copy()
     with pytest.raises(shoal.ShoalError, match="unknown site 'rely': did you mean 'relu'"):
@@ -292,6 +308,32 @@ def test_a_plan_of_another_model(refused: Refused, finished: Path) -> None:
     plan["base"] = "shoal:digits_resnet"
     path.write_text(json.dumps(plan))
     assert "was made from another model" in refused("benchmark", finished)
+
+
+def test_a_run_without_a_result_is_told_as_that(
+    refused: Refused, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "begun"
+    words = ["compress", MODEL, *DIGITS, "--epochs", "0", "--out", str(out)]
+    assert main(words) == 0
+    for part in ("result.json", "best", "merged"):
+        path = out / part
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    capsys.readouterr()
+    assert main(["report", str(out)]) == 0
+    shown = capsys.readouterr().out
+    assert "not finished" in shown
+    assert "best'" not in shown
+    for command in (["robustness", out], ["benchmark", out], ["inspect", out]):
+        assert "has no result yet" in refused(*command)
+
+
+def test_a_folder_in_which_no_step_was_finished_is_begun_anew(
+    compress: Refused, tmp_path: Path
+) -> None:
+    assert "outputs" in compress(model=f"{MODEL}?num_classes=7")
+    words = ["compress", MODEL, *DIGITS, "--epochs", "0", "--remove", "1"]
+    assert main([*words, "--out", str(tmp_path / "run")]) == 0
 
 
 def test_folders_that_are_no_runs(refused: Refused, tmp_path: Path) -> None:

@@ -333,7 +333,7 @@ def test_changed_options_are_named(finished: Path) -> None:
     assert "choose another folder" in text
     with pytest.raises(RunError, match=r"recipe\.lr was 0.02 and is 0.5"):
         run(finished, epochs=2, recipe={"lr": 0.5, "precision": "fp32"})
-    with pytest.raises(RunError, match="weights was "):
+    with pytest.raises(RunError, match="its weights were others"):
         run(finished, epochs=2, model=small_runs.build(seed=1))
     with pytest.raises(RunError, match="batch_size was null and is 7"):
         run(finished, epochs=2, identity={"batch_size": 7})

@@ -119,11 +119,14 @@ class Run:
         """Check that the folder was begun alike; the last training is open until it was made."""
         before = _read_json(known)
         steps = self.steps()
+        if not steps and not self.checkpoint(0).exists():  # there is nothing that could be lost
+            before = {}
         free = () if steps and steps[-1].operation == "fine-tune" else _LAST_TRAINING
-        self._compare(
-            {name: value for name, value in before.items() if name not in free},
-            {name: value for name, value in identity.items() if name not in free},
-        )
+        if before:
+            self._compare(
+                {name: value for name, value in before.items() if name not in free},
+                {name: value for name, value in identity.items() if name not in free},
+            )
         if before != identity:
             write_file(self.folder / "config.yaml", _yaml(config))
             write_file(known, json.dumps(identity, indent=2) + "\n")
@@ -131,14 +134,16 @@ class Run:
     def _compare(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
         before, now = _flat(old), _flat(new)
         changed = [
-            f"{name} was {_short(before.get(name))} and is {_short(now.get(name))}"
+            "the model or its weights were others"
+            if name == "weights"
+            else f"{name} was {_short(before.get(name))} and is {_short(now.get(name))}"
             for name in sorted({*before, *now})
             if before.get(name) != now.get(name)
         ]
         if changed:
             more = f" (and {len(changed) - 3} more)" if len(changed) > 3 else ""
             raise RunError(
-                f"'{self.folder}' was begun with other options: {'; '.join(changed[:3])}{more}: "
+                f"'{self.folder}' was begun otherwise: {'; '.join(changed[:3])}{more}: "
                 "choose another folder, or give the same options to go on"
             )
 

@@ -194,6 +194,12 @@ def _read_plan(folder: Path) -> dict[str, Any]:
     path = folder / PLAN_FILE
     if not folder.is_dir():
         raise PlanError(f"there is no folder '{folder}': give one that shoal.save or a run made")
+    begun, ended = (folder / "identity.json").exists(), (folder / "result.json").exists()
+    if not path.exists() and begun and not ended:
+        raise PlanError(
+            f"the run in '{folder}' has no result yet: give its command again to finish it, or "
+            f"take one of its steps, such as '{folder / 'steps' / '000'}'"
+        )
     if not path.exists():
         raise PlanError(f"'{folder}' has no {PLAN_FILE}: it was not made by shoal.save or a run")
     try:

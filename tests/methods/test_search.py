@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -80,7 +81,7 @@ def test_the_result_is_the_last_step_within_the_drop(scripted: Scripted) -> None
     assert result.final == result.steps[2].metrics
     assert result.removed == 2
     assert result.plan.names("linearize") == [n for names in removals(result)[:2] for n in names]
-    assert "1.10 points below dense, 1 are allowed" in result.stopped
+    assert "1.10 points below dense, at most 1 allowed" in result.stopped
 
 
 def test_a_drop_of_exactly_the_limit_is_within_it(scripted: Scripted) -> None:
@@ -122,7 +123,7 @@ def test_remove_stops_at_the_number_asked_for(
     result = scripted([90.0] * 5, remove=remove, per_step=per_step)
     assert [len(names) for names in removals(result)] == sizes
     assert result.removed == remove
-    assert result.stopped == f"{remove} are removed, as asked"
+    assert result.stopped == f"removed {remove}, as asked"
 
 
 def test_the_listener_hears_how_many_steps_there_can_be(scripted: Scripted) -> None:
@@ -268,6 +269,36 @@ def test_a_network_without_rectifiers_has_nothing_to_remove() -> None:
     ):
         with pytest.raises(ConfigError, match=words):
             run(model=linear, method=method)
+
+
+def test_what_is_of_another_kind_is_told_in_one_line() -> None:
+    for given, error, words in (
+        ({"val": None}, DataError, "validation data are a NoneType"),
+        ({"train": iter([])}, DataError, "gone over again and again"),
+        ({"model": "shoal:digits_resnet"}, ConfigError, "load_model builds from a name"),
+        ({"fit": 3}, ConfigError, "fit is a int"),
+        ({"max_drop": "1"}, ConfigError, "max_drop is '1'"),
+        ({"final_lr": 0.1}, ConfigError, "without final_epochs"),
+        ({"lr": 0.1}, ConfigError, "recipe={'lr': …}"),
+        ({"criterion": "entropy?zero='on'"}, ConfigError, "did you mean 'zeros'"),
+    ):
+        with pytest.raises(error, match=re.escape(words)):
+            run(**given)  # type: ignore[arg-type]
+
+
+def test_a_users_training_that_breaks_the_weights_ends_the_search() -> None:
+    def broken(network: Network) -> None:
+        with torch.no_grad():
+            network.get_parameter("fc.weight").fill_(float("nan"))
+
+    result = run(fit=broken)
+    assert len(result.steps) == 1
+    assert "after your own training the model's parameter 'fc.weight' holds NaN" in result.stopped
+
+
+def test_a_result_prints_as_one_line(whole: Result) -> None:
+    assert "\n" not in repr(whole)
+    assert "4 of 4 rectifiers removed" in repr(whole)
 
 
 def test_wrong_options_are_told_before_anything_is_done() -> None:

@@ -55,7 +55,7 @@ def test_the_page_holds_what_the_terminal_shows(tmp_path: Path) -> None:
     found = read(path)
     assert {"result", "steps", "what to know"} <= set(found.heads)
     assert ["rectifiers left", "5", "3", "2 removed"] in found.rows
-    assert any(row[:2] == ["1", "site1"] for row in found.rows)
+    assert any(row[:2] == ["1", "linearized site1"] for row in found.rows)
     assert not found.fetched
     assert "<svg" in path.read_text()
 
@@ -64,7 +64,7 @@ def test_names_are_text_and_never_markup(tmp_path: Path) -> None:
     odd = step(1, names=("<script>alert(1)</script>", "a[red]b"))
     path = write_page(replace(record(step(0), odd), folder=tmp_path), tmp_path / "p.html")
     assert "<script>" not in path.read_text()
-    assert any("<script>alert(1)</script>, a[red]b" in row for row in read(path).rows)
+    assert any("linearized <script>alert(1)</script>, a[red]b" in row for row in read(path).rows)
 
 
 def test_a_run_that_goes_on_has_a_page_too(tmp_path: Path) -> None:

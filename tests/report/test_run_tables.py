@@ -85,7 +85,7 @@ def test_a_difference_that_was_not_measurable_is_not_claimed() -> None:
     assert "3.9" not in shown
     sure = step(1, latency_ratio=1.5, latency_ratio_low=1.4, latency_ratio_high=1.6)
     shown = text(comparison_table(record(step(0), sure, **going_on)))
-    assert "1.50 × (1.40 to 1.60), both folded" in shown
+    assert "1.50 × (1.40 to 1.60), merged" in shown
 
 
 def test_a_speed_up_is_against_dense_with_its_norms_folded() -> None:
@@ -118,9 +118,9 @@ def test_latencies_of_both_runtimes_stand_side_by_side() -> None:
     shown = text(table)
     for words in ("latency at batch 8", "PyTorch, 2 threads", "ONNX Runtime, 2 threads",
                   "dense as given", "dense, batch norms folded", "result as trained",
-                  "result merged", "2.00 × (1.95 to 2.10)", "0.9 ms"):  # fmt: skip
+                  "result merged", "2.00 × (1.90 to 2.20)", "0.9 ms"):  # fmt: skip
         assert words in shown, words
-    assert "not certain (1.95 to 2.10)" in shown  # dense as given: the interval holds 1
+    assert "not certain (0.90 to 2.20)" in shown  # dense as given: the interval holds 1
 
 
 def test_a_runtime_that_is_missing_is_told_once() -> None:
@@ -140,12 +140,26 @@ def test_the_table_shows_dense_result_and_change() -> None:
         assert words in table
     assert "2.00 × (1.90 to 2.20)" in table  # merged, from the rounds of the end
     unfinished = text(comparison_table(record(step(0), step(1), latency={}, stopped="")))
-    assert "merged" not in unfinished
+    assert "depth, merged" not in unfinished
     assert "best so far" in unfinished
     lines = outcome_lines(record(step(0), step(1)))
-    assert lines[0] == "removed: site1"
+    assert lines[0] == "linearized: site1"
     assert lines[1] == "ended because: it was enough"
     assert lines[-1] == "note: a note"
+
+
+def test_what_was_done_to_what_is_said() -> None:
+    done = record(
+        step(0),
+        step(1, operation="collapse", names=("layer2.0",), scores={"collapse layer2.0": 0.25}),
+        step(2, operation="drop", names=("layer1.1",), scores={"layer1.1": 0.5}),
+        step(3, operation="collapse", names=("layer3.1",)),
+    )
+    assert outcome_lines(done)[:2] == ["collapsed: layer2.0, layer3.1", "dropped: layer1.1"]
+    shown = text(steps_table(done))
+    for words in ("collapsed layer2.0", "dropped layer1.1", "0.2500", "0.5000"):
+        assert words in shown, words
+    assert outcome_lines(record(step(0)))[0] == "removed: nothing"
 
 
 def test_steps_past_the_result_are_not_its_removals() -> None:
@@ -195,4 +209,4 @@ def test_what_is_left_is_counted_in_the_unit_of_the_method() -> None:
             line for line in text(comparison_table(replace(done, unit=unit))).splitlines()
             if f"{unit} left" in line
         )  # fmt: skip
-        assert line.split()[3:9] == ["│", "5", "│", "3", "│", "2"]
+        assert line.split("left")[1].split()[:6] == ["│", "5", "│", "3", "│", "2"]

@@ -25,7 +25,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Begin with `shoal demo`: it needs no data and no model, and takes about two minutes.",
+    epilog="Begin with `shoal demo`: it needs no data and no model, and takes a minute or two.",
 )
 
 

@@ -104,7 +104,7 @@ def compare(
     Example: shoal compare shoal:cifar_resnet20 run --checkpoint resnet20.pth
     """
     from shoal.cli.compress import chosen_device
-    from shoal.cli.source import Source, parse_shape
+    from shoal.cli.source import Source, parse_shape, random_weights
     from shoal.report import Comparison, comparison_lines, comparison_tables
 
     if len(models) < 2:
@@ -115,6 +115,9 @@ def compare(
     with console.status("opening"):
         loaded, notes = _data(models, data, image_size, where)
         networks = _open(models, checkpoint or [], source, loaded, where)
+    if not checkpoint and loaded is not None:
+        unknown = [text for text in models if random_weights(text, None)]
+        notes += [f"{text} has random weights: give --checkpoint" for text in unknown]
     _check_inputs(networks)
     with console.status("evaluating"):
         figures = [_figures(one, loaded) for one in networks]

@@ -145,15 +145,23 @@ def run_compress(config: Config, out: Path) -> None:
 def _compress(config: Config, out: Path) -> None:
     from shoal import methods
     from shoal.cli.progress import showing
-    from shoal.cli.source import build, image_channels
+    from shoal.cli.source import build, image_channels, is_folder
     from shoal.data import load_data
+    from shoal.errors import ConfigError
     from shoal.models import complete_spec
 
     # Wrong options are told before the data are read.
     options = {**config.search_options(), "recipe": config.training_recipe()}
-    methods.check_read(config.method, methods.Search.of(options))
+    methods.make_method(config.method, options)
     if config.energy:
         methods.Costs(config.country)
+    elif config.country is not None:
+        raise ConfigError("country is given without energy: add --energy")
+    if is_folder(config.model):
+        raise ConfigError(
+            f"'{config.model}' is a folder, and compress takes a model: to go on with a run give "
+            "its own command again"
+        )
     device = chosen_device(config.device)
     data = load_data(config.data, **config.data_options(), device=device)
     spec = complete_spec(
@@ -195,21 +203,32 @@ def chosen_device(name: str | None) -> torch.device:
 def _introduce(config: Config, data: DataSet, device: torch.device) -> None:
     console = progress_console()
     lines = [f"{config.model} on {device}", data.describe(), *(f"note: {n}" for n in data.notes)]
-    lines += [f"note: {note}" for note in _untrained(config, data)]
+    lines += [f"note: {note}" for note in (*_untrained(config, data), *_coarse(config, data))]
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)
 
 
+def _coarse(config: Config, data: DataSet) -> list[str]:
+    """Return what to say where one validation sample decides whether a step is good enough."""
+    count = getattr(data.val, "num_samples", None)
+    if not count or 100.0 / count <= config.max_drop:
+        return []
+    return [
+        f"with {count} validation samples one is {100.0 / count:.2g} points, more than the "
+        f"{config.max_drop:g} of --max-drop: give more of them"
+    ]
+
+
 def _untrained(config: Config, data: DataSet) -> list[str]:
     """Return what to say of a library's model that, wholly or in part, has random weights."""
+    from shoal.cli.source import random_weights
     from shoal.models import parse_spec
 
-    spec = parse_spec(config.model)
-    if spec.kind not in ("shoal", "torchvision", "timm"):
-        return []
     if config.checkpoint or config.dense_epochs:
         return []
-    if not spec.kwargs.get("pretrained") and not spec.kwargs.get("weights"):
+    if parse_spec(config.model).kind not in ("shoal", "torchvision", "timm"):
+        return []
+    if random_weights(config.model, config.checkpoint):
         return [
             f"{config.model} begins with random weights: give --checkpoint, or --dense-epochs to "
             "train it first"
@@ -252,7 +271,9 @@ def show_outcome(record: RunRecord, *, merge: bool = False) -> None:
 
 
 def _where(record: RunRecord) -> list[str]:
-    """Return where the networks of the result lie."""
+    """Return where the networks of the result lie; nothing before there is one."""
+    if not record.finished:
+        return []
     best, merged = record.folder / "best", record.folder / "merged"
     page = record.folder / "report.html"
     lines = [

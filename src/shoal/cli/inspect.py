@@ -40,12 +40,13 @@ def inspect(
         typer.Option(help="Score on so many training images; 0 takes all.", min=0),
     ] = _SAMPLES,
     criterion: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="How to score: entropy, line_loss, … score the rectifiers, cka, "
-            "block_influence, lesion, … the blocks; docs/methods.md lists them.",
+            "block_influence, lesion, … the blocks; docs/methods.md lists them. Default: entropy.",
+            show_default=False,
         ),
-    ] = "entropy",
+    ] = None,
     num_classes: Annotated[
         int | None,
         typer.Option(
@@ -90,19 +91,24 @@ def inspect(
     A rectifier whose neurons are nearly always in one state (low entropy) can go first.
     """
     from shoal.cli.compress import chosen_device
-    from shoal.cli.source import Source, load_examples, open_network, parse_shape
+    from shoal.cli.source import Source, load_examples, open_network, parse_shape, random_weights
+    from shoal.errors import ConfigError
     from shoal.importance import score_several
     from shoal.importance.criteria import make_criterion
     from shoal.measure import benchmark
     from shoal.measure.blocks import block_costs
     from shoal.report import inspect_network, inspection_tables
 
+    if data is None and criterion is not None:
+        raise ConfigError("criterion is given without data to score on: add --data")
     where = chosen_device(device)
     examples = load_examples(data, image_size, where)
     source = Source(checkpoint, num_classes, image_size, parse_shape(input_shape))
     network = open_network(model, source, examples).to(where)
     scores = None
-    chosen = make_criterion(criterion)
+    chosen = make_criterion(criterion or "entropy")
+    if random_weights(model, checkpoint):
+        progress_console().print(f"note: {model} has random weights: give --checkpoint")
     left = any(site.linearized is None for site in network.sites)
     if examples is not None and (left or chosen.unit != "site"):
         with progress_console().status("scoring"):

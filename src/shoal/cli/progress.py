@@ -19,12 +19,10 @@ from rich.progress import (
 )
 
 from shoal.methods import Listener, Step
-from shoal.report.wording import duration, percent, points, ratio
+from shoal.report.wording import DONE, duration, percent, points, ratio
 from shoal.training import BatchReport, EpochReport
 
 __all__ = ["Lines", "showing"]
-
-_VERBS = {"linearize": "linearized", "drop": "dropped", "collapse": "collapsed"}
 
 
 @contextmanager
@@ -97,7 +95,7 @@ class Lines(Listener):
         if step.operation == "fine-tune":
             kept = "" if step.within else ", not better: the result is as before"
             return f"step {step.step}: fine-tuned the result: {accuracy}{_gain(step)}{kept}"
-        done = _VERBS.get(step.operation, step.operation)
+        done = DONE.get(step.operation, step.operation)
         of = "" if self.steps is None else f"/{self.steps}"
         names = ", ".join(step.names)
         return f"step {step.step}{of}: {done} {names}: {accuracy}{_gain(step)}{low}"
@@ -110,7 +108,7 @@ class Lines(Listener):
 
     def _seconds_left(self, number: int) -> float:
         """Return the time until the last possible step at the pace so far, 0 if not known."""
-        if self._done == 0 or self.steps is None:
+        if self._done == 0 or self.steps is None or number >= self.steps:
             return 0.0
         return (time.monotonic() - self._begun) / self._done * (self.steps - number)
 

@@ -21,19 +21,14 @@ def open_trained(text: str) -> Network:
     """Return the network of a folder as it was trained: of a run, the result.
 
     Raises:
-        RunError: there is no such folder, or the run has no result yet.
-        ShoalError: the folder is damaged, or is none of ours.
+        RunError: there is no such folder.
+        PlanError: the run has no result yet, or the folder is damaged or none of ours.
     """
     folder = Path(text).expanduser()
     if not folder.is_dir():
         raise RunError(
             f"there is no folder '{text}': give the --out folder of a run, or one that shoal.save "
             "wrote"
-        )
-    if is_run(folder) and not (folder / "best" / "plan.json").exists():
-        raise RunError(
-            f"the run in '{text}' has no result yet: give its command again to finish it, or take "
-            f"one of its steps, such as '{Path(text) / 'steps' / '000'}'"
         )
     return load(folder)
 

@@ -25,6 +25,7 @@ __all__ = [
     "load_examples",
     "open_network",
     "parse_shape",
+    "random_weights",
 ]
 
 _CIFAR_SIZE, _DIGITS_SIZE, _USUAL_SIZE = 32, 8, 224
@@ -66,6 +67,10 @@ def open_network(text: str, source: Source, data: DataSet | None = None) -> Netw
     if is_folder(text):
         if source.checkpoint is not None:
             raise ConfigError(f"'{text}' is a folder with weights of its own: leave --checkpoint")
+        if source.num_classes is not None:
+            raise ConfigError(
+                f"'{text}' is a folder with a network of its own: leave --num-classes"
+            )
         network = load(Path(text).expanduser())
         if data is not None:
             _check_samples(network, text, data)
@@ -98,6 +103,15 @@ def _check_samples(network: Network, text: str, data: DataSet) -> None:
             f"'{text}' takes samples of {sizes[0]} and the data give {sizes[1]}: give the data it "
             "was made for, or their --image-size"
         ) from error
+
+
+def random_weights(text: str, checkpoint: Path | str | None) -> bool:
+    """Return whether the text names a library's model that, as asked for, is not trained."""
+    if checkpoint is not None or is_folder(text):
+        return False
+    spec = parse_spec(text)
+    asked = spec.kwargs.get("pretrained") or spec.kwargs.get("weights")
+    return spec.kind in ("shoal", "torchvision", "timm") and not asked
 
 
 def build(spec: ModelSpec, checkpoint: str | Path | None, seed: int = 0) -> nn.Module:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import re
-import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from shoal.errors import ConfigError, ShoalError, missing_extra
+from shoal.quiet import quietly
 
-__all__ = ["BATCH", "MAX_BYTES", "onnx_model", "opset_of", "quietly", "root_cause"]
+__all__ = ["BATCH", "MAX_BYTES", "onnx_model", "opset_of", "root_cause"]
 
 BATCH = "batch"
 MAX_BYTES = 2**31 - 1  # what protobuf holds in one message
@@ -24,7 +22,6 @@ _RANDOM = frozenset(
         "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",
     }
 )  # fmt: skip
-_TALKATIVE = ("onnx_ir", "onnxscript", "torch.export", "torch.onnx", "torch.fx")
 
 
 def onnx_model(
@@ -70,22 +67,6 @@ def root_cause(error: BaseException) -> str:
         error = error.__cause__
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
-
-
-@contextmanager
-def quietly() -> Iterator[None]:
-    """Silence the warnings and logs of the exporters, which the user can do nothing about."""
-    loggers = [logging.getLogger(name) for name in _TALKATIVE]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            for logger in loggers:
-                logger.setLevel(logging.CRITICAL)
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
 
 
 def _require(*packages: str) -> None:

@@ -18,12 +18,13 @@ from torch.nn import functional
 from torch.utils import _pytree as pytree
 
 from shoal.errors import ConfigError, ShoalError
-from shoal.exporting.onnx_file import BATCH, quietly, root_cause
+from shoal.exporting.onnx_file import BATCH, root_cause
 from shoal.measure._inputs import first_line, map_tensors
 from shoal.measure._state import borrowed
 from shoal.network import Network
 from shoal.network.modules import Line, StochasticDepth
 from shoal.network.network import InputSpec
+from shoal.quiet import quietly
 
 __all__ = ["Example", "called_program", "flat_program", "outputs_of", "repeat_rows"]
 

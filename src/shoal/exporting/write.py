@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from shoal.atomic import write_file
 from shoal.errors import ConfigError, RunError, ShoalError
-from shoal.exporting.onnx_file import MAX_BYTES, onnx_model, opset_of, quietly, root_cause
+from shoal.exporting.onnx_file import MAX_BYTES, onnx_model, opset_of, root_cause
 from shoal.exporting.program import Example, called_program, flat_program, outputs_of, repeat_rows
 from shoal.measure._inputs import (
     Inputs,
@@ -27,6 +27,7 @@ from shoal.measure._state import borrowed
 from shoal.measure.runtime import OnnxRunner
 from shoal.measure.verify import compare_outputs, random_like
 from shoal.network import Network, capture
+from shoal.quiet import quietly
 
 __all__ = ["ExportReport", "export"]
 

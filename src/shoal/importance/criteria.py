@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, runtime_checkable
 from urllib.parse import parse_qsl
 
-from shoal.errors import ConfigError
+from shoal.errors import ConfigError, unknown_name
 from shoal.importance.entropy import Entropy
 from shoal.importance.observe import Observer, observe
 from shoal.importance.per_latency import per_latency
@@ -78,6 +78,14 @@ def make_criterion(name: str, **options: Any) -> Criterion:
     name, written = _parsed(name)
     options = {**written, **options}
     make = criteria[name]
+    own = _parameters(name)
+    if not any(p.kind is p.VAR_KEYWORD for p in own.values()):
+        for option in options:
+            if option not in own:
+                raise ConfigError(
+                    f"the criterion '{name}' does not take these options: "
+                    f"{unknown_name('option', option, own)}"
+                )
     try:
         return make(**options)
     except TypeError as error:

@@ -164,11 +164,15 @@ def _table(result: Benchmark) -> str:
 def _column(result: Benchmark) -> dict[str, str]:
     return {
         "latency": str(result.latency),
-        "throughput": f"{result.latency.images_per_second:.4g} images/s",
+        "throughput": f"{_four_digits(result.latency.images_per_second)} images/s",
         "work": _amount(result.macs, "MACs/image") + (" (incomplete)" if result.uncounted else ""),
         "parameters": _amount(result.params, ""),
         "depth": "unknown" if result.depth is None else f"{result.depth} layers",
     }
+
+
+def _four_digits(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 def _ratios(result: Benchmark) -> dict[str, str]:

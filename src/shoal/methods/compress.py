@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,11 @@ from torch import nn
 
 from shoal.data.batch import split_batch
 from shoal.distributed import default_device, ensure_initialised, world
-from shoal.errors import DataError
+from shoal.errors import ConfigError, DataError
 from shoal.measure._inputs import resolve_device
 from shoal.methods.costs import Costs
 from shoal.methods.listener import Listener
-from shoal.methods.options import Search
-from shoal.methods.registry import check_read, defaults_of, methods, recipe_of
+from shoal.methods.registry import make_method, recipe_of
 from shoal.methods.result import Result
 from shoal.methods.search import search
 from shoal.methods.task import Task
@@ -86,15 +85,16 @@ def compress(
         ShoalError: one line on what is wrong: options, data, weights that are not finite, a model
             that cannot be captured, a folder that cannot be used.
     """
+    _check_arguments(model, {"training": train, "validation": val}, fit)
     trained_by = find_recipe(recipe_of(method))
     if isinstance(recipe, Mapping):
         trained_by = Recipe.from_dict({**trained_by.to_dict(), **recipe})
     elif recipe is not None:
         trained_by = find_recipe(recipe)
     given = {"max_drop": max_drop, "epochs": epochs, "recipe": trained_by, **options}
-    chosen = Search.of({**defaults_of(method), **given})
-    check_read(method, chosen)
-    how = methods[method](chosen)
+    how, chosen = make_method(method, given)
+    if fit is None and max(chosen.epochs, chosen.dense_epochs, chosen.final_epochs):
+        _check_length(train)
     costs = Costs(country) if energy else None
     check_finite(model)
     first = _first_batch(train, "training")
@@ -130,6 +130,28 @@ def working_device(device: torch.device | str | None) -> torch.device:
     own = default_device() if world() > 1 else found
     # "cuda" means to each of several processes the GPU that is its own.
     return own if own.type == found.type and torch.device(device).index is None else found
+
+
+def _check_arguments(model: object, data: Mapping[str, object], fit: object) -> None:
+    """Raise for what is not of the kind that it should be."""
+    if not isinstance(model, nn.Module):
+        raise ConfigError(
+            f"the model is a {type(model).__name__}: give the nn.Module itself, which "
+            "shoal.models.load_model builds from a name"
+        )
+    if fit is not None and not callable(fit):
+        raise ConfigError(f"fit is a {type(fit).__name__}: give a function that trains a network")
+    for what, loader in data.items():
+        if not isinstance(loader, Iterable) or isinstance(loader, Iterator):
+            raise DataError(
+                f"the {what} data are a {type(loader).__name__}: give batches that can be gone "
+                "over again and again, such as a list or a DataLoader"
+            )
+
+
+def _check_length(train: Iterable[Any]) -> None:
+    if not isinstance(train, Sized):
+        raise DataError("the training data have no length: give them a __len__, in batches")
 
 
 def _captured(model: nn.Module, first: Any, base: str | None) -> Network:

@@ -90,10 +90,10 @@ class Search:
 
     def __post_init__(self) -> None:
         """Raise `ConfigError` for the first value that makes no sense."""
-        if not self.max_drop >= 0:
+        if not isinstance(self.max_drop, int | float) or not self.max_drop >= 0:
             raise ConfigError(
-                f"max_drop is {self.max_drop}: give the points of accuracy that may be lost, 0 or "
-                "more"
+                f"max_drop is {self.max_drop!r}: give the points of accuracy that may be lost, 0 "
+                "or more"
             )
         least = {
             "epochs": 0,
@@ -127,6 +127,8 @@ class Search:
             if value is not None and not 0 < value < 1:
                 raise ConfigError(f"{name} is {value}: give the share of dense's to reach, as 0.5")
         if self.final_lr is not None:
+            if self.final_epochs == 0:
+                raise ConfigError("final_lr is given without final_epochs: say how many")
             replace(self.recipe, lr=self.final_lr)  # raises for one that makes no sense
         check_runtime(self.runtime)
         self._check_moves()
@@ -158,9 +160,19 @@ class Search:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Search:
-        """Build the options from a mapping; raises `NameNotFoundError` for an unknown one."""
+        """Build the options from a mapping.
+
+        Raises:
+            NameNotFoundError: there is no such option.
+            ConfigError: it is one of the training, or has a value that makes no sense.
+        """
         known = {f.name for f in fields(cls)}
+        training = {f.name for f in fields(Recipe)}
         for name in values:
+            if name in training:
+                raise ConfigError(
+                    f"{name} is an option of the training: give it in recipe={{'{name}': …}}"
+                )
             if name not in known:
                 raise unknown_name("option", name, sorted(known))
         return cls(**values)

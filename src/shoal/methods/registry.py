@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -19,8 +19,8 @@ __all__ = [
     "Proposal",
     "Recall",
     "Situation",
-    "check_read",
     "defaults_of",
+    "make_method",
     "methods",
     "recipe_of",
 ]
@@ -130,19 +130,26 @@ def recipe_of(method: str) -> str:
     return str(getattr(methods[method], "recipe", "finetune"))
 
 
-def check_read(method: str, search: Search) -> None:
-    """Raise `ConfigError` for an option that was changed and that the method does not read.
+def make_method(name: str, options: Mapping[str, Any]) -> tuple[Method, Search]:
+    """Return a method with its options, its own defaults filled in.
+
+    Args:
+        name: of the registry.
+        options: fields of `Search` that differ from the defaults.
 
     Raises:
-        NameNotFoundError: there is no such method.
+        NameNotFoundError: there is no such method, or no such option.
+        ConfigError: an option makes no sense, or the method does not read it.
     """
-    for name in sorted(OF_SOME_METHODS - _reads(method)):
-        if getattr(search, name) != getattr(Search(), name):
-            others = [other for other in methods.names() if name in _reads(other)]
+    search = Search.of({**defaults_of(name), **options})
+    for option in sorted(OF_SOME_METHODS - _reads(name)):
+        if getattr(search, option) != getattr(Search(), option):
+            others = [other for other in methods.names() if option in _reads(other)]
             raise ConfigError(
-                f"the method '{method}' does not read {name}: leave it out, or choose "
+                f"the method '{name}' does not read {option}: leave it out, or choose "
                 f"{' or '.join(repr(other) for other in others)}"
             )
+    return methods[name](search), search
 
 
 def _reads(method: str) -> frozenset[str]:

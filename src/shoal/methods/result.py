@@ -13,7 +13,7 @@ from shoal.surgery import MergeReport
 __all__ = ["Result"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """What a search found.
 
@@ -48,6 +48,16 @@ class Result:
     stopped: str
     notes: tuple[str, ...]
     energy: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """Return the outcome in one line."""
+        dense, final, gain = self.dense, self.final, self.latency["speedup"]
+        return (
+            f"<shoal result: {self.removed} of {self.total} {self.unit} removed; validation "
+            f"{dense.top1_val:.2f} → {final.top1_val:.2f} %; merged, depth {dense.depth} → "
+            f"{self.latency['merged_depth']} and {gain['median']:.2f} × ({gain['low']:.2f} to "
+            f"{gain['high']:.2f}) as fast>"
+        )
 
     @property
     def plan(self) -> Plan:

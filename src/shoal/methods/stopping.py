@@ -25,11 +25,11 @@ def why_stop(options: Search, steps: Sequence[Step], *, removed: int, left: int)
     if failed > options.patience:
         drop = dense.metrics.top1_val - last.metrics.top1_val
         return (
-            f"validation accuracy is {drop:.2f} points below dense, "
-            f"{options.max_drop:g} are allowed"
+            f"validation accuracy is {drop:.2f} points below dense, at most "
+            f"{options.max_drop:g} allowed"
         )
     if options.remove is not None and removed >= options.remove:
-        return f"{options.remove} are removed, as asked"
+        return f"removed {options.remove}, as asked"
     if left == 0:
         return "nothing is left to remove"
     return _target_reached(options, dense, last) if last.within else ""

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from shoal.data.batch import split_batch
 from shoal.ending import Ending, end_of, folded
-from shoal.errors import DataError
+from shoal.errors import CheckpointError, DataError, TrainingError
 from shoal.measure import EAGER, Latency, Ratio, benchmark, latency_in, latency_ratio
 from shoal.methods.listener import Listener
 from shoal.methods.options import Search
 from shoal.methods.rehearsal import FirstBatches
+from shoal.models import check_finite
 from shoal.modes import device_of
 from shoal.network import Network
 from shoal.records import Metrics
@@ -75,12 +76,17 @@ class Task:
         does.
 
         Raises:
-            TrainingError: the loss is not finite; the network then has its former weights.
+            TrainingError: the loss is not finite; the network then has its former weights. Or the
+                user's own training left weights that are not finite.
         """
         if epochs == 0:
             return ()
         if self.custom_fit is not None:
             self.custom_fit(network)
+            try:
+                check_finite(network)
+            except CheckpointError as error:
+                raise TrainingError(f"after your own training {error}") from error
             return ()
 
         def heard(report: EpochReport) -> None:

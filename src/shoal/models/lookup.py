@@ -266,4 +266,6 @@ def _incomplete(target: str) -> ConfigError:
             f"'{target}' is a file of weights, which holds no architecture: "
             f"name the model ({_GRAMMAR[6:]}) and pass this file as the checkpoint"
         )
-    return ConfigError(f"'{target}' does not say where the model comes from: {_GRAMMAR}")
+    return ConfigError(
+        f"'{target}' is no folder here, and does not say where the model comes from: {_GRAMMAR}"
+    )

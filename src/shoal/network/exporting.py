@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 
 from shoal.errors import CaptureError
 from shoal.network.contexts import flatten_contexts
+from shoal.quiet import quietly
 
 __all__ = ["Exported", "export_model"]
 
@@ -55,7 +56,7 @@ def export_model(
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.enable_grad():
+        with quietly(), torch.enable_grad():
             program = torch.export.export(target, args, kwargs, dynamic_shapes=named, strict=False)
         module = program.module(check_guards=False)
         flatten_contexts(module)

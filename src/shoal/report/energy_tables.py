@@ -64,12 +64,10 @@ def energy_lines(record: RunRecord) -> list[str]:
         )
     saved = found["training_time_saved_percent"]
     if saved is not None:
-        lines.append(
-            f"training time saved: an epoch of the result takes {saved:.0f} % less than one of "
-            "dense"
-        )
+        less = f"{abs(saved):.0f} % {'less' if saved >= 0 else 'more'}"
+        lines.append(f"training time: an epoch of the result takes {less} than one of dense")
     else:
-        lines.append("training time saved: not known, for the training is not shoal's or failed")
+        lines.append("training time: not known, for the training is not shoal's or failed")
     lines.append(f"energy: {found['source']}; of the whole machine, with all that ran meanwhile")
     return lines
 

@@ -19,8 +19,8 @@ _FORMATS = (".png", ".svg", ".pdf")
 def l1_by_stage(network: Network, path: str | Path) -> Path:
     """Draw the mean absolute weight of each removable block, coloured by stage.
 
-    Figure 3 of seed 003 for any network: where the bare scores follow the stage, ranking all
-    blocks together always picks the same stages.
+    Figure 3 of Jordao et al. 2023 for any network: where the bare scores follow the stage, ranking
+    all blocks together always picks the same stages.
 
     Args:
         network: the captured network.
@@ -48,7 +48,8 @@ def l1_by_stage(network: Network, path: str | Path) -> Path:
     axes.set_xlabel("removable block, in the order of the forward pass")
     axes.set_ylabel("ℓ1: mean absolute weight")
     axes.grid(axis="y", alpha=0.4, zorder=0)
-    axes.legend(fontsize=8)
+    axes.margins(y=0.25)  # room for the legend above the bars
+    axes.legend(fontsize=8, loc="upper left", ncols=3)
     return _write(figure, target)
 
 
@@ -125,7 +126,7 @@ def _figure(width: float, height: float) -> Any:
     except ImportError:
         raise missing_extra("matplotlib", "report", "drawing figures") from None
     # Not through pyplot: that picks a window system, and keeps every figure.
-    return Figure(figsize=(min(width, 24.0), height), layout="constrained")
+    return Figure(figsize=(min(max(width, 7.0), 24.0), height), layout="constrained")
 
 
 def _write(figure: Any, target: Path) -> Path:

@@ -107,7 +107,8 @@ def _summary(found: Inspection) -> list[str]:
         latency = found.benchmark.latency
         lines.append(
             f"latency {latency} for a batch of {latency.batch_size} on {latency.device}, "
-            f"{latency.threads} threads; median (quartiles) of {latency.samples} rounds"
+            f"threads: {latency.threads}; median (quartiles) of {latency.samples} rounds, batch "
+            "norms as they are"
         )
     return [*lines, *(f"note: {note}" for note in found.notes)]
 

@@ -66,8 +66,8 @@ def _short(words: str) -> str:
 
 
 def quotient(found: Mapping[str, float]) -> str:
-    """Return a ratio with its quartiles; one that may be 1 is not claimed."""
-    spread = f"{found['q1']:.2f} to {found['q3']:.2f}"
+    """Return a ratio with its 95 % interval; one that may be 1 is not claimed."""
+    spread = f"{found['low']:.2f} to {found['high']:.2f}"
     if found["low"] <= 1.0 <= found["high"]:
         return f"not certain ({spread})"
     return f"{ratio(found['median'])} ({spread})"

@@ -148,7 +148,7 @@ def _curve(record: RunRecord) -> str:
         axes.annotate(str(step.step), (share, step.metrics.top1_val), fontsize=7,
                       xytext=(3, 4), textcoords="offset points")  # fmt: skip
     axes.axvline(1.0 / record.chosen.latency_ratio, color="0.7", linestyle=":", zorder=0)
-    axes.set_xlabel("latency, share of dense's (both with batch norms folded)")
+    axes.set_xlabel("latency, share of dense's (merged, of dense with its batch norms folded)")
     axes.set_ylabel("top-1 (%)")
     axes.invert_xaxis()
     axes.grid(alpha=0.3)

@@ -9,10 +9,11 @@ from rich.table import Table
 
 from shoal.measure import EAGER
 from shoal.methods import Step
+from shoal.records import lineage
 from shoal.report.energy_tables import energy_lines
 from shoal.report.latency_tables import runtime_name, runtime_notes
 from shoal.report.record import RunRecord
-from shoal.report.wording import amount, duration, milliseconds, percent, points, ratio
+from shoal.report.wording import DONE, amount, duration, milliseconds, percent, points, ratio
 
 __all__ = ["comparison_table", "outcome_lines", "steps_table"]
 
@@ -62,7 +63,7 @@ def _size_rows(record: RunRecord) -> list[_Row]:
 def _removal_row(record: RunRecord) -> _Row:
     total = record.total
     return (
-        f"{record.unit} left",
+        f"{'removable ' if record.unit == 'blocks' else ''}{record.unit} left",
         "?" if total is None else str(total),
         "?" if total is None else str(total - record.removed),
         f"{record.removed} removed",
@@ -102,7 +103,7 @@ def _latency_rows(record: RunRecord) -> list[_Row]:
             f"latency, as trained{batch}",
             milliseconds(record.dense.latency_ms),
             milliseconds(record.final.latency_ms),
-            f"{folded}, both folded" if step.step else "same",
+            f"{folded}, merged" if step.step else "same",
         )
     ]
 
@@ -117,11 +118,12 @@ def _quotient(median: float, low: float, high: float) -> str:
 def outcome_lines(record: RunRecord) -> list[str]:
     """Return what is to be said under the table: what went, why it ended, what it means."""
     lines = [
-        f"removed: {', '.join(record.removals) or 'nothing'}",
+        *(_removal_lines(record) or ["removed: nothing"]),
         f"ended because: {record.stopped}"
         if record.finished
         else "not finished: the command that began it goes on from here",
-        "change: dense / result, so above 1 is less; of latency with its 95 % interval",
+        "change: dense / result, so above 1 is less; of latency the median over rounds that timed "
+        "both, with its 95 % interval (the quotient of two medians may differ a little)",
     ]
     if "speedup" in record.latency:
         lines.append(
@@ -133,16 +135,25 @@ def outcome_lines(record: RunRecord) -> list[str]:
     return [*lines, *(f"note: {note}" for note in record.notes)]
 
 
+def _removal_lines(record: RunRecord) -> list[str]:
+    """Return what was done to which sites, blocks or stretches, a line for each kind."""
+    done: dict[str, list[str]] = {}
+    for step in lineage(record.steps):
+        if step.names:
+            done.setdefault(step.operation, []).extend(step.names)
+    return [f"{DONE.get(kind, kind)}: {', '.join(names)}" for kind, names in done.items()]
+
+
 def steps_table(record: RunRecord) -> Table:
     """Return the table of all steps; what never changes has no column."""
     table = _table(title=f"steps of {escape(str(record.folder))}")
     columns = _columns(record)
     for head, _ in columns:
-        table.add_column(head, justify="left" if head in ("removed", "") else "right")
+        table.add_column(head, justify="left" if head in ("done", "") else "right")
     table.caption_justify = "left"
     table.caption = (
-        "?: not certain, too close to tell; latency: as trained; dense / this: of latency, both "
-        "with batch norms and lines folded"
+        "?: not certain, too close to tell; latency: as trained; dense / this: of latency, dense "
+        "with its batch norms folded and this one merged"
     )
     chosen = record.chosen.step
     for step in record.steps:
@@ -154,7 +165,7 @@ def steps_table(record: RunRecord) -> Table:
 def _columns(record: RunRecord) -> list[tuple[str, Callable[[Step], str]]]:
     columns: list[tuple[str, Callable[[Step], str]]] = [
         ("step", lambda step: str(step.step)),
-        ("removed", lambda step: ", ".join(step.names) or f"({step.operation})"),
+        ("done", _done),
         ("score", _lowest_score),
         ("before tuning", lambda step: percent(step.top1_val_before)),
         ("validation", lambda step: percent(step.metrics.top1_val)),
@@ -175,13 +186,20 @@ def _columns(record: RunRecord) -> list[tuple[str, Callable[[Step], str]]]:
     ]
 
 
+def _done(step: Step) -> str:
+    if not step.names:
+        return f"({step.operation})"
+    return f"{DONE.get(step.operation, step.operation)} {', '.join(step.names)}"
+
+
 def _latency_ratio(step: Step) -> str:
     sure = "" if step.latency_ratio_low > 1.0 or step.latency_ratio_high < 1.0 else " ?"
     return f"{ratio(step.latency_ratio)}{sure if step.step else ''}"
 
 
 def _lowest_score(step: Step) -> str:
-    found = [step.scores[name] for name in step.names if name in step.scores]
+    titles = [(name, f"{step.operation} {name}") for name in step.names]  # of "shoal": moves
+    found = [step.scores[title] for both in titles for title in both if title in step.scores]
     sure = "" if step.settled is not False else " ?"
     return f"{max(found):.4f}{sure}" if found else "–"
 

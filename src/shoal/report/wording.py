@@ -1,8 +1,10 @@
-"""Numbers as people read them, each with its unit."""
+"""Operations and numbers as people read them, each number with its unit."""
 
 from __future__ import annotations
 
-__all__ = ["amount", "duration", "milliseconds", "percent", "points", "ratio"]
+__all__ = ["DONE", "amount", "duration", "milliseconds", "percent", "points", "ratio"]
+
+DONE = {"linearize": "linearized", "drop": "dropped", "collapse": "collapsed"}
 
 
 def amount(number: int) -> str:
