@@ -26,7 +26,8 @@ class FitResidual:
     """Scores blocks and stretches by the relative residual of the layer fitted to them.
 
     The residual is the expected squared error over the variance of the target, which for a
-    residual block is the sum of branch and skip, before the rectifier after it. One pass over the
+    residual block is the sum of branch and skip, before the rectifier after it (a criterion of this
+    project; the fit is that of `shoal.collapse_`). One pass over the
     data serves all stretches whose matrices fit into memory together. Needs no labels.
 
     Args:

@@ -27,7 +27,7 @@ class _Magnitude(ABC):
     Args:
         scope: "stage" divides each score by the mean of its stage, so that blocks of all stages
             can be ranked together; "global" compares the bare values, which follow the stage
-            (seed 003, Figure 3) and so always pick the same one.
+            (Jordao et al. 2023, Figure 3) and so always pick the same one.
 
     Raises:
         ConfigError: `scope` has another value.
@@ -63,9 +63,9 @@ class _Magnitude(ABC):
 
 @criteria.register("l1")
 class L1(_Magnitude):
-    """The mean absolute weight of the branch's convolutions and linear layers (seed 003, A.2).
+    """The mean absolute weight of the branch's convolutions and linear layers.
 
-    `details` holds the bare value, whatever the scope.
+    After Jordao et al. 2023, A.2. `details` holds the bare value, whatever the scope.
     """
 
     name = "l1"
@@ -77,7 +77,7 @@ class L1(_Magnitude):
 
 @criteria.register("l2")
 class L2(_Magnitude):
-    """The mean square weight of the branch's convolutions and linear layers (as l1, squared)."""
+    """The mean square weight of the branch's convolutions and linear layers; as l1, squared."""
 
     name = "l2"
 

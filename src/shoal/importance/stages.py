@@ -38,8 +38,8 @@ def stages(network: Network) -> list[Stage]:
     """Return the network's stages in the order of the forward pass.
 
     A stage is all blocks whose addition gives one shape (published code: the groups of layers
-    between downsamplings; seed 003, Figure 3). Blocks that cannot be removed belong to the stage
-    of their output.
+    between downsamplings; Jordao et al. 2023, Figure 3). Blocks that cannot be removed belong to
+    the stage of their output.
     """
     by_shape: dict[tuple[int | None, ...], list[tuple[str, bool]]] = {}
     for found in find_blocks(network):

@@ -1,6 +1,6 @@
 """What a search spends on training, and what its result spares: energy, CO2 and time.
 
-Jordao et al. 2023 (seed 003) report the cost of training and of inference of dense and pruned
+Jordao et al. 2023 report the cost of training and of inference of dense and pruned
 networks. Here an epoch of training and 1,000 inferences of both are measured at the end of the
 search, in turn, and the training that the search itself did is measured as it happens.
 """

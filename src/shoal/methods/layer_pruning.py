@@ -1,6 +1,6 @@
 """Residual layer pruning: drop the least important blocks, fine-tune, again or once.
 
-Jordao et al. 2023 ("When Layers Play the Lottery, all Tickets Win at Initialization"; seed 003):
+Jordao et al. 2023 ("When Layers Play the Lottery, all Tickets Win at Initialization"):
 Algorithm 1 scores trained weights, removes, rewinds and trains on; Algorithm 2 scores an untrained
 network and trains once. Pons et al. 2024 score, remove one block and fine-tune, again and again.
 All are options of one loop:

@@ -25,8 +25,8 @@ def drop_(network: Network, names: Sequence[str] | str) -> Network:
 
     The branch goes, with its layers and their `state_dict` keys; the shortcut stays. What remains
     keeps its weights and names. The network then computes what it computed before with the
-    branch's output multiplied by zero (seed 003, A.1: yᵢ = yᵢ₋₁), and any order of drops gives
-    the same network. A block inside a dropped branch goes with it.
+    branch's output multiplied by zero (Jordao et al. 2023, A.1: yᵢ = yᵢ₋₁), and any order of drops
+    gives the same network. A block inside a dropped branch goes with it.
 
     Args:
         network: the captured network.
@@ -51,10 +51,10 @@ def drop_(network: Network, names: Sequence[str] | str) -> Network:
 def zero_out_(network: Network, names: Sequence[str] | str) -> Network:
     """Set all weights of residual branches to zero, in place: the scheme that saves no time.
 
-    It is here for comparison (seed 003, A.1, "the widely employed zeroed-out scheme"): the output
-    is that of `drop_`, the cost that of the dense network. Only weights change, so nothing is
-    recorded in the plan; `shoal.save` keeps the zeros as it keeps all weights, and fine-tuning
-    may fill them again.
+    It is here for comparison (Jordao et al. 2023, A.1, "the widely employed zeroed-out scheme"):
+    the output is that of `drop_`, the cost that of the dense network. Only weights change, so
+    nothing is recorded in the plan; `shoal.save` keeps the zeros as it keeps all weights, and
+    fine-tuning may fill them again.
 
     Args:
         network: the captured network.
