@@ -119,7 +119,7 @@ def inspect(
         inputs: Any = kwargs or args
         with progress_console().status("measuring"):
             measured = benchmark(network, inputs)
-            costs = block_costs(network, inputs)
+            costs = block_costs(network, inputs, min_seconds=2.0)
     found = inspect_network(network, model, scores=scores, benchmark=measured, costs=costs)
     if as_json:
         print_json(found.to_dict())
