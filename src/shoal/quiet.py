@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 
 __all__ = ["quietly"]
 
@@ -25,10 +26,10 @@ _TALKATIVE = (
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Silence warnings and logs for a while; errors come out as errors."""
+    """Silence warnings, logs and what is printed to standard error; errors come out as errors."""
     loggers = [logging.getLogger(name) for name in _TALKATIVE]
     levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
         try:
             for logger in loggers:
