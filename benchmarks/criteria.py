@@ -240,8 +240,7 @@ def prune(
 
 def rows_of(result: Result, options: argparse.Namespace) -> list[dict[str, Any]]:
     dense = result.dense
-    most = options.per_step
-    gone = [min(step.step * most, options.remove) for step in result.steps]
+    gone = [min(step.step * options.per_step, options.remove) for step in result.steps]
     return [
         {
             "step": step.step,

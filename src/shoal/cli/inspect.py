@@ -93,8 +93,7 @@ def inspect(
     from shoal.cli.compress import chosen_device
     from shoal.cli.source import Source, load_examples, open_network, parse_shape, random_weights
     from shoal.errors import ConfigError
-    from shoal.importance import score_several
-    from shoal.importance.criteria import make_criterion
+    from shoal.importance.criteria import make_criterion, score_by
     from shoal.measure import benchmark
     from shoal.measure.blocks import block_costs
     from shoal.report import inspect_network, inspection_tables
@@ -112,7 +111,7 @@ def inspect(
     left = any(site.linearized is None for site in network.sites)
     if examples is not None and (left or chosen.unit != "site"):
         with progress_console().status("scoring"):
-            (scores,) = score_several(network, examples.train, [chosen], samples=samples or None)
+            scores = score_by(chosen, network, examples.train, samples=samples or None)
     measured = costs = None
     if latency:
         args, kwargs = network.example_inputs(batch)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 from urllib.parse import parse_qsl
 
@@ -17,7 +17,16 @@ from shoal.importance.scores import Scores
 from shoal.network import Network
 from shoal.registry import Registry
 
-__all__ = ["ALL", "Criterion", "OnePass", "criteria", "criterion_for", "make_criterion", "score"]
+__all__ = [
+    "ALL",
+    "Criterion",
+    "OnePass",
+    "criteria",
+    "criterion_for",
+    "make_criterion",
+    "score",
+    "score_by",
+]
 
 
 @runtime_checkable
@@ -181,9 +190,33 @@ def score(
         TrainingError: the network computes NaN.
     """
     chosen = make_criterion(criterion, **options)
-    if isinstance(chosen, OnePass):
-        observe(network, loader, [chosen], samples=samples, progress=progress)
-        scores = chosen.scores()
-    else:
-        scores = chosen.score(network, loader, samples=samples, progress=progress)
+    scores = score_by(chosen, network, loader, samples=samples, progress=progress)
     return scores if saved_ms is None else per_latency(scores, saved_ms)
+
+
+def score_by(
+    criterion: Criterion,
+    network: Network,
+    loader: Iterable[Any],
+    *,
+    samples: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    beside: Sequence[Observer] = (),
+) -> Scores:
+    """Score by a fresh criterion; arguments and errors as for `score`.
+
+    Args:
+        criterion: as `make_criterion` or `criterion_for` gives it.
+        network: is left as it is.
+        loader: the data.
+        samples: use this many samples only.
+        progress: called with the batches done and their total.
+        beside: what else is to see the data, in the same pass where the criterion needs just one.
+    """
+    if isinstance(criterion, OnePass):
+        observe(network, loader, [criterion, *beside], samples=samples, progress=progress)
+        return criterion.scores()
+    scores = criterion.score(network, loader, samples=samples, progress=progress)
+    if beside:
+        observe(network, loader, beside, samples=samples)
+    return scores

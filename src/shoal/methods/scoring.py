@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from shoal.importance import Observer, Scores, observe, per_latency
-from shoal.importance.criteria import ALL, Criterion, OnePass, criterion_for
+from shoal.importance import Observer, Scores, per_latency
+from shoal.importance.criteria import ALL, Criterion, criterion_for, score_by
 from shoal.methods.moves import find_moves, saved_ms
 from shoal.methods.options import Search
 from shoal.methods.registry import Situation
@@ -53,13 +53,7 @@ def score_candidates(
         TrainingError: the network computes NaN.
     """
     samples, progress = search.samples, situation.listener.scored
-    if isinstance(criterion, OnePass):
-        observe(network, data, [criterion, *beside], samples=samples, progress=progress)
-        scores = criterion.scores()
-    else:
-        scores = criterion.score(network, data, samples=samples, progress=progress)
-        if beside:
-            observe(network, data, beside, samples=samples)
+    scores = score_by(criterion, network, data, samples=samples, progress=progress, beside=beside)
     if not search.per_latency:
         return scores
     kind = _KINDS[criterion.unit]
