@@ -21,6 +21,7 @@ from shoal.importance.replaced import Replacement, check_metric, replacement_sco
 from shoal.importance.scores import Scores
 from shoal.modes import device_of
 from shoal.network import Network, Site
+from shoal.surgery.linearize import check_how
 from shoal.surgery.lines import FittedLine, LineMoments
 
 __all__ = ["LineLoss", "computing_line", "unchanged"]
@@ -67,8 +68,7 @@ class LineLoss:
         check_metric(metric)
         if screen is not None and screen < 1:
             raise ConfigError(f"screen is {screen}: give at least 1, or leave it out for all sites")
-        if how not in ("line", "identity"):
-            raise ConfigError(f"how is '{how}': choose 'line' or 'identity'")
+        check_how(how)
         self.how = how
         self.metric = metric
         self.screen = screen

@@ -8,6 +8,7 @@ from typing import Any
 
 from shoal.errors import ConfigError, unknown_name
 from shoal.measure import EAGER, check_runtime
+from shoal.surgery.linearize import check_how
 from shoal.training import Recipe
 
 __all__ = ["OF_SOME_METHODS", "Search"]
@@ -115,8 +116,7 @@ class Search:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < low):
                 raise ConfigError(f"{name} is {value!r}: give a whole number, {low} or more")
-        if self.how not in ("line", "identity"):
-            raise ConfigError(f"how is '{self.how}': choose 'line' or 'identity'")
+        check_how(self.how)
         if not 0 < self.step_saving <= 1:
             raise ConfigError(
                 f"step_saving is {self.step_saving}: give the share of the latency that a step "

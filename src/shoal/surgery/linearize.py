@@ -14,7 +14,7 @@ from shoal.network import Network, Site
 from shoal.network.modules import Line, SharedPReLU
 from shoal.surgery.lines import FittedLine, LineMoments
 
-__all__ = ["fit_lines", "hand_over", "linearize_", "put_linear_"]
+__all__ = ["check_how", "fit_lines", "hand_over", "linearize_", "put_linear_"]
 
 
 def fit_lines(
@@ -46,6 +46,12 @@ def fit_lines(
     moments = LineMoments(names)
     observe(network, loader, [moments], samples=samples)
     return moments.lines()
+
+
+def check_how(how: str) -> None:
+    """Raise `ConfigError` unless `how` is "line" or "identity"."""
+    if how not in ("line", "identity"):
+        raise ConfigError(f"how is '{how}': choose 'line' or 'identity'")
 
 
 def linearize_(
@@ -98,8 +104,7 @@ def linearize_(
 
 
 def _checked(network: Network, names: Sequence[str], how: str) -> list[Site]:
-    if how not in ("line", "identity"):
-        raise ConfigError(f"how is '{how}': choose 'line' or 'identity'")
+    check_how(how)
     sites = {site.name: site for site in network.sites}
     for name in names:
         if name not in sites:
