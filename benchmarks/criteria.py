@@ -40,16 +40,20 @@ from torch import nn
 
 import shoal
 from criteria_tables import NOTHING, passed, published, table
-from shoal.atomic import write_file
 from shoal.data import DataSet, SeededLoader, load_data
 from shoal.data.split import stratified_split
-from shoal.exporting import export
+from shoal.files import write_file
 from shoal.importance import Scores
 from shoal.measure import latency_ratio, measure_latency
-from shoal.measure.runtime import onnx_latency
-from shoal.methods import Listener, Proposal, Result, Search, Situation, Step, methods
 from shoal.models import load_model
 from shoal.network import Network
+from shoal.runtimes import export
+from shoal.runtimes.onnxruntime import onnx_latency
+from shoal.search.listener import Listener
+from shoal.search.method import Proposal, Situation, methods
+from shoal.search.options import Search
+from shoal.search.records import Step
+from shoal.search.result import Result
 from shoal.training import Recipe, fit
 
 # What a run does not depend on.

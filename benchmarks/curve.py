@@ -24,11 +24,11 @@ import yaml
 from torch import Tensor
 
 import shoal
-from shoal.ending import folded
 from shoal.measure import OnnxRunners, SideBySide, eager_side_by_side
-from shoal.records import lineage
+from shoal.merge.merge import merge_
 from shoal.report import RunRecord, read_run
-from shoal.surgery import merge_
+from shoal.search.ending import folded
+from shoal.search.records import lineage
 
 DENSE = "dense"
 

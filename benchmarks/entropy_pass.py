@@ -22,13 +22,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shoal.importance import Entropy, observe
+from shoal.importance import Entropy
 from shoal.measure import Ratio, clock_timer, peak_memory_bytes, time_rounds
 from shoal.measure.stats import quartiles
 from shoal.methods.easier import POSITIONS
 from shoal.models import resnet18_cifar
 from shoal.modes import make_channels_last
 from shoal.network import Network, capture
+from shoal.passes.observe import observe
 from shoal.surgery import LineMoments
 
 BASELINE = "captured network, plain"

@@ -26,10 +26,11 @@ import torch
 from torch import Tensor, nn
 
 from shoal.measure import latency_ratio, measure_latency
+from shoal.merge.merge import merge_
 from shoal.models import load_model
 from shoal.modes import make_channels_last
 from shoal.network import Network, capture
-from shoal.surgery import linearize_, merge_
+from shoal.surgery import linearize_
 
 MODELS = (
     "torchvision:resnet18",

@@ -29,10 +29,10 @@ import torch
 
 from shoal.data import load_data
 from shoal.importance import score
-from shoal.methods.moves import Move, find_moves
 from shoal.models import load_model
 from shoal.modes import make_channels_last
 from shoal.network import Network, capture
+from shoal.search.moves import Move, find_moves
 from shoal.surgery import drop_, linearize_
 from shoal.surgery.collapse import collapse_
 from shoal.training import evaluate, fit

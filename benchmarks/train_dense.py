@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
-from shoal.atomic import write_file
 from shoal.data import load_data
+from shoal.files import write_file
 from shoal.models import load_model
 from shoal.training import Recipe, evaluate, fit
 

@@ -26,10 +26,10 @@ from rich.table import Table
 import shoal
 from shoal.config import read_config
 from shoal.data import DataSet, load_data, split_batch
-from shoal.exporting import export
 from shoal.measure import Latency, latency_ratio, measure_latency
-from shoal.measure.runtime import OnnxRunner
-from shoal.surgery.merge import merge_
+from shoal.merge.merge import merge_
+from shoal.runtimes import export
+from shoal.runtimes.onnxruntime import OnnxRunner
 from shoal.training import fit
 
 BATCHES = (1, 64)

@@ -14,11 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from shoal.data import DataSet, load_data
-from shoal.ending import Ending
 from shoal.measure import Benchmark, Latency, Ratio, SideBySide
-from shoal.methods import Result, compress, task
+from shoal.merge.merge import merge_
 from shoal.network import Network, capture
-from shoal.surgery import merge_
+from shoal.search import task
+from shoal.search.compress import compress
+from shoal.search.ending import Ending
+from shoal.search.result import Result
 from shoal.training import fit
 
 TIMED = (

@@ -106,7 +106,7 @@ def test_a_run_on_other_images_is_told(
 def test_a_runtime_that_lacks_is_told_and_the_rest_measured(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from shoal.measure import runtime
+    from shoal.runtimes import onnxruntime as runtime
 
     monkeypatch.setattr(runtime.importlib.util, "find_spec", lambda name: None)
     words = [str(run), str(run), "--seconds", "0", "--batch", "1"]

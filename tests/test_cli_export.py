@@ -13,7 +13,7 @@ from torch import nn
 import shoal
 import small_runs
 from shoal.cli import main
-from shoal.measure.runtime import OnnxRunner
+from shoal.runtimes.onnxruntime import OnnxRunner
 
 MODEL = f"{small_runs.__file__}:build"
 

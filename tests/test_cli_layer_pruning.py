@@ -18,8 +18,8 @@ from shoal.cli import main
 from shoal.cli.flags import FLAGS
 from shoal.config import Config
 from shoal.data import load_data
-from shoal.methods import Search
 from shoal.models import digits_resnet
+from shoal.search.options import Search
 
 MODEL = "shoal:digits_resnet?width=4"
 BLOCKS = ["layer1.0", "layer1.1", "layer1.2", "layer2.1", "layer2.2"]
@@ -81,7 +81,7 @@ def test_floors(prune: Prune) -> None:
 
 
 def test_importance_per_latency(prune: Prune, monkeypatch: pytest.MonkeyPatch) -> None:
-    from shoal.methods import scoring
+    from shoal.search import scoring
 
     saved = dict(zip(BLOCKS, (1.0, 1.0, 100.0, 1.0, 1.0), strict=True))
     table = {f"drop {name}": value for name, value in saved.items()}

@@ -8,7 +8,8 @@ import torch
 from rich.console import Console
 
 from shoal.cli.progress import showing
-from shoal.methods import Listener, Metrics, Step
+from shoal.search.listener import Listener
+from shoal.search.records import Metrics, Step
 from shoal.training import BatchReport, EpochReport
 
 

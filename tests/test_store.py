@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import shoal
 import small_runs
-from shoal import atomic
+from shoal import files as atomic
 from shoal.errors import CheckpointError, PlanError, RunError
 from shoal.modes import is_channels_last, make_channels_last
 from shoal.network import Network, capture

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from shoal import models
     from shoal.errors import ShoalError
-    from shoal.exporting import export
     from shoal.importance import score
     from shoal.measure import benchmark
-    from shoal.measure.blocks import block_costs
-    from shoal.methods import compress
+    from shoal.merge.merge import merge_
     from shoal.network import Network, capture
+    from shoal.runtimes import export
+    from shoal.search.compress import compress
     from shoal.store import load, save
-    from shoal.surgery import collapse_, drop_, fit_lines, linearize_, merge_, zero_out_
+    from shoal.surgery import collapse_, drop_, fit_lines, linearize_, zero_out_
+    from shoal.surgery.block_costs import block_costs
 
 __all__ = [
     "Network",
@@ -45,16 +46,16 @@ _HOMES = {
     "Network": "shoal.network",
     "ShoalError": "shoal.errors",
     "benchmark": "shoal.measure",
-    "block_costs": "shoal.measure.blocks",
+    "block_costs": "shoal.surgery.block_costs",
     "capture": "shoal.network",
     "collapse_": "shoal.surgery",
     "compress": "shoal.methods",
     "drop_": "shoal.surgery",
-    "export": "shoal.exporting",
+    "export": "shoal.runtimes",
     "fit_lines": "shoal.surgery",
     "linearize_": "shoal.surgery",
     "load": "shoal.store",
-    "merge_": "shoal.surgery",
+    "merge_": "shoal.merge",
     "save": "shoal.store",
     "score": "shoal.importance",
     "zero_out_": "shoal.surgery",

@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from shoal.atomic import readable_errors, replace_folder
 from shoal.errors import CheckpointError, PlanError
+from shoal.files import readable_errors, replace_folder
 from shoal.models import load_model, parse_spec
 from shoal.modes import is_channels_last, make_channels_last
 from shoal.network import Network, Plan, capture

@@ -9,7 +9,8 @@ import small_runs
 from shoal.errors import ConfigError
 from shoal.importance import score
 from shoal.importance.criteria import criteria
-from shoal.methods import Easier, Search
+from shoal.methods import Easier
+from shoal.search.options import Search
 from small_runs import digits, run
 
 
@@ -60,7 +61,7 @@ def test_importance_is_divided_by_the_latency_saved(monkeypatch: pytest.MonkeyPa
     last, *others = sorted(plain, key=plain.__getitem__)
     saved = {last: 0.0, **dict.fromkeys(others, 1.0), others[-1]: 1e6}
     table = {f"linearize {name}": value for name, value in saved.items()}
-    monkeypatch.setattr("shoal.methods.scoring.saved_ms", lambda *_: (40.0, table))
+    monkeypatch.setattr("shoal.search.scoring.saved_ms", lambda *_: (40.0, table))
     step = run(remove=1, per_latency=True).steps[1]
     assert step.names == (others[-1],)
     assert step.scores[last] == math.inf

@@ -13,9 +13,10 @@ import shoal
 import small_runs
 from shoal.errors import ConfigError, NameNotFoundError
 from shoal.measure import benchmark
-from shoal.methods import Listener, Result
 from shoal.models import cifar_resnet20
 from shoal.network import Network
+from shoal.search.listener import Listener
+from shoal.search.result import Result
 from shoal.training import EpochReport
 
 FAST = {"recipe": {"precision": "fp32", "lr": 0.01}, "seed": 0}
@@ -39,7 +40,7 @@ def quick_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
         return benchmark(net, inputs, baseline, warmup=0, repeats=3, min_seconds=0.0)
 
     small_runs.skip_latency(monkeypatch)
-    monkeypatch.setattr("shoal.methods.task.benchmark", short)  # for MACs and depth
+    monkeypatch.setattr("shoal.search.task.benchmark", short)  # for MACs and depth
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +130,7 @@ def test_what_saves_nothing_does_not_go_and_stands_as_null_in_json(
     model: Network, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     saved = {f"drop {name}": float(name.startswith("layer1")) for name in LAST}
-    monkeypatch.setattr("shoal.methods.scoring.saved_ms", lambda *_: (40.0, saved))
+    monkeypatch.setattr("shoal.search.scoring.saved_ms", lambda *_: (40.0, saved))
     options = {"criterion": "last", "per_latency": True, "out": tmp_path / "run"}
     result = compress(model, **options)
     assert dropped(result) == [("layer1.2",), ("layer1.1",), ("layer1.0",)]

@@ -19,14 +19,16 @@ from shoal.config import read_config
 from shoal.errors import ConfigError, NameNotFoundError, TrainingError
 from shoal.importance import score
 from shoal.measure import Ratio, benchmark, latency_in
-from shoal.methods import Listener, Result
-from shoal.methods import moves as moves_module
-from shoal.methods.moves import Move, find_moves, saved_ms
-from shoal.methods.rehearsal import FirstBatches, rehearsed_costs
+from shoal.merge.merge import merge_
 from shoal.methods.shoal import _best_step
 from shoal.models import cifar_resnet20
 from shoal.network import Network
-from shoal.surgery import drop_, linearize_, merge_
+from shoal.search import moves as moves_module
+from shoal.search.listener import Listener
+from shoal.search.moves import Move, find_moves, saved_ms
+from shoal.search.rehearsal import FirstBatches, rehearsed_costs
+from shoal.search.result import Result
+from shoal.surgery import drop_, linearize_
 from shoal.training import evaluate, recipes
 
 
@@ -54,7 +56,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         return WHOLE_MS, {move.title: PRICES[move.kind] for move in moves}
 
     small_runs.skip_latency(monkeypatch)
-    monkeypatch.setattr("shoal.methods.task.benchmark", short)  # for MACs and depth
+    monkeypatch.setattr("shoal.search.task.benchmark", short)  # for MACs and depth
     monkeypatch.setattr("shoal.methods.shoal.saved_ms", table)
 
 
@@ -142,7 +144,7 @@ def test_a_step_ends_when_it_saves_enough(model: Network, moves: str, expected: 
 def test_the_last_step_saves_what_is_missing_to_the_target(
     model: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shoal.methods.task.Task._ratio", lambda *_: Ratio.of([1.0 / 0.73], [1.0]))
+    monkeypatch.setattr("shoal.search.task.Task._ratio", lambda *_: Ratio.of([1.0 / 0.73], [1.0]))
     options = {"moves": ["collapse"], "step_saving": 0.1, "target_latency": 0.7}
     result = run(model, remove=None, patience=1, **options)
     # 0.7 / 0.73 leaves 4 % of 40 ms to save.
@@ -257,8 +259,8 @@ def test_everything_is_decided_in_the_runtime_that_is_asked_for(
 
     monkeypatch.setenv("SHOAL_CACHE", str(tmp_path))
     monkeypatch.setattr(moves_module, "latency_in", short)
-    monkeypatch.setattr("shoal.surgery.costs.latency_in", short)
-    monkeypatch.setattr("shoal.surgery.merge.latency_in", short)
+    monkeypatch.setattr("shoal.merge.prices.latency_in", short)
+    monkeypatch.setattr("shoal.merge.merge.latency_in", short)
     network = linearize_(model.copy(), "layer1.0.relu", how="identity")
     found = find_moves(network, ["drop"])[:2]
     saved_ms(network, found, (torch.randn(2, 3, 8, 8),), runtime="onnxruntime")

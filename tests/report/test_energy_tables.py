@@ -7,8 +7,8 @@ from typing import Any
 
 from rich.console import Console
 
-from shoal.methods import Metrics, Step
 from shoal.report import RunRecord, energy_lines, energy_table, outcome_lines, read_run
+from shoal.search.records import Metrics, Step
 
 DENSE = Metrics(90.0, 88.0, 4_000_000, 2_000, 10, 2.0)
 STEP = Step(0, "dense", DENSE, 3, 0, 1.0, 1.0, 1.0, 1.0, True)

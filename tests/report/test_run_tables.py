@@ -10,7 +10,6 @@ import pytest
 from rich.console import Console
 
 from shoal.errors import RunError
-from shoal.methods import Metrics, Step
 from shoal.report import (
     RunRecord,
     comparison_table,
@@ -20,6 +19,7 @@ from shoal.report import (
     runtime_notes,
     steps_table,
 )
+from shoal.search.records import Metrics, Step
 
 LATENCY = {
     "dense_ms": 2.0,

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from shoal.errors import ConfigError, DataError, NameNotFoundError, TrainingError
-from shoal.importance import observe
 from shoal.network import Network, capture
+from shoal.passes.observe import observe
 from shoal.surgery import FittedLine, LineMoments, fit_lines
 
 RECTIFIERS = [

@@ -109,7 +109,7 @@ def _opened(model: str, source: Source) -> Network:
 def _baseline(model: str, against: str | None, source: Source) -> Network | None:
     """Return what to compare with: what was asked for, else a run's own dense network, folded."""
     from shoal.cli.source import open_network
-    from shoal.ending import folded
+    from shoal.search.ending import folded
 
     if against is not None:
         return _opened(against, source)

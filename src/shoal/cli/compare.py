@@ -219,7 +219,7 @@ def _open(
     """Return the networks in the form in which they would be used; the first also as given."""
     from shoal.cli.results import is_run, open_result
     from shoal.cli.source import is_folder, open_network
-    from shoal.ending import folded
+    from shoal.search.ending import folded
 
     places = [place for place, text in enumerate(models) if not is_folder(text)]
     if checkpoints and len(checkpoints) != len(places):

@@ -195,7 +195,7 @@ def chosen_device(name: str | None) -> torch.device:
     Raises:
         ConfigError: there is no such device here.
     """
-    from shoal.methods.compress import working_device
+    from shoal.search.compress import working_device
 
     return working_device(name)
 
@@ -248,6 +248,7 @@ def show_outcome(record: RunRecord, *, merge: bool = False) -> None:
         record: of the run.
         merge: whether to show also what was merged, and what was kept and why.
     """
+    from shoal.merge.report import MergeReport
     from shoal.report import (
         comparison_table,
         energy_table,
@@ -255,7 +256,6 @@ def show_outcome(record: RunRecord, *, merge: bool = False) -> None:
         merge_tables,
         outcome_lines,
     )
-    from shoal.surgery import MergeReport
 
     console = result_console()
     console.print(comparison_table(record))

@@ -66,8 +66,8 @@ def export(
     Example: shoal export run --format onnx
     """
     from shoal.cli.results import open_result, open_trained
-    from shoal.exporting import export as write
     from shoal.measure import depth
+    from shoal.runtimes import export as write
 
     target = _target(folder, form, out)
     if batch is not None and not merge:

@@ -95,8 +95,8 @@ def inspect(
     from shoal.errors import ConfigError
     from shoal.importance.criteria import make_criterion, score_by
     from shoal.measure import benchmark
-    from shoal.measure.blocks import block_costs
     from shoal.report import inspect_network, inspection_tables
+    from shoal.surgery.block_costs import block_costs
 
     if data is None and criterion is not None:
         raise ConfigError("criterion is given without data to score on: add --data")

@@ -18,8 +18,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from shoal.methods import Listener, Step
 from shoal.report.wording import DONE, duration, percent, points, ratio
+from shoal.search.listener import Listener
+from shoal.search.records import Step
 from shoal.training import BatchReport, EpochReport
 
 __all__ = ["Lines", "showing"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from shoal.errors import RunError
+from shoal.merge.merge import merge_
 from shoal.network import Network
 from shoal.store import load
-from shoal.surgery import merge_
 
 __all__ = ["is_run", "open_result", "open_trained"]
 

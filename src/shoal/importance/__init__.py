@@ -12,7 +12,6 @@ from shoal.importance.gradients import GraSP, Snip, Taylor
 from shoal.importance.influence import BlockInfluence
 from shoal.importance.lesion import Lesion
 from shoal.importance.magnitude import L1, L2, BatchNormScale
-from shoal.importance.observe import Observer, observe
 from shoal.importance.per_latency import per_latency
 from shoal.importance.scores import Scores
 from shoal.importance.several import Consensus, score_several
@@ -32,14 +31,12 @@ __all__ = [
     "GraSP",
     "Last",
     "Lesion",
-    "Observer",
     "Random",
     "Scores",
     "Snip",
     "Stage",
     "Taylor",
     "criteria",
-    "observe",
     "per_latency",
     "score",
     "score_several",

@@ -11,10 +11,10 @@ from urllib.parse import parse_qsl
 
 from shoal.errors import ConfigError, unknown_name
 from shoal.importance.entropy import Entropy
-from shoal.importance.observe import Observer, observe
 from shoal.importance.per_latency import per_latency
 from shoal.importance.scores import Scores
 from shoal.network import Network
+from shoal.passes.observe import Observer, observe
 from shoal.registry import Registry
 
 __all__ = [

@@ -15,8 +15,8 @@ from shoal.distributed import sum_across
 from shoal.errors import ConfigError, TrainingError
 from shoal.importance.jackknife import GROUPS, leave_one_out, standard_error
 from shoal.importance.scores import Scores
-from shoal.importance.states import count_states
 from shoal.network import Network, Site
+from shoal.passes.states import count_states
 
 __all__ = ["Entropy", "binary_entropy"]
 

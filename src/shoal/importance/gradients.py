@@ -17,12 +17,12 @@ from shoal.distributed import sum_across
 from shoal.errors import ConfigError, TrainingError
 from shoal.importance.candidates import block_candidates
 from shoal.importance.criteria import criteria
-from shoal.importance.passes import Pass
 from shoal.importance.scores import Scores
 from shoal.modes import kept_flags
 from shoal.network import Network
 from shoal.network.blocks import BlockNodes
 from shoal.network.weights import own_tensors
+from shoal.passes.batches import Pass
 from shoal.training.losses import check_targets, logits_of, sample_losses
 
 __all__ = ["GraSP", "Gradient", "Snip", "Taylor", "score_by_gradients"]

@@ -16,11 +16,11 @@ from torch import Tensor
 from shoal.errors import ConfigError
 from shoal.importance.criteria import criteria
 from shoal.importance.entropy import Entropy
-from shoal.importance.observe import Observer, observe
 from shoal.importance.replaced import Replacement, check_metric, replacement_scores
 from shoal.importance.scores import Scores
 from shoal.modes import device_of
 from shoal.network import Network, Site
+from shoal.passes.observe import Observer, observe
 from shoal.surgery.linearize import check_how
 from shoal.surgery.lines import FittedLine, LineMoments
 

@@ -20,7 +20,7 @@ def per_latency(scores: Scores, saved_ms: Mapping[str, float]) -> Scores:
 
     Args:
         scores: of any criterion; lowest goes first.
-        saved_ms: milliseconds that each removal saves, as `shoal.measure.blocks.block_costs`
+        saved_ms: milliseconds that each removal saves, as `shoal.surgery.block_costs.block_costs`
             measures them.
 
     Raises:

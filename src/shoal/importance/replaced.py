@@ -24,11 +24,11 @@ from torch import Tensor, fx
 from shoal.data.batch import Batch, split_batch
 from shoal.distributed import rank, sum_across, world
 from shoal.errors import ConfigError, DataError, TrainingError
-from shoal.importance.sampling import SampledBatches
 from shoal.importance.scores import Scores
-from shoal.importance.variants import Variants
 from shoal.modes import device_of, eval_mode
 from shoal.network import Network
+from shoal.passes.sampling import SampledBatches
+from shoal.passes.variants import Variants
 from shoal.training.losses import check_targets, logits_of, sample_losses
 from shoal.training.precision import autocast, resolve_precision
 

@@ -9,10 +9,10 @@ from typing import Any
 from shoal.errors import ConfigError
 from shoal.importance.criteria import ALL, Criterion, OnePass, criteria, criterion_for
 from shoal.importance.gradients import Gradient, score_by_gradients
-from shoal.importance.observe import observe
 from shoal.importance.scores import Scores
 from shoal.importance.without import Without, score_without
 from shoal.network import Network
+from shoal.passes.observe import observe
 
 __all__ = ["Consensus", "score_several"]
 

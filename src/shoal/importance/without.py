@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, fx
 
 from shoal.importance.candidates import Candidate, candidates, check_unit
-from shoal.importance.passes import Pass
 from shoal.importance.scores import Scores
-from shoal.importance.variants import Variants
 from shoal.modes import eval_mode
 from shoal.network import Network
 from shoal.network.channels import channel_dim
 from shoal.network.flow import Flow
 from shoal.network.weights import is_weighted
+from shoal.passes.batches import Pass
+from shoal.passes.variants import Variants
 from shoal.training.losses import logits_of
 
 __all__ = ["Answer", "Without", "score_without"]

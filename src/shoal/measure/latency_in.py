@@ -10,7 +10,7 @@ from torch import nn
 from shoal.errors import ShoalError, unknown_name
 from shoal.measure._inputs import Inputs
 from shoal.measure.latency import Latency, measure_latency
-from shoal.measure.runtime import lacking_package, onnx_latency
+from shoal.runtimes.onnxruntime import lacking_package, onnx_latency
 
 __all__ = ["EAGER", "ONNX_RUNTIME", "RUNTIMES", "check_runtime", "latency_in"]
 

@@ -12,8 +12,8 @@ from shoal.errors import ShoalError
 from shoal.measure._inputs import Inputs
 from shoal.measure.latency import Latency, latency_ratio, measure_latency
 from shoal.measure.latency_in import EAGER, ONNX_RUNTIME
-from shoal.measure.runtime import OnnxRunner, lacking_package, onnx_latency
 from shoal.measure.stats import Ratio
+from shoal.runtimes.onnxruntime import OnnxRunner, lacking_package, onnx_latency
 
 __all__ = ["OnnxRunners", "SideBySide", "eager_side_by_side"]
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from shoal.methods.compress import compress
-from shoal.methods.costs import Costs
 from shoal.methods.easier import Easier
 from shoal.methods.layer_pruning import LayerPruning
-from shoal.methods.listener import Listener
-from shoal.methods.options import Search
-from shoal.methods.registry import (
+from shoal.methods.shoal import Shoal
+from shoal.search.compress import compress
+from shoal.search.costs import Costs
+from shoal.search.engine import search
+from shoal.search.listener import Listener
+from shoal.search.method import (
     Method,
     Proposal,
     Situation,
@@ -17,10 +18,9 @@ from shoal.methods.registry import (
     methods,
     recipe_of,
 )
-from shoal.methods.result import Result
-from shoal.methods.search import search
-from shoal.methods.shoal import Shoal
-from shoal.records import Metrics, Step
+from shoal.search.options import Search
+from shoal.search.records import Metrics, Step
+from shoal.search.result import Result
 
 __all__ = [
     "Costs",

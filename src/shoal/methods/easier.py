@@ -11,16 +11,11 @@ from typing import Any, ClassVar
 
 from shoal.errors import TrainingError
 from shoal.importance import Scores
-from shoal.methods.options import Search
-from shoal.methods.registry import Proposal, Situation, methods
-from shoal.methods.scoring import (
-    chosen_criterion,
-    score_candidates,
-    unsettled_note,
-    worth_removing,
-)
 from shoal.network import Network
-from shoal.records import Step
+from shoal.search.method import Proposal, Situation, methods
+from shoal.search.options import Search
+from shoal.search.records import Step
+from shoal.search.scoring import chosen_criterion, score_candidates, unsettled_note, worth_removing
 from shoal.surgery import LineMoments, linearize_
 
 __all__ = ["POSITIONS", "Easier"]

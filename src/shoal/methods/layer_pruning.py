@@ -21,15 +21,10 @@ from shoal.errors import ConfigError
 from shoal.importance import stages
 from shoal.importance.candidates import block_candidates
 from shoal.importance.criteria import ALL, Criterion
-from shoal.methods.options import Search
-from shoal.methods.registry import Proposal, Situation, methods
-from shoal.methods.scoring import (
-    chosen_criterion,
-    score_candidates,
-    unsettled_note,
-    worth_removing,
-)
 from shoal.network import Network
+from shoal.search.method import Proposal, Situation, methods
+from shoal.search.options import Search
+from shoal.search.scoring import chosen_criterion, score_candidates, unsettled_note, worth_removing
 from shoal.surgery import drop_
 
 __all__ = ["LayerPruning"]

@@ -18,19 +18,20 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from shoal.errors import ConfigError
-from shoal.importance import Scores, observe
+from shoal.importance import Scores
 from shoal.importance.collapse_loss import apply_layer
 from shoal.importance.line_loss import computing_line, unchanged
 from shoal.importance.replaced import Replacement, check_metric, replacement_scores
 from shoal.methods.easier import POSITIONS
-from shoal.methods.listener import Listener
-from shoal.methods.moves import Move, find_moves, saved_ms
-from shoal.methods.options import Search
-from shoal.methods.registry import Proposal, Situation, methods
-from shoal.methods.rehearsal import rehearsed_costs
 from shoal.modes import device_of
 from shoal.network import Network
-from shoal.records import Step
+from shoal.passes.observe import observe
+from shoal.search.listener import Listener
+from shoal.search.method import Proposal, Situation, methods
+from shoal.search.moves import Move, find_moves, saved_ms
+from shoal.search.options import Search
+from shoal.search.records import Step
+from shoal.search.rehearsal import rehearsed_costs
 from shoal.surgery import LineMoments, drop_, linearize_
 from shoal.surgery.collapse import collapsed_layers, put_collapsed_
 from shoal.surgery.fit_conv import FittedLayer

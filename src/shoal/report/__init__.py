@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from shoal.report.compare_tables import (
-    Compared,
-    Comparison,
-    comparison_lines,
-    comparison_tables,
-)
+from shoal.report.compare_tables import Compared, Comparison, comparison_lines, comparison_tables
 from shoal.report.energy_tables import energy_lines, energy_table
 from shoal.report.inspection import Inspection, inspect_network
 from shoal.report.inspection_tables import inspection_tables

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from shoal.atomic import readable_errors
 from shoal.errors import ConfigError, missing_extra
+from shoal.files import readable_errors
 from shoal.importance import L1, Scores, stages
 from shoal.network import Network
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from shoal.importance import Scores
 from shoal.measure import Benchmark, count_macs, count_params, depth
-from shoal.measure.blocks import BlockCost, block_costs
 from shoal.network import Block, Network, Opaque, Site
+from shoal.surgery.block_costs import BlockCost, block_costs
 
 __all__ = ["Inspection", "inspect_network"]
 

@@ -7,9 +7,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from shoal.measure import EAGER
+from shoal.merge.report import Boundary, Merged, MergeReport
 from shoal.report.latency_tables import runtime_name
 from shoal.report.wording import amount, milliseconds
-from shoal.surgery.report import Boundary, Merged, MergeReport
 
 __all__ = ["boundaries_table", "merge_tables", "merged_table"]
 

@@ -9,14 +9,14 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from shoal.atomic import write_file
 from shoal.errors import missing_extra
+from shoal.files import write_file
+from shoal.merge.report import MergeReport
 from shoal.report.energy_tables import energy_table
 from shoal.report.latency_tables import latency_table
 from shoal.report.merge_tables import boundaries_table, merged_table
 from shoal.report.record import RunRecord
 from shoal.report.run_tables import comparison_table, outcome_lines, steps_table
-from shoal.surgery.report import MergeReport
 
 __all__ = ["PAGE", "write_page"]
 

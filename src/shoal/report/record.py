@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 
 from shoal.errors import RunError
-from shoal.methods import Metrics, Step, methods
-from shoal.records import chosen, lineage
+from shoal.search.method import methods
+from shoal.search.records import Metrics, Step, chosen, lineage
 
 __all__ = ["RunRecord", "read_run"]
 

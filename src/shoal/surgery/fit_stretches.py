@@ -11,11 +11,11 @@ from torch.utils.hooks import RemovableHandle
 
 from shoal.data.batch import Batch, sample_keys
 from shoal.errors import ConfigError
-from shoal.importance.observe import observe
-from shoal.importance.sampling import SampledBatches
 from shoal.modes import eval_mode
 from shoal.network import Network
 from shoal.network.listen import Tap, listen
+from shoal.passes.observe import observe
+from shoal.passes.sampling import SampledBatches
 from shoal.surgery.fit_conv import FittedLayer, LayerMoments, TooFewPositions
 from shoal.surgery.stretches import Stretch
 

@@ -16,8 +16,8 @@ from torch.utils.hooks import RemovableHandle
 from shoal.data.batch import Batch
 from shoal.distributed import sum_across
 from shoal.errors import ConfigError, TrainingError
-from shoal.importance.states import chunks_of_parts
 from shoal.network import Network, Site
+from shoal.passes.states import chunks_of_parts
 
 __all__ = ["FittedLine", "LineMoments"]
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shoal.atomic import readable_errors
 from shoal.distributed import barrier, is_main, sum_across, world
+from shoal.files import readable_errors
 from shoal.training.recipe import Recipe
 
 __all__ = ["cpu_state", "fingerprint", "load_checkpoint", "save_checkpoint"]

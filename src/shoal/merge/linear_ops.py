@@ -1,0 +1,310 @@
+"""Which nodes of a captured graph are linear in eval mode, and the map each of them computes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from shoal.merge.algebra import ConvMap, conv_padding
+from shoal.network import Network
+from shoal.network.modules import Line, StochasticDepth
+
+__all__ = ["ADDITIONS", "Linear", "linear_map", "operands", "tensor_shape"]
+
+aten = torch.ops.aten
+
+ADDITIONS = {
+    aten.add.Tensor: 1.0, aten.add_.Tensor: 1.0, aten.sub.Tensor: -1.0, aten.sub_.Tensor: -1.0,
+}  # fmt: skip
+
+_NOTHING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout,
+            nn.FeatureAlphaDropout, StochasticDepth)  # fmt: skip
+_FLATTENINGS = (aten.flatten.using_ints, aten.view.default, aten.reshape.default)
+_SCALINGS = (aten.mul.Tensor, aten.div.Tensor, aten.mul.Scalar, aten.div.Scalar)
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A node that is linear in one tensor.
+
+    Attributes:
+        source: the tensor it reads.
+        layout: "conv" where channels are second, "last" where they are last, None where it does
+            not matter (a node that does nothing).
+        make: gives the map that it computes, in float64; None for a flattening of
+            [N, C, *positions] to [N, C·positions].
+    """
+
+    source: fx.Node
+    layout: str | None
+    make: Callable[[], ConvMap] | None
+
+
+def tensor_shape(node: fx.Node) -> tuple[int | None, ...]:
+    """Return the node's shape, None for the batch and what follows from it; () if unknown."""
+    return tuple(node.meta.get("shape") or ())
+
+
+def operands(node: fx.Node) -> tuple[fx.Node, fx.Node, float] | None:
+    """Return (a, b, sign) for a node a + b or a − b of two tensors of the same shape."""
+    if node.target not in ADDITIONS or node.kwargs.get("alpha", 1) != 1 or len(node.args) != 2:
+        return None
+    a, b = node.args
+    if not isinstance(a, fx.Node) or not isinstance(b, fx.Node):
+        return None
+    if len(tensor_shape(a)) < 2 or tensor_shape(a) != tensor_shape(b):
+        return None
+    return a, b, ADDITIONS[node.target]
+
+
+def linear_map(node: fx.Node, network: Network) -> Linear | None:
+    """Return how a node is linear in one tensor in eval mode, or None."""
+    shape = tensor_shape(node)
+    if len(shape) < 2:
+        return None
+    if node.op == "call_module":
+        return _of_module(node, network.get_submodule(str(node.target)))
+    if node.op != "call_function":
+        return None
+    if node.target in _SCALINGS or node.target in ADDITIONS:
+        return _of_constant(node, network)
+    if node.target in _FLATTENINGS:
+        return _of_flatten(node)
+    if node.target in (aten.slice.Tensor, aten.pad.default, aten.constant_pad_nd.default):
+        return _of_resampling(node)
+    if node.target is aten.avg_pool2d.default:
+        return _of_average_pool(node)
+    if node.target is aten.dropout.default and isinstance(node.args[0], fx.Node):
+        return _nothing(node.args[0])
+    return None
+
+
+def _nothing(source: fx.Node) -> Linear | None:
+    shape = tensor_shape(source)
+    if len(shape) < 2 or not isinstance(shape[1], int):
+        return None
+    return Linear(source, None, partial(ConvMap.identity, 1, 0))
+
+
+# ---------------------------------------------------------------------- modules
+
+
+def _of_module(node: fx.Node, module: nn.Module) -> Linear | None:
+    source = node.args[0] if node.args else None
+    if not isinstance(source, fx.Node):
+        return None
+    rank = len(tensor_shape(source))
+    if isinstance(module, _NOTHING):
+        return _nothing(source)
+    if isinstance(module, nn.Linear):
+        return Linear(source, "last", partial(ConvMap.of_linear, module))
+    if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+        padding = conv_padding(module)
+        if padding is None or rank != module.weight.dim():
+            return None
+        return Linear(source, "conv", partial(ConvMap.of_conv, module, padding))
+    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        return _of_batch_norm(source, module, rank)
+    if isinstance(module, Line):
+        slope, intercept = module.slope.flatten(), module.intercept.flatten()
+        return _affine(source, slope, intercept, module.channel_dim, rank)
+    return None
+
+
+def _of_batch_norm(
+    source: fx.Node, norm: nn.modules.batchnorm._BatchNorm, rank: int
+) -> Linear | None:
+    if norm.running_mean is None or norm.running_var is None:
+        return None  # it normalises by the batch, also in eval mode
+    scale = (norm.running_var.cpu().double() + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight.detach().cpu().double()
+    shift = -norm.running_mean.cpu().double() * scale
+    if norm.bias is not None:
+        shift = shift + norm.bias.detach().cpu().double()
+    return _affine(source, scale, shift, 1, rank)
+
+
+def _affine(
+    source: fx.Node, scale: Tensor, shift: Tensor, channel_dim: int, rank: int
+) -> Linear | None:
+    """Return the scale and shift of the channels at `channel_dim` of a tensor of that rank."""
+    scale, shift = scale.detach().cpu().double(), shift.detach().cpu().double()
+    channel_dim %= rank
+    if channel_dim == rank - 1:
+        return Linear(source, "last", partial(ConvMap.affine, scale, shift, 0))
+    if channel_dim == 1 and 3 <= rank <= 5:
+        return Linear(source, "conv", partial(ConvMap.affine, scale, shift, rank - 2))
+    return None
+
+
+# ---------------------------------------------------------------------- functions
+
+
+def _of_constant(node: fx.Node, network: Network) -> Linear | None:
+    """x·c, x/c, x + c or x − c, with c a number or a parameter along the channels."""
+    source, constant = node.args[0], node.args[1] if len(node.args) > 1 else None
+    if node.kwargs.get("alpha", 1) != 1 or "rounding_mode" in node.kwargs:
+        return None
+    if not _is_value(source) and node.target not in (aten.div.Tensor, aten.sub.Tensor):
+        source, constant = constant, source
+    if not isinstance(source, fx.Node) or source.op == "get_attr":
+        return None
+    shape = tensor_shape(source)
+    if shape != tensor_shape(node):
+        return None
+    found = _channel_vector(constant, shape, network)
+    if found is None:
+        return None
+    vector, dim = found
+    one, zero = torch.ones_like(vector), torch.zeros_like(vector)
+    if node.target in ADDITIONS:
+        scale, shift = one, vector * ADDITIONS[node.target]
+    elif node.target in (aten.div.Tensor, aten.div.Scalar):
+        scale, shift = 1.0 / vector, zero
+    else:
+        scale, shift = vector, zero
+    return _affine(source, scale, shift, dim, len(shape))
+
+
+def _is_value(node: object) -> bool:
+    return isinstance(node, fx.Node) and node.op != "get_attr"
+
+
+def _channel_vector(
+    constant: object, shape: tuple[int | None, ...], network: Network
+) -> tuple[Tensor, int] | None:
+    """Return a constant as one number per channel, and the dimension of the channels."""
+    rank = len(shape)
+    if isinstance(constant, (int, float)) and not isinstance(constant, bool):
+        # a number goes with either layout; images have their channels second
+        dim = 1 if rank in (2, 4, 5) else rank - 1
+        channels = shape[dim]
+        if not isinstance(channels, int):
+            return None
+        return torch.full((channels,), float(constant), dtype=torch.float64), dim
+    if not isinstance(constant, fx.Node) or constant.op != "get_attr":
+        return None
+    value = _tensor_at(network, str(constant.target))
+    if value is None or not value.is_floating_point() or value.dim() > rank:
+        return None
+    wide = (1,) * (rank - value.dim()) + tuple(value.shape)
+    along = [d for d, size in enumerate(wide) if size > 1]
+    if len(along) != 1 or along[0] == 0 or shape[along[0]] != wide[along[0]]:
+        return None
+    return value.detach().cpu().double().flatten(), along[0]
+
+
+def _tensor_at(network: Network, path: str) -> Tensor | None:
+    owner, _, name = path.rpartition(".")
+    module = network.get_submodule(owner) if owner else network._root
+    value = getattr(module, name, None)
+    return value if isinstance(value, Tensor) else None
+
+
+def _of_flatten(node: fx.Node) -> Linear | None:
+    """[N, C, *positions] to [N, C·positions], by whatever name it goes."""
+    source = node.args[0]
+    if not isinstance(source, fx.Node):
+        return None
+    (batch, *sizes), flat = tensor_shape(source) or (None,), tensor_shape(node)
+    if len(sizes) not in (2, 3, 4) or not all(isinstance(n, int) for n in sizes):
+        return None
+    # As many elements in a row as a sample has: so the rows are the samples.
+    if batch is not None or flat != (None, math.prod(n for n in sizes if n is not None)):
+        return None
+    return Linear(source, "conv", None)
+
+
+def _of_resampling(node: fx.Node) -> Linear | None:
+    """A strided slice of the image, or zeros around it or beside its channels."""
+    source = node.args[0]
+    if not isinstance(source, fx.Node):
+        return None
+    shape = tensor_shape(source)
+    spatial = len(shape) - 2
+    if spatial not in (1, 2, 3) or not isinstance(shape[1], int):
+        return None
+    if node.target is aten.slice.Tensor:
+        return _of_slice(node, source, shape)
+    pads = list(node.args[1])  # type: ignore[arg-type]
+    mode = node.args[2] if len(node.args) > 2 else node.kwargs.get("mode", "constant")
+    value = node.args[3] if len(node.args) > 3 else node.kwargs.get("value")
+    if node.target is aten.constant_pad_nd.default:
+        mode, value = "constant", node.args[2] if len(node.args) > 2 else 0
+    if mode != "constant" or value not in (None, 0, 0.0) or any(p < 0 for p in pads):
+        return None
+    pads += [0] * (2 * len(shape) - len(pads))
+    sides = [(pads[2 * d], pads[2 * d + 1]) for d in range(len(shape))]  # from the last dimension
+    if sides[-1] != (0, 0) or any(a != b for a, b in sides[:spatial]):
+        return None
+    before, after = sides[spatial]
+    channels = shape[1]
+    padding = tuple(sides[d][0] for d in reversed(range(spatial)))
+
+    def make() -> ConvMap:
+        if not before and not after:
+            return replace(ConvMap.identity(channels, spatial), padding=padding)
+        eye = torch.eye(channels, dtype=torch.float64)
+        weight = torch.cat([eye.new_zeros(before, channels), eye, eye.new_zeros(after, channels)])
+        ones = (1,) * spatial
+        weight = weight.reshape(*weight.shape, *ones)
+        return ConvMap(weight, weight.new_zeros(len(weight)), ones, padding, ones, 1)
+
+    return Linear(source, "conv", make)
+
+
+def _of_slice(node: fx.Node, source: fx.Node, shape: tuple[int | None, ...]) -> Linear | None:
+    arguments = [None, 0, None, None, 1]
+    arguments[: len(node.args)] = node.args  # type: ignore[assignment]
+    _, dim, start, end, step = arguments
+    if not isinstance(dim, int) or not isinstance(step, int):
+        return None
+    whole = start in (None, 0) and (end is None or (isinstance(end, int) and end >= 2**31))
+    channels = shape[1]
+    assert isinstance(channels, int)
+    if not whole:
+        return None
+    place = dim % len(shape) - 2
+    if place < 0:
+        return _nothing(source) if step == 1 else None
+    stride = tuple(step if d == place else 1 for d in range(len(shape) - 2))
+
+    def make() -> ConvMap:
+        return replace(ConvMap.identity(channels, len(shape) - 2), stride=stride)
+
+    return Linear(source, "conv", make)
+
+
+def _of_average_pool(node: fx.Node) -> Linear | None:
+    names = ("input", "kernel", "stride", "padding", "ceil", "count_pad", "divisor")
+    values = [None, None, None, 0, False, True, None]
+    values[: len(node.args)] = node.args  # type: ignore[assignment]
+    a = dict(zip(names, values, strict=True)) | node.kwargs
+    source = a["input"]
+    if not isinstance(source, fx.Node) or a["ceil"] or a["divisor"] is not None:
+        return None
+    channels = tensor_shape(source)[1]
+    kernel = _pair(a["kernel"])
+    stride = _pair(a["stride"]) if a["stride"] else kernel
+    padding = _pair(a["padding"])
+    if not isinstance(channels, int) or (any(padding) and not a["count_pad"]):
+        return None
+
+    def make() -> ConvMap:
+        share = 1.0 / (kernel[0] * kernel[1])
+        weight = torch.full((channels, 1, *kernel), share, dtype=torch.float64)
+        return ConvMap(weight, weight.new_zeros(channels), stride, padding, (1, 1), channels)
+
+    return Linear(source, "conv", make)
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    values = list(value) if isinstance(value, (list, tuple)) else [value]
+    return int(values[0]), int(values[-1])

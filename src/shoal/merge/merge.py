@@ -1,0 +1,290 @@
+"""Merge: replace regions by layers composed from them, where that is exact and not slower."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import fx
+
+from shoal.errors import ConfigError, PlanError
+from shoal.measure import EAGER, check_runtime, compare_outputs, count_macs, depth, latency_in
+from shoal.merge.algebra import ConvMap
+from shoal.merge.build import FOLD_ONLY, Applier, Attempt
+from shoal.merge.cut import Prices
+from shoal.merge.inputs import call, cast, resized, sample_inputs
+from shoal.merge.linear_ops import tensor_shape
+from shoal.merge.peephole import simplify_
+from shoal.merge.prices import LatencyCosts
+from shoal.merge.regions import find_regions
+from shoal.merge.report import Kept, MergeReport
+from shoal.modes import device_of, is_channels_last, make_channels_last
+from shoal.network import Network, Operation
+from shoal.network.modules import Line
+from shoal.surgery.cleanup import remove_dead_, used_paths
+from shoal.surgery.layer_spec import layer_from_spec
+from shoal.surgery.replay import replayers
+from shoal.surgery.rewrite import replace_stretch_
+
+__all__ = ["merge_"]
+
+_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 5e-3}
+_SLOWER = 1.02  # a merged network may be measured so much slower before it is undone
+
+
+def merge_(
+    network: Network,
+    loader: Iterable[Any] | None = None,
+    *,
+    policy: str = "measured",
+    batch: int = 1,
+    runtime: str = EAGER,
+) -> MergeReport:
+    """Merge what is linear into fewer layers, in place, and prove that nothing changed.
+
+    Batch norms and lines are folded into their neighbours. Runs of linear layers, skips included,
+    become one layer where that is exact and, under "measured", where the one layer is faster on
+    this machine. In eval mode the network computes what it computed before; train it before, since
+    its batch norms are gone afterwards. Merging again changes nothing.
+
+    Outputs are compared before and after, in the network's own type and in float64; what differs
+    by more than a relative 1e-5 in float32 or 1e-10 in float64 is undone.
+
+    Args:
+        network: a captured network.
+        loader: real inputs for the comparison, besides random ones.
+        policy: "measured" merges what is measured to be faster; "always" merges whatever is
+            exact; "fold" folds scales and shifts only.
+        batch: batch size at which latency decides.
+        runtime: where it is measured: "eager" is PyTorch, "onnxruntime" the exported network.
+
+    Returns:
+        What was merged and what was kept, with reasons, errors, MACs and latencies.
+
+    Raises:
+        ConfigError: the policy or runtime does not exist, or the batch is below 1.
+        ShoalError: the runtime is not installed, or the network cannot be exported for it.
+        DataError: the loader's batches have no inputs.
+    """
+    if policy not in ("measured", "always", "fold"):
+        raise ConfigError(f"policy is '{policy}': choose 'measured', 'always' or 'fold'")
+    if batch < 1:
+        raise ConfigError(f"batch is {batch}: give at least 1")
+    check_runtime(runtime)
+    return _Merger(network, sample_inputs(network, loader), policy, batch, runtime).run()
+
+
+class _Merger:
+    def __init__(
+        self, network: Network, inputs: list[Any], policy: str, batch: int, runtime: str
+    ) -> None:
+        self.network = network
+        self.inputs = inputs
+        self.batch = batch
+        self.runtime = runtime
+        self.dtype = _only_type(network)
+        self.base = self._in_float64()
+        self.policy = policy
+        dtype = self.dtype or torch.float32
+        self.costs = LatencyCosts(batch, device_of(network), dtype, runtime)
+
+    def run(self) -> MergeReport:
+        attempt = self._verified(self.policy)
+        before_ms = after_ms = None
+        if self.policy == "measured" and attempt.joined:
+            folded = self._verified("fold")
+            before_ms, after_ms, ratio = self._latencies(folded.network, attempt.network)
+            if ratio > _SLOWER:
+                reason = "the whole network was measured to be slower with it"
+                joined = [m for m in attempt.merged if m.weighted_before > 1]
+                folded.kept = [k for k in folded.kept if k.reason != FOLD_ONLY]
+                folded.kept += [Kept(m.layers, reason, m.region) for m in joined]
+                attempt, after_ms = folded, before_ms
+        self.costs.save()
+        example = self.inputs[0]
+        report = MergeReport(
+            merged=attempt.merged,
+            kept=attempt.kept,
+            boundaries=attempt.boundaries,
+            max_rel_error=attempt.error,
+            max_rel_error_float64=attempt.error_float64,
+            checked_inputs=len(self.inputs),
+            macs_before=count_macs(self.network, example).total,
+            macs_after=count_macs(attempt.network, example).total,
+            depth_before=depth(self.network),
+            depth_after=depth(attempt.network),
+            latency_before_ms=before_ms,
+            latency_after_ms=after_ms,
+            batch=self.batch,
+            runtime=self.runtime,
+        )
+        if any(attempt.rounds) or attempt.reshaped or attempt.network.code != self.network.code:
+            self._adopt(attempt)
+        return report
+
+    def _adopt(self, attempt: Attempt) -> None:
+        """Make the network what the attempt is."""
+        training = self.network.training
+        plan = self.network.plan
+        state = attempt.network.__getstate__()
+        self.network.__dict__.clear()
+        self.network.__setstate__(state)
+        self.network._keep(plan=plan)
+        plan.record("merge", (), rounds=attempt.rounds, pool_first=attempt.pool_first)
+        self.network.train(training)
+
+    # ------------------------------------------------------------------ verifying
+
+    def _in_float64(self) -> Network:
+        """Return a copy to work on: in float64 where the network can run so, else as it is."""
+        copy = self.network.copy().eval()
+        if self.dtype in (None, torch.float64):
+            return copy
+        try:
+            copy.double()
+            with torch.no_grad():
+                call(copy, cast(self.inputs[-1], torch.float64))
+        except (RuntimeError, TypeError):  # some devices have no float64
+            return self.network.copy().eval()
+        return copy
+
+    def _verified(self, policy: str) -> Attempt:
+        """Return an attempt that computes what the network computes, leaving out what does not."""
+        attempt = self._attempt(policy, skip=frozenset())
+        if self._agrees(attempt):
+            return attempt
+        skip: set[str] = set()
+        for found in attempt.boundaries:
+            alone = {other.region for other in attempt.boundaries} - {found.region} - skip
+            if not self._agrees(self._attempt(policy, skip=frozenset(alone | skip))):
+                skip.add(found.region)
+        attempt = self._attempt(policy, skip=frozenset(skip))
+        if self._agrees(attempt):
+            reason = "merged, it changed the output by more than rounding"
+            undone = [found for found in attempt.boundaries if found.region in skip]
+            attempt.kept += [Kept(found.layers, reason, found.region) for found in undone]
+            return attempt
+        nothing = Attempt(self.network.copy().eval(), boundaries=attempt.boundaries)
+        reason = "merged, it changed the output"
+        nothing.kept = [Kept(m.layers, reason, m.region) for m in attempt.merged]
+        nothing.error = 0.0
+        return nothing
+
+    def _agrees(self, attempt: Attempt) -> bool:
+        """Compare an attempt's outputs with the network's; brings it to the network's type."""
+        try:
+            return self._compare(attempt)
+        except ConfigError:  # the merged network cannot even be called
+            attempt.error = math.inf
+            return False
+
+    def _compare(self, attempt: Attempt) -> bool:
+        merged = attempt.network
+        if _only_type(self.base) == torch.float64:
+            inputs = [cast(given, torch.float64) for given in self.inputs]
+            attempt.error_float64 = compare_outputs(self.base, merged, inputs).max_rel_error
+            if attempt.error_float64 > _TOLERANCE[torch.float64]:
+                return False
+        if self.dtype is not None:
+            merged.to(self.dtype)
+        attempt.error = compare_outputs(self.network, merged, self.inputs).max_rel_error
+        return attempt.error <= _TOLERANCE.get(self.dtype or torch.float32, 1e-5)
+
+    def _latencies(self, folded: Network, merged: Network) -> tuple[float, float, float]:
+        inputs = resized(self.inputs[-1], self.batch)
+        networks = {"folded": folded, "merged": merged}
+        timing = latency_in(self.runtime, networks, inputs, min_seconds=0.3)
+        before, after = timing["folded"].median_ms, timing["merged"].median_ms
+        ratios = [
+            b / a
+            for a, b in zip(timing["folded"].rounds_ms, timing["merged"].rounds_ms, strict=True)
+        ]
+        return before, after, sorted(ratios)[len(ratios) // 2]
+
+    # ------------------------------------------------------------------ merging
+
+    def _prices(self, policy: str) -> Prices:
+        if policy == "measured":
+            return Prices(self.costs.map_ms)
+        # As few layers as can be; a scale and shift counts a little, so that it is folded.
+        return Prices(_count_layers, joins=policy == "always", most_work=math.inf, margin=1.0)
+
+    def _attempt(self, policy: str, skip: frozenset[str]) -> Attempt:
+        work = self.base.copy()
+        attempt = Attempt(work)
+        attempt.pool_first = policy != "fold"
+        prices = self._prices(policy)
+        used = used_paths(work.graph.nodes)
+        # What was composed before a mean may then come after it, and meet the layers there.
+        while simplify_(work, pool_first=attempt.pool_first) or not attempt.rounds:
+            used |= used_paths(work.graph.nodes)
+            attempt.kept.clear()
+            applier = Applier(attempt, prices, timed=policy == "measured")
+            for region in find_regions(work):
+                applier.apply(region, leave=region.end.name in skip)
+            used |= used_paths(work.graph.nodes)
+            remove_dead_(work, used)
+        remove_dead_(work, used)
+        attempt.reshaped = fix_lines(work)
+        if is_channels_last(self.network):
+            make_channels_last(work)  # the composed layers too
+        return attempt
+
+
+def _count_layers(found: ConvMap, node: fx.Node) -> float:
+    return 0.0 if found.is_identity else 0.1 if found.is_affine else 1.0 + 0.01 * found.ones
+
+
+def fix_lines(network: Network) -> bool:
+    """Shape the lines that are left for the tensors they read; returns whether one was not."""
+    before = {name: value.shape for name, value in network.state_dict().items()}
+    for node in network.graph.nodes:
+        if node.op == "call_module":
+            module = network.get_submodule(str(node.target))
+            if isinstance(module, Line):
+                module.fix_rank(len(tensor_shape(node)))
+    return before != {name: value.shape for name, value in network.state_dict().items()}
+
+
+# ---------------------------------------------------------------------- replaying
+
+
+@replayers.register("merge")
+def _replay(network: Network, operation: Operation) -> None:
+    pool_first = operation.options.get("pool_first") is True
+    rounds = operation.options.get("rounds")
+    if not isinstance(rounds, list):
+        raise PlanError("the plan merges without saying what: the file is damaged")
+    used = used_paths(network.graph.nodes)
+    for cuts in rounds:
+        simplify_(network, pool_first=pool_first)
+        used |= used_paths(network.graph.nodes)
+        for cut in cuts:
+            _replay_cut(network, cut)
+        used |= used_paths(network.graph.nodes)
+        remove_dead_(network, used)
+    simplify_(network, pool_first=pool_first)
+    remove_dead_(network, used)
+    fix_lines(network)
+
+
+def _replay_cut(network: Network, cut: Mapping[str, Any]) -> None:
+    nodes = dict(enumerate(network.graph.nodes))
+    try:
+        start, end = nodes[cut["start"]], nodes[cut["end"]]
+        layers = [(path, layer_from_spec(spec)) for path, spec in cut["layers"]]
+        flatten = cut["flatten"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise PlanError(f"the plan merges what this network does not have: {error}") from error
+    if layers or flatten:
+        replace_stretch_(network, start, end, layers, flatten=flatten)
+    else:
+        end.replace_all_uses_with(start)
+
+
+def _only_type(network: Network) -> torch.dtype | None:
+    """Return the number type of all weights; None where there are several."""
+    types = {p.dtype for p in network.parameters() if p.dtype.is_floating_point}
+    return types.pop() if len(types) == 1 else None

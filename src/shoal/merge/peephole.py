@@ -1,0 +1,130 @@
+"""Exact small rewrites that let regions grow: no-ops go, pointwise layers pass through pooling."""
+
+from __future__ import annotations
+
+import torch
+from torch import fx, nn
+
+from shoal.merge.algebra import ConvMap
+from shoal.merge.linear_ops import linear_map, tensor_shape
+from shoal.network import Network
+from shoal.network.modules import Line
+from shoal.surgery.rewrite import free_path, put_module_
+
+__all__ = ["simplify_"]
+
+aten = torch.ops.aten
+
+# After one of the first kind, the second one changes nothing.
+_ABSORBED = {nn.ReLU: (nn.ReLU, nn.ReLU6), nn.ReLU6: (nn.ReLU6,)}
+_MEANS = (aten.adaptive_avg_pool2d.default, aten.adaptive_avg_pool1d.default, aten.mean.dim)
+
+
+def simplify_(network: Network, *, pool_first: bool = False) -> bool:
+    """Rewrite a network's graph in place without changing what it computes in eval mode.
+
+    Args:
+        network: changed in place, not compiled.
+        pool_first: let 1×1 convolutions before a mean over the image come after it, as lines do in
+            any case.
+
+    Returns:
+        Whether a layer came to stand after a mean.
+    """
+    moved = False
+    for node in list(network.graph.nodes):
+        found = linear_map(node, network)
+        if found is not None and found.layout is None:  # dropout and the like, in eval mode
+            _bypass(node, found.source)
+        elif node.op == "call_module":
+            _drop_doubled_rectifier(node, network)
+        elif node.target in _MEANS:
+            moved |= _take_mean_first(node, network, layers=pool_first)
+    return moved
+
+
+def _bypass(node: fx.Node, source: fx.Node) -> None:
+    """Let those who read `node` read `source`; a dead reader would make `source` look needed."""
+    node.replace_all_uses_with(source)
+    node.graph.erase_node(node)
+
+
+def _drop_doubled_rectifier(node: fx.Node, network: Network) -> None:
+    """relu(relu(x)) = relu(x); dropping a block between two rectifiers leaves such a pair."""
+    source = node.args[0] if node.args else None
+    if not isinstance(source, fx.Node) or source.op != "call_module":
+        return
+    outer = network.get_submodule(str(node.target))
+    inner = network.get_submodule(str(source.target))
+    if type(inner) in _ABSORBED.get(type(outer), ()):
+        _bypass(node, source)
+
+
+def _take_mean_first(node: fx.Node, network: Network, *, layers: bool) -> bool:
+    """mean(W·x + t) = W·mean(x) + t: on far fewer values, and next to the layer that follows."""
+    source = node.args[0]
+    if not isinstance(source, fx.Node) or len(source.users) != 1:
+        return False
+    rank = len(tensor_shape(source))
+    found = linear_map(source, network)
+    if found is None or found.layout != "conv" or found.make is None:
+        return False
+    if node.target is aten.mean.dim and not _over_positions(node, rank):
+        return False
+    pointwise = found.make()
+    like = next((p for p in network.parameters()), torch.empty(0)).detach()
+    if not pointwise.is_affine and not layers:
+        return False
+    layer = _after_mean(pointwise, len(tensor_shape(node)), like)
+    if layer is None:
+        return False
+    path = free_path(network, f"{source.meta.get('path', '')}.after_mean".lstrip("."))
+    put_module_(network, path, layer.train(network.training))
+    node.replace_input_with(source, found.source)
+    with network.graph.inserting_after(node):
+        after = network.graph.call_module(path, (node,))
+    after.meta = dict(node.meta)
+    shape = tensor_shape(node)
+    node.meta["shape"] = (shape[0], pointwise.channels_in, *shape[2:])
+    node.replace_all_uses_with(after, delete_user_cb=lambda user: user is not after)
+    network.graph.erase_node(source)
+    _take_mean_first(node, network, layers=layers)
+    return True
+
+
+def _after_mean(pointwise: ConvMap, rank: int, like: torch.Tensor) -> nn.Module | None:
+    """Return the layer that does after a mean what a pointwise map did before it.
+
+    It has a bias whatever the map's is, so that it follows from the structure alone.
+
+    Args:
+        pointwise: the map before the mean; None is returned if it is another one.
+        rank: of what the mean gives: 2 where the positions are gone, else that of images.
+        like: of its type and place.
+    """
+    if pointwise.is_affine:
+        return Line(pointwise.weight.flatten().to(like), pointwise.bias.to(like), 1)
+    if not pointwise.is_pointwise or any(step != 1 for step in pointwise.stride):
+        return None
+    sizes, groups = (pointwise.channels_in, pointwise.channels_out), pointwise.groups
+    layer: nn.Linear | nn.Conv2d
+    if rank == 2 and groups == 1:
+        layer = nn.Linear(*sizes)
+    elif rank == 4 and pointwise.spatial == 2:
+        layer = nn.Conv2d(*sizes, 1, groups=groups)
+    else:
+        return None
+    layer = layer.to(like.device, like.dtype)
+    assert layer.bias is not None
+    with torch.no_grad():
+        layer.weight.copy_(pointwise.weight.reshape(layer.weight.shape))
+        layer.bias.copy_(pointwise.bias)
+    return layer
+
+
+def _over_positions(node: fx.Node, rank: int) -> bool:
+    """Whether a mean runs over all spatial dimensions and nothing else."""
+    dims = node.args[1]
+    if node.kwargs.get("dtype") is not None or not isinstance(dims, (list, tuple)):
+        return False
+    return {int(d) % rank for d in dims} == set(range(2, rank))  # type: ignore[arg-type]

@@ -1,0 +1,120 @@
+"""What a layer costs on this machine: measured once, remembered on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import fx, nn
+
+from shoal.errors import ShoalError
+from shoal.files import write_file
+from shoal.measure import EAGER, latency_in
+from shoal.merge.algebra import ConvMap
+from shoal.merge.linear_ops import tensor_shape
+
+__all__ = ["LatencyCosts", "cache_folder"]
+
+
+def cache_folder() -> Path:
+    """Return where measured latencies are kept: $SHOAL_CACHE, or the user's cache folder."""
+    chosen = os.environ.get("SHOAL_CACHE")
+    if chosen:
+        return Path(chosen)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "shoal"
+
+
+class LatencyCosts:
+    """Latency of layers by configuration and input shape, in milliseconds.
+
+    Layers are timed one after another, not side by side, and the figures are kept: so the fastest
+    round counts, which other work on the machine disturbs least.
+
+    Args:
+        batch: batch size of the inputs.
+        device: where to measure.
+        dtype: of weights and inputs.
+        runtime: "eager" or "onnxruntime".
+        persistent: keep the figures on disk for later runs on this machine.
+    """
+
+    def __init__(
+        self,
+        batch: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        runtime: str = EAGER,
+        *,
+        persistent: bool = True,
+    ) -> None:
+        self.batch = batch
+        self.device = device
+        self.dtype = dtype
+        self.runtime = runtime
+        self.path = cache_folder() / f"latency-{self._machine()}.json" if persistent else None
+        self._known: dict[str, float] = self._read()
+        self._fresh = False
+
+    def _machine(self) -> str:
+        where = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else ""
+        parts = [
+            "fastest", platform.machine(), platform.processor(), platform.node(), where,
+            self.device.type, str(torch.get_num_threads()), torch.__version__,
+        ]  # fmt: skip
+        if self.runtime != EAGER:
+            parts += [self.runtime, version(self.runtime)]
+        return hashlib.sha256("|".join(parts).encode()).hexdigest()[:12]
+
+    def _read(self) -> dict[str, float]:
+        if self.path is None or not self.path.exists():
+            return {}
+        try:
+            return {str(k): float(v) for k, v in json.loads(self.path.read_text()).items()}
+        except (OSError, ValueError, AttributeError):
+            return {}  # a damaged cache is only a cache
+
+    def save(self) -> None:
+        """Write new figures to disk; a folder that cannot be written is passed over."""
+        if self.path is None or not self._fresh:
+            return
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_file(self.path, json.dumps({**self._read(), **self._known}))
+        except (OSError, ShoalError):
+            return
+        self._fresh = False
+
+    def map_ms(self, found: ConvMap, node: fx.Node) -> float:
+        """Return the latency of the layers that compute a map of a node's value."""
+        shape = tensor_shape(node)
+        if found.covers(shape[2:]):  # a flattening follows
+            found, shape = found.flat(), (shape[0], found.weight[0].numel())
+        layers = found.layers(torch.empty(0, dtype=self.dtype, device=self.device))
+        if found.spatial and len(shape) == 2:  # after a flattening: one position
+            shape = (*shape, *[1] * found.spatial)
+        return self.sequence_ms(layers, shape)
+
+    def sequence_ms(self, layers: Sequence[nn.Module], shape: tuple[int | None, ...]) -> float:
+        """Return the latency of layers one after the other on an input of `shape`.
+
+        Args:
+            layers: run in order; their values do not matter.
+            shape: of the input; the batch is replaced by this object's.
+        """
+        size = (self.batch, *(n if n is not None else self.batch for n in shape[1:]))
+        key = f"{[repr(layer) for layer in layers]}|{size}|{self.dtype}"
+        if key not in self._known:
+            inputs = torch.randn(size, device=self.device).to(self.dtype)
+            model = nn.Sequential(*layers) if len(layers) != 1 else layers[0]
+            options = {"min_seconds": 0.05, "max_seconds": 5.0, "repeats": 7, "warmup": 2}
+            timing = latency_in(self.runtime, {"layers": model}, inputs, **options)
+            self._known[key] = min(timing["layers"].rounds_ms)
+            self._fresh = True
+        return self._known[key]

@@ -1,0 +1,52 @@
+"""Merge for a measurement only: quickly, and without the proof that `merge_` gives."""
+
+from __future__ import annotations
+
+from torch import float32
+
+from shoal.measure import EAGER
+from shoal.merge.build import Applier, Attempt
+from shoal.merge.cut import Prices
+from shoal.merge.merge import fix_lines
+from shoal.merge.peephole import simplify_
+from shoal.merge.prices import LatencyCosts
+from shoal.merge.regions import Element, Layer, find_regions
+from shoal.modes import device_of
+from shoal.network import Network
+from shoal.surgery.cleanup import remove_dead_, used_paths
+
+__all__ = ["trial_merge_"]
+
+
+def trial_merge_(network: Network, *, batch: int, runtime: str = EAGER) -> Network:
+    """Merge the layers of a network whose scales and shifts are folded, in place.
+
+    Regions are cut as `merge_` cuts them under "measured". Nothing is compared or recorded, so the
+    network is good for measuring and for nothing else.
+
+    Returns:
+        The network itself.
+    """
+    used = used_paths(network.graph.nodes)
+    simplify_(network, pool_first=True)
+    regions = [region for region in find_regions(network) if _weighted(region.chain) > 1]
+    if regions:
+        dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), float32)
+        costs = LatencyCosts(batch, device_of(network), dtype, runtime)
+        applier = Applier(Attempt(network), Prices(costs.map_ms), timed=False)
+        for region in regions:
+            applier.apply(region)
+        costs.save()
+    remove_dead_(network, used)
+    fix_lines(network)
+    return network
+
+
+def _weighted(chain: tuple[Element, ...]) -> int:
+    """Return how many layers with weights there are, in the branches too."""
+    return sum(
+        int(element.weighted)
+        if isinstance(element, Layer)
+        else _weighted(element.first) + _weighted(element.second)
+        for element in chain
+    )

@@ -1,0 +1,313 @@
+"""Write a network as one `.onnx` or `.pt2` file, and prove that the file computes the same."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from shoal.errors import ConfigError, RunError, ShoalError
+from shoal.files import write_file
+from shoal.measure._inputs import Inputs, as_call, batch_size, first_line, home_device, map_tensors
+from shoal.measure._state import borrowed
+from shoal.measure.verify import compare_outputs, random_like
+from shoal.network import Network, capture
+from shoal.quiet import quietly
+from shoal.runtimes.onnx_file import MAX_BYTES, onnx_model, opset_of, root_cause
+from shoal.runtimes.onnxruntime import OnnxRunner
+from shoal.runtimes.program import Example, called_program, flat_program, outputs_of, repeat_rows
+
+__all__ = ["ExportReport", "export"]
+
+_BATCHES = (1, 5)  # one sample alone, and a size that hardly any example has
+_TOLERANCES = {  # from the finest type to the coarsest
+    torch.float64: 1e-10,
+    torch.float32: 1e-4,
+    torch.float16: 1e-2,
+    torch.bfloat16: 5e-2,
+}
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written, and how well it agrees with the network.
+
+    Attributes:
+        path: the file.
+        format: "onnx" or "pt2".
+        bytes: its size.
+        inputs: the names of the inputs, in order; dimension 0 of each is the batch, of any size.
+        outputs: the names of the outputs, in order.
+        opset: the version of ONNX's operators; None for .pt2.
+        max_rel_error: the largest, over outputs and checks, of max |file - network| /
+            max |network|; None if it was not checked.
+        tolerance: the largest relative error that was allowed.
+        checked_batches: the batch sizes it was checked at.
+        seconds: how long exporting and checking took.
+    """
+
+    path: str
+    format: str
+    bytes: int
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    opset: int | None
+    max_rel_error: float | None
+    tolerance: float
+    checked_batches: tuple[int, ...]
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures as plain JSON-ready values."""
+        plain = asdict(self)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()}
+
+    def __str__(self) -> str:
+        """Return one line: the file, its size, and the error."""
+        if self.max_rel_error is None:
+            proof = "not checked"
+        else:
+            sizes = " and ".join(map(str, self.checked_batches))
+            proof = f"relative error {self.max_rel_error:.1e} at batch {sizes}"
+        opset = f", opset {self.opset}" if self.opset is not None else ""
+        return f"{self.path}: {self.bytes / 1e6:.2f} MB{opset}, {proof}"
+
+
+@torch.inference_mode(False)  # which a caller may be in, and whose tensors cannot be traced
+@torch.no_grad()
+def export(
+    network: nn.Module,
+    path: str | Path,
+    example_inputs: Inputs | None = None,
+    *,
+    check: bool = True,
+    opset: int | None = None,
+    tolerance: float | None = None,
+) -> ExportReport:
+    """Write a network as one file, `.onnx` or `.pt2`, for any batch size.
+
+    The file holds the network in eval mode, for the CPU, without what acts only in training.
+    Before it gets its name it is loaded again and its outputs are compared with the network's, at
+    batch 1 and 5, on the example and on random inputs like it; `.onnx` also goes through ONNX's
+    own checker. The network is left as it was.
+
+    Args:
+        network: a captured network, or a module, which is captured first.
+        path: ends in `.onnx` (needs the extra "onnx") or in `.pt2`.
+        example_inputs: a tensor, a tuple of them, or a dict of keyword inputs, at least one
+            sample; None takes random ones of the captured shapes.
+        check: compare the file with the network.
+        opset: the version of ONNX's operators; None takes PyTorch's choice.
+        tolerance: the largest relative error allowed; by default 1e-4 in float32, 1e-10 in
+            float64, 1e-2 in float16 and 5e-2 in bfloat16.
+
+    Returns:
+        What was written and the error that was found.
+
+    Raises:
+        ConfigError: the suffix or an option makes no sense, or the inputs are not the network's.
+        RunError: the file cannot be written.
+        ShoalError: the network cannot be written in this format, or the file computes something
+            else; then no file is left behind, and an older one of that name stays.
+    """
+    start = time.perf_counter()
+    path = Path(path).expanduser()
+    form = _format_of(path, opset)
+    net, example = _prepare(network, example_inputs)
+    allowed = _tolerance(net, tolerance)
+    made = _to_onnx(net, example, opset) if form == "onnx" else _to_pt2(net, example)
+    errors: list[float] = []
+
+    def write(temporary: Path) -> None:
+        made.write(temporary)
+        try:
+            if check:
+                errors.append(_verify(net, example, made.load(temporary), allowed, path))
+        except ShoalError as error:  # in the user's words: they never see the temporary name
+            raise type(error)(str(error).replace(str(temporary), str(path))) from error
+
+    _make_parent(path)
+    write_file(path, write)
+    return ExportReport(
+        path=str(path),
+        format=form,
+        bytes=path.stat().st_size,
+        inputs=example.names,
+        outputs=made.outputs,
+        opset=made.opset,
+        max_rel_error=errors[0] if errors else None,
+        tolerance=allowed,
+        checked_batches=_BATCHES if check else (),
+        seconds=time.perf_counter() - start,
+    )
+
+
+# ---------------------------------------------------------------------- what is asked
+
+
+def _format_of(path: Path, opset: int | None) -> str:
+    form = path.suffix.lower().removeprefix(".")
+    if form not in ("onnx", "pt2"):
+        raise ConfigError(
+            f"'{path}' does not say the format: give a file name that ends in .onnx or .pt2"
+        )
+    if path.is_dir():
+        raise ConfigError(f"'{path}' is a folder: give the name of a file")
+    if opset is not None and (form == "pt2" or opset < 1):
+        raise ConfigError(f"opset={opset} makes no sense for '{path}': leave it out")
+    return form
+
+
+def _make_parent(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(
+            f"the folder of '{path}' cannot be made ({error.strerror}): choose another one"
+        ) from error
+
+
+def _prepare(network: nn.Module, given: Inputs | None) -> tuple[Network, Example]:
+    """Return the network, captured, and an example of at least two samples for it."""
+    if not isinstance(network, nn.Module):
+        raise ConfigError(f"export takes a torch.nn.Module, not {type(network).__name__}")
+    if isinstance(network, Network):
+        args, kwargs = _example_call(network, given)
+        return network, Example.of(network, args, kwargs)
+    if given is None:
+        raise ConfigError(
+            f"{type(network).__name__} was not captured: give example_inputs= to export it"
+        )
+    args, kwargs = _example_call(network, given)
+    net = capture(network, args or kwargs)
+    return net, Example.of(net, args, kwargs)
+
+
+def _example_call(
+    network: nn.Module, given: Inputs | None
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if given is not None:
+        size, place = max(2, batch_size(given)), home_device(network, given)  # capture needs two
+        return as_call(map_tensors(lambda t: repeat_rows(t, size).to(place), given))
+    assert isinstance(network, Network)
+    kind = _float_type(network)  # the network may have been converted since its capture
+    args, kwargs = map_tensors(
+        lambda t: t.to(kind) if t.is_floating_point() else t, network.example_inputs(batch=2)
+    )
+    return args, kwargs
+
+
+def _float_type(network: nn.Module) -> torch.dtype:
+    """Return the coarsest floating type among the network's tensors."""
+    used = {tensor.dtype for tensor in (*network.parameters(), *network.buffers())}
+    return next((kind for kind in reversed(_TOLERANCES) if kind in used), torch.float32)
+
+
+def _tolerance(network: Network, asked: float | None) -> float:
+    if asked is None:
+        return _TOLERANCES[_float_type(network)]
+    if not asked >= 0:
+        raise ConfigError(f"tolerance is the largest relative error allowed, not {asked}")
+    return asked
+
+
+# ---------------------------------------------------------------------- the two formats
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A network in the form of a file, not yet written.
+
+    `load` opens the file, as a function from the example's tensors to all tensors given out.
+    """
+
+    write: Callable[[Path], object]
+    load: Callable[[Path], Callable[..., list[Tensor]]]
+    outputs: tuple[str, ...]
+    opset: int | None = None
+
+
+def _to_onnx(network: Network, example: Example, opset: int | None) -> _Made:
+    size = sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers()))
+    if size > MAX_BYTES:
+        raise ShoalError(
+            f"the network's weights take {size / 1e9:.1f} GB and one .onnx file holds at most "
+            f"{MAX_BYTES / 1e9:.1f} GB: export to .pt2"
+        )
+    outputs = outputs_of(network, example)
+    model = onnx_model(flat_program(network, example), example.names, outputs, opset)
+    content: bytes = model.SerializeToString()
+
+    def load(path: Path) -> Callable[..., list[Tensor]]:
+        _check_onnx(path)
+        runner = OnnxRunner(path)
+        return lambda *tensors: runner.run(runner.feed(*tensors))
+
+    names = tuple(value.name for value in model.graph.output)
+    return _Made(lambda path: path.write_bytes(content), load, names, opset_of(model))
+
+
+def _check_onnx(path: Path) -> None:
+    import onnx
+
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except Exception as error:  # its errors have no common class
+        raise ShoalError(
+            f"ONNX's checker refuses the exported network ({first_line(error)}): export to .pt2"
+        ) from error
+
+
+def _to_pt2(network: Network, example: Example) -> _Made:
+    outputs = outputs_of(network, example)
+    program = called_program(network, example)
+
+    def write(path: Path) -> None:
+        with path.open("wb") as file, quietly():
+            torch.export.save(program, file)
+
+    def load(path: Path) -> Callable[..., list[Tensor]]:
+        with path.open("rb") as file, quietly():
+            return example.flat(torch.export.load(file).module())
+
+    return _Made(write, load, outputs)
+
+
+# ---------------------------------------------------------------------- the proof
+
+
+def _verify(
+    network: Network,
+    example: Example,
+    found: Callable[..., list[Tensor]],
+    allowed: float,
+    path: Path,
+) -> float:
+    """Return the largest relative error of the written file; raises `ShoalError` if too large."""
+    worst = 0.0
+    with borrowed(network, device=torch.device("cpu")) as lent:
+        expected = example.flat(lent)
+        for size in _BATCHES:
+            tensors = example.with_batch(size).tensors
+            both = [tensors, random_like(tensors)]
+            try:
+                agreement = compare_outputs(expected, found, both, device="cpu")
+            except ConfigError as failure:
+                raise ShoalError(
+                    f"'{path}' was not written: the exported network cannot be run at batch "
+                    f"{size} ({root_cause(failure)}): another format may do"
+                ) from failure
+            error = agreement.max_rel_error
+            if not error <= allowed:
+                what = agreement.mismatch or f"relative error {error:.1e}, allowed {allowed:.0e}"
+                raise ShoalError(
+                    f"'{path}' was not written: at batch {size} it computes something else than "
+                    f"the network ({what}): use float32, or set tolerance= if that is near enough"
+                )
+            worst = max(worst, error)
+    return worst

@@ -1,0 +1,254 @@
+"""From a network to a program of `torch.export`, in the form that files are written from.
+
+The program is made from a copy of the network in eval mode on the CPU, without the modules that
+act only in training, and with one free dimension: the batch.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.nn import functional
+from torch.utils import _pytree as pytree
+
+from shoal.errors import ConfigError, ShoalError
+from shoal.measure._inputs import first_line, map_tensors
+from shoal.measure._state import borrowed
+from shoal.network import Network
+from shoal.network.modules import Line, StochasticDepth
+from shoal.network.network import InputSpec
+from shoal.quiet import quietly
+from shoal.runtimes.onnx_file import BATCH, root_cause
+
+__all__ = ["Example", "called_program", "flat_program", "outputs_of", "repeat_rows"]
+
+_ONLY_IN_TRAINING = (
+    nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout,
+    StochasticDepth, nn.Identity,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Example:
+    """The inputs of one call, as the leaves of their tree; tensors are batch first.
+
+    Attributes:
+        spec: how the network is called.
+        leaves: tensors on the CPU, and other values as they are.
+    """
+
+    spec: InputSpec
+    leaves: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, network: Network, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Example:
+        """Return the example of `network(*args, **kwargs)`."""
+        leaves = network._inputs.flatten(args, kwargs)
+        return cls(network._inputs, tuple(map_tensors(lambda t: t.detach().cpu().clone(), leaves)))
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The leaves that are tensors."""
+        return tuple(leaf for leaf in self.leaves if isinstance(leaf, Tensor))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """A name for each tensor: the parameter of the original's `forward` that takes it."""
+        args, kwargs = pytree.tree_unflatten(range(len(self.leaves)), self.spec.structure)
+        parameters = [
+            *self.spec.parameters[: len(args)],
+            *(f"input_{i}" for i in range(len(self.spec.parameters), len(args))),
+        ]
+        named = [*zip(parameters, args, strict=True), *kwargs.items()]
+        by_leaf = {leaf: name for top, tree in named for name, leaf in _named_leaves(tree, top)}
+        return tuple(by_leaf[i] for i, v in enumerate(self.leaves) if isinstance(v, Tensor))
+
+    def with_batch(self, size: int) -> Example:
+        """Return an example of `size` samples: the first ones, over again where there are less."""
+        return Example(self.spec, tuple(map_tensors(lambda t: repeat_rows(t, size), self.leaves)))
+
+    def call(self, tensors: Sequence[Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the arguments of a call with these tensors in the place of the example's."""
+        given = iter(tensors)
+        leaves = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in self.leaves]
+        args, kwargs = pytree.tree_unflatten(leaves, self.spec.structure)
+        return tuple(args), dict(kwargs)
+
+    def flat(self, model: Callable[..., Any]) -> Callable[..., list[Tensor]]:
+        """Return `model` as a function from the example's tensors to all tensors it gives out."""
+
+        def run(*tensors: Tensor) -> list[Tensor]:
+            args, kwargs = self.call(tensors)
+            leaves = pytree.tree_leaves(model(*args, **kwargs))
+            return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+
+        return run
+
+
+def repeat_rows(tensor: Tensor, size: int) -> Tensor:
+    """Return the first `size` samples, over again where there are less; a scalar as it is."""
+    if tensor.dim() == 0:
+        return tensor
+    return tensor[torch.arange(size, device=tensor.device) % len(tensor)]
+
+
+def outputs_of(network: Network, example: Example) -> tuple[str, ...]:
+    """Return a name for each tensor the network gives out, by running it on the example.
+
+    Entries of a dict get their key, those of a tuple "output_0", "output_1", …; a single tensor is
+    the "output".
+
+    Raises:
+        ConfigError: the network cannot be called with the example.
+    """
+    args, kwargs = example.call(example.tensors)
+    with borrowed(network, device=torch.device("cpu")) as lent, torch.inference_mode():
+        try:
+            outputs = lent(*args, **kwargs)
+        except Exception as error:
+            raise ConfigError(
+                f"the network cannot be called with the example inputs ({first_line(error)}): "
+                "pass inputs of the shapes and types that it was captured with"
+            ) from error
+    top = "" if isinstance(outputs, dict) else "output"
+    return tuple(name for name, leaf in _named_leaves(outputs, top) if isinstance(leaf, Tensor))
+
+
+def _named_leaves(tree: Any, top: str) -> list[tuple[str, Any]]:
+    """Return the leaves of a tree, each named by its path below the name `top`."""
+    by_path: Sequence[tuple[tuple[Any, ...], Any]]
+    try:
+        by_path = pytree.tree_flatten_with_path(tree)[0]
+    except ValueError:  # a registered class that does not tell the names of its parts
+        by_path = [((i,), leaf) for i, leaf in enumerate(pytree.tree_leaves(tree))]
+    found = []
+    for path, leaf in by_path:
+        parts = [str(getattr(k, "key", getattr(k, "idx", getattr(k, "name", k)))) for k in path]
+        found.append(("_".join([top, *parts] if top else parts), leaf))
+    return found
+
+
+# ---------------------------------------------------------------------- programs
+
+
+def flat_program(network: Network, example: Example) -> ExportedProgram:
+    """Return a program from the example's tensors to a list of all tensors given out.
+
+    Raises:
+        ShoalError: `torch.export` cannot take the network with a free batch dimension.
+    """
+    twin = _evaluation_twin(network)
+    _spell_lines_as_norms(twin)
+    for tensor in (*twin.parameters(), *twin.buffers()):
+        tensor.data = tensor.data.contiguous()  # a file knows no memory formats
+    tensors = example.tensors
+    signature = inspect.Signature([inspect.Parameter("tensors", inspect.Parameter.VAR_POSITIONAL)])
+    module = _Exportable(twin, example.flat(twin), signature)
+    return _export(module, tensors, {}, {"tensors": tuple(_free_batch(t) for t in tensors)})
+
+
+def called_program(network: Network, example: Example) -> ExportedProgram:
+    """Return a program that is called as the network is, with its outputs.
+
+    Raises:
+        ShoalError: `torch.export` cannot take the network with a free batch dimension.
+    """
+    args, kwargs = example.call(example.tensors)
+    names = [*example.spec.parameters[: len(args)]]
+    names += [f"input_{i}" for i in range(len(names), len(args))]
+    signature = inspect.Signature(
+        [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names]
+        + [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in kwargs]
+    )
+    twin = _evaluation_twin(network)
+    shapes = pytree.tree_map(_free_batch, {**dict(zip(names, args, strict=True)), **kwargs})
+    return _export(_Exportable(twin, twin, signature), args, kwargs, shapes)
+
+
+class _Exportable(nn.Module):
+    """A network's own children and tensors under their names, behind any forward function."""
+
+    def __init__(
+        self, network: Network, run: Callable[..., Any], signature: inspect.Signature
+    ) -> None:
+        super().__init__()
+        self._modules = network._modules
+        self._parameters = network._parameters
+        self._buffers = network._buffers
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            return run(*args, **kwargs)
+
+        forward.__signature__ = signature  # type: ignore[attr-defined]
+        # Past nn.Module, which refuses a function where a child has that name.
+        self.__dict__.update(forward=forward, training=False)
+
+
+def _evaluation_twin(network: Network) -> Network:
+    """Return a copy in eval mode on the CPU, without the modules that act only in training."""
+    twin = network.copy().eval().cpu()
+    for node in list(twin.graph.nodes):
+        if node.op != "call_module":
+            continue
+        if type(twin.get_submodule(str(node.target))) in _ONLY_IN_TRAINING:
+            node.replace_all_uses_with(node.all_input_nodes[0])
+            twin.graph.erase_node(node)
+    twin.recompile()
+    return twin
+
+
+class _LineAsNorm(nn.Module):
+    """A line as the batch norm that computes it.
+
+    In ONNX a line is a product and a sum; one batch norm is one pass over the data, and ONNX
+    Runtime can fuse it and keeps its own layout of the data around it.
+    """
+
+    mean: Tensor
+    variance: Tensor
+
+    def __init__(self, line: Line) -> None:
+        super().__init__()
+        slope, intercept = line.slope.detach().flatten(), line.intercept.detach().flatten()
+        self.weight, self.bias = nn.Parameter(slope), nn.Parameter(intercept)
+        self.register_buffer("mean", torch.zeros_like(slope))
+        self.register_buffer("variance", torch.ones_like(slope))
+
+    def forward(self, z: Tensor) -> Tensor:
+        return functional.batch_norm(z, self.mean, self.variance, self.weight, self.bias, eps=0.0)
+
+
+def _spell_lines_as_norms(twin: Network) -> None:
+    for node in twin.graph.nodes:
+        if node.op != "call_module":
+            continue
+        line = twin.get_submodule(str(node.target))
+        rank = len(node.meta.get("shape") or ())
+        if isinstance(line, Line) and rank > 1 and line.channel_dim % rank == 1:
+            twin.set_submodule(str(node.target), _LineAsNorm(line))
+
+
+def _free_batch(leaf: Any) -> Any:
+    return {0: Dim(BATCH)} if isinstance(leaf, Tensor) and leaf.dim() > 0 else None
+
+
+def _export(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any
+) -> ExportedProgram:
+    try:
+        with quietly():
+            program = torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
+    except Exception as error:
+        raise ShoalError(
+            f"torch.export cannot write the network with a free batch size ({root_cause(error)}): "
+            "replace the layer that it names"
+        ) from error
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # paths of this machine
+    return program

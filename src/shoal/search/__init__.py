@@ -1,0 +1,1 @@
+"""The engine that every method runs on: the loop, the run's folder, resuming, the result."""

@@ -1,0 +1,193 @@
+"""The one call that does the main job: from a trained network to a shallower one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from shoal.data.batch import split_batch
+from shoal.distributed import default_device, ensure_initialised, world
+from shoal.errors import ConfigError, DataError
+from shoal.measure._inputs import resolve_device
+from shoal.models import check_finite
+from shoal.network import Network, capture
+from shoal.search.costs import Costs
+from shoal.search.engine import search
+from shoal.search.listener import Listener
+from shoal.search.method import make_method, recipe_of
+from shoal.search.result import Result
+from shoal.search.run import Run
+from shoal.search.task import Task
+from shoal.store import state_hash
+from shoal.training import Recipe, find_recipe
+
+__all__ = ["compress", "working_device"]
+
+
+def compress(
+    model: nn.Module,
+    train: Iterable[Any],
+    val: Iterable[Any],
+    method: str = "easier",
+    max_drop: float = 1.0,
+    epochs: int = 1,
+    out: str | Path | None = None,
+    *,
+    test: Iterable[Any] | None = None,
+    fit: Callable[[Network], object] | None = None,
+    recipe: Recipe | str | Mapping[str, Any] | None = None,
+    base: str | None = None,
+    device: torch.device | str | None = None,
+    listener: Listener | None = None,
+    config: Mapping[str, Any] | None = None,
+    identity: Mapping[str, Any] | None = None,
+    energy: bool = False,
+    country: str | None = None,
+    **options: Any,
+) -> Result:
+    """Make a trained network shallower at the accuracy asked for.
+
+    Args:
+        model: the trained classifier, or a captured `Network`. It is left as it is.
+        train: training batches with a length; `(inputs, labels)` or as `split_batch` takes them.
+        val: validation batches. All choices follow from them, so they must not be the test data.
+        method: a name of `shoal.methods.methods`.
+        max_drop: points of validation accuracy that the result may lose against the dense network.
+        epochs: epochs of fine-tuning after each removal.
+        out: a folder for every step, the result and a journal. A run that was interrupted goes on
+            from it when called again with the same arguments; None keeps nothing.
+        test: test batches: measured at every step and reported, never used for a choice.
+        fit: trains a network in place instead of the built-in trainer. It is called after each
+            removal, once before if `dense_epochs` is above 0, and at the end if `final_epochs` is.
+        recipe: how to train: a `Recipe`, the name of one, or options that differ from the method's
+            own, which is "distill" for "shoal" and else "finetune".
+        base: how the model is built again when the result is loaded ("torchvision:resnet18").
+        device: where to work; None takes a GPU if there is one.
+        listener: hears of the progress.
+        config: what is written to the folder's `config.yaml`; None writes the options.
+        identity: what else decides the result, such as the batch size: a folder that was begun
+            with other values is refused.
+        energy: whether to measure, or estimate, the energy and CO2 of the run's training, and of
+            an epoch of training and 1,000 inferences of dense and result.
+        country: three letters (ISO 3166) of where the electricity is made, for the CO2; None
+            takes the world's mean.
+        **options: further fields of `Search`, such as `dense_epochs`, `final_epochs`,
+            `per_step`, `remove`, `patience`, `samples`, `seed`, `how` and `criterion`.
+
+    Returns:
+        The last network within `max_drop`, with all steps and figures.
+
+    Raises:
+        ShoalError: one line on what is wrong: options, data, weights that are not finite, a model
+            that cannot be captured, a folder that cannot be used.
+    """
+    _check_arguments(model, {"training": train, "validation": val}, fit)
+    trained_by = find_recipe(recipe_of(method))
+    if isinstance(recipe, Mapping):
+        trained_by = Recipe.from_dict({**trained_by.to_dict(), **recipe})
+    elif recipe is not None:
+        trained_by = find_recipe(recipe)
+    given = {"max_drop": max_drop, "epochs": epochs, "recipe": trained_by, **options}
+    how, chosen = make_method(method, given)
+    if fit is None and max(chosen.epochs, chosen.dense_epochs, chosen.final_epochs):
+        _check_length(train)
+    costs = Costs(country) if energy else None
+    check_finite(model)
+    first = _first_batch(train, "training")
+    _first_batch(val, "validation")
+    where = working_device(device)
+    network = _captured(model, first, base).to(where)
+    network.train(False)
+    run = None
+    if out is not None:
+        decisive = {**chosen.to_dict(), **(identity or {}), **_identity(model, train, val, test)}
+        run = Run(
+            Path(out).expanduser(),
+            {"method": method, **decisive},
+            config or {"method": method, **chosen.to_dict()},
+        )
+    try:
+        return search(network, how, Task(train, val, test, chosen, fit), run, listener, costs)
+    finally:
+        if run is not None:
+            run.close()
+
+
+def working_device(device: torch.device | str | None) -> torch.device:
+    """Return where this process works: the device asked for, else a GPU if there is one.
+
+    Raises:
+        ConfigError: there is no such device here.
+    """
+    if device is None:
+        return default_device()
+    found = resolve_device(device)
+    ensure_initialised(found)
+    own = default_device() if world() > 1 else found
+    # "cuda" means to each of several processes the GPU that is its own.
+    return own if own.type == found.type and torch.device(device).index is None else found
+
+
+def _check_arguments(model: object, data: Mapping[str, object], fit: object) -> None:
+    """Raise for what is not of the kind that it should be."""
+    if not isinstance(model, nn.Module):
+        raise ConfigError(
+            f"the model is a {type(model).__name__}: give the nn.Module itself, which "
+            "shoal.models.load_model builds from a name"
+        )
+    if fit is not None and not callable(fit):
+        raise ConfigError(f"fit is a {type(fit).__name__}: give a function that trains a network")
+    for what, loader in data.items():
+        if not isinstance(loader, Iterable) or isinstance(loader, Iterator):
+            raise DataError(
+                f"the {what} data are a {type(loader).__name__}: give batches that can be gone "
+                "over again and again, such as a list or a DataLoader"
+            )
+
+
+def _check_length(train: Iterable[Any]) -> None:
+    if not isinstance(train, Sized):
+        raise DataError("the training data have no length: give them a __len__, in batches")
+
+
+def _captured(model: nn.Module, first: Any, base: str | None) -> Network:
+    """Return an independent capture of the model."""
+    if isinstance(model, Network):
+        network = model.copy()
+    else:
+        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        batch = split_batch(first, device)
+        if batch.size < 2:
+            raise DataError("a batch of 1 sample cannot be captured: use a batch_size of 2 or more")
+        args = tuple(value[:4] for value in batch.args)
+        kwargs = {name: value[:4] for name, value in batch.kwargs.items()}
+        captured = capture(model, args or kwargs, example_kwargs=kwargs if args else None)
+        network = captured.copy()
+    network.plan.base = base or network.plan.base
+    return network
+
+
+def _first_batch(loader: Iterable[Any], what: str) -> Any:
+    plain = getattr(loader, "plain", None)
+    first = next(iter(plain() if callable(plain) else loader), None)
+    if first is None:
+        raise DataError(f"the {what} data are empty: give at least one batch")
+    return first
+
+
+def _identity(
+    model: nn.Module, train: Iterable[Any], val: Iterable[Any], test: Iterable[Any] | None
+) -> dict[str, Any]:
+    """Return what tells this task from another one: the weights and the sizes of the data."""
+    loaders = {"train": train, "val": val, "test": test}
+    return {
+        "weights": state_hash(model),
+        "samples_in": {
+            name: getattr(loader, "num_samples", len(loader) if isinstance(loader, Sized) else None)
+            for name, loader in loaders.items()
+        },
+    }

@@ -1,0 +1,89 @@
+"""What blocks cost, counted and measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+import shoal
+from shoal.errors import ConfigError, NameNotFoundError
+from shoal.measure import count_macs
+from shoal.models import cifar_resnet20, cifar_resnet32, cifar_resnet56
+from shoal.surgery import drop_
+from shoal.surgery.block_costs import block_costs
+
+
+def with_projections(model: nn.Module) -> nn.Module:
+    """Put 1×1 convolutions in the place of the parameter-free shortcuts (option B)."""
+    for stage in (model.layer2, model.layer3):
+        block = stage[0]
+        outputs, inputs = block.conv1.weight.shape[:2]
+        block.project = nn.Conv2d(inputs, outputs, 1, stride=2, bias=False)
+        block._shortcut = block.project.forward
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "percent", "removable"),
+    [
+        (cifar_resnet32, 6.826, 13),
+        pytest.param(cifar_resnet56, 3.752, 25, marks=pytest.mark.slow),
+    ],
+)
+def test_the_share_of_macs_is_the_published_one(
+    make: Callable[[], nn.Module], percent: float, removable: int
+) -> None:
+    # The published shares are those of ResNets whose two widening shortcuts are 1×1 convolutions.
+    x = torch.randn(2, 3, 32, 32)
+    network = shoal.capture(with_projections(make().eval()), x, check=False)
+    costs = block_costs(network, x, latency=False)
+    assert len(costs) == removable
+    assert all(abs(cost.macs_percent - percent) < 0.001 for cost in costs.values())
+
+
+def test_the_share_of_macs_without_projections() -> None:
+    # 13 blocks of 2·16·16·9·32² MACs (equal in all stages), 2 widening ones of three quarters of
+    # that, the first convolution and the classifier.
+    block = 2 * 16 * 16 * 9 * 32**2
+    total = 13 * block + 2 * 3 * block // 4 + 3 * 16 * 9 * 32**2 + 64 * 10
+    x = torch.randn(2, 3, 32, 32)
+    network = shoal.capture(cifar_resnet32().eval(), x, check=False)
+    costs = block_costs(network, x, ["layer1.0", "layer3.4"], latency=False)
+    for cost in costs.values():
+        assert cost.macs == block
+        assert cost.macs_percent == pytest.approx(100 * block / total)
+        assert cost.macs_percent == pytest.approx(6.852, abs=5e-4)
+
+
+def test_costs_are_what_dropping_saves() -> None:
+    x = torch.randn(2, 3, 16, 16)
+    network = shoal.capture(cifar_resnet20(width=4).eval(), x)
+    code, state = network.code, {k: v.clone() for k, v in network.state_dict().items()}
+    costs = block_costs(network, x, repeats=3)
+    assert list(costs) == [b.name for b in network.blocks if b.removable]
+    params, macs = sum(p.numel() for p in network.parameters()), count_macs(network, x).total
+    for name, cost in costs.items():
+        smaller = drop_(network.copy(), name)
+        assert cost.params == params - sum(p.numel() for p in smaller.parameters())
+        assert cost.params_percent == pytest.approx(100 * cost.params / params)
+        assert cost.macs == macs - count_macs(smaller, x).total
+        assert cost.latency_ms is not None
+        assert cost.latency_percent is not None
+        assert cost.to_dict()["macs"] == cost.macs
+    assert network.code == code
+    assert all(torch.equal(v, state[k]) for k, v in network.state_dict().items())
+
+
+def test_only_the_named_blocks() -> None:
+    x = torch.randn(2, 3, 16, 16)
+    network = shoal.capture(cifar_resnet20(width=4).eval(), x)
+    costs = block_costs(network, x, ["layer3.1"], latency=False)
+    assert list(costs) == ["layer3.1"]
+    assert costs["layer3.1"].latency_ms is None
+    with pytest.raises(NameNotFoundError, match=r"layer3\."):
+        block_costs(network, x, ["layer3.9"])
+    with pytest.raises(ConfigError, match="shape"):
+        block_costs(network, x, ["layer3.0"])
