@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from collapse_checks import Model, Pair, by_name, images, same_after_loading, torchvision_model
 from torch import Tensor, nn
 
+from collapse_checks import Model, Pair, by_name, images, same_after_loading, torchvision_model
 from shoal.errors import ConfigError, DataError, NameNotFoundError, TrainingError
 from shoal.models import cifar_resnet20, digits_resnet
 from shoal.network import Network, capture

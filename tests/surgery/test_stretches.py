@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
+
 from collapse_checks import (
     Model,
     Pair,
@@ -17,8 +19,6 @@ from collapse_checks import (
     torchvision_model,
     torchvision_models,
 )
-from torch import nn
-
 from shoal.errors import ConfigError
 from shoal.models import cifar_resnet20
 from shoal.network import capture
