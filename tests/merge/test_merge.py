@@ -19,6 +19,7 @@ from shoal.merge.prices import LatencyCosts
 from shoal.merge.report import MergeReport
 from shoal.models import cifar_resnet20
 from shoal.network import Network, capture
+from shoal.report.merge_tables import merge_tables
 from shoal.store import load, save
 from shoal.surgery import collapse_, linearize_
 
@@ -510,7 +511,7 @@ def test_the_report_is_read_as_it_was_written_and_shown_as_tables() -> None:
     with pytest.raises(PlanError, match="cannot be read"):
         MergeReport.from_dict({"merged": [{}]})
     console = Console(file=io.StringIO(), width=250)
-    console.print(report.table())
+    console.print(merge_tables(report))
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     for text in ("conv 5×5", "Conv2d 3×3", "kept apart", "network's output", "MACs", "float64"):
         assert text in shown, text

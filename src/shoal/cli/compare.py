@@ -259,7 +259,7 @@ def _with_shape(source: Source, models: Sequence[str], data: DataSet | None) -> 
 
 def _shapes(network: Network) -> list[tuple[int, ...]]:
     """Return the shapes of one sample's tensors."""
-    from shoal.measure._inputs import tensors_of
+    from shoal.network.inputs import tensors_of
 
     return [tuple(tensor.shape[1:]) for tensor in tensors_of(network.example_inputs(batch=2))]
 

@@ -11,7 +11,7 @@ from shoal.measure.memory import peak_memory_bytes
 from shoal.measure.rounds import Rounds, clock_timer, time_rounds
 from shoal.measure.side_by_side import OnnxRunners, SideBySide, eager_side_by_side
 from shoal.measure.stats import Ratio
-from shoal.measure.verify import Agreement, compare_outputs, random_like
+from shoal.network.agreement import Agreement, compare_outputs, random_like
 
 __all__ = [
     "EAGER",

@@ -10,11 +10,11 @@ import torch
 from torch import fx, nn
 
 from shoal.errors import ConfigError
-from shoal.measure._inputs import Inputs, batch_size
 from shoal.measure.depth import depth
 from shoal.measure.latency import Latency, latency_ratio, measure_latency
 from shoal.measure.macs import count_macs, count_params
 from shoal.measure.stats import Ratio
+from shoal.network.inputs import Inputs, batch_size
 
 __all__ = ["Benchmark", "benchmark"]
 

@@ -18,9 +18,9 @@ import torch
 from torch import nn
 
 from shoal.errors import ConfigError, missing_extra
-from shoal.measure._inputs import Inputs, as_call, batch_size, map_tensors
-from shoal.measure._state import borrowed
 from shoal.modes import device_of
+from shoal.network.borrow import borrowed
+from shoal.network.inputs import Inputs, as_call, batch_size, map_tensors
 
 __all__ = ["Energy", "EnergyMeter", "inference_energy", "total_energy"]
 

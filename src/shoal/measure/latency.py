@@ -10,7 +10,10 @@ from typing import Any
 import torch
 
 from shoal.errors import ConfigError
-from shoal.measure._inputs import (
+from shoal.measure.rounds import clock_timer, device_timer, time_rounds
+from shoal.measure.stats import Ratio, quartiles
+from shoal.network.borrow import borrowed
+from shoal.network.inputs import (
     Inputs,
     as_call,
     batch_size,
@@ -20,9 +23,6 @@ from shoal.measure._inputs import (
     resolve_device,
     tensors_of,
 )
-from shoal.measure._state import borrowed
-from shoal.measure.rounds import clock_timer, device_timer, time_rounds
-from shoal.measure.stats import Ratio, quartiles
 
 __all__ = ["Latency", "latency_ratio", "measure_latency"]
 

@@ -8,8 +8,8 @@ from typing import Any
 from torch import nn
 
 from shoal.errors import ShoalError, unknown_name
-from shoal.measure._inputs import Inputs
 from shoal.measure.latency import Latency, measure_latency
+from shoal.network.inputs import Inputs
 from shoal.runtimes.onnxruntime import lacking_package, onnx_latency
 
 __all__ = ["EAGER", "ONNX_RUNTIME", "RUNTIMES", "check_runtime", "latency_in"]

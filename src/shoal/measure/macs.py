@@ -18,8 +18,8 @@ from torch.nn.modules import module as module_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from shoal.errors import ConfigError
-from shoal.measure._inputs import Inputs, as_call, batch_size, first_line, home_device, map_tensors
-from shoal.measure._state import borrowed
+from shoal.network.borrow import borrowed
+from shoal.network.inputs import Inputs, as_call, batch_size, first_line, home_device, map_tensors
 
 __all__ = ["MacCount", "count_macs", "count_params"]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from shoal.errors import ConfigError, ShoalError
-from shoal.measure._inputs import resolve_device
+from shoal.network.inputs import resolve_device
 
 __all__ = ["peak_memory_bytes"]
 

@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import fx, nn
 
-from shoal.measure._inputs import Inputs
 from shoal.measure.macs import count_macs
 from shoal.modes import eval_mode
 from shoal.network import Network
+from shoal.network.inputs import Inputs
 from shoal.network.listen import Stretch
 
 __all__ = ["count_node_macs"]

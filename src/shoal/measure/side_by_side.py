@@ -9,10 +9,10 @@ from typing import Any
 from torch import nn
 
 from shoal.errors import ShoalError
-from shoal.measure._inputs import Inputs
 from shoal.measure.latency import Latency, latency_ratio, measure_latency
 from shoal.measure.latency_in import EAGER, ONNX_RUNTIME
 from shoal.measure.stats import Ratio
+from shoal.network.inputs import Inputs
 from shoal.runtimes.onnxruntime import OnnxRunner, lacking_package, onnx_latency
 
 __all__ = ["OnnxRunners", "SideBySide", "eager_side_by_side"]

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from shoal.errors import PlanError
 from shoal.measure import EAGER
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 __all__ = ["Boundary", "Kept", "MergeReport", "Merged"]
 
@@ -133,12 +130,6 @@ class MergeReport:
             return cls(**{**data, **parts})
         except (KeyError, TypeError) as error:
             raise PlanError(f"the record of the merge cannot be read ({error})") from error
-
-    def table(self) -> RenderableType:
-        """Return tables for the terminal: what became of each layer, region by region, and why."""
-        from shoal.report.merge_tables import merge_tables
-
-        return merge_tables(self)
 
     def __str__(self) -> str:
         lines = [

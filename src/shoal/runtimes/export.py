@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from shoal.errors import ConfigError, RunError, ShoalError
 from shoal.files import write_file
-from shoal.measure._inputs import Inputs, as_call, batch_size, first_line, home_device, map_tensors
-from shoal.measure._state import borrowed
-from shoal.measure.verify import compare_outputs, random_like
 from shoal.network import Network, capture
+from shoal.network.agreement import compare_outputs, random_like
+from shoal.network.borrow import borrowed
+from shoal.network.inputs import Inputs, as_call, batch_size, first_line, home_device, map_tensors
 from shoal.quiet import quietly
 from shoal.runtimes.onnx_file import MAX_BYTES, onnx_model, opset_of, root_cause
 from shoal.runtimes.onnxruntime import OnnxRunner

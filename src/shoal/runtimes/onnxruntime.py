@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from shoal.errors import ConfigError, ShoalError, missing_extra
-from shoal.measure._inputs import Inputs, as_call, batch_size, first_line, tensors_of
 from shoal.measure.latency import Latency
 from shoal.measure.rounds import clock_timer, time_rounds
 from shoal.measure.stats import quartiles
+from shoal.network.inputs import Inputs, as_call, batch_size, first_line, tensors_of
 
 __all__ = ["OnnxRunner", "lacking_package", "onnx_latency"]
 

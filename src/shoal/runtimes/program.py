@@ -18,9 +18,9 @@ from torch.nn import functional
 from torch.utils import _pytree as pytree
 
 from shoal.errors import ConfigError, ShoalError
-from shoal.measure._inputs import first_line, map_tensors
-from shoal.measure._state import borrowed
 from shoal.network import Network
+from shoal.network.borrow import borrowed
+from shoal.network.inputs import first_line, map_tensors
 from shoal.network.modules import Line, StochasticDepth
 from shoal.network.network import InputSpec
 from shoal.quiet import quietly

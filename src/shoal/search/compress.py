@@ -12,9 +12,9 @@ from torch import nn
 from shoal.data.batch import split_batch
 from shoal.distributed import default_device, ensure_initialised, world
 from shoal.errors import ConfigError, DataError
-from shoal.measure._inputs import resolve_device
 from shoal.models import check_finite
 from shoal.network import Network, capture
+from shoal.network.inputs import resolve_device
 from shoal.search.costs import Costs
 from shoal.search.engine import search
 from shoal.search.listener import Listener

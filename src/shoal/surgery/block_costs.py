@@ -11,12 +11,12 @@ from typing import Any
 from torch import nn
 
 from shoal.errors import ConfigError, unknown_name
-from shoal.measure._inputs import Inputs
 from shoal.measure.latency_in import EAGER, latency_in
 from shoal.measure.macs import count_params
 from shoal.measure.node_macs import count_node_macs
 from shoal.network import Network
 from shoal.network.blocks import BlockNodes, find_blocks
+from shoal.network.inputs import Inputs
 from shoal.network.weights import own_tensors
 from shoal.surgery.drop import drop_
 

@@ -51,9 +51,7 @@ def tensors_of(inputs: Any) -> list[torch.Tensor]:
 
 def map_tensors(fn: Callable[[torch.Tensor], torch.Tensor], inputs: Any) -> Any:
     """Return `inputs` with each tensor replaced by `fn(tensor)`, other leaves unchanged."""
-    return pytree.tree_map(
-        lambda leaf: fn(leaf) if isinstance(leaf, torch.Tensor) else leaf, inputs
-    )
+    return pytree.tree_map_only(torch.Tensor, fn, inputs)
 
 
 def batch_size(inputs: Inputs) -> int:

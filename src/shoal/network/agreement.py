@@ -11,7 +11,8 @@ import torch
 from torch.utils import _pytree as pytree
 
 from shoal.errors import ConfigError
-from shoal.measure._inputs import (
+from shoal.network.borrow import borrowed
+from shoal.network.inputs import (
     Inputs,
     as_call,
     first_line,
@@ -20,7 +21,6 @@ from shoal.measure._inputs import (
     resolve_device,
     tensors_of,
 )
-from shoal.measure._state import borrowed
 
 __all__ = ["Agreement", "compare_outputs", "random_like"]
 
