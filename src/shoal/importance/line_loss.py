@@ -20,9 +20,9 @@ from shoal.importance.replaced import Replacement, check_metric, replacement_sco
 from shoal.importance.scores import Scores
 from shoal.modes import device_of
 from shoal.network import Network, Site
+from shoal.passes.lines import FittedLine, LineMoments
 from shoal.passes.observe import Observer, observe
 from shoal.surgery.linearize import check_how
-from shoal.surgery.lines import FittedLine, LineMoments
 
 __all__ = ["LineLoss", "computing_line", "unchanged"]
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from shoal.passes.lines import FittedLine, LineMoments
 from shoal.surgery.collapse import collapse_
 from shoal.surgery.drop import drop_, zero_out_
 from shoal.surgery.linearize import fit_lines, linearize_
-from shoal.surgery.lines import FittedLine, LineMoments
 from shoal.surgery.replay import replay_
 from shoal.surgery.stretches import find_stretches
 

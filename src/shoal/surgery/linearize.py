@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from shoal.errors import ConfigError, unknown_name
 from shoal.network import Network, Site
 from shoal.network.modules import Line, SharedPReLU
+from shoal.passes.lines import FittedLine, LineMoments
 from shoal.passes.observe import observe
-from shoal.surgery.lines import FittedLine, LineMoments
 
 __all__ = ["check_how", "fit_lines", "hand_over", "linearize_", "put_linear_"]
 
