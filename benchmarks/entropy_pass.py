@@ -22,8 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from peak_memory import peak_memory_bytes
 from shoal.importance import Entropy
-from shoal.measure import Ratio, clock_timer, peak_memory_bytes, time_rounds
+from shoal.measure import Ratio, clock_timer, time_rounds
 from shoal.measure.stats import quartiles
 from shoal.methods.easier import POSITIONS
 from shoal.models import resnet18_cifar

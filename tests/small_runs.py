@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from shoal.data import DataSet, load_data
 from shoal.measure import Benchmark, Latency, Ratio, SideBySide
 from shoal.merge.merge import merge_
+from shoal.methods import compress
 from shoal.network import Network, capture
 from shoal.search import task
-from shoal.search.compress import compress
 from shoal.search.ending import Ending
 from shoal.search.result import Result
 from shoal.training import fit

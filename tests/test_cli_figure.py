@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from shoal.cli import main
+from shoal.extras import figures
 from shoal.importance import Scores
 from shoal.network import Network
-from shoal.report import figures
 
 MODEL = "shoal:digits_resnet?width=4"
 BLOCKS = ["layer1.0", "layer1.1", "layer1.2", "layer2.1", "layer2.2"]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import small_runs
 from shoal.cli import main
-from shoal.measure import robustness as measure
+from shoal.extras import robustness as measure
 
 MODEL = f"{__file__}:Tiny"
 

@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from shoal.measure.robustness import Robustness
+from shoal.extras.robustness import Robustness
 from shoal.report import robustness_lines, robustness_table
 
 DENSE = Robustness(90.0, 55.0, {"fog": (80.0, 60.0), "snow": (50.0, 30.0)}, (1, 5), 100, 3)

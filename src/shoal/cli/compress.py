@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from shoal.config import Config
     from shoal.data import DataSet
     from shoal.report import RunRecord
+    from shoal.search.meter import Meter
 
 __all__ = ["chosen_device", "compress", "keep_page", "run_compress", "show_outcome"]
 
@@ -153,10 +154,7 @@ def _compress(config: Config, out: Path) -> None:
     # Wrong options are told before the data are read.
     options = {**config.search_options(), "recipe": config.training_recipe()}
     methods.make_method(config.method, options)
-    if config.energy:
-        methods.Costs(config.country)
-    elif config.country is not None:
-        raise ConfigError("country is given without energy: add --energy")
+    meter = _meter(config)
     if is_folder(config.model):
         raise ConfigError(
             f"'{config.model}' is a folder, and compress takes a model: to go on with a run give "
@@ -183,10 +181,21 @@ def _compress(config: Config, out: Path) -> None:
             listener=listener,
             config=config.model_dump(),
             identity=config.identity(),
-            energy=config.energy,
-            country=config.country,
+            meter=meter,
             **options,
         )
+
+
+def _meter(config: Config) -> Meter | None:
+    from shoal.errors import ConfigError
+
+    if config.energy:
+        from shoal.extras.search_energy import SearchEnergy
+
+        return SearchEnergy(config.country)
+    if config.country is not None:
+        raise ConfigError("country is given without energy: add --energy")
+    return None
 
 
 def chosen_device(name: str | None) -> torch.device:

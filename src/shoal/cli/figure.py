@@ -75,7 +75,7 @@ def l1_by_stage(
     After Jordao et al. 2023, Figure 3. Needs no data.
     """
     from shoal.cli.source import Source, open_network, parse_shape
-    from shoal.report import figures
+    from shoal.extras import figures
 
     figures.check_path(out)
     source = Source(checkpoint, num_classes, image_size, parse_shape(input_shape))
@@ -143,9 +143,9 @@ def criteria(
     from shoal.cli.flags import read_flags
     from shoal.cli.source import Source, open_network
     from shoal.data import load_data
+    from shoal.extras import figures
     from shoal.importance import score_several
     from shoal.importance.criteria import criterion_for
-    from shoal.report import figures
 
     figures.check_path(out)
     names = _names(criteria)

@@ -104,7 +104,7 @@ def robustness(
     from shoal.cli.compress import chosen_device
     from shoal.cli.flags import read_flags
     from shoal.cli.source import Source
-    from shoal.measure.robustness import check_options, compare_robustness
+    from shoal.extras.robustness import check_options, compare_robustness
     from shoal.report import robustness_lines, robustness_table
 
     names, levels = _names(corruptions), _levels(severities)
@@ -197,7 +197,7 @@ def _run_config(folder: Path) -> dict[str, Any]:
 
 
 def _names(text: str | None) -> list[str]:
-    from shoal.measure.robustness import CORRUPTIONS
+    from shoal.extras.robustness import CORRUPTIONS
 
     if text is None:
         return list(CORRUPTIONS)

@@ -1,4 +1,4 @@
-"""Measuring: latency, work in MACs, parameters, depth, memory, and whether two networks agree."""
+"""Measuring: latency, work in MACs, parameters, depth, and whether two networks agree."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from shoal.measure.depth import depth
 from shoal.measure.latency import Latency, latency_ratio, measure_latency
 from shoal.measure.latency_in import EAGER, RUNTIMES, check_runtime, latency_in
 from shoal.measure.macs import MacCount, count_macs, count_params
-from shoal.measure.memory import peak_memory_bytes
 from shoal.measure.rounds import Rounds, clock_timer, time_rounds
 from shoal.measure.side_by_side import OnnxRunners, SideBySide, eager_side_by_side
 from shoal.measure.stats import Ratio
@@ -35,7 +34,6 @@ __all__ = [
     "latency_in",
     "latency_ratio",
     "measure_latency",
-    "peak_memory_bytes",
     "random_like",
     "time_rounds",
 ]

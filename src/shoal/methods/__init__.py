@@ -6,7 +6,6 @@ from shoal.methods.easier import Easier
 from shoal.methods.layer_pruning import LayerPruning
 from shoal.methods.shoal import Shoal
 from shoal.search.compress import compress
-from shoal.search.costs import Costs
 from shoal.search.engine import search
 from shoal.search.listener import Listener
 from shoal.search.method import (
@@ -23,7 +22,6 @@ from shoal.search.records import Metrics, Step
 from shoal.search.result import Result
 
 __all__ = [
-    "Costs",
     "Easier",
     "LayerPruning",
     "Listener",

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from statistics import fmean
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from shoal.measure.robustness import Robustness
 from shoal.report.wording import percent, points
+
+if TYPE_CHECKING:
+    from shoal.extras.robustness import Robustness
 
 __all__ = ["robustness_lines", "robustness_table"]
 

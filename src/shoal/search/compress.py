@@ -15,9 +15,9 @@ from shoal.errors import ConfigError, DataError
 from shoal.models import check_finite
 from shoal.network import Network, capture
 from shoal.network.inputs import resolve_device
-from shoal.search.costs import Costs
 from shoal.search.engine import search
 from shoal.search.listener import Listener
+from shoal.search.meter import Meter
 from shoal.search.method import make_method, recipe_of
 from shoal.search.result import Result
 from shoal.search.run import Run
@@ -45,8 +45,7 @@ def compress(
     listener: Listener | None = None,
     config: Mapping[str, Any] | None = None,
     identity: Mapping[str, Any] | None = None,
-    energy: bool = False,
-    country: str | None = None,
+    meter: Meter | None = None,
     **options: Any,
 ) -> Result:
     """Make a trained network shallower at the accuracy asked for.
@@ -71,10 +70,9 @@ def compress(
         config: what is written to the folder's `config.yaml`; None writes the options.
         identity: what else decides the result, such as the batch size: a folder that was begun
             with other values is refused.
-        energy: whether to measure, or estimate, the energy and CO2 of the run's training, and of
-            an epoch of training and 1,000 inferences of dense and result.
-        country: three letters (ISO 3166) of where the electricity is made, for the CO2; None
-            takes the world's mean.
+        meter: measures what training takes: `shoal.extras.search_energy.SearchEnergy` the energy
+            and CO2 of the run's training, and of an epoch of training and 1,000 inferences of
+            dense and result. None measures nothing.
         **options: further fields of `Search`, such as `dense_epochs`, `final_epochs`,
             `per_step`, `remove`, `patience`, `samples`, `seed`, `how` and `criterion`.
 
@@ -95,7 +93,6 @@ def compress(
     how, chosen = make_method(method, given)
     if fit is None and max(chosen.epochs, chosen.dense_epochs, chosen.final_epochs):
         _check_length(train)
-    costs = Costs(country) if energy else None
     check_finite(model)
     first = _first_batch(train, "training")
     _first_batch(val, "validation")
@@ -111,7 +108,7 @@ def compress(
             config or {"method": method, **chosen.to_dict()},
         )
     try:
-        return search(network, how, Task(train, val, test, chosen, fit), run, listener, costs)
+        return search(network, how, Task(train, val, test, chosen, fit), run, listener, meter)
     finally:
         if run is not None:
             run.close()

@@ -34,7 +34,7 @@ class Ending:
             `runtime` at `batch`, in milliseconds; `speedup`, of merged over dense folded;
             `runtimes`, the same networks in eager mode and in ONNX Runtime with each one's ratio,
             as `SideBySide.to_dict` has it.
-        energy: of training and inference, as `Costs.summary` has it; empty unless asked for.
+        energy: of training and inference, as `Meter.summary` has it; empty without a meter.
     """
 
     merged: Network

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -11,13 +11,12 @@ from typing import Any
 
 from shoal.distributed import barrier, from_main, is_main
 from shoal.errors import ConfigError, RunError, TrainingError
-from shoal.measure.energy import Energy
 from shoal.merge.padding import find_movable_paddings, move_paddings_
 from shoal.modes import device_of
 from shoal.network import Network
-from shoal.search.costs import Costs, Spent
 from shoal.search.ending import Ending
 from shoal.search.listener import Listener
+from shoal.search.meter import Meter, Spent
 from shoal.search.method import Method, Situation
 from shoal.search.options import Search
 from shoal.search.records import Metrics, Step, chosen
@@ -37,7 +36,7 @@ def search(
     task: Task,
     run: Run | None = None,
     listener: Listener | None = None,
-    costs: Costs | None = None,
+    meter: Meter | None = None,
 ) -> Result:
     """Remove layers step by step until the accuracy, a target or the candidates end it.
 
@@ -47,7 +46,7 @@ def search(
         task: data, training, measuring.
         run: the folder to keep steps in, and to go on from.
         listener: hears of the progress.
-        costs: measures energy; None measures none.
+        meter: measures what training takes; None measures nothing.
 
     Returns:
         The last network within `max_drop` points of the dense one's validation accuracy.
@@ -56,7 +55,7 @@ def search(
         ConfigError: there is nothing to remove.
         TrainingError: the dense network cannot be trained or is broken.
     """
-    return _Search(network, method, task, run, listener or Listener(), costs).go()
+    return _Search(network, method, task, run, listener or Listener(), meter).go()
 
 
 class _Search:
@@ -67,7 +66,7 @@ class _Search:
         task: Task,
         run: Run | None,
         listener: Listener,
-        costs: Costs | None,
+        meter: Meter | None,
     ) -> None:
         self.base = base
         self.method = method
@@ -75,7 +74,7 @@ class _Search:
         self.options: Search = task.search
         self.run = run
         self.listener = listener
-        self.costs = costs
+        self.meter = meter
         self.rewind = Rewind(self.options, base, run, own_training=task.custom_fit is not None)
         count = len(method.candidates(base))
         self.total = base.sites_left if method.unit == "rectifiers" else count
@@ -266,12 +265,12 @@ class _Search:
         epochs: int,
         teacher: Network | None,
         lr: float | None = None,
-    ) -> tuple[tuple[str, ...], Energy | None]:
-        """Train in place; returns remarks, and the energy it took if that is asked for."""
+    ) -> tuple[tuple[str, ...], Mapping[str, Any] | None]:
+        """Train in place; returns remarks, and what it took if there is a meter."""
         if epochs == 0:
             return (), None
         self.listener.stage(number, "fine-tune" if number else "train")
-        with nullcontext(Spent()) if self.costs is None else self.costs.of_training() as spent:
+        with nullcontext(Spent()) if self.meter is None else self.meter.training() as spent:
             notes = self.task.fine_tune(
                 network,
                 number,
@@ -368,7 +367,7 @@ class _Search:
         """Return the end of the search from the run's folder, where it was reached before."""
         if self.run is None:
             return None
-        return self.run.ended(self.base, self.steps, stopped, energy=self.costs is not None)
+        return self.run.ended(self.base, self.steps, stopped, energy=self.meter is not None)
 
     def _ending(self, dense: Network, best: Network, stopped: str) -> Ending:
         """Merge the result, measure it, and write it down."""
@@ -379,9 +378,9 @@ class _Search:
         ending = None
         if self.run is None or is_main():  # with a folder, the others read what is written
             ending = self.task.ending(dense, best)
-        if self.costs is not None:
+        if self.meter is not None:
             self.listener.stage(number, "measure energy")
-            energy = self.costs.summary(dense, best, self.steps, self.task)
+            energy = self.meter.summary(dense, best, self.steps, self.task)
             ending = None if ending is None else replace(ending, energy=energy)
         if self.run is None:
             assert ending is not None

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from shoal.errors import RunError
-from shoal.measure.energy import Energy
 
 __all__ = ["Metrics", "Step", "chosen", "lineage"]
 
@@ -71,7 +70,7 @@ class Step:
         within: whether the accuracy is within the allowed drop from dense and, after the last
             training, not below what it was before.
         notes: what else happened.
-        energy: what its training took, where that was asked for.
+        energy: what its training took, as JSON values of the search's meter; None without one.
         ended: of the last training: why the search had ended.
     """
 
@@ -90,7 +89,7 @@ class Step:
     settled: bool | None = None
     top1_val_before: float | None = None
     notes: tuple[str, ...] = ()
-    energy: Energy | None = None
+    energy: Mapping[str, Any] | None = None
     ended: str = ""
 
     def to_dict(self) -> dict[str, Any]:
@@ -101,7 +100,7 @@ class Step:
         scores = {n: score if math.isfinite(score) else None for n, score in self.scores.items()}
         own |= {"names": list(self.names), "scores": scores, "notes": list(self.notes)}
         if self.energy is not None:
-            own["energy"] = self.energy.to_dict()
+            own["energy"] = dict(self.energy)
         return own | self.metrics.to_dict()
 
     @classmethod
@@ -113,7 +112,7 @@ class Step:
             values = {name: data[name] for name in own if name != "ended"}
             values["ended"] = data.get("ended", "")  # older records have none
             if data.get("energy") is not None:
-                values["energy"] = Energy.from_dict(data["energy"])
+                values["energy"] = dict(data["energy"])
         except KeyError as error:
             raise RunError(f"a step's record has no {error}: the run's folder is damaged") from None
         values |= {"names": tuple(values["names"]), "notes": tuple(values["notes"])}

@@ -32,7 +32,7 @@ class Result:
         stopped: why the search ended.
         notes: what the user should know.
         energy: of the search's training, and of an epoch and 1,000 inferences of dense and
-            result, as `Costs.summary` has it; empty unless asked for.
+            result, as `Meter.summary` has it; empty without a meter.
     """
 
     model: Network

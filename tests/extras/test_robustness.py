@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from shoal.data.loader import ImageLoader
 from shoal.errors import ConfigError, DataError, NameNotFoundError, ShoalError
-from shoal.measure import robustness as measure
-from shoal.measure.robustness import CORRUPTIONS, compare_robustness, corrupted, robustness
+from shoal.extras import robustness as measure
+from shoal.extras.robustness import CORRUPTIONS, compare_robustness, corrupted, robustness
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),

@@ -9,10 +9,10 @@ from torch import nn
 
 import shoal
 from shoal.errors import ConfigError, ShoalError
+from shoal.extras.figures import criteria_map, l1_by_stage
 from shoal.importance import Scores, stages
 from shoal.models import cifar_resnet20
 from shoal.network import Network
-from shoal.report.figures import criteria_map, l1_by_stage
 from shoal.surgery import drop_
 
 

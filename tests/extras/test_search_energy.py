@@ -11,9 +11,9 @@ from torch import nn
 
 import small_runs
 from shoal.errors import ConfigError, ShoalError
-from shoal.measure.energy import Energy
-from shoal.search import costs
-from shoal.search.costs import Costs
+from shoal.extras import search_energy
+from shoal.extras.energy import Energy
+from shoal.extras.search_energy import SearchEnergy
 from shoal.search.records import Step
 
 
@@ -40,9 +40,9 @@ def metered(monkeypatch: pytest.MonkeyPatch) -> None:
         size = sum(p.numel() for p in network.parameters())
         return Energy(images * size * 1e-9, images * size * 1e-10, size * 1e-6, True, "x")
 
-    monkeypatch.setattr(costs, "EnergyMeter", Meter)
-    monkeypatch.setattr(costs, "inference_energy", inference)
-    monkeypatch.setattr(costs, "_SECONDS", 0.02)
+    monkeypatch.setattr(search_energy, "EnergyMeter", Meter)
+    monkeypatch.setattr(search_energy, "inference_energy", inference)
+    monkeypatch.setattr(search_energy, "_SECONDS", 0.02)
     small_runs.skip_latency(monkeypatch)
 
 
@@ -50,14 +50,14 @@ def metered(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_run_tells_what_training_and_inference_take(tmp_path: Path) -> None:
     result = small_runs.run(
         tmp_path / "run", method="layer_pruning", criterion="last", dense_epochs=1, remove=1,
-        energy=True, country="DEU",
+        meter=SearchEnergy("DEU"),
     )  # fmt: skip
     spent = [step.energy for step in result.steps]
     assert all(one is not None for one in spent)
     found = result.energy
     training = found["training"]
     assert (training["steps"], training["of_steps"]) == (2, 2)
-    assert training["wh"] == pytest.approx(sum(one.wh for one in spent if one is not None))
+    assert training["wh"] == pytest.approx(sum(one["wh"] for one in spent if one is not None))
     for name in ("dense", "result"):
         epoch = found["epoch"][name]
         assert epoch["wh"] == pytest.approx(0.01 * epoch["seconds"])
@@ -75,7 +75,7 @@ def test_a_run_tells_what_training_and_inference_take(tmp_path: Path) -> None:
     # A run that is called again knows it all without measuring.
     again = small_runs.run(
         tmp_path / "run", method="layer_pruning", criterion="last", dense_epochs=1, remove=1,
-        energy=True, country="DEU",
+        meter=SearchEnergy("DEU"),
     )  # fmt: skip
     assert again.energy == found
 
@@ -84,7 +84,7 @@ def test_a_run_tells_what_training_and_inference_take(tmp_path: Path) -> None:
 def test_measuring_leaves_the_result_as_it_is() -> None:
     options = {"method": "layer_pruning", "criterion": "last", "remove": 1}
     plain = small_runs.run(**options)
-    measured = small_runs.run(**options, energy=True)
+    measured = small_runs.run(**options, meter=SearchEnergy())
     assert small_runs.same_weights(plain.model, measured.model)
     assert plain.energy == {}
     assert [step.energy for step in plain.steps] == [None, None]
@@ -95,7 +95,7 @@ def test_measuring_leaves_the_result_as_it_is() -> None:
 @pytest.mark.usefixtures("metered")
 def test_of_a_users_own_training_no_epoch_is_known() -> None:
     called = []
-    result = small_runs.run(criterion="last", remove=1, energy=True, fit=called.append)
+    result = small_runs.run(criterion="last", remove=1, meter=SearchEnergy(), fit=called.append)
     assert len(called) == 1
     assert result.energy["epoch"] is None
     assert result.energy["training_time_saved_percent"] is None
@@ -111,9 +111,9 @@ def test_other_loaders_train_on_their_first_batches(monkeypatch: pytest.MonkeyPa
         assert options["recipe"].distill == 0.0
 
     batches = [(torch.randn(8, 1, 8, 8), torch.arange(8)) for _ in range(5)]
-    monkeypatch.setattr(costs, "fit", counting)
+    monkeypatch.setattr(search_energy, "fit", counting)
     result = small_runs.run(
-        train=batches, criterion="last", remove=1, energy=True, recipe={"distill": 0.5}
+        train=batches, criterion="last", remove=1, meter=SearchEnergy(), recipe={"distill": 0.5}
     )
     assert seen[:2] == [3, 3]  # what tells how long a batch takes
     assert all(count % 5 == 0 for count in seen[4:])  # nothing takes no time: whole epochs
@@ -125,7 +125,7 @@ def test_steps_keep_their_energy() -> None:
     energy = Energy(2.0, 1.0, 4.0, True, "x")
     (step,) = small_runs.run(criterion="last", remove=1).steps[1:]
     written = Step.from_dict({**step.to_dict(), "energy": energy.to_dict()})
-    assert written.energy == energy
+    assert written.energy == energy.to_dict()
     assert Step.from_dict(written.to_dict()) == written
     assert "energy" not in step.to_dict()
 
@@ -135,8 +135,6 @@ def test_what_is_missing_is_told_before_anything_is_trained(
 ) -> None:
     monkeypatch.setitem(sys.modules, "codecarbon", None)
     with pytest.raises(ShoalError, match=r"shoal\[energy\]"):
-        Costs()
-    with pytest.raises(ShoalError, match=r"shoal\[energy\]"):
-        small_runs.run(energy=True, fit=pytest.fail)
+        SearchEnergy()
     with pytest.raises(ConfigError, match="three letters"):
-        Costs("Germany")
+        SearchEnergy("Germany")

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from shoal.errors import ConfigError, ShoalError
-from shoal.measure.energy import Energy, EnergyMeter, inference_energy, total_energy
+from shoal.extras.energy import Energy, EnergyMeter, inference_energy, total_energy
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),

@@ -20,14 +20,15 @@ import torch
 from shoal.data.base import SeededLoader
 from shoal.distributed import is_main, sum_across
 from shoal.errors import ShoalError
-from shoal.measure.energy import Energy, EnergyMeter, inference_energy, total_energy
+from shoal.extras.energy import Energy, EnergyMeter, inference_energy, total_energy
 from shoal.modes import device_of
 from shoal.network import Network
+from shoal.search.meter import Spent
 from shoal.search.records import Step
 from shoal.search.task import Task
 from shoal.training import fit
 
-__all__ = ["Costs", "Spent"]
+__all__ = ["SearchEnergy"]
 
 _IMAGES = 1000
 _ROUNDS = 2  # dense and result in turn, so that a busy moment of the machine strikes both
@@ -35,15 +36,8 @@ _SECONDS = 3.0  # of each network in each round; counters and the load are read 
 _WARM_UP = 3  # batches
 
 
-@dataclass
-class Spent:
-    """What a piece of training took; known when it has ended, in the main process alone."""
-
-    energy: Energy | None = None
-
-
-class Costs:
-    """Measures for a search.
+class SearchEnergy:
+    """Measures the energy of a search: hand it to `shoal.compress` as `meter`.
 
     Args:
         country: three letters (ISO 3166) of where the electricity is made; None takes the world's
@@ -56,10 +50,10 @@ class Costs:
 
     def __init__(self, country: str | None = None) -> None:
         self.country = country
-        EnergyMeter(country=country)  # what is wrong is told now, not after the first epoch
+        EnergyMeter(country=country)  # raises what is wrong now, not after the first epoch
 
     @contextmanager
-    def of_training(self) -> Iterator[Spent]:
+    def training(self) -> Iterator[Spent]:
         """Measure what is done in the `with` block; the machine as a whole is."""
         spent = Spent()
         if not is_main():  # the others' work is the same machine's
@@ -67,7 +61,7 @@ class Costs:
             return
         with EnergyMeter(country=self.country) as meter:
             yield spent
-        spent.energy = meter.energy
+        spent.energy = meter.energy.to_dict()
 
     def summary(
         self, dense: Network, best: Network, steps: Sequence[Step], task: Task
@@ -89,7 +83,7 @@ class Costs:
         networks = {"dense": dense, "result": best}
         epoch = self._epochs(networks, task)
         inference = self._inference(networks, task)
-        measured = [step.energy for step in steps if step.energy is not None]
+        measured = [Energy.from_dict(step.energy) for step in steps if step.energy is not None]
         saved = None
         if epoch:
             saved = 100.0 * (1.0 - epoch["result"].seconds / epoch["dense"].seconds)
@@ -137,10 +131,11 @@ class Costs:
             plans = {name: self._plan(network, task) for name, network in networks.items()}
             for _ in range(_ROUNDS):
                 for name, network in networks.items():
-                    with self.of_training() as spent:
+                    with self.training() as spent:
                         plans[name].train(network, task)
                     if spent.energy is not None:
-                        parts[name].append(spent.energy.scaled(1 / plans[name].share))
+                        taken = Energy.from_dict(spent.energy)
+                        parts[name].append(taken.scaled(1 / plans[name].share))
         except ShoalError:  # the search has its result: this is no reason to lose it
             return {}
         return {

@@ -1,0 +1,45 @@
+"""Peak memory of a call, as the benchmarks measure it."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+FILE = Path(__file__).resolve().parents[1] / "benchmarks" / "peak_memory.py"
+MIB = 2**20
+
+pytestmark = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="needs Linux's memory figures"
+)
+
+
+@pytest.fixture(scope="module")
+def memory() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("peak_memory", FILE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def touches(mebibytes: int):
+    return lambda: bytearray(b"\1") * (mebibytes * MIB)  # not PyTorch's: no allocator keeps it
+
+
+def test_more_memory_is_seen_as_more(memory: ModuleType) -> None:
+    assert memory.peak_memory_bytes(touches(96)) == pytest.approx(96 * MIB, rel=0.2)
+    assert memory.peak_memory_bytes(touches(0)) < 32 * MIB
+
+
+def test_sampling_sees_a_peak_that_lasts(memory: ModuleType) -> None:
+    def call() -> None:
+        held = touches(96)()
+        for _ in range(20):  # touch it again, so that the watcher gets its turns
+            held.count(b"\2")
+
+    assert memory.sampled_peak(call, 0.001) == pytest.approx(96 * MIB, rel=0.2)
