@@ -29,8 +29,8 @@ from shoal.importance import score
 from shoal.models import load_model
 from shoal.modes import make_channels_last
 from shoal.network import Network, capture
+from shoal.network.stretches import find_stretches
 from shoal.surgery.collapse import collapse_
-from shoal.surgery.stretches import find_stretches
 from shoal.training import Recipe, evaluate, fit
 
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from shoal.errors import ShoalError
 from shoal.models import compat
 from shoal.network import Network
+from shoal.network.stretches import Stretch, find_stretches
 from shoal.store import load, save
-from shoal.surgery.stretches import Stretch, find_stretches
 
 
 def images(*size: int, count: int = 3, batch: int = 8) -> list[Tensor]:

@@ -14,9 +14,9 @@ from shoal.errors import ConfigError, DataError, NameNotFoundError, TrainingErro
 from shoal.models import cifar_resnet20, digits_resnet
 from shoal.network import Network, capture
 from shoal.network.listen import Tap, listen
+from shoal.network.stretches import find_stretch
 from shoal.surgery import linearize_
 from shoal.surgery.collapse import collapse_
-from shoal.surgery.stretches import find_stretch
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,9 @@ from shoal.errors import ConfigError, unknown_name
 from shoal.importance.criteria import criteria
 from shoal.importance.scores import Scores
 from shoal.network import Network
+from shoal.network.stretches import Stretch, find_stretches, with_kernel
 from shoal.surgery.fit_conv import FittedLayer
 from shoal.surgery.fit_stretches import check_ridge, fit_stretches
-from shoal.surgery.stretches import Stretch, find_stretches, with_kernel
 
 __all__ = ["FitResidual", "StretchFits", "residual_scores"]
 

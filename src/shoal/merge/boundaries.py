@@ -8,7 +8,7 @@ from shoal.merge.linear_ops import linear_map, operands
 from shoal.merge.regions import Region
 from shoal.merge.report import Boundary
 from shoal.network import Network
-from shoal.surgery.rewrite import between
+from shoal.network.rewrite import between
 
 __all__ = ["boundary"]
 

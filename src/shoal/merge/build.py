@@ -17,9 +17,9 @@ from shoal.merge.linear_ops import linear_map, operands, tensor_shape
 from shoal.merge.regions import Region
 from shoal.merge.report import Boundary, Kept, Merged
 from shoal.network import Network
+from shoal.network.rewrite import between, free_path, is_closed, replace_stretch_
 from shoal.network.weights import is_weighted
 from shoal.surgery.layer_spec import layer_spec
-from shoal.surgery.rewrite import between, free_path, is_closed, replace_stretch_
 
 __all__ = ["FOLD_ONLY", "Applier", "Attempt"]
 

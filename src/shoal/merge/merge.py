@@ -22,11 +22,11 @@ from shoal.merge.regions import find_regions
 from shoal.merge.report import Kept, MergeReport
 from shoal.modes import device_of, is_channels_last, make_channels_last
 from shoal.network import Network, Operation
+from shoal.network.cleanup import remove_dead_, used_paths
 from shoal.network.modules import Line
-from shoal.surgery.cleanup import remove_dead_, used_paths
+from shoal.network.rewrite import replace_stretch_
 from shoal.surgery.layer_spec import layer_from_spec
 from shoal.surgery.replay import replayers
-from shoal.surgery.rewrite import replace_stretch_
 
 __all__ = ["merge_"]
 

@@ -24,8 +24,8 @@ from shoal.merge.prices import LatencyCosts
 from shoal.merge.regions import Element, Layer, Region, find_regions
 from shoal.modes import device_of
 from shoal.network import Network, Operation
+from shoal.network.rewrite import between
 from shoal.surgery.replay import replayers
-from shoal.surgery.rewrite import between
 
 __all__ = ["find_movable_paddings", "move_paddings_"]
 

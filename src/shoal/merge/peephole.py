@@ -9,7 +9,7 @@ from shoal.merge.algebra import ConvMap
 from shoal.merge.linear_ops import linear_map, tensor_shape
 from shoal.network import Network
 from shoal.network.modules import Line
-from shoal.surgery.rewrite import free_path, put_module_
+from shoal.network.rewrite import free_path, put_module_
 
 __all__ = ["simplify_"]
 

@@ -13,7 +13,7 @@ from shoal.merge.prices import LatencyCosts
 from shoal.merge.regions import Element, Layer, find_regions
 from shoal.modes import device_of
 from shoal.network import Network
-from shoal.surgery.cleanup import remove_dead_, used_paths
+from shoal.network.cleanup import remove_dead_, used_paths
 
 __all__ = ["trial_merge_"]
 

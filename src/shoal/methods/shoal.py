@@ -25,6 +25,7 @@ from shoal.importance.replaced import Replacement, check_metric, replacement_sco
 from shoal.methods.easier import POSITIONS
 from shoal.modes import device_of
 from shoal.network import Network
+from shoal.network.stretches import find_stretch
 from shoal.passes.lines import FittedLine
 from shoal.passes.observe import observe
 from shoal.search.listener import Listener
@@ -37,7 +38,6 @@ from shoal.surgery import LineMoments, drop_, linearize_
 from shoal.surgery.collapse import collapsed_layers, put_collapsed_
 from shoal.surgery.fit_conv import FittedLayer
 from shoal.surgery.fit_stretches import fit_stretches
-from shoal.surgery.stretches import find_stretch
 
 __all__ = ["Shoal"]
 

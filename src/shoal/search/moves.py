@@ -25,9 +25,9 @@ from shoal.merge.merge import merge_
 from shoal.merge.trial import trial_merge_
 from shoal.network import Network
 from shoal.network.blocks import find_blocks
+from shoal.network.stretches import Stretch, find_stretch, find_stretches
 from shoal.surgery import FittedLine, drop_, linearize_
 from shoal.surgery.collapse import put_collapsed_
-from shoal.surgery.stretches import Stretch, find_stretch, find_stretches
 
 __all__ = ["KINDS", "Move", "find_moves", "saved_ms"]
 

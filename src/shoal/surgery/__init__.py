@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from shoal.network.stretches import find_stretches
 from shoal.passes.lines import FittedLine, LineMoments
 from shoal.surgery.collapse import collapse_
 from shoal.surgery.drop import drop_, zero_out_
 from shoal.surgery.linearize import fit_lines, linearize_
 from shoal.surgery.replay import replay_
-from shoal.surgery.stretches import find_stretches
 
 __all__ = [
     "FittedLine",

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from shoal.errors import ConfigError, PlanError, unknown_name
 from shoal.network import Network, Operation
-from shoal.surgery.cleanup import remove_dead_
+from shoal.network.cleanup import remove_dead_
+from shoal.network.rewrite import free_path, replace_stretch_
+from shoal.network.stretches import Stretch, find_stretch, find_stretches, with_kernel
 from shoal.surgery.fit_conv import FittedLayer
 from shoal.surgery.fit_stretches import check_ridge, fit_stretches
 from shoal.surgery.layer_spec import layer_from_spec, layer_spec
 from shoal.surgery.replay import replayers
-from shoal.surgery.rewrite import free_path, replace_stretch_
-from shoal.surgery.stretches import Stretch, find_stretch, find_stretches, with_kernel
 
 __all__ = ["collapse_", "collapsed_layers", "put_collapsed_"]
 

@@ -12,9 +12,9 @@ from shoal.errors import ConfigError, unknown_name
 from shoal.modes import eval_mode
 from shoal.network import Network, Operation
 from shoal.network.blocks import BlockNodes, find_blocks
+from shoal.network.cleanup import remove_dead_
 from shoal.network.listen import Tap, listen
 from shoal.network.weights import own_tensors
-from shoal.surgery.cleanup import remove_dead_
 from shoal.surgery.replay import replayers
 
 __all__ = ["drop_", "zero_out_"]

@@ -14,10 +14,10 @@ from shoal.errors import ConfigError
 from shoal.modes import eval_mode
 from shoal.network import Network
 from shoal.network.listen import Tap, listen
+from shoal.network.stretches import Stretch
 from shoal.passes.observe import observe
 from shoal.passes.sampling import SampledBatches
 from shoal.surgery.fit_conv import FittedLayer, LayerMoments, TooFewPositions
-from shoal.surgery.stretches import Stretch
 
 __all__ = ["check_ridge", "fit_stretches"]
 

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from shoal.errors import ConfigError, unknown_name
 from shoal.network import Network, Site
-from shoal.network.modules import Line, SharedPReLU
+from shoal.network.cleanup import hand_over
+from shoal.network.modules import Line
 from shoal.passes.lines import FittedLine, LineMoments
 from shoal.passes.observe import observe
 
-__all__ = ["check_how", "fit_lines", "hand_over", "linearize_", "put_linear_"]
+__all__ = ["check_how", "fit_lines", "linearize_", "put_linear_"]
 
 
 def fit_lines(
@@ -142,22 +143,3 @@ def put_linear_(network: Network, site: Site, line: tuple[Tensor, Tensor] | None
         new = Line(slope, intercept, site.channel_dim)
     new.train(old.training)
     network.replace_module(site.name, new)
-
-
-def hand_over(network: Network, old: nn.Module) -> None:
-    """Let another call of a shared PReLU own its weight before the owner goes."""
-    if not isinstance(old, nn.PReLU):
-        return
-    sharers = [
-        (name, module)
-        for name, module in network.named_modules()
-        if isinstance(module, SharedPReLU) and module.owner is old
-    ]
-    if not sharers:
-        return
-    first, heir = sharers[0][0], nn.PReLU(old.num_parameters, device="meta")
-    heir.weight = old.weight
-    heir.train(old.training)
-    network.replace_module(first, heir)
-    for name, _ in sharers[1:]:
-        network.replace_module(name, SharedPReLU(heir))

@@ -22,8 +22,8 @@ from collapse_checks import (
 from shoal.errors import ConfigError
 from shoal.models import cifar_resnet20
 from shoal.network import capture
+from shoal.network.stretches import find_stretch, find_stretches, with_kernel
 from shoal.surgery.collapse import collapse_
-from shoal.surgery.stretches import find_stretch, find_stretches, with_kernel
 
 
 def test_blocks_of_a_cifar_resnet_keep_their_names_and_change_shape_where_they_do() -> None:

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from shoal.network import Network
 from shoal.network.modules import Line, StochasticDepth
+from shoal.network.network import Network
 from shoal.network.nodes import bound_arguments
 
 __all__ = ["Reach", "is_passed", "reaches"]

@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from torch import fx, nn
 from torch._ops import OpOverload
 
-from shoal.network import Network
+from shoal.network.modules import SharedPReLU
+from shoal.network.network import Network
 from shoal.network.nodes import makes_memory
-from shoal.surgery.linearize import hand_over
 
-__all__ = ["remove_dead_", "used_paths"]
+__all__ = ["hand_over", "remove_dead_", "used_paths"]
 
 
 def remove_dead_(network: Network, used_before: set[str] | None = None) -> None:
@@ -142,3 +142,22 @@ def _owner(network: Network, path: str) -> nn.Module | None:
 
 def _in_use(path: str, used: set[str]) -> bool:
     return path in used or any(other.startswith(f"{path}.") for other in used)
+
+
+def hand_over(network: Network, old: nn.Module) -> None:
+    """Let another call of a shared PReLU own its weight before the owner goes."""
+    if not isinstance(old, nn.PReLU):
+        return
+    sharers = [
+        (name, module)
+        for name, module in network.named_modules()
+        if isinstance(module, SharedPReLU) and module.owner is old
+    ]
+    if not sharers:
+        return
+    first, heir = sharers[0][0], nn.PReLU(old.num_parameters, device="meta")
+    heir.weight = old.weight
+    heir.train(old.training)
+    network.replace_module(first, heir)
+    for name, _ in sharers[1:]:
+        network.replace_module(name, SharedPReLU(heir))

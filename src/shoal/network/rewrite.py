@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import fx, nn
 
-from shoal.network import Network
 from shoal.network.flow import reads_shape
 from shoal.network.modules import OnesChannel
+from shoal.network.network import Network
 
 __all__ = [
     "between",

@@ -23,12 +23,12 @@ from typing import Literal
 from torch import fx, nn
 
 from shoal.errors import ConfigError, unknown_name
-from shoal.network import Network
 from shoal.network.blocks import find_blocks
 from shoal.network.flow import Flow
+from shoal.network.layer_shape import MAX_COLUMNS, LayerShape
+from shoal.network.network import Network
+from shoal.network.reach import Reach, is_passed, reaches
 from shoal.network.weights import is_weighted
-from shoal.surgery.fit_conv import MAX_COLUMNS, LayerShape
-from shoal.surgery.reach import Reach, is_passed, reaches
 
 __all__ = ["Stretch", "find_stretch", "find_stretches", "with_kernel"]
 
