@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from shoal import compat
 from shoal.errors import ShoalError
-from shoal.models import compat
 from shoal.network import Network
 from shoal.network.stretches import Stretch, find_stretches
 from shoal.store import load, save

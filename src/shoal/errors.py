@@ -7,7 +7,10 @@ it and exits with code 2; anything that is not a `ShoalError` is a defect of sho
 from __future__ import annotations
 
 import difflib
+import sysconfig
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
 
 __all__ = [
     "CaptureError",
@@ -15,11 +18,13 @@ __all__ = [
     "ConfigError",
     "DataError",
     "NameNotFoundError",
+    "OptionError",
     "PlanError",
     "RunError",
     "ShoalError",
     "TrainingError",
     "missing_extra",
+    "summary",
     "unknown_name",
 ]
 
@@ -38,6 +43,20 @@ class CheckpointError(ShoalError):
 
 class ConfigError(ShoalError):
     """An option has a value that makes no sense."""
+
+
+class OptionError(ConfigError, ValueError):
+    """An option has a value that makes no sense.
+
+    Args:
+        option: its name, as Python has it; the command line says it as a flag.
+        value: what was given.
+        wanted: what to give instead.
+    """
+
+    def __init__(self, option: str, value: object, wanted: str) -> None:
+        super().__init__(f"{option} is {value!r}: give {wanted}")
+        self.option = option
 
 
 class DataError(ShoalError):
@@ -86,3 +105,36 @@ def missing_extra(package: str, extra: str, purpose: str) -> ShoalError:
         f"{purpose} needs the package '{package}', which is not installed: "
         f"run `pip install 'shoal[{extra}]'`"
     )
+
+
+def summary(error: BaseException) -> str:
+    """Return an error in one line: its type, its message, and the place in the user's own code.
+
+    Where the error came from a library, the place is the line of user code that called it.
+    """
+    if isinstance(error, SyntaxError):
+        # Its own text already ends with "(file.py, line 3)".
+        return f"{type(error).__name__}: {_squeeze(str(error))}"
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith("<frozen")
+    ]
+    own = [frame for frame in frames if not _is_library(frame.filename)] or frames
+    place = f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
+    message = _squeeze(str(error))
+    return f"{type(error).__name__}{': ' if message else ''}{message}{place}"
+
+
+def _is_library(filename: str) -> bool:
+    """Say whether a file belongs to Python, to an installed package or to shoal."""
+    path = Path(filename)
+    is_installed = not {"site-packages", "dist-packages"}.isdisjoint(path.parts)
+    roots = (sysconfig.get_path("stdlib"), Path(__file__).parent)
+    return is_installed or any(path.is_relative_to(root) for root in roots)
+
+
+def _squeeze(text: str, limit: int = 300) -> str:
+    """Return `text` in one line of at most `limit` characters."""
+    text = " ".join(text.split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"

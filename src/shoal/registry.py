@@ -1,25 +1,33 @@
-"""The one registry mechanism: criteria, methods, data sets, models and recipes all use it."""
+"""The one registry mechanism: methods, criteria, tasks, runtimes, models, data sets and recipes.
+
+A name is one of the built-in entries, which the room that owns them registers when it is imported;
+one that was registered by `shoal.register_…`; an entry point of the group `shoal.<kind>s` of any
+installed package; or `path/file.py:Name` and `package.module:Name`, which name the code itself.
+Options follow as `?key=value&…`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from importlib import import_module
-from typing import Generic, TypeVar
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterable, Iterator
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Generic, TypeVar
 
-from shoal.errors import unknown_name
+from shoal.errors import ConfigError, summary, unknown_name
+from shoal.targets import import_target, parse_target
 
-__all__ = ["Registry"]
+__all__ = ["Registry", "import_modules"]
 
 T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Names bound to things of one kind, filled by decorators.
+    """Names bound to things of one kind.
 
     Args:
-        what: the kind of thing in the singular, for messages ("criterion").
-        later: modules that register entries and need this registry's own room to be there first;
-            they are imported when an entry is first looked for.
+        what: the kind of thing in the singular, for messages and entry points ("criterion").
+        group: of the entry points; None for a kind that others cannot extend.
 
     Example:
         >>> criteria = Registry("criterion")
@@ -29,41 +37,89 @@ class Registry(Generic[T]):
         True
     """
 
-    def __init__(self, what: str, later: Sequence[str] = ()) -> None:
+    def __init__(self, what: str, group: str | None = None) -> None:
         self.what = what
-        self._later = list(later)
+        self.group = group
         self._entries: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Return a decorator that files its argument under `name`."""
+        """Return a decorator that files its argument under `name`.
+
+        Raises:
+            ConfigError: the name is taken, or could not be told from a target.
+        """
+        if not name or ":" in name or "?" in name:
+            raise ConfigError(f"'{name}' is no name for a {self.what}: leave out ':' and '?'")
 
         def bind(entry: T) -> T:
-            if name in self._entries:
-                raise ValueError(f"{self.what} '{name}' is registered twice")
+            if name in self._entries and not _same_code(self._entries[name], entry):
+                raise ConfigError(f"there already is a {self.what} '{name}': choose another name")
             self._entries[name] = entry
             return entry
 
         return bind
 
+    def find(self, text: str) -> tuple[T, dict[str, Any]]:
+        """Return the entry that `name?key=value` or `path/file.py:Name?key=value` names.
+
+        Returns:
+            The entry, and the options written after it.
+
+        Raises:
+            NameNotFoundError: there is none of that name; tells the nearest.
+            ConfigError: the file or module cannot be imported, or the options are malformed.
+        """
+        name, options = parse_target(text)
+        if ":" in name and name not in self:
+            return import_target(name), options
+        return self[name], options
+
     def __getitem__(self, name: str) -> T:
         """Return the entry; raises `NameNotFoundError` with the nearest names if there is none."""
-        entries = self._all()
-        try:
-            return entries[name]
-        except KeyError:
-            raise unknown_name(self.what, name, entries) from None
+        if name not in self._entries:
+            point = self._points().get(name)
+            if point is None:
+                raise unknown_name(self.what, name, self.names())
+            self._entries.setdefault(name, self._load(point))
+        return self._entries[name]
 
     def __contains__(self, name: object) -> bool:
-        return name in self._all()
+        return name in self._entries or name in self._points()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._all())
+        return iter([*self._entries, *(n for n in self._points() if n not in self._entries)])
 
     def names(self) -> list[str]:
         """Return all names, sorted."""
-        return sorted(self._all())
+        return sorted(self)
 
-    def _all(self) -> dict[str, T]:
-        while self._later:
-            import_module(self._later.pop())
-        return self._entries
+    def _points(self) -> dict[str, EntryPoint]:
+        if self.group is None:
+            return {}
+        return {point.name: point for point in entry_points(group=self.group)}
+
+    def _load(self, point: EntryPoint) -> T:
+        try:
+            loaded: T = point.load()
+        except Exception as error:
+            raise ConfigError(
+                f"the {self.what} '{point.name}' of the package "
+                f"'{point.dist.name if point.dist else point.value}' cannot be imported: "
+                f"{summary(error)}"
+            ) from error
+        return loaded
+
+
+def _same_code(first: Any, second: Any) -> bool:
+    """Whether both are one definition, which a file that is run twice registers twice."""
+
+    def place(entry: Any) -> tuple[Any, Any]:
+        return getattr(entry, "__module__", None), getattr(entry, "__qualname__", id(entry))
+
+    return place(first) == place(second)
+
+
+def import_modules(package: str, path: Iterable[str]) -> None:
+    """Import every module of a package, each of which registers what it holds."""
+    for module in pkgutil.iter_modules(path):
+        importlib.import_module(f"{package}.{module.name}")

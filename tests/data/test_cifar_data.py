@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from shoal.compat import import_torchvision
 from shoal.data import Augment, load_data
 from shoal.errors import ConfigError, DataError
-from shoal.models.compat import import_torchvision
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("torchvision") is None, reason="torchvision is not installed"

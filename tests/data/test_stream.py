@@ -116,7 +116,7 @@ def test_what_cannot_be_a_stream(paths):
 def test_the_centre_is_cut_as_torchvision_cuts_it(size):
     if importlib.util.find_spec("torchvision") is None:
         pytest.skip("torchvision is not installed")
-    from shoal.models.compat import import_torchvision
+    from shoal.compat import import_torchvision
 
     transforms = import_torchvision().transforms
     pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)

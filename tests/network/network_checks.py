@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from shoal import models
+from shoal import compat, models
 from shoal.errors import ShoalError
-from shoal.models import compat
 from shoal.network import Network, capture
 
 _PROBABILITIES = ("p", "drop_prob", "drop_rate", "dropout")

@@ -19,7 +19,7 @@ from network_checks import (
 )
 from torch import Tensor, nn
 
-from shoal.models import compat
+from shoal import compat
 from shoal.network import Network, capture
 from shoal.network.modules import Attention, FrozenBatchNorm, StochasticDepth
 

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 import shoal
+from shoal import compat
 from shoal.errors import ConfigError, RunError, ShoalError
 from shoal.measure import compare_outputs
-from shoal.models import cifar_resnet20, compat
+from shoal.models import cifar_resnet20
 from shoal.network import Network
 from shoal.runtimes import export
 from shoal.runtimes.onnxruntime import OnnxRunner

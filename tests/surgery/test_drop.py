@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 import shoal
+from shoal import compat
 from shoal.errors import ConfigError, NameNotFoundError, ShoalError
-from shoal.models import cifar_resnet20, cifar_resnet32, cifar_resnet56, cifar_resnet110, compat
+from shoal.models import cifar_resnet20, cifar_resnet32, cifar_resnet56, cifar_resnet110
 from shoal.network import Network
 from shoal.surgery import drop_, linearize_, zero_out_
 

@@ -61,7 +61,7 @@ def _load(name: str, reader_name: str, root: str, options: DataOptions) -> DataS
     """Read, split and wrap one of the two data sets."""
     if not root:
         raise ConfigError(f"the data set '{name}' needs its folder: write '{name}:FOLDER'")
-    from shoal.models.compat import import_torchvision
+    from shoal.compat import import_torchvision
 
     import_torchvision()
     from torchvision import datasets

@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
+from shoal.compat import with_torchvision
 from shoal.data.augment import Augment
 from shoal.data.dataset import DataOptions, DataSet, data_sets
 from shoal.errors import ConfigError, DataError, NameNotFoundError, unknown_name
-from shoal.factories import call_factory, import_factory, parse_target
+from shoal.targets import call_target, import_target, parse_target
 
 __all__ = ["load_data"]
 
@@ -114,7 +115,8 @@ def _from_factory(spec: str, options: DataOptions) -> DataSet:
     """Call the user's factory and check what it returns."""
     target, keywords = parse_target(spec)
     _check_unused(target, options)
-    made = call_factory(import_factory(target), keywords, target)
+    factory = import_target(target, with_torchvision)
+    made = call_target(factory, keywords, target, with_torchvision)
     if isinstance(made, DataSet):
         return made
     if not isinstance(made, tuple | list) or len(made) not in (2, 3):

@@ -60,12 +60,7 @@ class ManyPasses(Protocol):
 
 Criterion = OnePass | ManyPasses
 
-# These build on `surgery`, which builds on this room.
-_ON_SURGERY = ("line_loss", "collapse_loss", "fit_residual")
-
-criteria: Registry[Callable[..., Criterion]] = Registry(
-    "criterion", later=[f"shoal.importance.{name}" for name in _ON_SURGERY]
-)
+criteria: Registry[Callable[..., Criterion]] = Registry("criterion", "shoal.criteria")
 criteria.register("entropy")(Entropy)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shoal.compat import import_timm, import_torchvision
 from shoal.models.adapted import mobilenetv2_cifar, resnet18_cifar
 from shoal.models.catalog import models
 from shoal.models.checkpoint import CheckpointReport, check_finite, load_checkpoint
@@ -13,7 +14,6 @@ from shoal.models.cifar import (
     cifar_resnet56,
     cifar_resnet110,
 )
-from shoal.models.compat import import_timm, import_torchvision
 from shoal.models.digits import DigitsResNet, digits_resnet
 from shoal.models.lookup import ModelSpec, build_model, complete_spec, load_model, parse_spec
 

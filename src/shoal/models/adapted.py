@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
+from shoal.compat import import_torchvision
 from shoal.models.catalog import check_counts, models
-from shoal.models.compat import import_torchvision
 
 __all__ = ["mobilenetv2_cifar", "resnet18_cifar"]
 

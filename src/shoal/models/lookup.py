@@ -11,19 +11,19 @@ from typing import Any
 
 from torch import nn
 
+from shoal.compat import import_timm, import_torchvision, with_torchvision
 from shoal.errors import ConfigError, unknown_name
-from shoal.factories import (
+from shoal.models.catalog import models
+from shoal.models.checkpoint import load_checkpoint
+from shoal.models.weights_file import SUFFIXES
+from shoal.targets import (
     accepts,
-    call_factory,
+    call_target,
     format_target,
-    import_factory,
+    import_target,
     is_path,
     parse_target,
 )
-from shoal.models.catalog import models
-from shoal.models.checkpoint import load_checkpoint
-from shoal.models.compat import import_timm, import_torchvision
-from shoal.models.weights_file import SUFFIXES
 
 __all__ = ["ModelSpec", "build_model", "complete_spec", "load_model", "parse_spec"]
 
@@ -117,7 +117,7 @@ def build_model(
         ShoalError: torchvision or timm is needed and not installed.
     """
     spec = complete_spec(spec, num_classes=num_classes, in_channels=in_channels)
-    model = call_factory(_factory(spec), spec.kwargs, spec.target)
+    model = call_target(_factory(spec), spec.kwargs, spec.target, with_torchvision)
     if not isinstance(model, nn.Module):
         raise ConfigError(
             f"{spec.target} returned an object of type {type(model).__name__}: "
@@ -182,7 +182,7 @@ def _factory(spec: ModelSpec) -> Callable[..., Any]:
         return _timm_factory(spec.name)
     if spec.kind == "shoal":
         return models[spec.name]
-    factory = import_factory(spec.name)
+    factory = import_target(spec.name, with_torchvision)
     if isinstance(factory, nn.Module):
         raise ConfigError(f"{spec.name} is a model, not a factory: name a function that returns it")
     return factory

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
+from shoal import compat
 from shoal.errors import ShoalError
-from shoal.models import compat
 
 needs_timm = pytest.mark.skipif(
     importlib.util.find_spec("timm") is None or importlib.util.find_spec("torchvision") is None,
@@ -59,7 +59,7 @@ for name in ("nms", "qnms"):
     if not hasattr(torch.ops.torchvision, name):
         library.define(name + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 import torchvision
-from shoal.models import compat
+from shoal import compat
 print(compat.import_torchvision() is torchvision, compat._libraries)
 """
     assert run_fresh(code) == "True []"

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from shoal.errors import ConfigError, NameNotFoundError
-from shoal.factories import (
+from shoal.targets import (
     accepts,
-    call_factory,
+    call_target,
     format_target,
-    import_factory,
+    import_target,
     parse_keywords,
     parse_target,
 )
@@ -102,7 +102,7 @@ def test_factory_from_a_file_finds_the_modules_beside_it(tmp_path: Path):
         "shoal_test_nets.py",
         "from shoal_test_helper import WIDTH\ndef build(scale=1):\n    return WIDTH * scale\n",
     )
-    factory = import_factory(f"{path}:build")
+    factory = import_target(f"{path}:build")
     assert factory(scale=2) == 14
     # Worker processes that start afresh can find it by this name.
     assert factory.__module__ == "shoal_test_nets"
@@ -110,7 +110,7 @@ def test_factory_from_a_file_finds_the_modules_beside_it(tmp_path: Path):
 
 def test_a_file_that_is_a_namesake_of_a_module_is_still_the_one_executed(tmp_path: Path):
     path = write(tmp_path, "json.py", "def dumps():\n    return 'mine'\n")
-    assert import_factory(f"{path}:dumps")() == "mine"
+    assert import_target(f"{path}:dumps")() == "mine"
 
 
 def test_factory_from_a_module_in_the_current_folder(tmp_path: Path, monkeypatch):
@@ -118,12 +118,12 @@ def test_factory_from_a_module_in_the_current_folder(tmp_path: Path, monkeypatch
     write(tmp_path / "shoal_test_package", "__init__.py", "")
     write(tmp_path / "shoal_test_package", "nets.py", "class Net:\n    small = dict\n")
     monkeypatch.chdir(tmp_path)
-    assert import_factory("shoal_test_package.nets:Net.small") is dict
+    assert import_target("shoal_test_package.nets:Net.small") is dict
 
 
 def error_of(target: str) -> str:
     with pytest.raises((ConfigError, NameNotFoundError)) as caught:
-        import_factory(target)
+        import_target(target)
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -162,18 +162,18 @@ def takes(size: int, *, depth: int = 2) -> int:
 
 
 def test_arguments_are_checked_before_the_call():
-    assert call_factory(takes, {"size": 6}, "m:takes") == 3
+    assert call_target(takes, {"size": 6}, "m:takes") == 3
     with pytest.raises(ConfigError, match=r"m:takes does not take 'dept': .*'depth'"):
-        call_factory(takes, {"size": 6, "dept": 3}, "m:takes")
+        call_target(takes, {"size": 6, "dept": 3}, "m:takes")
     with pytest.raises(ConfigError, match=r"m:takes needs the argument 'size'"):
-        call_factory(takes, {}, "m:takes")
+        call_target(takes, {}, "m:takes")
     with pytest.raises(ConfigError, match=r"m:f does not take 'dept'"):
-        call_factory(passing_on, {"size": 6, "dept": 3}, "m:f")
+        call_target(passing_on, {"size": 6, "dept": 3}, "m:f")
 
 
 def test_an_error_inside_a_factory_is_one_line_with_its_place():
-    with pytest.raises(ConfigError, match=r"m:takes failed: ZeroDivisionError.*test_factories.py"):
-        call_factory(takes, {"size": 1, "depth": 0}, "m:takes")
+    with pytest.raises(ConfigError, match=r"m:takes failed: ZeroDivisionError.*test_targets.py"):
+        call_target(takes, {"size": 1, "depth": 0}, "m:takes")
 
 
 def test_only_named_parameters_are_accepted():

@@ -1,7 +1,8 @@
-"""User code by name: `path/file.py:factory` and `package.module:factory`, with `?key=value&…`.
+"""User code by name: `path/file.py:Name` and `package.module:Name`, with `?key=value&…`.
 
-Models and data sets both take such targets. Everything that can go wrong in the user's own code
-(it does not import, it raises, it takes other arguments) becomes one line that names the place.
+Models, data sets, methods, criteria and whatever else can be extended take such targets.
+Everything that can go wrong in the user's own code (it does not import, it raises, it takes other
+arguments) becomes one line that names the place.
 """
 
 from __future__ import annotations
@@ -12,27 +13,32 @@ import inspect
 import json
 import re
 import sys
-import sysconfig
-import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
-from shoal.errors import ConfigError, ShoalError, unknown_name
+from shoal.errors import ConfigError, ShoalError, summary, unknown_name
 
 __all__ = [
     "accepts",
-    "call_factory",
+    "call_target",
     "format_target",
-    "import_factory",
+    "import_target",
     "is_path",
-    "one_line",
     "parse_keywords",
     "parse_target",
 ]
+
+Around = Callable[[Callable[[], Any]], Any]
+"""Runs what it is given; a caller may prepare something and run it again if it fails."""
+
+
+def _plainly(action: Callable[[], Any]) -> Any:
+    return action()
+
 
 _WORDS = {"null": None, "~": None, "": None, "true": True, "false": False}
 _INT = re.compile(r"[-+]?[0-9]+")
@@ -126,7 +132,7 @@ def _parse_value(key: str, text: str) -> Any:
     return text
 
 
-def import_factory(target: str) -> Callable[..., Any]:
+def import_target(target: str, around: Around = _plainly) -> Any:
     """Return the callable that `path/file.py:name` or `package.module:name` names.
 
     The file's folder, or the current folder for a module, joins the end of `sys.path`, so that
@@ -134,6 +140,7 @@ def import_factory(target: str) -> Callable[..., Any]:
 
     Args:
         target: file or module, a colon, and the name, which may be dotted (`Nets.small`).
+        around: runs the import; see `Around`.
 
     Raises:
         ConfigError: the target is malformed, its file or module does not exist or fails to import,
@@ -146,7 +153,8 @@ def import_factory(target: str) -> Callable[..., Any]:
             f"'{target}' does not name a factory: "
             "write it as path/file.py:factory or package.module:factory"
         )
-    module = _import_file(source) if is_path(source) else _import_module(source)
+    load = _import_file if is_path(source) else _import_module
+    module = load(source, around)
     found: Any = module
     for part in name.split("."):
         if not hasattr(found, part):
@@ -176,13 +184,19 @@ def accepts(factory: Callable[..., Any], keyword: str) -> bool:
     )
 
 
-def call_factory(factory: Callable[..., Any], keywords: Mapping[str, Any], target: str) -> Any:
+def call_target(
+    factory: Callable[..., Any],
+    keywords: Mapping[str, Any],
+    target: str,
+    around: Around = _plainly,
+) -> Any:
     """Return `factory(**keywords)`; whatever goes wrong in it becomes one line.
 
     Args:
         factory: the callable.
         keywords: its keyword arguments.
         target: how the user named it, for messages.
+        around: runs the call; see `Around`.
 
     Raises:
         ConfigError: an argument is unknown or missing, or the factory raised an error; the line
@@ -190,7 +204,7 @@ def call_factory(factory: Callable[..., Any], keywords: Mapping[str, Any], targe
     """
     _check_arguments(factory, keywords, target)
     try:
-        return _with_torchvision(lambda: factory(**keywords))
+        return around(lambda: factory(**keywords))
     except ShoalError:
         raise
     except Exception as error:
@@ -200,40 +214,7 @@ def call_factory(factory: Callable[..., Any], keywords: Mapping[str, Any], targe
             raise ConfigError(
                 f"{target} does not take '{refused[1]}': leave it out or correct its spelling"
             ) from error
-        raise ConfigError(f"{target} failed: {one_line(error)}") from error
-
-
-def one_line(error: BaseException) -> str:
-    """Return an error in one line: its type, its message, and the place in the user's own code.
-
-    Where the error came from a library, the place is the line of user code that called it.
-    """
-    if isinstance(error, SyntaxError):
-        # Its own text already ends with "(file.py, line 3)".
-        return f"{type(error).__name__}: {_squeeze(str(error))}"
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename != __file__ and not frame.filename.startswith("<frozen")
-    ]
-    own = [frame for frame in frames if not _is_library(frame.filename)] or frames
-    place = f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
-    message = _squeeze(str(error))
-    return f"{type(error).__name__}{': ' if message else ''}{message}{place}"
-
-
-def _is_library(filename: str) -> bool:
-    """Say whether a file belongs to Python, to an installed package or to shoal."""
-    path = Path(filename)
-    is_installed = not {"site-packages", "dist-packages"}.isdisjoint(path.parts)
-    roots = (sysconfig.get_path("stdlib"), Path(__file__).parent)
-    return is_installed or any(path.is_relative_to(root) for root in roots)
-
-
-def _squeeze(text: str, limit: int = 300) -> str:
-    """Return `text` in one line of at most `limit` characters."""
-    text = " ".join(text.split())
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+        raise ConfigError(f"{target} failed: {summary(error)}") from error
 
 
 def is_path(source: str) -> bool:
@@ -241,7 +222,7 @@ def is_path(source: str) -> bool:
     return source.endswith(".py") or "/" in source or "\\" in source
 
 
-def _import_file(source: str) -> ModuleType:
+def _import_file(source: str, around: Around) -> ModuleType:
     """Import a file of Python code by its path."""
     path = Path(source).expanduser().resolve()
     if not path.is_file():
@@ -255,8 +236,8 @@ def _import_file(source: str) -> ModuleType:
     _extend_path(path.parent)
     if _is_importable_as(path.stem, path):
         # Under its own name a worker process that starts afresh can import it again.
-        return _run_import(source, lambda: importlib.import_module(path.stem))
-    return _run_import(source, lambda: _execute(path))
+        return _run_import(source, lambda: importlib.import_module(path.stem), around)
+    return _run_import(source, lambda: _execute(path), around)
 
 
 def _is_importable_as(name: str, path: Path) -> bool:
@@ -289,7 +270,7 @@ def _execute(path: Path) -> ModuleType:
     return module
 
 
-def _import_module(name: str) -> ModuleType:
+def _import_module(name: str, around: Around) -> ModuleType:
     """Import a module by its dotted name."""
     if not all(part.isidentifier() for part in name.split(".")):
         raise ConfigError(
@@ -298,13 +279,13 @@ def _import_module(name: str) -> ModuleType:
         )
     _extend_path(Path.cwd())
     importlib.invalidate_caches()
-    return _run_import(name, lambda: importlib.import_module(name))
+    return _run_import(name, lambda: importlib.import_module(name), around)
 
 
-def _run_import(source: str, load: Callable[[], ModuleType]) -> ModuleType:
+def _run_import(source: str, load: Callable[[], ModuleType], around: Around) -> ModuleType:
     """Import user code, turning whatever it raises into one line."""
     try:
-        return _with_torchvision(load)
+        return cast(ModuleType, around(load))
     except ModuleNotFoundError as error:
         missing = error.name or ""
         if missing and (source == missing or source.startswith(missing + ".")):
@@ -312,22 +293,9 @@ def _run_import(source: str, load: Callable[[], ModuleType]) -> ModuleType:
                 f"there is no module '{missing}' to import {source} from: "
                 "install it, run from the folder that holds it, or give the path of its file"
             ) from error
-        raise ConfigError(f"{source} cannot be imported: {one_line(error)}") from error
+        raise ConfigError(f"{source} cannot be imported: {summary(error)}") from error
     except (Exception, SystemExit) as error:
-        raise ConfigError(f"{source} cannot be imported: {one_line(error)}") from error
-
-
-def _with_torchvision(action: Callable[[], Any]) -> Any:
-    """Run user code; if it stumbled over a torchvision that only shoal can import, once more."""
-    from shoal.models.compat import import_torchvision, lacks_operators
-
-    try:
-        return action()
-    except RuntimeError as error:
-        if not lacks_operators(error):
-            raise
-    import_torchvision()
-    return action()
+        raise ConfigError(f"{source} cannot be imported: {summary(error)}") from error
 
 
 def _extend_path(folder: Path) -> None:

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 import torch
 
-from shoal.errors import ShoalError, missing_extra
-from shoal.factories import one_line
+from shoal.errors import ShoalError, missing_extra, summary
 
-__all__ = ["import_timm", "import_torchvision", "lacks_operators"]
+__all__ = ["import_timm", "import_torchvision", "lacks_operators", "with_torchvision"]
 
 _MISSING_OPERATORS = ("nms", "qnms")
 _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
@@ -73,7 +74,7 @@ def _import(package: str, extra: str) -> ModuleType:
 def _broken(package: str, error: Exception) -> ShoalError:
     return ShoalError(
         f"{package} is installed but cannot be imported beside torch {torch.__version__}: "
-        f"{one_line(error)}; install the release of {package} that belongs to this torch"
+        f"{summary(error)}; install the release of {package} that belongs to this torch"
     )
 
 
@@ -82,6 +83,17 @@ def lacks_operators(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(
         f"operator torchvision::{name} does not exist" in str(error) for name in _MISSING_OPERATORS
     )
+
+
+def with_torchvision(action: Callable[[], Any]) -> Any:
+    """Run user code; if it stumbled over a torchvision that only shoal can import, once more."""
+    try:
+        return action()
+    except RuntimeError as error:
+        if not lacks_operators(error):
+            raise
+    import_torchvision()
+    return action()
 
 
 def _forget(package: str) -> None:
