@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 from shoal.data.augment import Augment
 from shoal.data.loader import ImageLoader
 from shoal.distributed import is_main, rank, sum_across, world
+from shoal.network import capture
 from shoal.training import Recipe, evaluate, fit
 
 FP32 = Recipe(precision="fp32", lr=0.05)
@@ -37,6 +39,22 @@ class TwoHeads(nn.Module):
 def plain_net() -> nn.Module:
     torch.manual_seed(1)
     return nn.Sequential(nn.Conv2d(3, 6, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(54, 4))
+
+
+def hooks() -> dict[str, Any]:
+    def smaller(network: nn.Module, values: Mapping[str, Any]) -> Tensor:
+        return values["1"].square().mean() + 0.1 * network.get_parameter("3.weight").square().sum()
+
+    def faster(network: nn.Module) -> list[dict[str, Any]]:
+        return [{"params": [network.get_parameter("0.bias")], "lr": 0.2, "optimizer": "adam"}]
+
+    def masked(network: nn.Module) -> None:
+        network.get_parameter("0.weight")[0].zero_()
+
+    net = capture(plain_net(), torch.zeros(2, 3, 8, 8))
+    return {
+        "net": net, "penalty": smaller, "at": ["1"], "groups": faster, "after_step": masked,
+    }  # fmt: skip
 
 
 def images(count: int, **options: Any) -> ImageLoader:
@@ -81,6 +99,7 @@ def scenarios(folder: Path) -> dict[str, dict[str, Any]]:
             [(x[None, 0:1].expand(5, 3, 8, 8), y.expand(5)) for x, y in tensors(3)]
         ),
         "unused parameter": trained(images(32), TwoHeads()),
+        "hooks": trained(images(32), recipe=pair, **hooks()),
         "early stop": trained(
             images(64),
             epochs=6,

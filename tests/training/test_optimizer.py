@@ -6,12 +6,12 @@ from torch import nn
 
 from shoal.errors import TrainingError
 from shoal.training import Recipe
-from shoal.training.optimizer import build_optimizer, parameter_groups
+from shoal.training.optimizer import Optimizers, parameter_groups
 
 
 def test_parameters_of_one_dimension_do_not_decay() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
-    decayed, spared = parameter_groups(net, Recipe(weight_decay=0.1))
+    (_, decayed), (_, spared) = parameter_groups(net, Recipe(weight_decay=0.1))
     assert decayed["weight_decay"] == 0.1
     assert spared["weight_decay"] == 0.0
     assert {id(p) for p in decayed["params"]} == {id(net[0].weight), id(net[3].weight)}
@@ -19,18 +19,18 @@ def test_parameters_of_one_dimension_do_not_decay() -> None:
 
 
 def test_decay_all_decays_everything() -> None:
-    (group,) = parameter_groups(nn.Linear(3, 2), Recipe(decay_all=True, weight_decay=0.1))
+    ((_, group),) = parameter_groups(nn.Linear(3, 2), Recipe(decay_all=True, weight_decay=0.1))
     assert (len(group["params"]), group["weight_decay"]) == (2, 0.1)
 
 
 def test_frozen_parameters_are_left_out() -> None:
     net = nn.Linear(3, 2)
     net.weight.requires_grad_(False)
-    (group,) = parameter_groups(net, Recipe())
+    ((_, group),) = parameter_groups(net, Recipe())
     assert [id(p) for p in group["params"]] == [id(net.bias)]
     net.bias.requires_grad_(False)
     with pytest.raises(TrainingError, match="no parameter to train"):
-        build_optimizer(net, Recipe())
+        Optimizers(net, Recipe())
 
 
 @pytest.mark.parametrize(
@@ -38,4 +38,5 @@ def test_frozen_parameters_are_left_out() -> None:
     [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)],
 )
 def test_the_optimizer_is_the_recipes(name: str, kind: type) -> None:
-    assert type(build_optimizer(nn.Linear(2, 2), Recipe(optimizer=name))) is kind
+    (optimizer,) = Optimizers(nn.Linear(2, 2), Recipe(optimizer=name)).each
+    assert type(optimizer) is kind

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from shoal.distributed import broadcast_buffers, default_device, ensure_initialised
 from shoal.errors import ConfigError, DataError, ShoalError, TrainingError
 from shoal.modes import eval_mode, kept_flags, make_channels_last, placed
 from shoal.training.evaluate import evaluate
 from shoal.training.feed import Feed
+from shoal.training.hooks import Hooks, Part, Values
 from shoal.training.objective import Loss, Objective
 from shoal.training.precision import resolve_precision
 from shoal.training.recipe import Recipe, find_recipe
@@ -44,6 +45,10 @@ def fit(
     on_batch: Callable[[BatchReport], None] | None = None,
     device: torch.device | str | None = None,
     accelerator: Any = None,
+    penalty: Callable[[nn.Module, Values], Tensor] | None = None,
+    at: Iterable[str | Part] = (),
+    groups: Callable[[nn.Module], Iterable[Mapping[str, Any]]] | None = None,
+    after_step: Callable[[nn.Module], object] | None = None,
 ) -> FitReport:
     """Train `network` in place.
 
@@ -81,13 +86,32 @@ def fit(
             the mean over the batch or one loss per sample.
         checkpoint: file that is rewritten after every epoch. If it is there at the start, the fit
             goes on from it; if it is damaged or belongs to another fit (network's shapes, recipe,
-            epochs, seed, first epoch, number of batches), the fit starts over and the report notes
-            it. It is left in place at the end.
+            epochs, seed, first epoch, number of batches, names of the hooks), the fit starts over
+            and the report notes it. It is left in place at the end.
         on_epoch: called in every process after each epoch, when the checkpoint is written.
         on_batch: called in every process after each optimizer step.
         device: where to train; None takes accelerate's choice, a GPU if there is one.
         accelerator: an `accelerate.Accelerator` whose device, and whose mixed precision if the
             recipe says "auto", are used.
+        penalty: called in every forward pass with the network and the values at the places that
+            `at` names; returns a scalar that is added to the mean loss of the batch. So it counts
+            once per optimizer step, also with `accumulate` and in several processes, where the
+            batches' penalties are averaged by their sizes. Reports give it apart from the loss.
+            Like `after_step` it may depend on what it is given and on torch's random numbers, or
+            a fit that goes on from a checkpoint would end differently.
+        at: names of sites, for the tensor that goes into the rectifier, and of blocks, for what
+            goes into the block and comes out of the addition, a pair; or stretches themselves
+            (anything with a name, a start and an end), for a pair too. The tensors carry
+            gradients, in the precision of the forward pass.
+        groups: called with the network; returns groups of parameters with settings of their own:
+            `{"params": [...], "lr": ..., "weight_decay": ..., "momentum": ..., "nesterov": ...,
+            "optimizer": "sgd", "constant": False}`, all but "params" optional. What is left out is
+            as in the recipe, but a group with another optimizer than the recipe's has no momentum
+            unless it says so. The learning rate follows the recipe's schedule from its own peak,
+            or stays if "constant" is true. Other parameters are trained by the recipe. The
+            gradient is clipped as a whole.
+        after_step: called with the network after each optimizer step, without gradients, to apply
+            masks or to clamp parameters.
 
     Returns:
         Losses, accuracies and times per epoch.
@@ -99,6 +123,7 @@ def fit(
         NameNotFoundError: there is no recipe of that name.
     """
     plan = find_recipe(recipe)
+    hooks = Hooks(penalty, tuple(at), groups, after_step)
     where = _device(device, accelerator)
     precision = resolve_precision(_asked_precision(plan, accelerator), where)
     _check(network, plan, epochs=epochs, val=val, teacher=teacher)
@@ -121,10 +146,16 @@ def fit(
                 first_epoch=first_epoch,
             )
             stack.callback(feed.close)
-            objective = Objective(network, plan, loss=loss, teacher=teacher)
+            objective = Objective(network, plan, loss=loss, teacher=teacher, hooks=hooks)
             path = None if checkpoint is None else Path(checkpoint)
             identity = fingerprint(
-                network, plan, epochs=epochs, seed=seed, first_epoch=first_epoch, batches=len(feed)
+                network,
+                plan,
+                epochs=epochs,
+                seed=seed,
+                first_epoch=first_epoch,
+                batches=len(feed),
+                hooks=hooks.names(),
             )
             run = _Run(network, plan, identity, path, epochs=epochs)
             trainer = Trainer(
@@ -135,6 +166,7 @@ def fit(
                 precision=precision,
                 device=where,
                 on_batch=on_batch,
+                hooks=hooks,
             )
             return run.finish(trainer, val, on_epoch)
     except ShoalError:
@@ -176,7 +208,7 @@ class _Run:
             self._save(trainer)
             if on_epoch is not None:
                 on_epoch(report)
-        trainer.optimizer.zero_grad(set_to_none=True)
+        trainer.optimizers.zero_grad()
         chosen = None if self.best is None else best_epoch(self.history)
         if self.best is not None and chosen != len(self.history):
             self.network.load_state_dict(self.best)
@@ -210,6 +242,7 @@ class _Run:
             train_top1=None if math.isnan(sums.hits) else 100.0 * sums.hits / sums.samples,
             val_top1=None if judged is None else judged.top1,
             val_loss=None if judged is None else judged.loss,
+            penalty=sums.penalty / sums.samples if trainer.hooks.penalty is not None else None,
         )
 
     def _stalled(self) -> bool:
@@ -222,7 +255,7 @@ class _Run:
             return
         state = {
             "network": cpu_state(self.network),
-            "optimizer": trainer.optimizer.state_dict(),
+            "optimizers": trainer.optimizers.state_dict(),
             "scaler": trainer.scaler.state_dict(),
             "history": [report.to_dict() for report in self.history],
             "skipped": self.skipped,
@@ -238,7 +271,7 @@ class _Run:
         if state is None:
             return None, note
         self.network.load_state_dict(state["network"])
-        trainer.optimizer.load_state_dict(state["optimizer"])
+        trainer.optimizers.load_state_dict(state["optimizers"])
         trainer.scaler.load_state_dict(state["scaler"])
         self.history = [EpochReport(**values) for values in state["history"]]
         self.skipped = state["skipped"]

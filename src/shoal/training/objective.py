@@ -6,7 +6,9 @@ part in the loss, whatever else the network returns.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 
 from shoal.data.batch import Batch
 from shoal.errors import TrainingError
+from shoal.training.hooks import Hooks, listening, penalty_of, places
 from shoal.training.losses import (
     check_targets,
     count_hits,
@@ -37,6 +40,7 @@ class Objective(nn.Module):
         loss: replaces the cross-entropy: called with the network's output and the target, returns
             the mean over the batch or one loss per sample.
         teacher: in eval mode, on the network's device; used when `recipe.distill` is above 0.
+        hooks: their penalty is added for every sample.
     """
 
     def __init__(
@@ -46,6 +50,7 @@ class Objective(nn.Module):
         *,
         loss: Loss | None = None,
         teacher: nn.Module | None = None,
+        hooks: Hooks | None = None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -54,15 +59,25 @@ class Objective(nn.Module):
         # In a tuple, because a module's attribute would count the teacher's weights as its own.
         self._teacher = (teacher,)
         self.check = True
+        self._hooks = Hooks() if hooks is None else hooks
+        self._places = places(network, self._hooks.at)
+        self._values: dict[str, Any] = {}
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """Return the sum of the losses [] and the number of hits [] (None: not a classification).
+    def listening(self) -> AbstractContextManager[None]:
+        """Return the context in which forward passes collect what the penalty asked for."""
+        return listening(self.network, self._places, self._values)
 
-        Labels are checked while `self.check` is set; each check waits for the device.
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the sum over the batch of losses and penalty [], and what to report of it [3].
+
+        That is the sum of the losses alone, the number of hits (NaN: not a classification) and the
+        sum of the penalty (0 without one), detached. Labels are checked while `self.check` is set;
+        each check waits for the device.
 
         Raises:
             DataError: the targets do not fit the outputs.
-            TrainingError: `loss` returned something else than a mean or one loss per sample.
+            TrainingError: `loss` returned something else than a mean or one loss per sample, or
+                the penalty something else than a scalar.
         """
         output = self.network(*batch.args, **batch.kwargs)
         share = self.recipe.distill
@@ -71,7 +86,15 @@ class Objective(nn.Module):
             parts.append((1.0 - share) * self._task_loss(output, batch))
         if share > 0.0:
             parts.append(share * self._teacher_loss(output, batch))
-        return torch.stack(parts).sum(), self._hits(output, batch)
+        loss = torch.stack(parts).sum()
+        hits = self._hits(output, batch)
+        hits = torch.full_like(loss, math.nan) if hits is None else hits.to(loss)
+        penalty = penalty_of(self._hooks, self.network, self._values)
+        if penalty is None:
+            return loss, torch.stack([loss, hits, torch.zeros_like(loss)]).detach()
+        # A sample's share: the mean over the samples of a step then counts the penalty once.
+        penalty = penalty.to(loss) * batch.size
+        return loss + penalty, torch.stack([loss, hits, penalty]).detach()
 
     def _task_loss(self, output: Any, batch: Batch) -> Tensor:
         """Return the sum over the batch of the cross-entropy, or of the user's loss."""

@@ -1,47 +1,159 @@
-"""The optimizer of a recipe, built anew for every fit because surgery changes the parameters."""
+"""The optimizers of a fit, built for every fit because surgery changes the parameters."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from shoal.errors import TrainingError
+from shoal.errors import ConfigError, TrainingError, unknown_name
 from shoal.training.recipe import Recipe
+from shoal.training.schedule import learning_rate
 
-__all__ = ["build_optimizer", "parameter_groups"]
+__all__ = ["Optimizers", "parameter_groups"]
+
+_SETTINGS = ("optimizer", "lr", "momentum", "nesterov", "weight_decay")
 
 
-def parameter_groups(network: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
-    """Return the trainable parameters in up to two groups: with weight decay and without.
+def parameter_groups(
+    network: nn.Module, recipe: Recipe, own: Iterable[Mapping[str, Any]] = ()
+) -> list[tuple[Recipe, dict[str, Any]]]:
+    """Return the trainable parameters in groups, each with the recipe it is trained by.
+
+    First come those of the recipe, with weight decay and without, then the network's own ones.
+
+    Args:
+        network: its parameters.
+        recipe: for the parameters that `own` does not name.
+        own: groups as `fit` takes them.
 
     Raises:
         TrainingError: no parameter requires a gradient.
+        ConfigError: a group names a parameter that is not the network's, is frozen, or is in
+            another group too; or a setting makes no sense.
     """
-    trainable = [p for p in network.parameters() if p.requires_grad]
-    if not trainable:
+    names = {id(p): name for name, p in network.named_parameters()}
+    taken: set[int] = set()
+    chosen = []
+    for group in own:
+        parameters = _parameters(group, names, taken)
+        chosen += _split(parameters, _recipe_of(group, recipe))
+    left = [p for p in network.parameters() if p.requires_grad and id(p) not in taken]
+    groups = [*_split(left, recipe), *chosen]
+    if not groups:
         raise TrainingError(
             "the network has no parameter to train: set requires_grad=True on those to fine-tune"
         )
-    decayed = [p for p in trainable if recipe.decay_all or p.ndim > 1]
-    spared = [p for p in trainable if not (recipe.decay_all or p.ndim > 1)]
+    return groups
+
+
+def _parameters(
+    group: Mapping[str, Any], names: Mapping[int, str], taken: set[int]
+) -> list[nn.Parameter]:
+    """Return a group's parameters, and note them as taken."""
+    if "params" not in group:
+        raise ConfigError("a parameter group has no 'params': list its parameters there")
+    parameters = list(group["params"])
+    for parameter in parameters:
+        name = names.get(id(parameter))
+        if name is None:
+            raise ConfigError("a parameter group holds a parameter that is not the network's")
+        if id(parameter) in taken:
+            raise ConfigError(f"parameter {name} is in two groups: leave it out of one")
+        if not parameter.requires_grad:
+            raise ConfigError(f"parameter {name} is in a group but frozen: leave it out")
+        taken.add(id(parameter))
+    return parameters
+
+
+def _recipe_of(group: Mapping[str, Any], recipe: Recipe) -> Recipe:
+    """Return the recipe with a group's own settings."""
+    known = ("params", "constant", *_SETTINGS)
+    for key in group:
+        if key not in known:
+            raise unknown_name("setting of a parameter group", str(key), known)
+    given = {key: group[key] for key in _SETTINGS if key in group}
+    if given.get("optimizer", recipe.optimizer) != recipe.optimizer:
+        # The recipe's momentum was not meant for this optimizer.
+        given = {"momentum": 0.0, "nesterov": False, **given}
+    if given.get("momentum") == 0 and "nesterov" not in given:
+        given["nesterov"] = False
+    if group.get("constant", False):
+        given |= {"schedule": "constant", "warmup_epochs": 0.0}
+    if "weight_decay" in given:
+        given["decay_all"] = True
+    return replace(recipe, **given)
+
+
+def _split(
+    parameters: Iterable[nn.Parameter], recipe: Recipe
+) -> list[tuple[Recipe, dict[str, Any]]]:
+    """Return the parameters in up to two groups: with weight decay and without."""
+    decayed: list[nn.Parameter] = []
+    spared: list[nn.Parameter] = []
+    for parameter in parameters:
+        (decayed if recipe.decay_all or parameter.ndim > 1 else spared).append(parameter)
     groups = [
         {"params": decayed, "weight_decay": recipe.weight_decay},
         {"params": spared, "weight_decay": 0.0},
     ]
-    return [group for group in groups if group["params"]]
+    return [(recipe, group) for group in groups if group["params"]]
 
 
-def build_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Return the optimizer of `recipe` for the trainable parameters of `network`.
+class Optimizers:
+    """One optimizer for all groups that ask for the same kind: most often a single one.
+
+    Args:
+        network: its trainable parameters.
+        recipe: for the parameters that `own` does not name.
+        own: groups as `fit` takes them.
 
     Raises:
         TrainingError: no parameter requires a gradient.
+        ConfigError: a group makes no sense.
     """
-    groups = parameter_groups(network, recipe)
-    if recipe.optimizer == "adam":
-        return torch.optim.Adam(groups, lr=recipe.lr)
-    if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=recipe.lr)
-    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov)
+
+    def __init__(
+        self, network: nn.Module, recipe: Recipe, own: Iterable[Mapping[str, Any]] = ()
+    ) -> None:
+        kinds: dict[str, list[tuple[Recipe, dict[str, Any]]]] = {}
+        for plan, group in parameter_groups(network, recipe, own):
+            kinds.setdefault(plan.optimizer, []).append((plan, group))
+        self._plans = [[plan for plan, _ in groups] for groups in kinds.values()]
+        self.each = [_build(kind, groups) for kind, groups in kinds.items()]
+
+    def set_learning_rates(self, step: int, *, steps_per_epoch: int, epochs: int) -> None:
+        """Give every group the learning rate of the `step`-th step of the run (from 0)."""
+        for plans, optimizer in zip(self._plans, self.each, strict=True):
+            for plan, group in zip(plans, optimizer.param_groups, strict=True):
+                group["lr"] = learning_rate(
+                    plan, step, steps_per_epoch=steps_per_epoch, epochs=epochs
+                )
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for optimizer in self.each:
+            optimizer.zero_grad(set_to_none=True)
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """Return what `load_state_dict` needs to go on."""
+        return [optimizer.state_dict() for optimizer in self.each]
+
+    def load_state_dict(self, states: Iterable[dict[str, Any]]) -> None:
+        """Go on from a state."""
+        for optimizer, state in zip(self.each, states, strict=True):
+            optimizer.load_state_dict(state)
+
+
+def _build(kind: str, groups: list[tuple[Recipe, dict[str, Any]]]) -> torch.optim.Optimizer:
+    if kind == "sgd":
+        own = [
+            {**group, "lr": plan.lr, "momentum": plan.momentum, "nesterov": plan.nesterov}
+            for plan, group in groups
+        ]
+        return torch.optim.SGD(own)
+    adam = torch.optim.Adam if kind == "adam" else torch.optim.AdamW
+    return adam([{**group, "lr": plan.lr} for plan, group in groups])

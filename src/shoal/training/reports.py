@@ -38,13 +38,14 @@ class EpochReport:
     Attributes:
         epoch: number of the epoch, from 1.
         seconds: wall-clock time of training and validation together.
-        loss: mean training loss per sample while the weights changed.
+        loss: mean training loss per sample while the weights changed, without the penalty.
         lr: learning rate of the last step.
         train_top1: accuracy in percent on the (augmented) training batches as they came, in train
             mode; None if a custom loss does something else than classify.
         val_top1: accuracy in percent on the validation data at the end of the epoch; None without
             validation data.
         val_loss: mean cross-entropy per validation sample; None without validation data.
+        penalty: mean penalty that was added to the loss; None without one.
     """
 
     epoch: int
@@ -54,6 +55,7 @@ class EpochReport:
     train_top1: float | None
     val_top1: float | None = None
     val_loss: float | None = None
+    penalty: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields by name."""

@@ -17,7 +17,7 @@ from shoal.training.recipe import Recipe
 __all__ = ["cpu_state", "fingerprint", "load_checkpoint", "save_checkpoint"]
 
 FORMAT = "shoal.fit"
-VERSION = 1
+VERSION = 2
 
 
 def cpu_state(network: nn.Module) -> dict[str, Any]:
@@ -36,6 +36,7 @@ def fingerprint(
     seed: int,
     first_epoch: int,
     batches: int,
+    hooks: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return what a checkpoint must agree on with the fit that continues from it.
 
@@ -46,10 +47,11 @@ def fingerprint(
         seed: of the fit.
         first_epoch: what the loader is told at the first epoch.
         batches: per epoch.
+        hooks: the names of those that are given, not their code.
     """
     shapes = {name: list(parameter.shape) for name, parameter in network.named_parameters()}
     run = {"epochs": epochs, "seed": seed, "first_epoch": first_epoch, "batches": batches}
-    return {"recipe": recipe.to_dict(), "shapes": shapes, **run}
+    return {"recipe": recipe.to_dict(), "shapes": shapes, "hooks": dict(hooks), **run}
 
 
 def save_checkpoint(path: Path, identity: Mapping[str, Any], state: Mapping[str, Any]) -> None:

@@ -17,8 +17,9 @@ from shoal.data.batch import Batch
 from shoal.distributed import sum_across, world
 from shoal.errors import TrainingError
 from shoal.training.feed import Feed
+from shoal.training.hooks import Hooks
 from shoal.training.objective import Objective
-from shoal.training.optimizer import build_optimizer
+from shoal.training.optimizer import Optimizers
 from shoal.training.precision import autocast
 from shoal.training.recipe import Recipe
 from shoal.training.reports import BatchReport
@@ -34,6 +35,7 @@ class EpochSums:
     Attributes:
         loss: sum of the samples' losses.
         hits: samples whose largest logit was at the target; NaN if the task is no classification.
+        penalty: sum of the penalty, once per sample.
         samples: number of samples trained on.
         lr: learning rate of the last step.
         skipped: batches left out because batch norm cannot train on one sample.
@@ -41,6 +43,7 @@ class EpochSums:
 
     loss: float
     hits: float
+    penalty: float
     samples: int
     lr: float
     skipped: int
@@ -57,6 +60,7 @@ class Trainer:
         precision: "fp32", "bf16" or "fp16".
         device: where it runs.
         on_batch: called after every optimizer step.
+        hooks: give parameter groups and what is called after each step.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class Trainer:
         precision: str,
         device: torch.device,
         on_batch: Callable[[BatchReport], None] | None = None,
+        hooks: Hooks | None = None,
     ) -> None:
         self.objective = objective
         self.feed = feed
@@ -78,7 +83,9 @@ class Trainer:
         self.device = device
         self.on_batch = on_batch
         self.steps = math.ceil(len(feed) / recipe.accumulate)
-        self.optimizer = build_optimizer(objective.network, recipe)
+        self.hooks = Hooks() if hooks is None else hooks
+        own = () if self.hooks.groups is None else self.hooks.groups(objective.network)
+        self.optimizers = Optimizers(objective.network, recipe, own)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
         self._has_batch_norm = any(isinstance(m, _BatchNorm) for m in objective.network.modules())
         self._model: nn.Module = objective
@@ -92,6 +99,10 @@ class Trainer:
             TrainingError: the loss is not finite, or batch norm got a single value per channel.
             DataError: labels do not fit the network's outputs.
         """
+        with self.objective.listening():
+            return self._train_epoch(epoch)
+
+    def _train_epoch(self, epoch: int) -> EpochSums:
         self.objective.network.train()
         meter = _Meter(epoch, self.steps, every=1 if self.device.type == "cpu" else 20)
         largest = skipped = 0
@@ -104,48 +115,52 @@ class Trainer:
             skipped += usable.count(False)
             total = sum(itertools.compress(sizes, usable))
             if total:
-                loss, hits = self._step(list(itertools.compress(group, usable)), total, lr)
-                meter.add(step, loss, hits, total)
+                self.optimizers.set_learning_rates(
+                    epoch * self.steps + step, steps_per_epoch=self.steps, epochs=self.epochs
+                )
+                sums = self._step(list(itertools.compress(group, usable)), total)
+                meter.add(step, sums, total)
                 if self.on_batch is not None:
-                    mean = loss * (world() / total)
+                    mean = sums[0] * (world() / total)
                     self.on_batch(BatchReport(epoch + 1, step + 1, self.steps, lr, mean))
         meter.flush()
         # Looking at labels makes a GPU wait, so they are looked at in one epoch only.
         self.objective.check = False
-        return EpochSums(meter.loss, meter.hits, meter.samples, lr, skipped)
+        return EpochSums(meter.loss, meter.hits, meter.penalty, meter.samples, lr, skipped)
 
-    def _step(self, group: list[Batch], total: int, lr: float) -> tuple[Tensor, Tensor]:
+    def _step(self, group: list[Batch], total: int) -> Tensor:
         """Do one optimizer step on batches of `total` samples over all processes.
 
         Returns:
-            The sums of loss and hits over this process's samples, each [].
+            The sums of loss, hits and penalty over this process's samples, [3].
         """
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizers.zero_grad()
         sums = []
         for index, batch in enumerate(group):
             with self._sync(last=index == len(group) - 1):
-                loss, hits = self._forward(batch)
+                loss, parts = self._forward(batch)
                 # Data parallelism averages the processes' gradients; together with this factor
                 # that is the gradient of the mean over all samples, however they are shared out.
                 self.scaler.scale(loss * (world() / total)).backward()
-            nothing = torch.full_like(loss, math.nan)
-            sums.append(torch.stack([loss.detach(), nothing if hits is None else hits.to(loss)]))
-        self.scaler.unscale_(self.optimizer)
+            sums.append(parts)
+        for optimizer in self.optimizers.each:
+            self.scaler.unscale_(optimizer)
         if self.recipe.clip_norm is not None:
             parameters = self.objective.network.parameters()
             nn.utils.clip_grad_norm_(parameters, self.recipe.clip_norm)
-        for param_group in self.optimizer.param_groups:
-            param_group["lr"] = lr
-        self.scaler.step(self.optimizer)
+        for optimizer in self.optimizers.each:
+            self.scaler.step(optimizer)
         self.scaler.update()
-        loss, hits = torch.stack(sums).sum(dim=0)
-        return loss, hits
+        if self.hooks.after_step is not None:
+            with torch.no_grad():
+                self.hooks.after_step(self.objective.network)
+        return torch.stack(sums).sum(dim=0)
 
-    def _forward(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+    def _forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         try:
             with autocast(self.precision, self.device):
-                loss, hits = self._model(batch)
-                return loss, hits
+                loss, parts = self._model(batch)
+                return loss, parts
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
@@ -187,7 +202,8 @@ class Trainer:
         """
         network = self.objective.network.train()
         buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
-        loss, _ = self._forward(batch)
+        with self.objective.listening():
+            loss, _ = self._forward(batch)
         with torch.no_grad():
             for buffer, value in buffers:
                 buffer.copy_(value)
@@ -196,22 +212,22 @@ class Trainer:
 
 
 class _Meter:
-    """Sums up loss and hits, and stops the fit when a loss is not finite.
+    """Sums up loss, hits and penalty, and stops the fit when a number is not finite.
 
     Reading a number from a GPU makes it wait, and summing over processes makes all wait, so both
     are done for `every` steps at once.
     """
 
     def __init__(self, epoch: int, steps: int, *, every: int) -> None:
-        self.loss = self.hits = 0.0
+        self.loss = self.hits = self.penalty = 0.0
         self.samples = 0
         self._epoch, self._steps, self._every = epoch, steps, every
         self._pending: list[tuple[int, Tensor]] = []
 
-    def add(self, step: int, loss: Tensor, hits: Tensor, samples: int) -> None:
-        """Add a step: this process's sums [], and the samples of all processes."""
+    def add(self, step: int, sums: Tensor, samples: int) -> None:
+        """Add a step: this process's sums [3], and the samples of all processes."""
         self.samples += samples
-        self._pending.append((step, torch.stack([loss, hits]).float()))
+        self._pending.append((step, sums.float()))
         if len(self._pending) >= self._every:
             self.flush()
 
@@ -219,20 +235,22 @@ class _Meter:
         """Look at what has gathered.
 
         Raises:
-            TrainingError: a loss is not finite.
+            TrainingError: a loss or a penalty is not finite.
         """
         if not self._pending:
             return
         rows = sum_across(torch.stack([sums for _, sums in self._pending])).tolist()
-        for (step, _), (loss, hits) in zip(self._pending, rows, strict=True):
-            if not math.isfinite(loss):
-                raise TrainingError(
-                    f"the loss is {loss} in epoch {self._epoch + 1}, step {step + 1} of "
-                    f"{self._steps}: use a lower learning rate (or clip_norm); "
-                    "the network has its weights from before the fit"
-                )
+        for (step, _), (loss, hits, penalty) in zip(self._pending, rows, strict=True):
+            for word, value in (("loss", loss), ("penalty", penalty)):
+                if not math.isfinite(value):
+                    raise TrainingError(
+                        f"the {word} is {value} in epoch {self._epoch + 1}, step {step + 1} of "
+                        f"{self._steps}: use a lower learning rate (or clip_norm); "
+                        "the network has its weights from before the fit"
+                    )
             self.loss += loss
             self.hits += hits
+            self.penalty += penalty
         self._pending.clear()
 
 

@@ -1,0 +1,139 @@
+"""What a method adds to training: a penalty on the loss, parameter groups, a hook after each step.
+
+The penalty sees what no module hands out: the values at sites, blocks and stretches of the graph.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+from torch import Tensor, fx, nn
+
+from shoal.errors import ConfigError, TrainingError, unknown_name
+from shoal.network import Network
+from shoal.network.blocks import find_blocks
+from shoal.network.listen import Tap, listen
+
+__all__ = ["Hooks", "Part", "Values", "listening", "penalty_of", "places"]
+
+Values: TypeAlias = Mapping[str, Any]
+"""By place: the tensor that goes into a site, or what goes into a block and comes out of it."""
+
+
+class Part(Protocol):
+    """A part of the graph with one value in and one out, such as a stretch."""
+
+    @property
+    def name(self) -> str:
+        """Under which its values are handed to the penalty."""
+        ...
+
+    @property
+    def start(self) -> fx.Node:
+        """The node whose value goes in."""
+        ...
+
+    @property
+    def end(self) -> fx.Node:
+        """The node whose value comes out."""
+        ...
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """The four of `fit`; see there."""
+
+    penalty: Callable[[nn.Module, Values], Tensor] | None = None
+    at: tuple[str | Part, ...] = ()
+    groups: Callable[[nn.Module], Iterable[Mapping[str, Any]]] | None = None
+    after_step: Callable[[nn.Module], object] | None = None
+
+    def __post_init__(self) -> None:
+        """Raise `ConfigError` if there are places but nobody who wants their values."""
+        if self.at and self.penalty is None:
+            raise ConfigError("at names places but there is no penalty: give penalty=, or no at=")
+
+    def names(self) -> dict[str, Any]:
+        """Return what a checkpoint remembers of them: names, not code."""
+        functions = {"penalty": self.penalty, "groups": self.groups, "after_step": self.after_step}
+        given = {key: _name_of(hook) for key, hook in functions.items() if hook is not None}
+        return {**given, "at": [p if isinstance(p, str) else p.name for p in self.at]}
+
+
+def _name_of(hook: Any) -> str:
+    while isinstance(hook, functools.partial):
+        hook = hook.func
+    return str(getattr(hook, "__qualname__", type(hook).__qualname__))
+
+
+Places: TypeAlias = Mapping[str, tuple[fx.Node, ...]]
+
+
+def places(network: nn.Module, at: Iterable[str | Part]) -> Places:
+    """Return the nodes to listen to by place: a site's input, or a part's start and end.
+
+    Raises:
+        NameNotFoundError: the network has no site and no block of that name.
+        ConfigError: the network is not a captured one.
+    """
+    wanted = tuple(at)
+    if not wanted:
+        return {}
+    if not isinstance(network, Network):
+        raise ConfigError("at needs a captured network: call shoal.capture(model, inputs) first")
+    known: dict[str, tuple[fx.Node, ...]] = {
+        found.block.name: (found.start, found.addition) for found in find_blocks(network)
+    }
+    for site in network.sites:
+        known[site.name] = (network.node_of(site.name).all_input_nodes[0],)
+    chosen: dict[str, tuple[fx.Node, ...]] = {}
+    for place in wanted:
+        if not isinstance(place, str):
+            chosen[place.name] = (place.start, place.end)
+        elif place in known:
+            chosen[place] = known[place]
+        else:
+            raise unknown_name("site or block", place, known)
+    return chosen
+
+
+@contextmanager
+def listening(network: nn.Module, chosen: Places, values: dict[str, Any]) -> Iterator[None]:
+    """Write what each forward pass computes at the chosen places into `values`."""
+    if not chosen:
+        yield
+        return
+    assert isinstance(network, Network)  # `places` has seen to it; this tells mypy
+    handle = listen(network, [_tap(name, nodes, values) for name, nodes in chosen.items()])
+    try:
+        yield
+    finally:
+        handle.remove()
+        values.clear()
+
+
+def _tap(name: str, nodes: tuple[fx.Node, ...], values: dict[str, Any]) -> Tap:
+    def hear(*heard: Tensor) -> None:
+        values[name] = heard[0] if len(heard) == 1 else heard
+
+    return Tap(nodes[-1], nodes, hear)
+
+
+def penalty_of(hooks: Hooks, network: nn.Module, values: dict[str, Any]) -> Tensor | None:
+    """Return the penalty of the forward pass that `values` are from, []; None without one.
+
+    Raises:
+        TrainingError: it is not a tensor of one element.
+    """
+    if hooks.penalty is None:
+        return None
+    penalty = hooks.penalty(network, dict(values))
+    values.clear()  # the graph of autograd holds what backward needs
+    if isinstance(penalty, Tensor) and penalty.numel() == 1:
+        return penalty.reshape(())
+    given = f"shape {list(penalty.shape)}" if isinstance(penalty, Tensor) else repr(penalty)
+    raise TrainingError(f"the penalty returned {given}: return a tensor of one element")
