@@ -30,23 +30,6 @@ def test_a_sum_over_one_process_is_the_tensor_itself() -> None:
     assert distributed.sum_across(tensor) is tensor
 
 
-def test_one_process_has_all_batches() -> None:
-    assert list(distributed.my_batches(iter("abc"))) == ["a", "b", "c"]
-
-
-@pytest.mark.parametrize("size", [2, 3])
-def test_the_processes_share_the_batches_without_overlap(
-    monkeypatch: pytest.MonkeyPatch, size: int
-) -> None:
-    monkeypatch.setattr(distributed, "world", lambda: size)
-    shares = []
-    for number in range(size):
-        monkeypatch.setattr(distributed, "rank", lambda number=number: number)
-        shares.append(list(distributed.my_batches(range(7))))
-    assert sorted(batch for share in shares for batch in share) == list(range(7))
-    assert shares[1] == list(range(1, 7, size))
-
-
 _LEAVES = """
 import atexit, torch.distributed as dist
 atexit.register(lambda: print(f"left {not dist.is_initialized()}", flush=True))  # called last

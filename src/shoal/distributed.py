@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import os
 import time
-from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 import torch
@@ -25,7 +24,6 @@ __all__ = [
     "ensure_initialised",
     "from_main",
     "is_main",
-    "my_batches",
     "rank",
     "sum_across",
     "world",
@@ -116,16 +114,6 @@ def from_main(value: T) -> T:
     carried = [value]
     dist.broadcast_object_list(carried, src=0, device=device)
     return carried[0]
-
-
-def my_batches(batches: Iterable[T]) -> Iterator[T]:
-    """Yield the batches whose index modulo the number of processes is this process's rank.
-
-    Each process iterates over the same batches in the same order, so together they see each batch
-    once, whole: counts summed over the processes equal those of one process exactly.
-    """
-    size, mine = world(), rank()
-    return (batch for index, batch in enumerate(batches) if index % size == mine)
 
 
 def broadcast_buffers(module: torch.nn.Module) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,21 @@ class Batch:
         first = self.args[0] if self.args else next(iter(self.kwargs.values()))
         return int(first.shape[0])
 
+    def first(self, count: int) -> Batch:
+        """Return the first `count` samples."""
+        return self._each(lambda value: value[:count])
+
+    def to(self, device: torch.device | str | None) -> Batch:
+        """Return the batch on `device`; None leaves it where it is."""
+        return self if device is None else self._each(lambda value: _move(value, device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        return Batch(
+            tuple(map(change, self.args)),
+            {name: change(value) for name, value in self.kwargs.items()},
+            None if self.target is None else change(self.target),
+        )
+
 
 def split_batch(batch: Any, device: torch.device | str | None = None) -> Batch:
     """Return a loader's batch as a `Batch`, on `device` where one is given.
@@ -68,11 +83,7 @@ def split_batch(batch: Any, device: torch.device | str | None = None) -> Batch:
     if target is not None and (target.ndim == 0 or len(target) != len(first)):
         given = "no batch dimension" if target.ndim == 0 else f"{len(target)} targets"
         raise DataError(f"a batch has {len(first)} samples but {given}: yield one target each")
-    return Batch(
-        tuple(_move(value, device) for value in args),
-        {name: _move(value, device) for name, value in kwargs.items()},
-        None if target is None else _move(target, device),
-    )
+    return Batch(tuple(args), kwargs, target).to(device)
 
 
 def sample_keys(batch: Batch) -> Tensor:
@@ -105,9 +116,6 @@ def _parts(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
     return inputs, {}, target
 
 
-def _move(value: Tensor, device: torch.device | str | None) -> Tensor:
-    """Return `value` on `device`."""
-    if device is None:
-        return value
+def _move(value: Tensor, device: torch.device | str) -> Tensor:
     # Towards the CPU a non-blocking copy may be read before it has arrived.
     return value.to(device, non_blocking=torch.device(device).type != "cpu")

@@ -17,9 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from shoal.data.base import SeededLoader
-from shoal.data.batch import split_batch
 from shoal.errors import ConfigError, DataError, missing_extra, unknown_name
+from shoal.passes.batches import Batches
 from shoal.training.evaluate import evaluate
 from shoal.training.seeding import derive_seed, preserved_rng
 
@@ -154,13 +153,14 @@ def compare_robustness(
         ShoalError: as `robustness` does.
     """
     check_options(corruptions, severities)
-    chosen = _taken(loader, samples)
-    clean, count = _accuracies(networks, chosen, samples)
+    clean, count = _accuracies(networks, loader, samples)
     found: dict[tuple[str, int], dict[str, float]] = {}
     for name in corruptions:
         for severity in severities:
-            data = corrupted(chosen, name, severity, seed=seed, mean=mean, std=std)
-            found[name, severity], _ = _accuracies(networks, data, samples)
+            data = corrupted(
+                loader, name, severity, seed=seed, samples=samples, mean=mean, std=std
+            )
+            found[name, severity], _ = _accuracies(networks, data, None)
             if progress is not None:
                 progress(len(found), len(corruptions) * len(severities))
     return {
@@ -197,6 +197,7 @@ def corrupted(
     severity: int,
     *,
     seed: int = 0,
+    samples: int | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> Iterable[tuple[Tensor, Tensor | None]]:
@@ -212,7 +213,7 @@ def corrupted(
             "the images cannot be corrupted without knowing how they were normalised: give mean= "
             "and std="
         )
-    return _Corrupted(loader, corruption, severity, seed, tuple(mean), tuple(std))
+    return _Corrupted(loader, corruption, severity, seed, samples, tuple(mean), tuple(std))
 
 
 @dataclass(frozen=True)
@@ -221,15 +222,16 @@ class _Corrupted:
     corruption: str
     severity: int
     seed: int
+    samples: int | None
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         corrupt = _library()
-        plain = getattr(self.loader, "plain", None)
         number = 0
-        for raw in plain() if callable(plain) else self.loader:
-            batch = split_batch(raw)
+        for _, batch in Batches(
+            self.loader, samples=self.samples, shared=False, purpose="corrupt"
+        ):
             images = batch.args[0] if batch.args else next(iter(batch.kwargs.values()))
             pixels = self._pixels(images)
             changed = []
@@ -271,29 +273,16 @@ class _Corrupted:
         return mean, std
 
 
-def _taken(loader: Iterable[Any], samples: int | None) -> Iterable[Any]:
-    """Return the images in stored order, a stratified part of them where the loader can choose."""
-    if not isinstance(loader, SeededLoader):
-        return loader
-    return loader.plain() if samples is None else loader.plain().take(samples)
-
-
 def _accuracies(
-    networks: Mapping[str, nn.Module], data: Iterable[Any], limit: int | None
+    networks: Mapping[str, nn.Module], data: Iterable[Any], samples: int | None
 ) -> tuple[dict[str, float], int]:
     """Return the accuracies in percent and the number of images; holds one batch at a time."""
     hits = dict.fromkeys(networks, 0)
-    seen = 0
-    for batch in data:
-        left = None if limit is None else limit - seen
-        if left == 0:
-            break
-        found = {name: evaluate(net, [batch], limit=left) for name, net in networks.items()}
-        hits = {name: hits[name] + one.correct for name, one in found.items()}
-        seen += next(iter(found.values())).samples
-    if seen == 0:
-        raise DataError("there is nothing to evaluate on: the loader yields no sample")
-    return {name: 100.0 * count / seen for name, count in hits.items()}, seen
+    batches = Batches(data, samples=samples, shared=False, purpose="evaluate on")
+    for _, batch in batches:
+        for name, network in networks.items():
+            hits[name] += evaluate(network, [(batch.args or batch.kwargs, batch.target)]).correct
+    return {name: 100.0 * count / batches.seen for name, count in hits.items()}, batches.seen
 
 
 def _library() -> Callable[[Image, int, str, int], Image]:

@@ -18,11 +18,11 @@ from shoal.errors import ConfigError, TrainingError
 from shoal.importance.candidates import block_candidates
 from shoal.importance.criteria import criteria
 from shoal.importance.scores import Scores
-from shoal.modes import kept_flags
+from shoal.modes import device_of, kept_flags
 from shoal.network import Network
 from shoal.network.blocks import BlockNodes
 from shoal.network.weights import own_tensors
-from shoal.passes.batches import Pass
+from shoal.passes.batches import Batches
 from shoal.training.losses import check_targets, logits_of, sample_losses
 
 __all__ = ["GraSP", "Gradient", "Snip", "Taylor", "score_by_gradients"]
@@ -137,7 +137,8 @@ def score_by_gradients(
     blocks = block_candidates(network)
     parameters = [p for p in network.parameters() if p.is_floating_point()]
     curved = any(criterion.curved for criterion in chosen)
-    batches = Pass(network, loader, samples, progress, rounds=2 if curved else 1)
+    rounds = 2 if curved else 1
+    batches = Batches(loader, device_of(network), samples=samples, progress=progress, rounds=rounds)
     loss = _Loss(network, batches)
     with _differentiable(network, parameters, chosen[0].statistics == "batch"):
         gradient = loss.gradient(parameters)
@@ -156,14 +157,14 @@ def score_by_gradients(
                     f"the {criterion.name} score of '{name}' is not finite: the network's weights "
                     "or its data are broken; check them before scoring"
                 )
-        found.append(Scores(criterion.name, values, batches.samples()))
+        found.append(Scores(criterion.name, values, batches.seen))
     return found
 
 
 class _Loss:
     """The mean loss over the data, to be differentiated."""
 
-    def __init__(self, network: Network, batches: Pass) -> None:
+    def __init__(self, network: Network, batches: Batches) -> None:
         self.network = network
         self.batches = batches
 
@@ -179,12 +180,11 @@ class _Loss:
         sums = [torch.zeros(p.shape, dtype=torch.float64) for p in parameters]
         # The fused kernels of attention cannot be differentiated twice.
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-            for batch in self.batches:
+            for _, batch in self.batches:
                 for total, part in zip(sums, self._of(batch, parameters, along), strict=True):
                     if part is not None:
                         total += part.detach().cpu().double()
-        count = self.batches.samples()
-        return [sum_across(total) / count for total in sums]
+        return [sum_across(total) / self.batches.seen for total in sums]
 
     def _of(
         self, batch: Batch, parameters: Sequence[nn.Parameter], along: Gradients | None

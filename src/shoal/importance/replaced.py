@@ -21,13 +21,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from shoal.data.batch import Batch, split_batch
-from shoal.distributed import rank, sum_across, world
-from shoal.errors import ConfigError, DataError, TrainingError
+from shoal.data.batch import Batch
+from shoal.distributed import sum_across
+from shoal.errors import ConfigError, TrainingError
 from shoal.importance.scores import Scores
 from shoal.modes import device_of, eval_mode
 from shoal.network import Network
-from shoal.passes.sampling import SampledBatches
+from shoal.passes.batches import Batches
 from shoal.passes.variants import Variants
 from shoal.training.losses import check_targets, logits_of, sample_losses
 from shoal.training.precision import autocast, resolve_precision
@@ -102,23 +102,18 @@ def replacement_scores(
     if keep is not None and keep < 1:
         raise ConfigError(f"keep is {keep}: give at least 1, or None to score all on all samples")
     race = _Race(network, replacements, metric, precision, keep)
-    chosen = SampledBatches(loader, samples)
-    seen, next_check = 0, _FIRST_CHECK
+    batches = Batches(loader, device_of(network), samples=samples, progress=progress)
+    next_check = _FIRST_CHECK
     with eval_mode(network), torch.no_grad():
-        for index, raw in chosen:
-            seen += split_batch(raw).size
-            if index % world() == rank():
-                race.run(split_batch(raw, device_of(network)))
-            if seen >= next_check:
-                race.leave(seen, chosen.expected)
-                next_check = 2 * seen
+        for _, batch in batches.turns():
+            if batch is not None:
+                race.run(batch)
+            if batches.seen >= next_check:
+                race.leave(batches.seen, batches.expected)
+                next_check = 2 * batches.seen
                 if race.over:
                     break
-            if progress is not None:
-                progress(index + 1, chosen.batches)
-    if seen == 0:
-        raise DataError("the loader is empty: there is nothing to score")
-    return race.scores(criterion, seen, None if race.over else chosen.population(seen))
+    return race.scores(criterion, batches.seen, None if race.over else batches.population)
 
 
 class _Race:
@@ -151,8 +146,6 @@ class _Race:
 
     def run(self, batch: Batch) -> None:
         """Add a batch to the sums of those who run."""
-        if batch.size == 0:
-            return
         with autocast(self._precision, self._device):
             logits = logits_of(self._variants.run(*batch.args, **batch.kwargs))
         check_targets(logits, batch.target)

@@ -16,12 +16,12 @@ from torch import Tensor, fx
 
 from shoal.importance.candidates import Candidate, candidates, check_unit
 from shoal.importance.scores import Scores
-from shoal.modes import eval_mode
+from shoal.modes import device_of, eval_mode
 from shoal.network import Network
 from shoal.network.channels import channel_dim
 from shoal.network.flow import Flow
 from shoal.network.weights import is_weighted
-from shoal.passes.batches import Pass
+from shoal.passes.batches import Batches
 from shoal.passes.variants import Variants
 from shoal.training.losses import logits_of
 
@@ -111,9 +111,9 @@ def score_without(
         reads=[candidate.source for candidate in chosen],
         watch=() if features is None else (features.node,),
     )
-    batches = Pass(network, loader, samples, progress)
+    batches = Batches(loader, device_of(network), samples=samples, progress=progress)
     with eval_mode(network), torch.no_grad():
-        for batch in batches:
+        for _, batch in batches:
             whole = _answer(variants.run(*batch.args, **batch.kwargs), variants, features)
             for criterion in criteria:
                 criterion.whole(whole, batch.target)
@@ -122,8 +122,7 @@ def score_without(
                 answer = _answer(output, variants, features)
                 for criterion in criteria:
                     criterion.without(candidate.name, answer)
-    total = batches.samples()
-    return [criterion.finish(total) for criterion in criteria]
+    return [criterion.finish(batches.seen) for criterion in criteria]
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ import torch
 from shoal.data.batch import split_batch
 from shoal.modes import device_of
 from shoal.network import Network
+from shoal.passes.batches import plain
 
 __all__ = ["call", "cast", "resized", "sample_inputs"]
 
@@ -18,12 +20,9 @@ def sample_inputs(network: Network, loader: Iterable[Any] | None) -> list[Any]:
     """Return what outputs are compared on: a real batch if there is one, and random ones."""
     given: list[Any] = []
     if loader is not None:
-        plain = getattr(loader, "plain", None)
-        first = next(iter(plain() if callable(plain) else loader), None)
-        if first is not None:
-            real = split_batch(first, device_of(network))
-            given.append(_as_one(network, tuple(x[:8] for x in real.args),
-                                 {k: v[:8] for k, v in real.kwargs.items()}))  # fmt: skip
+        for raw in islice(plain(loader), 1):
+            real = split_batch(raw).first(8).to(device_of(network))
+            given.append(_as_one(network, real.args, real.kwargs))
     for seed, batch in ((0, 2), (1, 3)):
         given.append(_as_one(network, *network.example_inputs(batch=batch, seed=seed)))
     return given

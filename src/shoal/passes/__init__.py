@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shoal.passes.batches import Batches, plain, set_epoch
 from shoal.passes.observe import Observer, observe
 
-__all__ = ["Observer", "observe"]
+__all__ = ["Batches", "Observer", "observe", "plain", "set_epoch"]

@@ -1,4 +1,8 @@
-"""The batches of a criterion that runs the network itself."""
+"""The batches of a pass over data: which samples, whose share of them, and on which device.
+
+What a loader is able to do is asked here: `plain()` and `take(count)` (shoal's own loaders),
+`set_epoch(epoch)`, `num_samples`, `batch_size`, a length.
+"""
 
 from __future__ import annotations
 
@@ -7,64 +11,151 @@ from typing import Any
 
 import torch
 
+from shoal.data.base import SeededLoader
 from shoal.data.batch import Batch, split_batch
-from shoal.distributed import my_batches, sum_across
-from shoal.errors import DataError
-from shoal.modes import device_of
-from shoal.network import Network
-from shoal.passes.sampling import SampledBatches
+from shoal.distributed import rank, world
+from shoal.errors import ConfigError, DataError
 
-__all__ = ["Pass"]
+__all__ = ["Batches", "plain", "set_epoch"]
 
 
-class Pass:
-    """This process's share of the batches, on the network's device; may be gone over repeatedly.
+def plain(loader: Iterable[Any]) -> Iterable[Any]:
+    """Return the loader's data in stored order and without augmentation, if it can give them so."""
+    make = getattr(loader, "plain", None)
+    return make() if callable(make) else loader
+
+
+def set_epoch(loader: object, epoch: int) -> None:
+    """Choose the epoch that the loader, or its sampler, gives next, if it has several."""
+    for part in (loader, getattr(loader, "sampler", None)):
+        choose = getattr(part, "set_epoch", None)
+        if choose is not None:
+            choose(epoch)
+
+
+class Batches:
+    """The batches of one pass over data, or of several; each process gets its share of them.
+
+    A loader with `plain()` is read in stored order, without augmentation; another one is iterated
+    as it is, so it should not shuffle or augment. Every process reads the same batches and takes
+    every n-th of them, whole: sums over the processes are what one process would find.
 
     Args:
-        network: tells the device.
         loader: batches as `split_batch` takes them.
-        samples: use this many samples only, as `observe` does.
-        progress: called after each batch with the batches done and their total.
+        device: where the batches go; None leaves them where they are.
+        samples: use only this many samples; None takes all.
+        stratified: whether the samples are chosen with the proportions of the classes where the
+            loader can do that (`take`). Otherwise they are the first ones.
+        shared: False gives every process all batches.
+        progress: called after each batch with the batches done and their total, 0 if not known.
         rounds: how often the data will be gone over in all, for `progress`.
+        purpose: what the data are for, in the message about a loader without a sample.
+
+    Raises:
+        ConfigError: `samples` is below 1.
+
+    Attributes:
+        seen: how many samples this round, or the last one, has met so far, in all processes.
+        count: how many batches a round has at most; 0 if that is not known.
+
+    Example:
+        >>> loader = [(torch.zeros(4, 2), torch.zeros(4)), (torch.ones(4, 2), torch.ones(4))]
+        >>> batches = Batches(loader, samples=6)
+        >>> [(number, batch.size) for number, batch in batches], batches.seen
+        ([(0, 4), (1, 2)], 6)
     """
 
     def __init__(
         self,
-        network: Network,
         loader: Iterable[Any],
+        device: torch.device | None = None,
+        *,
         samples: int | None = None,
+        stratified: bool = True,
+        shared: bool = True,
         progress: Callable[[int, int], None] | None = None,
         rounds: int = 1,
+        purpose: str = "score",
     ) -> None:
-        self._chosen = SampledBatches(loader, samples)
-        self._device = device_of(network)
+        if samples is not None and samples < 1:
+            raise ConfigError(f"samples is {samples}: give at least 1, or omit it for all")
+        self._loader: Any = plain(loader)
+        self._first = samples
+        self._population: int | None = None  # if it is known before a round
+        if samples is not None and stratified and isinstance(self._loader, SeededLoader):
+            self._population = self._loader.num_samples
+            self._loader, self._first = self._loader.take(samples), None
+        self._device = device
+        self._shared = shared
         self._progress = progress
-        self._rounds = rounds
-        self._done = 0
-        self._seen = 0
+        self._rounds, self._done = rounds, 0
+        self._purpose = purpose
+        self._complete = True
+        self.count = _length(self._loader)
+        self.seen = 0
 
-    def __iter__(self) -> Iterator[Batch]:
-        self._seen = 0
-        total = self._chosen.batches * self._rounds
-        last = 0
-        for index, raw in my_batches(self._chosen):
-            batch = split_batch(raw, self._device)
-            last = index + 1
-            if batch.size == 0:
-                continue
-            self._seen += batch.size
-            yield batch
-            if self._progress is not None:
-                self._progress(self._done + last, total)
-        self._done += self._chosen.batches or last
-
-    def samples(self) -> int:
-        """Return how many samples the last round had, over all processes.
+    def __iter__(self) -> Iterator[tuple[int, Batch]]:
+        """Yield the batches of this process with their numbers among all batches, from 0.
 
         Raises:
-            DataError: none.
+            DataError: no batch has a sample.
         """
-        total = int(sum_across(torch.tensor(self._seen)))
-        if total == 0:
-            raise DataError("the loader is empty: there is nothing to score")
-        return total
+        return ((number, batch) for number, batch in self.turns() if batch is not None)
+
+    def turns(self) -> Iterator[tuple[int, Batch | None]]:
+        """Yield all batches that have samples with their numbers; None for another process's.
+
+        Raises:
+            DataError: no batch has a sample.
+        """
+        self.seen, turns = 0, 0
+        for number, whole in self._chosen():
+            turns = number + 1
+            if whole.size == 0:
+                continue
+            self.seen += whole.size
+            mine = not self._shared or number % world() == rank()
+            yield number, whole.to(self._device) if mine else None
+            if self._progress is not None:
+                self._progress(self._done + turns, self.count * self._rounds)
+        self._done += self.count or turns
+        if self.seen == 0:
+            raise DataError(f"the loader is empty: there is nothing to {self._purpose}")
+
+    def _chosen(self) -> Iterator[tuple[int, Batch]]:
+        left = self._first
+        self._complete = True
+        for number, raw in enumerate(self._loader):
+            batch = split_batch(raw)
+            if left is not None and batch.size > left:
+                self._complete = False
+                batch = batch.first(left)
+            if left == 0:
+                return
+            yield number, batch
+            left = None if left is None else left - batch.size
+
+    @property
+    def expected(self) -> int | None:
+        """How many samples a round has, or at most has; None if that is not known."""
+        return min((n for n in (self._first, self._size()) if n is not None), default=None)
+
+    @property
+    def population(self) -> int | None:
+        """How many samples the loader has, the unused ones too; None if a round did not tell."""
+        return self._population or (self.seen if self._complete else None)
+
+    def _size(self) -> int | None:
+        if isinstance(self._loader, SeededLoader):
+            return self._loader.num_samples
+        if isinstance(self._loader, list | tuple):
+            return sum(split_batch(batch).size for batch in self._loader)
+        size = getattr(self._loader, "batch_size", None)
+        return self.count * size if isinstance(size, int) and self.count else None
+
+
+def _length(loader: Any) -> int:
+    try:
+        return len(loader)
+    except TypeError:  # it has none
+        return 0

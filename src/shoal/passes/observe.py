@@ -8,12 +8,10 @@ from typing import Any, Protocol
 import torch
 from torch.utils.hooks import RemovableHandle
 
-from shoal.data.batch import Batch, split_batch
-from shoal.distributed import my_batches, sum_across
-from shoal.errors import DataError
+from shoal.data.batch import Batch
 from shoal.modes import device_of, eval_mode
 from shoal.network import Network
-from shoal.passes.sampling import SampledBatches
+from shoal.passes.batches import Batches
 
 __all__ = ["Observer", "observe"]
 
@@ -21,9 +19,9 @@ __all__ = ["Observer", "observe"]
 class Observer(Protocol):
     """Collects figures while a network runs in eval mode.
 
-    `attach` puts hooks on the network. Then, for each batch of this process, `begin` tells the
-    batch and its index among all batches, and the network runs. `finish` is called once at the
-    end, in every process: there an observer sums over processes.
+    `attach` puts hooks on the network. Then, for each batch of this process, `begin` is called and
+    the network runs. `finish` is called once at the end, in every process: an observer sums over
+    the processes there (`shoal.distributed.sum_across`).
     """
 
     def attach(self, network: Network) -> Sequence[RemovableHandle]:
@@ -31,11 +29,11 @@ class Observer(Protocol):
         ...
 
     def begin(self, index: int, batch: Batch) -> None:
-        """Hear of the batch that runs next."""
+        """Get ready for the batch that runs next; `index` is its number among all batches."""
         ...
 
     def finish(self, samples: int, population: int | None) -> None:
-        """Hear that `samples` samples went through, of how many; None where that is not known."""
+        """Sum up: `samples` of `population` samples were used; None if that is not known."""
         ...
 
 
@@ -49,16 +47,13 @@ def observe(
 ) -> int:
     """Run the network in eval mode over the data, once, with all observers attached.
 
-    shoal's loaders give their images in stored order, without augmentation; another loader is
-    iterated as it is, so it should not shuffle or augment. Under several processes each takes its
-    share of the batches.
+    The data are read as `Batches` reads them; under several processes each takes its share.
 
     Args:
         network: the network; its training flags are restored.
         loader: batches as `split_batch` takes them. Targets are not used.
         observers: what collects.
-        samples: use this many samples only: a stratified choice where the loader can choose
-            (`take`), else the first ones.
+        samples: use only this many samples.
         progress: called after each batch with the batches done and their total.
 
     Returns:
@@ -67,9 +62,7 @@ def observe(
     Raises:
         DataError: the loader is empty.
     """
-    chosen = SampledBatches(loader, samples)
-    device = device_of(network)
-    seen = torch.zeros((), dtype=torch.int64)
+    batches = Batches(loader, device_of(network), samples=samples, progress=progress)
     handles: list[RemovableHandle] = []
     try:
         for observer in observers:
@@ -77,22 +70,13 @@ def observe(
         # Not inference_mode: what a module keeps from such a pass (a table of positions, say)
         # could not take part in training later.
         with eval_mode(network), torch.no_grad():
-            for index, batch in my_batches(chosen):
-                moved = split_batch(batch, device)
-                if moved.size == 0:
-                    continue
-                seen += moved.size
+            for number, batch in batches:
                 for observer in observers:
-                    observer.begin(index, moved)
-                network(*moved.args, **moved.kwargs)
-                if progress is not None:
-                    progress(index + 1, chosen.batches)
+                    observer.begin(number, batch)
+                network(*batch.args, **batch.kwargs)
     finally:
         for handle in handles:
             handle.remove()
-    total = int(sum_across(seen))
-    if total == 0:
-        raise DataError("the loader is empty: there is nothing to score")
     for observer in observers:
-        observer.finish(total, chosen.population(total))
-    return total
+        observer.finish(batches.seen, batches.population)
+    return batches.seen

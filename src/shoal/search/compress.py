@@ -15,6 +15,7 @@ from shoal.errors import ConfigError, DataError
 from shoal.models import check_finite
 from shoal.network import Network, capture
 from shoal.network.inputs import resolve_device
+from shoal.passes.batches import plain
 from shoal.search.engine import search
 from shoal.search.listener import Listener
 from shoal.search.meter import Meter
@@ -169,8 +170,7 @@ def _captured(model: nn.Module, first: Any, base: str | None) -> Network:
 
 
 def _first_batch(loader: Iterable[Any], what: str) -> Any:
-    plain = getattr(loader, "plain", None)
-    first = next(iter(plain() if callable(plain) else loader), None)
+    first = next(iter(plain(loader)), None)
     if first is None:
         raise DataError(f"the {what} data are empty: give at least one batch")
     return first

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shoal.data.batch import split_batch
+from shoal.data.batch import Batch
 from shoal.errors import TrainingError
 from shoal.modes import device_of, eval_mode
 from shoal.network import Network
-from shoal.passes.sampling import SampledBatches
+from shoal.passes.batches import Batches, set_epoch
 from shoal.search.moves import Move
 from shoal.training.objective import logits_of, sample_losses
 
@@ -48,9 +48,7 @@ class FirstBatches:
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch, if the loader has several."""
-        tell = getattr(self._loader, "set_epoch", None)
-        if tell is not None:
-            tell(epoch)
+        set_epoch(self._loader, epoch)
 
 
 def rehearsed_costs(
@@ -83,7 +81,8 @@ def rehearsed_costs(
     Raises:
         TrainingError: the network cannot be trained with any of them.
     """
-    batches = [batch for _, batch in SampledBatches(data, samples)]
+    device = device_of(network)
+    batches = [batch for _, batch in Batches(data, device, samples=samples, shared=False)]
     unchanged = _trained_costs(network, None, make, rehearse, batches, metric)
     found: dict[str, tuple[float, float]] = {}
     failed = TrainingError("there is no move to try")
@@ -105,7 +104,7 @@ def _trained_costs(
     move: Move | None,
     make: Callable[[Move, Network], object],
     rehearse: Callable[[Network], object],
-    batches: Sequence[Any],
+    batches: Sequence[Batch],
     metric: str,
 ) -> Tensor:
     """Return each sample's cost, in float64, after the move and the rehearsal."""
@@ -115,8 +114,7 @@ def _trained_costs(
     rehearse(trial)
     costs = []
     with eval_mode(trial), torch.no_grad():
-        for raw in batches:
-            batch = split_batch(raw, device_of(trial))
+        for batch in batches:
             logits, target = logits_of(trial(*batch.args, **batch.kwargs)), batch.target
             assert target is not None  # scoring has seen to it; this tells mypy
             wanted = target.argmax(dim=1) if target.is_floating_point() else target

@@ -15,8 +15,8 @@ from shoal.modes import eval_mode
 from shoal.network import Network
 from shoal.network.listen import Tap, listen
 from shoal.network.stretches import Stretch
+from shoal.passes.batches import Batches
 from shoal.passes.observe import observe
-from shoal.passes.sampling import SampledBatches
 from shoal.surgery.fit_conv import FittedLayer, LayerMoments, TooFewPositions
 
 __all__ = ["check_ridge", "fit_stretches"]
@@ -60,7 +60,7 @@ def fit_stretches(
         TrainingError: activations are not finite.
     """
     check_ridge(ridge)
-    expected = SampledBatches(loader, samples).expected
+    expected = Batches(loader, samples=samples).expected
     found: dict[str, FittedLayer] = {}
     for group in _groups(stretches):
         moments = {s.name: LayerMoments(s.shape, name=s.name, samples=expected) for s in group}

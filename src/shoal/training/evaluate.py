@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from shoal.data.batch import Batch, split_batch
-from shoal.distributed import rank, sum_across, world
-from shoal.errors import ConfigError, DataError
+from shoal.data.batch import Batch
+from shoal.distributed import sum_across
+from shoal.errors import ConfigError
 from shoal.modes import eval_mode, placed
+from shoal.passes.batches import Batches
 from shoal.training.losses import check_targets, count_hits, logits_of, sample_losses
 from shoal.training.precision import autocast, resolve_precision
 from shoal.training.seeding import preserved_rng
@@ -71,7 +72,6 @@ def evaluate(
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"limit is {limit}: give at least 1 sample, or None for all")
-    source = loader.plain() if hasattr(loader, "plain") else loader
     with ExitStack() as stack:
         where = stack.enter_context(placed(network, device))
         stack.enter_context(eval_mode(network))
@@ -80,46 +80,25 @@ def evaluate(
         # could not take part in training later.
         stack.enter_context(torch.no_grad())
         chosen = resolve_precision(precision, where)
-        rows: list[list[float]] = []  # loss, hits and samples of each batch; zeros if another's
-        seen = 0
-        for index, raw in enumerate(source):
-            batch = _first(split_batch(raw), None if limit is None else limit - seen)
-            seen += batch.size
-            mine = index % world() == rank()
-            rows.append(_measure(network, batch, where, chosen) if mine else [0.0, 0.0, 0.0])
-            if limit is not None and seen >= limit:
-                break
-    return _added_up(rows)
-
-
-def _measure(network: nn.Module, batch: Batch, device: torch.device, precision: str) -> list[float]:
-    """Return the sums of loss and hits of a batch, and its size."""
-    moved = split_batch((batch.args or batch.kwargs, batch.target), device)
-    with autocast(precision, device):
-        logits = logits_of(network(*moved.args, **moved.kwargs))
-    check_targets(logits, moved.target)
-    assert moved.target is not None  # check_targets has seen to it; this tells mypy
-    loss = sample_losses(logits, moved.target).sum()
-    hits = count_hits(logits, moved.target)
-    return [float(loss), float(hits), float(batch.size)]
-
-
-def _added_up(rows: list[list[float]]) -> Evaluation:
-    """Return the evaluation of all processes' rows."""
+        batches = Batches(loader, where, samples=limit, stratified=False, purpose="evaluate on")
+        rows = [  # loss and hits of each batch; zeros for another process's
+            (0.0, 0.0) if batch is None else _measure(network, batch, where, chosen)
+            for _, batch in batches.turns()
+        ]
     # Each row comes from one process, so that the sum over processes rounds nothing.
-    table = sum_across(torch.tensor(rows, dtype=torch.float64).reshape(-1, 3))
-    loss, hits, samples = table.sum(dim=0).tolist()
-    if samples == 0:
-        raise DataError("there is nothing to evaluate on: the loader yields no sample")
-    return Evaluation(100.0 * hits / samples, loss / samples, int(samples), int(hits))
+    table = sum_across(torch.tensor(rows, dtype=torch.float64))
+    loss, hits = table.sum(dim=0).tolist()
+    samples = batches.seen
+    return Evaluation(100.0 * hits / samples, loss / samples, samples, int(hits))
 
 
-def _first(batch: Batch, count: int | None) -> Batch:
-    """Return the first `count` samples of the batch."""
-    if count is None or batch.size <= count:
-        return batch
-    return Batch(
-        tuple(value[:count] for value in batch.args),
-        {name: value[:count] for name, value in batch.kwargs.items()},
-        None if batch.target is None else batch.target[:count],
-    )
+def _measure(
+    network: nn.Module, batch: Batch, device: torch.device, precision: str
+) -> tuple[float, float]:
+    """Return the sums of loss and hits of a batch."""
+    with autocast(precision, device):
+        logits = logits_of(network(*batch.args, **batch.kwargs))
+    check_targets(logits, batch.target)
+    assert batch.target is not None  # check_targets has seen to it; this tells mypy
+    loss = sample_losses(logits, batch.target).sum()
+    return float(loss), float(count_hits(logits, batch.target))

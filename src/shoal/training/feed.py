@@ -13,6 +13,7 @@ from torch.utils.data.distributed import DistributedSampler
 from shoal.data.batch import Batch, split_batch
 from shoal.distributed import rank, world
 from shoal.errors import DataError
+from shoal.passes.batches import set_epoch
 from shoal.training.seeding import derive_seed, seed_everything
 
 __all__ = ["Feed"]
@@ -74,10 +75,7 @@ class Feed:
                 owner.generator = torch.Generator()
             if owner.generator is not None:
                 owner.generator.manual_seed(derive_seed(self.seed, "order", epoch))
-        for part in (self.loader, getattr(self.loader, "sampler", None)):
-            tell = getattr(part, "set_epoch", None)
-            if tell is not None:
-                tell(self.first_epoch + epoch)
+        set_epoch(self.loader, self.first_epoch + epoch)
         return self._batches(self.loader)
 
     def close(self) -> None:
