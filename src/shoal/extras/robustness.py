@@ -157,9 +157,7 @@ def compare_robustness(
     found: dict[tuple[str, int], dict[str, float]] = {}
     for name in corruptions:
         for severity in severities:
-            data = corrupted(
-                loader, name, severity, seed=seed, samples=samples, mean=mean, std=std
-            )
+            data = corrupted(loader, name, severity, seed=seed, samples=samples, mean=mean, std=std)
             found[name, severity], _ = _accuracies(networks, data, None)
             if progress is not None:
                 progress(len(found), len(corruptions) * len(severities))
@@ -229,9 +227,7 @@ class _Corrupted:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         corrupt = _library()
         number = 0
-        for _, batch in Batches(
-            self.loader, samples=self.samples, shared=False, purpose="corrupt"
-        ):
+        for _, batch in Batches(self.loader, samples=self.samples, shared=False, purpose="corrupt"):
             images = batch.args[0] if batch.args else next(iter(batch.kwargs.values()))
             pixels = self._pixels(images)
             changed = []
