@@ -4,7 +4,7 @@ from shoal.data import cifar, digits, folder  # noqa: F401  (they register thems
 from shoal.data.augment import Augment
 from shoal.data.base import SeededLoader
 from shoal.data.batch import Batch, split_batch
-from shoal.data.dataset import DataOptions, DataSet, Loader, data_sets
+from shoal.data.dataset import DataSet, Loader, Reading, data_sets
 from shoal.data.load import load_data
 from shoal.data.loader import ImageLoader
 from shoal.data.stream import StreamLoader
@@ -12,10 +12,10 @@ from shoal.data.stream import StreamLoader
 __all__ = [
     "Augment",
     "Batch",
-    "DataOptions",
     "DataSet",
     "ImageLoader",
     "Loader",
+    "Reading",
     "SeededLoader",
     "StreamLoader",
     "data_sets",

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from shoal.data.augment import Augment, resolve_augment
 from shoal.data.base import SeededLoader
-from shoal.data.dataset import DataOptions, DataSet
+from shoal.data.dataset import DataSet, Reading
 from shoal.data.images import Pixels
 from shoal.data.loader import ImageLoader
 from shoal.data.split import Indices, shuffled, stratified_split, stratified_subset
@@ -55,7 +55,7 @@ class Choice:
 def choose(
     labels: NDArray[np.int64],
     classes: Sequence[str],
-    options: DataOptions,
+    options: Reading,
     *,
     split_val: bool,
     split_test: bool,
@@ -135,14 +135,14 @@ def mirrored(image_size: int) -> Augment:
     return Augment(flip=True, crop=max(1, image_size // 8))
 
 
-def loader_options(part: str, options: DataOptions, auto: Augment) -> dict[str, object]:
+def loader_options(part: str, options: Reading, auto: Augment) -> dict[str, object]:
     """Return a part's options of the loader: only training is shuffled and augmented."""
     train = part == "train"
     return {
         "batch_size": options.batch_size
         if train
         else options.eval_batch_size or options.batch_size,
-        "augment": resolve_augment(options.augment, auto) if train else None,
+        "augment": resolve_augment(options.transform or options.augment, auto) if train else None,
         "shuffle": train,
         "seed": options.seed,
         "device": options.device,
@@ -153,7 +153,7 @@ def image_loader(
     part: str,
     pixels: Pixels,
     labels: NDArray[np.int64],
-    options: DataOptions,
+    options: Reading,
     *,
     auto: Augment,
     mean: Sequence[float],
@@ -197,7 +197,7 @@ def gibibytes(count: int, shape: Sequence[int]) -> float:
     return count * math.prod(shape) / 2**30
 
 
-def check_memory(count: int, shape: Sequence[int], options: DataOptions) -> None:
+def check_memory(count: int, shape: Sequence[int], options: Reading) -> None:
     """Raise `DataError` if so many images of `shape` take more memory than allowed."""
     gib = gibibytes(count, shape)
     if gib > options.max_memory_gib:

@@ -18,7 +18,7 @@ from shoal.data.assemble import (
     make_data_set,
     mirrored,
 )
-from shoal.data.dataset import DataOptions, DataSet, data_sets
+from shoal.data.dataset import DataSet, Reading, data_sets
 from shoal.data.images import Pixels, resize_all
 from shoal.errors import ConfigError, DataError
 
@@ -28,7 +28,7 @@ _SIDE = 32
 
 
 @data_sets.register("cifar10")
-def load_cifar10(root: str, options: DataOptions) -> DataSet:
+def load_cifar10(root: str, options: Reading) -> DataSet:
     """Return CIFAR-10: 50,000 training images less the validation part, and the official test set.
 
     "auto" augmentation mirrors and shifts by up to an eighth: 4 of 32 pixels.
@@ -44,7 +44,7 @@ def load_cifar10(root: str, options: DataOptions) -> DataSet:
 
 
 @data_sets.register("cifar100")
-def load_cifar100(root: str, options: DataOptions) -> DataSet:
+def load_cifar100(root: str, options: Reading) -> DataSet:
     """Return CIFAR-100 with its 100 fine classes, else as `load_cifar10`.
 
     Args:
@@ -57,7 +57,7 @@ def load_cifar100(root: str, options: DataOptions) -> DataSet:
     return _load("cifar100", "CIFAR100", root, options)
 
 
-def _load(name: str, reader_name: str, root: str, options: DataOptions) -> DataSet:
+def _load(name: str, reader_name: str, root: str, options: Reading) -> DataSet:
     """Read, split and wrap one of the two data sets."""
     if not root:
         raise ConfigError(f"the data set '{name}' needs its folder: write '{name}:FOLDER'")
@@ -94,7 +94,7 @@ def _load(name: str, reader_name: str, root: str, options: DataOptions) -> DataS
 
 
 def _read(
-    reader: Any, folder: Path, name: str, options: DataOptions, *, train: bool
+    reader: Any, folder: Path, name: str, options: Reading, *, train: bool
 ) -> tuple[Pixels, NDArray[np.int64], list[str]]:
     """Return pixels `[N, 32, 32, 3]`, labels and class names of the training or the test files."""
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,10 +12,11 @@ from torch import Tensor
 from shoal.data.augment import Augment
 from shoal.data.base import SeededLoader
 from shoal.data.batch import split_batch
-from shoal.errors import ConfigError, DataError
+from shoal.errors import DataError
+from shoal.options import DataOptions
 from shoal.registry import Registry
 
-__all__ = ["DataOptions", "DataSet", "Loader", "data_sets"]
+__all__ = ["DataSet", "Loader", "Reading", "data_sets"]
 
 
 class Loader(Protocol):
@@ -138,52 +139,20 @@ class DataSet:
         }
 
 
-@dataclass(frozen=True)
-class DataOptions:
-    """How a data source is read; `load_data` says what each option means.
+@dataclass(frozen=True, kw_only=True)
+class Reading(DataOptions):
+    """How a data source is read: the options, and what only Python can say.
 
-    Raises:
-        ConfigError: a value makes no sense.
+    Attributes:
+        device: where batches are to be.
+        transform: an augmentation of one's own in the place of the one that `augment` names.
     """
 
-    batch_size: int = 128
-    eval_batch_size: int | None = None
-    train_samples: int | None = None
-    val_fraction: float | None = None
-    val_samples: int | None = None
-    seed: int = 0
-    image_size: int | None = None
-    mean: Sequence[float] | None = None
-    std: Sequence[float] | None = None
-    augment: str | Augment | None = "auto"
-    skip_broken: bool = False
-    download: bool = False
-    max_memory_gib: float = 4.0
-    workers: int = 2
     device: torch.device | str = "cpu"
-
-    def __post_init__(self) -> None:
-        lowest = {
-            "batch_size": 1,
-            "eval_batch_size": 1,
-            "train_samples": 1,
-            "val_samples": 1,
-            "image_size": 1,
-            "seed": 0,
-            "workers": 0,
-            "max_memory_gib": 0,
-        }
-        for name, low in lowest.items():
-            value = getattr(self, name)
-            if value is not None and value < low:
-                raise ConfigError(f"{name} is {value}: give at least {low}")
-        if self.val_fraction is not None and not 0.0 < self.val_fraction < 1.0:
-            raise ConfigError(
-                f"val_fraction is {self.val_fraction}: give a number between 0 and 1, as 0.1"
-            )
+    transform: Augment | None = None
 
 
-Source = Callable[[str, DataOptions], DataSet]
+Source = Callable[[str, Reading], DataSet]
 """Makes a data set from what stands after the colon ("" if there is none) and the options."""
 
-data_sets: Registry[Source] = Registry("data set")
+data_sets: Registry[Source] = Registry("data set", "shoal.data")

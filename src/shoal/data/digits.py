@@ -6,7 +6,7 @@ import numpy as np
 
 from shoal.data.assemble import check_memory, choose, image_loader, make_data_set
 from shoal.data.augment import PRESETS
-from shoal.data.dataset import DataOptions, DataSet, data_sets
+from shoal.data.dataset import DataSet, Reading, data_sets
 from shoal.data.images import resize_all
 from shoal.errors import ConfigError
 
@@ -17,7 +17,7 @@ MEAN, STD = (0.5,), (0.5,)
 
 
 @data_sets.register("digits")
-def load_digits_data(root: str, options: DataOptions) -> DataSet:
+def load_digits_data(root: str, options: Reading) -> DataSet:
     """Return the 1,797 digits, 8×8 pixels, one channel.
 
     They are split, stratified, into 70 % for training, 15 % for validation and 15 % for testing.

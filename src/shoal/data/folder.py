@@ -23,7 +23,7 @@ from shoal.data.assemble import (
     mirrored,
 )
 from shoal.data.base import SeededLoader
-from shoal.data.dataset import DataOptions, DataSet, data_sets
+from shoal.data.dataset import DataSet, Reading, data_sets
 from shoal.data.images import Frame, decode_all
 from shoal.data.stream import StreamLoader
 from shoal.errors import ConfigError, DataError
@@ -52,7 +52,7 @@ class _Files:
 
 
 @data_sets.register("folder")
-def load_folder(root: str, options: DataOptions) -> DataSet:
+def load_folder(root: str, options: Reading) -> DataSet:
     """Return the images of `ROOT/train/<class>/…`, with `ROOT/val` and `ROOT/test` if they exist.
 
     Classes are in alphabetical order. Without `ROOT/val`, validation images are split off the
@@ -93,7 +93,7 @@ def load_folder(root: str, options: DataOptions) -> DataSet:
     return make_data_set(f"folder:{root}", loaders, classes, notes)
 
 
-def _share(folder: Path, options: DataOptions) -> tuple[list[str], dict[str, _Files], list[str]]:
+def _share(folder: Path, options: Reading) -> tuple[list[str], dict[str, _Files], list[str]]:
     """Return the classes, the files of each part, and notes; nothing is decoded yet."""
     flat = not (folder / "train").is_dir()
     if flat and ((folder / "val").is_dir() or (folder / "test").is_dir()):
@@ -173,7 +173,7 @@ def _same_classes(folder: Path, part: str, classes: Sequence[str]) -> _Files:
     return _list_files(folder, classes)
 
 
-def _frame(files: _Files, options: DataOptions) -> Frame:
+def _frame(files: _Files, options: Reading) -> Frame:
     """Return the size of the images, from the options or from a sample of the files."""
     from PIL import Image
 
@@ -194,7 +194,7 @@ def _frame(files: _Files, options: DataOptions) -> Frame:
 
 
 def _in_memory(
-    part: str, files: _Files, frame: Frame, options: DataOptions, num_classes: int
+    part: str, files: _Files, frame: Frame, options: Reading, num_classes: int
 ) -> tuple[SeededLoader, list[int]]:
     """Return a loader of decoded images, and the positions of files that were skipped."""
     pixels, broken = decode_all(files.paths, frame, skip_broken=options.skip_broken)
@@ -213,7 +213,7 @@ def _in_memory(
 
 
 def _streamed(
-    part: str, files: _Files, frame: Frame, options: DataOptions, num_classes: int
+    part: str, files: _Files, frame: Frame, options: Reading, num_classes: int
 ) -> tuple[SeededLoader, list[int]]:
     """Return a loader that decodes later, and the positions of files that were skipped.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,88 +11,45 @@ import torch
 
 from shoal.compat import with_torchvision
 from shoal.data.augment import Augment
-from shoal.data.dataset import DataOptions, DataSet, data_sets
+from shoal.data.dataset import DataSet, Reading, data_sets
 from shoal.errors import ConfigError, DataError, NameNotFoundError, unknown_name
 from shoal.targets import call_target, import_target, parse_target
 
 __all__ = ["load_data"]
 
 
-def load_data(
-    spec: str,
-    *,
-    batch_size: int = 128,
-    eval_batch_size: int | None = None,
-    train_samples: int | None = None,
-    val_fraction: float | None = None,
-    val_samples: int | None = None,
-    seed: int = 0,
-    image_size: int | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    augment: str | Augment | None = "auto",
-    skip_broken: bool = False,
-    download: bool = False,
-    max_memory_gib: float = 4.0,
-    workers: int = 2,
-    device: torch.device | str = "cpu",
-) -> DataSet:
+def load_data(spec: str, *, device: torch.device | str = "cpu", **options: Any) -> DataSet:
     """Return the data set that `spec` names, split into training, validation and test.
-
-    Splits, subsets, order and augmentation depend on `seed` alone: the same seed gives the same
-    numbers in every run, process and version of Python.
 
     Args:
         spec: "digits", "cifar10:ROOT", "cifar100:ROOT", "folder:ROOT", or a factory,
             "package.module:factory" or "path/file.py:factory", with `?key=value&…` for its
             arguments. A factory returns a `DataSet`, or (train, val) or (train, val, test), each
-            an iterable of batches with a length; the options below do not reach into it.
-        batch_size: images per batch of all processes together.
-        eval_batch_size: the same for validation and test; None means `batch_size`.
-        train_samples: train on so many images only: a stratified, seeded subset.
-        val_fraction: what part of the training images is for validation where the source has no
-            validation part. None means 0.1, and 0.15 where a test part is split off too (digits,
-            class folders without `train`); it is then a part of all images.
-        val_samples: validate on so many images only, stratified.
-        seed: at least 0.
-        image_size: height and width in pixels; None leaves it to the source.
-        mean: per channel, in units of the full range of a pixel; None leaves it to the source.
-        std: as `mean`.
-        augment: an `Augment`, None, or "none", "flip_crop", "shift", "auto" (the source's own).
-        skip_broken: leave out files that cannot be decoded; `notes` names them.
-        download: fetch what is missing, where the source can.
-        max_memory_gib: images that take more are decoded as they are needed.
-        workers: processes that then decode.
-        device: where batches shall be.
+            an iterable of batches with a length; the options do not reach into it.
+        device: where batches are to be.
+        **options: fields of `DataOptions`; `augment` may also be an `Augment`, or None for none.
 
     Raises:
-        NameNotFoundError: there is no such kind of data set.
+        NameNotFoundError: there is no such kind of data set, or no such option.
         ConfigError: the spec or an option makes no sense, or the factory failed.
         DataError: the data are missing, empty or damaged.
+
+    Example:
+        >>> load_data("digits", train_samples=500).describe()
+        'digits: 500 train, 270 val, 270 test images of 1×8×8 in 10 classes'
     """
-    options = DataOptions(
-        batch_size=batch_size,
-        eval_batch_size=eval_batch_size,
-        train_samples=train_samples,
-        val_fraction=val_fraction,
-        val_samples=val_samples,
-        seed=seed,
-        image_size=image_size,
-        mean=mean,
-        std=std,
-        augment=augment,
-        skip_broken=skip_broken,
-        download=download,
-        max_memory_gib=max_memory_gib,
-        workers=workers,
-        device=device,
-    )
+    augment = options.get("augment")
+    if isinstance(augment, Augment):
+        options |= {"augment": "none", "transform": augment}
+    elif "augment" in options and augment is None:
+        options["augment"] = "none"
+    reading = Reading.from_dict({"device": device, **options})
     kind, colon, root = spec.strip().partition(":")
     if kind in data_sets:
-        return data_sets[kind](root, options)
+        return data_sets[kind](root, reading)
     if not colon or not _is_factory(spec.strip().partition("?")[0]):
         raise _unknown_kind(spec.strip(), kind)
-    return _from_factory(spec.strip(), options)
+    return _from_factory(spec.strip(), reading)
 
 
 def _is_factory(target: str) -> bool:
@@ -111,7 +68,7 @@ def _unknown_kind(spec: str, kind: str) -> NameNotFoundError:
     return unknown_name("data set", kind, data_sets.names())
 
 
-def _from_factory(spec: str, options: DataOptions) -> DataSet:
+def _from_factory(spec: str, options: Reading) -> DataSet:
     """Call the user's factory and check what it returns."""
     target, keywords = parse_target(spec)
     _check_unused(target, options)
@@ -133,9 +90,9 @@ def _from_factory(spec: str, options: DataOptions) -> DataSet:
     return DataSet(name=spec, train=train, val=val, test=test, classes=classes)
 
 
-def _check_unused(target: str, options: DataOptions) -> None:
+def _check_unused(target: str, options: Reading) -> None:
     """Raise `ConfigError` for options that a factory would silently ignore."""
-    default = DataOptions()
+    default = Reading()
     for name in (
         "train_samples",
         "val_fraction",

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from shoal.distributed import broadcast_buffers, default_device, ensure_initialised
 from shoal.errors import ConfigError, DataError, ShoalError, TrainingError
 from shoal.modes import eval_mode, kept_flags, make_channels_last, placed
+from shoal.options import Recipe, find_recipe
 from shoal.training.evaluate import evaluate
 from shoal.training.feed import Feed
 from shoal.training.hooks import Hooks, Part, Values
 from shoal.training.objective import Loss, Objective
 from shoal.training.precision import resolve_precision
-from shoal.training.recipe import Recipe, find_recipe
 from shoal.training.reports import BatchReport, EpochReport, FitReport, best_epoch
 from shoal.training.resume import cpu_state, fingerprint, load_checkpoint, save_checkpoint
 from shoal.training.seeding import preserved_rng

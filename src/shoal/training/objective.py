@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from shoal.data.batch import Batch
 from shoal.errors import TrainingError
+from shoal.options import Recipe
 from shoal.training.hooks import Hooks, listening, penalty_of, places
 from shoal.training.losses import (
     check_targets,
@@ -24,7 +25,6 @@ from shoal.training.losses import (
     logits_of,
     sample_losses,
 )
-from shoal.training.recipe import Recipe
 
 __all__ = ["Loss", "Objective"]
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from shoal.errors import ConfigError, TrainingError, unknown_name
-from shoal.training.recipe import Recipe
+from shoal.options import Recipe
 from shoal.training.schedule import learning_rate
 
 __all__ = ["Optimizers", "parameter_groups"]

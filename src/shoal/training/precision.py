@@ -8,10 +8,9 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 
 from shoal.errors import ConfigError
+from shoal.options.training import PRECISIONS
 
-__all__ = ["PRECISIONS", "autocast", "resolve_precision"]
-
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+__all__ = ["autocast", "resolve_precision"]
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

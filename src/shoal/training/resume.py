@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from shoal.distributed import barrier, is_main, sum_across, world
 from shoal.files import readable_errors
-from shoal.training.recipe import Recipe
+from shoal.options import Recipe
 
 __all__ = ["cpu_state", "fingerprint", "load_checkpoint", "save_checkpoint"]
 

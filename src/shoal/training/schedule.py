@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from shoal.training.recipe import Recipe
+from shoal.options import Recipe
 
 __all__ = ["learning_rate"]
 

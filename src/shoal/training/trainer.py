@@ -16,12 +16,12 @@ from torch.nn.parallel import DistributedDataParallel
 from shoal.data.batch import Batch
 from shoal.distributed import sum_across, world
 from shoal.errors import TrainingError
+from shoal.options import Recipe
 from shoal.training.feed import Feed
 from shoal.training.hooks import Hooks
 from shoal.training.objective import Objective
 from shoal.training.optimizer import Optimizers
 from shoal.training.precision import autocast
-from shoal.training.recipe import Recipe
 from shoal.training.reports import BatchReport
 from shoal.training.schedule import learning_rate
 

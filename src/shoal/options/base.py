@@ -1,7 +1,7 @@
-"""Options, each stated once: default, help, unit and check stand beside the field.
+"""What an option is: a dataclass field with its default, help, unit and check beside it.
 
 Flags, the YAML schema, a run's identity, validation and the tables of the docs are derived from
-these classes. Nothing here needs PyTorch, so that `--help` need not wait for it.
+these classes.
 """
 
 from __future__ import annotations
