@@ -83,6 +83,42 @@ def test_each_kind_of_work_counts_once() -> None:
     assert count.total == sum(count.by_module.values())
 
 
+class TinyBlock(nn.Module):
+    """A block of ViT-Ti/16 at 224 px: 197 tokens of width 192, three heads."""
+
+    def __init__(self, attention: str) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(192), nn.LayerNorm(192)
+        self.qkv, self.proj = nn.Linear(192, 576), nn.Linear(192, 192)
+        self.attend = nn.MultiheadAttention(192, 3, batch_first=True)
+        self.mlp = nn.Sequential(nn.Linear(192, 768), nn.GELU(), nn.Linear(768, 192))
+        self.attention = attention
+
+    def mixed(self, x: torch.Tensor) -> torch.Tensor:
+        if self.attention == "module":
+            return self.attend(x, x, x, need_weights=False)[0]
+        query, key, value = self.qkv(x).unflatten(-1, (3, 3, 64)).permute(2, 0, 3, 1, 4)
+        mask = torch.ones(197, 197, dtype=torch.bool).tril() if self.attention == "mask" else None
+        out = nn.functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, is_causal=self.attention == "causal"
+        )
+        return self.proj(out.transpose(1, 2).flatten(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.mixed(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+@pytest.mark.parametrize("attention", ["module", "function", "mask", "causal"])
+def test_attention_counts_however_it_is_called(attention: str) -> None:
+    tokens, width = 197, 192
+    layers = tokens * width * (3 * width + width + 4 * width + 4 * width)
+    scores_and_mixture = 2 * tokens * tokens * width
+    count = count_macs(TinyBlock(attention), torch.zeros(2, tokens, width))
+    assert count.total == layers + scores_and_mixture
+    assert count.uncounted == ()
+
+
 @pytest.mark.parametrize("batch", [1, 2, 7])
 def test_macs_are_those_of_one_sample(batch: int) -> None:
     assert count_macs(Mixed(), torch.zeros(batch, 4, 4, 4)) == count_macs(

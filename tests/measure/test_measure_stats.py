@@ -32,6 +32,15 @@ def test_interval_of_the_median_is_the_sign_test(
     assert found[2] == pytest.approx(certainty, abs=1e-5)
 
 
+@pytest.mark.parametrize("n", [6, 7, 11, 16, 33, 100])
+def test_the_interval_is_scipys(n: int) -> None:
+    from scipy.stats import quantile_test
+
+    values = [float(7 * i % n) for i in range(n)]
+    interval = quantile_test(values, p=0.5).confidence_interval(0.95)
+    assert median_interval(values)[:2] == (interval.low, interval.high)
+
+
 def test_few_values_promise_little() -> None:
     assert median_interval([1.0, 2.0, 3.0]) == (1.0, 3.0, 0.75)
     assert not Ratio.of([2.0] * 3, [1.0] * 3).settled

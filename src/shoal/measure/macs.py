@@ -1,10 +1,13 @@
-"""The work of a network, in multiply-accumulates (MACs), and its number of parameters."""
+"""The work of a network, in multiply-accumulates (MACs), and its number of parameters.
+
+PyTorch's `FlopCounterMode` counts, two FLOPs per multiply-accumulate; here its number is halved,
+told apart by module, and what it passed over in silence is named.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -16,6 +19,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules import module as module_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from torch.utils.module_tracker import ModuleTracker
 
 from shoal.errors import ConfigError
 from shoal.network.borrow import borrowed
@@ -82,12 +87,18 @@ def count_macs(model: nn.Module, example_inputs: Inputs) -> MacCount:
     device = home_device(model, example_inputs)
     call = as_call(map_tensors(lambda t: t.detach().to(device), example_inputs))
     with borrowed(model), torch.no_grad():
-        counter = _count_call(model, *call)
-    by_module = {path: round(macs / samples) for path, macs in counter.macs.items() if macs}
-    return MacCount(sum(by_module.values()), by_module, tuple(sorted(counter.unknown)))
+        work = _count_call(model, *call)
+    by_module = {path: round(macs / samples) for path, macs in work.macs.items() if macs}
+    return MacCount(sum(by_module.values()), by_module, tuple(sorted(work.unknown)))
 
 
-def _count_call(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _MacCounter:
+@dataclass(frozen=True)
+class _Work:
+    macs: dict[str, int]  # of the batch, by module path
+    unknown: set[str]
+
+
+def _count_call(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Work:
     fakes = FakeTensorMode(allow_non_fake_inputs=True)
     fake_args, fake_kwargs = map_tensors(fakes.from_tensor, (args, kwargs))
     try:
@@ -114,11 +125,13 @@ def _quiet(logger: logging.Logger) -> Iterator[None]:
         logger.disabled = disabled
 
 
-def _counted(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _MacCounter:
-    counter = _MacCounter(model)
-    with _plain_kernels(), counter.following_modules(), counter:
+def _counted(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Work:
+    counter = FlopCounterMode(display=False, custom_mapping=_MORE_FORMULAS)
+    counter.mod_tracker = _Innermost(model)
+    with _plain_kernels(), _Witness(counter.flop_registry) as witness, counter:
         model(*args, **kwargs)
-    return counter
+    macs = {path: sum(by_op.values()) // 2 for path, by_op in counter.flop_counts.items()}
+    return _Work(macs, witness.unknown)
 
 
 @contextmanager
@@ -136,18 +149,21 @@ def _plain_kernels() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast_path)
 
 
-class _MacCounter(TorchDispatchMode):
-    """Adds up the MACs of every operation below it, by the innermost module that runs."""
+class _Innermost(ModuleTracker):
+    """Names the innermost module that runs, by its path in the model.
+
+    PyTorch's own tracker names all that run, and gives a module of two paths one of them in both.
+    """
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.macs: Counter[str] = Counter()
-        self.unknown: set[str] = set()
         self._paths = {id(module): path for path, module in model.named_modules()}
         self._running: list[str] = [""]
 
-    @contextmanager
-    def following_modules(self) -> Iterator[None]:
+    @property
+    def parents(self) -> set[str]:  # type: ignore[override]
+        return {self._running[-1]}
+
+    def __enter__(self) -> _Innermost:
         # Global hooks: the model's own hooks are left alone, and its fast paths stay as they are.
         def enter(module: nn.Module, args: Any) -> None:
             if id(module) in self._paths:
@@ -157,93 +173,66 @@ class _MacCounter(TorchDispatchMode):
             if id(module) in self._paths:
                 self._running.pop()
 
-        handles = (
+        self._handles = (
             module_hooks.register_module_forward_pre_hook(enter),
             module_hooks.register_module_forward_hook(leave, always_call=True),
         )
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+
+class _Witness(TorchDispatchMode):
+    """Notes which operations are run that are neither counted nor free."""
+
+    def __init__(self, counted: Mapping[Any, Any]) -> None:
+        super().__init__()
+        self.unknown: set[str] = set()
+        self._counted = counted
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        kwargs = kwargs or {}
-        name = _op_name(func)
-        formula = _FORMULAS.get(name)
-        if formula is not None:
-            out = func(*args, **kwargs)
-            self.macs[self._running[-1]] += formula(args, out)
-            return out
-        if hasattr(func, "decompose") and func.namespace != "prim":
-            with self:
-                out = func.decompose(*args, **kwargs)
-            if out is not NotImplemented:
-                return out
-        if not _is_free(func, name):
-            self.unknown.add(name)
-        return func(*args, **kwargs)
+        if getattr(func, "_overloadpacket", None) not in self._counted and not _is_free(func):
+            self.unknown.add(str(getattr(func, "_overloadpacket", func)))
+        return func(*args, **(kwargs or {}))
 
 
-def _op_name(func: Any) -> str:
-    """Return 'aten.mm' for every overload of that operation."""
-    if isinstance(func, torch._ops.OpOverload):
-        return f"{func.namespace}.{func._opname}"
-    return str(func)
+def _product(left: int, right: int) -> Callable[..., int]:
+    """The FLOPs of a matrix product of the arguments at `left` and `right`."""
+
+    def flops(*shapes: Any, **_: Any) -> int:
+        a, b = shapes[left], shapes[right]
+        return 2 * prod(a) * (b[-1] if len(b) > 1 else 1)  # (…, n, k) times (…, k, m), or (k)
+
+    return flops
 
 
-def _convolution(args: tuple[Any, ...], out: torch.Tensor) -> int:
-    image, weight, transposed = args[0], args[1], bool(args[6])
-    # A weight is used once per output position, or, transposed, once per input position.
-    positions = (image if transposed else out).shape[2:]
-    return out.shape[0] * prod(positions) * prod(weight.shape)
-
-
-def _product(left: int, right: int) -> Callable[[tuple[Any, ...], Any], int]:
-    """The formula of a matrix product of the arguments at `left` and `right`."""
-
-    def macs(args: tuple[Any, ...], out: Any) -> int:
-        a, b = args[left].shape, args[right].shape
-        return prod(a) * (b[-1] if len(b) > 1 else 1)  # (…, n, k) times (…, k, m), or times (k)
-
-    return macs
-
-
-def _trilinear(args: tuple[Any, ...], out: torch.Tensor) -> int:
+def _trilinear(first: Any, weight: Any, *_: Any, **__: Any) -> int:
     # nn.Bilinear: first input (n, i), weight (o, i, j), second input (n, j). Summing over i first
     # takes n·o·i·j products; the n·o·j of the second sum are a lower order and left out.
-    return args[0].shape[0] * prod(args[1].shape)
+    return 2 * int(first[0]) * prod(weight)
 
 
-def _attention(args: tuple[Any, ...], out: Any) -> int:
-    query, key, value = (tensor.shape for tensor in args[:3])  # (batch, heads, length, width)
-    return prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    return sdpa_flop_count(query, key, value)
 
 
-_FORMULAS: dict[str, Callable[[tuple[Any, ...], Any], int]] = {
-    "aten.convolution": _convolution,
-    "aten._convolution": _convolution,
-    "aten.convolution_overrideable": _convolution,
-    "aten.mm": _product(0, 1),
-    "aten.bmm": _product(0, 1),
-    "aten.mv": _product(0, 1),
-    "aten.dot": _product(0, 1),
-    "aten.vdot": _product(0, 1),
-    "aten._scaled_mm": _product(0, 1),
-    "aten._int_mm": _product(0, 1),
-    "aten.addmm": _product(1, 2),
-    "aten._addmm_activation": _product(1, 2),
-    "aten.addbmm": _product(1, 2),
-    "aten.baddbmm": _product(1, 2),
-    "aten.addmv": _product(1, 2),
-    "aten._trilinear": _trilinear,
-    # Only a graph that was decomposed before holds these: see `_plain_kernels`.
-    "aten._scaled_dot_product_flash_attention_for_cpu": _attention,
-    "aten._scaled_dot_product_flash_attention": _attention,
-    "aten._scaled_dot_product_efficient_attention": _attention,
-    "aten._scaled_dot_product_cudnn_attention": _attention,
+_aten = torch.ops.aten
+# What PyTorch's counter does not know.
+_MORE_FORMULAS: dict[Any, Callable[..., int]] = {
+    _aten.mv: _product(0, 1),
+    _aten.dot: _product(0, 1),
+    _aten.vdot: _product(0, 1),
+    _aten._int_mm: _product(0, 1),
+    _aten._addmm_activation: _product(1, 2),
+    _aten.addbmm: _product(1, 2),
+    _aten.addmv: _product(1, 2),
+    _aten._trilinear: _trilinear,
+    # Only a graph that was decomposed before holds it: see `_plain_kernels`.
+    _aten._scaled_dot_product_flash_attention_for_cpu: _attention,
 }
 
 _FREE_TAGS = {"pointwise", "reduction", "view_copy", "inplace_view"}
@@ -281,7 +270,7 @@ norm linalg_vector_norm logsumexp histc bincount
 _FREE = frozenset(_FREE_NAMES.split())
 
 
-def _is_free(func: Any, name: str) -> bool:
+def _is_free(func: Any) -> bool:
     """Whether an operation is known to need no multiply-accumulates that are counted by custom."""
     if not isinstance(func, torch._ops.OpOverload):
         return False
@@ -289,4 +278,4 @@ def _is_free(func: Any, name: str) -> bool:
         return True
     if any(str(tag).rpartition(".")[2] in _FREE_TAGS for tag in func.tags):
         return True
-    return name.removeprefix("aten.").rstrip("_") in _FREE
+    return func._opname.rstrip("_") in _FREE

@@ -18,7 +18,7 @@ from shoal.modes import eval_mode, kept_flags, make_channels_last, placed
 from shoal.options import Recipe, find_recipe
 from shoal.training.evaluate import evaluate
 from shoal.training.feed import Feed
-from shoal.training.hooks import Hooks, Part, Values
+from shoal.training.hooks import Hooks, Values
 from shoal.training.objective import Loss, Objective
 from shoal.training.precision import resolve_precision
 from shoal.training.reports import BatchReport, EpochReport, FitReport, best_epoch
@@ -46,7 +46,7 @@ def fit(
     device: torch.device | str | None = None,
     accelerator: Any = None,
     penalty: Callable[[nn.Module, Values], Tensor] | None = None,
-    at: Iterable[str | Part] = (),
+    at: Iterable[str] = (),
     groups: Callable[[nn.Module], Iterable[Mapping[str, Any]]] | None = None,
     after_step: Callable[[nn.Module], object] | None = None,
 ) -> FitReport:
@@ -99,10 +99,9 @@ def fit(
             batches' penalties are averaged by their sizes. Reports give it apart from the loss.
             Like `after_step` it may depend on what it is given and on torch's random numbers, or
             a fit that goes on from a checkpoint would end differently.
-        at: names of sites, for the tensor that goes into the rectifier, and of blocks, for what
-            goes into the block and comes out of the addition, a pair; or stretches themselves
-            (anything with a name, a start and an end), for a pair too. The tensors carry
-            gradients, in the precision of the forward pass.
+        at: names of places. Of a site the penalty gets the tensor that goes into the rectifier; of
+            a block a pair, what goes in and what comes out of the addition; of a stretch such a
+            pair too. The tensors carry gradients, in the precision of the forward pass.
         groups: called with the network; returns groups of parameters with settings of their own:
             `{"params": [...], "lr": ..., "weight_decay": ..., "momentum": ..., "nesterov": ...,
             "optimizer": "sgd", "constant": False}`, all but "params" optional. What is left out is

@@ -9,7 +9,7 @@ import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 from torch import Tensor, fx, nn
 
@@ -17,30 +17,12 @@ from shoal.errors import ConfigError, TrainingError, unknown_name
 from shoal.network import Network
 from shoal.network.blocks import find_blocks
 from shoal.network.listen import Tap, listen
+from shoal.network.stretches import find_stretches
 
-__all__ = ["Hooks", "Part", "Values", "listening", "penalty_of", "places"]
+__all__ = ["Hooks", "Values", "listening", "penalty_of", "places"]
 
 Values: TypeAlias = Mapping[str, Any]
-"""By place: the tensor that goes into a site, or what goes into a block and comes out of it."""
-
-
-class Part(Protocol):
-    """A part of the graph with one value in and one out, such as a stretch."""
-
-    @property
-    def name(self) -> str:
-        """Under which its values are handed to the penalty."""
-        ...
-
-    @property
-    def start(self) -> fx.Node:
-        """The node whose value goes in."""
-        ...
-
-    @property
-    def end(self) -> fx.Node:
-        """The node whose value comes out."""
-        ...
+"""By place: the tensor that goes into a site; what goes into a block or stretch and comes out."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +30,7 @@ class Hooks:
     """The four of `fit`; see there."""
 
     penalty: Callable[[nn.Module, Values], Tensor] | None = None
-    at: tuple[str | Part, ...] = ()
+    at: tuple[str, ...] = ()
     groups: Callable[[nn.Module], Iterable[Mapping[str, Any]]] | None = None
     after_step: Callable[[nn.Module], object] | None = None
 
@@ -61,7 +43,7 @@ class Hooks:
         """Return what a checkpoint remembers of them: names, not code."""
         functions = {"penalty": self.penalty, "groups": self.groups, "after_step": self.after_step}
         given = {key: _name_of(hook) for key, hook in functions.items() if hook is not None}
-        return {**given, "at": [p if isinstance(p, str) else p.name for p in self.at]}
+        return {**given, "at": [*self.at]}
 
 
 def _name_of(hook: Any) -> str:
@@ -73,11 +55,11 @@ def _name_of(hook: Any) -> str:
 Places: TypeAlias = Mapping[str, tuple[fx.Node, ...]]
 
 
-def places(network: nn.Module, at: Iterable[str | Part]) -> Places:
-    """Return the nodes to listen to by place: a site's input, or a part's start and end.
+def places(network: nn.Module, at: Iterable[str]) -> Places:
+    """Return the nodes to listen to by place: a site's input, or where a part starts and ends.
 
     Raises:
-        NameNotFoundError: the network has no site and no block of that name.
+        NameNotFoundError: the network has no such place.
         ConfigError: the network is not a captured one.
     """
     wanted = tuple(at)
@@ -85,20 +67,14 @@ def places(network: nn.Module, at: Iterable[str | Part]) -> Places:
         return {}
     if not isinstance(network, Network):
         raise ConfigError("at needs a captured network: call shoal.capture(model, inputs) first")
-    known: dict[str, tuple[fx.Node, ...]] = {
-        found.block.name: (found.start, found.addition) for found in find_blocks(network)
-    }
-    for site in network.sites:
-        known[site.name] = (network.node_of(site.name).all_input_nodes[0],)
-    chosen: dict[str, tuple[fx.Node, ...]] = {}
+    known: dict[str, tuple[fx.Node, ...]] = {}
+    known |= {stretch.name: (stretch.start, stretch.end) for stretch in find_stretches(network)}
+    known |= {b.block.name: (b.start, b.addition) for b in find_blocks(network)}
+    known |= {s.name: (network.node_of(s.name).all_input_nodes[0],) for s in network.sites}
     for place in wanted:
-        if not isinstance(place, str):
-            chosen[place.name] = (place.start, place.end)
-        elif place in known:
-            chosen[place] = known[place]
-        else:
-            raise unknown_name("site or block", place, known)
-    return chosen
+        if place not in known:
+            raise unknown_name("site, block or stretch", place, known)
+    return {place: known[place] for place in wanted}
 
 
 @contextmanager
