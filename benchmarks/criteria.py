@@ -48,7 +48,7 @@ from shoal.measure import latency_ratio, measure_latency
 from shoal.models import load_model
 from shoal.network import Network
 from shoal.runtimes import export
-from shoal.runtimes.onnxruntime import onnx_latency
+from shoal.runtimes.onnx_session import OnnxRunner
 from shoal.search.listener import Listener
 from shoal.search.method import Proposal, Situation, methods
 from shoal.search.options import Search
@@ -291,7 +291,8 @@ def speedups(folder: Path, row: Mapping[str, Any], options: argparse.Namespace) 
         seconds = {"min_seconds": options.latency_seconds}
         times = {"eager": measure_latency(models, args, **seconds)}
         if files:
-            times["ONNX Runtime"] = onnx_latency(files, args, **seconds)
+            sessions = {name: OnnxRunner(file) for name, file in files.items()}
+            times["ONNX Runtime"] = measure_latency(sessions, args, **seconds)
         for runtime, latency in times.items():
             found[f"{runtime}, batch {batch}"] = {
                 "ratio": latency_ratio(latency["dense"], latency["smaller"]).to_dict(),

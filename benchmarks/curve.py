@@ -24,7 +24,7 @@ import yaml
 from torch import Tensor
 
 import shoal
-from shoal.measure import OnnxRunners, SideBySide, eager_side_by_side
+from shoal.measure import InRuntime, SideBySide
 from shoal.merge.merge import merge_
 from shoal.report import RunRecord, read_run
 from shoal.search.ending import folded
@@ -42,13 +42,11 @@ def measured(
         merge_(network, batch=batch)
     models = {DENSE: folded(networks[DENSE], batch), **merged}
     inputs: tuple[Tensor, ...] = networks[DENSE].example_inputs(batch)[0]
-    eager = eager_side_by_side(
-        models, inputs, DENSE, min_seconds=options.seconds, max_seconds=4 * options.seconds
-    )
-    onnx = OnnxRunners(models, inputs).measure(
-        inputs, DENSE, min_seconds=options.seconds, max_seconds=4 * options.seconds
-    )
-    return {"eager": eager, "onnxruntime": onnx}
+    limits = {"min_seconds": options.seconds, "max_seconds": 4 * options.seconds}
+    return {
+        runtime: InRuntime(runtime, models, inputs).measure(inputs, DENSE, **limits)
+        for runtime in ("eager", "onnxruntime")
+    }
 
 
 def rows_of(record: RunRecord, name: str, found: dict[int, dict[str, SideBySide]]) -> list[Any]:

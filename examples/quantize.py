@@ -29,7 +29,7 @@ from shoal.data import DataSet, load_data, split_batch
 from shoal.measure import Latency, latency_ratio, measure_latency
 from shoal.merge.merge import merge_
 from shoal.runtimes import export
-from shoal.runtimes.onnxruntime import OnnxRunner
+from shoal.runtimes.onnx_session import OnnxRunner
 from shoal.training import fit
 
 BATCHES = (1, 64)
@@ -124,8 +124,8 @@ def compare(
     latency: dict[int, dict[str, Latency]] = {}
     for size in BATCHES:
         inputs = data.example_inputs(batch=size)
-        calls = {name: runner.bind(inputs) for name, runner in runners.items()}
-        latency[size] = measure_latency({eager: network, **calls}, inputs, min_seconds=min_seconds)
+        models = {eager: network, **runners}
+        latency[size] = measure_latency(models, inputs, min_seconds=min_seconds)
     test = data.test if data.test is not None else data.val
     sizes = {"fp32, ONNX Runtime": fp32, "int8, ONNX Runtime": int8}
     return [

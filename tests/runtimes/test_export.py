@@ -17,7 +17,7 @@ from shoal.measure import compare_outputs
 from shoal.models import cifar_resnet20
 from shoal.network import Network
 from shoal.runtimes import export
-from shoal.runtimes.onnxruntime import OnnxRunner
+from shoal.runtimes.onnx_session import OnnxRunner
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")

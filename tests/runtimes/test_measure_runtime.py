@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 import shoal
 from shoal.errors import ConfigError, NameNotFoundError, ShoalError
-from shoal.measure import check_runtime, latency_in, latency_ratio, measure_latency
-from shoal.runtimes import export
-from shoal.runtimes.onnxruntime import OnnxRunner, onnx_latency
+from shoal.measure import latency_in, latency_ratio, measure_latency
+from shoal.runtimes import RUNTIMES, Runner, Runtime, check_runtime, export, find_runtime
+from shoal.runtimes.onnx_session import OnnxRunner
 
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
@@ -68,27 +68,28 @@ def test_a_runner_says_what_does_not_fit(path: Path, tmp_path: Path) -> None:
 def test_latency_is_measured_in_pairs_of_rounds(path: Path) -> None:
     inputs = (torch.randn(5, 3), torch.randn(5, 3))
     network = shoal.capture(Add(), inputs)
-    found = onnx_latency(
-        {"file": path, "runner": OnnxRunner(path), "network": network}, inputs, threads=1, **QUICK
-    )
+    models = {"file": OnnxRunner(path, threads=1), "runner": OnnxRunner(path), "network": network}
+    found = measure_latency(models, inputs, runtime="onnxruntime", threads=1, **QUICK)
     assert list(found) == ["file", "runner", "network"]
     for latency in found.values():
         assert (latency.batch_size, latency.samples, latency.device) == (5, 3, "cpu")
         assert latency.median_ms > 0
-    assert found["file"].threads == 1
+    assert found["file"].threads == found["network"].threads == 1
     assert latency_ratio(found["file"], found["network"]).pairs == 3
 
 
 def test_a_clock_of_ones_own_decides_the_time(path: Path) -> None:
     ticks = iter(range(10**9))
     inputs = (torch.randn(2, 3), torch.randn(2, 3))
-    found = onnx_latency({"a": path}, inputs, clock=lambda: float(next(ticks)), **QUICK)
+    found = measure_latency(
+        {"a": OnnxRunner(path)}, inputs, clock=lambda: float(next(ticks)), **QUICK
+    )
     assert found["a"].rounds_ms == (1e3, 1e3, 1e3)
 
 
-def test_a_bound_runner_stands_beside_eager_networks(path: Path) -> None:
+def test_a_runner_stands_beside_eager_networks(path: Path) -> None:
     inputs = (torch.randn(2, 3), torch.randn(2, 3))
-    models = {"eager": Add(), "runtime": OnnxRunner(path).bind(inputs)}
+    models = {"eager": Add(), "runtime": OnnxRunner(path)}
     found = measure_latency(models, inputs, **QUICK)
     assert latency_ratio(found["eager"], found["runtime"]).pairs == 3
 
@@ -105,3 +106,33 @@ def test_latency_is_measured_where_it_is_asked_for(monkeypatch: pytest.MonkeyPat
     check_runtime("eager")
     with pytest.raises(ShoalError, match="shoal"):
         check_runtime("onnxruntime")
+
+
+def test_every_runtime_gives_the_networks_outputs_and_a_call_to_time() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).train()
+    network, x = shoal.capture(net.eval(), torch.randn(2, 3, 8, 8)).train(), torch.randn(5, 3, 8, 8)
+    with torch.no_grad():
+        expected = network.eval()(x)
+        network.train()
+    for name in RUNTIMES:
+        runtime = find_runtime(name, threads=1)
+        assert runtime.name == name
+        assert runtime.version[0].isdigit()
+        runner = runtime.make(network, x, check=True)
+        assert (runner.device, runner.threads) == ("cpu", 1)
+        torch.testing.assert_close(runner(x), expected)
+        with runner.ready(x) as call:
+            call()
+        assert network.training
+
+
+def test_a_runtime_of_ones_own_is_one_class() -> None:
+    class Doubled(Runtime):
+        name, title, version = "doubled", "twice in eager mode", "1"
+
+        def make(self, network: nn.Module, inputs: Tensor, *, check: bool = False) -> Runner:
+            return find_runtime("eager").make(nn.Sequential(network, network), inputs)
+
+    found = measure_latency({"a": nn.Linear(3, 3)}, torch.randn(2, 3), runtime=Doubled(), **QUICK)
+    assert found["a"].median_ms > 0

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import small_runs
-from shoal.measure import OnnxRunners, SideBySide, eager_side_by_side
+from shoal.measure import InRuntime, SideBySide
 from shoal.measure.latency import Latency
 from shoal.merge.report import MergeReport
 from shoal.network import Network
@@ -101,7 +101,7 @@ def test_a_network_that_cannot_be_exported_is_left_out() -> None:
 
     x = torch.ones(2, 3)
     models = {"plain": nn.Linear(3, 3).eval(), "wild": Wild()}
-    runners = OnnxRunners(models, x)
+    runners = InRuntime("onnxruntime", models, x)
     assert set(runners.missing) == {"wild"}
     assert "\n" not in runners.missing["wild"]
     found = runners.measure(x, "plain", min_seconds=0)
@@ -110,4 +110,6 @@ def test_a_network_that_cannot_be_exported_is_left_out() -> None:
     assert without.latencies == {}
     assert set(without.missing) == {"plain", "wild"}
     assert without.to_dict()["ratio"] == {}
-    assert set(eager_side_by_side(models, x, "plain", min_seconds=0).latencies) == set(models)
+    assert set(InRuntime("eager", models, x).measure(x, "plain", min_seconds=0).latencies) == set(
+        models
+    )

@@ -317,19 +317,18 @@ def _latencies(
     onnx: bool,
 ) -> list[list[SideBySide]]:
     """Return the latencies of all networks, at each batch size, in each runtime."""
-    from shoal.measure import OnnxRunners, eager_side_by_side
+    from shoal.measure import InRuntime
+    from shoal.runtimes import EAGER
 
     networks = {entry.name: entry.network for entry in entries}
     baseline = next(entry for entry in entries if entry.baseline)
     limits = {"min_seconds": seconds, "max_seconds": max(60.0, 2 * seconds)}
-    runners = None
-    if onnx:
-        runners = OnnxRunners(networks, _batch(baseline.network, 2), threads=threads)
-    found = []
-    for size in batches:
-        inputs = _batch(baseline.network, size)
-        eager = eager_side_by_side(networks, inputs, baseline.name, threads=threads, **limits)
-        found.append([eager])
-        if runners is not None:
-            found[-1].append(runners.measure(inputs, baseline.name, **limits))
-    return found
+    example = _batch(baseline.network, 2)
+    made = [
+        InRuntime(runtime, networks, example, threads=threads)
+        for runtime in (EAGER, *["onnxruntime"] * onnx)
+    ]
+    return [
+        [one.measure(_batch(baseline.network, size), baseline.name, **limits) for one in made]
+        for size in batches
+    ]

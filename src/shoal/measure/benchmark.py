@@ -15,6 +15,7 @@ from shoal.measure.latency import Latency, latency_ratio, measure_latency
 from shoal.measure.macs import count_macs, count_params
 from shoal.measure.stats import Ratio
 from shoal.network.inputs import Inputs, batch_size
+from shoal.runtimes import EAGER, Runtime
 
 __all__ = ["Benchmark", "benchmark"]
 
@@ -72,6 +73,7 @@ def benchmark(
     inputs: Inputs,
     baseline: nn.Module | None = None,
     *,
+    runtime: str | Runtime = EAGER,
     warmup: int = 3,
     repeats: int = 20,
     min_seconds: float = 0.5,
@@ -89,17 +91,19 @@ def benchmark(
         net: the network, or any module (then its depth is not known).
         inputs: one batch: a tensor, a tuple of them, or a dict of keyword inputs.
         baseline: what to compare with, called with the same inputs.
+        runtime: where latency is measured: "eager", "onnxruntime", or a `Runtime` of your own.
         warmup: untimed calls of each.
         repeats: number of rounds.
         min_seconds: rounds go on until they took so long together, in seconds.
         max_seconds: no round is started after so many seconds.
-        threads: threads for PyTorch on the CPU; None leaves them.
+        threads: threads on the CPU; None leaves them.
         channels_last: run 4-D inputs in channels_last memory format.
         device: where to measure; by default where the network is.
         clock: returns seconds; by default CUDA's events or the machine's best clock.
 
     Raises:
         ConfigError: a model is not a module or cannot be called with the inputs.
+        ShoalError: the runtime is not installed, or a model cannot be translated for it.
     """
     models = {"net": net} if baseline is None else {"net": net, "baseline": baseline}
     for name, model in models.items():
@@ -108,6 +112,7 @@ def benchmark(
     latencies = measure_latency(
         models,
         inputs,
+        runtime=runtime,
         warmup=warmup,
         repeats=repeats,
         min_seconds=min_seconds,

@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
-from shoal.errors import ConfigError
-from shoal.measure.rounds import clock_timer, device_timer, time_rounds
+from shoal.errors import ConfigError, ShoalError
+from shoal.measure.rounds import Timer, clock_timer, device_timer, time_rounds
 from shoal.measure.stats import Ratio, quartiles
-from shoal.network.borrow import borrowed
-from shoal.network.inputs import (
-    Inputs,
-    as_call,
-    batch_size,
-    first_line,
-    home_device,
-    map_tensors,
-    resolve_device,
-    tensors_of,
-)
+from shoal.network.inputs import Inputs, batch_size, first_line
+from shoal.runtimes.runtime import EAGER, Runner, Runtime, find_runtime
 
-__all__ = ["Latency", "latency_ratio", "measure_latency"]
+__all__ = ["Latency", "latency_in", "latency_ratio", "measure_latency"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +30,7 @@ class Latency:
         inner: calls in a row that make one round's sample.
         batch_size: samples (images) per call.
         device: where it ran ("cpu", "cuda:0").
-        threads: threads that PyTorch used on the CPU.
+        threads: threads that were used on the CPU.
         rounds_ms: each round's time, in the order of the rounds.
     """
 
@@ -91,6 +82,7 @@ def measure_latency(
     models: Mapping[str, Callable[..., Any]],
     inputs: Inputs,
     *,
+    runtime: str | Runtime = EAGER,
     warmup: int = 3,
     repeats: int = 20,
     min_seconds: float = 0.5,
@@ -104,36 +96,44 @@ def measure_latency(
 
     Each round calls every model, in an order that changes from round to round, so a machine that
     gets slower or faster does so for all of them; `latency_ratio` then compares round by round.
-    Modules run in eval and inference mode and are left exactly as they were. A call on a GPU is
-    timed as one of several issued back to back.
+    Modules run in eval and inference mode and are left exactly as they were. Only the runtime is
+    timed: inputs are converted beforehand. A call on a GPU is timed as one of several issued back
+    to back.
 
     Args:
-        models: modules or other callables by name, called as they are with the inputs.
+        models: by name: modules or other callables, which are made to run in the runtime, or
+            `Runner`s, which run where they are.
         inputs: a tensor, a tuple of them, or a dict of keyword inputs, batch first.
+        runtime: where to run them: "eager", "onnxruntime", or a `Runtime` of your own.
         warmup: untimed calls of each model.
         repeats: number of rounds.
         min_seconds: rounds go on until they took so long together, in seconds.
         max_seconds: no round is started after so many seconds (three are always done).
-        threads: threads for PyTorch on the CPU during the measurement; None leaves them.
+        threads: threads on the CPU during the measurement; None leaves them.
         channels_last: run 4-D inputs, and the modules for them, in channels_last memory format.
         device: where to measure; by default where the first module with parameters is.
         clock: returns seconds; by default CUDA's events or the machine's best clock.
 
     Raises:
+        NameNotFoundError: there is no such runtime.
         ConfigError: a model cannot be called with the inputs, or a limit makes no sense.
+        ShoalError: the runtime is not installed, or a model cannot be translated for it.
     """
     if threads is not None and threads < 1:
         raise ConfigError(f"threads must be at least 1, not {threads}")
     size = batch_size(inputs)
-    place = _place(models, inputs, device)
-    channels_last = channels_last and any(t.dim() == 4 for t in tensors_of(inputs))
-    timer = device_timer(place) if clock is None else clock_timer(clock, _synchronize(place))
-    with ExitStack() as stack, _thread_count(threads) as used:
+    options = {"threads": threads, "channels_last": channels_last, "device": device}
+    where = find_runtime(runtime, **options)
+    where = replace(where, device=where.place(models.values(), inputs))  # one for all
+    runners = {
+        name: model if isinstance(model, Runner) else where.make(model, inputs)
+        for name, model in models.items()
+    }
+    queue = next((runner.queue for runner in runners.values() if runner.queue is not None), None)
+    with ExitStack() as stack:
         calls = {}
-        for name, model in models.items():
-            lent = stack.enter_context(borrowed(model, device=place, channels_last=channels_last))
-            calls[name] = _bound(lent, _prepared(inputs, place, channels_last))
-        stack.enter_context(torch.inference_mode())
+        for name, runner in runners.items():
+            calls[name] = stack.enter_context(runner.ready(inputs))
         for name, call in calls.items():
             _try(name, call)
         rounds = time_rounds(
@@ -142,73 +142,42 @@ def measure_latency(
             repeats=repeats,
             min_seconds=min_seconds,
             max_seconds=max_seconds,
-            timer=timer,
+            timer=_timer(queue, clock),
         )
     return {
-        name: _latency(rounds.seconds[name], rounds.inner[name], size, place, used)
-        for name in models
+        name: _latency(rounds.seconds[name], rounds.inner[name], size, runner)
+        for name, runner in runners.items()
     }
 
 
-def _latency(
-    seconds: tuple[float, ...], inner: int, size: int, place: torch.device, threads: int
-) -> Latency:
+def latency_in(
+    runtime: str | Runtime, models: Mapping[str, Callable[..., Any]], inputs: Inputs, **options: Any
+) -> dict[str, Latency]:
+    """Measure models in a runtime; `options` are those of `measure_latency`."""
+    return measure_latency(models, inputs, runtime=runtime, **options)
+
+
+def _latency(seconds: tuple[float, ...], inner: int, size: int, runner: Runner) -> Latency:
     times = tuple(1e3 * s for s in seconds)
     q1, median, q3 = quartiles(times)
-    return Latency(median, q1, q3, len(times), inner, size, str(place), threads, times)
+    return Latency(median, q1, q3, len(times), inner, size, runner.device, runner.threads, times)
 
 
-def _place(
-    models: Mapping[str, Any], inputs: Inputs, device: torch.device | str | None
-) -> torch.device:
-    if device is not None:
-        return resolve_device(device)
-    for model in models.values():
-        if isinstance(model, torch.nn.Module) and any(True for _ in model.parameters()):
-            return home_device(model, inputs)
-    return home_device(None, inputs)
-
-
-def _synchronize(place: torch.device) -> Callable[[], object] | None:
-    if place.type in ("cpu", "meta"):
-        return None
-    return lambda: torch.accelerator.synchronize(place)
-
-
-def _prepared(inputs: Inputs, place: torch.device, channels_last: bool) -> Inputs:
-    """Return copies of the inputs on the device, so that no model can change another's."""
-
-    def copy(tensor: torch.Tensor) -> torch.Tensor:
-        tensor = tensor.detach().to(place, copy=True)
-        if channels_last and tensor.dim() == 4:
-            return tensor.contiguous(memory_format=torch.channels_last)
-        return tensor
-
-    return map_tensors(copy, inputs)
-
-
-def _bound(model: Callable[..., Any], inputs: Inputs) -> Callable[[], Any]:
-    args, kwargs = as_call(inputs)
-    return lambda: model(*args, **kwargs)
+def _timer(queue: torch.device | None, clock: Callable[[], float] | None) -> Timer:
+    if queue is None:
+        return clock_timer() if clock is None else clock_timer(clock)
+    if clock is None:
+        return device_timer(queue)
+    return clock_timer(clock, lambda: torch.accelerator.synchronize(queue))
 
 
 def _try(name: str, call: Callable[[], Any]) -> None:
     try:
         call()
+    except ShoalError:
+        raise
     except Exception as error:
         raise ConfigError(
             f"the model '{name}' cannot be called with these inputs ({first_line(error)}): "
             "pass inputs of the shapes and types that its forward takes"
         ) from error
-
-
-@contextmanager
-def _thread_count(threads: int | None) -> Iterator[int]:
-    before = torch.get_num_threads()
-    if threads is not None:
-        torch.set_num_threads(threads)
-    try:
-        yield torch.get_num_threads()
-    finally:
-        if threads is not None:
-            torch.set_num_threads(before)

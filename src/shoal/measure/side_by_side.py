@@ -10,12 +10,11 @@ from torch import nn
 
 from shoal.errors import ShoalError
 from shoal.measure.latency import Latency, latency_ratio, measure_latency
-from shoal.measure.latency_in import EAGER, ONNX_RUNTIME
 from shoal.measure.stats import Ratio
 from shoal.network.inputs import Inputs
-from shoal.runtimes.onnxruntime import OnnxRunner, lacking_package, onnx_latency
+from shoal.runtimes.runtime import RUNTIMES, Runner, Runtime
 
-__all__ = ["OnnxRunners", "SideBySide", "eager_side_by_side"]
+__all__ = ["InRuntime", "SideBySide"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,7 @@ class SideBySide:
     """Latencies of several networks from the same rounds.
 
     Attributes:
-        runtime: "eager" or "onnxruntime".
+        runtime: its name.
         baseline: the name of the network that the others are compared with.
         latencies: by name; empty where the runtime cannot run the baseline.
         missing: by name, why there is no latency of a network.
@@ -49,53 +48,43 @@ class SideBySide:
         }
 
 
-def eager_side_by_side(
-    models: Mapping[str, nn.Module],
-    inputs: Inputs,
-    baseline: str,
-    *,
-    threads: int | None = None,
-    min_seconds: float = 0.5,
-    max_seconds: float = 60.0,
-) -> SideBySide:
-    """Measure networks in eager mode; see `measure_latency` for the options.
+class InRuntime:
+    """Networks made to run in a runtime once, to be timed at several batch sizes.
 
-    Raises:
-        ConfigError: a network cannot be called with the inputs.
-    """
-    found = measure_latency(
-        models, inputs, threads=threads, min_seconds=min_seconds, max_seconds=max_seconds
-    )
-    return SideBySide(EAGER, baseline, found, {})
-
-
-class OnnxRunners:
-    """Networks opened in ONNX Runtime once, to be timed at several batch sizes.
-
-    Each network is exported, and checked, into a temporary file. What cannot be exported or run is
-    left out, and `missing` tells why.
+    What cannot be made or run there is left out, and `missing` says why.
 
     Args:
+        runtime: "eager", "onnxruntime", or a `Runtime` of your own.
         models: by name.
-        example: inputs to export with.
-        threads: threads of one operation; None takes as many as PyTorch uses here.
+        example: inputs to make them with; what is made is compared with the network.
+        threads: threads on the CPU; None takes as many as PyTorch uses here.
 
     Attributes:
         missing: by name, one line on why a network is left out.
+
+    Raises:
+        NameNotFoundError: there is no such runtime.
     """
 
     def __init__(
-        self, models: Mapping[str, nn.Module], example: Inputs, *, threads: int | None = None
+        self,
+        runtime: str | Runtime,
+        models: Mapping[str, nn.Module],
+        example: Inputs,
+        *,
+        threads: int | None = None,
     ) -> None:
         self.missing: dict[str, str] = {}
-        self._runners: dict[str, OnnxRunner] = {}
-        lacking = lacking_package()
+        self._runners: dict[str, Runner] = {}
+        where = RUNTIMES[runtime](threads=threads) if isinstance(runtime, str) else runtime
+        self.name = where.name
+        lacking = where.lacking()
         for name, model in models.items():
             if lacking is not None:
                 self.missing[name] = lacking
                 continue
             try:
-                self._runners[name] = OnnxRunner.of(model, example, threads=threads)
+                self._runners[name] = where.make(model, example, check=True)
             except ShoalError as error:
                 self.missing[name] = str(error)
 
@@ -111,14 +100,13 @@ class OnnxRunners:
         found: dict[str, Latency] = {}
         missing = dict(self.missing)
         if baseline in self._runners:
-            runners = dict(self._runners)
             try:
-                found = onnx_latency(
-                    runners, inputs, min_seconds=min_seconds, max_seconds=max_seconds
+                found = measure_latency(
+                    self._runners, inputs, min_seconds=min_seconds, max_seconds=max_seconds
                 )
             except ShoalError as error:
-                missing |= dict.fromkeys(runners, str(error))
+                missing |= dict.fromkeys(self._runners, str(error))
         else:
             why = f"not timed, since the baseline cannot be ({missing.get(baseline, 'unknown')})"
             missing |= dict.fromkeys(self._runners, why)
-        return SideBySide(ONNX_RUNTIME, baseline, found, missing)
+        return SideBySide(self.name, baseline, found, missing)

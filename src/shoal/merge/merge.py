@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from shoal.errors import ConfigError, PlanError
-from shoal.measure import EAGER, check_runtime, compare_outputs, count_macs, depth, latency_in
+from shoal.measure import compare_outputs, count_macs, depth, latency_in
 from shoal.merge.algebra import ConvMap
 from shoal.merge.build import FOLD_ONLY, Applier, Attempt
 from shoal.merge.cut import Prices
@@ -25,6 +25,7 @@ from shoal.network import Network, Operation
 from shoal.network.cleanup import remove_dead_, used_paths
 from shoal.network.modules import Line
 from shoal.network.rewrite import replace_stretch_
+from shoal.runtimes import EAGER, check_runtime
 from shoal.surgery.layer_spec import layer_from_spec
 from shoal.surgery.replay import replayers
 

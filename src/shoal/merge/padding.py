@@ -15,7 +15,6 @@ import torch
 from torch import fx, nn
 
 from shoal.errors import PlanError
-from shoal.measure import EAGER
 from shoal.merge.algebra import conv_padding
 from shoal.merge.cut import Prices, best_cut
 from shoal.merge.linear_ops import linear_map
@@ -25,6 +24,7 @@ from shoal.merge.regions import Element, Layer, Region, find_regions
 from shoal.modes import device_of
 from shoal.network import Network, Operation
 from shoal.network.rewrite import between
+from shoal.runtimes import EAGER
 from shoal.surgery.replay import replayers
 
 __all__ = ["find_movable_paddings", "move_paddings_"]

@@ -7,7 +7,6 @@ import json
 import os
 import platform
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -15,9 +14,10 @@ from torch import fx, nn
 
 from shoal.errors import ShoalError
 from shoal.files import write_file
-from shoal.measure import EAGER, latency_in
+from shoal.measure import latency_in
 from shoal.merge.algebra import ConvMap
 from shoal.merge.linear_ops import tensor_shape
+from shoal.runtimes import EAGER, Runtime, find_runtime
 
 __all__ = ["LatencyCosts", "cache_folder"]
 
@@ -41,7 +41,7 @@ class LatencyCosts:
         batch: batch size of the inputs.
         device: where to measure.
         dtype: of weights and inputs.
-        runtime: "eager" or "onnxruntime".
+        runtime: where to measure, by name or as it is.
         persistent: keep the figures on disk for later runs on this machine.
     """
 
@@ -50,14 +50,14 @@ class LatencyCosts:
         batch: int,
         device: torch.device,
         dtype: torch.dtype,
-        runtime: str = EAGER,
+        runtime: str | Runtime = EAGER,
         *,
         persistent: bool = True,
     ) -> None:
         self.batch = batch
         self.device = device
         self.dtype = dtype
-        self.runtime = runtime
+        self.runtime = find_runtime(runtime)
         self.path = cache_folder() / f"latency-{self._machine()}.json" if persistent else None
         self._known: dict[str, float] = self._read()
         self._fresh = False
@@ -67,9 +67,8 @@ class LatencyCosts:
         parts = [
             "fastest", platform.machine(), platform.processor(), platform.node(), where,
             self.device.type, str(torch.get_num_threads()), torch.__version__,
+            self.runtime.name, self.runtime.version,
         ]  # fmt: skip
-        if self.runtime != EAGER:
-            parts += [self.runtime, version(self.runtime)]
         return hashlib.sha256("|".join(parts).encode()).hexdigest()[:12]
 
     def _read(self) -> dict[str, float]:

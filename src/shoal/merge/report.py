@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from shoal.errors import PlanError
-from shoal.measure import EAGER
+from shoal.runtimes import EAGER
 
 __all__ = ["Boundary", "Kept", "MergeReport", "Merged"]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from torch import float32
 
-from shoal.measure import EAGER
 from shoal.merge.build import Applier, Attempt
 from shoal.merge.cut import Prices
 from shoal.merge.merge import fix_lines
@@ -14,6 +13,7 @@ from shoal.merge.regions import Element, Layer, find_regions
 from shoal.modes import device_of
 from shoal.network import Network
 from shoal.network.cleanup import remove_dead_, used_paths
+from shoal.runtimes import EAGER
 
 __all__ = ["trial_merge_"]
 

@@ -6,10 +6,10 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from shoal.measure import EAGER
 from shoal.merge.report import Boundary, Merged, MergeReport
 from shoal.report.latency_tables import runtime_name
 from shoal.report.wording import amount, milliseconds
+from shoal.runtimes import EAGER
 
 __all__ = ["boundaries_table", "merge_tables", "merged_table"]
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from rich.markup import escape
 from rich.table import Table
 
-from shoal.measure import EAGER
 from shoal.report.energy_tables import energy_lines
 from shoal.report.latency_tables import runtime_name, runtime_notes
 from shoal.report.record import RunRecord
 from shoal.report.wording import DONE, amount, duration, milliseconds, percent, points, ratio
+from shoal.runtimes import EAGER
 from shoal.search.records import Step, lineage
 
 __all__ = ["comparison_table", "outcome_lines", "steps_table"]

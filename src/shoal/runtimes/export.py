@@ -19,7 +19,7 @@ from shoal.network.borrow import borrowed
 from shoal.network.inputs import Inputs, as_call, batch_size, first_line, home_device, map_tensors
 from shoal.quiet import quietly
 from shoal.runtimes.onnx_file import MAX_BYTES, onnx_model, opset_of, root_cause
-from shoal.runtimes.onnxruntime import OnnxRunner
+from shoal.runtimes.onnx_session import OnnxRunner
 from shoal.runtimes.program import Example, called_program, flat_program, outputs_of, repeat_rows
 
 __all__ = ["ExportReport", "export"]

@@ -7,15 +7,16 @@ ratio is against the dense network folded.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from shoal.errors import ShoalError
-from shoal.measure import EAGER, OnnxRunners, SideBySide, count_params, eager_side_by_side
+from shoal.measure import InRuntime, SideBySide, count_params
 from shoal.merge.merge import merge_
 from shoal.merge.report import MergeReport
 from shoal.network import Network
+from shoal.runtimes import EAGER, RUNTIMES
 
 __all__ = ["BASELINE", "Ending", "end_of", "folded"]
 
@@ -32,8 +33,8 @@ class Ending:
         report: what was merged, what was kept and why, and the proof that nothing changed.
         latency: JSON values. `dense_ms`, `dense_folded_ms`, `result_ms` and `result_merged_ms` in
             `runtime` at `batch`, in milliseconds; `speedup`, of merged over dense folded;
-            `runtimes`, the same networks in eager mode and in ONNX Runtime with each one's ratio,
-            as `SideBySide.to_dict` has it.
+            `runtimes`, the same networks in each runtime with each one's ratio, as
+            `SideBySide.to_dict` has it.
         energy: of training and inference, as `Meter.summary` has it; empty without a meter.
     """
 
@@ -73,16 +74,19 @@ def end_of(
         "result": best,
         "result_merged": merged,
     }
-    eager = eager_side_by_side(networks, inputs, BASELINE, min_seconds=_SECONDS, max_seconds=30.0)
-    runners = OnnxRunners(networks, inputs)
-    onnx = runners.measure(inputs, BASELINE, min_seconds=_SECONDS, max_seconds=30.0)
-    return Ending(merged, report, _latency(eager, onnx, merged, report, batch))
+    found = [
+        InRuntime(name, networks, inputs).measure(
+            inputs, BASELINE, min_seconds=_SECONDS, max_seconds=30.0
+        )
+        for name in RUNTIMES.names()
+    ]
+    return Ending(merged, report, _latency(found, merged, report, batch))
 
 
 def _latency(
-    eager: SideBySide, onnx: SideBySide, merged: Network, report: MergeReport, batch: int
+    found: Sequence[SideBySide], merged: Network, report: MergeReport, batch: int
 ) -> dict[str, Any]:
-    own = eager if report.runtime == EAGER else onnx
+    own = next(one for one in found if one.runtime == report.runtime)
     if own.missing:
         raise ShoalError(next(iter(own.missing.values())))
     return {
@@ -90,7 +94,7 @@ def _latency(
         "runtime": report.runtime,
         **{f"{name}_ms": latency.median_ms for name, latency in own.latencies.items()},
         "speedup": own.ratio("result_merged").to_dict(),
-        "runtimes": [eager.to_dict(), onnx.to_dict()],
+        "runtimes": [one.to_dict() for one in found],
         "merge_max_rel_error": report.max_rel_error,
         "merged_depth": report.depth_after,
         "merged_macs": report.macs_after,

@@ -18,7 +18,7 @@ import torch
 from torch import fx
 
 from shoal.errors import NameNotFoundError
-from shoal.measure import EAGER, latency_in
+from shoal.measure import latency_in
 from shoal.measure.stats import Ratio
 from shoal.merge.linear_ops import tensor_shape
 from shoal.merge.merge import merge_
@@ -26,6 +26,7 @@ from shoal.merge.trial import trial_merge_
 from shoal.network import Network
 from shoal.network.blocks import find_blocks
 from shoal.network.stretches import Stretch, find_stretch, find_stretches
+from shoal.runtimes import EAGER
 from shoal.surgery import FittedLine, drop_, linearize_
 from shoal.surgery.collapse import put_collapsed_
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from shoal.errors import ConfigError, unknown_name
-from shoal.measure import EAGER, check_runtime
+from shoal.runtimes import EAGER, check_runtime
 from shoal.surgery.linearize import check_how
 from shoal.training import Recipe
 

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from shoal.data.batch import split_batch
 from shoal.errors import CheckpointError, DataError, TrainingError
-from shoal.measure import EAGER, Latency, Ratio, benchmark, latency_in, latency_ratio
+from shoal.measure import Latency, Ratio, benchmark, latency_in, latency_ratio
 from shoal.merge.merge import merge_
 from shoal.models import check_finite
 from shoal.modes import device_of
 from shoal.network import Network
+from shoal.runtimes import EAGER
 from shoal.search.ending import Ending, end_of, folded
 from shoal.search.listener import Listener
 from shoal.search.options import Search

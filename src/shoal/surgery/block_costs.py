@@ -11,13 +11,14 @@ from typing import Any
 from torch import nn
 
 from shoal.errors import ConfigError, unknown_name
-from shoal.measure.latency_in import EAGER, latency_in
+from shoal.measure.latency import measure_latency
 from shoal.measure.macs import count_params
 from shoal.measure.node_macs import count_node_macs
 from shoal.network import Network
 from shoal.network.blocks import BlockNodes, find_blocks
 from shoal.network.inputs import Inputs
 from shoal.network.weights import own_tensors
+from shoal.runtimes import EAGER
 from shoal.surgery.drop import drop_
 
 __all__ = ["BlockCost", "block_costs"]
@@ -78,8 +79,8 @@ def block_costs(
         repeats: number of rounds.
         min_seconds: rounds go on until they took so long together, in seconds.
         max_seconds: no round is started after so many seconds.
-        threads: threads for PyTorch on the CPU; None leaves them (eager only).
-        channels_last: run 4-D inputs in channels_last memory format (eager only).
+        threads: threads on the CPU; None leaves them.
+        channels_last: run 4-D inputs in channels_last memory format.
         runtime: where latency is measured, "eager" or "onnxruntime".
 
     Returns:
@@ -99,12 +100,16 @@ def block_costs(
     whole_ms = 0.0
     if latency and blocks:
         models = {"": network, **{b.block.name: _without(network, b.block.name) for b in blocks}}
-        how: dict[str, Any] = {
-            "repeats": repeats, "min_seconds": min_seconds, "max_seconds": max_seconds,
-        }  # fmt: skip
-        if runtime == EAGER:
-            how |= {"threads": threads, "channels_last": channels_last}
-        times = latency_in(runtime, models, inputs, **how)
+        times = measure_latency(
+            models,
+            inputs,
+            runtime=runtime,
+            repeats=repeats,
+            min_seconds=min_seconds,
+            max_seconds=max_seconds,
+            threads=threads,
+            channels_last=channels_last,
+        )
         whole_ms, rounds = times[""].median_ms, times[""].rounds_ms
         for name in models.keys() - {""}:
             pairs = zip(rounds, times[name].rounds_ms, strict=True)

@@ -1,0 +1,126 @@
+"""What a runtime is: a place where networks run for their users."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from shoal.errors import ShoalError
+from shoal.network.inputs import Inputs, resolve_device
+from shoal.registry import Registry
+
+__all__ = ["EAGER", "RUNTIMES", "Runner", "Runtime", "check_runtime", "find_runtime"]
+
+EAGER = "eager"
+
+
+class Runner(ABC):
+    """A network made to run somewhere. Called as the network is, it gives its outputs.
+
+    Attributes:
+        device: where it runs ("cpu", "cuda:0").
+        threads: threads that it uses on the CPU.
+        queue: the device that calls are only handed to, and which a timer must wait for; None
+            where a call returns when it is done.
+    """
+
+    device: str
+    threads: int
+    queue: torch.device | None = None
+
+    @abstractmethod
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the outputs for these inputs."""
+
+    @abstractmethod
+    def ready(self, inputs: Inputs) -> AbstractContextManager[Callable[[], object]]:
+        """Give, for a while, a call that runs these inputs and does nothing else.
+
+        Inputs are converted and put in place beforehand, so that the call can be timed.
+
+        Raises:
+            ConfigError: the inputs are not the network's.
+        """
+
+
+@dataclass(frozen=True)
+class Runtime(ABC):
+    """Makes networks run somewhere; one file per runtime, registered by `register_runtime`.
+
+    Attributes:
+        threads: threads on the CPU; None takes as many as PyTorch uses here.
+        device: where to run; None leaves it to the runtime.
+        channels_last: run images in channels_last memory format, where the runtime has a choice.
+        name: under which it is asked for.
+        title: its name for readers.
+    """
+
+    threads: int | None = None
+    device: torch.device | str | None = None
+    channels_last: bool = True
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def version(self) -> str:
+        """The version of the library that runs the network."""
+
+    def lacking(self) -> str | None:
+        """Return one line on what to install before it can be used here; None for nothing."""
+        return None
+
+    def place(self, networks: Iterable[Any], inputs: Inputs) -> torch.device:
+        """Return the device on which these run side by side: the one asked for, or the usual one.
+
+        Raises:
+            ConfigError: there is no such device here.
+        """
+        return resolve_device("cpu" if self.device is None else self.device)
+
+    @abstractmethod
+    def make(self, network: Any, inputs: Inputs, *, check: bool = False) -> Runner:
+        """Return a network made to run here.
+
+        Args:
+            network: a module.
+            inputs: one batch, of any size.
+            check: compare what was made with the network, where it is translated.
+
+        Raises:
+            ShoalError: the runtime cannot take the network.
+        """
+
+
+RUNTIMES: Registry[type[Runtime]] = Registry(
+    "runtime", later=("shoal.runtimes.onnxruntime", "shoal.runtimes.eager")
+)
+
+
+def find_runtime(runtime: str | Runtime, **options: Any) -> Runtime:
+    """Return the runtime of a name, ready to be used; one that is given stays as it is.
+
+    Args:
+        runtime: "eager", "onnxruntime", or a registered one.
+        **options: `threads`, `device` and `channels_last` of `Runtime`.
+
+    Raises:
+        NameNotFoundError: there is no such runtime.
+        ShoalError: a package that it needs is not installed.
+    """
+    found = RUNTIMES[runtime](**options) if isinstance(runtime, str) else runtime
+    lacking = found.lacking()
+    if lacking is not None:
+        raise ShoalError(lacking)
+    return found
+
+
+def check_runtime(runtime: str) -> None:
+    """Raise what `find_runtime` raises for a name that cannot be used here."""
+    find_runtime(runtime)
