@@ -6,8 +6,8 @@ Exporting writes a network as one `.onnx` or `.pt2` file that is proven to compu
 
 from __future__ import annotations
 
-from shoal.runtimes.export import ExportReport, export
 from shoal.runtimes.runtime import EAGER, RUNTIMES, Runner, Runtime, check_runtime, find_runtime
+from shoal.runtimes.write import ExportReport, export
 
 __all__ = [
     "EAGER",

@@ -12,9 +12,9 @@ from typing_extensions import override
 
 from shoal.errors import ConfigError, missing_extra
 from shoal.network.inputs import Inputs
-from shoal.runtimes.export import export
 from shoal.runtimes.onnx_session import OnnxRunner
 from shoal.runtimes.runtime import RUNTIMES, Runtime
+from shoal.runtimes.write import export
 
 __all__ = ["OnnxRuntime"]
 
