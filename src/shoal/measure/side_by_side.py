@@ -12,7 +12,7 @@ from shoal.errors import ShoalError
 from shoal.measure.latency import Latency, latency_ratio, measure_latency
 from shoal.measure.stats import Ratio
 from shoal.network.inputs import Inputs
-from shoal.runtimes.runtime import RUNTIMES, Runner, Runtime
+from shoal.runtimes.runtime import Runner, Runtime, open_runtime
 
 __all__ = ["InRuntime", "SideBySide"]
 
@@ -76,7 +76,7 @@ class InRuntime:
     ) -> None:
         self.missing: dict[str, str] = {}
         self._runners: dict[str, Runner] = {}
-        where = RUNTIMES[runtime](threads=threads) if isinstance(runtime, str) else runtime
+        where = open_runtime(runtime, threads=threads)
         self.name = where.name
         lacking = where.lacking()
         for name, model in models.items():

@@ -6,8 +6,19 @@ Exporting writes a network as one `.onnx` or `.pt2` file that is proven to compu
 
 from __future__ import annotations
 
-from shoal.runtimes.runtime import EAGER, RUNTIMES, Runner, Runtime, check_runtime, find_runtime
+from shoal.registry import import_modules
+from shoal.runtimes.runtime import (
+    EAGER,
+    RUNTIMES,
+    Runner,
+    Runtime,
+    check_runtime,
+    find_runtime,
+    register_runtime,
+)
 from shoal.runtimes.write import ExportReport, export
+
+import_modules(__name__, __path__)
 
 __all__ = [
     "EAGER",
@@ -18,4 +29,5 @@ __all__ = [
     "check_runtime",
     "export",
     "find_runtime",
+    "register_runtime",
 ]

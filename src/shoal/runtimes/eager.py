@@ -18,12 +18,12 @@ from shoal.network.inputs import (
     map_tensors,
     tensors_of,
 )
-from shoal.runtimes.runtime import EAGER, RUNTIMES, Runner, Runtime
+from shoal.runtimes.runtime import EAGER, Runner, Runtime, register_runtime
 
 __all__ = ["Eager"]
 
 
-@RUNTIMES.register(EAGER)
+@register_runtime(EAGER)
 class Eager(Runtime):
     """PyTorch, without a compiler. Modules are left exactly as they were."""
 

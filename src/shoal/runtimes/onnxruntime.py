@@ -13,7 +13,7 @@ from typing_extensions import override
 from shoal.errors import ConfigError, missing_extra
 from shoal.network.inputs import Inputs
 from shoal.runtimes.onnx_session import OnnxRunner
-from shoal.runtimes.runtime import RUNTIMES, Runtime
+from shoal.runtimes.runtime import Runtime, register_runtime
 from shoal.runtimes.write import export
 
 __all__ = ["OnnxRuntime"]
@@ -21,7 +21,7 @@ __all__ = ["OnnxRuntime"]
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
-@RUNTIMES.register("onnxruntime")
+@register_runtime("onnxruntime")
 class OnnxRuntime(Runtime):
     """ONNX Runtime, on the CPU unless a device is given."""
 

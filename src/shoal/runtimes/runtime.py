@@ -14,7 +14,16 @@ from shoal.errors import ShoalError
 from shoal.network.inputs import Inputs, resolve_device
 from shoal.registry import Registry
 
-__all__ = ["EAGER", "RUNTIMES", "Runner", "Runtime", "check_runtime", "find_runtime"]
+__all__ = [
+    "EAGER",
+    "RUNTIMES",
+    "Runner",
+    "Runtime",
+    "check_runtime",
+    "find_runtime",
+    "open_runtime",
+    "register_runtime",
+]
 
 EAGER = "eager"
 
@@ -98,27 +107,47 @@ class Runtime(ABC):
         """
 
 
-RUNTIMES: Registry[type[Runtime]] = Registry(
-    "runtime", later=("shoal.runtimes.onnxruntime", "shoal.runtimes.eager")
-)
+RUNTIMES: Registry[type[Runtime]] = Registry("runtime", group="shoal.runtimes")
+
+
+def register_runtime(name: str) -> Callable[[type[Runtime]], type[Runtime]]:
+    """Return a decorator that makes a `Runtime` known under a name.
+
+    Example:
+        >>> @register_runtime("elsewhere")
+        ... class Elsewhere(Runtime): ...
+    """
+    return RUNTIMES.register(name)
+
+
+def open_runtime(runtime: str | Runtime, **options: Any) -> Runtime:
+    """Return the runtime of a name, which may lack packages; one that is given stays as it is.
+
+    Args:
+        runtime: "eager", "onnxruntime", a registered one, or `path/file.py:Name`.
+        **options: `threads`, `device` and `channels_last` of `Runtime`.
+
+    Raises:
+        NameNotFoundError: there is no such runtime.
+    """
+    if isinstance(runtime, str):
+        kind, written = RUNTIMES.find(runtime)
+        runtime = kind(**{**options, **written})
+    return runtime
 
 
 def find_runtime(runtime: str | Runtime, **options: Any) -> Runtime:
-    """Return the runtime of a name, ready to be used; one that is given stays as it is.
-
-    Args:
-        runtime: "eager", "onnxruntime", or a registered one.
-        **options: `threads`, `device` and `channels_last` of `Runtime`.
+    """Return what `open_runtime` returns, if it can be used here.
 
     Raises:
         NameNotFoundError: there is no such runtime.
         ShoalError: a package that it needs is not installed.
     """
-    found = RUNTIMES[runtime](**options) if isinstance(runtime, str) else runtime
-    lacking = found.lacking()
+    runtime = open_runtime(runtime, **options)
+    lacking = runtime.lacking()
     if lacking is not None:
         raise ShoalError(lacking)
-    return found
+    return runtime
 
 
 def check_runtime(runtime: str) -> None:
