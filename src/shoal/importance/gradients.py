@@ -22,6 +22,7 @@ from shoal.modes import device_of, kept_flags
 from shoal.network import Network
 from shoal.network.blocks import BlockNodes
 from shoal.network.weights import own_tensors
+from shoal.onednn import safe_convolutions
 from shoal.passes.batches import Batches
 from shoal.training.losses import check_targets, logits_of, sample_losses
 
@@ -140,7 +141,10 @@ def score_by_gradients(
     rounds = 2 if curved else 1
     batches = Batches(loader, device_of(network), samples=samples, progress=progress, rounds=rounds)
     loss = _Loss(network, batches)
-    with _differentiable(network, parameters, chosen[0].statistics == "batch"):
+    with (
+        _differentiable(network, parameters, chosen[0].statistics == "batch"),
+        safe_convolutions(network),
+    ):
         gradient = loss.gradient(parameters)
         curvature = loss.gradient(parameters, along=gradient) if curved else gradient
     found = []

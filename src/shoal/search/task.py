@@ -17,6 +17,7 @@ from shoal.merge.merge import merge_
 from shoal.models import check_finite
 from shoal.modes import device_of
 from shoal.network import Network
+from shoal.onednn import safe_convolutions
 from shoal.runtimes import EAGER
 from shoal.search.ending import Ending, end_of, folded
 from shoal.search.listener import Listener
@@ -83,12 +84,13 @@ class Task:
         if epochs == 0:
             return ()
         if self.custom_fit is not None:
-            self.custom_fit(network)
+            with safe_convolutions(network) as notes:
+                self.custom_fit(network)
             try:
                 check_finite(network)
             except CheckpointError as error:
                 raise TrainingError(f"after your own training {error}") from error
-            return ()
+            return tuple(notes)
 
         def heard(report: EpochReport) -> None:
             if on_epoch is not None:
