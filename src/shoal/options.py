@@ -1,0 +1,252 @@
+"""Options, each stated once: default, help, unit and check stand beside the field.
+
+Flags, the YAML schema, a run's identity, validation and the tables of the docs are derived from
+these classes. Nothing here needs PyTorch, so that `--help` need not wait for it.
+"""
+
+from __future__ import annotations
+
+import math
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
+from typing import Any, Self
+
+from shoal.errors import ConfigError, OptionError, unknown_name
+
+__all__ = [
+    "Check",
+    "Option",
+    "Options",
+    "above",
+    "at_least",
+    "between",
+    "one_of",
+    "option",
+    "options_of",
+    "share_out",
+]
+
+_META = "shoal"
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a value must satisfy.
+
+    Attributes:
+        text: the condition as a message says it, such as "0 or more".
+        holds: whether a value satisfies it.
+        choices: the values that are allowed, where there are few.
+    """
+
+    text: str
+    holds: Callable[[Any], bool]
+    choices: tuple[str, ...] = ()
+
+
+def at_least(low: float) -> Check:
+    """Return the check that a number is `low` or more."""
+    return Check(f"{low:g} or more", lambda value: value >= low)
+
+
+def above(low: float) -> Check:
+    """Return the check that a number is above `low`."""
+    return Check(f"above {low:g}", lambda value: value > low)
+
+
+def between(low: float, high: float, *, ends: str = "[]") -> Check:
+    """Return the check that a number is in an interval; `ends` as in "[0, 1)"."""
+    first = "from" if ends[0] == "[" else "above"
+    last = "to" if ends[1] == "]" else "to below" if ends[0] == "[" else "and below"
+
+    def holds(value: float) -> bool:
+        return (low <= value if ends[0] == "[" else low < value) and (
+            value <= high if ends[1] == "]" else value < high
+        )
+
+    return Check(f"{first} {low:g} {last} {high:g}", holds)
+
+
+def one_of(*choices: str) -> Check:
+    """Return the check that a value is one of a few words."""
+    return Check(f"one of {', '.join(choices)}", lambda value: value in choices, choices)
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option, as whoever derives something from it sees it.
+
+    Attributes:
+        name: of the field.
+        kind: the type of its value, without the None that an optional one also takes.
+        of: the type of a tuple's items; None for a single value.
+        optional: whether None is a value.
+        default: its default.
+        help: what it means and when to change it, in sentences.
+        unit: of the number, such as "points" or "ms"; empty if it has none.
+        check: what a value (each item of a tuple) must satisfy.
+        decides: whether it belongs to a run's identity: another value gives another result.
+        default_text: how the help shows the default, where the value itself says too little.
+        flag: whether the command line has it.
+    """
+
+    name: str
+    kind: type
+    of: type | None
+    optional: bool
+    default: Any
+    help: str
+    unit: str
+    check: Check | None
+    decides: bool
+    default_text: str
+    flag: bool
+
+    def checked(self, value: Any) -> Any:
+        """Return a value in the option's type.
+
+        Raises:
+            OptionError: it is of another type, or does not satisfy the check.
+        """
+        if value is None and self.optional:
+            return None
+        if self.of is None:
+            return self._single(value, self.kind)
+        if isinstance(value, str) or not isinstance(value, Iterable):
+            raise OptionError(self.name, value, f"a list of {_WORDS[self.of][1]}")
+        return tuple(self._single(item, self.of) for item in value)
+
+    def _single(self, value: Any, kind: type) -> Any:
+        fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            fits, value = True, float(value)
+        if fits and kind is float and not math.isfinite(value):
+            fits = False
+        if fits and (self.check is None or self.check.holds(value)):
+            return value
+        limits = "" if self.check is None else f", {self.check.text}"
+        word = f"{_WORDS[kind][0]}{f' of {self.unit}' if self.unit else ''}{limits}"
+        if self.check is not None and self.check.choices:
+            word = self.check.text
+        raise OptionError(self.name, value, word)
+
+
+_WORDS = {
+    bool: ("true or false", "true or false"),
+    int: ("a whole number", "whole numbers"),
+    float: ("a number", "numbers"),
+    str: ("a text", "texts"),
+}
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    unit: str = "",
+    check: Check | None = None,
+    decides: bool = True,
+    default_text: str = "",
+    flag: bool = True,
+) -> Any:
+    """Return a dataclass field that carries all there is to say of an option; see `Option`.
+
+    Example:
+        >>> @dataclass(frozen=True, kw_only=True)
+        ... class Folding(Options):
+        ...     threshold: float = option(0.9, "Fold slopes above this.", check=between(0, 1))
+        >>> Folding(threshold=0.5).to_dict()
+        {'threshold': 0.5}
+    """
+    about = {
+        "help": help,
+        "unit": unit,
+        "check": check,
+        "decides": decides,
+        "default_text": default_text,
+        "flag": flag,
+    }
+    return field(default=default, metadata={_META: about})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Base of all classes of options; subclasses are frozen dataclasses with keywords only.
+
+    Every field made by `option` is checked when an instance is made. A subclass that has to check
+    several together extends `__post_init__`.
+    """
+
+    def __post_init__(self) -> None:
+        """Bring every value into its type; raises `OptionError` for the first that is wrong."""
+        for known in options_of(self.__class__):
+            object.__setattr__(self, known.name, known.checked(getattr(self, known.name)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the options as JSON values; `from_dict` is the way back."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the options of `values`; what is left out has its default.
+
+        Raises:
+            NameNotFoundError: there is no such option; tells the nearest.
+            OptionError: a value makes no sense.
+        """
+        known = [f.name for f in fields(cls)]
+        for name in values:
+            if name not in known:
+                raise unknown_name("option", str(name), known)
+        return cls(**values)
+
+    def changed(self, **values: Any) -> Self:
+        """Return the options with some of them changed, checked again."""
+        return replace(self, **values)
+
+    def identity(self) -> dict[str, Any]:
+        """Return the values that decide a result, as JSON values."""
+        deciding = {known.name for known in options_of(self.__class__) if known.decides}
+        return {name: value for name, value in self.to_dict().items() if name in deciding}
+
+
+def options_of(cls: type[Options]) -> tuple[Option, ...]:
+    """Return the options of a class, in the order of its fields."""
+    known = _KNOWN.get(cls)
+    if known is None:
+        hints = typing.get_type_hints(cls)
+        known = tuple(_option(f, hints[f.name]) for f in fields(cls) if _META in f.metadata)
+        _KNOWN[cls] = known
+    return known
+
+
+_KNOWN: dict[type, tuple[Option, ...]] = {}
+
+
+def _option(f: Field[Any], hint: Any) -> Option:
+    optional = False
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]
+        optional, hint = True, kinds[0]
+    of = None
+    if typing.get_origin(hint) is tuple:
+        of, hint = typing.get_args(hint)[0], tuple
+    if f.default is MISSING or (of or hint) not in _WORDS:
+        raise ConfigError(f"the option {f.name} needs a default and a plain type")
+    return Option(f.name, hint, of, optional, f.default, **f.metadata[_META])
+
+
+def share_out(values: Mapping[str, Any], *classes: type[Options]) -> tuple[dict[str, Any], ...]:
+    """Return which of some flat values belong to which class; one may belong to several.
+
+    Raises:
+        NameNotFoundError: an option is none of these classes'; tells the nearest.
+    """
+    names = [{f.name for f in fields(cls)} for cls in classes]
+    for name in values:
+        if not any(name in of_class for of_class in names):
+            raise unknown_name("option", str(name), sorted(set().union(*names)))
+    return tuple({k: v for k, v in values.items() if k in of_class} for of_class in names)
