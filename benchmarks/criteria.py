@@ -49,9 +49,9 @@ from shoal.models import load_model
 from shoal.network import Network
 from shoal.runtimes import export
 from shoal.runtimes.onnx_session import OnnxRunner
+from shoal.search.legacy import Proposal, Search, Situation
 from shoal.search.listener import Listener
-from shoal.search.method import Proposal, Situation, methods
-from shoal.search.options import Search
+from shoal.search.method import methods
 from shoal.search.records import Step
 from shoal.search.result import Result
 from shoal.training import Recipe, fit

@@ -19,7 +19,7 @@ from shoal.cli.flags import FLAGS
 from shoal.config import Config
 from shoal.data import load_data
 from shoal.models import digits_resnet
-from shoal.search.options import Search
+from shoal.search.legacy import Search
 
 MODEL = "shoal:digits_resnet?width=4"
 BLOCKS = ["layer1.0", "layer1.1", "layer1.2", "layer2.1", "layer2.2"]

@@ -11,8 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from shoal.errors import ConfigError, unknown_name
-from shoal.search.method import recipe_of
-from shoal.search.options import Search
+from shoal.search.legacy import Search, recipe_of
 from shoal.training import Recipe, find_recipe
 
 __all__ = ["Config", "read_config"]

@@ -10,7 +10,7 @@ from shoal.errors import ConfigError
 from shoal.importance import score
 from shoal.importance.criteria import criteria
 from shoal.methods import Easier
-from shoal.search.options import Search
+from shoal.search.legacy import Search
 from small_runs import digits, run
 
 

@@ -7,17 +7,17 @@ from shoal.methods.layer_pruning import LayerPruning
 from shoal.methods.shoal import Shoal
 from shoal.search.compress import compress
 from shoal.search.engine import search
-from shoal.search.listener import Listener
-from shoal.search.method import (
+from shoal.search.legacy import (
     Method,
     Proposal,
+    Search,
     Situation,
     defaults_of,
     make_method,
-    methods,
     recipe_of,
 )
-from shoal.search.options import Search
+from shoal.search.listener import Listener
+from shoal.search.method import methods
 from shoal.search.records import Metrics, Step
 from shoal.search.result import Result
 

@@ -7,13 +7,16 @@ within δ, and the last network within δ is kept.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from shoal import options
 from shoal.errors import TrainingError
 from shoal.importance import Scores
 from shoal.network import Network
-from shoal.search.method import Proposal, Situation, methods
-from shoal.search.options import Search
+from shoal.options import at_least, one_of, option
+from shoal.search.legacy import Proposal, Search, Situation
+from shoal.search.method import register_method
 from shoal.search.records import Step
 from shoal.search.scoring import chosen_criterion, score_candidates, unsettled_note, worth_removing
 from shoal.surgery import LineMoments, linearize_
@@ -23,12 +26,45 @@ __all__ = ["POSITIONS", "Easier"]
 POSITIONS = 8192  # of each batch, for the fit of a line
 
 
-@methods.register("easier")
+@register_method("easier")
 class Easier:
     """Scores all sites in one pass, which also fits the lines, and linearizes the lowest.
 
     Any criterion for sites may take the entropy's place.
     """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Options(options.Options):
+        """EASIER's own options."""
+
+        criterion: str = option(
+            "entropy",
+            "What decides which rectifier goes: the one with the lowest score does. 'entropy', "
+            "'line_loss', or any other criterion of sites.",
+        )
+        how: str = option(
+            "line",
+            "What takes a rectifier's place: 'line', a line fitted to it for each channel, or "
+            "'identity', as the paper has it, which costs more accuracy.",
+            check=one_of("line", "identity"),
+        )
+        per_step: int = option(
+            1,
+            "Rectifiers to remove before each fine-tuning. More is quicker and coarser.",
+            check=at_least(1),
+        )
+        samples: int | None = option(
+            None,
+            "Score on this many training samples only. Quicker on large data; a note says when the "
+            "choice is then not certain.",
+            check=at_least(1),
+            default_text="all",
+        )
+        per_latency: bool = option(
+            False,
+            "Divide importance by the milliseconds that the removal was measured to save, so that "
+            "what is slow goes sooner.",
+        )
 
     unit: ClassVar[str] = "rectifiers"
     reads: ClassVar[frozenset[str]] = frozenset({"how", "per_latency"})

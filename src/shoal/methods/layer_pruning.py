@@ -15,28 +15,65 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from shoal import options
 from shoal.errors import ConfigError
 from shoal.importance import stages
 from shoal.importance.candidates import block_candidates
 from shoal.importance.criteria import ALL, Criterion
 from shoal.network import Network
-from shoal.search.method import Proposal, Situation, methods
-from shoal.search.options import Search
+from shoal.options import at_least, option
+from shoal.search.legacy import Proposal, Search, Situation
+from shoal.search.method import register_method
 from shoal.search.scoring import chosen_criterion, score_candidates, unsettled_note, worth_removing
 from shoal.surgery import drop_
 
 __all__ = ["LayerPruning"]
 
 
-@methods.register("layer_pruning")
+@register_method("layer_pruning")
 class LayerPruning:
     """Scores all removable blocks and drops the lowest.
 
     Published code keeps the first block and two blocks in each stage: `keep_first=True,
     keep_per_stage=2`. By default whatever has an identity shortcut can go.
     """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Options(options.Options):
+        """The options of layer pruning."""
+
+        criterion: str = option(
+            "cka",
+            "What decides which block goes: the one with the lowest score does. 'cka', "
+            "'block_influence', 'lesion', 'l1', 'taylor', 'snip', 'grasp', or any other criterion "
+            "of blocks.",
+        )
+        per_step: int = option(
+            1,
+            "Blocks to remove before each fine-tuning. More is quicker and coarser.",
+            check=at_least(1),
+        )
+        samples: int | None = option(
+            None,
+            "Score on this many training samples only. Quicker on large data; a note says when the "
+            "choice is then not certain.",
+            check=at_least(1),
+            default_text="all",
+        )
+        keep_first: bool = option(False, "Never drop the first block.")
+        keep_per_stage: int = option(
+            0,
+            "How many blocks must stay in each stage, the removable ones and the others.",
+            check=at_least(0),
+        )
+        per_latency: bool = option(
+            False,
+            "Divide importance by the milliseconds that the removal was measured to save, so that "
+            "what is slow goes sooner.",
+        )
 
     unit: ClassVar[str] = "blocks"
     reads: ClassVar[frozenset[str]] = frozenset({"keep_first", "keep_per_stage", "per_latency"})

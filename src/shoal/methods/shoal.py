@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from shoal import options
 from shoal.errors import ConfigError
 from shoal.importance import Scores
 from shoal.importance.collapse_loss import apply_layer
@@ -26,12 +27,13 @@ from shoal.methods.easier import POSITIONS
 from shoal.modes import device_of
 from shoal.network import Network
 from shoal.network.stretches import find_stretch
+from shoal.options import at_least, between, one_of, option
 from shoal.passes.lines import FittedLine
 from shoal.passes.observe import observe
+from shoal.search.legacy import Proposal, Search, Situation
 from shoal.search.listener import Listener
-from shoal.search.method import Proposal, Situation, methods
+from shoal.search.method import register_method
 from shoal.search.moves import Move, find_moves, saved_ms
-from shoal.search.options import Search
 from shoal.search.records import Step
 from shoal.search.rehearsal import rehearsed_costs
 from shoal.surgery import LineMoments, drop_, linearize_
@@ -42,13 +44,60 @@ from shoal.surgery.fit_stretches import fit_stretches
 __all__ = ["Shoal"]
 
 
-@methods.register("shoal")
+@register_method("shoal")
 class Shoal:
     """Makes, at each step, the moves with the least predicted cost per measured saving.
 
     The criterion is "loss", the rise of the mean cross-entropy in nats, or "accuracy", the points
     of accuracy lost; both on training images with the move made and nothing trained.
     """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Options(options.Options):
+        """The options of shoal's own search."""
+
+        criterion: str = option(
+            "loss",
+            "What a move costs: the rise of the mean 'loss' in nats, or the points of 'accuracy' "
+            "that are lost, on training samples.",
+            check=one_of("loss", "accuracy"),
+        )
+        how: str = option(
+            "line",
+            "What takes a rectifier's place: 'line', a line fitted to it for each channel, or "
+            "'identity'.",
+            check=one_of("line", "identity"),
+        )
+        moves: tuple[str, ...] = option(
+            ("linearize", "collapse", "drop"),
+            "What it may do.",
+            check=one_of("linearize", "collapse", "drop"),
+        )
+        per_step: int = option(8, "Moves of a step at most.", check=at_least(1))
+        step_saving: float = option(
+            0.05,
+            "Fine-tune as soon as the moves of a step were measured to save this share of the "
+            "latency.",
+            check=between(0, 1, ends="(]"),
+        )
+        tries: int = option(
+            3,
+            "How many of the most promising moves of each kind are fine-tuned briefly before the "
+            "choice. 0 goes by what they cost untrained, which is quicker and favours what needs "
+            "no training.",
+            check=at_least(0),
+        )
+        samples: int | None = option(
+            1000,
+            "Compare moves on this many training samples.",
+            check=at_least(1),
+        )
+
+        def __post_init__(self) -> None:
+            """Raise `ConfigError` if there is no move to make."""
+            super().__post_init__()
+            if not self.moves:
+                raise ConfigError("moves is empty: name one or more of linearize, collapse, drop")
 
     unit: ClassVar[str] = "rectifiers"
     reads: ClassVar[frozenset[str]] = frozenset({"how", "moves", "step_saving", "tries"})

@@ -17,9 +17,9 @@ from shoal.network import Network, capture
 from shoal.network.inputs import resolve_device
 from shoal.passes.batches import plain
 from shoal.search.engine import search
+from shoal.search.legacy import make_method, recipe_of
 from shoal.search.listener import Listener
 from shoal.search.meter import Meter
-from shoal.search.method import make_method, recipe_of
 from shoal.search.result import Result
 from shoal.search.run import Run
 from shoal.search.task import Task

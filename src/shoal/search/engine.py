@@ -15,10 +15,9 @@ from shoal.merge.padding import find_movable_paddings, move_paddings_
 from shoal.modes import device_of
 from shoal.network import Network
 from shoal.search.ending import Ending
+from shoal.search.legacy import Method, Search, Situation
 from shoal.search.listener import Listener
 from shoal.search.meter import Meter, Spent
-from shoal.search.method import Method, Situation
-from shoal.search.options import Search
 from shoal.search.records import Metrics, Step, chosen
 from shoal.search.result import Result
 from shoal.search.rewind import Rewind

@@ -13,7 +13,7 @@ from shoal.errors import ConfigError, RunError
 from shoal.files import write_file
 from shoal.models import load_checkpoint
 from shoal.network import Network
-from shoal.search.options import Search
+from shoal.search.legacy import Search
 from shoal.search.run import Run
 from shoal.training import EpochReport
 

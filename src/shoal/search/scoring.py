@@ -10,9 +10,8 @@ from shoal.importance import Scores, per_latency
 from shoal.importance.criteria import ALL, Criterion, criterion_for, score_by
 from shoal.network import Network
 from shoal.passes.observe import Observer
-from shoal.search.method import Situation
+from shoal.search.legacy import Search, Situation
 from shoal.search.moves import find_moves, saved_ms
-from shoal.search.options import Search
 
 __all__ = ["chosen_criterion", "score_candidates", "unsettled_note", "worth_removing"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import takewhile
 
-from shoal.search.options import Search
+from shoal.search.legacy import Search
 from shoal.search.records import Step
 
 __all__ = ["why_stop"]

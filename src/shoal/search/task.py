@@ -20,8 +20,8 @@ from shoal.network import Network
 from shoal.onednn import safe_convolutions
 from shoal.runtimes import EAGER
 from shoal.search.ending import Ending, end_of, folded
+from shoal.search.legacy import Search
 from shoal.search.listener import Listener
-from shoal.search.options import Search
 from shoal.search.records import Metrics
 from shoal.search.rehearsal import FirstBatches
 from shoal.training import EpochReport, derive_seed, evaluate, fit
