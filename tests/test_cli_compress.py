@@ -56,7 +56,7 @@ def test_it_says_what_it_did(run: Path, weights: Path, capsys: pytest.CaptureFix
     seen = capsys.readouterr()
     for text in ("top-1 validation", "top-1 test", "rectifiers left", "depth", "MACs",
                  "parameters", "latency, merged, batch 1", "2 removed", "latency at batch 1",
-                 "dense as given", "dense, batch norms folded", "result as trained",
+                 "dense as given", "dense, norms folded", "result as trained",
                  "result merged", f"shoal export {run}",
                  "ended because: removed 2, as asked", f"shoal.load('{run}')"):  # fmt: skip
         assert text in seen.out

@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from shoal.report import RunRecord, energy_lines, energy_table, outcome_lines, read_run
+from shoal.report.markdown import markdown as text
 from shoal.search.records import Metrics, Step
 
 DENSE = Metrics(90.0, 88.0, 4_000_000, 2_000, 10, 2.0)
@@ -36,33 +34,27 @@ def record(**energy: Any) -> RunRecord:
     )  # fmt: skip
 
 
-def text(table: object) -> str:
-    file = io.StringIO()
-    Console(file=file, width=200).print(table)
-    return file.getvalue()
-
-
 def test_dense_stands_beside_the_result_with_units() -> None:
-    table = text(energy_table(record(**ENERGY)))
+    table = text(energy_table(ENERGY))
     for words in ("energy (an estimate)", "an epoch of training", "2 min 0 s", "2 Wh", "1.6 Wh",
                   "0.95 g", "1.25 ×", "1,000 inferences, batch 8", "0.25 Wh",
                   "2.00 ×"):  # fmt: skip
         assert words in table
-    assert "estimate" not in text(energy_table(record(**ENERGY | {"estimated": False})))
+    assert "estimate" not in text(energy_table(ENERGY | {"estimated": False}))
 
 
 def test_the_lines_say_how_the_figures_are_known() -> None:
-    lines = energy_lines(record(**ENERGY))
+    lines = energy_lines(ENERGY)
     assert "3 Wh and 1.42 g of CO2 in 3 min 0 s (2 of 3 trainings" in lines[0]
     assert "20 % less" in lines[1]
     assert "no counters can be read" in lines[2]
     assert outcome_lines(record(**ENERGY))[-3:] == lines
-    assert energy_lines(record()) == []
+    assert energy_lines({}) == []
 
 
 def test_what_is_not_known_is_not_shown() -> None:
     own = {"training": None, "epoch": None, "training_time_saved_percent": None}
-    found = record(**ENERGY | own)
+    found = ENERGY | own
     assert "epoch" not in text(energy_table(found))
     assert "not known" in energy_lines(found)[0]
 

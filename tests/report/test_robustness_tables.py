@@ -1,22 +1,15 @@
 from __future__ import annotations
 
-import io
-
-from rich.console import Console
-
 from shoal.extras.robustness import Robustness
 from shoal.report import robustness_lines, robustness_table
+from shoal.report.table import Table
 
 DENSE = Robustness(90.0, 55.0, {"fog": (80.0, 60.0), "snow": (50.0, 30.0)}, (1, 5), 100, 3)
 RESULT = Robustness(89.0, 54.0, {"fog": (81.0, 63.0), "snow": (46.0, 26.0)}, (1, 5), 100, 3)
 
 
-def rows(table: object) -> dict[str, list[str]]:
-    file = io.StringIO()
-    Console(file=file, width=200).print(table)
-    lines = [line.strip("│ ") for line in file.getvalue().splitlines() if "│" in line]
-    split = [[cell.strip() for cell in line.split("│")] for line in lines]
-    return {cells[0]: cells[1:] for cells in split}
+def rows(table: Table) -> dict[str, list[str]]:
+    return {cells[0]: cells[1:] for cells in table.texts()}
 
 
 def test_each_corruption_is_a_row_of_means_with_the_change() -> None:

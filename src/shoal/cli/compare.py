@@ -93,6 +93,10 @@ def compare(
         str | None,
         typer.Option(help="Where to measure. Default: a GPU if there is one.", show_default=False),
     ] = None,
+    verbose: Annotated[
+        bool,
+        typer.Option("--verbose", "-v", help="Show all columns, however narrow the terminal is."),
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the figures to standard output as JSON.")
     ] = False,
@@ -106,6 +110,7 @@ def compare(
     from shoal.cli.compress import chosen_device
     from shoal.cli.source import Source, parse_shape, random_weights
     from shoal.report import Comparison, comparison_lines, comparison_tables
+    from shoal.report.terminal import print_lines, print_table
 
     if len(models) < 2:
         raise ConfigError("there is one network: give two or more to compare")
@@ -132,9 +137,8 @@ def compare(
         print_json(found.to_dict())
         return
     for table in comparison_tables(found):
-        result_console().print(table)
-    for line in comparison_lines(found):
-        result_console().print(line, markup=False, soft_wrap=True)
+        print_table(result_console(), table, verbose=verbose)
+    print_lines(result_console(), comparison_lines(found))
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,7 @@ def _show(out: Path, as_json: bool, verbose: bool) -> None:
     if as_json:
         print_json(record.to_dict())
     else:
-        show_outcome(record, merge=verbose)
+        show_outcome(record, merge=verbose, verbose=verbose)
 
 
 def keep_page(record: RunRecord) -> None:
@@ -250,12 +250,13 @@ def _untrained(config: Config, data: DataSet) -> list[str]:
     ]
 
 
-def show_outcome(record: RunRecord, *, merge: bool = False) -> None:
+def show_outcome(record: RunRecord, *, merge: bool = False, verbose: bool = False) -> None:
     """Print the final tables, what was removed, and how the result is loaded.
 
     Args:
         record: of the run.
         merge: whether to show also what was merged, and what was kept and why.
+        verbose: whether to show all columns, however narrow the terminal is.
     """
     from shoal.merge.report import MergeReport
     from shoal.report import (
@@ -265,18 +266,18 @@ def show_outcome(record: RunRecord, *, merge: bool = False) -> None:
         merge_tables,
         outcome_lines,
     )
+    from shoal.report.terminal import print_lines, print_table
 
-    console = result_console()
-    console.print(comparison_table(record))
     latencies = latency_table(record.latency.get("runtimes", []))
-    if latencies is not None:
-        console.print(latencies)
+    tables = [comparison_table(record), *([] if latencies is None else [latencies])]
     if record.energy:
-        console.print(energy_table(record))
+        tables.append(energy_table(record.energy))
     if merge and record.merge:
-        console.print(merge_tables(MergeReport.from_dict(record.merge)))
-    for line in (*outcome_lines(record), *_where(record)):
-        console.print(line, markup=False, soft_wrap=True)
+        tables += merge_tables(MergeReport.from_dict(record.merge))
+    console = result_console()
+    for table in tables:
+        print_table(console, table, verbose=verbose)
+    print_lines(console, [*outcome_lines(record), *_where(record)])
 
 
 def _where(record: RunRecord) -> list[str]:

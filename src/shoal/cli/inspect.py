@@ -82,6 +82,10 @@ def inspect(
         str | None,
         typer.Option(help="Where to work. Default: a GPU if there is one.", show_default=False),
     ] = None,
+    verbose: Annotated[
+        bool,
+        typer.Option("--verbose", "-v", help="Show all columns, however narrow the terminal is."),
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print everything to standard output as JSON.")
     ] = False,
@@ -95,7 +99,8 @@ def inspect(
     from shoal.errors import ConfigError
     from shoal.importance.criteria import make_criterion, score_by
     from shoal.measure import benchmark
-    from shoal.report import inspect_network, inspection_tables
+    from shoal.report import inspect_network, inspection_lines, inspection_tables
+    from shoal.report.terminal import print_lines, print_table
     from shoal.surgery.block_costs import block_costs
 
     if data is None and criterion is not None:
@@ -124,5 +129,6 @@ def inspect(
         print_json(found.to_dict())
         return
     console = result_console()
-    for part in inspection_tables(found):
-        console.print(part)
+    for table in inspection_tables(found):
+        print_table(console, table, verbose=verbose)
+    print_lines(console, inspection_lines(found))

@@ -106,6 +106,7 @@ def robustness(
     from shoal.cli.source import Source
     from shoal.extras.robustness import check_options, compare_robustness
     from shoal.report import robustness_lines, robustness_table
+    from shoal.report.terminal import print_lines, print_table
 
     names, levels = _names(corruptions), _levels(severities)
     check_options(names, levels)
@@ -145,9 +146,8 @@ def robustness(
         )
         return
     console = result_console()
-    console.print(robustness_table(found))
-    for line in robustness_lines(found, part=part, image_size=size):
-        console.print(line, markup=False, soft_wrap=True)
+    print_table(console, robustness_table(found))
+    print_lines(console, robustness_lines(found, part=part, image_size=size))
 
 
 def _networks(model: str, source: Source, data: DataSet) -> dict[str, Network]:

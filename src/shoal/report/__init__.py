@@ -1,11 +1,11 @@
-"""Reports: what a run or a network is, in tables for the terminal and as JSON values."""
+"""Reports: what a run or a network is, in tables and as JSON values."""
 
 from __future__ import annotations
 
 from shoal.report.compare_tables import Compared, Comparison, comparison_lines, comparison_tables
 from shoal.report.energy_tables import energy_lines, energy_table
 from shoal.report.inspection import Inspection, inspect_network
-from shoal.report.inspection_tables import inspection_tables
+from shoal.report.inspection_tables import inspection_lines, inspection_tables
 from shoal.report.latency_tables import latency_table, runtime_notes
 from shoal.report.merge_tables import merge_tables
 from shoal.report.page import write_page
@@ -24,6 +24,7 @@ __all__ = [
     "energy_lines",
     "energy_table",
     "inspect_network",
+    "inspection_lines",
     "inspection_tables",
     "latency_table",
     "merge_tables",

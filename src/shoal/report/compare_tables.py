@@ -1,4 +1,4 @@
-"""Networks side by side, in tables for the terminal."""
+"""Networks side by side, in tables."""
 
 from __future__ import annotations
 
@@ -6,12 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rich.markup import escape
-from rich.table import Table
-
 from shoal.measure import SideBySide
 from shoal.report.latency_tables import latency_table, runtime_notes
-from shoal.report.wording import amount, percent
+from shoal.report.table import Column, Row, Table
 
 __all__ = ["Compared", "Comparison", "comparison_lines", "comparison_tables"]
 
@@ -84,8 +81,7 @@ def comparison_lines(found: Comparison) -> list[str]:
     """Return what is to be said under the tables."""
     lines = [
         "every network is timed as it would be used: a run's result merged, any other with its "
-        "batch norms and lines folded; ratio: median and quartiles over the rounds, above 1 is "
-        "faster"
+        "batch norms and lines folded"
     ]
     if found.data:
         lines.append(f"top-1: {found.data}")
@@ -95,22 +91,31 @@ def comparison_lines(found: Comparison) -> list[str]:
 
 
 def _names(found: Comparison) -> Mapping[str, str]:
-    return {one.name: escape(one.name) for one in found.networks}
+    return {one.name: one.name for one in found.networks}
 
 
 def _figures(networks: Sequence[Compared]) -> Table:
-    table = Table(title="networks", title_justify="left", title_style="bold", header_style="dim")
-    table.add_column("", overflow="fold")
-    for head in ("validation", "test", "rectifiers left", "depth", "MACs", "parameters"):
-        table.add_column(head, justify="right", no_wrap=True)
-    for one in networks:
-        table.add_row(
-            escape(one.name),
-            percent(one.top1_val),
-            percent(one.top1_test),
-            str(one.sites_left),
-            str(one.depth),
-            amount(one.macs),
-            amount(one.params),
+    columns = (
+        Column("network", align="left"),
+        Column("validation", "%"),
+        Column("test", "%"),
+        Column("rectifiers", meaning="rectifiers that are left", priority=2),
+        Column("depth", meaning="layers with weights on the longest path"),
+        Column("MACs", "count", meaning="multiply-accumulates of one sample"),
+        Column("parameters", "count", priority=1),
+    )
+    rows = (
+        Row(
+            (
+                one.name,
+                one.top1_val,
+                one.top1_test,
+                one.sites_left,
+                one.depth,
+                one.macs,
+                one.params,
+            )
         )
-    return table
+        for one in networks
+    )
+    return Table("networks", columns, tuple(rows))

@@ -1,57 +1,44 @@
-"""Energy, CO2 and training time of a run in a table for the terminal."""
+"""Energy, CO2 and training time of a run in a table; they are JSON values of the run's meter."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from rich.table import Table
-
-from shoal.report.record import RunRecord
-from shoal.report.wording import duration, ratio
+from shoal.report.table import Column, Quantity, Row, Table
+from shoal.report.wording import duration, grams, watt_hours
 
 __all__ = ["energy_lines", "energy_table"]
 
 
-def energy_table(record: RunRecord) -> Table:
+def energy_table(found: Mapping[str, Any]) -> Table:
     """Return what an epoch of training and 1,000 inferences take, dense against result."""
-    found = record.energy
-    kind = " (an estimate)" if found.get("estimated") else ""
-    table = Table(
-        title=f"energy{kind}", title_justify="left", title_style="bold", header_style="dim"
-    )
-    table.add_column("", no_wrap=True)
-    for head in ("dense", "result", "change"):
-        table.add_column(head, justify="right", no_wrap=True)
     inference = found["inference"]
-    if found["epoch"]:
-        _add(table, "an epoch of training", found["epoch"])
+    rows = _rows("an epoch of training", found["epoch"]) if found["epoch"] else []
     if "dense" in inference:
         title = f"{inference['samples']:,} inferences, batch {inference['batch']}"
-        _add(table, title, inference)
-    return table
+        rows += _rows(title, inference)
+    heads = ("dense", "result", "dense / result")
+    return Table(
+        f"energy{' (an estimate)' if found.get('estimated') else ''}",
+        (Column("", align="left"), *map(Column, heads)),
+        tuple(rows),
+    )
 
 
-def _add(table: Table, title: str, pair: Mapping[str, Any]) -> None:
-    dense, result = pair["dense"], pair["result"]
-    for name, key, text in (
-        (title, "seconds", duration),
-        ("  energy", "wh", watt_hours),
-        ("  CO2", "co2_g", grams),
-    ):
-        before, after = dense[key], result[key]
-        table.add_row(
-            name,
-            text(before),
-            text(after),
-            ratio(before / after) if after else "–",
-            end_section=key == "co2_g",
-        )
+def _rows(title: str, pair: Mapping[str, Any]) -> list[Row]:
+    rows = []
+    for name, key, unit in ((title, "seconds", "s"), ("  energy", "wh", "Wh"),
+                            ("  CO2", "co2_g", "g")):  # fmt: skip
+        before, after = pair["dense"][key], pair["result"][key]
+        ratio = Quantity(before / after, "×") if after else None
+        cells = (name, Quantity(before, unit), Quantity(after, unit), ratio)
+        rows.append(Row(cells, last=key == "co2_g"))
+    return rows
 
 
-def energy_lines(record: RunRecord) -> list[str]:
-    """Return what is to be said of a run's energy; nothing where it was not asked for."""
-    found = record.energy
+def energy_lines(found: Mapping[str, Any]) -> list[str]:
+    """Return what is to be said of a run's energy; nothing without a meter."""
     if not found:
         return []
     lines = []
@@ -70,13 +57,3 @@ def energy_lines(record: RunRecord) -> list[str]:
         lines.append("training time: not known, for the training is not shoal's or failed")
     lines.append(f"energy: {found['source']}; of the whole machine, with all that ran meanwhile")
     return lines
-
-
-def watt_hours(value: float) -> str:
-    """Return an energy with three digits."""
-    return f"{value:.3g} Wh"
-
-
-def grams(value: float) -> str:
-    """Return a mass with three digits."""
-    return f"{value:.3g} g"

@@ -1,49 +1,48 @@
-"""A network's parts in tables for the terminal."""
+"""A network's parts in tables."""
 
 from __future__ import annotations
 
-from rich.console import RenderableType
-from rich.markup import escape
-from rich.table import Table
-
-from shoal.network import Site
+from shoal.network import Block, Site
 from shoal.report.inspection import Inspection
+from shoal.report.table import Cell, Column, Row, Table
 from shoal.report.wording import amount
 
-__all__ = ["inspection_tables"]
+__all__ = ["inspection_lines", "inspection_tables"]
 
 
-def inspection_tables(found: Inspection) -> list[RenderableType]:
-    """Return what to print, from the parts to the figures of the whole."""
-    parts: list[RenderableType] = [_sites(found)]
+def inspection_tables(found: Inspection) -> list[Table]:
+    """Return the tables of a network's sites, its blocks, and what could not be raised."""
+    parts = [_sites(found)]
     if found.blocks:
         parts.append(_blocks(found))
     if found.opaque:
         parts.append(_opaque(found))
-    return [*parts, *(escape(line) for line in _summary(found))]
+    return parts
 
 
 def _sites(found: Inspection) -> Table:
-    table = _table("rectifier sites")
-    for head in ("site", "kind"):
-        table.add_column(head)
-    table.add_column("channels", justify="right")
     scores = found.scores if found.scores_sites else None
+    columns = [
+        Column("site", align="left"),
+        Column("kind", align="left"),
+        Column("channels", priority=2),
+    ]
     if scores is not None:
-        unit = ", bits" if scores.criterion == "entropy" else ""
-        table.add_column("ON", justify="right")
-        table.add_column(f"{scores.criterion}{unit}", justify="right")
-        table.add_column("± standard error", justify="right")
-    for site in found.sites:
-        row = [site.name, _kind(site), "?" if site.channels is None else str(site.channels)]
-        if scores is not None:
-            share, score = found.on_percent(site.name), scores.by_name.get(site.name)
-            error = scores.standard_errors.get(site.name)
-            row.append("–" if share is None else f"{share:.1f} %")
-            row.append("–" if score is None else f"{score:.4f}")
-            row.append("–" if error is None else f"{error:.4f}")
-        table.add_row(*map(escape, row))
-    return table
+        bits = scores.criterion == "entropy"
+        columns += [
+            Column("ON", "%", meaning="how often a neuron is ON"),
+            Column(f"{scores.criterion}{', bits' if bits else ''}", "score"),
+            Column("± standard error", "score", priority=1),
+        ]
+
+    def cells(site: Site) -> tuple[Cell, ...]:
+        own = (site.name, _kind(site), "?" if site.channels is None else site.channels)
+        if scores is None:
+            return own
+        score, error = scores.by_name.get(site.name), scores.standard_errors.get(site.name)
+        return (*own, found.on_percent(site.name), score, error)
+
+    return Table("rectifier sites", tuple(columns), tuple(Row(cells(s)) for s in found.sites))
 
 
 def _kind(site: Site) -> str:
@@ -51,44 +50,44 @@ def _kind(site: Site) -> str:
 
 
 def _blocks(found: Inspection) -> Table:
-    table = _table("residual blocks, and what dropping each saves")
-    table.add_column("block")
-    table.add_column("removable")
     timed = any(cost.latency_ms is not None for cost in found.costs.values())
-    for head in ("MACs", "parameters", *(["latency"] if timed else [])):
-        table.add_column(head, justify="right")
     scores = found.scores if found.scores_blocks else None
-    if scores is not None:
-        table.add_column(scores.criterion, justify="right")
-    table.add_column("layers")
-    for block in found.blocks:
+    columns = (
+        Column("block", align="left"),
+        Column("removable", align="left"),
+        Column("MACs", "%", meaning="share of the network's MACs that dropping it saves"),
+        Column("parameters", "%", meaning="share of its parameters", priority=1),
+        *([Column("latency", "ms", meaning="that dropping it saves")] if timed else []),
+        *([] if scores is None else [Column(scores.criterion, "score")]),
+        Column("layers", align="left", priority=2),
+    )
+
+    def cells(block: Block) -> tuple[Cell, ...]:
         cost = found.costs.get(block.name)
-        row = [block.name, "yes" if block.removable else f"no: {block.reason}"]
-        row.append("–" if cost is None else f"{cost.macs_percent:.2f} %")
-        row.append("–" if cost is None else f"{cost.params_percent:.2f} %")
-        if timed:
-            ms = None if cost is None else cost.latency_ms
-            row.append("–" if ms is None else f"{ms:.2f} ms")
-        if scores is not None:
-            score = scores.by_name.get(block.name)
-            row.append("–" if score is None else f"{score:.4g}")
-        shared = f"{block.name}."
-        row.append(", ".join(layer.removeprefix(shared) for layer in block.layers))
-        table.add_row(*map(escape, row))
-    return table
+        return (
+            block.name,
+            "yes" if block.removable else f"no: {block.reason}",
+            None if cost is None else cost.macs_percent,
+            None if cost is None else cost.params_percent,
+            *([None if cost is None else cost.latency_ms] if timed else []),
+            *([] if scores is None else [scores.by_name.get(block.name)]),
+            ", ".join(layer.removeprefix(f"{block.name}.") for layer in block.layers),
+        )
+
+    title = "residual blocks, and what dropping each saves"
+    return Table(title, columns, tuple(Row(cells(block)) for block in found.blocks))
 
 
 def _opaque(found: Inspection) -> Table:
-    table = _table("opaque operations: left as they are, and no removal crosses them")
-    for head in ("in", "operation", "reason"):
-        table.add_column(head)
-    for operation in found.opaque:
-        row = (operation.path or "(the model itself)", operation.op, operation.reason)
-        table.add_row(*map(escape, row))
-    return table
+    return Table(
+        "opaque operations: left as they are, and no removal crosses them",
+        tuple(Column(name, align="left") for name in ("in", "operation", "reason")),
+        tuple(Row((o.path or "(the model itself)", o.op, o.reason)) for o in found.opaque),
+    )
 
 
-def _summary(found: Inspection) -> list[str]:
+def inspection_lines(found: Inspection) -> list[str]:
+    """Return what is to be said under the tables: the figures of the whole."""
     shape = "×".join(map(str, found.input_shape))
     left = sum(site.linearized is None for site in found.sites)
     removable = sum(block.removable for block in found.blocks)
@@ -118,7 +117,3 @@ def _settled(found: Inspection) -> str:
     if settled is None:
         return ""
     return "; the lowest is certain" if settled else "; the lowest is not certain: take more"
-
-
-def _table(title: str) -> Table:
-    return Table(title=title, title_justify="left", title_style="bold", header_style="dim")

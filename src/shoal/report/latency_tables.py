@@ -1,19 +1,17 @@
-"""The latency of dense and result in each runtime, as tables for the terminal."""
+"""The latency of dense and result in each runtime, in tables."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.table import Table
-
-from shoal.report.wording import milliseconds, ratio
+from shoal.report.table import Column, Quantity, Row, Table
 
 __all__ = ["latency_table", "quotient", "runtime_name", "runtime_notes"]
 
 _NETWORKS = {
     "dense": "dense as given",
-    "dense_folded": "dense, batch norms folded",
+    "dense_folded": "dense, norms folded",
     "result": "result as trained",
     "result_merged": "result merged",
 }
@@ -23,7 +21,7 @@ _RUNTIMES = {"eager": "PyTorch", "onnxruntime": "ONNX Runtime"}
 def latency_table(
     runtimes: Sequence[Mapping[str, Any]], names: Mapping[str, str] = _NETWORKS
 ) -> Table | None:
-    """Return the table of networks against runtimes; None where nothing was measured.
+    """Return the table of networks, runtime by runtime; None where nothing was measured.
 
     Args:
         runtimes: what `SideBySide.to_dict` gives, of one batch size.
@@ -33,23 +31,33 @@ def latency_table(
     if not shown:
         return None
     some = next(iter(shown[0]["latency"].values()))
+    known = names is _NETWORKS
+    baseline = "dense with its batch norms folded" if known else names[shown[0]["baseline"]]
+    ratio = f"{'dense' if known else 'baseline'} / this"
+    meaning = f"latency of {baseline} over this one's, with its 95 % interval"
+    columns = (
+        Column("runtime", align="left"),
+        Column("network", align="left"),
+        Column("latency", "ms", meaning="median of one call"),
+        Column(ratio, meaning=meaning),
+    )
+    rows = [
+        row
+        for found in shown
+        for row in _rows(found, {n: words for n, words in names.items() if n in found["latency"]})
+    ]
     title = f"latency at batch {some['batch_size']}"
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="dim")
-    table.add_column("", no_wrap=True)
-    for found in shown:
-        table.add_column(_place(found), justify="right", no_wrap=True)
-        table.add_column(f"{_short(names[found['baseline']])} / this", justify="right")
+    return Table(title, columns, tuple(rows), (f"{ratio}: {meaning}",))
+
+
+def _rows(found: Mapping[str, Any], names: Mapping[str, str]) -> list[Row]:
+    rows: list[Row] = []
     for name, words in names.items():
-        table.add_row(words, *(cell for found in shown for cell in _cells(found, name)))
-    return table
-
-
-def _cells(found: Mapping[str, Any], name: str) -> tuple[str, str]:
-    latency = found["latency"].get(name)
-    if latency is None:
-        return "–", ""
-    own = "1" if name == found["baseline"] else quotient(found["ratio"][name])
-    return milliseconds(latency["median_ms"]), own
+        runtime = "" if rows else _place(found)
+        ratio = "1" if name == found["baseline"] else quotient(found["ratio"][name])
+        cells = (runtime, words, found["latency"][name]["median_ms"], ratio)
+        rows.append(Row(cells, last=len(rows) == len(names) - 1))
+    return rows
 
 
 def _place(found: Mapping[str, Any]) -> str:
@@ -61,16 +69,9 @@ def _place(found: Mapping[str, Any]) -> str:
     return f"{name}, {threads} thread{'s' if threads != 1 else ''}"
 
 
-def _short(words: str) -> str:
-    return "folded" if "folded" in words else words
-
-
-def quotient(found: Mapping[str, float]) -> str:
-    """Return a ratio with its 95 % interval; one that may be 1 is not claimed."""
-    spread = f"{found['low']:.2f} to {found['high']:.2f}"
-    if found["low"] <= 1.0 <= found["high"]:
-        return f"not certain ({spread})"
-    return f"{ratio(found['median'])} ({spread})"
+def quotient(found: Mapping[str, float]) -> Quantity:
+    """Return a ratio with its 95 % interval, of what `Ratio.to_dict` gives."""
+    return Quantity(found["median"], "×", found["low"], found["high"])
 
 
 def runtime_name(runtime: str) -> str:

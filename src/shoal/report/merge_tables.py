@@ -1,66 +1,55 @@
-"""A merge in tables for the terminal: what became of each layer, and where regions end."""
+"""A merge in tables: what became of each layer, and where regions end."""
 
 from __future__ import annotations
 
-from rich.console import Group, RenderableType
-from rich.markup import escape
-from rich.table import Table
+from collections.abc import Sequence
 
-from shoal.merge.report import Boundary, Merged, MergeReport
+from shoal.merge.report import Boundary, Kept, Merged, MergeReport
 from shoal.report.latency_tables import runtime_name
+from shoal.report.table import Cell, Column, Row, Table
 from shoal.report.wording import amount, milliseconds
 from shoal.runtimes import EAGER
 
 __all__ = ["boundaries_table", "merge_tables", "merged_table"]
 
 
-def merge_tables(report: MergeReport) -> RenderableType:
+def merge_tables(report: MergeReport) -> list[Table]:
     """Return all there is to say of a merge."""
-    return Group(merged_table(report), boundaries_table(report), *_sums(report))
+    return [merged_table(report), boundaries_table(report)]
 
 
 def merged_table(report: MergeReport) -> Table:
     """Return, region by region, what was merged into what, and what was kept and why."""
-    table = _table("merged, region by region")
-    for head in ("layers", "before", "after"):
-        table.add_column(head, overflow="fold")
-    for head in ("MACs", "latency"):
-        table.add_column(head, justify="right")
-    known = [found.region for found in report.boundaries]
-    for region in [*known, ""]:
-        rows = _rows(report, region, last=region == "", known=set(known))
-        for row in rows:
-            table.add_row(*map(escape, row))
-        if rows:
-            table.add_section()
-    return table
+    texts = [Column(name, align="left") for name in ("layers", "before", "after")]
+    columns = (*texts, Column("MACs", priority=2), Column("latency", priority=1))
+    regions = list(dict.fromkeys(found.region for found in report.boundaries))
+    rows: list[Row] = []
+    for region in [*regions, None]:  # None: of no region that is listed
+        own = [_merged_cells(m) for m in report.merged if _in(m.region, region, regions)]
+        own += [_kept_cells(k) for k in report.kept if _in(k.region, region, regions)]
+        rows += (Row(cells, last=cells is own[-1]) for cells in own)
+    return Table("merged, region by region", columns, tuple(rows), tuple(_sums(report)))
 
 
 def boundaries_table(report: MergeReport) -> Table:
     """Return where each region begins and ends, and why."""
-    table = _table("regions: where what is linear begins and ends")
-    for head in ("layers", "begins here because", "ends there because"):
-        table.add_column(head, overflow="fold")
-    for found in report.boundaries:
-        table.add_row(*map(escape, (_span(found), found.begins, found.ends)))
-    return table
+    heads = ("layers", "begins here because", "ends there because")
+    return Table(
+        "regions: where what is linear begins and ends",
+        tuple(Column(head, align="left") for head in heads),
+        tuple(Row((_span(found), found.begins, found.ends)) for found in report.boundaries),
+    )
 
 
-_Row = tuple[str, str, str, str, str]
+def _in(own: str, region: str | None, regions: Sequence[str]) -> bool:
+    return own not in regions if region is None else own == region
 
 
-def _rows(report: MergeReport, region: str, *, last: bool, known: set[str]) -> list[_Row]:
-    def here(name: str) -> bool:
-        return name not in known if last else name == region
-
-    rows = [_merged_row(item) for item in report.merged if here(item.region)]
-    for kept in report.kept:
-        if here(kept.region):
-            rows.append((", ".join(kept.layers), "kept apart", kept.reason, "", ""))
-    return rows
+def _kept_cells(kept: Kept) -> tuple[Cell, ...]:
+    return ", ".join(kept.layers), "kept apart", kept.reason, "", ""
 
 
-def _merged_row(item: Merged) -> _Row:
+def _merged_cells(item: Merged) -> tuple[Cell, ...]:
     latency = ""
     if item.latency_before_ms is not None and item.latency_after_ms is not None:
         latency = f"{milliseconds(item.latency_before_ms)} → {milliseconds(item.latency_after_ms)}"
@@ -95,7 +84,3 @@ def _sums(report: MergeReport) -> list[str]:
         + f", on {report.checked_inputs} batches"
     )
     return lines
-
-
-def _table(title: str) -> Table:
-    return Table(title=title, title_justify="left", title_style="bold", header_style="dim")

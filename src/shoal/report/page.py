@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
-
-from rich.table import Table
-from rich.text import Text
 
 from shoal.errors import missing_extra
 from shoal.files import write_file
 from shoal.merge.report import MergeReport
 from shoal.report.energy_tables import energy_table
+from shoal.report.html import STYLE, html_table
 from shoal.report.latency_tables import latency_table
-from shoal.report.merge_tables import boundaries_table, merged_table
+from shoal.report.merge_tables import merge_tables
 from shoal.report.record import RunRecord
 from shoal.report.run_tables import comparison_table, outcome_lines, steps_table
 
@@ -24,38 +21,31 @@ PAGE = "report.html"
 
 _TEMPLATE = """<!doctype html>
 <html lang="en">
+<head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>shoal: {{ name }}</title>
 <style>
-  body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem;
+  body { font: 15px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem;
          color: #1b2733; }
-  h1 { font-size: 1.4rem; } h2 { font-size: 1.05rem; margin: 2rem 0 .5rem; }
-  .wide { overflow-x: auto; }
-  table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-  th, td { padding: .25rem .7rem; border-bottom: 1px solid #d8dfe6; text-align: left;
-           vertical-align: top; }
-  th { color: #5b6b7a; font-weight: 600; }
-  .right { text-align: right; } .bold { font-weight: 700; } .dim { color: #8795a3; }
-  svg { max-width: 100%; height: auto; } li { margin: .2rem 0; }
-</style>
+  h1 { font-size: 1.4rem; } h2 { font-size: 1.05rem; margin: 2.2rem 0 .6rem; }
+  svg { max-width: 100%; height: auto; } li { margin: .3rem 0; overflow-wrap: anywhere; }
+  ul { padding-left: 1.2rem; } summary { margin-top: 2.2rem; font-weight: 700; cursor: pointer; }
+  @media (max-width: 40rem) { body { font-size: 14px; margin-top: 1rem; } }
+{{ style }}</style>
+</head>
+<body>
 <h1>{{ name }}{% if not finished %}: not finished yet{% endif %}</h1>
-{% for table in tables %}
-<h2>{{ table.title }}</h2>
-{% if table.figure %}{{ table.figure | safe }}{% endif %}
-{% if table.rows %}
-<div class="wide"><table>
-<tr>{% for head in table.heads %}<th class="{{ head.align }}">{{ head.text }}</th>{% endfor %}</tr>
-{% for row in table.rows %}
-<tr class="{{ row.style }}">{% for cell in row.cells %}
-<td class="{{ cell.align }}">{{ cell.text }}</td>{% endfor %}</tr>
-{% endfor %}
-</table></div>
-{% endif %}
-{% if table.caption %}<p class="dim">{{ table.caption }}</p>{% endif %}
+{% for table in tables %}{{ table | safe }}
 {% endfor %}
 <h2>what to know</h2>
 <ul>{% for line in lines %}<li>{{ line }}</li>{% endfor %}</ul>
+{{ curve | safe }}
+{{ steps | safe }}
+{% if merge %}<details><summary>what was merged, and what was kept and why</summary>
+{% for table in merge %}{{ table | safe }}
+{% endfor %}</details>{% endif %}
+</body>
 </html>
 """
 
@@ -79,56 +69,24 @@ def write_page(record: RunRecord, path: str | Path | None = None) -> Path:
     except ImportError as error:
         raise missing_extra("jinja2", "report", "a report as a page") from error
     template = Environment(autoescape=True, trim_blocks=True).from_string(_TEMPLATE)
+    latencies = latency_table(record.latency.get("runtimes", []))
+    tables = [comparison_table(record), *([] if latencies is None else [latencies])]
+    if record.energy:
+        tables.append(energy_table(record.energy))
+    merge = merge_tables(MergeReport.from_dict(record.merge)) if record.merge else []
     text = template.render(
         name=record.folder.resolve().name,
         finished=record.finished,
-        tables=_parts(record),
+        style=STYLE,
+        tables=map(html_table, tables),
         lines=outcome_lines(record),
+        curve=_curve(record),
+        steps=html_table(steps_table(record)),
+        merge=[html_table(table) for table in merge],
     )
     target = record.folder / PAGE if path is None else Path(path).expanduser()
     write_file(target, text)
     return target
-
-
-def _parts(record: RunRecord) -> list[dict[str, Any]]:
-    """Return the tables of the page, those of the terminal, with the curve before the steps."""
-    tables: list[Table | None] = [comparison_table(record)]
-    tables.append(latency_table(record.latency.get("runtimes", [])))
-    if record.energy:
-        tables.append(energy_table(record))
-    parts = [_plain(table) for table in tables if table is not None]
-    parts.append({**_plain(steps_table(record)), "title": "steps", "figure": _curve(record)})
-    if record.merge:
-        merge = MergeReport.from_dict(record.merge)
-        parts += [_plain(merged_table(merge)), _plain(boundaries_table(merge))]
-    return parts
-
-
-def _plain(table: Table) -> dict[str, Any]:
-    """Return a table of the terminal as plain text with its alignment."""
-    aligned = ["right" if column.justify == "right" else "" for column in table.columns]
-    columns = [[_text(cell) for cell in column.cells] for column in table.columns]
-    rows = zip(*columns, strict=True) if columns else []
-    heads = [
-        {"text": _text(column.header), "align": align}
-        for column, align in zip(table.columns, aligned, strict=True)
-    ]
-    return {
-        "title": _text(table.title or ""),
-        "caption": _text(table.caption or ""),
-        "heads": heads,
-        "rows": [
-            {
-                "style": str(style.style or ""),
-                "cells": [{"text": t, "align": a} for t, a in zip(row, aligned, strict=True)],
-            }
-            for row, style in zip(rows, table.rows, strict=True)
-        ],
-    }
-
-
-def _text(cell: Any) -> str:
-    return cell.plain if isinstance(cell, Text) else Text.from_markup(str(cell)).plain
 
 
 def _curve(record: RunRecord) -> str:

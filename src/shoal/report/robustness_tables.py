@@ -1,4 +1,4 @@
-"""Accuracy on corrupted images in a table for the terminal."""
+"""Accuracy on corrupted images in a table."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from rich.table import Table
-
-from shoal.report.wording import percent, points
+from shoal.report.table import Cell, Column, Quantity, Row, Table
 
 if TYPE_CHECKING:
     from shoal.extras.robustness import Robustness
@@ -21,32 +19,24 @@ def robustness_table(found: Mapping[str, Robustness]) -> Table:
 
     Args:
         found: by the name of the network, measured alike; of two, the first is the one that the
-            other's change is told against.
+            other's change is given against.
     """
     every = list(found.values())
-    table = Table(
-        title="accuracy on corrupted images, mean over severities",
-        title_justify="left",
-        title_style="bold",
-        header_style="dim",
-    )
-    table.add_column("corruption", no_wrap=True)
-    for name in found:
-        table.add_column(name, justify="right", no_wrap=True)
-    if len(every) == 2:
-        table.add_column("change", justify="right", no_wrap=True)
-    table.add_row("none", *_cells([one.clean for one in every]), end_section=True)
+    heads = [*found, *(["change"] if len(every) == 2 else [])]
     names = list(every[0].by_corruption)
-    for name in names:
-        values = [fmean(one.by_corruption[name]) for one in every]
-        table.add_row(name, *_cells(values), end_section=name == names[-1])
-    table.add_row("mean of all", *_cells([one.mean for one in every]), style="bold")
-    return table
+    means = {name: [fmean(one.by_corruption[name]) for one in every] for name in names}
+    rows = [
+        Row(("none", *_cells([one.clean for one in every])), last=True),
+        *(Row((name, *_cells(means[name])), last=name == names[-1]) for name in names),
+        Row(("mean of all", *_cells([one.mean for one in every])), "strong"),
+    ]
+    columns = (Column("corruption", align="left"), *(Column(head, "%") for head in heads))
+    return Table("accuracy on corrupted images, mean over severities", columns, tuple(rows))
 
 
-def _cells(values: list[float]) -> list[str]:
-    cells = [percent(value) for value in values]
-    return [*cells, points(values[1] - values[0])] if len(values) == 2 else cells
+def _cells(values: list[float]) -> tuple[Cell, ...]:
+    change = [Quantity(values[1] - values[0], "points")] if len(values) == 2 else []
+    return (*values, *change)
 
 
 def robustness_lines(found: Mapping[str, Robustness], *, part: str, image_size: int) -> list[str]:

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-__all__ = ["DONE", "amount", "duration", "milliseconds", "percent", "points", "ratio"]
+__all__ = [
+    "DONE",
+    "amount",
+    "duration",
+    "grams",
+    "milliseconds",
+    "percent",
+    "points",
+    "ratio",
+    "score",
+    "watt_hours",
+]
 
 DONE = {"linearize": "linearized", "drop": "dropped", "collapse": "collapsed"}
 
@@ -44,3 +55,18 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest} s"
     return f"{minutes // 60} h {minutes % 60} min"
+
+
+def score(value: float) -> str:
+    """Return a criterion's score with four digits."""
+    return f"{value:#.4g}"
+
+
+def watt_hours(value: float) -> str:
+    """Return an energy with three digits."""
+    return f"{value:.3g} Wh"
+
+
+def grams(value: float) -> str:
+    """Return a mass with three digits."""
+    return f"{value:.3g} g"

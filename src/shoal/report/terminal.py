@@ -1,0 +1,91 @@
+"""Tables on a terminal, as wide as it is: what has no room is left out, and a note names it."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as RichTable
+
+from shoal.report.table import Column, Table
+
+__all__ = ["print_lines", "print_table", "rich_table"]
+
+_BETWEEN = 3  # characters between two columns
+_LEAST_TEXT = 16  # characters below which a column of text is not squeezed
+_STYLES = {"strong": "bold", "faint": "dim", "": ""}
+
+
+def print_table(console: Console, table: Table, *, verbose: bool = False) -> None:
+    """Print a table with its notes.
+
+    Args:
+        console: where to; its width decides which columns are shown.
+        table: to show.
+        verbose: whether to show all columns, even if the lines then are wider than the console.
+    """
+    shown = table if verbose else _fitting(table, console.width)
+    if table.title:
+        console.print(table.title, markup=False, style="bold")
+    drawn = rich_table(shown)
+    if (least := _least_width(shown)) > console.width:
+        drawn.width = least
+    console.print(drawn, crop=False)
+    left_out = [column.name for column in table.columns if column not in shown.columns]
+    notes = list(table.notes)
+    if left_out:
+        notes.append(f"left out, as the terminal is narrow: {', '.join(left_out)} (--verbose)")
+    for note in notes:
+        console.print(note, markup=False, style="dim")
+    console.print()
+
+
+def print_lines(console: Console, lines: list[str]) -> None:
+    """Print lines as they are; the terminal wraps them, so that a path or a command stays whole."""
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def rich_table(table: Table) -> RichTable:
+    """Return a table, all its columns, as one of rich's."""
+    shown = RichTable(
+        header_style="dim",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+    )
+    for column in table.columns:
+        text = column.align == "left"
+        shown.add_column(
+            escape(column.name),
+            justify=column.align,
+            no_wrap=not text,
+            overflow="fold",
+        )
+    for row, texts in zip(table.rows, table.texts(), strict=True):
+        shown.add_row(*map(escape, texts), style=_STYLES[row.tone], end_section=row.last)
+    return shown
+
+
+def _fitting(table: Table, width: int) -> Table:
+    """Return the table without the columns that have no room, the least important first."""
+    while _least_width(table) > width:
+        priorities = [column.priority for column in table.columns]
+        if not any(priorities):
+            break
+        table = table.without(priorities.index(max(priorities)))
+    return table
+
+
+def _least_width(table: Table) -> int:
+    """Return how wide the table is when all that may wrap does."""
+    widths = [
+        _column_width(column, texts)
+        for column, *texts in zip(table.columns, *table.texts(), strict=True)
+    ]
+    return sum(widths) + _BETWEEN * (len(widths) - 1) + 2  # and one at either end
+
+
+def _column_width(column: Column, texts: list[str]) -> int:
+    width = max(map(cell_len, [column.name, *texts]))
+    return min(width, _LEAST_TEXT) if column.align == "left" else width

@@ -1,0 +1,150 @@
+"""Tables know no renderer; each renderer shows all of them."""
+
+from __future__ import annotations
+
+import ast
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+import shoal.report
+import small_runs
+from shoal.merge.report import MergeReport
+from shoal.report import (
+    comparison_table,
+    inspect_network,
+    inspection_tables,
+    latency_table,
+    merge_tables,
+    read_run,
+    steps_table,
+)
+from shoal.report.html import html_table
+from shoal.report.markdown import markdown
+from shoal.report.table import Column, Quantity, Row, Table
+from shoal.report.terminal import print_table
+
+ROOM = Path(shoal.report.__file__).parent
+TABLE = Table(
+    "a <small> [table]",
+    (
+        Column("name", align="left"),
+        Column("MACs", "count", meaning='of one "sample"', priority=2),
+        Column("dense / this", "×", priority=1),
+    ),
+    (
+        Row(("dense", 68_860_000, "1")),
+        Row(("a|b [red]", None, Quantity(1.5, "×", 1.4, 1.6)), "strong", last=True),
+        Row(("<i>", 7, Quantity(1.01, "×", 0.9, 1.2)), "faint"),
+    ),
+    ("a note & more",),
+)
+
+
+def printed(table: Table, width: int, **options: bool) -> list[str]:
+    file = io.StringIO()
+    print_table(Console(file=file, width=width), table, **options)
+    return [line.rstrip() for line in file.getvalue().splitlines()]
+
+
+def test_the_terminal_shows_columns_and_notes() -> None:
+    assert printed(TABLE, 60) == [
+        "a <small> [table]",
+        " name           MACs                 dense / this",
+        "──────────────────────────────────────────────────",
+        " dense       68.86 M                            1",
+        " a|b [red]         –        1.50 × (1.40 to 1.60)",
+        "",
+        " <i>               7   not certain (0.90 to 1.20)",
+        "a note & more",
+        "",
+    ]
+
+
+def test_markdown_escapes_what_ends_a_cell() -> None:
+    assert (
+        markdown(TABLE)
+        == """a <small> [table]
+
+| name | MACs | dense / this |
+|---|---:|---:|
+| dense | 68.86 M | 1 |
+| a\\|b [red] | – | 1.50 × (1.40 to 1.60) |
+| <i> | 7 | not certain (0.90 to 1.20) |
+
+a note & more
+"""
+    )
+
+
+def test_html_escapes_everything() -> None:
+    assert html_table(TABLE).splitlines() == [
+        "<h2>a &lt;small&gt; [table]</h2>",
+        '<div class="shoal"><table>',
+        '<thead><tr><th>name</th><th class="right" title="of one &quot;sample&quot;">MACs</th>'
+        '<th class="right">dense / this</th></tr></thead>',
+        "<tbody>",
+        '<tr><td>dense</td><td class="right">68.86 M</td><td class="right">1</td></tr>',
+        '<tr class="strong last"><td>a|b [red]</td><td class="right">–</td>'
+        '<td class="right">1.50 × (1.40 to 1.60)</td></tr>',
+        '<tr class="faint"><td>&lt;i&gt;</td><td class="right">7</td>'
+        '<td class="right">not certain (0.90 to 1.20)</td></tr>',
+        "</tbody>",
+        "</table>",
+        "<p>a note &amp; more</p>",
+        "</div>",
+    ]
+    assert html_table(TABLE, style=True).startswith("<style>")
+
+
+def test_what_has_no_room_is_left_out_and_named() -> None:
+    lines = printed(TABLE, 42)
+    assert "MACs" not in lines[1]
+    assert "dense / this" in lines[1]
+    assert any(line.startswith("left out") and "MACs" in line for line in lines)
+    lines = printed(TABLE, 20)
+    assert lines[1].split() == ["name"]
+    assert "1.50 × (1.40 to 1.60)" in " ".join(printed(TABLE, 20, verbose=True))
+
+
+def test_long_text_wraps_and_loses_nothing() -> None:
+    text = " ".join(f"layer{n}.conv" for n in range(30))
+    table = Table("", (Column("layers", align="left"), Column("n")), (Row((text, 1)),))
+    lines = printed(table, 40)
+    assert max(map(len, lines)) <= 40
+    words = [word for line in lines[2:] for word in line.split()]
+    assert sorted(words) == sorted([*text.split(), "1"])
+
+
+def test_all_of_a_finished_run_fits_80_columns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_runs.skip_latency(monkeypatch)
+    small_runs.run(tmp_path / "run", criterion="last", remove=3, final_epochs=1)
+    found = read_run(tmp_path / "run")
+    latencies = latency_table(found.latency["runtimes"])
+    assert latencies is not None
+    inspected = inspect_network(small_runs.captured(), "a model")
+    tables = [
+        steps_table(found),
+        comparison_table(found),
+        latencies,
+        *merge_tables(MergeReport.from_dict(found.merge)),
+        *inspection_tables(inspected),
+    ]
+    for table in tables:
+        lines = printed(table, 80)
+        assert max(map(len, lines)) <= 80, "\n".join(lines)
+        assert not any("…" in line for line in lines if "…" not in str(table.texts()))
+
+
+@pytest.mark.parametrize("file", sorted(ROOM.glob("*.py")), ids=lambda file: file.name)
+def test_only_the_terminal_knows_rich(file: Path) -> None:
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    nodes = list(ast.walk(tree))
+    modules = [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
+    modules += [a.name for node in nodes if isinstance(node, ast.Import) for a in node.names]
+    knows = any(module.partition(".")[0] == "rich" for module in modules)
+    assert knows == (file.name == "terminal.py")
