@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal.data.split import (
-    generator,
     shuffled,
     stratified_counts,
     stratified_split,
     stratified_subset,
 )
 from shoal.errors import ConfigError, DataError
+from shoal.seeds import generator
 
 LABELS = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [100, 40, 10]))
 

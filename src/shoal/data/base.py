@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from shoal.data.augment import Augment, resolve_augment
-from shoal.data.split import generator, stratified_subset
+from shoal.data.split import stratified_subset
 from shoal.errors import ConfigError, DataError
+from shoal.seeds import generator
 
 __all__ = ["SeededLoader"]
 

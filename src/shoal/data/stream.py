@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader, Dataset
 from shoal.data.augment import Augment
 from shoal.data.base import Indices, SeededLoader
 from shoal.data.images import Frame, cpu_count, decode_error, open_rgb
-from shoal.data.split import generator
 from shoal.errors import ConfigError, DataError
+from shoal.seeds import generator
 
 __all__ = ["StreamLoader"]
 

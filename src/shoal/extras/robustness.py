@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from shoal.errors import ConfigError, DataError, missing_extra, unknown_name
 from shoal.passes.batches import Batches
+from shoal.seeds import derive_seed, preserved_rng
 from shoal.training.evaluate import evaluate
-from shoal.training.seeding import derive_seed, preserved_rng
 
 __all__ = [
     "CORRUPTIONS",

@@ -10,7 +10,7 @@ from shoal.importance.candidates import candidates, check_unit
 from shoal.importance.criteria import criteria
 from shoal.importance.scores import Scores
 from shoal.network import Network
-from shoal.training.seeding import derive_seed
+from shoal.seeds import derive_seed
 
 __all__ = ["Last", "Random"]
 

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from shoal.modes import kept_flags
+
 __all__ = ["borrowed"]
 
 
@@ -43,19 +45,17 @@ def borrowed(
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    if not any(training for _, training in modes):
+    if not any(module.training for module in model.modules()):
         yield
         return
     was_training = model.training
-    _set_mode(model, False)
-    try:
-        yield
-    finally:
-        # The model's own train() first: some, such as adapters, undo there what eval() did.
-        _set_mode(model, was_training)
-        for module, training in modes:
-            module.training = training
+    with kept_flags(model):
+        _set_mode(model, False)
+        try:
+            yield
+        finally:
+            # The model's own train() first: some, such as adapters, undo there what eval() did.
+            _set_mode(model, was_training)
 
 
 def _set_mode(model: nn.Module, training: bool) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from shoal.errors import CaptureError
+from shoal.modes import kept_flags
 from shoal.network.blocks import fix_block_names
 from shoal.network.check import check_capture
 from shoal.network.exporting import Exported, export_model
@@ -60,7 +61,7 @@ def capture(
     kwargs.update(example_kwargs or {})
     leaves, structure = pytree.tree_flatten((args, kwargs))
     batch = _batch_size(leaves)
-    with _modes_restored(model), _buffers_restored(model):
+    with kept_flags(model), _buffers_restored(model):
         model.eval()
         evaluated = export_model(model, args, kwargs, batch)
         _assert_tensor_output(model, evaluated)
@@ -71,7 +72,7 @@ def capture(
     network.train(model.training)
     _copy_modes(model, network)
     if check:
-        with _modes_restored(model), _buffers_restored(model):
+        with kept_flags(model), _buffers_restored(model):
             check_capture(model.eval(), network, args, kwargs)
     return network
 
@@ -168,7 +169,7 @@ def _restore_training(
     if all(_same_in_both_modes(module) for module in model.modules()):
         return []
     try:
-        with _modes_restored(model):
+        with kept_flags(model):
             trained = export_model(model.train(), args, kwargs, batch)
     except CaptureError:
         return ["training mode could not be captured: the network trains as its eval-mode graph"]
@@ -196,17 +197,7 @@ def _assert_tensor_output(model: nn.Module, exported: Exported) -> None:
         )
 
 
-# ---------------------------------------------------------------------- training flags
-
-
-@contextlib.contextmanager
-def _modes_restored(model: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+# ---------------------------------------------------------------------- flags and buffers
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from shoal.errors import CaptureError
+from shoal.modes import eval_mode
 from shoal.network.network import Network
 
 __all__ = ["check_capture"]
@@ -27,18 +28,14 @@ def check_capture(
     Raises:
         CaptureError: they differ; names the first layer that does.
     """
-    modes = {module: module.training for module in network.modules()}
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
-    network.eval()
     try:
-        with torch.no_grad():
+        with eval_mode(network), torch.no_grad():
             for call in ((args, kwargs), _first_sample(args, kwargs)):
                 _compare(model, network, *call)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def _first_sample(

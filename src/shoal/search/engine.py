@@ -24,7 +24,7 @@ from shoal.search.rewind import Rewind
 from shoal.search.run import Run
 from shoal.search.stopping import why_stop
 from shoal.search.task import Task
-from shoal.training.seeding import derive_seed, preserved_rng, seed_everything
+from shoal.seeds import derive_seed, preserved_rng, seed_everything
 
 __all__ = ["search"]
 

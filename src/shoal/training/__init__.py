@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from shoal.options import Recipe, find_recipe, recipes
+from shoal.seeds import derive_seed, preserved_rng, seed_everything
 from shoal.training.evaluate import Evaluation, evaluate
 from shoal.training.fit import fit
 from shoal.training.losses import logits_of
 from shoal.training.reports import BatchReport, EpochReport, FitReport
-from shoal.training.seeding import derive_seed, preserved_rng, seed_everything
 
 __all__ = [
     "BatchReport",

@@ -15,9 +15,9 @@ from shoal.distributed import sum_across
 from shoal.errors import ConfigError
 from shoal.modes import eval_mode, placed
 from shoal.passes.batches import Batches
+from shoal.seeds import preserved_rng
 from shoal.training.losses import check_targets, count_hits, logits_of, sample_losses
 from shoal.training.precision import autocast, resolve_precision
-from shoal.training.seeding import preserved_rng
 
 __all__ = ["Evaluation", "evaluate"]
 

@@ -14,7 +14,7 @@ from shoal.data.batch import Batch, split_batch
 from shoal.distributed import rank, world
 from shoal.errors import DataError
 from shoal.passes.batches import set_epoch
-from shoal.training.seeding import derive_seed, seed_everything
+from shoal.seeds import derive_seed, seed_everything
 
 __all__ = ["Feed"]
 

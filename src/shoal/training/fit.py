@@ -18,6 +18,7 @@ from shoal.errors import ConfigError, DataError, ShoalError, TrainingError
 from shoal.modes import eval_mode, kept_flags, make_channels_last, placed
 from shoal.onednn import safe_convolutions
 from shoal.options import Recipe, find_recipe
+from shoal.seeds import preserved_rng
 from shoal.training.evaluate import evaluate
 from shoal.training.feed import Feed
 from shoal.training.hooks import Hooks, Values
@@ -25,7 +26,6 @@ from shoal.training.objective import Loss, Objective
 from shoal.training.precision import resolve_precision
 from shoal.training.reports import BatchReport, EpochReport, FitReport, best_epoch
 from shoal.training.resume import cpu_state, fingerprint, load_checkpoint, save_checkpoint
-from shoal.training.seeding import preserved_rng
 from shoal.training.trainer import Trainer
 
 __all__ = ["fit"]

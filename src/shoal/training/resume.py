@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from shoal.distributed import barrier, is_main, sum_across, world
-from shoal.files import readable_errors
+from shoal.files import write_file
 from shoal.options import Recipe
 
 __all__ = ["cpu_state", "fingerprint", "load_checkpoint", "save_checkpoint"]
@@ -60,25 +59,14 @@ def save_checkpoint(path: Path, identity: Mapping[str, Any], state: Mapping[str,
     Whatever happens on the way, the file is the old one or the new one.
     """
     if is_main():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".part")
         payload = {
             "format": FORMAT,
             "version": VERSION,
             "fit": dict(identity),
             "state": dict(state),
         }
-        with readable_errors(path):
-            try:
-                with temporary.open("wb") as file:
-                    torch.save(payload, file)
-                    file.flush()
-                    os.fsync(file.fileno())
-                temporary.replace(path)
-            except BaseException:
-                temporary.unlink(missing_ok=True)  # on a full disk its room is needed
-                raise
-        _sync_folder(path.parent)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, lambda temporary: torch.save(payload, temporary))
     barrier()
 
 
@@ -113,14 +101,3 @@ def _read(path: Path, identity: Mapping[str, Any]) -> tuple[dict[str, Any] | Non
         return None, f"checkpoint {path.name} belongs to another fit: started over"
     state: dict[str, Any] = payload["state"]
     return state, None
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the renaming itself survive a power cut, where the system can (Windows cannot)."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

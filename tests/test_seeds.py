@@ -5,7 +5,7 @@ import random
 import numpy as np
 import torch
 
-from shoal.training.seeding import derive_seed, preserved_rng, seed_everything
+from shoal.seeds import derive_seed, preserved_rng, seed_everything
 
 CPU = torch.device("cpu")
 

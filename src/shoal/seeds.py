@@ -1,16 +1,24 @@
-"""Seeds that depend on what they are for and on nothing else, and the caller's random state."""
+"""Seeds that depend on what they are for and on nothing else, and the caller's random state.
+
+`derive_seed` is for torch and for whatever is handed on as a number; `generator` for NumPy, where
+an epoch, a batch and a sample each have their own stream. Both are the same in every process, run
+and version of Python, and a change of either would change what every seed means.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import random
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 
-__all__ = ["derive_seed", "preserved_rng", "seed_everything"]
+from shoal.errors import ConfigError
+
+__all__ = ["derive_seed", "generator", "preserved_rng", "seed_everything"]
 
 
 def derive_seed(*parts: int | str) -> int:
@@ -22,6 +30,22 @@ def derive_seed(*parts: int | str) -> int:
     """
     text = "\x1f".join(f"{type(part).__name__}:{part}" for part in parts)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def generator(seed: int, purpose: str, *numbers: int) -> np.random.Generator:
+    """Return the random generator of one purpose ("order", "augment", …).
+
+    Args:
+        seed: the user's seed, at least 0.
+        purpose: keeps apart what else would draw the same numbers from one seed.
+        numbers: an epoch, a batch, a sample: each at least 0.
+
+    Raises:
+        ConfigError: the seed is negative.
+    """
+    if seed < 0:
+        raise ConfigError(f"seed is {seed}: give a number of at least 0")
+    return np.random.default_rng([seed, zlib.crc32(purpose.encode()), *numbers])
 
 
 def seed_everything(seed: int, device: torch.device) -> None:
