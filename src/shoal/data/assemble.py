@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from shoal.data.augment import Augment, resolve_augment
-from shoal.data.base import SeededLoader
+from shoal.data.base import LoaderOptions, SeededLoader
 from shoal.data.dataset import DataSet, Reading
 from shoal.data.images import Pixels
 from shoal.data.loader import ImageLoader
@@ -135,40 +135,34 @@ def mirrored(image_size: int) -> Augment:
     return Augment(flip=True, crop=max(1, image_size // 8))
 
 
-def loader_options(part: str, options: Reading, auto: Augment) -> dict[str, object]:
+def loader_options(
+    part: str,
+    options: Reading,
+    *,
+    auto: Augment,
+    num_classes: int,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+) -> LoaderOptions:
     """Return a part's options of the loader: only training is shuffled and augmented."""
     train = part == "train"
+    size = options.batch_size if train else options.eval_batch_size or options.batch_size
     return {
-        "batch_size": options.batch_size
-        if train
-        else options.eval_batch_size or options.batch_size,
+        "batch_size": size,
+        "mean": options.mean or mean,
+        "std": options.std or std,
         "augment": resolve_augment(options.transform or options.augment, auto) if train else None,
         "shuffle": train,
         "seed": options.seed,
         "device": options.device,
+        "num_classes": num_classes,
     }
 
 
-def image_loader(
-    part: str,
-    pixels: Pixels,
-    labels: NDArray[np.int64],
-    options: Reading,
-    *,
-    auto: Augment,
-    mean: Sequence[float],
-    std: Sequence[float],
-    num_classes: int,
-) -> ImageLoader:
-    """Return the loader of one part ("train", "val" or "test") from pixels `[N, H, W, C]`."""
-    return ImageLoader(
-        torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2),
-        labels,
-        mean=mean,
-        std=std,
-        num_classes=num_classes,
-        **loader_options(part, options, auto),  # type: ignore[arg-type]
-    )
+def image_loader(pixels: Pixels, labels: NDArray[np.int64], options: LoaderOptions) -> ImageLoader:
+    """Return the loader of a part whose pixels `[N, H, W, C]` are in memory."""
+    images = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2)
+    return ImageLoader(images, labels, **options)
 
 
 def make_data_set(

@@ -1,11 +1,15 @@
-"""What shoal's own loaders share: order, epochs, shards, augmentation and normalisation."""
+"""What shoal's own loaders share: order, epochs, shards, augmentation and normalisation.
+
+PyTorch's `DataLoader` collates image by image and shuffles by a generator that remembers; here a
+batch is one gather, and every epoch can be had again.
+"""
 
 from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, Self
+from typing import Any, Self, TypedDict
 
 import numpy as np
 import torch
@@ -17,9 +21,24 @@ from shoal.data.split import stratified_subset
 from shoal.errors import ConfigError, DataError
 from shoal.seeds import generator
 
-__all__ = ["SeededLoader"]
+__all__ = ["LoaderOptions", "SeededLoader"]
 
 Indices = NDArray[np.int64]
+
+
+class LoaderOptions(TypedDict, total=False):
+    """The keyword arguments of every loader of shoal's own; `SeededLoader` explains them."""
+
+    batch_size: int
+    mean: Sequence[float] | float
+    std: Sequence[float] | float
+    augment: Augment | str | None
+    shuffle: bool
+    seed: int
+    device: torch.device | str
+    drop_last: bool
+    num_classes: int | None
+    channels_last: bool
 
 
 class SeededLoader(ABC):

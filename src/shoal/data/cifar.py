@@ -10,11 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shoal.data.assemble import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     check_memory,
     choose,
     image_loader,
+    loader_options,
     make_data_set,
     mirrored,
 )
@@ -79,14 +78,9 @@ def _load(name: str, reader_name: str, root: str, options: Reading) -> DataSet:
     sources["test"] = (test, test_labels)
     loaders = {
         part: image_loader(
-            part,
             resize_all(pixels, size),
             part_labels,
-            options,
-            auto=mirrored(size),
-            mean=options.mean or IMAGENET_MEAN,
-            std=options.std or IMAGENET_STD,
-            num_classes=len(classes),
+            loader_options(part, options, auto=mirrored(size), num_classes=len(classes)),
         )
         for part, (pixels, part_labels) in sources.items()
     }

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from shoal.data.assemble import check_memory, choose, image_loader, make_data_set
+from shoal.data.assemble import (
+    check_memory,
+    choose,
+    image_loader,
+    loader_options,
+    make_data_set,
+)
 from shoal.data.augment import PRESETS
 from shoal.data.dataset import DataSet, Reading, data_sets
 from shoal.data.images import resize_all
@@ -47,14 +53,16 @@ def load_digits_data(root: str, options: Reading) -> DataSet:
     check_memory(sum(map(len, choice.parts.values())), (1, size, size), options)
     loaders = {
         part: image_loader(
-            part,
             resize_all(grey[positions], size),
             labels[positions],
-            options,
-            auto=PRESETS["none"],
-            mean=options.mean or MEAN,
-            std=options.std or STD,
-            num_classes=len(classes),
+            loader_options(
+                part,
+                options,
+                auto=PRESETS["none"],
+                num_classes=len(classes),
+                mean=MEAN,
+                std=STD,
+            ),
         )
         for part, positions in choice.parts.items()
     }

@@ -12,8 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shoal.data.assemble import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     choose,
     gibibytes,
     image_loader,
@@ -199,17 +197,8 @@ def _in_memory(
     """Return a loader of decoded images, and the positions of files that were skipped."""
     pixels, broken = decode_all(files.paths, frame, skip_broken=options.skip_broken)
     kept = _non_empty(part, files.without(broken))
-    loader = image_loader(
-        part,
-        pixels,
-        kept.labels,
-        options,
-        auto=mirrored(frame.size),
-        mean=options.mean or IMAGENET_MEAN,
-        std=options.std or IMAGENET_STD,
-        num_classes=num_classes,
-    )
-    return loader, broken
+    chosen = loader_options(part, options, auto=mirrored(frame.size), num_classes=num_classes)
+    return image_loader(pixels, kept.labels, chosen), broken
 
 
 def _streamed(
@@ -229,10 +218,7 @@ def _streamed(
         image_size=frame.size,
         resize=frame.resize,
         workers=options.workers,
-        mean=options.mean or IMAGENET_MEAN,
-        std=options.std or IMAGENET_STD,
-        num_classes=num_classes,
-        **loader_options(part, options, mirrored(frame.size)),  # type: ignore[arg-type]
+        **loader_options(part, options, auto=mirrored(frame.size), num_classes=num_classes),
     )
     return loader, broken
 

@@ -1,4 +1,9 @@
-"""Image files to arrays of pixels: decoding, resizing and cropping with Pillow."""
+"""Image files to arrays of pixels: decoding, resizing and cropping with Pillow.
+
+Reading folders of images is what everybody needs, so it does without torchvision, which cannot
+even be imported beside many a CPU build of PyTorch. Resizing and cropping round as its transforms
+do, and files are decoded in threads, with the broken ones named.
+"""
 
 from __future__ import annotations
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from shoal.data.augment import Augment
-from shoal.data.base import Indices, SeededLoader
+from shoal.data.base import Indices, LoaderOptions, SeededLoader
 from shoal.errors import ConfigError, DataError
 
 __all__ = ["ImageLoader"]
@@ -25,16 +24,8 @@ class ImageLoader(SeededLoader):
     Args:
         images: uint8 `[N, C, H, W]`. In channels_last memory format they are kept without a copy.
         labels: the class of every image, `[N]`, each in [0, num_classes).
-        batch_size: images per batch of all processes together.
-        mean: per channel, or one number for all, in units of the full range of a pixel.
-        std: as `mean`.
-        augment: random changes, an `Augment` or the name of a preset; None for none.
-        shuffle: whether each epoch has its own order.
-        seed: at least 0; decides order and augmentation together with the epoch.
-        device: where images and batches shall be.
-        drop_last: whether a last batch of fewer than `batch_size` images is left out.
-        num_classes: None counts up to the largest label.
-        channels_last: whether batches have channels_last memory format.
+        **options: batch size, normalisation, augmentation, order and device, as `SeededLoader`
+            takes them.
 
     Raises:
         DataError: the images are not uint8 `[N, C, H, W]`, there is none, or a label is out of
@@ -52,31 +43,9 @@ class ImageLoader(SeededLoader):
         self,
         images: Tensor | NDArray[np.uint8],
         labels: Tensor | NDArray[Any] | Sequence[int],
-        *,
-        batch_size: int = 128,
-        mean: Sequence[float] | float = (0.0,),
-        std: Sequence[float] | float = (1.0,),
-        augment: Augment | str | None = None,
-        shuffle: bool = False,
-        seed: int = 0,
-        device: torch.device | str = "cpu",
-        drop_last: bool = False,
-        num_classes: int | None = None,
-        channels_last: bool = True,
+        **options: Unpack[LoaderOptions],
     ) -> None:
-        super().__init__(
-            labels,
-            batch_size=batch_size,
-            mean=mean,
-            std=std,
-            augment=augment,
-            shuffle=shuffle,
-            seed=seed,
-            device=device,
-            drop_last=drop_last,
-            num_classes=num_classes,
-            channels_last=channels_last,
-        )
+        super().__init__(labels, **options)
         given = torch.as_tensor(images)
         if given.dtype != torch.uint8 or given.ndim != 4:
             raise DataError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from shoal.data.augment import Augment
-from shoal.data.base import Indices, SeededLoader
+from shoal.data.base import Indices, LoaderOptions, SeededLoader
 from shoal.data.images import Frame, cpu_count, decode_error, open_rgb
 from shoal.errors import ConfigError, DataError
 from shoal.seeds import generator
@@ -35,16 +35,8 @@ class StreamLoader(SeededLoader):
         resize: what the shorter side is resized to before the centre is cut out; None means
             256/224 of `image_size`.
         workers: processes that decode; 0 decodes in this process.
-        batch_size: images per batch of all processes together.
-        mean: per channel, or one number for all, in units of the full range of a pixel.
-        std: as `mean`.
-        augment: random changes, an `Augment` or the name of a preset; None for none.
-        shuffle: whether each epoch has its own order.
-        seed: at least 0; decides order and augmentation together with the epoch.
-        device: where the batches shall be.
-        drop_last: whether a last batch of fewer than `batch_size` images is left out.
-        num_classes: None counts up to the largest label.
-        channels_last: whether batches have channels_last memory format.
+        **options: batch size, normalisation, augmentation, order and device, as `SeededLoader`
+            takes them.
 
     Raises:
         DataError: there is no image, or a label is out of range or missing. When iterated: a file
@@ -60,30 +52,9 @@ class StreamLoader(SeededLoader):
         image_size: int = 224,
         resize: int | None = None,
         workers: int = 2,
-        batch_size: int = 128,
-        mean: Sequence[float] | float = (0.0,),
-        std: Sequence[float] | float = (1.0,),
-        augment: Augment | str | None = None,
-        shuffle: bool = False,
-        seed: int = 0,
-        device: torch.device | str = "cpu",
-        drop_last: bool = False,
-        num_classes: int | None = None,
-        channels_last: bool = True,
+        **options: Unpack[LoaderOptions],
     ) -> None:
-        super().__init__(
-            labels,
-            batch_size=batch_size,
-            mean=mean,
-            std=std,
-            augment=augment,
-            shuffle=shuffle,
-            seed=seed,
-            device=device,
-            drop_last=drop_last,
-            num_classes=num_classes,
-            channels_last=channels_last,
-        )
+        super().__init__(labels, **options)
         if len(paths) != self.num_samples:
             raise DataError(
                 f"there are {len(paths)} images and {self.num_samples} labels: "

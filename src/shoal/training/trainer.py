@@ -1,9 +1,17 @@
-"""The steps of a fit: forward, backward, update, in one process or several."""
+"""The steps of a fit: forward, backward, update, in one process or several.
+
+accelerate says on which device a process works, forms the group of processes and splits foreign
+loaders. Its `Accelerator` does not take the steps: it holds one precision for the whole process,
+where fits with other recipes follow each other and each is validated in fp32; it puts a patched
+`forward` on the network, which is the user's; and it averages over batches, not samples, so that
+two processes or a short last batch would not give the gradient of one process.
+"""
 
 from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -188,27 +196,10 @@ class Trainer:
 
     def _in_parallel(self) -> nn.Module:
         """Return the objective wrapped for data parallelism over the processes."""
-        batch = next(iter(self.feed.epoch(0)))
-        unused = sum_across(torch.tensor(int(self._has_unused(batch)), device=self.device))
-        return DistributedDataParallel(
-            self.objective, find_unused_parameters=bool(unused.item() > 0)
-        )
-
-    def _has_unused(self, batch: Batch) -> bool:
-        """Return whether the loss of `batch` leaves a trainable parameter without gradient.
-
-        A captured network may hold such parameters; data parallelism would wait for their
-        gradients for ever. The trial leaves the network as it was.
-        """
-        network = self.objective.network.train()
-        buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
-        with self.objective.listening():
-            loss, _ = self._forward(batch)
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
-        reached = _leaves(loss)
-        return any(p.requires_grad and id(p) not in reached for p in network.parameters())
+        # A captured network may hold parameters that no output depends on: data parallelism would
+        # wait for their gradients for ever unless it looks for them, and warns if there is none.
+        warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
+        return DistributedDataParallel(self.objective, find_unused_parameters=True)
 
 
 class _Meter:
@@ -258,18 +249,3 @@ def _grouped(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
     """Yield the batches in lists of `size`; the last list may be shorter."""
     while group := list(itertools.islice(batches, size)):
         yield group
-
-
-def _leaves(loss: Tensor) -> set[int]:
-    """Return the identities of the leaf tensors that `loss` has a gradient for."""
-    found: set[int] = set()
-    seen, queue = set(), [loss.grad_fn]
-    while queue:
-        node = queue.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable"):
-            found.add(id(node.variable))
-        queue.extend(parent for parent, _ in node.next_functions)
-    return found
