@@ -29,7 +29,6 @@ from shoal.importance import score
 from shoal.models import load_model
 from shoal.modes import make_channels_last
 from shoal.network import Network, capture
-from shoal.network.stretches import find_stretches
 from shoal.surgery.collapse import collapse_
 from shoal.training import Recipe, evaluate, fit
 
@@ -40,7 +39,7 @@ def choose_greedily(
     """Return for each step what was collapsed, its score, the accuracy and the seconds so far."""
     steps: list[dict[str, Any]] = []
     network, names, seconds = dense.copy(), [], 0.0
-    left = [stretch.name for stretch in find_stretches(dense)]
+    left = [stretch.name for stretch in dense.stretches]
     top1 = evaluate(dense, test).top1
     for number in range(1, options.blocks + 1):
         started = time.perf_counter()

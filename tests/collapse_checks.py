@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from shoal import compat
 from shoal.errors import ShoalError
 from shoal.network import Network
-from shoal.network.stretches import Stretch, find_stretches
+from shoal.network.stretches import Stretch
 from shoal.store import load, save
 
 
@@ -43,7 +43,7 @@ def timm_model(name: str, **options: Any) -> nn.Module:
 
 
 def by_name(network: Network) -> dict[str, Stretch]:
-    return {stretch.name: stretch for stretch in find_stretches(network)}
+    return {stretch.name: stretch for stretch in network.stretches}
 
 
 class Pair(nn.Module):

@@ -232,12 +232,12 @@ def _capture_base(plan: Plan, description: Mapping[str, Any], model: nn.Module |
 
 def _describe_inputs(network: Network) -> dict[str, Any]:
     leaves: list[Any] = []
-    for leaf in network._inputs.leaves:
+    for leaf in network.inputs.leaves:
         if isinstance(leaf, TensorSpec):
             leaves.append({"shape": list(leaf.shape), "dtype": str(leaf.dtype).split(".")[-1]})
         else:
             leaves.append({"value": leaf})
-    return {"structure": pytree.treespec_dumps(network._inputs.structure), "leaves": leaves}
+    return {"structure": pytree.treespec_dumps(network.inputs.structure), "leaves": leaves}
 
 
 def _example_inputs(description: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -170,7 +170,7 @@ def test_merging_300_networks_changes_no_output(data: st.DataObject) -> None:
 
 def check_law(data: st.DataObject) -> tuple[nn.Module, Network]:
     model, network, merged = merged_and_original(data)
-    channels = network._inputs.leaves[0].shape[1]
+    channels = network.inputs.leaves[0].shape[1]
     with torch.no_grad():
         for size, batch in ((25, 1), (32, 3), (41, 2)):
             x = torch.randn(batch, channels, size, size, dtype=torch.float64)

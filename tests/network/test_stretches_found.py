@@ -22,7 +22,7 @@ from collapse_checks import (
 from shoal.errors import ConfigError
 from shoal.models import cifar_resnet20
 from shoal.network import capture
-from shoal.network.stretches import find_stretch, find_stretches, with_kernel
+from shoal.network.stretches import with_kernel
 from shoal.surgery.collapse import collapse_
 
 
@@ -119,7 +119,7 @@ def test_mlps_of_transformers_leave_the_skip_outside(
         assert len(stretch.layers) == 2
     data = images(3, 32, 32, batch=32, count=8)
     collapse_(network, names, data)
-    assert not find_stretches(network)
+    assert not network.stretches
     same_after_loading(network, model, data[0][:2], tmp_path / "saved")
 
 
@@ -138,14 +138,14 @@ def test_every_mlp_of_the_published_transformers_is_found(
 ) -> None:
     model = timm_model(name[5:]) if name.startswith("timm:") else torchvision_model(name)
     side = 224 if "vit" in name else 64
-    found = find_stretches(capture(model, torch.randn(2, 3, side, side), check=False))
+    found = capture(model, torch.randn(2, 3, side, side), check=False).stretches
     assert (found[0].name, len(found)) == (first, count)
     assert {stretch.kind for stretch in found} == {kind}
 
 
 def test_a_kernel_grows_until_the_output_has_its_size() -> None:
     network = capture(Model(Pair()), torch.randn(2, 3, 12, 12))
-    assert find_stretch(network, "part").kernel_size == (5, 5)
+    assert network.stretch("part").kernel_size == (5, 5)
     with pytest.raises(ConfigError, match="a 3×3 kernel cannot give 'part' its output size"):
-        with_kernel(find_stretch(network, "part"), 3)
-    assert with_kernel(find_stretch(network, "part"), 7).shape.padding == (1, 1)
+        with_kernel(network.stretch("part"), 3)
+    assert with_kernel(network.stretch("part"), 7).shape.padding == (1, 1)

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 import shoal
 from shoal.models import cifar_resnet20
 from shoal.network import Network
-from shoal.network.blocks import find_blocks
 from shoal.passes.variants import Variants
 from shoal.surgery import drop_
 
@@ -21,7 +20,7 @@ def network() -> Network:
 
 
 def test_a_variant_is_the_network_with_another_value(network: Network) -> None:
-    blocks = [b for b in find_blocks(network) if b.block.removable]
+    blocks = [b for b in network.blocks if b.removable]
     features = network.node_of("linear").all_input_nodes[0]
     variants = Variants(
         network,
@@ -36,12 +35,12 @@ def test_a_variant_is_the_network_with_another_value(network: Network) -> None:
             assert torch.equal(variants.run(x), network(x))
             for b in [*blocks, blocks[0]]:
                 found = variants.with_override(b.addition, variants.value(b.shortcut))
-                assert torch.equal(found, drop_(network.copy(), b.block.name)(x))
+                assert torch.equal(found, drop_(network.copy(), b.name)(x))
                 assert torch.equal(head(variants.watched(features)), found)
 
 
 def test_only_what_comes_later_runs_again(network: Network) -> None:
-    blocks = [b for b in find_blocks(network) if b.block.removable]
+    blocks = [b for b in network.blocks if b.removable]
     variants = Variants(network, [b.addition for b in blocks], reads=[b.shortcut for b in blocks])
     calls: list[str] = []
     handles = [
@@ -78,14 +77,14 @@ def test_memory_that_the_network_writes_into_is_made_anew() -> None:
     model = Writes().eval()
     x = torch.randn(3, 4)
     network = shoal.capture(model, x)
-    blocks = [b for b in find_blocks(network) if b.block.removable]
+    blocks = [b for b in network.blocks if b.removable]
     assert len(blocks) == 2
     variants = Variants(network, [b.addition for b in blocks], reads=[b.shortcut for b in blocks])
     with torch.no_grad():
         variants.run(x)
         for b in (blocks[0], blocks[1], blocks[0]):
             found = variants.with_override(b.addition, variants.value(b.shortcut))
-            assert torch.equal(found, drop_(network.copy(), b.block.name)(x))
+            assert torch.equal(found, drop_(network.copy(), b.name)(x))
 
 
 def test_structured_inputs_and_outputs() -> None:
@@ -100,7 +99,7 @@ def test_structured_inputs_and_outputs() -> None:
     model = Two().eval()
     x, y = torch.randn(2, 4), torch.randn(2, 4)
     network = shoal.capture(model, (x, y))
-    (block,) = [b for b in find_blocks(network) if b.block.removable]
+    (block,) = [b for b in network.blocks if b.removable]
     variants = Variants(network, [block.addition], reads=[block.shortcut])
     with torch.no_grad():
         assert torch.equal(variants.run(x, y=y)["logits"], model(x, y)["logits"])

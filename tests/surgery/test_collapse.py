@@ -13,8 +13,7 @@ from collapse_checks import Model, Pair, by_name, images, same_after_loading, to
 from shoal.errors import ConfigError, DataError, NameNotFoundError, TrainingError
 from shoal.models import cifar_resnet20, digits_resnet
 from shoal.network import Network, capture
-from shoal.network.listen import Tap, listen
-from shoal.network.stretches import find_stretch
+from shoal.network.runner import Tap, listen
 from shoal.surgery import linearize_
 from shoal.surgery.collapse import collapse_
 
@@ -115,7 +114,7 @@ def test_it_is_the_best_layer_for_the_output(small: Network, loader: list[Tensor
     layer = network.get_submodule("layer3.1.collapsed")
     x, y = [], []
     twin = small.copy()
-    stretch = find_stretch(twin, "layer3.1")
+    stretch = twin.stretch("layer3.1")
     handle = listen(
         twin,
         [Tap(stretch.end, (stretch.start, stretch.end), lambda a, b: (x.append(a), y.append(b)))],
@@ -232,7 +231,7 @@ def test_architectures_shapes_and_replay(
     network = capture(model, torch.randn(2, 3, side, side), check=False).copy()
     data = images(3, side, side, count=2, batch=40)
     kernel = 1 if name == "resnet50" else None  # fewer positions needed
-    shape = find_stretch(network, stretch).end.meta["shape"]
+    shape = network.stretch(stretch).end.meta["shape"]
     collapse_(network, stretch, data, kernel_size=kernel)
     assert stretch not in by_name(network)
     path = network.plan.operations[-1].options["layers"][-1][0]

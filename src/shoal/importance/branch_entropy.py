@@ -44,7 +44,7 @@ class BlockEntropy:
 
     def attach(self, network: Network) -> Sequence[RemovableHandle]:
         """Forget what was counted before; watch the branches' rectifiers."""
-        blocks = [found.block for found in block_candidates(network)]
+        blocks = block_candidates(network)
         self._sites = {block.name: block.sites for block in blocks if block.sites}
         if not self._sites:
             raise ConfigError(

@@ -8,7 +8,7 @@ from torch import fx
 
 from shoal.errors import ConfigError
 from shoal.network import Network
-from shoal.network.blocks import BlockNodes, find_blocks
+from shoal.network.blocks import Block
 
 __all__ = [
     "Candidate",
@@ -56,29 +56,29 @@ def candidates(network: Network, unit: str) -> list[Candidate]:
     check_unit(unit)
     if unit == "site":
         return site_candidates(network)
-    return [as_candidate(nodes) for nodes in block_candidates(network)]
+    return [as_candidate(block) for block in block_candidates(network)]
 
 
-def block_candidates(network: Network) -> list[BlockNodes]:
+def block_candidates(network: Network) -> list[Block]:
     """Return the removable blocks; raises `ConfigError` if there is none."""
-    blocks = find_blocks(network)
-    removable = [found for found in blocks if found.block.removable]
+    blocks = network.blocks
+    removable = [block for block in blocks if block.removable]
     if removable:
         return removable
     if not blocks:
         raise ConfigError(
             "the network has no residual block: choose a method or a criterion for sites"
         )
-    first = blocks[0].block
+    first = blocks[0]
     raise ConfigError(
         f"none of the network's {len(blocks)} residual blocks can be removed; "
         f"'{first.name}': {first.reason}"
     )
 
 
-def as_candidate(nodes: BlockNodes) -> Candidate:
+def as_candidate(block: Block) -> Candidate:
     """Return a block as a candidate."""
-    return Candidate(nodes.block.name, nodes.addition, nodes.shortcut, nodes.branch)
+    return Candidate(block.name, block.addition, block.shortcut, block.branch)
 
 
 def site_candidates(network: Network) -> list[Candidate]:
@@ -86,7 +86,7 @@ def site_candidates(network: Network) -> list[Candidate]:
     found = []
     for site in network.sites:
         if site.linearized is None:
-            node = network.node_of(site.name)
+            node = site.node
             found.append(Candidate(site.name, node, node.all_input_nodes[0], (node,)))
     if not found:
         raise ConfigError("the network has no rectifier left to score")

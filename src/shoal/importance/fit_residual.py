@@ -14,7 +14,7 @@ from shoal.errors import ConfigError, unknown_name
 from shoal.importance.criteria import criteria
 from shoal.importance.scores import Scores
 from shoal.network import Network
-from shoal.network.stretches import Stretch, find_stretches, with_kernel
+from shoal.network.stretches import Stretch, with_kernel
 from shoal.surgery.fit_conv import FittedLayer
 from shoal.surgery.fit_stretches import check_ridge, fit_stretches
 
@@ -107,7 +107,7 @@ class StretchFits:
 
     def stretches(self, network: Network) -> list[Stretch]:
         """Return the stretches, in the order of the forward pass; raises as `of` does."""
-        found = {stretch.name: stretch for stretch in find_stretches(network)}
+        found = {stretch.name: stretch for stretch in network.stretches}
         for name in self.names or ():
             if name not in found:
                 raise unknown_name("block or stretch that can be collapsed", name, found)

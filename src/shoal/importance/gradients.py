@@ -20,7 +20,7 @@ from shoal.importance.criteria import criteria
 from shoal.importance.scores import Scores
 from shoal.modes import device_of, kept_flags
 from shoal.network import Network
-from shoal.network.blocks import BlockNodes
+from shoal.network.blocks import Block
 from shoal.network.weights import own_tensors
 from shoal.onednn import safe_convolutions
 from shoal.passes.batches import Batches
@@ -154,7 +154,7 @@ def score_by_gradients(
             id(p): float(criterion.term(p.detach().cpu().double(), direction).sum())
             for p, direction in zip(parameters, directions, strict=True)
         }
-        values = {b.block.name: _total(network, b, by_parameter) for b in blocks}
+        values = {b.name: _total(network, b, by_parameter) for b in blocks}
         for name, value in values.items():
             if not math.isfinite(value):
                 raise TrainingError(
@@ -237,7 +237,7 @@ def _differentiable(
                     buffer.copy_(value)
 
 
-def _total(network: Network, nodes: BlockNodes, by_parameter: Mapping[int, float]) -> float:
+def _total(network: Network, block: Block, by_parameter: Mapping[int, float]) -> float:
     """Return the sum over the parameters that the branch uses."""
-    used = {id(t) for node in nodes.branch for t in own_tensors(node, network).values()}
+    used = {id(t) for node in block.branch for t in own_tensors(node, network).values()}
     return sum(by_parameter[key] for key in used if key in by_parameter)

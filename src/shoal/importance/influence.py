@@ -15,9 +15,8 @@ from shoal.importance.candidates import block_candidates
 from shoal.importance.criteria import criteria
 from shoal.importance.scores import Scores
 from shoal.network import Network
-from shoal.network.blocks import BlockNodes
-from shoal.network.channels import channel_dim
-from shoal.network.listen import Tap, listen
+from shoal.network.blocks import Block
+from shoal.network.runner import Tap, listen
 
 __all__ = ["BlockInfluence"]
 
@@ -52,15 +51,15 @@ class BlockInfluence:
     def attach(self, network: Network) -> Sequence[RemovableHandle]:
         """Forget what was collected before; listen at every removable block."""
         blocks = block_candidates(network)
-        self._sums = {b.block.name: torch.zeros(2, dtype=torch.float64) for b in blocks}
+        self._sums = {b.name: torch.zeros(2, dtype=torch.float64) for b in blocks}
         return [listen(network, [self._tap(network, b) for b in blocks])]
 
-    def _tap(self, network: Network, nodes: BlockNodes) -> Tap:
-        rectifier = _following_rectifier(network, nodes.addition)
-        dim = channel_dim(nodes.addition, network)
-        hear = self._hearer(nodes.block.name, dim, network, rectifier)
-        end = nodes.addition if rectifier is None else rectifier
-        return Tap(end, (nodes.shortcut, end), hear)
+    def _tap(self, network: Network, block: Block) -> Tap:
+        rectifier = _following_rectifier(network, block.addition)
+        dim = network.view.channel_dim(block.addition)
+        hear = self._hearer(block.name, dim, network, rectifier)
+        end = block.addition if rectifier is None else rectifier
+        return Tap(end, (block.shortcut, end), hear)
 
     def _hearer(
         self, name: str, dim: int, network: Network, rectifier: fx.Node | None

@@ -15,7 +15,7 @@ from shoal.importance.criteria import criteria
 from shoal.importance.scores import Scores
 from shoal.importance.stages import relative_to_stage
 from shoal.network import Network
-from shoal.network.blocks import BlockNodes
+from shoal.network.blocks import Block
 from shoal.network.weights import is_weighted, own_tensors
 
 __all__ = ["L1", "L2", "BatchNormScale"]
@@ -42,7 +42,7 @@ class _Magnitude(ABC):
         self.scope = scope
 
     @abstractmethod
-    def of(self, network: Network, nodes: BlockNodes) -> float:
+    def of(self, network: Network, block: Block) -> float:
         """Return the bare score of one block."""
 
     def score(
@@ -54,7 +54,7 @@ class _Magnitude(ABC):
         progress: Callable[[int, int], None] | None = None,
     ) -> Scores:
         """Score the removable blocks; the data are not touched."""
-        values = {b.block.name: self.of(network, b) for b in block_candidates(network)}
+        values = {b.name: self.of(network, b) for b in block_candidates(network)}
         details = {name: {"value": value} for name, value in values.items()}
         if self.scope == "stage":
             values = relative_to_stage(values, network)
@@ -70,9 +70,9 @@ class L1(_Magnitude):
 
     name = "l1"
 
-    def of(self, network: Network, nodes: BlockNodes) -> float:
+    def of(self, network: Network, block: Block) -> float:
         """Return the bare score of one block."""
-        return _mean(network, nodes, torch.abs)
+        return _mean(network, block, torch.abs)
 
 
 @criteria.register("l2")
@@ -81,9 +81,9 @@ class L2(_Magnitude):
 
     name = "l2"
 
-    def of(self, network: Network, nodes: BlockNodes) -> float:
+    def of(self, network: Network, block: Block) -> float:
         """Return the bare score of one block."""
-        return _mean(network, nodes, torch.square)
+        return _mean(network, block, torch.square)
 
 
 @criteria.register("bn_scale")
@@ -92,13 +92,13 @@ class BatchNormScale(_Magnitude):
 
     name = "bn_scale"
 
-    def of(self, network: Network, nodes: BlockNodes) -> float:
+    def of(self, network: Network, block: Block) -> float:
         """Return the bare score of one block.
 
         Raises:
             ConfigError: the branch has no batch norm with a scale.
         """
-        for node in reversed(nodes.branch):
+        for node in reversed(block.branch):
             if node.op != "call_module":
                 continue
             module = network.get_submodule(str(node.target))
@@ -106,22 +106,22 @@ class BatchNormScale(_Magnitude):
             if isinstance(module, nn.modules.batchnorm._BatchNorm) and scaled is not None:
                 return float(scaled.detach().double().abs().mean())
         raise ConfigError(
-            f"block '{nodes.block.name}' has no batch norm with a scale: choose another criterion "
+            f"block '{block.name}' has no batch norm with a scale: choose another criterion "
             "than bn_scale"
         )
 
 
-def _mean(network: Network, nodes: BlockNodes, of: Callable[[Tensor], Tensor]) -> float:
+def _mean(network: Network, block: Block, of: Callable[[Tensor], Tensor]) -> float:
     """Return the mean of a function over all weights of the branch; 0 if it has none."""
-    weights = _weights(network, nodes)
+    weights = _weights(network, block)
     total = sum(float(of(weight.detach().double()).sum()) for weight in weights)
     return total / max(1, sum(weight.numel() for weight in weights))
 
 
-def _weights(network: Network, nodes: BlockNodes) -> Sequence[Tensor]:
+def _weights(network: Network, block: Block) -> Sequence[Tensor]:
     """Return the weights, without biases, of the branch's layers."""
     used: dict[str, Tensor] = {}
-    for node in nodes.branch:
+    for node in block.branch:
         if is_weighted(node, network):
             used |= own_tensors(node, network)
     return list({id(w): w for w in used.values() if w.dim() > 1}.values())

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from shoal.network import Network
-from shoal.network.blocks import find_blocks
 
 __all__ = ["Stage", "relative_to_stage", "stages"]
 
@@ -42,9 +41,9 @@ def stages(network: Network) -> list[Stage]:
     the stage of their output.
     """
     by_shape: dict[tuple[int | None, ...], list[tuple[str, bool]]] = {}
-    for found in find_blocks(network):
-        shape = tuple(found.addition.meta.get("shape") or ())[1:]
-        by_shape.setdefault(shape, []).append((found.block.name, found.block.removable))
+    for block in network.blocks:
+        shape = tuple(block.addition.meta.get("shape") or ())[1:]
+        by_shape.setdefault(shape, []).append((block.name, block.removable))
     return [
         Stage(
             index,

@@ -18,8 +18,6 @@ from shoal.importance.candidates import Candidate, candidates, check_unit
 from shoal.importance.scores import Scores
 from shoal.modes import device_of, eval_mode
 from shoal.network import Network
-from shoal.network.channels import channel_dim
-from shoal.network.flow import Flow
 from shoal.network.weights import is_weighted
 from shoal.passes.batches import Batches
 from shoal.passes.variants import Variants
@@ -140,13 +138,13 @@ class _Features:
     @classmethod
     def of(cls, network: Network, chosen: Sequence[Candidate]) -> _Features | None:
         """Return the input of the last layer with weights that all candidates come before."""
-        flow = Flow(network.graph)
-        for node in reversed(network.graph.nodes):
+        flow = network.view.flow
+        for node in reversed(flow.order):
             if not flow.carries(node) or not is_weighted(node, network):
                 continue
             if all(flow.leads(candidate.node, node) for candidate in chosen):
                 source = next(n for n in node.all_input_nodes if flow.carries(n))
-                return cls(source, channel_dim(source, network))
+                return cls(source, network.view.channel_dim(source))
         return None
 
 

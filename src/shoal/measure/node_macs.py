@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import fx, nn
+from typing_extensions import override
 
 from shoal.measure.macs import count_macs
 from shoal.modes import eval_mode
 from shoal.network import Network
 from shoal.network.inputs import Inputs
-from shoal.network.listen import Stretch
+from shoal.network.runner import Runner
 
 __all__ = ["count_node_macs"]
 
@@ -38,22 +40,24 @@ class _NodeByNode(nn.Module):
 
     def __init__(self, network: Network) -> None:
         super().__init__()
-        nodes = list(network.graph.nodes)
-        self.nodes = nn.ModuleDict({node.name: _Node(node, network) for node in nodes})
-        self._leaves = network._inputs.flatten
-        self._inputs = [node for node in nodes if node.op == "placeholder"]
+        self.nodes = nn.ModuleDict({node.name: _Node() for node in network.graph.nodes})
+        self._flatten = network.inputs.flatten
+        self._runner = _Runner(network, self.nodes)
 
     def forward(self, *args: Any, **kwargs: Any) -> None:
-        values = dict(zip(self._inputs, self._leaves(args, kwargs), strict=True))
-        for node in self.nodes.values():
-            node(values)
+        self._runner.values(*self._flatten(args, kwargs))
 
 
 class _Node(nn.Module):
-    def __init__(self, node: fx.Node, network: Network) -> None:
-        super().__init__()
-        stretch, root = Stretch([node], keep=[node]), network._root
-        self._run = lambda values: stretch.run(values, root)  # the root is not to be a child
+    def forward(self, run: Callable[[fx.Node], Any], node: fx.Node) -> Any:
+        return run(node)
 
-    def forward(self, values: dict[fx.Node, Any]) -> None:
-        self._run(values)
+
+class _Runner(Runner):
+    def __init__(self, network: Network, modules: nn.ModuleDict) -> None:
+        super().__init__(network)
+        self.modules = modules
+
+    @override
+    def run_node(self, n: fx.Node) -> Any:
+        return self.modules[n.name](super().run_node, n)

@@ -32,7 +32,7 @@ def _as_one(network: Network, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     """Return a call's inputs as a tuple, or as a mapping if some go by keyword."""
     if not kwargs:
         return args
-    return {**dict(zip(network._inputs.parameters, args, strict=False)), **kwargs}
+    return {**dict(zip(network.inputs.parameters, args, strict=False)), **kwargs}
 
 
 def cast(inputs: Any, dtype: torch.dtype) -> Any:

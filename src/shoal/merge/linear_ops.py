@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 from shoal.merge.algebra import ConvMap, conv_padding
 from shoal.network import Network
 from shoal.network.modules import Line, StochasticDepth
+from shoal.network.nodes import lookup_tensor
 
 __all__ = ["ADDITIONS", "Linear", "linear_map", "operands", "tensor_shape"]
 
@@ -191,7 +192,7 @@ def _channel_vector(
         return torch.full((channels,), float(constant), dtype=torch.float64), dim
     if not isinstance(constant, fx.Node) or constant.op != "get_attr":
         return None
-    value = _tensor_at(network, str(constant.target))
+    value = lookup_tensor(network, str(constant.target))
     if value is None or not value.is_floating_point() or value.dim() > rank:
         return None
     wide = (1,) * (rank - value.dim()) + tuple(value.shape)
@@ -199,13 +200,6 @@ def _channel_vector(
     if len(along) != 1 or along[0] == 0 or shape[along[0]] != wide[along[0]]:
         return None
     return value.detach().cpu().double().flatten(), along[0]
-
-
-def _tensor_at(network: Network, path: str) -> Tensor | None:
-    owner, _, name = path.rpartition(".")
-    module = network.get_submodule(owner) if owner else network._root
-    value = getattr(module, name, None)
-    return value if isinstance(value, Tensor) else None
 
 
 def _of_flatten(node: fx.Node) -> Linear | None:

@@ -128,12 +128,9 @@ class _Merger:
     def _adopt(self, attempt: Attempt) -> None:
         """Make the network what the attempt is."""
         training = self.network.training
-        plan = self.network.plan
-        state = attempt.network.__getstate__()
-        self.network.__dict__.clear()
-        self.network.__setstate__(state)
-        self.network._keep(plan=plan)
-        plan.record("merge", (), rounds=attempt.rounds, pool_first=attempt.pool_first)
+        self.network.become(attempt.network)
+        done = {"rounds": attempt.rounds, "pool_first": attempt.pool_first}
+        self.network.plan.record("merge", (), **done)
         self.network.train(training)
 
     # ------------------------------------------------------------------ verifying

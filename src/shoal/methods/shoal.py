@@ -26,7 +26,6 @@ from shoal.importance.replaced import Replacement, check_metric, replacement_sco
 from shoal.methods.easier import POSITIONS
 from shoal.modes import device_of
 from shoal.network import Network
-from shoal.network.stretches import find_stretch
 from shoal.options import at_least, between, one_of, option
 from shoal.passes.lines import FittedLine
 from shoal.passes.observe import observe
@@ -303,7 +302,7 @@ class _Fitted:
         elif move.kind == "linearize":
             linearize_(target, move.name, how=self.how, lines=self.lines)
         else:
-            stretch = find_stretch(target, move.name)
+            stretch = target.stretch(move.name)
             layers = collapsed_layers(target, stretch, self.layers[move.name])
             put_collapsed_(target, stretch, *layers)
 

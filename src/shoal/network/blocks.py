@@ -9,9 +9,9 @@ arithmetic alone, as in a rectifier that is written out, is none.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import fx, nn
@@ -19,10 +19,7 @@ from torch import fx, nn
 from shoal.network.flow import Flow
 from shoal.network.weights import is_weighted, own_tensors
 
-if TYPE_CHECKING:
-    from shoal.network.network import Network
-
-__all__ = ["Block", "BlockNodes", "find_blocks", "fix_block_names"]
+__all__ = ["Block", "find_blocks", "fix_block_names"]
 
 aten = torch.ops.aten
 
@@ -40,21 +37,6 @@ class Block:
         reason: why it cannot be, else an empty string.
         layers: paths of the branch's layers with weights.
         sites: names of the branch's rectifier sites.
-    """
-
-    name: str
-    removable: bool
-    reason: str
-    layers: tuple[str, ...]
-    sites: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class BlockNodes:
-    """A block with its place in the graph.
-
-    Attributes:
-        block: what the user sees.
         start: the node where branch and shortcut part.
         branch: the nodes of the branch, in the order of the graph.
         output: the branch's last node, an operand of the addition.
@@ -62,7 +44,66 @@ class BlockNodes:
         shortcut: the addition's other operand.
     """
 
-    block: Block
+    name: str
+    removable: bool
+    reason: str
+    layers: tuple[str, ...]
+    sites: tuple[str, ...]
+    start: fx.Node = field(repr=False, compare=False)
+    branch: tuple[fx.Node, ...] = field(repr=False, compare=False)
+    output: fx.Node = field(repr=False, compare=False)
+    addition: fx.Node = field(repr=False, compare=False)
+    shortcut: fx.Node = field(repr=False, compare=False)
+
+
+def find_blocks(flow: Flow, root: nn.Module, sites: Collection[str]) -> list[Block]:
+    """Return the residual blocks of a network in the order of the forward pass.
+
+    Args:
+        flow: of the network's graph.
+        root: where its modules and tensors are found.
+        sites: the names of its sites.
+    """
+    joints = _joints(flow, root)
+    readers = _readers(flow, root)
+    found = []
+    for name, joint in zip(_names(joints, root), joints, strict=True):
+        reason = _obstacle(joint, flow, root, readers)
+        block = Block(
+            name=name,
+            removable=not reason,
+            reason=reason,
+            layers=tuple(_layer_path(n) for n in joint.branch if is_weighted(n, root)),
+            sites=tuple(str(n.target) for n in joint.branch if n.target in sites),
+            **joint._asdict(),
+        )
+        found.append(block)
+    return found
+
+
+_Readers = Mapping[int, Mapping[fx.Node, str]]  # by a parameter's id: who uses it, by what path
+
+
+def _readers(flow: Flow, root: nn.Module) -> _Readers:
+    """Return which nodes compute with each parameter."""
+    found: dict[int, dict[fx.Node, str]] = {}
+    for node in flow.order:
+        for path, tensor in own_tensors(node, root, flow).items():
+            if isinstance(tensor, nn.Parameter) and flow.carries(node):
+                found.setdefault(id(tensor), {})[node] = path
+    return found
+
+
+def fix_block_names(graph: fx.Graph, root: nn.Module) -> None:
+    """Write each block's name on its addition, so that it stays whatever is removed elsewhere."""
+    joints = _joints(Flow(graph), root)
+    for joint, name in zip(joints, _names(joints, root), strict=True):
+        joint.addition.meta[_NAME] = name
+
+
+class _Joint(NamedTuple):
+    """An addition that joins a branch and its shortcut; see `Block`."""
+
     start: fx.Node
     branch: tuple[fx.Node, ...]
     output: fx.Node
@@ -70,49 +111,13 @@ class BlockNodes:
     shortcut: fx.Node
 
 
-def find_blocks(network: Network) -> list[BlockNodes]:
-    """Return the residual blocks of a network in the order of the forward pass."""
-    flow = Flow(network.graph)
-    found = _joined(network, flow)
-    names = _names([(p[2], p[1]) for p in found], network)
-    readers = _readers(network, flow)
-    return [
-        _describe(name, start, branch, addition, output, shortcut, flow, network, readers)
-        for name, (start, branch, addition, output, shortcut) in zip(names, found, strict=True)
-    ]
+def _joints(flow: Flow, root: nn.Module) -> list[_Joint]:
+    additions = (node for node in flow.order if node.target in _ADDITIONS)
+    joints = (_joint(addition, flow, root) for addition in additions)
+    return [joint for joint in joints if joint is not None]
 
 
-_Readers = Mapping[int, Mapping[fx.Node, str]]  # by a parameter's id: who uses it, by what path
-
-
-def _readers(network: Network, flow: Flow) -> _Readers:
-    """Return which nodes compute with each parameter."""
-    found: dict[int, dict[fx.Node, str]] = {}
-    for node in network.graph.nodes:
-        for path, tensor in own_tensors(node, network, flow).items():
-            if isinstance(tensor, nn.Parameter) and flow.carries(node):
-                found.setdefault(id(tensor), {})[node] = path
-    return found
-
-
-def fix_block_names(network: Network) -> None:
-    """Write each block's name on its addition, so that it stays whatever is removed elsewhere."""
-    found = [(p[2], p[1]) for p in _joined(network, Flow(network.graph))]
-    for (addition, _), name in zip(found, _names(found, network), strict=True):
-        addition.meta[_NAME] = name
-
-
-_Parts = tuple[fx.Node, tuple[fx.Node, ...], fx.Node, fx.Node, fx.Node]
-
-
-def _joined(network: Network, flow: Flow) -> list[_Parts]:
-    additions = (node for node in network.graph.nodes if node.target in _ADDITIONS)
-    parts = (_parts(addition, flow, network) for addition in additions)
-    return [found for found in parts if found is not None]
-
-
-def _parts(addition: fx.Node, flow: Flow, network: Network) -> _Parts | None:
-    """Return (start, branch, addition, output, shortcut) if the addition joins a branch."""
+def _joint(addition: fx.Node, flow: Flow, root: nn.Module) -> _Joint | None:
     operands = [a for a in addition.args[:2] if isinstance(a, fx.Node) and flow.carries(a)]
     if len(operands) != 2 or operands[0] is operands[1]:
         return None
@@ -126,17 +131,17 @@ def _parts(addition: fx.Node, flow: Flow, network: Network) -> _Parts | None:
     elif _sums_from(operands[0], start) != _sums_from(operands[1], start):
         longer = 1 if _sums_from(operands[0], start) else 0
     else:
-        longer = _heavier(operands, start, flow, network)
+        longer = _heavier(operands, start, flow, root)
     branch = flow.between(start, operands[longer])
-    if _NAME not in addition.meta and not any(own_tensors(n, network, flow) for n in branch):
+    if _NAME not in addition.meta and not any(own_tensors(n, root, flow) for n in branch):
         return None
-    return start, branch, addition, operands[longer], operands[1 - longer]
+    return _Joint(start, branch, operands[longer], addition, operands[1 - longer])
 
 
-def _heavier(operands: Sequence[fx.Node], start: fx.Node, flow: Flow, network: Network) -> int:
+def _heavier(operands: Sequence[fx.Node], start: fx.Node, flow: Flow, root: nn.Module) -> int:
     """Return which operand has more layers with weights on its way from `start`."""
     weights = [
-        sum(is_weighted(node, network) for node in flow.between(start, operand))
+        sum(is_weighted(node, root) for node in flow.between(start, operand))
         for operand in operands
     ]
     return 0 if weights[0] >= weights[1] else 1
@@ -155,43 +160,13 @@ def _sums_from(node: fx.Node, start: fx.Node) -> bool:
     return False
 
 
-def _describe(
-    name: str,
-    start: fx.Node,
-    branch: tuple[fx.Node, ...],
-    addition: fx.Node,
-    output: fx.Node,
-    shortcut: fx.Node,
-    flow: Flow,
-    network: Network,
-    readers: _Readers,
-) -> BlockNodes:
-    reason = _obstacle(start, branch, addition, shortcut, flow, network, readers)
-    sites = {n.target for n in branch if n.op == "call_module"} & set(network._site_records)
-    block = Block(
-        name=name,
-        removable=not reason,
-        reason=reason,
-        layers=tuple(_layer_path(n) for n in branch if is_weighted(n, network)),
-        sites=tuple(str(n.target) for n in branch if n.target in sites),
-    )
-    return BlockNodes(block, start, branch, output, addition, shortcut)
-
-
 def _layer_path(node: fx.Node) -> str:
     return str(node.target) if node.op == "call_module" else str(node.meta.get("path", node.name))
 
 
-def _obstacle(
-    start: fx.Node,
-    branch: tuple[fx.Node, ...],
-    addition: fx.Node,
-    shortcut: fx.Node,
-    flow: Flow,
-    network: Network,
-    readers: _Readers,
-) -> str:
+def _obstacle(joint: _Joint, flow: Flow, root: nn.Module, readers: _Readers) -> str:
     """Return why the branch cannot be dropped, or an empty string."""
+    start, branch, _, addition, shortcut = joint
     inside = set(branch)
     if not _sums_from(shortcut, start):
         before, after = start.meta.get("shape"), addition.meta.get("shape")
@@ -210,7 +185,7 @@ def _obstacle(
         for source in node.all_input_nodes:
             if source not in inside and source is not start and flow.carries(source):
                 return f"the branch also reads '{source.name}', which another part computes"
-        if node.meta.get("opaque") and not is_weighted(node, network):
+        if node.meta.get("opaque") and not is_weighted(node, root):
             return f"it holds '{node.name}', which was not understood"
     for users in readers.values():
         own = [path for node, path in users.items() if node in inside]
@@ -240,23 +215,23 @@ def _text(shape: tuple[int | None, ...] | None) -> str:
 # ---------------------------------------------------------------------- names
 
 
-def _names(blocks: Iterable[tuple[fx.Node, tuple[fx.Node, ...]]], network: Network) -> list[str]:
+def _names(joints: Sequence[_Joint], root: nn.Module) -> list[str]:
     """Name each block by the module that adds; where one adds twice, by the branch's main child.
 
     A name given at capture stays.
     """
-    blocks = list(blocks)
-    paths = [str(addition.meta.get("path", "")) for addition, _ in blocks]
+    paths = [str(joint.addition.meta.get("path", "")) for joint in joints]
     shared = Counter(paths)
-    taken: set[str] = {addition.meta[_NAME] for addition, _ in blocks if _NAME in addition.meta}
+    taken: set[str] = {j.addition.meta[_NAME] for j in joints if _NAME in j.addition.meta}
     names = []
-    for path, (addition, branch) in zip(paths, blocks, strict=True):
-        if _NAME in addition.meta:
-            names.append(addition.meta[_NAME])
+    for path, joint in zip(paths, joints, strict=True):
+        if _NAME in joint.addition.meta:
+            names.append(joint.addition.meta[_NAME])
             continue
         name = path
         if shared[path] > 1 or not path:
-            name = _main_child(path, branch, network) or f"{path}.{addition.name}".lstrip(".")
+            main = _main_child(path, joint.branch, root)
+            name = main or f"{path}.{joint.addition.name}".lstrip(".")
         base, n = name, 0
         while name in taken:
             n += 1
@@ -266,7 +241,7 @@ def _names(blocks: Iterable[tuple[fx.Node, tuple[fx.Node, ...]]], network: Netwo
     return names
 
 
-def _main_child(path: str, branch: tuple[fx.Node, ...], network: Network) -> str | None:
+def _main_child(path: str, branch: tuple[fx.Node, ...], root: nn.Module) -> str | None:
     """Return the child of `path` that holds most of the branch's parameters."""
     prefix = f"{path}." if path else ""
     size: Counter[str] = Counter()
@@ -274,6 +249,6 @@ def _main_child(path: str, branch: tuple[fx.Node, ...], network: Network) -> str
         if node.op != "call_module" or not str(node.target).startswith(prefix):
             continue
         child = prefix + str(node.target)[len(prefix) :].split(".")[0]
-        module = network.get_submodule(str(node.target))
+        module = root.get_submodule(str(node.target))
         size[child] += sum(p.numel() for p in module.parameters(recurse=False))
     return size.most_common(1)[0][0] if size else None

@@ -90,12 +90,12 @@ def _assemble(
         plan=Plan(fingerprint=_fingerprint(network, raised.sites)),
         opaque=raised.opaque,
         notes=(),
-        _inputs=inputs,
+        inputs=inputs,
         _output_structure=exported.output_structure,
         _site_records={name: (kind, path) for name, kind, path in raised.sites},
     )
     network.recompile()
-    fix_block_names(network)
+    fix_block_names(network.graph, network)
     return network
 
 

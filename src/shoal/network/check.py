@@ -6,12 +6,13 @@ from collections import defaultdict
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from shoal.errors import CaptureError
 from shoal.modes import eval_mode
 from shoal.network.network import Network
+from shoal.network.runner import Runner, Tap
 
 __all__ = ["check_capture"]
 
@@ -102,25 +103,14 @@ def _agree(a: object, b: object) -> bool:
     return torch.allclose(a, b, rtol=0.0, atol=tolerance * scale, equal_nan=True)
 
 
-class _Recorder(fx.Interpreter):
-    """Runs the graph and keeps what each raised module returned, call by call."""
-
-    def __init__(self, network: Network) -> None:
-        super().__init__(network._root, graph=network.graph)
-        self.outputs: list[tuple[str, Any]] = []
-
-    def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
-        if n.op == "call_module":
-            self.outputs.append((str(n.target), value))
-        return value
-
-
 def _first_difference(
     model: nn.Module, network: Network, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> str:
     """Return " from the layer 'x' on", or a hint if no layer of both can be compared."""
     seen: dict[str, list[Any]] = defaultdict(list)
+    outputs: list[tuple[str, Any]] = []
+    calls = [node for node in network.graph.nodes if node.op == "call_module"]
+    taps = [Tap(n, (n,), lambda v, n=n: outputs.append((n.target, v))) for n in calls]
     handles = []
     for path, module in model.named_modules(remove_duplicate=False):
         if not module._modules:
@@ -131,13 +121,12 @@ def _first_difference(
             handles.append(module.register_forward_hook(keep))
     try:
         model(*args, **kwargs)
-        recorder = _Recorder(network)
-        recorder.run(*network._inputs.flatten(args, kwargs))
+        Runner(network, taps=taps).values(*network.inputs.flatten(args, kwargs))
     finally:
         for handle in handles:
             handle.remove()
-    for path, value in recorder.outputs:
-        calls = seen.get(path)
-        if calls and not _agree(calls.pop(0), value):
+    for path, value in outputs:
+        known = seen.get(path)
+        if known and not _agree(known.pop(0), value):
             return f": they differ from the layer '{path}' on"
     return ": they differ outside the layers, in the model's own forward code"

@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import linecache
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from types import FunctionType
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from shoal.errors import CaptureError, ShoalError, unknown_name
-from shoal.network.blocks import Block, find_blocks
-from shoal.network.channels import channel_dim
+from shoal.network.blocks import Block
 from shoal.network.contexts import context_device, restored_on_error
-from shoal.network.modules import Line
+from shoal.network.graph import Graph
 from shoal.network.plan import Plan
 from shoal.network.raising import Opaque
+from shoal.network.sites import Site
+from shoal.network.stretches import Stretch
 
-__all__ = ["InputSpec", "Network", "Site", "TensorSpec"]
+__all__ = ["InputSpec", "Network", "TensorSpec"]
+
+_T = TypeVar("_T")
+
+_REMADE = ("_compiled", "_run", "_root", "_view", "_compiled_call_impl")  # not copied
+_numbers = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -29,27 +38,6 @@ class TensorSpec:
 
     shape: tuple[int, ...]
     dtype: torch.dtype
-
-
-@dataclass(frozen=True)
-class Site:
-    """One call of a rectifier in the forward graph.
-
-    Attributes:
-        name: the path of its module in the network; unique and stable.
-        kind: the rectifier ("relu", "gelu", …), also after it was linearized.
-        path: the path of the original module that calls it.
-        channel_dim: the dimension of its input that holds the neurons.
-        channels: the number of neurons, None where the shape does not fix it.
-        linearized: "line" or "identity" once it was linearized, else None.
-    """
-
-    name: str
-    kind: str
-    path: str
-    channel_dim: int
-    channels: int | None
-    linearized: str | None
 
 
 @dataclass(frozen=True)
@@ -100,22 +88,26 @@ class Network(nn.Module):
     `state_dict` keys are the original model's, which it shares until `copy` is called.
 
     Attributes:
-        graph: the forward pass; nodes call modules of this network or ATen operations.
+        graph: the forward pass; nodes call modules of this network or ATen operations. Call
+            `recompile` after changing it.
+        inputs: what the network is called with.
         plan: what was done to the network since capture.
         opaque: operations that could not be raised to modules, with reasons.
         notes: what else the user should know about the capture.
     """
 
     graph: fx.Graph
+    inputs: InputSpec
     plan: Plan
     opaque: tuple[Opaque, ...]
     notes: tuple[str, ...]
-    _inputs: InputSpec
     _output_structure: pytree.TreeSpec
-    _site_records: dict[str, tuple[str, str]]
+    _site_records: dict[str, tuple[str, str]]  # kind and path of each site, by name
     _root: nn.Module
-    _run: Callable[..., Any]
+    _compiled: Callable[..., Any]  # the graph's own code
+    _run: Callable[..., Any]  # that, or what lets somebody listen
     _context: str | None
+    _view: Graph | None
 
     def __init__(self, **state: Any) -> None:
         super().__init__()
@@ -133,11 +125,11 @@ class Network(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Compute what the original computes; inputs and outputs are shaped as the original's."""
-        if len(args) == 1 and not kwargs and isinstance(args[0], Tensor) and self._one_tensor:
+        if self._simple_call and len(args) == 1 and not kwargs and isinstance(args[0], Tensor):
             leaves = list(args)
         else:
-            leaves = self._inputs.flatten(args, kwargs)
-        if self._context is None:
+            leaves = self.inputs.flatten(args, kwargs)
+        if self._context is None or torch.compiler.is_compiling():
             outputs = self._run(self._root, *leaves)
         else:
             with restored_on_error(self._context):
@@ -154,16 +146,21 @@ class Network(nn.Module):
         scope: dict[str, Any] = dict(code.globals)
         exec(compile(code.src, name, "exec"), scope)
         linecache.cache[name] = (len(code.src), None, code.src.splitlines(True), name)
-        positional = self._inputs.structure.child(0)
+        positional = self.inputs.structure.child(0)
         self._keep(
+            _compiled=scope["forward"],
             _run=scope["forward"],
             _root=self._plain_root(),
+            _view=None,
             _context=context_device(self.graph),
-            _one_tensor=self._inputs.structure.num_leaves == 1
+            _simple_call=self.inputs.structure.num_leaves == 1
             and positional.num_children == 1
             and positional.child(0).is_leaf(),
             _one_output=self._output_structure.is_leaf(),
         )
+        # torch.compile keeps what it compiled, at most 8 versions, with the code of `forward`:
+        # each network gets its own, by a class of its own, as each fx.GraphModule has.
+        self.__class__ = type("Network", (Network,), {"forward": _own_code(Network.forward)})
 
     def _plain_root(self) -> nn.Module:
         """Return a bare module with this one's very children and tensors, free of name clashes."""
@@ -188,7 +185,8 @@ class Network(nn.Module):
     def replace_module(self, path: str, module: nn.Module) -> None:
         """Put `module` at an existing path in the place of what is there."""
         parent, _, name = path.rpartition(".")
-        (self.get_submodule(parent) if parent else self._root)._modules[name] = module
+        self.get_submodule(parent)._modules[name] = module
+        self._keep(_view=None)
 
     @property
     def code(self) -> str:
@@ -198,18 +196,17 @@ class Network(nn.Module):
     # ------------------------------------------------------------------ what it is made of
 
     @property
+    def view(self) -> Graph:
+        """The graph with what was found in it, once; good until the network is changed."""
+        if self._view is None:
+            self._keep(_view=Graph(self.graph, self._root, self._site_records))
+        assert self._view is not None
+        return self._view
+
+    @property
     def sites(self) -> list[Site]:
         """All rectifier sites in the order of the forward pass, linearized ones included."""
-        found = []
-        for node in self.graph.nodes:
-            if node.op == "call_module" and node.target in self._site_records:
-                kind, path = self._site_records[node.target]
-                dim = channel_dim(node.all_input_nodes[0], self)
-                shape = node.meta.get("shape")
-                channels = shape[dim] if shape is not None else None
-                module = self.get_submodule(node.target)
-                found.append(Site(node.target, kind, path, dim, channels, _state_of(module)))
-        return found
+        return list(self.view.sites.values())
 
     @property
     def sites_left(self) -> int:
@@ -219,21 +216,28 @@ class Network(nn.Module):
     @property
     def blocks(self) -> list[Block]:
         """All residual blocks in the order of the forward pass, removable or not."""
-        return [found.block for found in find_blocks(self)]
+        return list(self.view.blocks.values())
+
+    @property
+    def stretches(self) -> list[Stretch]:
+        """All stretches that one layer could stand for, in the order of the forward pass."""
+        return list(self.view.stretches.values())
 
     def site(self, name: str) -> Site:
         """Return the site of that name; raises `NameNotFoundError` with the nearest names."""
-        sites = {site.name: site for site in self.sites}
-        if name not in sites:
-            raise unknown_name("site", name, sites)
-        return sites[name]
+        return _named("site", name, self.view.sites)
+
+    def block(self, name: str) -> Block:
+        """Return the block of that name; raises `NameNotFoundError` with the nearest names."""
+        return _named("block", name, self.view.blocks)
+
+    def stretch(self, name: str) -> Stretch:
+        """Return the stretch of that name; raises `NameNotFoundError` with the nearest names."""
+        return _named("block or stretch that can be collapsed", name, self.view.stretches)
 
     def node_of(self, name: str) -> fx.Node:
         """Return the graph node that calls the module at `name` (its first call)."""
-        for node in self.graph.nodes:
-            if node.op == "call_module" and node.target == name:
-                return node
-        raise unknown_name("module", name, [str(n.target) for n in self.graph.nodes])
+        return _named("module", name, self.view.calls)
 
     def example_inputs(self, batch: int | None = None, seed: int = 0) -> tuple[tuple, dict]:
         """Return random inputs of the captured shapes on the network's device, in its type.
@@ -245,9 +249,9 @@ class Network(nn.Module):
         """
         generator = torch.Generator().manual_seed(seed)
         weight = next((p for p in self.parameters() if p.is_floating_point()), torch.empty(0))
-        moved = self._inputs.weights not in (None, weight.dtype)
+        moved = self.inputs.weights not in (None, weight.dtype)
         leaves: list[Any] = []
-        for spec in self._inputs.leaves:
+        for spec in self.inputs.leaves:
             if not isinstance(spec, TensorSpec):
                 leaves.append(spec)
                 continue
@@ -260,7 +264,7 @@ class Network(nn.Module):
             else:
                 value = torch.zeros(shape, dtype=spec.dtype)
             leaves.append(value.to(weight.device))
-        args, kwargs = pytree.tree_unflatten(leaves, self._inputs.structure)
+        args, kwargs = pytree.tree_unflatten(leaves, self.inputs.structure)
         return tuple(args), dict(kwargs)
 
     # ------------------------------------------------------------------ copying
@@ -269,8 +273,35 @@ class Network(nn.Module):
         """Return an independent copy: own parameters, own graph, own plan."""
         return copy.deepcopy(self)
 
+    def become(self, other: Network) -> None:
+        """Take over all that `other`, which is not to be used any more, is; keep the plan."""
+        plan = self.plan
+        state = other.__getstate__()
+        self.__dict__.clear()
+        self.__setstate__({**state, "plan": plan})
+
+    @contextmanager
+    def unchanged_on_error(self) -> Iterator[None]:
+        """Put back graph, modules, tensors' places and plan if what runs inside fails."""
+        graph, records, opaque = self.graph, self._site_records, self.opaque
+        done = list(self.plan.operations)
+        held = [(module, [dict(table) for table in _tables(module)]) for module in self.modules()]
+        self._keep(graph=copy.deepcopy(graph))
+        self.recompile()
+        try:
+            yield
+        except BaseException:
+            for module, kept in held:
+                for mine, was in zip(_tables(module), kept, strict=True):
+                    mine.clear()
+                    mine.update(was)
+            self._keep(graph=graph, _site_records=records, opaque=opaque)
+            self.plan.operations[:] = done
+            self.recompile()
+            raise
+
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k not in ("_run", "_root")}
+        return {k: v for k, v in self.__dict__.items() if k not in _REMADE}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -281,9 +312,9 @@ class Network(nn.Module):
         raise ShoalError("a Network cannot be pickled: save it with shoal.save(network, folder)")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Network:
-        twin = self.__class__.__new__(self.__class__)
+        twin = Network.__new__(Network)
         memo[id(self)] = twin
-        shared = {"opaque", "notes", "_inputs", "_output_structure"}
+        shared = {"opaque", "notes", "inputs", "_output_structure"}
         state = {
             key: value if key in shared else copy.deepcopy(value, memo)
             for key, value in self.__getstate__().items()
@@ -292,9 +323,20 @@ class Network(nn.Module):
         return twin
 
 
-def _state_of(module: nn.Module) -> str | None:
-    if isinstance(module, Line):
-        return "line"
-    if isinstance(module, nn.Identity):
-        return "identity"
-    return None
+def _named(what: str, name: str, known: Mapping[str, _T]) -> _T:
+    if name not in known:
+        raise unknown_name(what, name, known)
+    return known[name]
+
+
+def _tables(module: nn.Module) -> tuple[dict[str, Any], ...]:
+    """Return the very dictionaries that hold a module's children and tensors."""
+    return module._modules, module._parameters, module._buffers
+
+
+def _own_code(function: Callable[..., Any]) -> FunctionType:
+    """Return a copy of a function; its name is new, as torch.compile knows code by it too."""
+    assert isinstance(function, FunctionType)
+    name = f"{function.__name__}_{next(_numbers)}"
+    code = function.__code__.replace(co_name=name)
+    return FunctionType(code, function.__globals__, function.__name__)

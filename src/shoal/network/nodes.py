@@ -43,8 +43,16 @@ def lookup_tensor(module: nn.Module, path: str) -> Any:
     """Return the parameter, buffer or plain tensor attribute at `path`, or None."""
     value: Any = module
     for name in path.split("."):
-        value = getattr(value, name, None)
+        # A model's own children and tensors come before attributes of a `Network`.
+        held = [table for table in _tables(value) if name in table]
+        value = held[0][name] if held else getattr(value, name, None)
     return value if isinstance(value, Tensor) else None
+
+
+def _tables(value: Any) -> tuple[dict[str, Any], ...]:
+    if not isinstance(value, nn.Module):
+        return ()
+    return value._modules, value._parameters, value._buffers
 
 
 def shape_of(node: fx.Node) -> dict[str, Any]:

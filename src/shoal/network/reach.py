@@ -6,7 +6,7 @@ kernel k, stride s, padding p and dilation d makes it (K + S·d·(k − 1), S·s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,6 @@ import torch
 from torch import fx, nn
 
 from shoal.network.modules import Line, StochasticDepth
-from shoal.network.network import Network
 from shoal.network.nodes import bound_arguments
 
 __all__ = ["Reach", "is_passed", "reaches"]
@@ -63,23 +62,27 @@ class _Unknown(Exception):
     """A node does something that has no reach."""
 
 
-def is_passed(node: fx.Node, network: Network) -> bool:
+def is_passed(node: fx.Node, root: nn.Module, sites: Collection[str]) -> bool:
     """Whether a node acts on each entry alone and may be left behind a stretch's end."""
     if node.op != "call_module":
         return False
-    module = network.get_submodule(str(node.target))
-    return node.target in network._site_records or isinstance(module, _PASSED)
+    return node.target in sites or isinstance(root.get_submodule(str(node.target)), _PASSED)
 
 
 def reaches(
-    start: fx.Node, inside: Sequence[fx.Node], network: Network, kind: type[nn.Module]
+    start: fx.Node,
+    inside: Sequence[fx.Node],
+    root: nn.Module,
+    sites: Collection[str],
+    kind: type[nn.Module],
 ) -> dict[fx.Node, Reach | None] | None:
     """Return the reach of each node inside a stretch, or None if one is not understood.
 
     Args:
         start: the tensor the stretch starts from.
         inside: its nodes in the order of the graph.
-        network: the network they belong to.
+        root: the network they belong to.
+        sites: the names of its sites.
         kind: which layers with weights may occur, `nn.Conv2d` or `nn.Linear`.
 
     Returns:
@@ -88,7 +91,7 @@ def reaches(
     found: dict[fx.Node, Reach | None] = {start: Reach()}
     try:
         for node in inside:
-            found[node] = _reach(node, found, network, kind)
+            found[node] = _reach(node, found, root, sites, kind)
     except _Unknown:
         return None
     return found
@@ -97,17 +100,18 @@ def reaches(
 def _reach(
     node: fx.Node,
     known: dict[fx.Node, Reach | None],
-    network: Network,
+    root: nn.Module,
+    sites: Collection[str],
     kind: type[nn.Module],
 ) -> Reach | None:
     sources = [known[n] for n in node.all_input_nodes if n in known]
     if not sources or node.meta.get("opaque"):
         raise _Unknown
     if node.op == "call_module":
-        module = network.get_submodule(str(node.target))
+        module = root.get_submodule(str(node.target))
         if isinstance(module, nn.Conv2d) and kind is nn.Conv2d:
             return _through_conv(sources[0], module)
-        if isinstance(module, kind) or is_passed(node, network):
+        if isinstance(module, kind) or is_passed(node, root, sites):
             return sources[0]
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             return sources[0]

@@ -16,21 +16,20 @@ one found.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import fx, nn
 
-from shoal.errors import ConfigError, unknown_name
-from shoal.network.blocks import find_blocks
+from shoal.errors import ConfigError
+from shoal.network.blocks import Block
 from shoal.network.flow import Flow
 from shoal.network.layer_shape import MAX_COLUMNS, LayerShape
-from shoal.network.network import Network
 from shoal.network.reach import Reach, is_passed, reaches
 from shoal.network.weights import is_weighted
 
-__all__ = ["Stretch", "find_stretch", "find_stretches", "with_kernel"]
+__all__ = ["Stretch", "find_stretches", "with_kernel"]
 
 _MODULE_RECTIFIERS = 2  # a module with more is several stretches in a row
 
@@ -84,26 +83,25 @@ class Stretch:
         return self.shape.stride
 
 
-def find_stretches(network: Network) -> list[Stretch]:
+def find_stretches(
+    flow: Flow, root: nn.Module, sites: Collection[str], blocks: Sequence[Block]
+) -> list[Stretch]:
     """Return what can be collapsed, in the order of the forward pass.
 
     Stretches whose fit would need more than `MAX_COLUMNS` columns even with a 1×1 kernel are left
     out, and so are those whose output size no padding reproduces.
+
+    Args:
+        flow: of the network's graph.
+        root: where its modules and tensors are found.
+        sites: the names of its sites.
+        blocks: its residual blocks.
     """
-    finder = _Finder(network)
-    found = [*finder.blocks()]
+    finder = _Finder(flow, root, sites)
+    found = [*finder.of_blocks(blocks)]
     found += finder.modules(_nodes_of(found))
     found += finder.pairs(_nodes_of(found))
-    order = finder.flow.order
-    return sorted(found, key=lambda s: (order[s.end], order[s.start]))
-
-
-def find_stretch(network: Network, name: str) -> Stretch:
-    """Return the stretch of that name; raises `NameNotFoundError` with the nearest names."""
-    found = {stretch.name: stretch for stretch in find_stretches(network)}
-    if name not in found:
-        raise unknown_name("block or stretch that can be collapsed", name, found)
-    return found[name]
+    return sorted(found, key=lambda s: (flow.order[s.end], flow.order[s.start]))
 
 
 def with_kernel(stretch: Stretch, kernel_size: int) -> Stretch:
@@ -136,19 +134,19 @@ def _nodes_of(stretches: Sequence[Stretch]) -> set[fx.Node]:
 
 
 class _Finder:
-    def __init__(self, network: Network) -> None:
-        self.network = network
-        self.flow = Flow(network.graph)
-        self.nodes = [node for node in network.graph.nodes if self.flow.carries(node)]
-        self.weighted = [node for node in self.nodes if is_weighted(node, network)]
+    def __init__(self, flow: Flow, root: nn.Module, sites: Collection[str]) -> None:
+        self.flow = flow
+        self.root = root
+        self.sites = sites
+        self.nodes = [node for node in flow.order if flow.carries(node)]
+        self.weighted = [node for node in self.nodes if is_weighted(node, root)]
 
     # ------------------------------------------------------------------ the three rules
 
-    def blocks(self) -> Iterator[Stretch]:
+    def of_blocks(self, blocks: Sequence[Block]) -> Iterator[Stretch]:
         """Give the residual blocks."""
-        for block in find_blocks(self.network):
-            name = block.block.name
-            found = self._stretch(name, name, block.start, block.addition)
+        for block in blocks:
+            found = self._stretch(block.name, block.name, block.start, block.addition)
             if found is not None:
                 yield found
 
@@ -171,7 +169,7 @@ class _Finder:
     def pairs(self, taken: set[fx.Node]) -> Iterator[Stretch]:
         """Give the rectifiers with a layer on each side."""
         for node in self.nodes:
-            if node.target not in self.network._site_records or node in taken:
+            if node.target not in self.sites or node in taken:
                 continue
             first, last = self._layer_before(node), self._layer_after(node)
             if first is None or last is None or {first, last} & taken:
@@ -215,14 +213,14 @@ class _Finder:
         if len(sources) != 1 or len(exits) != 1:
             return None
         end = exits[0]
-        while is_passed(end, self.network) and end.all_input_nodes[0] in members:
+        while is_passed(end, self.root, self.sites) and end.all_input_nodes[0] in members:
             end = end.all_input_nodes[0]
         return sources.pop(), end
 
     def _rectifiers(self, stretch: Stretch) -> int:
         """Return the number of sites, those of gates that read the whole image left out."""
         kind = nn.Conv2d if stretch.kind == "conv" else nn.Linear
-        reach = reaches(stretch.start, stretch.nodes, self.network, kind) or {}
+        reach = reaches(stretch.start, stretch.nodes, self.root, self.sites, kind) or {}
         local = {node.target for node in stretch.nodes if reach.get(node) is not None}
         return len(local & set(stretch.sites))
 
@@ -257,34 +255,34 @@ class _Finder:
         return node
 
     def _is_norm(self, node: fx.Node) -> bool:
-        module = self.network.get_submodule(str(node.target))
+        module = self.root.get_submodule(str(node.target))
         return isinstance(module, nn.modules.batchnorm._BatchNorm)
 
     def _is_norm_or_drop(self, node: fx.Node) -> bool:
-        if node.op != "call_module" or node.target in self.network._site_records:
+        if node.op != "call_module" or node.target in self.sites:
             return False
-        return self._is_norm(node) or is_passed(node, self.network)
+        return self._is_norm(node) or is_passed(node, self.root, self.sites)
 
     # ------------------------------------------------------------------ checking a candidate
 
     def _stretch(self, name: str, path: str, start: fx.Node, end: fx.Node) -> Stretch | None:
         """Return the stretch between two tensors, or None where there is none to fit."""
         inside = self.flow.between(start, end)
-        layers = [node for node in inside if is_weighted(node, self.network)]
+        layers = [node for node in inside if is_weighted(node, self.root)]
         if any(node.op != "call_module" for node in layers):
             return None  # its weight is computed in the forward pass
-        kinds = {type(self.network.get_submodule(str(node.target))) for node in layers}
+        kinds = {type(self.root.get_submodule(str(node.target))) for node in layers}
         if kinds not in ({nn.Conv2d}, {nn.Linear}) or not self._is_closed(start, end, inside):
             return None
         kind = kinds.pop()
-        reach = reaches(start, inside, self.network, kind)
+        reach = reaches(start, inside, self.root, self.sites, kind)
         if reach is None:
             return None
         local = [node for node in layers if reach[node] is not None]
         shape = self._shape(start, end, reach[end], local, kind)
         if len(local) < 2 or shape is None:
             return None
-        sites = [n for n in inside if n.target in self.network._site_records]
+        sites = [n for n in inside if n.target in self.sites]
         return Stretch(
             name=name,
             path=path,
@@ -333,7 +331,7 @@ class _Finder:
             linear = LayerShape(*features)
             return linear if linear.columns <= MAX_COLUMNS else None
         largest = max(
-            (self.network.get_submodule(str(node.target)) for node in layers),
+            (self.root.get_submodule(str(node.target)) for node in layers),
             key=lambda conv: max(conv.kernel_size),  # type: ignore[arg-type]
             default=None,
         )

@@ -6,15 +6,10 @@ then what a subgraph gives that the input's data do not reach.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from torch import Tensor, fx, nn
 
 from shoal.network.flow import Flow, reads_shape
 from shoal.network.nodes import lookup_tensor
-
-if TYPE_CHECKING:
-    from shoal.network.network import Network
 
 __all__ = ["is_weighted", "own_tensors"]
 
@@ -27,40 +22,40 @@ _WEIGHTED_OPS = (
 )  # fmt: skip
 
 
-def is_weighted(node: fx.Node, network: Network) -> bool:
+def is_weighted(node: fx.Node, root: nn.Module) -> bool:
     """Whether a node is a layer with weights (a convolution or a linear map)."""
     if node.op == "call_module":
-        return isinstance(network.get_submodule(str(node.target)), _WEIGHTED)
+        return isinstance(root.get_submodule(str(node.target)), _WEIGHTED)
     if node.op != "call_function" or not any(op in str(node.target) for op in _WEIGHTED_OPS):
         return False
-    return bool(own_tensors(node, network))
+    return bool(own_tensors(node, root))
 
 
-def own_tensors(node: fx.Node, network: Network, flow: Flow | None = None) -> dict[str, Tensor]:
+def own_tensors(node: fx.Node, root: nn.Module, flow: Flow | None = None) -> dict[str, Tensor]:
     """Return the parameters and buffers that decide what a node does to its data, by path.
 
     Args:
         node: of the network's graph.
-        network: the captured network.
+        root: the captured network.
         flow: of the graph as it is now; spares finding out which operands carry data.
     """
-    found = _of_module(node, network)
+    found = _of_module(node, root)
     for operand in node.all_input_nodes:
         if flow is not None and flow.carries(operand):
             continue
         for source in _constant_sources(operand):
-            found |= _of_module(source, network)
+            found |= _of_module(source, root)
             if source.op == "get_attr":
-                value = lookup_tensor(network._root, str(source.target))
+                value = lookup_tensor(root, str(source.target))
                 if value is not None:
                     found[str(source.target)] = value
     return found
 
 
-def _of_module(node: fx.Node, network: Network) -> dict[str, Tensor]:
+def _of_module(node: fx.Node, root: nn.Module) -> dict[str, Tensor]:
     if node.op != "call_module":
         return {}
-    module, path = network.get_submodule(str(node.target)), str(node.target)
+    module, path = root.get_submodule(str(node.target)), str(node.target)
     own = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
     return {f"{path}.{name}": value for name, value in own}
 

@@ -49,8 +49,8 @@ class Example:
     @classmethod
     def of(cls, network: Network, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Example:
         """Return the example of `network(*args, **kwargs)`."""
-        leaves = network._inputs.flatten(args, kwargs)
-        return cls(network._inputs, tuple(map_tensors(lambda t: t.detach().cpu().clone(), leaves)))
+        leaves = network.inputs.flatten(args, kwargs)
+        return cls(network.inputs, tuple(map_tensors(lambda t: t.detach().cpu().clone(), leaves)))
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -231,7 +231,7 @@ def _spell_lines_as_norms(twin: Network) -> None:
         line = twin.get_submodule(str(node.target))
         rank = len(node.meta.get("shape") or ())
         if isinstance(line, Line) and rank > 1 and line.channel_dim % rank == 1:
-            twin.set_submodule(str(node.target), _LineAsNorm(line))
+            twin.replace_module(str(node.target), _LineAsNorm(line))
 
 
 def _free_batch(leaf: Any) -> Any:

@@ -24,8 +24,7 @@ from shoal.merge.linear_ops import tensor_shape
 from shoal.merge.merge import merge_
 from shoal.merge.trial import trial_merge_
 from shoal.network import Network
-from shoal.network.blocks import find_blocks
-from shoal.network.stretches import Stretch, find_stretch, find_stretches
+from shoal.network.stretches import Stretch
 from shoal.runtimes import EAGER
 from shoal.surgery import FittedLine, drop_, linearize_
 from shoal.surgery.collapse import put_collapsed_
@@ -71,20 +70,19 @@ def find_moves(network: Network, kinds: Collection[str] = KINDS) -> list[Move]:
     if "linearize" in kinds:
         for site in network.sites:
             if site.linearized is None:
-                node = network.node_of(site.name)
-                source = node.all_input_nodes[0]
-                found.append(Move("linearize", site.name, node, source, frozenset([node])))
+                source, nodes = site.node.all_input_nodes[0], frozenset([site.node])
+                found.append(Move("linearize", site.name, site.node, source, nodes))
     if "collapse" in kinds:
         found += [
             Move("collapse", s.name, s.end, s.start, frozenset(s.nodes), s)
-            for s in find_stretches(network)
+            for s in network.stretches
         ]
     if "drop" in kinds:
-        for b in find_blocks(network):
-            if b.block.removable:
+        for b in network.blocks:
+            if b.removable:
                 nodes = frozenset([*b.branch, b.addition])
-                found.append(Move("drop", b.block.name, b.addition, b.shortcut, nodes))
-    order = {node: index for index, node in enumerate(network.graph.nodes)}
+                found.append(Move("drop", b.name, b.addition, b.shortcut, nodes))
+    order = network.view.order
     return sorted(found, key=lambda move: (order[move.node], KINDS.index(move.kind)))
 
 
@@ -161,7 +159,7 @@ def _make(move: Move, network: Network, how: str) -> None:
         line = FittedLine(torch.full((channels,), 0.5), torch.full((channels,), 0.1), 0.0)
         linearize_(network, move.name, how=how, lines={move.name: line})
     else:
-        stretch = find_stretch(network, move.name)
+        stretch = network.stretch(move.name)
         like = next(p for p in network.parameters() if p.is_floating_point())
         layer = stretch.shape.make(device=like.device, dtype=like.dtype)
         put_collapsed_(network, stretch, layer)

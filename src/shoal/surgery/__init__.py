@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from shoal.network.stretches import find_stretches
 from shoal.passes.lines import FittedLine, LineMoments
 from shoal.surgery.collapse import collapse_
 from shoal.surgery.drop import drop_, zero_out_
@@ -14,7 +13,6 @@ __all__ = [
     "LineMoments",
     "collapse_",
     "drop_",
-    "find_stretches",
     "fit_lines",
     "linearize_",
     "replay_",

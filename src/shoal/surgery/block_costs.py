@@ -10,16 +10,15 @@ from typing import Any
 
 from torch import nn
 
-from shoal.errors import ConfigError, unknown_name
 from shoal.measure.latency import measure_latency
 from shoal.measure.macs import count_params
 from shoal.measure.node_macs import count_node_macs
 from shoal.network import Network
-from shoal.network.blocks import BlockNodes, find_blocks
+from shoal.network.blocks import Block
 from shoal.network.inputs import Inputs
 from shoal.network.weights import own_tensors
 from shoal.runtimes import EAGER
-from shoal.surgery.drop import drop_
+from shoal.surgery.drop import check_removable, drop_
 
 __all__ = ["BlockCost", "block_costs"]
 
@@ -99,7 +98,7 @@ def block_costs(
     saved_ms: dict[str, float] = {}
     whole_ms = 0.0
     if latency and blocks:
-        models = {"": network, **{b.block.name: _without(network, b.block.name) for b in blocks}}
+        models = {"": network, **{b.name: _without(network, b.name) for b in blocks}}
         times = measure_latency(
             models,
             inputs,
@@ -115,10 +114,10 @@ def block_costs(
             pairs = zip(rounds, times[name].rounds_ms, strict=True)
             saved_ms[name] = median(whole - without for whole, without in pairs)
     costs = {}
-    for nodes in blocks:
-        name = nodes.block.name
-        own_macs = sum(by_node.get(node.name, 0) for node in nodes.branch)
-        own_params = _params(network, nodes)
+    for block in blocks:
+        name = block.name
+        own_macs = sum(by_node.get(node.name, 0) for node in block.branch)
+        own_params = _params(network, block)
         costs[name] = BlockCost(
             macs=own_macs,
             macs_percent=100.0 * own_macs / max(1, macs),
@@ -130,23 +129,19 @@ def block_costs(
     return costs
 
 
-def _params(network: Network, nodes: BlockNodes) -> int:
+def _params(network: Network, block: Block) -> int:
     """Return how many parameter elements a branch has; it shares none, or it could not go."""
-    used = [t for node in nodes.branch for t in own_tensors(node, network).values()]
+    used = [t for node in block.branch for t in own_tensors(node, network).values()]
     own = {id(tensor): tensor for tensor in used if isinstance(tensor, nn.Parameter)}
     return sum(parameter.numel() for parameter in own.values())
 
 
-def _chosen(network: Network, names: Sequence[str] | None) -> list[BlockNodes]:
-    blocks = {found.block.name: found for found in find_blocks(network)}
+def _chosen(network: Network, names: Sequence[str] | None) -> list[Block]:
     for name in names or ():
-        if name not in blocks:
-            raise unknown_name("block", name, blocks)
-        if not blocks[name].block.removable:
-            raise ConfigError(f"block '{name}' cannot be removed: {blocks[name].block.reason}")
+        check_removable(network.block(name))
     if names is None:
-        return [found for found in blocks.values() if found.block.removable]
-    return [found for name, found in blocks.items() if name in names]
+        return [block for block in network.blocks if block.removable]
+    return [block for block in network.blocks if block.name in names]
 
 
 def _without(network: Network, name: str) -> Network:

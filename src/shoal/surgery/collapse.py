@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from shoal.errors import ConfigError, PlanError, unknown_name
+from shoal.errors import ConfigError, PlanError
 from shoal.network import Network, Operation
 from shoal.network.cleanup import remove_dead_
 from shoal.network.rewrite import free_path, replace_stretch_
-from shoal.network.stretches import Stretch, find_stretch, find_stretches, with_kernel
+from shoal.network.stretches import Stretch, with_kernel
 from shoal.surgery.fit_conv import FittedLayer
 from shoal.surgery.fit_stretches import check_ridge, fit_stretches
 from shoal.surgery.layer_spec import layer_from_spec, layer_spec
@@ -44,7 +42,7 @@ def collapse_(
 
     Args:
         network: the captured network.
-        names: of blocks or stretches, as `shoal.surgery.find_stretches` gives them.
+        names: of blocks or stretches, see `network.blocks` and `network.stretches`.
         loader: the data to fit on, unshuffled and without augmentation; labels are not used.
         kernel_size: of the new convolutions; None takes that of each stretch's largest layer.
         samples: fit on this many samples only; about 1,000 are plenty, as each fit draws its
@@ -66,13 +64,13 @@ def collapse_(
     check_ridge(ridge)
     if not chosen:
         return network
-    with _unchanged_on_error(network):
+    with network.unchanged_on_error():
         before = network.copy().eval() if len(chosen) > 1 else None
         for i, stretch in enumerate(chosen):
             reference = None
             if before is not None and i > 0:
-                reference = before, {stretch.name: find_stretch(before, stretch.name).end}
-            now = _sized(find_stretch(network, stretch.name), kernel_size)
+                reference = before, {stretch.name: before.stretch(stretch.name).end}
+            now = _sized(network.stretch(stretch.name), kernel_size)
             fitted = fit_stretches(
                 network, [now], loader, samples=samples, ridge=ridge, reference=reference
             )[stretch.name]
@@ -117,15 +115,12 @@ def _replace(network: Network, stretch: Stretch, layers: list[tuple[str, nn.Modu
 
 def _checked(network: Network, names: Sequence[str], kernel_size: int | None) -> list[Stretch]:
     """Return the named stretches in the order of the forward pass."""
-    known = {stretch.name: stretch for stretch in find_stretches(network)}
     for name in names:
-        if name not in known:
-            raise unknown_name("block or stretch that can be collapsed", name, known)
-        _sized(known[name], kernel_size)
+        _sized(network.stretch(name), kernel_size)
     if len(set(names)) < len(names):
         twice = next(name for name in names if list(names).count(name) > 1)
         raise ConfigError(f"'{twice}' is named twice: name each once")
-    chosen = [stretch for name, stretch in known.items() if name in names]
+    chosen = [stretch for stretch in network.stretches if stretch.name in names]
     owner: dict[Any, str] = {}
     for stretch in chosen:
         for node in stretch.nodes:
@@ -148,32 +143,6 @@ def _weight_like(network: Network, stretch: Stretch) -> Tensor:
     return weight
 
 
-@contextmanager
-def _unchanged_on_error(network: Network) -> Iterator[None]:
-    """Work on a copy of the graph, and put everything back if that fails."""
-    graph, records, opaque = network.graph, network._site_records, network.opaque
-    done = list(network.plan.operations)
-    held = [(module, [dict(table) for table in _tables(module)]) for module in network.modules()]
-    network._keep(graph=copy.deepcopy(graph))
-    network.recompile()
-    try:
-        yield
-    except BaseException:
-        for module, kept in held:
-            for mine, was in zip(_tables(module), kept, strict=True):
-                mine.clear()
-                mine.update(was)
-        network._keep(graph=graph, _site_records=records, opaque=opaque)
-        network.plan.operations[:] = done
-        network.recompile()
-        raise
-
-
-def _tables(module: nn.Module) -> tuple[dict[str, Any], ...]:
-    """Return the very dictionaries that hold a module's children and tensors."""
-    return module._modules, module._parameters, module._buffers
-
-
 # ---------------------------------------------------------------------- replaying
 
 
@@ -184,7 +153,7 @@ def _replay(network: Network, operation: Operation) -> None:
         layer, (name,) = layers[0][1], operation.names
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise PlanError("the plan holds a collapse without layers: the file is damaged") from error
-    stretch = find_stretch(network, name)
+    stretch = network.stretch(name)
     sizes = [getattr(layer, n, None) for n in ("in_channels", "out_channels")]
     if isinstance(layer, nn.Linear):
         sizes = [layer.in_features, layer.out_features]

@@ -8,16 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from shoal.errors import ConfigError, unknown_name
+from shoal.errors import ConfigError
 from shoal.modes import eval_mode
 from shoal.network import Network, Operation
-from shoal.network.blocks import BlockNodes, find_blocks
+from shoal.network.blocks import Block
 from shoal.network.cleanup import remove_dead_
-from shoal.network.listen import Tap, listen
+from shoal.network.runner import Tap, listen
 from shoal.network.weights import own_tensors
 from shoal.surgery.replay import replayers
 
-__all__ = ["drop_", "zero_out_"]
+__all__ = ["check_removable", "drop_", "zero_out_"]
 
 
 def drop_(network: Network, names: Sequence[str] | str) -> Network:
@@ -69,7 +69,7 @@ def zero_out_(network: Network, names: Sequence[str] | str) -> Network:
             with weights of zero. The network is then as it was.
     """
     blocks = _checked(network, [names] if isinstance(names, str) else list(names))
-    weights = {id(w): w for nodes in blocks for w in _weights(network, nodes.branch)}.values()
+    weights = {id(w): w for block in blocks for w in _weights(network, block.branch)}.values()
     before = [weight.detach().clone() for weight in weights]
     with torch.no_grad():
         for weight in weights:
@@ -91,21 +91,23 @@ def _replay(network: Network, operation: Operation) -> None:
     _remove(network, _checked(network, operation.names))
 
 
-def _checked(network: Network, names: Sequence[str]) -> list[BlockNodes]:
+def _checked(network: Network, names: Sequence[str]) -> list[Block]:
     """Return the named blocks, in the order of the graph."""
-    blocks = {found.block.name: found for found in find_blocks(network)}
     for name in names:
-        if name not in blocks:
-            raise unknown_name("block", name, blocks)
-        if not blocks[name].block.removable:
-            raise ConfigError(f"block '{name}' cannot be removed: {blocks[name].block.reason}")
+        check_removable(network.block(name))
     if len(set(names)) < len(names):
         twice = next(name for name in names if list(names).count(name) > 1)
         raise ConfigError(f"block '{twice}' is named twice: name each once")
-    return [found for name, found in blocks.items() if name in names]
+    return [block for block in network.blocks if block.name in names]
 
 
-def _remove(network: Network, blocks: Sequence[BlockNodes]) -> None:
+def check_removable(block: Block) -> None:
+    """Raise `ConfigError` with the reason unless the block can be removed."""
+    if not block.removable:
+        raise ConfigError(f"block '{block.name}' cannot be removed: {block.reason}")
+
+
+def _remove(network: Network, blocks: Sequence[Block]) -> None:
     # Places are noted before anything changes: an operand may be an addition that goes as well.
     places = [(b.addition, 0 if b.addition.args[0] is b.shortcut else 1) for b in blocks]
     for addition, place in places:
@@ -120,14 +122,14 @@ def _weights(network: Network, nodes: Iterable[fx.Node]) -> list[Tensor]:
     return [tensor for tensor in used.values() if isinstance(tensor, nn.Parameter)]
 
 
-def _not_zero(network: Network, blocks: Sequence[BlockNodes]) -> str | None:
+def _not_zero(network: Network, blocks: Sequence[Block]) -> str | None:
     """Return the first block whose branch gives something else than zero, on random inputs."""
     wrong: list[str] = []
 
     def hearer(name: str) -> Any:
         return lambda value: wrong.append(name) if bool((value != 0).any()) else None
 
-    taps = [Tap(b.output, (b.output,), hearer(b.block.name)) for b in blocks]
+    taps = [Tap(b.output, (b.output,), hearer(b.name)) for b in blocks]
     args, kwargs = network.example_inputs()
     with eval_mode(network), torch.no_grad():
         handle = listen(network, taps)

@@ -13,7 +13,7 @@ from shoal.data.batch import Batch, sample_keys
 from shoal.errors import ConfigError
 from shoal.modes import eval_mode
 from shoal.network import Network
-from shoal.network.listen import Tap, listen
+from shoal.network.runner import Tap, listen
 from shoal.network.stretches import Stretch
 from shoal.passes.batches import Batches
 from shoal.passes.observe import observe

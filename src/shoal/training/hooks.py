@@ -15,9 +15,7 @@ from torch import Tensor, fx, nn
 
 from shoal.errors import ConfigError, TrainingError, unknown_name
 from shoal.network import Network
-from shoal.network.blocks import find_blocks
-from shoal.network.listen import Tap, listen
-from shoal.network.stretches import find_stretches
+from shoal.network.runner import Tap, listen
 
 __all__ = ["Hooks", "Values", "listening", "penalty_of", "places"]
 
@@ -68,8 +66,8 @@ def places(network: nn.Module, at: Iterable[str]) -> Places:
     if not isinstance(network, Network):
         raise ConfigError("at needs a captured network: call shoal.capture(model, inputs) first")
     known: dict[str, tuple[fx.Node, ...]] = {}
-    known |= {stretch.name: (stretch.start, stretch.end) for stretch in find_stretches(network)}
-    known |= {b.block.name: (b.start, b.addition) for b in find_blocks(network)}
+    known |= {stretch.name: (stretch.start, stretch.end) for stretch in network.stretches}
+    known |= {b.name: (b.start, b.addition) for b in network.blocks}
     known |= {s.name: (network.node_of(s.name).all_input_nodes[0],) for s in network.sites}
     for place in wanted:
         if place not in known:

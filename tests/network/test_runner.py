@@ -9,8 +9,7 @@ from torch import Tensor
 import shoal
 from shoal.models import cifar_resnet20
 from shoal.network import Network
-from shoal.network.blocks import find_blocks
-from shoal.network.listen import Tap, listen
+from shoal.network.runner import Tap, listen
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +19,7 @@ def network() -> Network:
 
 
 def test_taps_hear_the_operands_and_the_sum(network: Network) -> None:
-    blocks = find_blocks(network)
+    blocks = network.blocks
     heard: list[tuple[Tensor, ...]] = []
     taps = [
         Tap(b.addition, (b.shortcut, b.output, b.addition), lambda *v: heard.append(v))
@@ -40,7 +39,7 @@ def test_taps_hear_the_operands_and_the_sum(network: Network) -> None:
 
 
 def test_several_listen_and_leave_in_any_order(network: Network) -> None:
-    block = find_blocks(network)[0]
+    block = network.blocks[0]
     counts = [0, 0]
 
     def hearer(index: int) -> Tap:
