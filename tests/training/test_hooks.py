@@ -12,7 +12,6 @@ from torch import Tensor, nn
 import shoal
 from shoal.data.loader import ImageLoader
 from shoal.errors import ConfigError, NameNotFoundError, TrainingError
-from shoal.network.stretches import find_stretches
 from shoal.training import EpochReport, Recipe, fit
 
 Images = Callable[..., ImageLoader]
@@ -193,7 +192,7 @@ def test_a_stretch_gives_what_goes_in_and_comes_out(images: Images) -> None:
     head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4))
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), *head)
     net = shoal.capture(model, torch.randn(2, 3, 8, 8))
-    (name,) = (stretch.name for stretch in find_stretches(net) if "..2" in stretch.name)
+    (name,) = (stretch.name for stretch in net.stretches if "..2" in stretch.name)
 
     def look(network: nn.Module, values: Mapping[str, Any]) -> Tensor:
         before, after = values[name]
