@@ -75,9 +75,9 @@ def test_tables_at_each_batch_size_and_in_both_runtimes(
     words = [str(run), str(saved), "--seconds", "0", "--threads", "1"]
     assert main(["compare", *words]) == 0
     out = capsys.readouterr().out
-    assert "latency at batch 1" in out
-    assert "latency at batch 64" in out
-    assert out.count("ONNX Runtime, 1 thread") == 2
+    assert "latency at batch 1, 1 thread\n" in out
+    assert "latency at batch 64, 1 thread\n" in out
+    assert out.count("ONNX Runtime ") == 2
     assert f"{saved}, batch norms folded" in out
     assert f"{run}, as given" not in out  # what a run gives is merged
 
@@ -114,7 +114,7 @@ def test_a_runtime_that_lacks_is_told_and_the_rest_measured(
     out = capsys.readouterr().out
     assert "note: no latency in ONNX Runtime" in out
     assert "pip install 'shoal[onnx]'" in out
-    assert "PyTorch, " in out
+    assert "PyTorch " in out
 
 
 # ---------------------------------------------------------------------- what cannot be done

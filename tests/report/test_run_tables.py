@@ -116,7 +116,7 @@ def test_latencies_of_both_runtimes_stand_side_by_side() -> None:
     four = {"dense": 2.0, "dense_folded": 1.8, "result": 1.5, "result_merged": 0.9}
     table = latency_table([runtime("eager", **four), runtime("onnxruntime", **four)])
     shown = text(table)
-    for words in ("latency at batch 8", "PyTorch, 2 threads", "ONNX Runtime, 2 threads",
+    for words in ("latency at batch 8, 2 threads", "| PyTorch |", "| ONNX Runtime |",
                   "dense as given", "dense, norms folded", "result as trained",
                   "result merged", "2.00 × (1.90 to 2.20)", "0.9 ms"):  # fmt: skip
         assert words in shown, words

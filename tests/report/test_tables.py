@@ -88,9 +88,9 @@ def test_html_escapes_everything() -> None:
         "<tbody>",
         '<tr><td>dense</td><td class="right">68.86 M</td><td class="right">1</td></tr>',
         '<tr class="strong last"><td>a|b [red]</td><td class="right">–</td>'
-        '<td class="right">1.50 × (1.40 to 1.60)</td></tr>',
+        '<td class="right">1.50 × <br class="narrow">(1.40 to 1.60)</td></tr>',
         '<tr class="faint"><td>&lt;i&gt;</td><td class="right">7</td>'
-        '<td class="right">not certain (0.90 to 1.20)</td></tr>',
+        '<td class="right">not certain <br class="narrow">(0.90 to 1.20)</td></tr>',
         "</tbody>",
         "</table>",
         "<p>a note &amp; more</p>",

@@ -11,12 +11,14 @@ __all__ = ["STYLE", "html_table"]
 STYLE = """
   .shoal { overflow-x: auto; }
   .shoal table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-  .shoal th, .shoal td { padding: .3rem .8rem .3rem 0; text-align: left; vertical-align: top; }
+  .shoal th, .shoal td { padding: .3rem .7rem .3rem 0; text-align: left; vertical-align: top; }
   .shoal th { color: #5b6b7a; font-weight: 600; border-bottom: 1px solid #b8c4cf; }
   .shoal .right { text-align: right; white-space: nowrap; }
   .shoal .strong { font-weight: 700; }
   .shoal .faint, .shoal p { color: #6b7988; }
   .shoal .last:not(:last-child) td { border-bottom: 1px solid #e3e9ee; }
+  .shoal .narrow { display: none; }
+  @media (max-width: 40rem) { .shoal .narrow { display: inline; } }
 """
 """The rules that a page with such tables needs."""
 
@@ -49,7 +51,10 @@ def _head(column: Column) -> str:
 
 
 def _cell(column: Column, text: str) -> str:
-    return f"<td{_class(_align(column))}>{escape(text)}</td>"
+    shown = escape(text)
+    if column.align == "right":  # on a phone, an interval stands below its figure
+        shown = shown.replace(" (", ' <br class="narrow">(')
+    return f"<td{_class(_align(column))}>{shown}</td>"
 
 
 def _align(column: Column) -> str:

@@ -44,16 +44,26 @@ def latency_table(
     rows = [
         row
         for found in shown
-        for row in _rows(found, {n: words for n, words in names.items() if n in found["latency"]})
+        for row in _rows(
+            found,
+            {n: words for n, words in names.items() if n in found["latency"]},
+            "" if _shared(shown) else _place(found),
+        )
     ]
-    title = f"latency at batch {some['batch_size']}"
+    title = f"latency at batch {some['batch_size']}{_shared(shown)}"
     return Table(title, columns, tuple(rows), (f"{ratio}: {meaning}",))
 
 
-def _rows(found: Mapping[str, Any], names: Mapping[str, str]) -> list[Row]:
+def _shared(shown: Sequence[Mapping[str, Any]]) -> str:
+    """Return where all of them were measured; nothing where they differ."""
+    places = {_place(found) for found in shown}
+    return places.pop() if len(places) == 1 else ""
+
+
+def _rows(found: Mapping[str, Any], names: Mapping[str, str], place: str) -> list[Row]:
     rows: list[Row] = []
     for name, words in names.items():
-        runtime = "" if rows else _place(found)
+        runtime = "" if rows else f"{runtime_name(found['runtime'])}{place}"
         ratio = "1" if name == found["baseline"] else quotient(found["ratio"][name])
         cells = (runtime, words, found["latency"][name]["median_ms"], ratio)
         rows.append(Row(cells, last=len(rows) == len(names) - 1))
@@ -62,11 +72,10 @@ def _rows(found: Mapping[str, Any], names: Mapping[str, str]) -> list[Row]:
 
 def _place(found: Mapping[str, Any]) -> str:
     some = next(iter(found["latency"].values()))
-    name = runtime_name(found["runtime"])
     if some["device"] != "cpu":
-        return f"{name}, {some['device']}"
+        return f", {some['device']}"
     threads = some["threads"]
-    return f"{name}, {threads} thread{'s' if threads != 1 else ''}"
+    return f", {threads} thread{'s' if threads != 1 else ''}"
 
 
 def quotient(found: Mapping[str, float]) -> Quantity:

@@ -13,7 +13,7 @@ from shoal.report.html import STYLE, html_table
 from shoal.report.latency_tables import latency_table
 from shoal.report.merge_tables import merge_tables
 from shoal.report.record import RunRecord
-from shoal.report.run_tables import comparison_table, outcome_lines, steps_table
+from shoal.report.run_tables import comparison_table, headline, outcome_lines, steps_table
 
 __all__ = ["PAGE", "write_page"]
 
@@ -26,16 +26,19 @@ _TEMPLATE = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>shoal: {{ name }}</title>
 <style>
-  body { font: 15px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem;
+  body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem;
          color: #1b2733; }
   h1 { font-size: 1.4rem; } h2 { font-size: 1.05rem; margin: 2.2rem 0 .6rem; }
   svg { max-width: 100%; height: auto; } li { margin: .3rem 0; overflow-wrap: anywhere; }
   ul { padding-left: 1.2rem; } summary { margin-top: 2.2rem; font-weight: 700; cursor: pointer; }
+  .shoal table { font-size: .93em; }
   @media (max-width: 40rem) { body { font-size: 14px; margin-top: 1rem; } }
 {{ style }}</style>
 </head>
 <body>
 <h1>{{ name }}{% if not finished %}: not finished yet{% endif %}</h1>
+{% if finished %}<p>{{ headline }}</p>{% endif %}
+
 {% for table in tables %}{{ table | safe }}
 {% endfor %}
 <h2>what to know</h2>
@@ -77,6 +80,7 @@ def write_page(record: RunRecord, path: str | Path | None = None) -> Path:
     text = template.render(
         name=record.folder.resolve().name,
         finished=record.finished,
+        headline=headline(record),
         style=STYLE,
         tables=map(html_table, tables),
         lines=outcome_lines(record),

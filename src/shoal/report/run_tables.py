@@ -13,7 +13,17 @@ from shoal.report.wording import DONE
 from shoal.runtimes import EAGER
 from shoal.search.records import Step, lineage
 
-__all__ = ["comparison_table", "outcome_lines", "steps_table"]
+__all__ = ["comparison_table", "headline", "outcome_lines", "steps_table"]
+
+
+def headline(record: RunRecord) -> str:
+    """Return the outcome of a run in one line."""
+    before, after = (Quantity(m.top1_val, "%") for m in (record.dense, record.final))
+    gain = ""
+    if "speedup" in record.latency:
+        gain = f"; latency, dense / result: {quotient(record.latency['speedup'])}"
+    total = "" if record.total is None else f" of {record.total}"
+    return f"{record.removed}{total} {record.unit} removed; validation {before} → {after}{gain}"
 
 
 def comparison_table(record: RunRecord) -> Table:

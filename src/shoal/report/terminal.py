@@ -13,7 +13,7 @@ from shoal.report.table import Column, Table
 __all__ = ["print_lines", "print_table", "rich_table"]
 
 _BETWEEN = 3  # characters between two columns
-_LEAST_TEXT = 16  # characters below which a column of text is not squeezed
+_LEAST_TEXT = 20  # characters below which a column of text is not squeezed
 _STYLES = {"strong": "bold", "faint": "dim", "": ""}
 
 
