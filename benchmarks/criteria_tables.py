@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
+from shoal.report.markdown import markdown
+from shoal.report.table import Column, Row, Table
+
 __all__ = ["NOTHING", "passed", "published", "table"]
 
 NOTHING = "nothing"  # the criterion that removes nothing and only fine-tunes
@@ -49,24 +52,19 @@ def _unit(options: argparse.Namespace) -> str:
 
 def table(found: Found, options: argparse.Namespace) -> str:
     """Return all tables."""
-    lines = [
-        f"# Removing {_unit(options)} of {options.model}, {_at_a_time(options)}",
-        "",
+    parts = [
+        f"# Removing {_unit(options)} of {options.model}, {_at_a_time(options)}\n",
         f"{options.train_samples or 'all'} training images, dense fine-tuned for "
         f"{options.dense_epochs} epochs, then {options.epochs} epoch(s) per step with distillation "
         f"weight {options.distill:g}; SGD {options.lr:g}, cosine, {options.precision}. Scores from "
-        f"{options.score_samples or 'all'} training images. Validation: {_validation(options)}.",
-        "",
-        *_accuracies(found, options),
-        "",
-        *_costs(found, options),
-        "",
-        *_speedups(found, options),
-        "",
-        *_published(found, options),
-        *_times(found),
+        f"{options.score_samples or 'all'} training images. Validation: {_validation(options)}.\n",
+        markdown(_accuracies(found, options)),
+        markdown(_costs(found, options)),
+        *map(markdown, _speedups(found, options)),
+        *map(markdown, _published(found, options)),
+        *map(markdown, _times(found)),
     ]
-    return "\n".join(lines) + "\n"
+    return "\n".join(parts)
 
 
 def _at_a_time(options: argparse.Namespace) -> str:
@@ -96,7 +94,7 @@ def _shown(options: argparse.Namespace) -> list[int]:
     return sorted({*range(step, options.remove + 1, step), options.remove})
 
 
-def _accuracies(found: Found, options: argparse.Namespace) -> list[str]:
+def _accuracies(found: Found, options: argparse.Namespace) -> Table:
     unit, shown = _unit(options), _shown(options)
     rows = []
     for criterion, seeds in found.items():
@@ -110,15 +108,14 @@ def _accuracies(found: Found, options: argparse.Namespace) -> list[str]:
         within = f"{fmean(counts):.1f} ({min(counts)} to {max(counts)})"
         rows.append([*cells, "–" if criterion == NOTHING else within])
     heads = ["criterion", "seeds", *(f"{n} gone" for n in shown), f"{unit} within 1.0 point"]
-    return [
+    title = (
         f"Change of accuracy against dense in points, by {unit} gone: mean over seeds ± standard "
-        "deviation (validation, which decides; test in parentheses).",
-        "",
-        *_markdown(heads, rows),
-    ]
+        "deviation (validation, which decides; test in parentheses)."
+    )
+    return _table(title, heads, rows)
 
 
-def _costs(found: Found, options: argparse.Namespace) -> list[str]:
+def _costs(found: Found, options: argparse.Namespace) -> Table:
     rows = []
     every = [r["rows"] for seeds in _removing(found).values() for r in seeds.values()]
     for n in _shown(options):
@@ -127,15 +124,14 @@ def _costs(found: Found, options: argparse.Namespace) -> list[str]:
             macs, speed = (sorted(s[key] for s in steps) for key in ("macs_percent", "speedup"))
             spans = f"{macs[0]:.1f} to {macs[-1]:.1f}", f"{speed[0]:.2f} to {speed[-1]:.2f}"
             rows.append([str(n), *spans])
-    return [
-        "MACs removed and speed-up (batch 1, eager, both with their batch norms folded, from the "
-        "same rounds), over all runs:",
-        "",
-        *_markdown(["gone", "MACs removed, %", "speed-up, ×"], rows),
-    ]
+    title = (
+        "MACs removed and speed-up, dense / this (batch 1, eager, both with their batch norms "
+        "folded, from the same rounds), over all runs:"
+    )
+    return _table(title, ["gone", "MACs removed, %", "speed-up, ×"], rows)
 
 
-def _speedups(found: Found, options: argparse.Namespace) -> list[str]:
+def _speedups(found: Found, options: argparse.Namespace) -> list[Table]:
     heads = [f"{name}, batch {n}" for name in RUNTIMES for n in options.latency_batches]
     if not heads:
         return []
@@ -147,13 +143,12 @@ def _speedups(found: Found, options: argparse.Namespace) -> list[str]:
         for criterion, seeds in _removing(found).items():
             timed = [one for r in seeds.values() for one in r["latency"] if one["removed"] == n]
             rows.append([criterion, f"{n} gone", *_timings(timed, heads)])
-    return [
+    title = (
         "Speed-up of the last network within 1.0 point, and of those asked for: dense latency / "
         "its latency, both with their batch norms folded, median of pairs of rounds, range over "
-        "seeds (mean latencies):",
-        "",
-        *_markdown(["criterion", "network", *heads], rows),
-    ]
+        "seeds (mean latencies):"
+    )
+    return [_table(title, ["criterion", "network", *heads], rows)]
 
 
 def _removing(found: Found) -> Found:
@@ -182,7 +177,7 @@ def _timings(measured: Sequence[Mapping[str, Any]], heads: Sequence[str]) -> lis
     return cells
 
 
-def _published(found: Found, options: argparse.Namespace) -> list[str]:
+def _published(found: Found, options: argparse.Namespace) -> list[Table]:
     others = published(options)
     if not others:
         return []
@@ -195,16 +190,15 @@ def _published(found: Found, options: argparse.Namespace) -> list[str]:
         ]
         for one in others
     ]
-    return [
+    title = (
         "Published change of test accuracy in points, and ours by criterion at the nearest share "
         f"of MACs removed (given in parentheses; – if none is within {_NEAR:g} points). The "
         "published are on lossless CIFAR-10 with hundreds of epochs, so only the order of "
         "magnitude compares; those at initialization score and prune untrained weights and train "
-        "once, ours score trained ones:",
-        "",
-        *_markdown(["published system", "MACs removed, %", "published", *_removing(found)], rows),
-        "",
-    ]
+        "once, ours score trained ones:"
+    )
+    heads = ["published system", "MACs removed, %", "published", *_removing(found)]
+    return [_table(title, heads, rows)]
 
 
 def _beside(seeds: Mapping[str, Any], macs_percent: float) -> str:
@@ -221,7 +215,7 @@ def _beside(seeds: Mapping[str, Any], macs_percent: float) -> str:
     return f"{_spread([-step['drop_test'] for step in nearest])} ({share:.1f} %)"
 
 
-def _times(found: Found) -> list[str]:
+def _times(found: Found) -> list[Table]:
     rows = []
     for criterion, seeds in found.items():
         splits = [r["seconds_by_stage"] for r in seeds.values() if r["seconds_by_stage"]]
@@ -235,7 +229,7 @@ def _times(found: Found) -> list[str]:
     if not rows:
         return []
     heads = ["criterion", "score", "fine-tune", "evaluate and measure"]
-    return ["Seconds per step:", "", *_markdown(heads, rows)]
+    return [_table("Seconds per step:", heads, rows)]
 
 
 def _spread(values: Sequence[float]) -> str:
@@ -243,6 +237,7 @@ def _spread(values: Sequence[float]) -> str:
     return f"{text} ± {stdev(values):.2f}" if len(values) > 1 else text
 
 
-def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    return lines + ["| " + " | ".join(row) + " |" for row in rows]
+def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    first, *others = heads
+    columns = (Column(first, align="left"), *map(Column, others))
+    return Table(title, columns, tuple(Row(tuple(row)) for row in rows))

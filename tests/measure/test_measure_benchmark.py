@@ -10,6 +10,7 @@ from torch import fx, nn
 
 from shoal.errors import ConfigError
 from shoal.measure import benchmark
+from shoal.report.benchmark_tables import benchmark_table
 
 
 class Stack(nn.Module):
@@ -45,15 +46,22 @@ def test_ratios_say_how_many_times_less_than_the_baseline() -> None:
     assert found.baseline.latency.median_ms == pytest.approx(60.0)
     assert json.loads(json.dumps(found.to_dict()))["baseline"]["macs"] == 384
 
-    lines = str(found).splitlines()
-    assert lines[0].split() == ["network", "baseline", "baseline", "/", "network"]
-    table = {line.split()[0]: line for line in lines[1:]}
-    assert "20 ms (20 to 20)" in table["latency"]
-    assert "3.00 × (3.00 to 3.00)" in table["latency"]
-    assert "200 images/s" in table["throughput"]
-    assert "128 MACs/image" in table["work"]
-    assert "unknown" in table["depth"]
-    assert lines[-1].startswith("batch 4 on cpu, ")
+    said = str(found)
+    for words in ("20 ms (20 to 20) for a batch of 4 on cpu", "128 MACs per sample",
+                  "baseline / network: 3.00 × (3.00 to 3.00)"):  # fmt: skip
+        assert words in said
+    assert "depth" not in said  # not known of a module without a graph
+
+    table = benchmark_table(found)
+    assert [column.name for column in table.columns] == [
+        "", "network", "baseline", "baseline / network",
+    ]  # fmt: skip
+    rows = {name: cells for name, *cells in table.texts()}
+    assert rows["latency"] == ["20 ms (20 to 20)", "60 ms (60 to 60)", "3.00 × (3.00 to 3.00)"]
+    assert rows["samples per second"][:2] == ["200", "66.67"]
+    assert rows["work, MACs per sample"] == ["128", "384", "3.00 ×"]
+    assert rows["depth, layers"][:2] == ["unknown", "unknown"]
+    assert table.notes[0].startswith("batch 4 on cpu, ")
 
 
 def test_a_graph_has_a_depth_and_a_baseline_is_optional() -> None:
@@ -63,7 +71,7 @@ def test_a_graph_has_a_depth_and_a_baseline_is_optional() -> None:
     assert found.baseline is None
     assert found.speedup is None
     assert found.to_dict()["speedup"] is None
-    assert "2 layers" in str(found)
+    assert "depth 2 layers" in str(found)
 
 
 def test_a_network_without_work_has_no_ratio() -> None:

@@ -74,6 +74,8 @@ def benchmark(
     from shoal.cli.compress import chosen_device
     from shoal.cli.source import Source, parse_shape
     from shoal.measure import benchmark as measure
+    from shoal.report.benchmark_tables import benchmark_table
+    from shoal.report.terminal import print_table
 
     where = chosen_device(device)
     source = Source(None, num_classes, image_size, parse_shape(input_shape))
@@ -93,7 +95,7 @@ def benchmark(
     if as_json:
         print_json(result.to_dict())
     else:
-        result_console().print(str(result), markup=False, soft_wrap=True)
+        print_table(result_console(), benchmark_table(result))
 
 
 def _opened(model: str, source: Source) -> Network:

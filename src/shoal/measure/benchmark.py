@@ -64,8 +64,17 @@ class Benchmark:
         }
 
     def __str__(self) -> str:
-        """Return a small table with units."""
-        return _table(self)
+        """Return the figures in one line, with units."""
+        parts = [
+            f"{self.latency} for a batch of {self.batch_size} on {self.latency.device}",
+            f"{self.macs:,} MACs per sample{' (incomplete)' if self.uncounted else ''}",
+            f"{self.params:,} parameters",
+        ]
+        if self.depth is not None:
+            parts.append(f"depth {self.depth} layers")
+        if self.speedup is not None:
+            parts.append(f"latency, baseline / network: {self.speedup}")
+        return "; ".join(parts)
 
 
 def benchmark(
@@ -147,62 +156,3 @@ def _figures(model: nn.Module, inputs: Inputs, latency: Latency) -> dict[str, An
         "batch_size": batch_size(inputs),
         "uncounted": macs.uncounted,
     }
-
-
-def _table(result: Benchmark) -> str:
-    columns = [_column(result)]
-    if result.baseline is not None:
-        columns.append(_column(result.baseline))
-        columns.append(_ratios(result))
-    heads = ["", "network", "baseline", "baseline / network"][: len(columns) + 1]
-    rows = [heads]
-    for name in columns[0]:
-        rows.append([name, *(column.get(name, "") for column in columns)])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(heads))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
-    return "\n".join([*lines, _footnote(result)])
-
-
-def _column(result: Benchmark) -> dict[str, str]:
-    return {
-        "latency": str(result.latency),
-        "throughput": f"{_four_digits(result.latency.images_per_second)} images/s",
-        "work": _amount(result.macs, "MACs/image") + (" (incomplete)" if result.uncounted else ""),
-        "parameters": _amount(result.params, ""),
-        "depth": "unknown" if result.depth is None else f"{result.depth} layers",
-    }
-
-
-def _four_digits(value: float) -> str:
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
-
-
-def _ratios(result: Benchmark) -> dict[str, str]:
-    ratios = {"latency": str(result.speedup)}
-    if result.macs_ratio is not None:
-        ratios["work"] = f"{result.macs_ratio:.2f} ×"
-    if result.params_ratio is not None:
-        ratios["parameters"] = f"{result.params_ratio:.2f} ×"
-    return ratios
-
-
-def _amount(number: int, unit: str) -> str:
-    for factor, prefix in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
-        if number >= factor:
-            return f"{number / factor:.4g} {prefix} {unit}".rstrip()
-    return f"{number} {unit}".rstrip()
-
-
-def _footnote(result: Benchmark) -> str:
-    latency = result.latency
-    threads = f"{latency.threads} thread" + ("s" if latency.threads != 1 else "")
-    note = (
-        f"batch {result.batch_size} on {latency.device}, {threads}; "
-        f"median (quartiles) of {latency.samples} rounds"
-    )
-    if result.uncounted:
-        note += f"; work without {', '.join(result.uncounted)}"
-    return note
