@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from peak_memory import peak_memory_bytes
-from shoal.importance import Entropy
+from shoal.importance.entropy import Entropy
 from shoal.measure import Ratio, clock_timer, time_rounds
 from shoal.measure.stats import quartiles
 from shoal.methods.easier import POSITIONS

@@ -82,7 +82,7 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
         (("l1-by-stage", MODEL, "--checkpoint", tmp_path / "w.pt", "--out", out), "w.pt"),
         (("criteria", MODEL, "--out", out), "--data"),
         (("criteria", MODEL, *data, "--criteria", "l1,ckaa"), "did you mean 'cka'"),
-        (("criteria", MODEL, *data, "--criteria", "cka?unit=site"), "scores sites"),
+        (("criteria", MODEL, *data, "--criteria", "cka?place=site"), "scores sites"),
         (("criteria", MODEL, *data, "--criteria", ","), "give names with commas"),
         (("criteria", MODEL, *data, "--remove", "0"), "--remove"),
         (("criteria", MODEL, *data, "--mean", "grey"), "mean is 'grey'"),

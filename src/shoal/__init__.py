@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from shoal import models
     from shoal.errors import ShoalError
-    from shoal.importance import score
+    from shoal.importance import register_criterion, score
     from shoal.measure import benchmark
     from shoal.merge.merge import merge_
     from shoal.network import Network, capture
@@ -34,6 +34,7 @@ __all__ = [
     "load",
     "merge_",
     "models",
+    "register_criterion",
     "save",
     "score",
     "zero_out_",
@@ -56,6 +57,7 @@ _HOMES = {
     "linearize_": "shoal.surgery",
     "load": "shoal.store",
     "merge_": "shoal.merge",
+    "register_criterion": "shoal.importance",
     "save": "shoal.store",
     "score": "shoal.importance",
     "zero_out_": "shoal.surgery",

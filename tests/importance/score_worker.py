@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from shoal.distributed import is_main, rank, world
 from shoal.errors import DataError, TrainingError
-from shoal.importance import Entropy, score
+from shoal.importance import score
+from shoal.importance.entropy import Entropy
 from shoal.network import Network, capture
 from shoal.passes.observe import observe
 from shoal.surgery import LineMoments, linearize_

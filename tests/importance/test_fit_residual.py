@@ -64,7 +64,7 @@ def test_blocks_that_can_be_dropped_are_ranked_by_it(
     network: Network, loader: list[Batch], criterion: str
 ) -> None:
     made = criterion_for(criterion, "block")
-    scores = made.score(network, loader)  # type: ignore[union-attr]
+    scores = made.score(network, loader)
     removable = [block.name for block in network.blocks if block.removable]
     assert sorted(scores) == sorted(removable)
     assert len(removable) < len(BLOCKS)
@@ -130,8 +130,8 @@ def test_errors(network: Network, loader: list[Batch]) -> None:
         FitResidual(ridge=-1.0)
     with pytest.raises(ConfigError, match="metric is 'f1'"):
         CollapseLoss(metric="f1")
-    with pytest.raises(ConfigError, match="unit is 'site': choose 'stretch' or 'block'"):
-        FitResidual(unit="site")
+    with pytest.raises(ConfigError, match="place is 'site': give one of stretch, block"):
+        FitResidual(place="site")
     with pytest.raises(ConfigError, match="screen is 0"):
         CollapseLoss(screen=0)
     plain = capture(nn.Sequential(nn.Linear(3, 3), nn.ReLU()), torch.randn(2, 3))

@@ -16,7 +16,9 @@ VALUES = {"b": 0.5, "a": 0.25, "c": 0.25}
 
 
 def make_scores() -> Scores:
-    return Scores("entropy", VALUES, 10, {"b": 0.1, "a": 0.0, "c": 0.2}, False, {"a": {"on": 0.5}})
+    return Scores(
+        "entropy", VALUES, 10, {"b": 0.1, "a": 0.0, "c": 0.2}, False, {"a": {"on": 0.5}}, "bits"
+    )
 
 
 def test_scores_are_a_mapping_in_the_order_of_the_forward_pass() -> None:
@@ -26,6 +28,7 @@ def test_scores_are_a_mapping_in_the_order_of_the_forward_pass() -> None:
     assert scores == VALUES
     assert list(scores) == ["b", "a", "c"]
     assert len(scores) == 3
+    assert scores.title == "entropy, bits"
     assert "a" in scores
     assert "d" not in scores
     assert scores.get("d") is None
@@ -47,17 +50,18 @@ def test_scores_become_json_and_survive_pickling() -> None:
     data = json.loads(json.dumps(scores.to_dict()))
     assert data["values"] == VALUES
     assert data["settled"] is False
+    assert data["unit"] == "bits"
     assert pickle.loads(pickle.dumps(scores)) == scores
 
 
 def test_a_criterion_is_made_by_name() -> None:
     assert "entropy" in criteria
-    assert make_criterion("entropy", zeros="on").unit == "site"
+    assert make_criterion("entropy", zeros="on").place == "site"
     with pytest.raises(NameNotFoundError, match="did you mean 'entropy'"):
         make_criterion("entropie")
     with pytest.raises(ConfigError, match=r"does not take these options.*'zero'"):
         make_criterion("entropy", zero="on")
-    with pytest.raises(ConfigError, match="zeros is 'ON': choose one of exclude, on, off"):
+    with pytest.raises(ConfigError, match=r"zeros is 'ON': give one of exclude, on, off"):
         make_criterion("entropy", zeros="ON")
-    with pytest.raises(ConfigError, match="pooling is 'mean': choose one of all, batch"):
+    with pytest.raises(ConfigError, match=r"pooling is 'mean': give one of all, batch"):
         make_criterion("entropy", pooling="mean")

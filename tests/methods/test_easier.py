@@ -7,9 +7,10 @@ import torch
 
 import small_runs
 from shoal.errors import ConfigError
-from shoal.importance import score
-from shoal.importance.criteria import criteria
+from shoal.importance import Criterion, Scores, criteria, register_criterion, score
 from shoal.methods import Easier
+from shoal.network import Network
+from shoal.passes import Data
 from shoal.search.legacy import Search
 from small_runs import digits, run
 
@@ -76,10 +77,13 @@ def test_line_loss_tries_what_will_be_put_in(how: str) -> None:
 
 
 def test_a_criterion_for_blocks_is_refused() -> None:
-    class OfBlocks:
-        unit = "block"
+    @register_criterion("of blocks")
+    class OfBlocks(Criterion):
+        place = "block"
 
-    criteria.register("of blocks")(OfBlocks)  # type: ignore[arg-type]
+        def compute(self, network: Network, data: Data) -> Scores:
+            raise NotImplementedError
+
     try:
         with pytest.raises(ConfigError, match="criterion 'of blocks' scores blocks"):
             Easier(Search(criterion="of blocks"))

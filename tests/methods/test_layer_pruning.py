@@ -156,7 +156,7 @@ def test_floors_that_keep_all_are_named(model: Network) -> None:
 def test_a_wrong_criterion_or_option_is_one_line(model: Network) -> None:
     for options, error, words in (
         ({"criterion": "ckaa"}, NameNotFoundError, "cka"),
-        ({"criterion": "cka?unit=site"}, ConfigError, "scores sites"),
+        ({"criterion": "cka?place=site"}, ConfigError, "scores sites"),
         ({"keep_per_stage": -1}, ConfigError, "keep_per_stage"),
         ({"rewind": 2, "dense_epochs": 1}, ConfigError, "dense_epochs"),
         ({"rewind": 0, "rewind_from": "x.pt"}, ConfigError, "choose one"),

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from shoal.errors import ConfigError
-from shoal.importance import Entropy, score
+from shoal.importance import score
+from shoal.importance.entropy import Entropy
 from shoal.network import Network, capture
 from shoal.passes.observe import observe
 from shoal.surgery import LineMoments, fit_lines

@@ -144,8 +144,7 @@ def criteria(
     from shoal.cli.source import Source, open_network
     from shoal.data import load_data
     from shoal.extras import figures
-    from shoal.importance import score_several
-    from shoal.importance.criteria import criterion_for
+    from shoal.importance import criterion_for, score_several
 
     figures.check_path(out)
     names = _names(criteria)

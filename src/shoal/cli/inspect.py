@@ -97,7 +97,7 @@ def inspect(
     from shoal.cli.compress import chosen_device
     from shoal.cli.source import Source, load_examples, open_network, parse_shape, random_weights
     from shoal.errors import ConfigError
-    from shoal.importance.criteria import make_criterion, score_by
+    from shoal.importance import make_criterion, score_by
     from shoal.measure import benchmark
     from shoal.report import inspect_network, inspection_lines, inspection_tables
     from shoal.report.terminal import print_lines, print_table
@@ -114,7 +114,7 @@ def inspect(
     if random_weights(model, checkpoint):
         progress_console().print(f"note: {model} has random weights: give --checkpoint")
     left = any(site.linearized is None for site in network.sites)
-    if examples is not None and (left or chosen.unit != "site"):
+    if examples is not None and (left or chosen.place != "site"):
         with progress_console().status("scoring"):
             scores = score_by(chosen, network, examples.train, samples=samples or None)
     measured = costs = None

@@ -8,7 +8,8 @@ from typing import Any
 
 from shoal.errors import ConfigError, missing_extra
 from shoal.files import readable_errors
-from shoal.importance import L1, Scores, stages
+from shoal.importance import Scores, stages
+from shoal.importance.magnitude import L1
 from shoal.network import Network
 
 __all__ = ["check_path", "criteria_map", "l1_by_stage"]

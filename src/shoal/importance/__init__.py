@@ -1,50 +1,29 @@
-"""What can go: criteria that score sites and blocks, one file each, in one registry."""
+"""What can go: criteria that score sites, blocks and stretches, one file each, in one registry."""
 
 from __future__ import annotations
 
-from shoal.importance.branch_entropy import BlockEntropy
-from shoal.importance.cka import CKA
-from shoal.importance.collapse_loss import CollapseLoss
-from shoal.importance.criteria import Criterion, criteria, score
-from shoal.importance.divergence import KL
-from shoal.importance.entropy import Entropy
-from shoal.importance.fit_residual import FitResidual
-from shoal.importance.free import Last, Random
-from shoal.importance.gradients import GraSP, Snip, Taylor
-from shoal.importance.influence import BlockInfluence
-from shoal.importance.lesion import Lesion
-from shoal.importance.line_loss import LineLoss
-from shoal.importance.magnitude import L1, L2, BatchNormScale
+from shoal.importance.criteria import criterion_for, make_criterion, score
+from shoal.importance.criterion import Criterion, OnePass, criteria, register_criterion
 from shoal.importance.per_latency import per_latency
 from shoal.importance.scores import Scores
-from shoal.importance.several import Consensus, score_several
+from shoal.importance.several import score_by, score_several
 from shoal.importance.stages import Stage, stages
+from shoal.registry import import_modules
 
 __all__ = [
-    "CKA",
-    "KL",
-    "L1",
-    "L2",
-    "BatchNormScale",
-    "BlockEntropy",
-    "BlockInfluence",
-    "CollapseLoss",
-    "Consensus",
     "Criterion",
-    "Entropy",
-    "FitResidual",
-    "GraSP",
-    "Last",
-    "Lesion",
-    "LineLoss",
-    "Random",
+    "OnePass",
     "Scores",
-    "Snip",
     "Stage",
-    "Taylor",
     "criteria",
+    "criterion_for",
+    "make_criterion",
     "per_latency",
+    "register_criterion",
     "score",
+    "score_by",
     "score_several",
     "stages",
 ]
+
+import_modules(__name__, __path__)  # a criterion registers itself: a new one is one new file

@@ -15,7 +15,6 @@ __all__ = [
     "as_candidate",
     "block_candidates",
     "candidates",
-    "check_unit",
     "site_candidates",
 ]
 
@@ -37,24 +36,17 @@ class Candidate:
     branch: tuple[fx.Node, ...]
 
 
-def check_unit(unit: str) -> None:
-    """Raise `ConfigError` unless `unit` is "block" or "site"."""
-    if unit not in ("block", "site"):
-        raise ConfigError(f"unit is '{unit}': choose 'block' or 'site'")
-
-
-def candidates(network: Network, unit: str) -> list[Candidate]:
+def candidates(network: Network, place: str) -> list[Candidate]:
     """Return what can be removed, in the order of the forward pass.
 
     Args:
         network: the captured network.
-        unit: "block" for removable blocks, "site" for sites that have their rectifier.
+        place: "block" for removable blocks, "site" for sites that have their rectifier.
 
     Raises:
-        ConfigError: there is none, or no such unit.
+        ConfigError: there is none.
     """
-    check_unit(unit)
-    if unit == "site":
+    if place == "site":
         return site_candidates(network)
     return [as_candidate(block) for block in block_candidates(network)]
 

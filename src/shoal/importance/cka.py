@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from shoal.distributed import sum_across
-from shoal.importance.criteria import criteria
+from shoal.importance.criterion import register_criterion
 from shoal.importance.scores import Scores
 from shoal.importance.without import Answer, Without
 
@@ -85,22 +86,17 @@ def _is_nan(*values: Tensor) -> bool:
     return any(bool(value.isnan().any()) for value in values)
 
 
-@criteria.register("cka")
+@register_criterion("cka")
 class CKA(Without):
     """Scores a block by 1 − CKA of the penultimate features with and without it (Pons et al. 2024).
 
     Lowest goes first: a block that does nothing leaves CKA at 1 and scores 0. Features are the
     inputs of the last layer with weights, channel by channel; positions of a sample count as
     samples. Needs no labels.
-
-    Args:
-        unit: "block", or "site" for rectifiers replaced by the identity.
     """
 
-    name = "cka"
-
+    @override
     def start(self, names: Sequence[str]) -> None:
-        """Forget what was collected; these are the candidates."""
         self._names = list(names)
         self._x = torch.zeros(0)
         self._own: FeatureSums | None = None
@@ -111,18 +107,18 @@ class CKA(Without):
         self._alignments = {name: Alignment(self._own) for name in self._names}
         return self._own
 
+    @override
     def whole(self, answer: Answer, target: Tensor | None) -> None:
-        """Hear what the whole network says of the next batch."""
         self._x = _rows(answer.features)
         own = self._own or self._begin(self._x.shape[1], self._x.device)
         own.add(self._x)
 
+    @override
     def without(self, name: str, answer: Answer) -> None:
-        """Hear what it says of that batch without a candidate."""
         self._alignments[name].add(self._x, _rows(answer.features))
 
+    @override
     def finish(self, samples: int) -> Scores:
-        """Sum over processes and return the scores."""
         width = 0 if self._own is None else len(self._own.total)
         width = _most_across(width)
         own = self._own or self._begin(width)  # zeros where this process had no batch

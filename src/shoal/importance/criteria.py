@@ -1,68 +1,20 @@
-"""The registry of criteria and the one call that scores a network."""
+"""Make a criterion by its name, and the one call that scores a network."""
 
 from __future__ import annotations
 
-import ast
-import inspect
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
-from urllib.parse import parse_qsl
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from shoal.errors import ConfigError, unknown_name
-from shoal.importance.entropy import Entropy
+from shoal.importance.criterion import Criterion, criteria
 from shoal.importance.per_latency import per_latency
 from shoal.importance.scores import Scores
+from shoal.importance.several import score_by
 from shoal.network import Network
-from shoal.passes.observe import Observer, observe
-from shoal.registry import Registry
+from shoal.options import options_of
 
-__all__ = [
-    "ALL",
-    "Criterion",
-    "OnePass",
-    "criteria",
-    "criterion_for",
-    "make_criterion",
-    "score",
-    "score_by",
-]
-
-
-@runtime_checkable
-class OnePass(Observer, Protocol):
-    """A criterion that needs one pass of the data and no more; several share one pass."""
-
-    unit: str
-
-    def scores(self) -> Scores:
-        """Return the scores after the pass."""
-        ...
-
-
-@runtime_checkable
-class ManyPasses(Protocol):
-    """A criterion that runs the network as often as it needs."""
-
-    unit: str
-
-    def score(
-        self,
-        network: Network,
-        loader: Iterable[Any],
-        *,
-        samples: int | None = None,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Scores:
-        """Score the sites or blocks of `network` on the data."""
-        ...
-
-
-Criterion = OnePass | ManyPasses
-
-criteria: Registry[Callable[..., Criterion]] = Registry("criterion", "shoal.criteria")
-criteria.register("entropy")(Entropy)
-
+__all__ = ["ALL", "criterion_for", "make_criterion", "score"]
 
 ALL = sys.maxsize
 """All candidates are wanted; see `criterion_for`."""
@@ -72,39 +24,27 @@ def make_criterion(name: str, **options: Any) -> Criterion:
     """Return a fresh criterion.
 
     Args:
-        name: of the registry; options may follow as in "l1?scope=global".
+        name: of the registry, or `path/file.py:Name` or `package.module:Name` of a subclass of
+            `Criterion`; options may follow as in "l1?scope=global".
         **options: the criterion's own; they win over those in `name`.
 
     Raises:
         NameNotFoundError: no criterion has that name; tells the nearest.
-        ConfigError: it does not take these options.
+        ConfigError: it does not take these options, or the name is not of a criterion.
     """
-    name, written = _parsed(name)
-    options = {**written, **options}
-    make = criteria[name]
-    own = _parameters(name)
-    if not any(p.kind is p.VAR_KEYWORD for p in own.values()):
-        for option in options:
-            if option not in own:
-                raise ConfigError(
-                    f"the criterion '{name}' does not take these options: "
-                    f"{unknown_name('option', option, own)}"
-                )
-    try:
-        return make(**options)
-    except TypeError as error:
-        raise ConfigError(f"the criterion '{name}' does not take these options: {error}") from error
+    cls, written = _find(name)
+    return _made(name, cls, {**written, **options})
 
 
 def criterion_for(
-    name: str, unit: str, *, seed: int = 0, wanted: int | None = None, how: str = "line"
+    name: str, place: str, *, seed: int = 0, wanted: int | None = None, how: str = "line"
 ) -> Criterion:
     """Return a fresh criterion that scores sites, or blocks, as a method needs it.
 
     Args:
-        name: as in `make_criterion`. Where it scores the other unit and there is a twin for this
-            one ("entropy" and "block_entropy"), that is taken.
-        unit: "site" or "block".
+        name: as in `make_criterion`. Where it scores other places and its `twin` these, that one
+            is taken ("entropy" and "block_entropy").
+        place: "site" or "block".
         seed: for criteria that draw random numbers.
         wanted: how many of the lowest will be taken, for criteria that spare work on the others;
             `ALL` where all are to be ranked. None takes the criterion's default.
@@ -112,53 +52,55 @@ def criterion_for(
 
     Raises:
         NameNotFoundError: no criterion has that name; tells the nearest.
-        ConfigError: it does not take the options in `name`, or cannot score this unit.
+        ConfigError: it does not take the options in `name`, or cannot score these places.
     """
-    name, options = _parsed(name)
-    if name in criteria and "unit" not in _parameters(name):
-        twin = f"{unit}_{name}"
-        if getattr(criteria[name], "unit", unit) != unit and twin in criteria:
-            name = twin
-    given = {"unit": unit, "seed": seed, "how": how, **options}
+    cls, written = _find(name)
+    if cls.twin and cls.place != place and criteria[cls.twin].place == place:
+        cls = criteria[cls.twin]
+    offered = {"place": place, "seed": seed, "how": how}
     if wanted is not None:
-        given = {"keep": wanted, **given}
-    known = _parameters(name)
-    made = make_criterion(name, **{k: v for k, v in given.items() if k in known or k in options})
-    if made.unit != unit:
+        offered["keep"] = wanted
+    asked = {option: value for option, value in offered.items() if option in cls.asks}
+    made = _made(name, cls, {**asked, **written})
+    if made.place != place:
         raise ConfigError(
-            f"the criterion '{name}' scores {made.unit}s and the method removes {unit}s: choose "
-            "another criterion"
+            f"the criterion '{made.name}' scores {made.place}s and the method removes {place}s: "
+            "choose another criterion"
         )
     return made
 
 
-def _parsed(name: str) -> tuple[str, dict[str, Any]]:
-    """Return the name and the options of "name?option=value&option=value"."""
-    bare, _, query = name.partition("?")
-    options: dict[str, Any] = {}
-    for key, text in parse_qsl(query, keep_blank_values=True):
-        try:
-            options[key] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            options[key] = text
-    return bare, options
+def _find(name: str) -> tuple[type[Criterion], dict[str, Any]]:
+    cls, options = criteria.find(name)
+    if not (isinstance(cls, type) and issubclass(cls, Criterion)):
+        raise ConfigError(
+            f"'{name}' is not a criterion: name a subclass of shoal.importance.Criterion"
+        )
+    return cls, options
 
 
-def _parameters(name: str) -> Mapping[str, inspect.Parameter]:
-    return inspect.signature(criteria[name]).parameters
+def _made(name: str, cls: type[Criterion], options: Mapping[str, Any]) -> Criterion:
+    known = [option.name for option in options_of(cls.Options)]
+    for option in options:
+        if option not in known:
+            raise ConfigError(
+                f"the criterion '{name.partition('?')[0]}' does not take these options: "
+                f"{unknown_name('option', option, known)}"
+            )
+    return cls(**options)
 
 
 def score(
     network: Network,
     loader: Iterable[Any],
-    criterion: str = "entropy",
+    criterion: str | Criterion = "entropy",
     samples: int | None = None,
     *,
     progress: Callable[[int, int], None] | None = None,
     saved_ms: Mapping[str, float] | None = None,
     **options: Any,
 ) -> Scores:
-    """Score the sites or blocks of a network: the lowest matter least to the task.
+    """Score the sites, blocks or stretches of a network: the lowest matter least to the task.
 
     The network runs in eval mode on its own device; its training flags and state are left alone.
     Under several processes (torchrun, accelerate launch) the work is shared and every process
@@ -167,8 +109,8 @@ def score(
     Args:
         network: what `shoal.capture` gave.
         loader: the data, unshuffled and without augmentation; shoal's own loaders see to that.
-        criterion: a name of the registry, "entropy" for EASIER's; options may follow as in
-            "l1?scope=global".
+        criterion: a name, "entropy" for EASIER's; options may follow as in "l1?scope=global".
+            Or `path/file.py:Name`, `package.module:Name`, or a fresh criterion itself.
         samples: use only this many samples; the scores then have standard errors and say whether
             the lowest is settled.
         progress: called with the batches done and their total.
@@ -183,35 +125,12 @@ def score(
         ConfigError: an option is wrong, or the network has nothing to score.
         DataError: the loader is empty.
         TrainingError: the network computes NaN.
+
+    Example:
+        >>> network = shoal.capture(model, images)
+        >>> shoal.score(network, loader, "entropy", samples=1000).lowest(1)
+        ['layer3.2.relu_1']
     """
-    chosen = make_criterion(criterion, **options)
+    chosen = criterion if isinstance(criterion, Criterion) else make_criterion(criterion, **options)
     scores = score_by(chosen, network, loader, samples=samples, progress=progress)
     return scores if saved_ms is None else per_latency(scores, saved_ms)
-
-
-def score_by(
-    criterion: Criterion,
-    network: Network,
-    loader: Iterable[Any],
-    *,
-    samples: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
-    beside: Sequence[Observer] = (),
-) -> Scores:
-    """Score by a fresh criterion; arguments and errors as for `score`.
-
-    Args:
-        criterion: as `make_criterion` or `criterion_for` gives it.
-        network: is left as it is.
-        loader: the data.
-        samples: use this many samples only.
-        progress: called with the batches done and their total.
-        beside: what else is to see the data, in the same pass where the criterion needs just one.
-    """
-    if isinstance(criterion, OnePass):
-        observe(network, loader, [criterion, *beside], samples=samples, progress=progress)
-        return criterion.scores()
-    scores = criterion.score(network, loader, samples=samples, progress=progress)
-    if beside:
-        observe(network, loader, beside, samples=samples)
-    return scores

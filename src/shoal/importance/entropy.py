@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+from typing_extensions import override
 
 from shoal.data.batch import Batch
 from shoal.distributed import sum_across
 from shoal.errors import ConfigError, TrainingError
+from shoal.importance.criterion import OnePass, register_criterion
 from shoal.importance.jackknife import GROUPS, leave_one_out, standard_error
 from shoal.importance.scores import Scores
 from shoal.network import Network, Site
+from shoal.options import one_of, option
 from shoal.passes.states import count_states
 
 __all__ = ["Entropy", "binary_entropy"]
@@ -41,31 +45,40 @@ def binary_entropy(on: Tensor, off: Tensor) -> Tensor:
     return -(torch.xlogy(p, p) + torch.xlogy(q, q)) / math.log(2.0)
 
 
-class Entropy:
+@register_criterion("entropy")
+class Entropy(OnePass):
     """Scores each site by the mean entropy of its neurons' ON/OFF states.
 
     A neuron is a channel; its counts run over samples and positions ("additional sum and average
     over the entire feature map"). A site whose neurons always are in one state acts linearly and
     scores 0. The state is the sign of the rectifier's input, for every kind of rectifier.
-
-    Args:
-        zeros: what z = 0 counts as: "exclude" (eq. 3, the paper), "on" (the published code) or
-            "off".
-        pooling: "all" counts over the whole data set (the paper); "batch" averages the entropies
-            of single batches (the published code), which is lower, the more so the smaller the
-            batch.
-
-    Raises:
-        ConfigError: an option has another value.
     """
 
-    unit = "site"
+    place = "site"
+    unit = "bits"
+    twin = "block_entropy"
 
-    def __init__(self, *, zeros: str = "exclude", pooling: str = "all") -> None:
-        _check("zeros", zeros, ("exclude", "on", "off"))
-        _check("pooling", pooling, ("all", "batch"))
-        self.zeros = zeros
-        self.pooling = pooling
+    @dataclass(frozen=True, kw_only=True)
+    class Options(OnePass.Options):
+        """What is counted, and over what."""
+
+        zeros: str = option(
+            "exclude",
+            "What z = 0 counts as: in no state (eq. 3, the paper), ON (the published code) or OFF.",
+            check=one_of("exclude", "on", "off"),
+        )
+        pooling: str = option(
+            "all",
+            "all counts over the whole data set (the paper); batch averages the entropies of "
+            "single batches (the published code), which is lower, the more so the smaller the "
+            "batch.",
+            check=one_of("all", "batch"),
+        )
+
+    options: Options
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
         self._sites: list[Site] = []
         self._on: dict[str, Tensor] = {}  # [GROUPS, channels]
         self._off: dict[str, Tensor] = {}
@@ -77,8 +90,8 @@ class Entropy:
 
     # ------------------------------------------------------------------ observing
 
+    @override
     def attach(self, network: Network) -> Sequence[RemovableHandle]:
-        """Forget what was counted before; watch the input of every site that has its rectifier."""
         self._sites = [site for site in network.sites if site.linearized is None]
         if not self._sites:
             raise ConfigError("the network has no rectifier left to score")
@@ -92,6 +105,7 @@ class Entropy:
             handles.append(network.get_submodule(site.name).register_forward_pre_hook(counter))
         return handles
 
+    @override
     def begin(self, index: int, batch: Batch) -> None:
         """Deal the samples of the next batch to groups; standard errors come from leaving out one.
 
@@ -110,7 +124,7 @@ class Entropy:
             by_sample = batch_first and z.shape[0] % size == 0
             parts, start = (size, index * size) if by_sample else (1, index)
             on, off = count_states(z, site.channel_dim, parts, min(parts, GROUPS))
-            if self.zeros != "exclude":
+            if self.options.zeros != "exclude":
                 on, off = self._with_zeros(z, on, off, parts)
             if site.name not in self._on:
                 self._on[site.name] = on.new_zeros((GROUPS, on.shape[1]))
@@ -118,7 +132,7 @@ class Entropy:
                 self._sums[site.name] = on.new_zeros(GROUPS)
             _add_in_turn(self._on[site.name], on, start % GROUPS)
             _add_in_turn(self._off[site.name], off, start % GROUPS)
-            if self.pooling == "batch":
+            if self.options.pooling == "batch":
                 bits = binary_entropy(on.sum(0).cpu(), off.sum(0).cpu()).mean()
                 self._sums[site.name][index % GROUPS] += int(bits.nan_to_num() * _PARTS_OF_A_BIT)
 
@@ -128,10 +142,10 @@ class Entropy:
         """Add the zeros to the state that they count as."""
         dealt = torch.arange(parts, device=on.device).remainder(len(on)).bincount()
         zeros = z.numel() // (parts * on.shape[1]) * dealt[:, None] - on - off
-        return (on + zeros, off) if self.zeros == "on" else (on, off + zeros)
+        return (on + zeros, off) if self.options.zeros == "on" else (on, off + zeros)
 
+    @override
     def finish(self, samples: int, population: int | None) -> None:
-        """Sum the counts of all processes."""
         self._samples, self._population = samples, population
         sum_across(self._dealt)
         for site in self._sites:
@@ -147,6 +161,7 @@ class Entropy:
 
     # ------------------------------------------------------------------ the result
 
+    @override
     def scores(self) -> Scores:
         """Return the entropies in bits (eq. 7), with standard errors where data were left out."""
         values, without = {}, {}
@@ -154,12 +169,12 @@ class Entropy:
             values[site.name], without[site.name] = self._entropies(site.name)
         errors, settled = self._errors(values, without)
         details = {site.name: self._detail(site.name) for site in self._sites}
-        return Scores("entropy", values, self._samples, errors, settled, details)
+        return Scores(self.name, values, self._samples, errors, settled, details)
 
     def _entropies(self, name: str) -> tuple[float, Tensor]:
         """Return a layer's entropy, and what it is without each of the groups."""
         used = self._used()
-        if self.pooling == "batch":
+        if self.options.pooling == "batch":
             sums, batches = self._sums[name][used], self._dealt[1][used]
             without = leave_one_out(sums).double() / leave_one_out(batches) / _PARTS_OF_A_BIT
             return int(sums.sum()) / int(batches.sum()) / _PARTS_OF_A_BIT, without
@@ -168,7 +183,7 @@ class Entropy:
         return float(binary_entropy(on.sum(0), off.sum(0)).mean()), without
 
     def _used(self) -> Tensor:
-        return self._dealt[1 if self.pooling == "batch" else 0] > 0
+        return self._dealt[1 if self.options.pooling == "batch" else 0] > 0
 
     def _errors(
         self, values: dict[str, float], without: dict[str, Tensor]
@@ -209,8 +224,3 @@ def _add_in_turn(sums: Tensor, counts: Tensor, start: int) -> None:
     else:
         rows = (start + torch.arange(len(counts), device=sums.device)) % len(sums)
         sums.index_add_(0, rows, counts)
-
-
-def _check(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(f"{name} is '{value}': choose one of {', '.join(choices)}")

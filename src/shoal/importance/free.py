@@ -3,81 +3,64 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
-from typing import Any
+from dataclasses import dataclass
 
-from shoal.importance.candidates import candidates, check_unit
-from shoal.importance.criteria import criteria
+from typing_extensions import override
+
+from shoal.importance.candidates import candidates
+from shoal.importance.criterion import Criterion, register_criterion
 from shoal.importance.scores import Scores
 from shoal.network import Network
+from shoal.options import one_of, option
+from shoal.passes.batches import Data
 from shoal.seeds import derive_seed
 
 __all__ = ["Last", "Random"]
 
 
-@criteria.register("random")
-class Random:
+@register_criterion("random")
+class Random(Criterion):
     """Scores by chance, uniformly in [0, 1): the baseline to report beside every criterion.
 
     The score depends on the seed and the name alone, so what is left keeps its order when others
     go.
-
-    Args:
-        seed: another one gives another order.
-        unit: "block" or "site".
-
-    Raises:
-        ConfigError: there is no such unit.
     """
 
-    name = "random"
+    asks = frozenset({"place", "seed"})
 
-    def __init__(self, *, seed: int = 0, unit: str = "block") -> None:
-        check_unit(unit)
-        self.seed = seed
-        self.unit = unit
+    @dataclass(frozen=True, kw_only=True)
+    class Options(Criterion.Options):
+        """What is scored, and the seed."""
 
-    def score(
-        self,
-        network: Network,
-        loader: Iterable[Any] = (),
-        *,
-        samples: int | None = None,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Scores:
-        """Score the candidates; the data are not touched."""
-        names = [candidate.name for candidate in candidates(network, self.unit)]
-        draws = {n: random.Random(derive_seed(self.seed, "random", n)).random() for n in names}
+        place: str = option("block", "What is scored.", check=one_of("block", "site"))
+        seed: int = option(0, "Another one gives another order.")
+
+    options: Options
+
+    @override
+    def compute(self, network: Network, data: Data) -> Scores:
+        names = [candidate.name for candidate in candidates(network, self.place)]
+        seed = self.options.seed
+        draws = {name: random.Random(derive_seed(seed, "random", name)).random() for name in names}
         return Scores(self.name, draws, 0)
 
 
-@criteria.register("last")
-class Last:
+@register_criterion("last")
+class Last(Criterion):
     """Scores by how many candidates come later: the last one has 0 and goes first.
 
     For large language models, dropping the last blocks is hard to beat (Gromov et al. 2024).
-
-    Args:
-        unit: "block" or "site".
-
-    Raises:
-        ConfigError: there is no such unit.
     """
 
-    name = "last"
+    asks = frozenset({"place"})
 
-    def __init__(self, *, unit: str = "block") -> None:
-        check_unit(unit)
-        self.unit = unit
+    @dataclass(frozen=True, kw_only=True)
+    class Options(Criterion.Options):
+        """What is scored."""
 
-    def score(
-        self,
-        network: Network,
-        loader: Iterable[Any] = (),
-        *,
-        samples: int | None = None,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Scores:
-        """Score the candidates; the data are not touched."""
-        names = [candidate.name for candidate in candidates(network, self.unit)]
+        place: str = option("block", "What is scored.", check=one_of("block", "site"))
+
+    @override
+    def compute(self, network: Network, data: Data) -> Scores:
+        names = [candidate.name for candidate in candidates(network, self.place)]
         return Scores(self.name, {n: float(len(names) - i) for i, n in enumerate(names, 1)}, 0)

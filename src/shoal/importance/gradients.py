@@ -3,54 +3,59 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from typing_extensions import override
 
 from shoal.data.batch import Batch
 from shoal.distributed import sum_across
-from shoal.errors import ConfigError, TrainingError
+from shoal.errors import TrainingError
 from shoal.importance.candidates import block_candidates
-from shoal.importance.criteria import criteria
+from shoal.importance.criterion import Criterion, register_criterion
 from shoal.importance.scores import Scores
 from shoal.modes import device_of, kept_flags
 from shoal.network import Network
 from shoal.network.blocks import Block
 from shoal.network.weights import own_tensors
 from shoal.onednn import safe_convolutions
-from shoal.passes.batches import Batches
+from shoal.options import one_of, option
+from shoal.passes.batches import Batches, Data
 from shoal.training.losses import check_targets, logits_of, sample_losses
 
-__all__ = ["GraSP", "Gradient", "Snip", "Taylor", "score_by_gradients"]
+__all__ = ["GraSP", "Gradient", "Snip", "Taylor"]
 
 Gradients = Sequence[Tensor]
 
 
-class Gradient(ABC):
-    """A sum over all parameters θ of a branch, of their values and gradients.
+class Gradient(Criterion):
+    """A sum over all parameters θ of a branch, of their values and gradients."""
 
-    Args:
-        statistics: what batch norms normalise with. "running": as in eval mode, so that the score
-            depends on the samples alone; "batch": each batch's own, as in training, which an
-            untrained network needs. The running statistics stay as they are.
-
-    Raises:
-        ConfigError: `statistics` has another value.
-    """
-
-    unit = "block"
-    name: str
     curved = False  # whether it needs H g, for which the data are gone over once more
 
-    def __init__(self, *, statistics: str = "running") -> None:
-        if statistics not in ("running", "batch"):
-            raise ConfigError(f"statistics is '{statistics}': choose 'running' or 'batch'")
-        self.statistics = statistics
+    @dataclass(frozen=True, kw_only=True)
+    class Options(Criterion.Options):
+        """What batch norms do."""
+
+        statistics: str = option(
+            "running",
+            "What batch norms normalise with: running as in eval mode, so that the score depends "
+            "on the samples alone; batch each batch's own, as in training, which an untrained "
+            "network needs. The running statistics stay as they are.",
+            check=one_of("running", "batch"),
+        )
+
+    options: Options
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.needs = ("gradients", self.options.statistics)
 
     @abstractmethod
     def term(self, value: Tensor, direction: Tensor) -> Tensor:
@@ -61,33 +66,63 @@ class Gradient(ABC):
             direction: its gradient g, or H g where the criterion is `curved`.
         """
 
-    def score(
-        self,
-        network: Network,
-        loader: Iterable[Any],
-        *,
-        samples: int | None = None,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Scores:
-        """Score the removable blocks; raises as `score_by_gradients` does."""
-        return score_by_gradients(network, loader, [self], samples=samples, progress=progress)[0]
+    @override
+    def compute(self, network: Network, data: Data) -> Scores:
+        return self.compute_together([self], network, data)[0]
+
+    @classmethod
+    @override
+    def compute_together(
+        cls, criteria: Sequence[Self], network: Network, data: Data
+    ) -> list[Scores]:
+        """Return the scores, computing g and H g once for all; there must be labels."""
+        blocks = block_candidates(network)
+        parameters = [p for p in network.parameters() if p.is_floating_point()]
+        curved = any(criterion.curved for criterion in criteria)
+        batches = data.batches(device_of(network), rounds=2 if curved else 1)
+        loss = _Loss(network, batches)
+        statistics = criteria[0].options.statistics
+        with (
+            _differentiable(network, parameters, statistics == "batch"),
+            safe_convolutions(network),
+        ):
+            gradient = loss.gradient(parameters)
+            curvature = loss.gradient(parameters, along=gradient) if curved else gradient
+        found = []
+        for criterion in criteria:
+            directions = curvature if criterion.curved else gradient
+            by_parameter = {
+                id(p): float(criterion.term(p.detach().cpu().double(), direction).sum())
+                for p, direction in zip(parameters, directions, strict=True)
+            }
+            values = {b.name: _total(network, b, by_parameter) for b in blocks}
+            found.append(Scores(criterion.name, _finite(criterion, values), batches.seen))
+        return found
 
 
-@criteria.register("taylor")
+def _finite(criterion: Gradient, values: dict[str, float]) -> dict[str, float]:
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"the {criterion.name} score of '{name}' is not finite: the network's weights or "
+                "its data are broken; check them before scoring"
+            )
+    return values
+
+
+@register_criterion("taylor")
 class Taylor(Gradient):
     """Σ (θ·g)²: the squared first-order change of the loss without each parameter.
 
     g is the gradient of the mean loss over the data (Molchanov et al. 2019, eq. 8).
     """
 
-    name = "taylor"
-
+    @override
     def term(self, value: Tensor, direction: Tensor) -> Tensor:
-        """Return (θ·g)²."""
         return (value * direction).square()
 
 
-@criteria.register("snip")
+@register_criterion("snip")
 class Snip(Gradient):
     """Σ |θ·g|: how sensitive the loss is to each connection (Lee et al. 2019, eq. 6).
 
@@ -95,14 +130,12 @@ class Snip(Gradient):
     Also for an untrained network; use `statistics="batch"` there.
     """
 
-    name = "snip"
-
+    @override
     def term(self, value: Tensor, direction: Tensor) -> Tensor:
-        """Return |θ·g|."""
         return (value * direction).abs()
 
 
-@criteria.register("grasp")
+@register_criterion("grasp")
 class GraSP(Gradient):
     """Σ θ·(H g): what removal takes from the flow of gradients (Wang et al. 2020, eq. 8).
 
@@ -112,57 +145,11 @@ class GraSP(Gradient):
     use `statistics="batch"` there.
     """
 
-    name = "grasp"
     curved = True
 
+    @override
     def term(self, value: Tensor, direction: Tensor) -> Tensor:
-        """Return θ·(H g)."""
         return value * direction
-
-
-def score_by_gradients(
-    network: Network,
-    loader: Iterable[Any],
-    chosen: Sequence[Gradient],
-    *,
-    samples: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> list[Scores]:
-    """Score the removable blocks by criteria with the same statistics, computing g and H g once.
-
-    Raises:
-        ConfigError: there is no removable block.
-        DataError: the loader is empty or gives no labels.
-        TrainingError: a score is not finite.
-    """
-    blocks = block_candidates(network)
-    parameters = [p for p in network.parameters() if p.is_floating_point()]
-    curved = any(criterion.curved for criterion in chosen)
-    rounds = 2 if curved else 1
-    batches = Batches(loader, device_of(network), samples=samples, progress=progress, rounds=rounds)
-    loss = _Loss(network, batches)
-    with (
-        _differentiable(network, parameters, chosen[0].statistics == "batch"),
-        safe_convolutions(network),
-    ):
-        gradient = loss.gradient(parameters)
-        curvature = loss.gradient(parameters, along=gradient) if curved else gradient
-    found = []
-    for criterion in chosen:
-        directions = curvature if criterion.curved else gradient
-        by_parameter = {
-            id(p): float(criterion.term(p.detach().cpu().double(), direction).sum())
-            for p, direction in zip(parameters, directions, strict=True)
-        }
-        values = {b.name: _total(network, b, by_parameter) for b in blocks}
-        for name, value in values.items():
-            if not math.isfinite(value):
-                raise TrainingError(
-                    f"the {criterion.name} score of '{name}' is not finite: the network's weights "
-                    "or its data are broken; check them before scoring"
-                )
-        found.append(Scores(criterion.name, values, batches.seen))
-    return found
 
 
 class _Loss:

@@ -3,53 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch.utils.hooks import RemovableHandle
+from typing_extensions import override
 
-from shoal.data.batch import Batch
 from shoal.distributed import sum_across
-from shoal.errors import ConfigError
 from shoal.importance.candidates import block_candidates
-from shoal.importance.criteria import criteria
+from shoal.importance.criterion import OnePass, register_criterion
 from shoal.importance.scores import Scores
 from shoal.network import Network
 from shoal.network.blocks import Block
 from shoal.network.runner import Tap, listen
+from shoal.options import one_of, option
 
 __all__ = ["BlockInfluence"]
 
 
-@criteria.register("block_influence")
-class BlockInfluence:
+@register_criterion("block_influence")
+class BlockInfluence(OnePass):
     """Scores a block by 1 − E[cos(x_in, x_out)] (ShortGPT, Men et al. 2024, eq. 1).
 
     x_in is what goes into the block by the shortcut, x_out what comes out of it, behind the
     rectifier that follows the addition where one does (x_in then goes through it as well). A block
     that does nothing scores 0. One pass, no labels.
-
-    Args:
-        vectors: what one vector is. "position": the channels at one position, as ShortGPT has it
-            for tokens; "sample": a whole feature map; "auto": positions where channels come last
-            (tokens), samples where they come second (images in convolutional networks).
-
-    Raises:
-        ConfigError: `vectors` has another value.
     """
 
-    unit = "block"
-    name = "block_influence"
+    @dataclass(frozen=True, kw_only=True)
+    class Options(OnePass.Options):
+        """What one vector is."""
 
-    def __init__(self, *, vectors: str = "auto") -> None:
-        if vectors not in ("auto", "position", "sample"):
-            raise ConfigError(f"vectors is '{vectors}': choose 'auto', 'position' or 'sample'")
-        self.vectors = vectors
+        vectors: str = option(
+            "auto",
+            "position takes the channels at one position, as ShortGPT has it for tokens; sample a "
+            "whole feature map; auto takes positions where channels come last (tokens), samples "
+            "where they come second (images in convolutional networks).",
+            check=one_of("auto", "position", "sample"),
+        )
+
+    options: Options
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
         self._sums: dict[str, Tensor] = {}  # [2]: cosines and their number
         self._samples = 0
 
+    @override
     def attach(self, network: Network) -> Sequence[RemovableHandle]:
-        """Forget what was collected before; listen at every removable block."""
         blocks = block_candidates(network)
         self._sums = {b.name: torch.zeros(2, dtype=torch.float64) for b in blocks}
         return [listen(network, [self._tap(network, b) for b in blocks])]
@@ -69,7 +72,9 @@ class BlockInfluence:
                 # Not a call of the module: others may listen to its calls.
                 x = network.get_submodule(str(rectifier.target)).forward(x)
             last = dim == x.dim() - 1
-            whole = self.vectors == "sample" or (self.vectors == "auto" and not last)
+            whole = self.options.vectors == "sample" or (
+                self.options.vectors == "auto" and not last
+            )
             cosines = _cosines(x, y, None if whole else dim)
             self._sums[name] += torch.tensor(
                 [float(cosines.sum()), cosines.numel()], dtype=torch.float64
@@ -77,21 +82,14 @@ class BlockInfluence:
 
         return hear
 
-    def begin(self, index: int, batch: Batch) -> None:
-        """Batches are all alike here."""
-
+    @override
     def finish(self, samples: int, population: int | None) -> None:
-        """Sum over processes."""
         self._samples = samples
         for sums in self._sums.values():
             sum_across(sums)
 
+    @override
     def scores(self) -> Scores:
-        """Return the scores after the pass, 0 to 2.
-
-        Raises:
-            TrainingError: the network computes NaN.
-        """
         values = {name: 1.0 - float(s[0] / s[1]) for name, s in self._sums.items()}
         # What rounding makes of no change at all is no gain; NaN stays.
         values = {name: 0.0 if value < 0.0 else value for name, value in values.items()}

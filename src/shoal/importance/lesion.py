@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from shoal.distributed import sum_across
-from shoal.errors import ConfigError
-from shoal.importance.criteria import criteria
+from shoal.importance.criterion import register_criterion
+from shoal.importance.metric import METRICS, metric_option
 from shoal.importance.scores import Scores
 from shoal.importance.without import Answer, Without
 from shoal.training.losses import check_targets, count_hits, sample_losses
@@ -17,44 +20,41 @@ from shoal.training.losses import check_targets, count_hits, sample_losses
 __all__ = ["Lesion"]
 
 
-@criteria.register("lesion")
+@register_criterion("lesion")
 class Lesion(Without):
     """Scores a block by what its removal, without fine-tuning, costs (Veit et al. 2016, sec. 4.1).
 
     The score is how much the mean cross-entropy rises (nats), or how many points the accuracy
     falls. A block that does nothing scores 0; one that does harm is negative. Needs labels.
-
-    Args:
-        metric: "loss" or "accuracy".
-        unit: "block", or "site" for rectifiers replaced by the identity.
-
-    Raises:
-        ConfigError: an option has another value.
     """
 
-    name = "lesion"
+    @dataclass(frozen=True, kw_only=True)
+    class Options(Without.Options):
+        """What is scored, and by which figure."""
 
-    def __init__(self, *, metric: str = "loss", unit: str = "block") -> None:
-        super().__init__(unit=unit)
-        if metric not in ("loss", "accuracy"):
-            raise ConfigError(f"metric is '{metric}': choose 'loss' or 'accuracy'")
-        self.metric = metric
+        metric: str = metric_option()
 
+    options: Options
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.unit = METRICS[self.options.metric]
+
+    @override
     def start(self, names: Sequence[str]) -> None:
-        """Forget what was collected; these are the candidates."""
         self._row = {name: i for i, name in enumerate(names, start=1)}
         self._sums = torch.zeros(len(names) + 1, 2, dtype=torch.float64)  # losses and hits
         self._target = torch.zeros(0)
 
+    @override
     def whole(self, answer: Answer, target: Tensor | None) -> None:
-        """Hear what the whole network says of the next batch."""
         check_targets(answer.logits, target)
         assert target is not None  # check_targets has seen to it; this tells mypy
         self._target = target
         self._add(0, answer)
 
+    @override
     def without(self, name: str, answer: Answer) -> None:
-        """Hear what it says of that batch without a candidate."""
         self._add(self._row[name], answer)
 
     def _add(self, row: int, answer: Answer) -> None:
@@ -63,15 +63,15 @@ class Lesion(Without):
         self._sums[row, 0] += float(losses.double().sum())
         self._sums[row, 1] += float(count_hits(answer.logits, self._target))
 
+    @override
     def finish(self, samples: int) -> Scores:
-        """Sum over processes and return the scores."""
         means = (sum_across(self._sums) / samples).tolist()
         loss, share = means[0]
         details = {
             name: {"loss": means[row][0], "top1": 100.0 * means[row][1]}
             for name, row in self._row.items()
         }
-        if self.metric == "loss":
+        if self.options.metric == "loss":
             values = {name: means[row][0] - loss for name, row in self._row.items()}
         else:
             values = {name: 100.0 * (share - means[row][1]) for name, row in self._row.items()}

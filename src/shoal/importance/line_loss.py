@@ -6,112 +6,90 @@ This asks directly what linearizing the site, as `linearize_` does it, costs bef
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
-from shoal.errors import ConfigError
-from shoal.importance.criteria import criteria
+from shoal.importance.criterion import Criterion, register_criterion
 from shoal.importance.entropy import Entropy
-from shoal.importance.replaced import Replacement, check_metric, replacement_scores
+from shoal.importance.metric import METRICS
+from shoal.importance.replaced import Replacement, TrialOptions, scores_of_trials
 from shoal.importance.scores import Scores
 from shoal.modes import device_of
 from shoal.network import Network, Site
+from shoal.options import at_least, one_of, option
+from shoal.passes.batches import Data
 from shoal.passes.lines import FittedLine, LineMoments
 from shoal.passes.observe import Observer, observe
-from shoal.surgery.linearize import check_how
 
 __all__ = ["LineLoss", "computing_line", "unchanged"]
 
 
-@criteria.register("line_loss")
-class LineLoss:
+@register_criterion("line_loss")
+class LineLoss(Criterion):
     """Scores a site by the rise of the loss where its line takes the rectifier's place.
 
     A first pass fits the lines. A second one runs the network on each batch and, for each site,
     again from the site on. Needs labels.
-
-    Args:
-        how: what takes the rectifier's place, "line" or "identity", the line of slope 1 through 0.
-        metric: "loss" scores the rise of the mean cross-entropy in nats, "accuracy" the points of
-            accuracy lost.
-        screen: judge only the so many sites with the lowest entropy; only they get scores. None
-            judges all.
-        keep: so many of the best are wanted; the others meet fewer samples, as their details tell,
-            as it becomes plain that they are not among them. None judges all on all samples.
-        line_samples: fit the lines on so many samples; None uses all.
-        positions: fit the lines on about so many positions of each batch; None uses all.
-        precision: of the second pass: "auto" takes bf16 where the hardware computes in it; or
-            "fp32", "bf16", "fp16".
-
-    Raises:
-        ConfigError: an option makes no sense.
     """
 
-    name = "line_loss"
-    unit = "site"
+    place = "site"
+    asks = frozenset({"how", "keep"})
 
-    def __init__(
-        self,
-        *,
-        how: str = "line",
-        metric: str = "loss",
-        screen: int | None = None,
-        keep: int | None = 1,
-        line_samples: int | None = 512,
-        positions: int | None = 8192,
-        precision: str = "auto",
-    ) -> None:
-        check_metric(metric)
-        if screen is not None and screen < 1:
-            raise ConfigError(f"screen is {screen}: give at least 1, or leave it out for all sites")
-        check_how(how)
-        self.how = how
-        self.metric = metric
-        self.screen = screen
-        self.keep = keep
-        self.line_samples = line_samples
-        self.positions = positions
-        self.precision = precision
+    @dataclass(frozen=True, kw_only=True)
+    class Options(TrialOptions):
+        """Which lines are fitted, and how what they cost is judged."""
 
-    def score(
-        self,
-        network: Network,
-        loader: Iterable[Any],
-        *,
-        samples: int | None = None,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Scores:
-        """Score the sites that have their rectifier; arguments as for `shoal.score`."""
-        return replacement_scores(
-            self.name,
-            network,
-            self._replacements(network, loader, samples),
-            loader,
-            metric=self.metric,
-            precision=self.precision,
-            keep=self.keep,
-            samples=samples,
-            progress=progress,
+        how: str = option(
+            "line",
+            "What takes the rectifier's place: its line, or identity, the line of slope 1 "
+            "through 0.",
+            check=one_of("line", "identity"),
+        )
+        screen: int | None = option(
+            None,
+            "Judge only this many sites, those with the lowest entropy; only they get scores. By "
+            "default all.",
+            check=at_least(1),
+        )
+        line_samples: int | None = option(
+            512, "Fit the lines on this many samples; null uses all.", check=at_least(1)
+        )
+        positions: int | None = option(
+            8192,
+            "Fit the lines on about this many positions of each batch; null uses all.",
+            check=at_least(1),
         )
 
-    def _replacements(
-        self, network: Network, loader: Iterable[Any], samples: int | None
-    ) -> list[Replacement]:
+    options: Options
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.unit = METRICS[self.options.metric]
+
+    @override
+    def compute(self, network: Network, data: Data) -> Scores:
+        replacements = self._replacements(network, data)
+        return scores_of_trials(self.name, network, replacements, data, self.options)
+
+    def _replacements(self, network: Network, data: Data) -> list[Replacement]:
         """Return what is tried for each site that is to be judged."""
-        moments = LineMoments(positions=self.positions) if self.how == "line" else None
-        entropy = Entropy() if self.screen is not None else None
+        own = self.options
+        moments = LineMoments(positions=own.positions) if own.how == "line" else None
+        entropy = Entropy() if own.screen is not None else None
         observers: list[Observer] = [o for o in (moments, entropy) if o is not None]
         if observers:
-            few = [n for n in (self.line_samples, samples) if n is not None]
-            observe(network, loader, observers, samples=min(few, default=None))
+            few = [n for n in (own.line_samples, data.samples) if n is not None]
+            observe(network, data.loader, observers, samples=min(few, default=None))
         lines = {} if moments is None else moments.lines()
         judged = [site for site in network.sites if site.linearized is None]
-        if entropy is not None and self.screen is not None:
-            screened = entropy.scores().lowest(self.screen)
+        if entropy is not None and own.screen is not None:
+            screened = entropy.scores().lowest(own.screen)
             judged = [site for site in judged if site.name in screened]
         return [_replacement(network, site, lines.get(site.name)) for site in judged]
 

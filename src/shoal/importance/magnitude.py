@@ -2,102 +2,85 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from shoal.errors import ConfigError
 from shoal.importance.candidates import block_candidates
-from shoal.importance.criteria import criteria
+from shoal.importance.criterion import Criterion, register_criterion
 from shoal.importance.scores import Scores
 from shoal.importance.stages import relative_to_stage
 from shoal.network import Network
 from shoal.network.blocks import Block
 from shoal.network.weights import is_weighted, own_tensors
+from shoal.options import one_of, option
+from shoal.passes.batches import Data
 
 __all__ = ["L1", "L2", "BatchNormScale"]
 
 
-class _Magnitude(ABC):
-    """A score from weights, ranked within stages by default.
+class _Magnitude(Criterion):
+    """A score from weights, ranked within stages by default."""
 
-    Args:
-        scope: "stage" divides each score by the mean of its stage, so that blocks of all stages
-            can be ranked together; "global" compares the bare values, which follow the stage
-            (Jordao et al. 2023, Figure 3) and so always pick the same one.
+    @dataclass(frozen=True, kw_only=True)
+    class Options(Criterion.Options):
+        """How blocks of different stages compare."""
 
-    Raises:
-        ConfigError: `scope` has another value.
-    """
+        scope: str = option(
+            "stage",
+            "stage divides each score by the mean of its stage, so that blocks of all stages can "
+            "be ranked together; global compares the bare values, which follow the stage (Jordao "
+            "et al. 2023, Figure 3) and so always pick the same one.",
+            check=one_of("stage", "global"),
+        )
 
-    unit = "block"
-    name: str
-
-    def __init__(self, *, scope: str = "stage") -> None:
-        if scope not in ("stage", "global"):
-            raise ConfigError(f"scope is '{scope}': choose 'stage' or 'global'")
-        self.scope = scope
+    options: Options
 
     @abstractmethod
     def of(self, network: Network, block: Block) -> float:
         """Return the bare score of one block."""
 
-    def score(
-        self,
-        network: Network,
-        loader: Iterable[Any] = (),
-        *,
-        samples: int | None = None,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Scores:
-        """Score the removable blocks; the data are not touched."""
+    @override
+    def compute(self, network: Network, data: Data) -> Scores:
         values = {b.name: self.of(network, b) for b in block_candidates(network)}
         details = {name: {"value": value} for name, value in values.items()}
-        if self.scope == "stage":
+        if self.options.scope == "stage":
             values = relative_to_stage(values, network)
         return Scores(self.name, values, 0, details=details)
 
 
-@criteria.register("l1")
+@register_criterion("l1")
 class L1(_Magnitude):
     """The mean absolute weight of the branch's convolutions and linear layers.
 
     After Jordao et al. 2023, A.2. `details` holds the bare value, whatever the scope.
     """
 
-    name = "l1"
-
+    @override
     def of(self, network: Network, block: Block) -> float:
-        """Return the bare score of one block."""
         return _mean(network, block, torch.abs)
 
 
-@criteria.register("l2")
+@register_criterion("l2")
 class L2(_Magnitude):
     """The mean square weight of the branch's convolutions and linear layers; as l1, squared."""
 
-    name = "l2"
-
+    @override
     def of(self, network: Network, block: Block) -> float:
-        """Return the bare score of one block."""
         return _mean(network, block, torch.square)
 
 
-@criteria.register("bn_scale")
+@register_criterion("bn_scale")
 class BatchNormScale(_Magnitude):
     """The mean absolute scale γ of the branch's last batch norm (after Liu et al. 2017)."""
 
-    name = "bn_scale"
-
+    @override
     def of(self, network: Network, block: Block) -> float:
-        """Return the bare score of one block.
-
-        Raises:
-            ConfigError: the branch has no batch norm with a scale.
-        """
         for node in reversed(block.branch):
             if node.op != "call_module":
                 continue

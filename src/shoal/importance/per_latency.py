@@ -38,7 +38,10 @@ def per_latency(scores: Scores, saved_ms: Mapping[str, float]) -> Scores:
         if scores[name] != 0 and math.isfinite(values[name])
     }
     details = {n: {**scores.details.get(n, {}), "saved_ms": saved_ms[n]} for n in scores}
-    return replace(scores, by_name=values, standard_errors=errors, settled=None, details=details)
+    return replace(
+        scores, by_name=values, standard_errors=errors, settled=None, details=details,
+        unit=f"{scores.unit} per ms".strip(),
+    )  # fmt: skip
 
 
 def _weighted(score: float, saved: float) -> float:

@@ -1,14 +1,7 @@
 """What it costs to compute one tensor of a network in another way, candidate by candidate.
 
-The network runs once per batch; each candidate runs again only what comes after its tensor. A race
-spares work: whenever the samples have doubled, those leave that are clearly worse than the wanted
-ones and, as in sequential halving (Karnin et al. 2013), the worse half, as late as the number of
-samples allows. Who left meets no further samples. Once only as many are left as are wanted, the
-race is over.
-
-Some samples are dearer than others for everyone. So a candidate that left is scored by how far it
-was behind the last of the wanted ones on the samples that both met, and by what that one costs on
-all of its own: who left never comes before all who stayed.
+The network runs once per batch; each candidate runs again only what comes after its tensor.
+Successive halving saves the work on those that are plainly not among the best.
 """
 
 from __future__ import annotations
@@ -23,19 +16,20 @@ from torch import Tensor, fx
 
 from shoal.data.batch import Batch
 from shoal.distributed import sum_across
-from shoal.errors import ConfigError, TrainingError
+from shoal.errors import TrainingError
+from shoal.importance.criterion import Criterion
+from shoal.importance.metric import check_metric, metric_option
 from shoal.importance.scores import Scores
+from shoal.importance.successive_halving import SuccessiveHalving
 from shoal.modes import device_of, eval_mode
 from shoal.network import Network
-from shoal.passes.batches import Batches
+from shoal.options import at_least, one_of, option
+from shoal.passes.batches import Batches, Data
 from shoal.passes.variants import Variants
 from shoal.training.losses import check_targets, logits_of, sample_losses
 from shoal.training.precision import autocast, resolve_precision
 
-__all__ = ["Replacement", "check_metric", "replacement_scores"]
-
-_FIRST_CHECK = 100  # samples before anyone may leave the race; then at each doubling
-_CLEARLY = 3.0  # standard errors of the difference
+__all__ = ["Replacement", "TrialOptions", "replacement_scores", "scores_of_trials"]
 
 
 @dataclass(frozen=True)
@@ -59,10 +53,37 @@ class Replacement:
     group: str = ""
 
 
-def check_metric(metric: str) -> None:
-    """Raise `ConfigError` unless `metric` is "loss" or "accuracy"."""
-    if metric not in ("loss", "accuracy"):
-        raise ConfigError(f"metric is '{metric}': choose 'loss' or 'accuracy'")
+@dataclass(frozen=True, kw_only=True)
+class TrialOptions(Criterion.Options):
+    """How criteria that try replacements judge them."""
+
+    metric: str = metric_option()
+    keep: int | None = option(
+        1,
+        "How many of the best are wanted; the others meet fewer samples, as their details say, "
+        "once it is plain that they are not among them. null judges all on all samples.",
+        check=at_least(1),
+    )
+    precision: str = option(
+        "auto",
+        "Of the pass that judges; auto takes bf16 where the hardware computes in it.",
+        check=one_of("auto", "fp32", "bf16", "fp16"),
+    )
+
+
+def scores_of_trials(
+    criterion: str,
+    network: Network,
+    replacements: Sequence[Replacement],
+    data: Data,
+    options: TrialOptions,
+) -> Scores:
+    """Score replacements as `replacement_scores` does, by the options of a criterion."""
+    return replacement_scores(
+        criterion, network, replacements, data.loader,
+        metric=options.metric, precision=options.precision, keep=options.keep,
+        samples=data.samples, progress=data.progress,
+    )  # fmt: skip
 
 
 def replacement_scores(
@@ -87,10 +108,10 @@ def replacement_scores(
         metric: "loss" scores the rise of the mean cross-entropy in nats, "accuracy" the points of
             accuracy lost.
         precision: of the arithmetic, "auto", "fp32", "bf16" or "fp16".
-        keep: so many of the best of each group are wanted; the others leave the race as it becomes
-            plain that they are not among them, and it ends when no more than these are left. None
-            scores all on all samples.
-        samples: use this many samples only.
+        keep: how many of the best of each group are wanted; the others drop out of the race as it
+            becomes plain that they are not among them, and it ends when no more than these are
+            left. None scores all on all samples.
+        samples: use only this many samples.
         progress: called with the batches done and their total.
 
     Raises:
@@ -99,25 +120,25 @@ def replacement_scores(
         TrainingError: the network computes NaN.
     """
     check_metric(metric)
-    if keep is not None and keep < 1:
-        raise ConfigError(f"keep is {keep}: give at least 1, or None to score all on all samples")
-    race = _Race(network, replacements, metric, precision, keep)
+    race = SuccessiveHalving(
+        [r.weight for r in replacements], [r.group for r in replacements], keep
+    )
+    sums = _Sums(network, replacements, metric, precision)
     batches = Batches(loader, device_of(network), samples=samples, progress=progress)
-    next_check = _FIRST_CHECK
     with eval_mode(network), torch.no_grad():
         for _, batch in batches.turns():
             if batch is not None:
-                race.run(batch)
-            if batches.seen >= next_check:
-                race.leave(batches.seen, batches.expected)
-                next_check = 2 * batches.seen
+                sums.add(batch, race.running)
+            if race.due(batches.seen):  # in every process alike
+                race.drop_out(*sums.costs(), batches.seen, batches.expected)
                 if race.over:
                     break
-    return race.scores(criterion, batches.seen, None if race.over else batches.population)
+    population = None if race.over else batches.population
+    return sums.scores(criterion, race, batches.seen, population)
 
 
-class _Race:
-    """Sums of losses by candidate, and who still runs."""
+class _Sums:
+    """Sums of losses by candidate."""
 
     def __init__(
         self,
@@ -125,12 +146,9 @@ class _Race:
         replacements: Sequence[Replacement],
         metric: str,
         precision: str,
-        keep: int | None,
     ) -> None:
         self._replacements = list(replacements)
-        self._weights = torch.tensor([r.weight for r in replacements], dtype=torch.float64)
         self._metric = metric
-        self._keep = keep
         self._device = device_of(network)
         self._precision = resolve_precision(precision, self._device)
         self._variants = Variants(
@@ -138,14 +156,12 @@ class _Race:
             [r.node for r in replacements],
             reads={r.source for r in replacements},
         )
-        self._running = list(range(len(replacements)))
-        self._behind: dict[int, tuple[int, float]] = {}  # who left: behind whom, and how far
         # Of this process, by candidate: samples, loss, hits, cost above the network's, its square.
         self._sums = torch.zeros(len(replacements), 5, dtype=torch.float64)
         self._whole = torch.zeros(3, dtype=torch.float64)  # samples, loss, hits
 
-    def run(self, batch: Batch) -> None:
-        """Add a batch to the sums of those who run."""
+    def add(self, batch: Batch, running: Sequence[int]) -> None:
+        """Add a batch to the sums of the candidates that run."""
         with autocast(self._precision, self._device):
             logits = logits_of(self._variants.run(*batch.args, **batch.kwargs))
         check_targets(logits, batch.target)
@@ -153,7 +169,7 @@ class _Race:
         losses, hits = _measures(logits, batch.target)
         base = self._cost(losses, hits)
         self._whole += torch.stack([torch.tensor(batch.size), losses.sum(), hits.sum()])
-        for i in self._running:
+        for i in running:
             r = self._replacements[i]
             with autocast(self._precision, self._device):
                 value = r.compute(self._variants.value(r.source))
@@ -166,83 +182,26 @@ class _Race:
     def _cost(self, losses: Tensor, hits: Tensor) -> Tensor:
         return losses if self._metric == "loss" else -100.0 * hits
 
-    def leave(self, seen: int, expected: int | None) -> None:
-        """Let leave who is clearly behind and, where it is time, the worse half.
+    def costs(self) -> tuple[Tensor, Tensor]:
+        """Return each candidate's mean cost above the network's, and that mean's variance.
 
-        Every process decides alike.
-
-        Args:
-            seen: samples so far.
-            expected: samples there will be in all; None if not known.
+        They are over all processes, which must all ask.
         """
-        if self._keep is None:
-            return
-        rise, variance = self._statistics(sum_across(self._sums.clone()))
-        price, error = self._prices(rise, variance), variance * self._weights.square()
-        for group in self._running_by_group():
-            if len(group) <= self._keep:
-                continue
-            rounds = math.ceil(math.log2(len(group) / self._keep))
-            halves = expected is not None and seen >= expected / 2**rounds
-            order = sorted(group, key=lambda i: (float(price[i]), float(self._weights[i])))
-            last = order[self._keep - 1]
-            for place, i in enumerate(order[self._keep :], start=self._keep):
-                distance = float(price[i] - price[last])
-                clearly = distance > _CLEARLY * math.sqrt(error[i] + error[last])
-                if clearly or (halves and place >= len(order) / 2):
-                    self._running.remove(i)
-                    self._behind[i] = last, distance
+        return _statistics(sum_across(self._sums.clone()))
 
-    def _prices(self, rise: Tensor, variance: Tensor) -> Tensor:
-        """Return what decides the race: the costs, or the costs by what they buy.
-
-        A cost below its own standard error is not told from it, and must not look better for
-        buying less.
-        """
-        if bool((self._weights == 1.0).all()):
-            return rise.clone()
-        return torch.maximum(rise, variance.sqrt()) * self._weights
-
-    def _running_by_group(self) -> list[list[int]]:
-        groups: dict[str, list[int]] = {}
-        for i in self._running:
-            groups.setdefault(self._replacements[i].group, []).append(i)
-        return list(groups.values())
-
-    @property
-    def over(self) -> bool:
-        """Whether the others have left and only those remain that are wanted."""
-        if self._keep is None or not self._behind:
-            return False
-        return all(len(group) <= self._keep for group in self._running_by_group())
-
-    def _rises_of_all(self, rise: Tensor, variance: Tensor) -> Tensor:
-        """Return the rises, of those who left by how far they were behind."""
-        price, found = self._prices(rise, variance), rise.clone()
-        for i, (last, distance) in reversed(self._behind.items()):  # the last who left first
-            price[i] = price[last] + distance
-            found[i] = price[i] / self._weights[i]
-        return found
-
-    @staticmethod
-    def _statistics(sums: Tensor) -> tuple[Tensor, Tensor]:
-        """Return each candidate's mean cost above the network's, and that mean's variance."""
-        n = sums[:, 0].clamp(min=1.0)
-        rise = sums[:, 3] / n
-        spread = (sums[:, 4] / n - rise.square()).clamp(min=0.0)
-        return rise, spread / n
-
-    def scores(self, criterion: str, samples: int, population: int | None) -> Scores:
+    def scores(
+        self, criterion: str, race: SuccessiveHalving, samples: int, population: int | None
+    ) -> Scores:
         """Sum over processes and return the scores."""
         sums, whole = sum_across(self._sums), sum_across(self._whole)
-        rise, variance = self._statistics(sums)
+        rise, variance = _statistics(sums)
         if not bool(rise.isfinite().all() & whole.isfinite().all()):
             raise TrainingError(
                 "the loss is not finite: the network's weights or its data are broken; check them "
                 "before scoring"
             )
         names = [r.name for r in self._replacements]
-        rise = self._rises_of_all(rise, variance)
+        rise = race.costs_of_all(rise, variance)
         unseen = torch.ones_like(rise)
         if population:
             unseen = (1.0 - sums[:, 0] / population).clamp(min=0.0)
@@ -265,6 +224,13 @@ class _Race:
             _is_settled(rise, errors),
             details,
         )
+
+
+def _statistics(sums: Tensor) -> tuple[Tensor, Tensor]:
+    n = sums[:, 0].clamp(min=1.0)
+    rise = sums[:, 3] / n
+    spread = (sums[:, 4] / n - rise.square()).clamp(min=0.0)
+    return rise, spread / n
 
 
 def _measures(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

@@ -25,6 +25,7 @@ class Scores(Mapping[str, float]):
         settled: whether the lowest score is below the second by more than twice the standard
             error of their difference; None where the criterion gives no standard errors.
         details: more about each site or block, as JSON values.
+        unit: of the scores ("bits", "nats", "points"); empty for plain numbers.
 
     Raises:
         TrainingError: a score is NaN.
@@ -36,6 +37,7 @@ class Scores(Mapping[str, float]):
     standard_errors: Mapping[str, float] = field(default_factory=dict)
     settled: bool | None = None
     details: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    unit: str = ""
 
     def __post_init__(self) -> None:
         """Refuse NaN: it is neither low nor high, so the order would follow from chance."""
@@ -45,6 +47,11 @@ class Scores(Mapping[str, float]):
                     f"the {self.criterion} score of '{name}' is NaN: the network's weights or its "
                     "data are broken; check them before scoring"
                 )
+
+    @property
+    def title(self) -> str:
+        """The criterion and the unit of its scores, for the head of a table: "entropy, bits"."""
+        return f"{self.criterion}, {self.unit}" if self.unit else self.criterion
 
     def __getitem__(self, name: str) -> float:
         return self.by_name[name]
@@ -65,6 +72,7 @@ class Scores(Mapping[str, float]):
         """Return everything as JSON values."""
         return {
             "criterion": self.criterion,
+            "unit": self.unit,
             "samples": self.samples,
             "settled": self.settled,
             "values": dict(self.by_name),

@@ -6,24 +6,27 @@ all share what comes before the candidate, which is computed once per batch.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, fx
+from typing_extensions import override
 
-from shoal.importance.candidates import Candidate, candidates, check_unit
+from shoal.importance.candidates import Candidate, candidates
+from shoal.importance.criterion import Criterion
 from shoal.importance.scores import Scores
 from shoal.modes import device_of, eval_mode
 from shoal.network import Network
 from shoal.network.weights import is_weighted
-from shoal.passes.batches import Batches
+from shoal.options import one_of, option
+from shoal.passes.batches import Data
 from shoal.passes.variants import Variants
 from shoal.training.losses import logits_of
 
-__all__ = ["Answer", "Without", "score_without"]
+__all__ = ["Answer", "Without"]
 
 
 class Answer:
@@ -40,87 +43,73 @@ class Answer:
         self.features = features
 
 
-class Without(ABC):
-    """A criterion that compares the network with what it is without each candidate.
+class Without(Criterion):
+    """A criterion that compares the network with what it is without each candidate."""
 
-    Args:
-        unit: "block" drops a block, "site" puts the identity in the place of a rectifier.
+    asks = frozenset({"place"})
 
-    Raises:
-        ConfigError: there is no such unit.
-    """
+    @dataclass(frozen=True, kw_only=True)
+    class Options(Criterion.Options):
+        """What is left out."""
 
-    name: str
+        place: str = option(
+            "block",
+            "block drops a block, site puts the identity in the place of a rectifier.",
+            check=one_of("block", "site"),
+        )
 
-    def __init__(self, *, unit: str = "block") -> None:
-        check_unit(unit)
-        self.unit = unit
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.needs = ("without", self.place)
 
     @abstractmethod
     def start(self, names: Sequence[str]) -> None:
-        """Forget what was collected; these are the candidates."""
+        """Start from nothing; these are the candidates."""
 
     @abstractmethod
     def whole(self, answer: Answer, target: Tensor | None) -> None:
-        """Hear what the whole network says of the next batch."""
+        """Add the answer of the whole network to the next batch."""
 
     @abstractmethod
     def without(self, name: str, answer: Answer) -> None:
-        """Hear what it says of that batch without a candidate."""
+        """Add its answer to that batch without a candidate."""
 
     @abstractmethod
     def finish(self, samples: int) -> Scores:
         """Sum over processes and return the scores."""
 
-    def score(
-        self,
-        network: Network,
-        loader: Iterable[Any],
-        *,
-        samples: int | None = None,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Scores:
-        """Score the candidates of `network` on the data."""
-        return score_without(network, loader, [self], samples=samples, progress=progress)[0]
+    @override
+    def compute(self, network: Network, data: Data) -> Scores:
+        return self.compute_together([self], network, data)[0]
 
-
-def score_without(
-    network: Network,
-    loader: Iterable[Any],
-    criteria: Sequence[Without],
-    *,
-    samples: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> list[Scores]:
-    """Score by several criteria of one unit with the same passes.
-
-    Raises:
-        ConfigError: there is nothing to remove.
-        DataError: the loader is empty, or gives no labels where a criterion needs them.
-        TrainingError: the network computes NaN.
-    """
-    chosen = candidates(network, criteria[0].unit)
-    for criterion in criteria:
-        criterion.start([candidate.name for candidate in chosen])
-    features = _Features.of(network, chosen)
-    variants = Variants(
-        network,
-        [candidate.node for candidate in chosen],
-        reads=[candidate.source for candidate in chosen],
-        watch=() if features is None else (features.node,),
-    )
-    batches = Batches(loader, device_of(network), samples=samples, progress=progress)
-    with eval_mode(network), torch.no_grad():
-        for _, batch in batches:
-            whole = _answer(variants.run(*batch.args, **batch.kwargs), variants, features)
-            for criterion in criteria:
-                criterion.whole(whole, batch.target)
-            for candidate in chosen:
-                output = variants.with_override(candidate.node, variants.value(candidate.source))
-                answer = _answer(output, variants, features)
+    @classmethod
+    @override
+    def compute_together(
+        cls, criteria: Sequence[Self], network: Network, data: Data
+    ) -> list[Scores]:
+        chosen = candidates(network, criteria[0].place)
+        for criterion in criteria:
+            criterion.start([candidate.name for candidate in chosen])
+        features = _Features.of(network, chosen)
+        variants = Variants(
+            network,
+            [candidate.node for candidate in chosen],
+            reads=[candidate.source for candidate in chosen],
+            watch=() if features is None else (features.node,),
+        )
+        batches = data.batches(device_of(network))
+        with eval_mode(network), torch.no_grad():
+            for _, batch in batches:
+                whole = _answer(variants.run(*batch.args, **batch.kwargs), variants, features)
                 for criterion in criteria:
-                    criterion.without(candidate.name, answer)
-    return [criterion.finish(batches.seen) for criterion in criteria]
+                    criterion.whole(whole, batch.target)
+                for candidate in chosen:
+                    value = variants.value(candidate.source)
+                    output = variants.with_override(candidate.node, value)
+                    answer = _answer(output, variants, features)
+                    for criterion in criteria:
+                        criterion.without(candidate.name, answer)
+        return [criterion.finish(batches.seen) for criterion in criteria]
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from typing import Any, ClassVar
 
 from shoal import options
 from shoal.errors import ConfigError
-from shoal.importance import stages
+from shoal.importance import Criterion, stages
 from shoal.importance.candidates import block_candidates
-from shoal.importance.criteria import ALL, Criterion
+from shoal.importance.criteria import ALL
 from shoal.network import Network
 from shoal.options import at_least, option
 from shoal.search.legacy import Proposal, Search, Situation

@@ -22,7 +22,8 @@ from shoal.errors import ConfigError
 from shoal.importance import Scores
 from shoal.importance.collapse_loss import apply_layer
 from shoal.importance.line_loss import computing_line, unchanged
-from shoal.importance.replaced import Replacement, check_metric, replacement_scores
+from shoal.importance.metric import check_metric
+from shoal.importance.replaced import Replacement, replacement_scores
 from shoal.methods.easier import POSITIONS
 from shoal.modes import device_of
 from shoal.network import Network

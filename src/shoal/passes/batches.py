@@ -7,6 +7,7 @@ What a loader is able to do is asked here: `plain()` and `take(count)` (shoal's 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from shoal.data.batch import Batch, split_batch
 from shoal.distributed import rank, world
 from shoal.errors import ConfigError, DataError
 
-__all__ = ["Batches", "plain", "set_epoch"]
+__all__ = ["Batches", "Data", "plain", "set_epoch"]
 
 
 def plain(loader: Iterable[Any]) -> Iterable[Any]:
@@ -31,6 +32,27 @@ def set_epoch(loader: object, epoch: int) -> None:
         choose = getattr(part, "set_epoch", None)
         if choose is not None:
             choose(epoch)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Data, and how to go over them.
+
+    Attributes:
+        loader: batches as `split_batch` takes them.
+        samples: use only this many; None takes all.
+        progress: called after each batch with the batches done and their total.
+    """
+
+    loader: Iterable[Any]
+    samples: int | None = None
+    progress: Callable[[int, int], None] | None = None
+
+    def batches(self, device: torch.device | None = None, *, rounds: int = 1) -> Batches:
+        """Return the batches on a device; see `Batches`."""
+        return Batches(
+            self.loader, device, samples=self.samples, progress=self.progress, rounds=rounds
+        )
 
 
 class Batches:

@@ -28,10 +28,9 @@ def _sites(found: Inspection) -> Table:
         Column("channels", priority=2),
     ]
     if scores is not None:
-        bits = scores.criterion == "entropy"
         columns += [
             Column("ON", "%", meaning="how often a neuron is ON"),
-            Column(f"{scores.criterion}{', bits' if bits else ''}", "score"),
+            Column(scores.title, "score"),
             Column("± standard error", "score", priority=1),
         ]
 
@@ -58,7 +57,7 @@ def _blocks(found: Inspection) -> Table:
         Column("MACs", "%", meaning="share of the network's MACs that dropping it saves"),
         Column("parameters", "%", meaning="share of its parameters", priority=1),
         *([Column("latency", "ms", meaning="that dropping it saves")] if timed else []),
-        *([] if scores is None else [Column(scores.criterion, "score")]),
+        *([] if scores is None else [Column(scores.title, "score")]),
         Column("layers", align="left", priority=2),
     )
 

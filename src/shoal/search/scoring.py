@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from shoal.importance import Scores, per_latency
-from shoal.importance.criteria import ALL, Criterion, criterion_for, score_by
+from shoal.importance import Criterion, Scores, criterion_for, per_latency, score_by
+from shoal.importance.criteria import ALL
 from shoal.network import Network
 from shoal.passes.observe import Observer
 from shoal.search.legacy import Search, Situation
@@ -56,7 +56,7 @@ def score_candidates(
     scores = score_by(criterion, network, data, samples=samples, progress=progress, beside=beside)
     if not search.per_latency:
         return scores
-    kind = _KINDS[criterion.unit]
+    kind = _KINDS[criterion.place]
     return per_latency(scores, situation.recall("saved_ms", lambda: _saved(network, kind, search)))
 
 

@@ -1,0 +1,170 @@
+"""What a criterion is, and the registry that names them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self, TypeVar
+
+from torch.utils.hooks import RemovableHandle
+from typing_extensions import override
+
+from shoal import options as shoal_options
+from shoal.data.batch import Batch
+from shoal.importance.scores import Scores
+from shoal.network import Network
+from shoal.passes.batches import Data
+from shoal.passes.observe import observe
+from shoal.registry import Registry
+
+__all__ = ["Criterion", "OnePass", "criteria", "register_criterion"]
+
+
+class Criterion(ABC):
+    """Scores the places of one kind in a network; the lowest matter least to the task.
+
+    A criterion that can gather its figures in one pass over the data extends `OnePass`; any other
+    one implements `compute`. `register_criterion` gives it a name.
+
+    Args:
+        **options: those of its `Options`, by keyword.
+
+    Raises:
+        NameNotFoundError: it has no such option; tells the nearest.
+        OptionError: a value makes no sense.
+
+    Attributes:
+        name: as it was registered; else that of the class.
+        place: what it scores: "site", "block" or "stretch".
+        unit: of its figures, for the heads of tables ("bits", "nats"); empty for plain numbers.
+        asks: which of its options a method fills in with its own, unless the user gave them:
+            "place", "seed", "how" (a site is linearized) and "keep" (how many will be removed).
+        twin: the criterion that scores the same of another kind of place, if there is one.
+        needs: what it needs of the data. Criteria with equal needs are computed together, by the
+            `compute_together` of the first; None is on its own.
+        options: its options.
+    """
+
+    name: ClassVar[str] = ""
+    place: str = "block"
+    unit: str = ""
+    asks: ClassVar[frozenset[str]] = frozenset()
+    twin: ClassVar[str] = ""
+    needs: Hashable | None = None
+
+    @dataclass(frozen=True, kw_only=True)
+    class Options(shoal_options.Options):
+        """A criterion's own options, each stated by `shoal.options.option`."""
+
+    options: Options
+
+    def __init_subclass__(cls) -> None:
+        """Name a class that nobody registers, such as a file's, by itself."""
+        super().__init_subclass__()
+        cls.name = cls.__name__
+
+    def __init__(self, **options: Any) -> None:
+        self.options = self.Options.from_dict(options)
+        self.place = getattr(self.options, "place", self.place)
+
+    @abstractmethod
+    def compute(self, network: Network, data: Data) -> Scores:
+        """Return the scores of the network's places, in the order of the forward pass.
+
+        Args:
+            network: as it is now; it must be left as it is.
+            data: the loader, how many samples of it to use, and whom to tell of the progress:
+                `data.batches(device)` gives this process's share. Sum over the processes with
+                `shoal.distributed.sum_across`.
+        """
+
+    @classmethod
+    def compute_together(
+        cls, criteria: Sequence[Self], network: Network, data: Data
+    ) -> list[Scores]:
+        """Return the scores by several criteria with equal needs, in their order."""
+        return [criterion.compute(network, data) for criterion in criteria]
+
+    def score(
+        self,
+        network: Network,
+        loader: Iterable[Any] = (),
+        *,
+        samples: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Scores:
+        """Score the places of a network; arguments and errors as for `shoal.score`."""
+        return self.compute(network, Data(loader, samples, progress))
+
+
+class OnePass(Criterion):
+    """A criterion that needs a single pass over the data, which it shares with others.
+
+    It is an `Observer`: its hooks gather the figures while the network runs in eval mode.
+    """
+
+    needs = "one pass"
+
+    @abstractmethod
+    def attach(self, network: Network) -> Sequence[RemovableHandle]:
+        """Start from nothing: put hooks on the network and return their handles."""
+
+    def begin(self, index: int, batch: Batch) -> None:
+        """Get ready for the batch that runs next; `index` is its number among all batches."""
+
+    @abstractmethod
+    def finish(self, samples: int, population: int | None) -> None:
+        """Sum over the processes.
+
+        Args:
+            samples: how many went through, in all processes.
+            population: of how many; None if that is not known.
+        """
+
+    @abstractmethod
+    def scores(self) -> Scores:
+        """Return the scores after the pass."""
+
+    @override
+    def compute(self, network: Network, data: Data) -> Scores:
+        return self.compute_together([self], network, data)[0]
+
+    @classmethod
+    @override
+    def compute_together(
+        cls, criteria: Sequence[Self], network: Network, data: Data
+    ) -> list[Scores]:
+        observe(network, data.loader, criteria, samples=data.samples, progress=data.progress)
+        return [criterion.scores() for criterion in criteria]
+
+
+criteria: Registry[type[Criterion]] = Registry("criterion", "shoal.criteria")
+
+C = TypeVar("C", bound=type[Criterion])
+
+
+def register_criterion(name: str) -> Callable[[C], C]:
+    """Return a decorator that makes a subclass of `Criterion` known by a name.
+
+    Args:
+        name: what `shoal.score(criterion=…)` and `--criterion` call it.
+
+    Raises:
+        ConfigError: the name is taken.
+
+    Example:
+        >>> @register_criterion("first")
+        ... class First(Criterion):
+        ...     place = "site"
+        ...
+        ...     def compute(self, network, data):
+        ...         names = [site.name for site in network.sites]
+        ...         return Scores(self.name, {name: i for i, name in enumerate(names)}, 0)
+    """
+
+    def bind(cls: C) -> C:
+        cls.name = name
+        return criteria.register(name)(cls)  # type: ignore[return-value]
+
+    return bind
