@@ -123,7 +123,6 @@ def _split(
     classes: Sequence[str],
     seed: int,
 ) -> tuple[Indices, Indices]:
-    """Split positions as `stratified_split` splits labels."""
     part, rest = stratified_split(
         labels[pool], fraction, seed=seed, purpose=purpose, classes=classes
     )

@@ -207,14 +207,12 @@ class SeededLoader(ABC):
         return self.augment
 
     def _but(self, **changes: Any) -> Self:
-        """Return a copy with other attributes."""
         other = copy.copy(self)
         for name, value in changes.items():
             setattr(other, name, value)
         return other
 
     def _batches(self, epoch: int) -> list[Indices]:
-        """Return the positions in each global batch of an epoch."""
         order: Indices = np.arange(self.num_samples)
         if self.shuffle:
             order = generator(self.seed, "order", epoch).permutation(order)
@@ -245,7 +243,6 @@ class SeededLoader(ABC):
 
 
 def _floats(values: Sequence[float] | float) -> tuple[float, ...]:
-    """Return one number or several as a tuple."""
     if isinstance(values, int | float):
         return (float(values),)
     return tuple(float(value) for value in values)

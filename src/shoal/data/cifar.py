@@ -57,7 +57,6 @@ def load_cifar100(root: str, options: Reading) -> DataSet:
 
 
 def _load(name: str, reader_name: str, root: str, options: Reading) -> DataSet:
-    """Read, split and wrap one of the two data sets."""
     if not root:
         raise ConfigError(f"the data set '{name}' needs its folder: write '{name}:FOLDER'")
     from shoal.compat import import_torchvision

@@ -118,7 +118,6 @@ def _share(folder: Path, options: Reading) -> tuple[list[str], dict[str, _Files]
 
 
 def _class_names(folder: Path) -> list[str]:
-    """Return the names of the class folders in alphabetical order."""
     names = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not names:
         raise DataError(
@@ -224,14 +223,12 @@ def _streamed(
 
 
 def _non_empty(part: str, files: _Files) -> _Files:
-    """Raise `DataError` if every file of a part was skipped."""
     if not files.paths:
         raise DataError(f"no {part} image can be decoded: replace the files")
     return files
 
 
 def _broken_note(part: str, paths: list[Path]) -> str:
-    """Return the note on skipped files, naming the first few."""
     shown = ", ".join(str(p) for p in paths[:5]) + (", …" if len(paths) > 5 else "")
     count = f"{len(paths)} {part} file" + ("s" if len(paths) > 1 else "")
     return (
@@ -240,7 +237,6 @@ def _broken_note(part: str, paths: list[Path]) -> str:
 
 
 def _no_folder(folder: Path) -> str:
-    """Return the message for a folder that is not there, with the nearest name that is."""
     if folder.exists():
         return f"'{folder}' is not a folder: give the folder that holds train/<class>/"
     existing = next(parent for parent in folder.absolute().parents if parent.is_dir())

@@ -62,14 +62,12 @@ def _is_factory(target: str) -> bool:
 
 
 def _unknown_kind(spec: str, kind: str) -> NameNotFoundError:
-    """Return the error for a spec that names nothing."""
     if Path(spec).expanduser().is_dir():
         return NameNotFoundError(f"unknown data set '{spec}': write 'folder:{spec}' for a folder")
     return unknown_name("data set", kind, data_sets.names())
 
 
 def _from_factory(spec: str, options: Reading) -> DataSet:
-    """Call the user's factory and check what it returns."""
     target, keywords = parse_target(spec)
     _check_unused(target, options)
     factory = import_target(target, with_torchvision)

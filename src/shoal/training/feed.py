@@ -95,14 +95,12 @@ class Feed:
             yield self._formatted(batch)
 
     def _formatted(self, batch: Batch) -> Batch:
-        """Return the batch with its images in the wanted memory format."""
         if not self.channels_last:
             return batch
         args = tuple(_channels_last(value) for value in batch.args)
         return Batch(args, {k: _channels_last(v) for k, v in batch.kwargs.items()}, batch.target)
 
     def _share(self, loader: Any) -> Any:
-        """Return the loader that yields this process's part."""
         if hasattr(loader, "shard"):
             # On the device, shoal's loaders also augment and normalise there.
             loader = loader.to(self.device) if hasattr(loader, "to") else loader

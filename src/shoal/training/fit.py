@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from torch import Tensor, nn
 from shoal.distributed import broadcast_buffers, default_device, ensure_initialised
 from shoal.errors import ConfigError, DataError, ShoalError, TrainingError
 from shoal.modes import eval_mode, kept_flags, make_channels_last, placed
-from shoal.onednn import safe_convolutions
 from shoal.options import Recipe, find_recipe
 from shoal.seeds import preserved_rng
 from shoal.training.evaluate import evaluate
@@ -121,7 +119,13 @@ def fit(
         ConfigError: options that do not go together, or that the device cannot do.
         DataError: the loader is empty, or labels do not fit the network.
         TrainingError: the loss or a weight is not finite, or there is nothing to train.
-        NameNotFoundError: there is no recipe of that name.
+        NameNotFoundError: there is no recipe, or no place, of that name.
+
+    Example:
+        >>> net, batches = nn.Linear(2, 2), [(torch.ones(4, 2), torch.tensor([0, 1, 0, 1]))]
+        >>> report = fit(net, batches, epochs=2, penalty=lambda net, _: net.weight.square().sum())
+        >>> len(report.epochs), report.epochs[0].penalty > report.epochs[1].penalty
+        (2, True)
     """
     plan = find_recipe(recipe)
     hooks = Hooks(penalty, tuple(at), groups, after_step)
@@ -147,31 +151,15 @@ def fit(
                 first_epoch=first_epoch,
             )
             stack.callback(feed.close)
-            objective = Objective(network, plan, loss=loss, teacher=teacher, hooks=hooks)
-            path = None if checkpoint is None else Path(checkpoint)
-            identity = fingerprint(
-                network,
-                plan,
-                epochs=epochs,
-                seed=seed,
-                first_epoch=first_epoch,
-                batches=len(feed),
-                hooks=hooks.names(),
-            )
-            run = _Run(network, plan, identity, path, epochs=epochs)
             trainer = Trainer(
-                objective,
+                Objective(network, plan, loss=loss, teacher=teacher, hooks=hooks),
                 feed,
-                plan,
                 epochs=epochs,
                 precision=precision,
-                device=where,
                 on_batch=on_batch,
-                hooks=hooks,
             )
-            notes = stack.enter_context(safe_convolutions(network))
-            report = run.finish(trainer, val, on_epoch)
-            return replace(report, notes=(*report.notes, *notes))
+            run = _Run(trainer, None if checkpoint is None else Path(checkpoint))
+            return run.finish(val, on_epoch)
     except ShoalError:
         network.load_state_dict(start)
         raise
@@ -180,35 +168,34 @@ def fit(
 class _Run:
     """The epochs of a fit and what of them is saved."""
 
-    def __init__(
-        self,
-        network: nn.Module,
-        recipe: Recipe,
-        identity: Mapping[str, Any],
-        path: Path | None,
-        *,
-        epochs: int,
-    ) -> None:
-        self.network = network
-        self.recipe = recipe
-        self.epochs = epochs
+    def __init__(self, trainer: Trainer, path: Path | None) -> None:
+        self.trainer = trainer
+        self.network = trainer.objective.network
+        self.recipe = trainer.recipe
         self.path = path
-        self.identity = identity
         self.history: list[EpochReport] = []
         self.skipped = 0
         self.best: dict[str, Any] | None = None
+        self._identity = fingerprint(
+            self.network,
+            self.recipe,
+            epochs=trainer.epochs,
+            seed=trainer.feed.seed,
+            first_epoch=trainer.feed.first_epoch,
+            batches=len(trainer.feed),
+            hooks=trainer.hooks.names(),
+        )
 
-    def finish(
-        self, trainer: Trainer, val: Any, on_epoch: Callable[[EpochReport], None] | None
-    ) -> FitReport:
+    def finish(self, val: Any, on_epoch: Callable[[EpochReport], None] | None) -> FitReport:
         """Train the epochs that are left and return the report of all."""
-        resumed, note = self._resume(trainer)
-        while len(self.history) < self.epochs and not self._stalled():
-            report = self._epoch(trainer, val)
+        trainer = self.trainer
+        resumed, note = self._resume()
+        while len(self.history) < trainer.epochs and not self._stalled():
+            report = self._epoch(val)
             self.history.append(report)
             if self.recipe.early_stop and best_epoch(self.history) == report.epoch:
                 self.best = cpu_state(self.network)
-            self._save(trainer)
+            self._save()
             if on_epoch is not None:
                 on_epoch(report)
         trainer.optimizers.zero_grad()
@@ -218,17 +205,18 @@ class _Run:
         return FitReport(
             epochs=tuple(self.history),
             seconds=sum(report.seconds for report in self.history),
-            stopped_early=len(self.history) < self.epochs,
+            stopped_early=len(self.history) < trainer.epochs,
             best_epoch=chosen,
             skipped_batches=self.skipped,
             resumed_from=resumed,
             precision=trainer.precision,
-            device=str(trainer.device),
+            device=str(trainer.feed.device),
             notes=() if note is None else (note,),
         )
 
-    def _epoch(self, trainer: Trainer, val: Any) -> EpochReport:
+    def _epoch(self, val: Any) -> EpochReport:
         begin = time.perf_counter()
+        trainer = self.trainer
         number = len(self.history)
         sums = trainer.train_epoch(number)
         if sums.samples == 0:
@@ -253,29 +241,29 @@ class _Run:
         patience = self.recipe.early_stop
         return patience is not None and len(self.history) - best_epoch(self.history) >= patience
 
-    def _save(self, trainer: Trainer) -> None:
+    def _save(self) -> None:
         if self.path is None:
             return
         state = {
             "network": cpu_state(self.network),
-            "optimizers": trainer.optimizers.state_dict(),
-            "scaler": trainer.scaler.state_dict(),
+            "optimizers": self.trainer.optimizers.state_dict(),
+            "scaler": self.trainer.scaler.state_dict(),
             "history": [report.to_dict() for report in self.history],
             "skipped": self.skipped,
             "best": self.best,
         }
-        save_checkpoint(self.path, self.identity, state)
+        save_checkpoint(self.path, self._identity, state)
 
-    def _resume(self, trainer: Trainer) -> tuple[int | None, str | None]:
+    def _resume(self) -> tuple[int | None, str | None]:
         """Go on from the checkpoint; return the epochs it brings, and a note if it is of no use."""
         if self.path is None:
             return None, None
-        state, note = load_checkpoint(self.path, self.identity)
+        state, note = load_checkpoint(self.path, self._identity)
         if state is None:
             return None, note
         self.network.load_state_dict(state["network"])
-        trainer.optimizers.load_state_dict(state["optimizers"])
-        trainer.scaler.load_state_dict(state["scaler"])
+        self.trainer.optimizers.load_state_dict(state["optimizers"])
+        self.trainer.scaler.load_state_dict(state["scaler"])
         self.history = [EpochReport(**values) for values in state["history"]]
         self.skipped = state["skipped"]
         self.best = state["best"]
@@ -321,7 +309,6 @@ def _asked_precision(recipe: Recipe, accelerator: Any) -> str:
 def _check(
     network: nn.Module, recipe: Recipe, *, epochs: int, val: Any, teacher: nn.Module | None
 ) -> None:
-    """Raise an error for options that do not go together."""
     if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 0:
         raise ConfigError(f"epochs is {epochs!r}: give a whole number of at least 0")
     if recipe.early_stop is not None and val is None:

@@ -59,8 +59,8 @@ class Objective(nn.Module):
         # In a tuple, because a module's attribute would count the teacher's weights as its own.
         self._teacher = (teacher,)
         self.check = True
-        self._hooks = Hooks() if hooks is None else hooks
-        self._places = places(network, self._hooks.at)
+        self.hooks = Hooks() if hooks is None else hooks
+        self._places = places(network, self.hooks.at)
         self._values: dict[str, Any] = {}
 
     def listening(self) -> AbstractContextManager[None]:
@@ -89,7 +89,7 @@ class Objective(nn.Module):
         loss = torch.stack(parts).sum()
         hits = self._hits(output, batch)
         hits = torch.full_like(loss, math.nan) if hits is None else hits.to(loss)
-        penalty = penalty_of(self._hooks, self.network, self._values)
+        penalty = penalty_of(self.hooks, self.network, self._values)
         if penalty is None:
             return loss, torch.stack([loss, hits, torch.zeros_like(loss)]).detach()
         # A sample's share: the mean over the samples of a step then counts the penalty once.
@@ -97,7 +97,6 @@ class Objective(nn.Module):
         return loss + penalty, torch.stack([loss, hits, penalty]).detach()
 
     def _task_loss(self, output: Any, batch: Batch) -> Tensor:
-        """Return the sum over the batch of the cross-entropy, or of the user's loss."""
         if self.loss is not None:
             return _summed(self.loss(output, batch.target), batch.size)  # type: ignore[arg-type]
         logits = logits_of(output)
@@ -107,7 +106,6 @@ class Objective(nn.Module):
         return sample_losses(logits, batch.target, self.recipe.label_smoothing).sum()
 
     def _teacher_loss(self, output: Any, batch: Batch) -> Tensor:
-        """Return the sum over the batch of the distillation loss."""
         (teacher,) = self._teacher
         if teacher is None:
             raise TrainingError("distillation needs a teacher: give one, or set distill=0")

@@ -70,7 +70,6 @@ def _parameters(
 
 
 def _recipe_of(group: Mapping[str, Any], recipe: Recipe) -> Recipe:
-    """Return the recipe with a group's own settings."""
     known = ("params", "constant", *_SETTINGS)
     for key in group:
         if key not in known:

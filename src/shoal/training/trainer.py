@@ -24,9 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from shoal.data.batch import Batch
 from shoal.distributed import sum_across, world
 from shoal.errors import TrainingError
-from shoal.options import Recipe
 from shoal.training.feed import Feed
-from shoal.training.hooks import Hooks
 from shoal.training.objective import Objective
 from shoal.training.optimizer import Optimizers
 from shoal.training.precision import autocast
@@ -61,40 +59,34 @@ class Trainer:
     """The moving parts of one fit; nothing of it outlives the fit.
 
     Args:
-        objective: the network with its loss, on the device.
+        objective: the network with its loss, on the feed's device.
         feed: this process's batches.
-        recipe: how to train.
         epochs: of the whole fit, for the schedule.
         precision: "fp32", "bf16" or "fp16".
-        device: where it runs.
         on_batch: called after every optimizer step.
-        hooks: give parameter groups and what is called after each step.
     """
 
     def __init__(
         self,
         objective: Objective,
         feed: Feed,
-        recipe: Recipe,
         *,
         epochs: int,
         precision: str,
-        device: torch.device,
         on_batch: Callable[[BatchReport], None] | None = None,
-        hooks: Hooks | None = None,
     ) -> None:
         self.objective = objective
         self.feed = feed
-        self.recipe = recipe
+        self.recipe = objective.recipe
+        self.hooks = objective.hooks
         self.epochs = epochs
         self.precision = precision
-        self.device = device
+        self.device = feed.device
         self.on_batch = on_batch
-        self.steps = math.ceil(len(feed) / recipe.accumulate)
-        self.hooks = Hooks() if hooks is None else hooks
+        self.steps = math.ceil(len(feed) / self.recipe.accumulate)
         own = () if self.hooks.groups is None else self.hooks.groups(objective.network)
-        self.optimizers = Optimizers(objective.network, recipe, own)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+        self.optimizers = Optimizers(objective.network, self.recipe, own)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
         self._has_batch_norm = any(isinstance(m, _BatchNorm) for m in objective.network.modules())
         self._model: nn.Module = objective
         if world() > 1:
@@ -195,7 +187,6 @@ class Trainer:
         return self._model.no_sync()
 
     def _in_parallel(self) -> nn.Module:
-        """Return the objective wrapped for data parallelism over the processes."""
         # A captured network may hold parameters that no output depends on: data parallelism would
         # wait for their gradients for ever unless it looks for them, and warns if there is none.
         warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
