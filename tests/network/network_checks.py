@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import functools
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from torch.utils import _pytree as pytree
 from shoal import compat, models
 from shoal.errors import ShoalError
 from shoal.network import Network, capture
+from shoal.network.saving import read_network, write_network
 
 _PROBABILITIES = ("p", "drop_prob", "drop_rate", "dropout")
 
@@ -136,9 +139,34 @@ def captured(model: nn.Module, inputs: Any, *, train: bool = True) -> Network:
     network = capture(model, inputs)
     assert same(evaluate(copy.deepcopy(model), inputs), evaluate(network.copy(), inputs))
     assert set(network.state_dict()) == set(model.state_dict())
+    assert reloading_differences(network, inputs, train=train) == []
     if train:
         assert training_differences(model, network, inputs) == []
     return network
+
+
+def reloaded(network: Network) -> Network:
+    """Save a network and load it again."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_network(network, Path(folder))
+        return read_network(Path(folder))
+
+
+def reloading_differences(network: Network, inputs: Any, *, train: bool = True) -> list[str]:
+    """Name what differs when a network was saved and loaded again."""
+    back = reloaded(network)
+    wrong = [] if same(evaluate(network.copy(), inputs), evaluate(back, inputs)) else ["eval mode"]
+    wrong += training_differences(network.copy(), back, inputs) if train else []
+    facts = [(net.sites, net.blocks, net.opaque, net.notes, net.code) for net in (network, back)]
+    wrong += [] if facts[0] == facts[1] else ["what it is made of"]
+    states = [{k: _held(v) for k, v in net.state_dict(keep_vars=True).items()}
+              for net in (network, back)]  # fmt: skip
+    wrong += [] if list(states[0].items()) == list(states[1].items()) else ["tensors"]
+    return wrong
+
+
+def _held(value: Tensor) -> tuple[Any, ...]:
+    return value.shape, value.stride(), value.dtype, value.requires_grad, type(value)
 
 
 @functools.cache

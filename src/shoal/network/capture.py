@@ -90,6 +90,7 @@ def _assemble(
         plan=Plan(fingerprint=_fingerprint(network, raised.sites)),
         opaque=raised.opaque,
         notes=(),
+        meta={},
         inputs=inputs,
         _output_structure=exported.output_structure,
         _site_records={name: (kind, path) for name, kind, path in raised.sites},

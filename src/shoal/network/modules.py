@@ -13,7 +13,7 @@ from torch._ops import OpOverload
 
 __all__ = [
     "Attention", "ByMode", "FrozenBatchNorm", "Line", "Maximum0", "OnesChannel", "SharedPReLU",
-    "StochasticDepth", "Swish",
+    "StochasticDepth", "Swish", "Threshold0",
 ]  # fmt: skip
 
 
@@ -165,6 +165,22 @@ class Swish(nn.Module):
     def extra_repr(self) -> str:
         """Return what `print` shows between the parentheses."""
         return f"beta={self.beta}"
+
+
+class Threshold0(nn.Module):
+    """clamp(z, min=0, max=high): ReLU written as a clamp, with a clamp's gradient at the ends."""
+
+    def __init__(self, high: float | None) -> None:
+        super().__init__()
+        self.high = high
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Map any shape to the same shape."""
+        return torch.clamp(z, 0.0, self.high)
+
+    def extra_repr(self) -> str:
+        """Return what `print` shows between the parentheses."""
+        return f"high={self.high}"
 
 
 class Maximum0(nn.Module):

@@ -94,6 +94,8 @@ class Network(nn.Module):
         plan: what was done to the network since capture.
         opaque: operations that could not be raised to modules, with reasons.
         notes: what else the user should know about the capture.
+        meta: what goes with the network when it is saved, as JSON values: class names,
+            normalisation, task, figures. The network itself uses nothing of it.
     """
 
     graph: fx.Graph
@@ -101,6 +103,7 @@ class Network(nn.Module):
     plan: Plan
     opaque: tuple[Opaque, ...]
     notes: tuple[str, ...]
+    meta: dict[str, Any]
     _output_structure: pytree.TreeSpec
     _site_records: dict[str, tuple[str, str]]  # kind and path of each site, by name
     _root: nn.Module

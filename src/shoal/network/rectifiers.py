@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch._ops import OpOverload
 
-from shoal.network.modules import Maximum0, Swish
+from shoal.network.modules import Maximum0, Swish, Threshold0
 from shoal.network.nodes import bound_arguments, shape_of
 
-__all__ = ["RECTIFIER_KINDS", "Rectifier", "Threshold0", "recognize"]
+__all__ = ["RECTIFIER_KINDS", "Rectifier", "recognize"]
 
 aten = torch.ops.aten
 
@@ -38,22 +38,6 @@ class Rectifier:
     input: fx.Node
     module: nn.Module | None
     weight: fx.Node | None = None
-
-
-class Threshold0(nn.Module):
-    """clamp(z, min=0, max=high): ReLU written as a clamp, with a clamp's gradient at the ends."""
-
-    def __init__(self, high: float | None) -> None:
-        super().__init__()
-        self.high = high
-
-    def forward(self, z: Tensor) -> Tensor:
-        """Map any shape to the same shape."""
-        return torch.clamp(z, 0.0, self.high)
-
-    def extra_repr(self) -> str:
-        """Return what `print` shows between the parentheses."""
-        return f"high={self.high}"
 
 
 def _clipped(node: fx.Node, low: object, high: object, module: nn.Module) -> Rectifier | None:
