@@ -159,7 +159,7 @@ def digits_network(epochs: int) -> tuple[shoal.Network, DataSet]:
 def network_of_run(folder: Path) -> tuple[shoal.Network, DataSet]:
     """Return the result of a run and its data."""
     config = read_config(folder / "config.yaml", {})
-    return shoal.load(folder), load_data(config.data, **config.data_options())
+    return shoal.load(folder, "best"), load_data(config.data, **config.data_options())
 
 
 def table(rows: list[Row]) -> Table:

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from shoal import compat
 from shoal.errors import ShoalError
+from shoal.merge.loading import load
 from shoal.network import Network
+from shoal.network.saving import save
 from shoal.network.stretches import Stretch
-from shoal.store import load, save
 
 
 def images(*size: int, count: int = 3, batch: int = 8) -> list[Tensor]:
@@ -74,9 +75,9 @@ class Model(nn.Module):
         return self.head(torch.relu(self.part(x)).mean((2, 3)))
 
 
-def same_after_loading(network: Network, model: nn.Module, x: Tensor, folder: Path) -> None:
+def same_after_loading(network: Network, x: Tensor, folder: Path) -> None:
     save(network, folder)
-    again = load(folder, model=model)
+    again = load(folder)
     assert again.plan.operations == network.plan.operations
     with torch.no_grad():
         assert torch.equal(again(x), network.eval()(x))

@@ -71,7 +71,7 @@ def test_tables_at_each_batch_size_and_in_both_runtimes(
 ) -> None:
     pytest.importorskip("onnxruntime")
     monkeypatch.setenv("COLUMNS", "220")
-    saved = shoal.save(shoal.load(run), tmp_path / "saved")
+    saved = shoal.save(shoal.load(run, "best"), tmp_path / "saved")
     words = [str(run), str(saved), "--seconds", "0", "--threads", "1"]
     assert main(["compare", *words]) == 0
     out = capsys.readouterr().out
@@ -85,7 +85,7 @@ def test_tables_at_each_batch_size_and_in_both_runtimes(
 def test_without_data_there_is_no_accuracy(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    saved = shoal.save(shoal.load(run), tmp_path / "saved")
+    saved = shoal.save(shoal.load(run, "best"), tmp_path / "saved")
     found = compared(capsys, saved, MODEL)  # the model takes samples of the folder's shape
     assert found["data"] == ""
     assert {one["top1_val"] for one in found["networks"]} == {None}
@@ -125,7 +125,7 @@ def test_a_runtime_that_lacks_is_told_and_the_rest_measured(
     [
         (["{run}"], "give two or more"),
         (["{run}", "{run}", "--checkpoint", "w.pt"], "give one for each"),
-        (["{run}", "{empty}"], "plan.json"),
+        (["{run}", "{empty}"], "network.json"),
         (["{run}", "shoal:nothing"], "nothing"),
         (["{run}", "{run}", "--data", "folder:/nowhere"], "/nowhere"),
     ],
@@ -144,7 +144,7 @@ def test_one_line_says_what_is_wrong(
 def test_networks_for_other_inputs_are_not_compared(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    saved = shoal.save(shoal.load(run), tmp_path / "saved")
+    saved = shoal.save(shoal.load(run, "best"), tmp_path / "saved")
     words = [str(saved), "shoal:cifar_resnet20", "--input-shape", "3,32,32", *QUICK]
     assert main(["compare", *words]) == 2
     assert "takes samples of 1×8×8 and shoal:cifar_resnet20" in capsys.readouterr().err

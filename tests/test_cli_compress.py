@@ -58,7 +58,7 @@ def test_it_says_what_it_did(run: Path, weights: Path, capsys: pytest.CaptureFix
                  "parameters", "latency, merged, batch 1", "2 removed", "latency at batch 1",
                  "dense as given", "dense, norms folded", "result as trained",
                  "result merged", f"shoal export {run}",
-                 "ended because: removed 2, as asked", f"shoal.load('{run}')"):  # fmt: skip
+                 "ended because: removed 2, as asked", f"shoal.load('{run}', 'best')"):  # fmt: skip
         assert text in seen.out
     assert "faster" not in seen.out.lower()
     assert "(done before)" in seen.err
@@ -123,9 +123,9 @@ def test_flags_win_over_the_file(run: Path, tmp_path: Path) -> None:
 
 
 def test_the_result_loads_without_the_model(run: Path) -> None:
-    net = shoal.load(run)
+    net = shoal.load(run, "best")
     assert len(net.plan.names("linearize")) == 2
-    dense = shoal.load(run / "steps" / "000")
+    dense = shoal.load(run, "steps/000")
     assert len(dense.plan) == 0
     assert all(not torch.equal(net(x), dense(x)) for x in [small_runs.digits().example_inputs(4)])
 

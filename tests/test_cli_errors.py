@@ -297,18 +297,18 @@ def test_a_foreign_folder(compress: Refused, tmp_path: Path) -> None:
 def test_damage_in_a_saved_network(refused: Refused, finished: Path) -> None:
     weights = finished / "best" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-8])
+    assert "damaged" in refused("inspect", finished)
+    merged = finished / "merged" / "model.safetensors"
+    merged.write_bytes(merged.read_bytes()[:-8])
     assert "damaged" in refused("benchmark", finished)
-    (finished / "best" / "plan.json").write_text("{")
-    assert "plan.json" in refused("benchmark", finished)
-    assert "plan.json" in refused("inspect", finished)
+    (finished / "best" / "network.json").write_text("{")
+    assert "network.json" in refused("inspect", finished)
 
 
-def test_a_plan_of_another_model(refused: Refused, finished: Path) -> None:
-    path = finished / "best" / "plan.json"
-    plan = json.loads(path.read_text())
-    plan["base"] = "shoal:digits_resnet"
-    path.write_text(json.dumps(plan))
-    assert "was made from another model" in refused("benchmark", finished)
+def test_an_operator_that_is_not_known(refused: Refused, finished: Path) -> None:
+    path = finished / "best" / "network.json"
+    path.write_text(path.read_text().replace('"type": "ReLU"', '"type": "Relu7"', 1))
+    assert "Relu7, which is not registered here" in refused("inspect", finished)
 
 
 def test_a_run_without_a_result_is_told_as_that(
@@ -340,7 +340,7 @@ def test_a_folder_in_which_no_step_was_finished_is_begun_anew(
 def test_folders_that_are_no_runs(refused: Refused, tmp_path: Path) -> None:
     assert "is not a run's folder" in refused("report", tmp_path)
     assert "there is no folder" in refused("report", tmp_path / "nowhere")
-    assert "has no plan.json" in refused("benchmark", tmp_path)
+    assert "has no network.json" in refused("benchmark", tmp_path)
 
 
 # ---------------------------------------------------------------------- other ends

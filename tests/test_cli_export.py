@@ -38,12 +38,12 @@ def test_a_run_is_exported_merged(run: Path, capsys: pytest.CaptureFixture[str])
     shown = capsys.readouterr().out
     assert str(run / "model.onnx") in shown
     assert "at batch 1 and 5" in shown
-    merged = shoal.load(run / "merged")
+    merged = shoal.load(run)
     assert norms(merged) == 0
     x = small_runs.digits().example_inputs(7)
     given = OnnxRunner(run / "model.onnx")(x)
     assert isinstance(given, torch.Tensor)
-    for network in (merged, shoal.load(run)):  # merging has changed nothing
+    for network in (merged, shoal.load(run, "best")):  # merging has changed nothing
         assert torch.allclose(given, network(x), atol=1e-4)
 
 
@@ -52,7 +52,7 @@ def test_pt2_into_a_file_of_ones_own_name(run: Path, tmp_path: Path) -> None:
     assert main(["export", str(run), "--format", "pt2", "--out", str(target)]) == 0
     program = torch.export.load(target).module()
     x = small_runs.digits().example_inputs(3)
-    assert torch.allclose(program(x), shoal.load(run)(x), atol=1e-4)
+    assert torch.allclose(program(x), shoal.load(run, "best")(x), atol=1e-4)
 
 
 def test_json_tells_what_was_written(
@@ -73,12 +73,12 @@ def test_json_tells_what_was_written(
 def test_a_saved_network_is_merged_for_the_batch_size_asked_for(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    saved = shoal.save(shoal.load(run), tmp_path / "saved")
-    before = (saved / "plan.json").read_bytes()
+    saved = shoal.save(shoal.load(run, "best"), tmp_path / "saved")
+    before = (saved / "network.json").read_bytes()
     words = ["export", str(saved), "--batch", "2", "--format", "pt2", "--json"]
     assert main(words) == 0
     assert json.loads(capsys.readouterr().out)["path"] == str(saved / "model.pt2")
-    assert (saved / "plan.json").read_bytes() == before
+    assert (saved / "network.json").read_bytes() == before
 
 
 # ---------------------------------------------------------------------- what cannot be done
@@ -104,7 +104,7 @@ def test_a_folder_without_a_result(
     assert str(begun / "steps" / "000") in line
     assert "there is no folder" in refused(capsys, tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    assert "plan.json" in refused(capsys, tmp_path / "empty")
+    assert "network.json" in refused(capsys, tmp_path / "empty")
 
 
 def test_files_and_formats_that_make_no_sense(

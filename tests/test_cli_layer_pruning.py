@@ -109,7 +109,7 @@ def test_pruning_at_initialization(
         "--criterion", f"{criterion}?statistics=batch", "--dense-epochs", 1, "--rewind", 0,
         "--score-on", "rewound", "--remove", 1,
     )  # fmt: skip
-    untrained = shoal.load(tmp_path / "run")
+    untrained = shoal.load(tmp_path / "run", "best")
     given = digits_resnet(width=4)
     given.load_state_dict(load_file(weights))
     state = given.state_dict()
@@ -126,7 +126,7 @@ def test_rewinding_to_a_file(prune: Prune, tmp_path: Path) -> None:
     torch.save(early.state_dict(), tmp_path / "early.pt")
     prune("--criterion", "last", "--rewind-from", tmp_path / "early.pt", "--remove", 1)
     state = early.state_dict()
-    found = shoal.load(tmp_path / "run").state_dict()
+    found = shoal.load(tmp_path / "run", "best").state_dict()
     assert all(torch.equal(value, state[name]) for name, value in found.items())
 
 

@@ -137,7 +137,7 @@ def test_bad_input_is_one_line(
         ([str(run), "--image-size", "16"], "corruptions need 32"),
         ([str(run), "--checkpoint", "w.pt"], "leave --checkpoint"),
         ([MODEL], "no data is given: say which with --data"),
-        ([str(tmp_path), *data], "has no plan.json"),
+        ([str(tmp_path), *data], "has no network.json"),
         (["shoal:cifar_resnet21", *data], "did you mean"),
     ):
         assert main(["robustness", *words]) == 2, words

@@ -10,11 +10,13 @@ if TYPE_CHECKING:
     from shoal.errors import ShoalError
     from shoal.importance import register_criterion, score
     from shoal.measure import benchmark
+    from shoal.merge.loading import load
     from shoal.merge.merge import merge_
     from shoal.network import Network, capture
+    from shoal.network.ops import register_op
+    from shoal.network.saving import save
     from shoal.runtimes import export
     from shoal.search.compress import compress
-    from shoal.store import load, save
     from shoal.surgery import collapse_, drop_, fit_lines, linearize_, zero_out_
     from shoal.surgery.block_costs import block_costs
 
@@ -35,6 +37,7 @@ __all__ = [
     "merge_",
     "models",
     "register_criterion",
+    "register_op",
     "save",
     "score",
     "zero_out_",
@@ -55,10 +58,11 @@ _HOMES = {
     "export": "shoal.runtimes",
     "fit_lines": "shoal.surgery",
     "linearize_": "shoal.surgery",
-    "load": "shoal.store",
+    "load": "shoal.merge.loading",
     "merge_": "shoal.merge",
     "register_criterion": "shoal.importance",
-    "save": "shoal.store",
+    "register_op": "shoal.network.ops",
+    "save": "shoal.network.saving",
     "score": "shoal.importance",
     "zero_out_": "shoal.surgery",
 }

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from collapse_checks import torchvision_models
 from shoal.errors import PlanError
 from shoal.merge.algebra import ConvMap
+from shoal.merge.loading import load
 from shoal.merge.merge import merge_
 from shoal.merge.prices import LatencyCosts
 from shoal.merge.report import MergeReport
 from shoal.models import cifar_resnet20
 from shoal.network import Network, capture
+from shoal.network.saving import save
 from shoal.report.merge_tables import merge_tables
-from shoal.store import load, save
 from shoal.surgery import collapse_, linearize_
 
 
@@ -181,7 +182,7 @@ def test_what_is_linear_before_a_mean_comes_after_it_and_joins_the_head(
     assert len(layers_of(folded, nn.Conv2d)) == 2
     assert {name.partition(".")[0] for name, _ in after.named_parameters()} == {"conv", "fc"}
     save(after, tmp_path)
-    again = load(tmp_path, model=Pooled(how))
+    again = load(tmp_path)
     assert torch.equal(again(x), after(x))
 
 
@@ -293,7 +294,7 @@ def test_awkward_networks_merge_once_and_twice_and_reload(
     merge_(after, policy=policy)
     assert after.code == code
     save(after, tmp_path)
-    assert torch.equal(load(tmp_path, model=model).double()(x), after(x))
+    assert torch.equal(load(tmp_path).double()(x), after(x))
 
 
 class Mixed(nn.Module):
@@ -336,7 +337,7 @@ def test_merging_between_other_operations_is_replayed(collapse: bool, tmp_path: 
         collapse_(network, "6..9", [x])
     merge_(network, policy="fold")
     save(network, tmp_path)
-    again = load(tmp_path, model=model)
+    again = load(tmp_path)
     assert torch.equal(again(x), network.eval()(x))
 
 

@@ -186,7 +186,7 @@ def check_reloading(model: nn.Module, merged: Network) -> None:
     x = merged.example_inputs(3)[0]
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         shoal.save(merged, folder)
-        again = shoal.load(folder, model=model)
+        again = shoal.load(folder)
         assert torch.equal(again(*x), merged(*x))
         path = Path(folder) / "merged.pt2"
         assert shoal.export(merged, path).max_rel_error <= 1e-10

@@ -120,7 +120,7 @@ def test_mlps_of_transformers_leave_the_skip_outside(
     data = images(3, 32, 32, batch=32, count=8)
     collapse_(network, names, data)
     assert not network.stretches
-    same_after_loading(network, model, data[0][:2], tmp_path / "saved")
+    same_after_loading(network, data[0][:2], tmp_path / "saved")
 
 
 @pytest.mark.slow

@@ -15,13 +15,13 @@ import yaml
 
 import small_runs
 from shoal.errors import RunError
+from shoal.merge.loading import load
 from shoal.merge.report import MergeReport
 from shoal.report.record import read_run
 from shoal.search import task
 from shoal.search.listener import Listener
 from shoal.search.result import Result
 from shoal.search.run import Run
-from shoal.store import load
 from small_runs import SITES, facts, result_of, run, same_weights
 
 WORKER = Path(__file__).parents[1] / "run_worker.py"
@@ -80,7 +80,7 @@ def test_a_finished_run_takes_a_last_training(finished: Path, tmp_path: Path) ->
 def test_a_folder_holds_what_the_call_returned(whole: tuple[Path, Result]) -> None:
     folder, result = whole
     assert result_of(folder) == facts(result)
-    assert same_weights(load(folder, small_runs.build()), result.model)
+    assert same_weights(load(folder, "best"), result.model)
     lines = (folder / "journal.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [step.to_dict() for step in result.steps]
     assert len(list((folder / "steps").iterdir())) == 1 + len(SITES)
@@ -96,12 +96,12 @@ def test_a_run_in_memory_ends_like_one_in_a_folder(whole: tuple[Path, Result]) -
 
 def test_a_run_ends_merged(whole: tuple[Path, Result]) -> None:
     folder, result = whole
-    merged = load(folder / "merged", small_runs.build())
+    merged = load(folder)
     assert same_weights(merged, result.merged)
     assert merged.plan.operations[:-1] == result.model.plan.operations
     assert merged.plan.operations[-1].kind == "merge"
     x = small_runs.digits().example_inputs(6)
-    assert torch.allclose(merged(x), load(folder, small_runs.build())(x), atol=1e-4)
+    assert torch.allclose(merged(x), load(folder, "best")(x), atol=1e-4)
     kept = json.loads((folder / "result.json").read_text())["merge"]
     assert kept == result.merge.to_dict()
     assert MergeReport.from_dict(kept) == result.merge
@@ -126,7 +126,7 @@ def test_a_finished_run_is_not_measured_again(
 
 
 @pytest.mark.parametrize(
-    "lost", ["merged", "merged/plan.json", "merged/model.safetensors", "best", "result.json"]
+    "lost", ["merged", "merged/network.json", "merged/model.safetensors", "best", "result.json"]
 )
 def test_an_end_that_is_not_whole_is_made_again(
     finished: Path, whole: tuple[Path, Result], lost: str
@@ -153,17 +153,17 @@ def test_the_trained_result_is_kept_before_it_is_measured(
     monkeypatch.setattr(task.Task, "ending", killed)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "run", remove=1)
-    assert len(load(tmp_path / "run", small_runs.build()).plan.names("linearize")) == 1
+    assert len(load(tmp_path / "run", "best").plan.names("linearize")) == 1
     assert not (tmp_path / "run" / "result.json").exists()
     monkeypatch.undo()
     small_runs.skip_latency(monkeypatch)
     assert run(tmp_path / "run", remove=1).removed == 1
-    assert (tmp_path / "run" / "merged" / "plan.json").exists()
+    assert (tmp_path / "run" / "merged" / "network.json").exists()
 
 
 def test_every_step_can_be_loaded(whole: tuple[Path, Result]) -> None:
     folder, result = whole
-    net = load(folder / "steps" / "002", small_runs.build())
+    net = load(folder, "steps/002")
     assert net.plan.names("linearize") == [name for step in result.steps[:3] for name in step.names]
 
 
@@ -310,13 +310,13 @@ def test_a_full_disk_while_weights_are_written_is_told_as_such(
 ) -> None:
     from safetensors import SafetensorError
 
-    from shoal import store
+    from shoal.network import saving
 
     def full(*args: Any, **kwargs: Any) -> None:
         text = 'IoError(Os { code: 28, kind: StorageFull, message: "No space left on device" })'
         raise SafetensorError(f"Error while serializing: {text}")
 
-    monkeypatch.setattr(store, "save_file", full)
+    monkeypatch.setattr(saving, "save_file", full)
     with pytest.raises(RunError, match="the disk is full"):
         run(tmp_path / "run", remove=1)
     assert list((tmp_path / "run" / "steps").iterdir()) == []
@@ -374,7 +374,7 @@ def test_two_runs_do_not_share_a_folder(finished: Path) -> None:
     [
         ("steps/001/step.json", "{"),
         ("steps/001/step.json", "{}"),
-        ("steps/004/plan.json", "[]"),
+        ("steps/004/network.json", "[]"),
         ("identity.json", "no json"),
     ],
 )
@@ -397,7 +397,7 @@ def test_a_missing_result_is_written_again(finished: Path, whole: tuple[Path, Re
     shutil.rmtree(finished / "steps" / "004")  # a run that was killed after its third step
     run(finished, epochs=2)
     assert result_of(finished) == result_of(whole[0])
-    assert torch.is_tensor(next(load(finished, small_runs.build()).parameters()))
+    assert torch.is_tensor(next(load(finished, "best").parameters()))
 
 
 def test_the_training_state_of_a_finished_step_is_of_no_use(

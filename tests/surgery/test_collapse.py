@@ -202,7 +202,7 @@ def test_a_collapsed_resnet_is_saved_and_loaded(loader: list[Tensor], tmp_path: 
     collapse_(network, ["layer2.0", "layer3.2"], loader)
     linearize_(network, "layer1.0.relu", how="identity")
     collapse_(network, "layer1.1", loader, kernel_size=1)
-    same_after_loading(network, model, loader[0], tmp_path / "saved")
+    same_after_loading(network, loader[0], tmp_path / "saved")
 
 
 def test_a_downsampling_block_with_a_convolution_in_its_shortcut(tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_a_downsampling_block_with_a_convolution_in_its_shortcut(tmp_path: Path)
     collapse_(network, "layer2.0", data)
     new = network.get_submodule("layer2.0.collapsed")
     assert (new.kernel_size, new.stride, new.padding) == ((3, 3), (2, 2), (1, 1))
-    same_after_loading(network, model, data[0], tmp_path / "saved")
+    same_after_loading(network, data[0], tmp_path / "saved")
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_architectures_shapes_and_replay(
     assert stretch not in by_name(network)
     path = network.plan.operations[-1].options["layers"][-1][0]
     assert network.node_of(path).meta["shape"] == shape
-    same_after_loading(network, model, data[0][:2], tmp_path / "saved")
+    same_after_loading(network, data[0][:2], tmp_path / "saved")
 
 
 def test_the_new_norm_changes_nothing_until_it_is_trained(

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from shoal.errors import ConfigError, NameNotFoundError, PlanError, ShoalError, TrainingError
+from shoal.merge.format1 import replay_
 from shoal.network import Network, Operation, Plan, capture
 from shoal.network.modules import Line
-from shoal.surgery import fit_lines, linearize_, replay_
+from shoal.surgery import fit_lines, linearize_
 
 
 def model() -> nn.Module:
@@ -142,19 +143,6 @@ def test_replaying_the_plan_rebuilds_the_network() -> None:
     assert torch.equal(rebuilt(data()), net(data()))
     assert rebuilt.plan.operations == net.plan.operations
     assert rebuilt.sites == net.sites
-
-
-def test_replaying_goes_on_from_what_is_done() -> None:
-    net = network().eval()
-    linearize_(net, ["4"], how="identity")
-    half = net.copy()
-    linearize_(net, ["2"], loader=[data()])
-    replay_(half, net.plan).load_state_dict(net.state_dict())
-    assert torch.equal(half(data()), net(data()))
-    other = network()
-    linearize_(other, ["7"], how="identity")
-    with pytest.raises(PlanError, match="changed in another way"):
-        replay_(other, net.plan)
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from shoal.importance import score
+from shoal.merge.format1 import replay_
 from shoal.network import Network, capture
-from shoal.surgery import fit_lines, linearize_, replay_
+from shoal.surgery import fit_lines, linearize_
 
 CALLS = ("act", "act_1", "act_2")
 

@@ -288,7 +288,7 @@ def _where(record: RunRecord) -> list[str]:
     page = record.folder / "report.html"
     lines = [
         f"the result, to train on, is in '{best}'; in Python: "
-        f"net = shoal.load({str(record.folder)!r})"
+        f"net = shoal.load({str(record.folder)!r}, 'best')"
     ]
     if record.merge:
         lines.append(

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from shoal.cli.results import open_trained
 from shoal.data import DataSet, load_data
 from shoal.errors import CaptureError, ConfigError, ShoalError
 from shoal.models import ModelSpec, check_finite, complete_spec, load_model, parse_spec
 from shoal.network import Network, capture
-from shoal.store import load
 from shoal.training import preserved_rng, seed_everything
 
 __all__ = [
@@ -71,7 +71,7 @@ def open_network(text: str, source: Source, data: DataSet | None = None) -> Netw
             raise ConfigError(
                 f"'{text}' is a folder with a network of its own: leave --num-classes"
             )
-        network = load(Path(text).expanduser())
+        network = open_trained(text)
         if data is not None:
             _check_samples(network, text, data)
         return network

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import fx
 
-from shoal.errors import ConfigError, PlanError
+from shoal.errors import ConfigError
 from shoal.measure import compare_outputs, count_macs, depth, latency_in
 from shoal.merge.algebra import ConvMap
 from shoal.merge.build import FOLD_ONLY, Applier, Attempt
@@ -21,13 +21,10 @@ from shoal.merge.prices import LatencyCosts
 from shoal.merge.regions import find_regions
 from shoal.merge.report import Kept, MergeReport
 from shoal.modes import device_of, is_channels_last, make_channels_last
-from shoal.network import Network, Operation
+from shoal.network import Network
 from shoal.network.cleanup import remove_dead_, used_paths
 from shoal.network.modules import Line
-from shoal.network.rewrite import replace_stretch_
 from shoal.runtimes import EAGER, check_runtime
-from shoal.surgery.layer_spec import layer_from_spec
-from shoal.surgery.replay import replayers
 
 __all__ = ["merge_"]
 
@@ -244,42 +241,6 @@ def fix_lines(network: Network) -> bool:
             if isinstance(module, Line):
                 module.fix_rank(len(tensor_shape(node)))
     return before != {name: value.shape for name, value in network.state_dict().items()}
-
-
-# ---------------------------------------------------------------------- replaying
-
-
-@replayers.register("merge")
-def _replay(network: Network, operation: Operation) -> None:
-    pool_first = operation.options.get("pool_first") is True
-    rounds = operation.options.get("rounds")
-    if not isinstance(rounds, list):
-        raise PlanError("the plan merges without saying what: the file is damaged")
-    used = used_paths(network.graph.nodes)
-    for cuts in rounds:
-        simplify_(network, pool_first=pool_first)
-        used |= used_paths(network.graph.nodes)
-        for cut in cuts:
-            _replay_cut(network, cut)
-        used |= used_paths(network.graph.nodes)
-        remove_dead_(network, used)
-    simplify_(network, pool_first=pool_first)
-    remove_dead_(network, used)
-    fix_lines(network)
-
-
-def _replay_cut(network: Network, cut: Mapping[str, Any]) -> None:
-    nodes = dict(enumerate(network.graph.nodes))
-    try:
-        start, end = nodes[cut["start"]], nodes[cut["end"]]
-        layers = [(path, layer_from_spec(spec)) for path, spec in cut["layers"]]
-        flatten = cut["flatten"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise PlanError(f"the plan merges what this network does not have: {error}") from error
-    if layers or flatten:
-        replace_stretch_(network, start, end, layers, flatten=flatten)
-    else:
-        end.replace_all_uses_with(start)
 
 
 def _only_type(network: Network) -> torch.dtype | None:

@@ -22,10 +22,9 @@ from shoal.merge.peephole import simplify_
 from shoal.merge.prices import LatencyCosts
 from shoal.merge.regions import Element, Layer, Region, find_regions
 from shoal.modes import device_of
-from shoal.network import Network, Operation
+from shoal.network import Network
 from shoal.network.rewrite import between
 from shoal.runtimes import EAGER
-from shoal.surgery.replay import replayers
 
 __all__ = ["find_movable_paddings", "move_paddings_"]
 
@@ -53,7 +52,7 @@ def find_movable_paddings(network: Network, *, batch: int = 1, runtime: str = EA
     found: list[Pair] = []
     for pair in [pair for region in find_regions(moved) for pair in _pairs(moved, region.chain)]:
         trial = moved.copy()
-        _move(trial, *pair)
+        move_padding_(trial, *pair)
         if _joined(trial, pair, prices):
             found.append(pair)
             moved = trial
@@ -80,16 +79,9 @@ def move_paddings_(network: Network, pairs: Sequence[Sequence[str]]) -> Network:
             raise PlanError(
                 f"'{first}' and '{second}' are no convolutions in a row whose padding can be moved"
             )
-        _move(network, first, second)
+        move_padding_(network, first, second)
         network.plan.record("pad", (first, second))
     return network
-
-
-@replayers.register("pad")
-def _replay(network: Network, operation: Operation) -> None:
-    if len(operation.names) != 2:
-        raise PlanError("the plan moves a padding without two layers: the file is damaged")
-    _move(network, *operation.names)
 
 
 # ---------------------------------------------------------------------- pairs
@@ -146,7 +138,8 @@ def _inside(region: Region) -> set[fx.Node]:
     return between(region.start, region.end)
 
 
-def _move(network: Network, first: str, second: str) -> None:
+def move_padding_(network: Network, first: str, second: str) -> None:
+    """Let one convolution pad for the next one, in place; not recorded."""
     nodes = {str(n.target): n for n in network.graph.nodes if n.op == "call_module"}
     if first not in nodes or second not in nodes:
         raise PlanError(f"the plan moves a padding from '{second}', which is not there")

@@ -25,7 +25,7 @@ DTYPES = {
     for value in vars(torch).values()
     if isinstance(value, torch.dtype)
 }
-_NAMED = {
+_NAMED: dict[str, dict[str, Any]] = {
     "dtype": DTYPES,
     "memory_format": {
         str(value).removeprefix("torch."): value
@@ -74,7 +74,7 @@ class Writer:
         self._paths[id(module)] = path
         entry = {} if not path or type(module) is nn.Module else self._layer(module, path)
         prefix = f"{path}." if path else ""
-        for key, held in (("parameters", module._parameters), ("buffers", module._buffers)):
+        for key, held in _held(module).items():
             if held:
                 entry[key] = {
                     name: None if value is None else self._tensor(prefix + name, value)
@@ -154,6 +154,11 @@ class Writer:
         if isinstance(meta.get("dtype"), torch.dtype):
             meta["dtype"] = str(meta["dtype"]).removeprefix("torch.")
         return {**entry, "meta": meta}
+
+
+def _held(module: nn.Module) -> dict[str, dict[str, Any]]:
+    """Return the very dictionaries that hold a module's tensors."""
+    return {"parameters": module._parameters, "buffers": module._buffers}
 
 
 def _written(value: Any, node: fx.Node) -> Any:
@@ -237,10 +242,12 @@ class Reader:
             return body
         if "type" not in entry:
             return nn.Module()
-        options = {key: tuple(v) if isinstance(v, list) else v for key, v in entry.items()}
-        name = options.pop("type")
-        for key in ("parameters", "buffers", "owner"):
-            options.pop(key, None)
+        name = entry["type"]
+        options = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in entry.items()
+            if key not in ("type", "parameters", "buffers")
+        }
         if name == "SharedPReLU":
             return SharedPReLU(cast(nn.PReLU, None))
         kind = type_named(name)
@@ -255,8 +262,7 @@ class Reader:
     def _fill(self, module: nn.Module, path: str, entry: Mapping[str, Any]) -> None:
         """Give a module its tensors, in the order in which it had them."""
         prefix = f"{path}." if path else ""
-        held = {"parameters": module._parameters, "buffers": module._buffers}
-        for key, own in held.items():
+        for key, own in _held(module).items():
             described = entry.get(key, {})
             for name, value in own.items():
                 if value is not None and described.get(name) is None:
@@ -266,7 +272,7 @@ class Reader:
                 for name, data in described.items()
             }
             own.clear()
-            own.update(cast(Any, found))
+            own.update(found)
             for name, value in found.items():
                 if not _PATH.fullmatch(name) or "." in name:
                     raise PlanError(f"'{name}' cannot be the name of a tensor")
@@ -325,7 +331,9 @@ class Reader:
 
     def _target(self, entry: Mapping[str, Any], args: tuple[Any, ...]) -> Any:
         op, target = entry["op"], entry["target"]
-        if not isinstance(target, str) or not all(k.isidentifier() for k in entry.get("kwargs", {})):
+        if not isinstance(target, str) or not all(
+            k.isidentifier() for k in entry.get("kwargs", {})
+        ):
             raise PlanError(f"the node '{entry['name']}' is damaged")
         if op == "call_function":
             function = function_named(target)

@@ -79,7 +79,7 @@ def write_network(network: Network, folder: Path) -> None:
     save_file(writer.tensors, weights)
     description = {
         "format": FORMAT,
-        "inputs": _describe_inputs(network._inputs),
+        "inputs": _describe_inputs(network.inputs),
         "outputs": tree_to_json(network._output_structure),
         "nodes": nodes,
         "modules": modules,
@@ -162,7 +162,7 @@ def _network(description: Mapping[str, Any], tensors: dict[str, Tensor]) -> Netw
         opaque=tuple(Opaque(*map(str, record)) for record in description["opaque"]),
         notes=tuple(map(str, description["notes"])),
         meta=dict(description["meta"]),
-        _inputs=InputSpec(
+        inputs=InputSpec(
             tree_from_json(inputs["structure"]),
             tuple(map(str, inputs["keywords"])),
             tuple(map(str, inputs["parameters"])),

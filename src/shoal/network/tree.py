@@ -79,7 +79,7 @@ def tree_to_json(structure: pytree.TreeSpec) -> Any:
             if not all(isinstance(key, (str, int)) for key in value):
                 raise PlanError("a dictionary with keys that are no text cannot be written")
             return {kind.__name__: named(value.items())}
-        names = getattr(value, "_fields", None) or getattr(kind, "__match_args__", ())
+        names: Any = getattr(value, "_fields", None) or getattr(kind, "__match_args__", ())
         if isinstance(value, tuple) and len(names) == len(value):
             return {"namedtuple": kind.__name__, "fields": named(zip(names, value, strict=True))}
         every = {}
@@ -106,7 +106,9 @@ def tree_from_json(data: Any) -> pytree.TreeSpec:
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise PlanError(f"the structure of inputs or outputs is damaged: {error}") from error
     if leaves != list(range(len(leaves))):
-        raise PlanError("the structure of inputs or outputs is damaged: its leaves are not in order")
+        raise PlanError(
+            "the structure of inputs or outputs is damaged: its leaves are not in order"
+        )
     return structure
 
 
@@ -119,7 +121,7 @@ def _read(data: Any) -> Any:
         return _KINDS[kind](_pairs(children) if pairs else [_read(child) for child in children])
     values = dict(_pairs(data["fields"]))
     if "namedtuple" in data:
-        return namedtuple(data["namedtuple"], list(values))(**values)  # noqa: PYI024
+        return namedtuple(data["namedtuple"], list(values))(**values)
     return Fields(values, map(str, data["empty"]))
 
 

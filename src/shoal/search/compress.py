@@ -15,6 +15,7 @@ from shoal.errors import ConfigError, DataError
 from shoal.models import check_finite
 from shoal.network import Network, capture
 from shoal.network.inputs import resolve_device
+from shoal.network.saving import state_hash
 from shoal.passes.batches import plain
 from shoal.search.engine import search
 from shoal.search.legacy import make_method, recipe_of
@@ -23,7 +24,6 @@ from shoal.search.meter import Meter
 from shoal.search.result import Result
 from shoal.search.run import Run
 from shoal.search.task import Task
-from shoal.store import state_hash
 from shoal.training import Recipe, find_recipe
 
 __all__ = ["compress", "working_device"]

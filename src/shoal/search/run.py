@@ -19,11 +19,11 @@ from shoal.distributed import barrier, from_main, is_main
 from shoal.errors import RunError, ShoalError
 from shoal.files import readable_errors, replace_folder, write_file
 from shoal.merge.report import MergeReport
-from shoal.network import Network, Plan
+from shoal.modes import device_of
+from shoal.network import Network
+from shoal.network.saving import read_network, write_network
 from shoal.search.ending import Ending
 from shoal.search.records import Metrics, Step
-from shoal.store import load_weights_, write_network
-from shoal.surgery import replay_
 
 __all__ = ["Run"]
 
@@ -220,15 +220,15 @@ class Run:
 
         Args:
             number: the step.
-            base: the captured original, with an empty plan; it is left as it is.
+            base: the captured original, on whose device it is put.
         """
         return self._load(self.folder / "steps" / f"{number:03d}", base)
 
     def _load(self, folder: Path, base: Network) -> Network:
-        plan = Plan.from_dict(_read_json(folder / "plan.json"))
-        network = replay_(base.copy(), plan)
-        load_weights_(network, folder)
-        return network
+        try:
+            return read_network(folder).to(device_of(base))
+        except ShoalError as error:
+            raise RunError(f"a step of the run is damaged: {error}") from error
 
     def _write_journal(self) -> None:
         lines = [json.dumps(step.to_dict()) for step in self.steps()]
@@ -242,7 +242,7 @@ class Run:
         """Return what the end of the search gave, if it is in the folder, whole and of these steps.
 
         Args:
-            base: the captured original, with an empty plan; it is left as it is.
+            base: the captured original, on whose device it is put.
             steps: all steps of the search.
             stopped: why it ended.
             energy: whether energy has to be known.

@@ -6,7 +6,6 @@ from shoal.passes.lines import FittedLine, LineMoments
 from shoal.surgery.collapse import collapse_
 from shoal.surgery.drop import drop_, zero_out_
 from shoal.surgery.linearize import fit_lines, linearize_
-from shoal.surgery.replay import replay_
 
 __all__ = [
     "FittedLine",
@@ -15,6 +14,5 @@ __all__ = [
     "drop_",
     "fit_lines",
     "linearize_",
-    "replay_",
     "zero_out_",
 ]

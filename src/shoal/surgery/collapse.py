@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from shoal.errors import ConfigError, PlanError
-from shoal.network import Network, Operation
+from shoal.errors import ConfigError
+from shoal.network import Network
 from shoal.network.cleanup import remove_dead_
 from shoal.network.rewrite import free_path, replace_stretch_
 from shoal.network.stretches import Stretch, with_kernel
 from shoal.surgery.fit_conv import FittedLayer
 from shoal.surgery.fit_stretches import check_ridge, fit_stretches
-from shoal.surgery.layer_spec import layer_from_spec, layer_spec
-from shoal.surgery.replay import replayers
+from shoal.surgery.layer_spec import layer_spec
 
 __all__ = ["collapse_", "collapsed_layers", "put_collapsed_"]
 
@@ -141,27 +139,3 @@ def _weight_like(network: Network, stretch: Stretch) -> Tensor:
     weight = network.get_submodule(stretch.layers[0]).weight
     assert isinstance(weight, Tensor)
     return weight
-
-
-# ---------------------------------------------------------------------- replaying
-
-
-@replayers.register("collapse")
-def _replay(network: Network, operation: Operation) -> None:
-    try:
-        layers = [(str(path), layer_from_spec(spec)) for path, spec in operation.options["layers"]]
-        layer, (name,) = layers[0][1], operation.names
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise PlanError("the plan holds a collapse without layers: the file is damaged") from error
-    stretch = network.stretch(name)
-    sizes = [getattr(layer, n, None) for n in ("in_channels", "out_channels")]
-    if isinstance(layer, nn.Linear):
-        sizes = [layer.in_features, layer.out_features]
-    if sizes != [stretch.in_channels, stretch.out_channels]:
-        raise PlanError(
-            f"the plan collapses '{stretch.name}' to {sizes[0]} → {sizes[1]} channels, but here "
-            f"it has {stretch.in_channels} → {stretch.out_channels}"
-        )
-    like = next((p for p in network.parameters() if p.is_floating_point()), torch.empty(0))
-    made = [(path, module.to(like.device, like.dtype)) for path, module in layers]
-    _replace(network, stretch, made)

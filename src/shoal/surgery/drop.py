@@ -10,12 +10,11 @@ from torch import Tensor, fx, nn
 
 from shoal.errors import ConfigError
 from shoal.modes import eval_mode
-from shoal.network import Network, Operation
+from shoal.network import Network
 from shoal.network.blocks import Block
 from shoal.network.cleanup import remove_dead_
 from shoal.network.runner import Tap, listen
 from shoal.network.weights import own_tensors
-from shoal.surgery.replay import replayers
 
 __all__ = ["check_removable", "drop_", "zero_out_"]
 
@@ -84,11 +83,6 @@ def zero_out_(network: Network, names: Sequence[str] | str) -> Network:
             "instead"
         )
     return network
-
-
-@replayers.register("drop")
-def _replay(network: Network, operation: Operation) -> None:
-    _remove(network, _checked(network, operation.names))
 
 
 def _checked(network: Network, names: Sequence[str]) -> list[Block]:

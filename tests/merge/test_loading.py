@@ -11,13 +11,19 @@ import torch
 from torch import Tensor, nn
 
 import shoal
-import small_runs
 from shoal import files as atomic
 from shoal.errors import CheckpointError, PlanError, RunError
+from shoal.merge.loading import load
 from shoal.modes import is_channels_last, make_channels_last
 from shoal.network import Network, capture
-from shoal.store import load, load_weights_, save, state_hash
+from shoal.network.saving import save, state_hash
 from small_runs import captured, digits, same_weights
+
+FORMAT_1 = Path(__file__).parent / "format1"
+EXPECTED = [
+    [0.44074, -5.93316, 10.95597, -5.72350, -6.82604],
+    [0.69155, -3.04100, 5.95828, -3.33435, -1.68550],
+]
 
 
 @pytest.fixture
@@ -43,13 +49,13 @@ def outputs(net: nn.Module) -> Tensor:
 
 
 def test_a_network_comes_back_bit_for_bit(lined: Network, saved: Path) -> None:
-    back = load(saved, small_runs.build(seed=5))
+    back = load(saved)
     assert same_weights(back, lined)
     assert torch.equal(outputs(back), outputs(lined))
     assert back.plan.to_dict() == lined.plan.to_dict()
     assert [site.linearized for site in back.sites] == [site.linearized for site in lined.sites]
     assert not back.training
-    assert sorted(path.name for path in saved.iterdir()) == ["model.safetensors", "plan.json"]
+    assert sorted(path.name for path in saved.iterdir()) == ["model.safetensors", "network.json"]
 
 
 def test_the_memory_format_of_images_comes_back_and_merging_keeps_it(tmp_path: Path) -> None:
@@ -63,37 +69,23 @@ def test_the_memory_format_of_images_comes_back_and_merging_keeps_it(tmp_path: P
             make_channels_last(net)
         shoal.merge_(net, policy="always")
         assert is_channels_last(net) is last
-        back = load(save(net, tmp_path / str(last)), model)
+        back = load(save(net, tmp_path / str(last)))
         assert is_channels_last(back) is last
         assert torch.equal(back(x), net(x))
     assert not is_channels_last(model)
 
 
-def test_the_users_model_keeps_its_weights(saved: Path) -> None:
-    model = small_runs.build(seed=5).train()
-    before = state_hash(model)
-    load(saved, model)
-    assert state_hash(model) == before
-    assert model.training
-
-
-def test_a_named_model_is_built_again(lined: Network, tmp_path: Path) -> None:
-    lined.plan.base = f"{small_runs.__file__}:build?num_classes=10"
-    save(lined, tmp_path / "named")
-    assert torch.equal(outputs(load(tmp_path / "named")), outputs(lined))
-
-
 def test_a_network_goes_on_after_it_was_loaded(lined: Network, saved: Path, tmp_path: Path) -> None:
-    back = load(saved, small_runs.build())
+    back = load(saved)
     shoal.linearize_(back, "relu_1", loader=digits().train)
-    again = load(save(back, tmp_path / "again"), small_runs.build())
+    again = load(save(back, tmp_path / "again"))
     assert torch.equal(outputs(again), outputs(back))
     assert len(again.plan) == 3
 
 
 def test_half_precision_comes_back_as_it_was(lined: Network, tmp_path: Path) -> None:
     half = lined.to(torch.bfloat16)
-    back = load(save(half, tmp_path / "half"), small_runs.build())
+    back = load(save(half, tmp_path / "half"))
     assert same_weights(back, half)
     assert next(back.parameters()).dtype == torch.bfloat16
     assert torch.equal(outputs(back), outputs(half))
@@ -114,7 +106,7 @@ class Tied(nn.Module):
 def test_tied_weights_are_stored_once_and_stay_tied(tmp_path: Path) -> None:
     net = capture(Tied(), torch.randn(3, 6)).copy()
     size = (save(net, tmp_path / "tied") / "model.safetensors").stat().st_size
-    back = load(tmp_path / "tied", Tied())
+    back = load(tmp_path / "tied")
     assert same_weights(back, net)
     assert back.get_parameter("two.weight") is back.get_parameter("one.weight")
     assert size < 4 * (36 + 6 + 6) + 600  # the header takes a few hundred bytes
@@ -126,7 +118,7 @@ def test_tied_weights_are_stored_once_and_stay_tied(tmp_path: Path) -> None:
 def test_a_new_save_takes_the_place_of_the_old_one(lined: Network, saved: Path) -> None:
     shoal.linearize_(lined, "relu_1", loader=digits().train)
     save(lined, saved)
-    assert len(load(saved, small_runs.build()).plan) == 3
+    assert len(load(saved).plan) == 3
     assert [path.name for path in saved.parent.iterdir()] == ["saved"]
 
 
@@ -143,9 +135,7 @@ def test_a_save_that_ends_half_way_leaves_the_old_or_the_new(
         copy = Path(shutil.copytree(saved, saved.parent / f"copy{at}"))
         with monkeypatch.context() as patch:
             finished = _saved_until(patch, call, at, lined, copy)
-        back = lined.copy()
-        load_weights_(back, copy)  # holds the weights against the plan's checksum
-        found = state_hash(back)
+        found = state_hash(load(copy))  # holds the weights against the checksum
         assert found == new if finished else found in (old, new)
         if finished:
             return
@@ -200,64 +190,158 @@ def test_damaged_weights_are_refused(saved: Path) -> None:
     data[-3] ^= 1
     path.write_bytes(bytes(data))
     with pytest.raises(CheckpointError, match="is damaged or was changed: its checksum"):
-        load(saved, small_runs.build())
+        load(saved)
     path.write_bytes(bytes(data[: len(data) // 2]))
     with pytest.raises(CheckpointError, match="is damaged"):
-        load(saved, small_runs.build())
+        load(saved)
     path.unlink()
     with pytest.raises(CheckpointError, match="is missing: copy the whole folder"):
-        load(saved, small_runs.build())
+        load(saved)
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         (lambda text: text[: len(text) // 2], "is damaged and cannot be read"),
-        (lambda text: "[]", "is not a plan"),
-        (lambda text: text.replace('"format": 1', '"format": 99'), "update shoal"),
-        (lambda text: text.replace('"linearize"', '"vaporize"', 1), "does not know: update shoal"),
-        (lambda text: text.replace('"last"', '"lost"', 1), "does not fit this model"),
+        (lambda text: "[]", "is not a network"),
+        (lambda text: text.replace('"format": 2', '"format": 99'), "update shoal"),
+        (lambda text: text.replace('"type": "Conv2d"', '"type": "Konv2d"', 1), "not registered"),
+        (lambda text: text.replace("aten.add.Tensor", "aten.add.Tenor", 1), "not registered"),
         (lambda text: text.replace('"operations"', '"operation"'), "no list of operations"),
-        (lambda text: text.replace('"leaves"', '"leave"'), "does not describe the inputs"),
+        (lambda text: text.replace('"leaves"', '"leave"'), "is damaged"),
+        (lambda text: text.replace('"nodes"', '"knots"', 1), "is damaged"),
+        (lambda text: text.replace('"in_channels": 8', '"in_channels": -8', 1), "is damaged"),
+        (lambda text: text.replace('"num_features"', '"features"', 1), "is damaged"),
     ],
 )
-def test_a_damaged_plan_is_refused(saved: Path, change: Any, words: str) -> None:
-    path = saved / "plan.json"
-    path.write_text(change(path.read_text()))
+def test_a_damaged_description_is_refused(saved: Path, change: Any, words: str) -> None:
+    path = saved / "network.json"
+    changed = change(path.read_text())
+    assert changed != path.read_text()
+    path.write_text(changed)
     with pytest.raises(PlanError, match=words) as caught:
-        load(saved, small_runs.build())
+        load(saved)
     assert "\n" not in str(caught.value)
 
 
-class Wider(small_runs.Small):
-    def __init__(self) -> None:
-        super().__init__()
-        self.hidden, self.fc = nn.Linear(8 * 16, 25), nn.Linear(25, 10)
-
-
-def test_a_plan_of_another_model_is_refused(saved: Path) -> None:
-    with pytest.raises(PlanError, match="was made from another model"):
-        load(saved, Wider())
-    other = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.ReLU())
-    with pytest.raises(PlanError, match="was made from another model"):
-        load(saved, other)
-
-
-def test_a_model_that_nobody_named_has_to_be_given(saved: Path) -> None:
-    with pytest.raises(PlanError, match="give it as model="):
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda text: text.replace('"out_channels": 8', '"out_channels": 9', 1), "in its layer"),
+        (lambda text: text.replace('"bias": {}', '"bias": null', 1), "is missing"),
+        (lambda text: text.replace('"running_mean": {}, ', "", 1), "is missing"),
+        (lambda text: text.replace('"weight": {}', '"wait": {}', 1), "is missing"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(saved: Path, change: Any, words: str) -> None:
+    path = saved / "network.json"
+    changed = change(path.read_text())
+    assert changed != path.read_text()
+    path.write_text(changed)
+    with pytest.raises(CheckpointError, match=words) as caught:
         load(saved)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("aten.add.Tensor", "aten.from_file.default"),
+        ("aten.add.Tensor", "os.system"),
+        ("aten.add.Tensor", "builtins.eval"),
+        ("aten.add.Tensor", "operator.attrgetter"),
+        ("aten.add.Tensor", "getattr"),
+        ('"target": "conv1"', '"target": "x\\"), print(\\"here"'),
+        ('"op": "placeholder", "target": "x"', '"op": "placeholder", "target": "x=print(1)"'),
+        ('"op": "call_module", "target": "conv1"', '"op": "call_method", "target": "conv1"'),
+        ('"type": "Conv2d"', '"type": "os.system"'),
+        ('"type": "Conv2d"', '"type": "Sequential"'),
+    ],
+)
+def test_nothing_that_a_file_names_is_called(
+    saved: Path, old: str, new: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = saved / "network.json"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(PlanError) as caught:
+        load(saved)
+    assert "\n" not in str(caught.value)
+    assert capsys.readouterr().out == ""
 
 
 def test_a_folder_that_is_no_saved_network_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="there is no folder"):
         load(tmp_path / "nowhere")
-    with pytest.raises(PlanError, match=r"has no plan\.json"):
+    with pytest.raises(PlanError, match=r"has no network\.json"):
         load(tmp_path)
 
 
 def test_the_file_tells_what_it_holds(saved: Path, lined: Network) -> None:
-    plan = json.loads((saved / "plan.json").read_text())
-    assert plan["format"] == 1
-    assert [op["names"] for op in plan["operations"]] == [["relu", "last"], ["act"]]
-    assert plan["fingerprint"] == lined.plan.fingerprint
-    assert plan["inputs"]["leaves"] == [{"shape": [4, 1, 8, 8], "dtype": "float32"}]
+    lined.meta["classes"] = ["cat", "dog"]
+    held = json.loads((save(lined, saved) / "network.json").read_text())
+    assert held["format"] == 2
+    assert [op["names"] for op in held["plan"]["operations"]] == [["relu", "last"], ["act"]]
+    assert held["plan"]["fingerprint"] == lined.plan.fingerprint
+    assert held["inputs"]["leaves"] == [{"shape": [4, 1, 8, 8], "dtype": "float32"}]
+    assert [node["name"] for node in held["nodes"]] == [node.name for node in lined.graph.nodes]
+    assert held["modules"]["fc"]["type"] == "Linear"
+    assert load(saved).meta == {"classes": ["cat", "dog"]}
+
+
+def test_the_same_network_gives_the_same_bytes(lined: Network, saved: Path, tmp_path: Path) -> None:
+    names = ("network.json", "model.safetensors")
+    first = [(saved / name).read_bytes() for name in names]
+    for network in (lined, load(saved)):
+        again = save(network, tmp_path / "again")
+        assert [(again / name).read_bytes() for name in names] == first
+
+
+# ---------------------------------------------------------------------- runs and old folders
+
+
+def test_a_folder_of_format_1_is_replayed_on_its_base() -> None:
+    """It was linearized both ways, dropped, collapsed, its padding moved, and merged."""
+    network = load(FORMAT_1)
+    kinds = ["linearize", "linearize", "drop", "collapse", "pad", "merge"]
+    assert [operation.kind for operation in network.plan.operations] == kinds
+    x = torch.linspace(-1, 1, 2 * 3 * 16 * 16).view(2, 3, 16, 16)
+    expected = torch.tensor(EXPECTED)
+    torch.testing.assert_close(network(x)[:, :5], expected, rtol=1e-4, atol=1e-4)
+    with pytest.raises(PlanError, match="was made from another model"):
+        load(FORMAT_1, model=shoal.models.cifar_resnet20(width=5))
+    own = load(FORMAT_1, model=shoal.models.cifar_resnet20(width=4))
+    assert same_weights(own, network)
+
+
+def test_an_old_folder_without_a_base_needs_the_model(tmp_path: Path) -> None:
+    old = Path(shutil.copytree(FORMAT_1, tmp_path / "old"))
+    text = (old / "plan.json").read_text()
+    (old / "plan.json").write_text(text.replace('"shoal:cifar_resnet20?width=4"', "null"))
+    with pytest.raises(PlanError, match="give it as model="):
+        load(old)
+    load(old, model=shoal.models.cifar_resnet20(width=4))
+    (old / "plan.json").write_text(text.replace('"linearize"', '"vaporize"', 1))
+    with pytest.raises(PlanError, match="does not know: update shoal"):
+        load(old)
+    (old / "plan.json").write_text(text.replace('"layer1.0.relu"', '"layer9.relu"', 1))
+    with pytest.raises(PlanError, match="does not fit this model"):
+        load(old)
+
+
+def test_parts_of_a_run(lined: Network, tmp_path: Path) -> None:
+    for part, names in (("best", ["relu"]), ("merged", ["relu", "last"]), ("steps/000", [])):
+        net = captured().copy()
+        if names:
+            shoal.linearize_(net, names, how="identity")
+        save(net, tmp_path / part)
+    (tmp_path / "identity.json").write_text("{}")
+    with pytest.raises(PlanError, match="has no result yet"):
+        load(tmp_path)
+    (tmp_path / "result.json").write_text("{}")
+    assert load(tmp_path).sites_left == 2
+    assert load(tmp_path, "best").sites_left == 3
+    assert load(tmp_path, "steps/000").sites_left == 4
+    with pytest.raises(PlanError, match="there is no folder"):
+        load(tmp_path, "steps/007")
