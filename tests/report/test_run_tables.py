@@ -165,7 +165,7 @@ def test_what_was_done_to_what_is_said() -> None:
 def test_steps_past_the_result_are_not_its_removals() -> None:
     low = replace(DENSE, top1_val=50.0)
     past = record(step(0), step(1), step(2, metrics=low, within=False))
-    assert past.removals == ("site1",)
+    assert outcome_lines(past)[0] == "linearized: site1"
     table = text(steps_table(past))
     assert "too low" in table
     assert "result" in table

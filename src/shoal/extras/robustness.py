@@ -75,50 +75,9 @@ class Robustness:
         }
 
 
-def robustness(
-    network: nn.Module,
-    loader: Iterable[Any],
-    *,
-    corruptions: Sequence[str] = CORRUPTIONS,
-    severities: Sequence[int] = SEVERITIES,
-    seed: int = 0,
-    samples: int | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> Robustness:
-    """Evaluate a network on corrupted images.
-
-    Args:
-        network: a classifier of images.
-        loader: batches of normalised images `[B, C, H, W]`, C 1 or 3, and labels; test data.
-        corruptions: names out of `CORRUPTIONS`.
-        severities: from 1 (light) to 5.
-        seed: decides the corruptions' random numbers, image by image.
-        samples: use this many images only; the corruptions take a few milliseconds an image.
-        mean: what was subtracted from each channel of pixels in [0, 1]; None reads it off a
-            loader of shoal's.
-        std: what they were divided by; likewise.
-        progress: called with the evaluations done and their total.
-
-    Raises:
-        ShoalError: the package is not installed.
-        NameNotFoundError: there is no such corruption.
-        ConfigError: a severity is not 1 to 5, the normalisation is not known, or images are
-            smaller than 32 pixels.
-        DataError: the loader is empty, or its batches are not images.
-    """
-    return compare_robustness(
-        {"network": network},
-        loader,
-        corruptions=corruptions,
-        severities=severities,
-        seed=seed,
-        samples=samples,
-        mean=mean,
-        std=std,
-        progress=progress,
-    )["network"]
+def robustness(network: nn.Module, loader: Iterable[Any], **options: Any) -> Robustness:
+    """Evaluate one network on corrupted images; options and errors are `compare_robustness`'s."""
+    return compare_robustness({"network": network}, loader, **options)["network"]
 
 
 def compare_robustness(
@@ -137,20 +96,25 @@ def compare_robustness(
 
     Args:
         networks: classifiers of images, by any names.
-        loader: batches of normalised images, as in `robustness`.
+        loader: batches of normalised images `[B, C, H, W]`, C 1 or 3, and labels; test data.
         corruptions: names out of `CORRUPTIONS`.
         severities: from 1 (light) to 5.
-        seed: decides the corruptions' random numbers.
-        samples: use this many images only.
-        mean: of the normalisation; None reads it off a loader of shoal's.
-        std: likewise.
+        seed: decides the corruptions' random numbers, image by image.
+        samples: use this many images only; the corruptions take a few milliseconds an image.
+        mean: what was subtracted from each channel of pixels in [0, 1]; None reads it off a
+            loader of shoal's.
+        std: what they were divided by; likewise.
         progress: called with the corruptions and severities done and their total.
 
     Returns:
-        What each network answers right, by the same names.
+        The accuracies of each network, by the same names.
 
     Raises:
-        ShoalError: as `robustness` does.
+        ShoalError: the package is not installed.
+        NameNotFoundError: there is no such corruption.
+        ConfigError: a severity is not 1 to 5, the normalisation is not known, or images are
+            smaller than 32 pixels.
+        DataError: the loader is empty, or its batches are not images.
     """
     check_options(corruptions, severities)
     clean, count = _accuracies(networks, loader, samples)

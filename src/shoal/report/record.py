@@ -64,11 +64,6 @@ class RunRecord:
         """The step whose network is the result."""
         return chosen(self.steps)
 
-    @property
-    def removals(self) -> tuple[str, ...]:
-        """The names of what is gone in the result, in the order in which it went."""
-        return tuple(name for step in lineage(self.steps) for name in step.names)
-
     def to_dict(self) -> dict[str, Any]:
         """Return what `result.json` holds, also for a run that is not finished."""
         values = {
