@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
 import shoal
+from shoal.merge.padding import move_paddings_
 from shoal.models import cifar_resnet20
 from shoal.network import Network
 from shoal.network.flow import Flow
@@ -120,6 +121,14 @@ def test_after_a_change_all_is_found_anew(captured: Network, change: str) -> Non
     assert found(network) == found(network.copy())  # a copy has found nothing yet
     assert all(site.node in network.view.order for site in network.sites)
     assert found(captured) == before
+
+
+def test_layers_changed_in_place_are_found_as_they_are(captured: Network) -> None:
+    network = linearize_(captured.copy(), "layer1.0.relu", how="identity")
+    view, _ = network.view, found(network)
+    move_paddings_(network, [("layer1.0.conv1", "layer1.0.conv2")])
+    assert network.view is not view
+    assert found(network) == found(network.copy())
 
 
 def test_what_fails_leaves_all_as_it_was(captured: Network) -> None:

@@ -156,6 +156,7 @@ def move_padding_(network: Network, first: str, second: str) -> None:
     more = [s * p for s, p in zip(earlier.stride, after, strict=True)]
     _set_padding(earlier, [p + m for p, m in zip(before, more, strict=True)])
     _set_padding(later, [0] * len(after))
+    network.changed()
     for node in {*between(nodes[first], read), nodes[first]}:
         shape = node.meta.get("shape")
         if shape is not None and len(shape) == len(after) + 2:

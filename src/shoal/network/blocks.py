@@ -57,13 +57,7 @@ class Block:
 
 
 def find_blocks(flow: Flow, root: nn.Module, sites: Collection[str]) -> list[Block]:
-    """Return the residual blocks of a network in the order of the forward pass.
-
-    Args:
-        flow: of the network's graph.
-        root: where its modules and tensors are found.
-        sites: the names of its sites.
-    """
+    """Return the residual blocks of a network in the order of the forward pass."""
     joints = _joints(flow, root)
     readers = _readers(flow, root)
     found = []
@@ -180,7 +174,7 @@ def _obstacle(joint: _Joint, flow: Flow, root: nn.Module, readers: _Readers) -> 
     if addition.kwargs.get("alpha", 1) != 1 and addition.args[0] is not shortcut:
         return "the addition scales the shortcut"
     for node in branch:
-        if _escapes(node, inside | {addition}, flow):
+        if flow.escapes(node, inside | {addition}):
             return f"'{node.name}' inside the branch is also used outside it"
         for source in node.all_input_nodes:
             if source not in inside and source is not start and flow.carries(source):
@@ -192,20 +186,6 @@ def _obstacle(joint: _Joint, flow: Flow, root: nn.Module, readers: _Readers) -> 
         if own and len(own) < len(users):
             return f"its weights '{own[0]}' are used elsewhere too"
     return ""
-
-
-def _escapes(node: fx.Node, inside: set[fx.Node], flow: Flow) -> bool:
-    """Whether a node's value, or what is made from its shape, reaches past `inside`."""
-    waiting, seen = list(node.users), set()
-    while waiting:
-        user = waiting.pop()
-        if user in inside or user in seen:
-            continue
-        seen.add(user)
-        if flow.carries(user) or user.op == "output":
-            return True
-        waiting.extend(user.users)
-    return False
 
 
 def _text(shape: tuple[int | None, ...] | None) -> str:

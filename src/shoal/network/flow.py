@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from torch import fx
 
 __all__ = ["Flow", "reads_shape"]
@@ -68,6 +70,19 @@ class Flow:
     def leads(self, start: fx.Node, end: fx.Node) -> bool:
         """Whether data flow from `start` to `end`, which are two nodes."""
         return start in self._above(end, self.order[start])
+
+    def escapes(self, node: fx.Node, inside: Collection[fx.Node]) -> bool:
+        """Whether a node's value, or what is made from its shape, reaches past `inside`."""
+        waiting, seen = list(node.users), set()
+        while waiting:
+            user = waiting.pop()
+            if user in inside or user in seen:
+                continue
+            seen.add(user)
+            if self.carries(user) or user.op == "output":
+                return True
+            waiting.extend(user.users)
+        return False
 
     def _above(self, end: fx.Node, first: int) -> set[fx.Node]:
         """Return the data-carrying nodes that `end` is computed from, itself included.

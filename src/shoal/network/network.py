@@ -189,6 +189,10 @@ class Network(nn.Module):
         """Put `module` at an existing path in the place of what is there."""
         parent, _, name = path.rpartition(".")
         self.get_submodule(parent)._modules[name] = module
+        self.changed()
+
+    def changed(self) -> None:
+        """Let `view` find everything anew; needed after a layer was changed in place."""
         self._keep(_view=None)
 
     @property

@@ -80,7 +80,7 @@ def put_module_(network: Network, path: str, module: nn.Module) -> None:
     if old is not None:  # modules may live below a layer, as an activation below its norm
         module._modules.update(old._modules)
     parent._modules[name] = module
-    network._keep(_view=None)
+    network.changed()
 
 
 def _output_shape(layer: nn.Module, shape: Sequence[int | None]) -> tuple[int | None, ...]:

@@ -39,13 +39,7 @@ class Site:
 def find_sites(
     graph: fx.Graph, root: nn.Module, records: Mapping[str, tuple[str, str]]
 ) -> list[Site]:
-    """Return the sites in the order of the forward pass, linearized ones included.
-
-    Args:
-        graph: of a captured network.
-        root: where its modules are found.
-        records: kind and path of each site, by name.
-    """
+    """Return the sites in the order of the forward pass, linearized ones included."""
     found = []
     for node in graph.nodes:
         if node.op == "call_module" and node.target in records:

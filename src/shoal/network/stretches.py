@@ -90,12 +90,6 @@ def find_stretches(
 
     Stretches whose fit would need more than `MAX_COLUMNS` columns even with a 1×1 kernel are left
     out, and so are those whose output size no padding reproduces.
-
-    Args:
-        flow: of the network's graph.
-        root: where its modules and tensors are found.
-        sites: the names of its sites.
-        blocks: its residual blocks.
     """
     finder = _Finder(flow, root, sites)
     found = [*finder.of_blocks(blocks)]
@@ -303,14 +297,9 @@ class _Finder:
             for source in node.all_input_nodes:
                 if source not in members and source is not start and self.flow.carries(source):
                     return False
-            waiting = list(node.users) if node is not end else []
-            while waiting:  # what only reads a shape is dead with the stretch
-                user = waiting.pop()
-                if user in members:
-                    continue
-                if self.flow.carries(user) or user.op == "output":
-                    return False
-                waiting.extend(user.users)
+            # What only reads a shape is dead with the stretch.
+            if node is not end and self.flow.escapes(node, members):
+                return False
         return True
 
     def _shape(

@@ -68,7 +68,7 @@ def places(network: nn.Module, at: Iterable[str]) -> Places:
     known: dict[str, tuple[fx.Node, ...]] = {}
     known |= {stretch.name: (stretch.start, stretch.end) for stretch in network.stretches}
     known |= {b.name: (b.start, b.addition) for b in network.blocks}
-    known |= {s.name: (network.node_of(s.name).all_input_nodes[0],) for s in network.sites}
+    known |= {s.name: (s.node.all_input_nodes[0],) for s in network.sites}
     for place in wanted:
         if place not in known:
             raise unknown_name("site, block or stretch", place, known)
