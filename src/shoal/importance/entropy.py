@@ -164,33 +164,34 @@ class Entropy(OnePass):
     @override
     def scores(self) -> Scores:
         """Return the entropies in bits (eq. 7), with standard errors where data were left out."""
-        values, without = {}, {}
-        for site in self._sites:
-            values[site.name], without[site.name] = self._entropies(site.name)
-        errors, settled = self._errors(values, without)
+        values = {site.name: self._entropy(site.name) for site in self._sites}
+        errors, settled = self._errors(values)
         details = {site.name: self._detail(site.name) for site in self._sites}
         return Scores(self.name, values, self._samples, errors, settled, details)
 
-    def _entropies(self, name: str) -> tuple[float, Tensor]:
-        """Return a layer's entropy, and what it is without each of the groups."""
+    def _entropy(self, name: str) -> float:
+        if self.options.pooling == "batch":
+            return int(self._sums[name].sum()) / int(self._dealt[1].sum()) / _PARTS_OF_A_BIT
+        on, off = self._on[name].sum(0), self._off[name].sum(0)
+        return float(binary_entropy(on, off).mean())
+
+    def _without(self, name: str) -> Tensor:
+        """Return what a layer's entropy is without each of the groups."""
         used = self._used()
         if self.options.pooling == "batch":
             sums, batches = self._sums[name][used], self._dealt[1][used]
-            without = leave_one_out(sums).double() / leave_one_out(batches) / _PARTS_OF_A_BIT
-            return int(sums.sum()) / int(batches.sum()) / _PARTS_OF_A_BIT, without
+            return leave_one_out(sums).double() / leave_one_out(batches) / _PARTS_OF_A_BIT
         on, off = self._on[name][used], self._off[name][used]
-        without = binary_entropy(leave_one_out(on), leave_one_out(off)).mean(-1)
-        return float(binary_entropy(on.sum(0), off.sum(0)).mean()), without
+        return binary_entropy(leave_one_out(on), leave_one_out(off)).mean(-1)
 
     def _used(self) -> Tensor:
         return self._dealt[1 if self.options.pooling == "batch" else 0] > 0
 
-    def _errors(
-        self, values: dict[str, float], without: dict[str, Tensor]
-    ) -> tuple[dict[str, float], bool | None]:
+    def _errors(self, values: dict[str, float]) -> tuple[dict[str, float], bool | None]:
         share = self._samples / self._population if self._population else 0.0
         if share >= 1.0:
             return dict.fromkeys(values, 0.0), True
+        without = {name: self._without(name) for name in values}
         errors = {name: standard_error(scores, share) for name, scores in without.items()}
         if any(error is None for error in errors.values()):
             return {}, None
