@@ -40,3 +40,18 @@ def test_frozen_parameters_are_left_out() -> None:
 def test_the_optimizer_is_the_recipes(name: str, kind: type) -> None:
     (optimizer,) = Optimizers(nn.Linear(2, 2), Recipe(optimizer=name)).each
     assert type(optimizer) is kind
+
+
+def test_a_scaler_of_losses_bears_a_group_without_gradients() -> None:
+    net = nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)])
+    own = [{"params": net[1].parameters(), "optimizer": "adam"}]
+    optimizers = Optimizers(net, Recipe(), own)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    before = [p.detach().clone() for p in net.parameters()]
+    scaler.scale(net[0](torch.ones(1, 2)).sum()).backward()
+    for optimizer in optimizers.with_gradients():
+        scaler.unscale_(optimizer)
+        scaler.step(optimizer)
+    scaler.update()
+    moved = [not torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True)]
+    assert moved == [True, True, False, False]

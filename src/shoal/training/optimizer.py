@@ -132,6 +132,14 @@ class Optimizers:
                     plan, step, steps_per_epoch=steps_per_epoch, epochs=epochs
                 )
 
+    def with_gradients(self) -> list[torch.optim.Optimizer]:
+        """Return those that have something to do: a scaler of losses refuses the others."""
+        return [
+            optimizer
+            for optimizer in self.each
+            if any(p.grad is not None for group in optimizer.param_groups for p in group["params"])
+        ]
+
     def zero_grad(self) -> None:
         """Forget the gradients."""
         for optimizer in self.each:

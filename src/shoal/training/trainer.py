@@ -143,14 +143,16 @@ class Trainer:
                 # that is the gradient of the mean over all samples, however they are shared out.
                 self.scaler.scale(loss * (world() / total)).backward()
             sums.append(parts)
-        for optimizer in self.optimizers.each:
+        optimizers = self.optimizers.with_gradients()
+        for optimizer in optimizers:
             self.scaler.unscale_(optimizer)
         if self.recipe.clip_norm is not None:
             parameters = self.objective.network.parameters()
             nn.utils.clip_grad_norm_(parameters, self.recipe.clip_norm)
-        for optimizer in self.optimizers.each:
+        for optimizer in optimizers:
             self.scaler.step(optimizer)
-        self.scaler.update()
+        if optimizers:
+            self.scaler.update()
         if self.hooks.after_step is not None:
             with torch.no_grad():
                 self.hooks.after_step(self.objective.network)
