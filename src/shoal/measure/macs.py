@@ -25,11 +25,11 @@ from torch.utils.module_tracker import ModuleTracker
 from shoal.errors import ConfigError
 from shoal.network.borrow import borrowed
 from shoal.network.inputs import Inputs, as_call, batch_size, first_line, home_device, map_tensors
+from shoal.quiet import quietly
 
 __all__ = ["MacCount", "count_macs", "count_params"]
 
 _log = logging.getLogger(__name__)
-_FAKE_LOGGER = logging.getLogger("torch._subclasses.fake_tensor")
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def _count_call(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any])
     fakes = FakeTensorMode(allow_non_fake_inputs=True)
     fake_args, fake_kwargs = map_tensors(fakes.from_tensor, (args, kwargs))
     try:
-        with fakes, _quiet(_FAKE_LOGGER):
+        with fakes, quietly():  # PyTorch prints a traceback of its own for a call that fails
             return _counted(model, fake_args, fake_kwargs)
     except Exception as error:  # whatever it is, the real run below decides whether it is the model
         _log.debug("counting MACs on shapes alone failed, running the model instead: %s", error)
@@ -113,16 +113,6 @@ def _count_call(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any])
             f"the model cannot be called with these inputs ({first_line(error)}): "
             "pass example inputs of the shapes and types that its forward takes"
         ) from error
-
-
-@contextmanager
-def _quiet(logger: logging.Logger) -> Iterator[None]:
-    """Keep PyTorch from printing a traceback of its own for a call that fails."""
-    disabled, logger.disabled = logger.disabled, True
-    try:
-        yield
-    finally:
-        logger.disabled = disabled
 
 
 def _counted(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Work:

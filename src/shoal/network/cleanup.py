@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from torch import fx, nn
-from torch._ops import OpOverload
 
 from shoal.network.modules import SharedPReLU
 from shoal.network.network import Network
-from shoal.network.nodes import makes_memory
+from shoal.network.nodes import makes_memory, writes
 
 __all__ = ["hand_over", "remove_dead_", "used_paths"]
 
@@ -57,7 +56,7 @@ def _live(graph: fx.Graph) -> set[fx.Node]:
     written: dict[fx.Node, list[fx.Node]] = {}
     waiting = [node for node in graph.nodes if node.op in ("placeholder", "output")]
     for node in graph.nodes:
-        if _writes(node):
+        if writes(node):
             maker = _maker(node)
             written.setdefault(maker, []).append(node)
             if not makes_memory(maker):
@@ -70,10 +69,6 @@ def _live(graph: fx.Graph) -> set[fx.Node]:
             waiting.extend(node.all_input_nodes)
             waiting.extend(written.get(node, ()))
     return live
-
-
-def _writes(node: fx.Node) -> bool:
-    return isinstance(node.target, OpOverload) and node.target._schema.is_mutable
 
 
 def _maker(node: fx.Node) -> fx.Node:

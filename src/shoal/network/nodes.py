@@ -16,6 +16,7 @@ __all__ = [
     "makes_memory",
     "module_path",
     "shape_of",
+    "writes",
 ]
 
 
@@ -81,3 +82,8 @@ def is_impure(node: fx.Node) -> bool:
     if node.op != "call_function" or not isinstance(node.target, OpOverload):
         return False
     return node.target._schema.is_mutable
+
+
+def writes(node: fx.Node) -> bool:
+    """Whether a node calls an operation that changes a tensor in place."""
+    return isinstance(node.target, OpOverload) and node.target._schema.is_mutable

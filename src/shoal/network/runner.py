@@ -15,13 +15,13 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from torch import fx, nn
-from torch._ops import OpOverload
 from torch.utils import _pytree as pytree
 from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
 from shoal.network.contexts import CONTEXT_CALLS, restored_on_error
 from shoal.network.network import Network
+from shoal.network.nodes import writes
 
 __all__ = ["Runner", "Tap", "listen"]
 
@@ -135,7 +135,7 @@ def _part(
         for node in nodes:
             if any(source in reached for source in node.all_input_nodes):
                 reached.add(node)
-        if any(_writes(node) for node in reached):
+        if any(writes(node) for node in reached):
             # Memory that is written into has to be made anew, so everything is run again.
             part = {node for node in nodes if node.op != "placeholder"}
         else:
@@ -143,10 +143,6 @@ def _part(
         part -= set(start)
     part = {node for node in part if order[node] <= last}
     return [node for node in nodes if node in part or node.target in CONTEXT_CALLS]
-
-
-def _writes(node: fx.Node) -> bool:
-    return isinstance(node.target, OpOverload) and node.target._schema.is_mutable
 
 
 def _last_uses(
