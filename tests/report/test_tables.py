@@ -13,7 +13,10 @@ import shoal.report
 import small_runs
 from shoal.merge.report import MergeReport
 from shoal.report import (
+    Compared,
+    Comparison,
     comparison_table,
+    comparison_tables,
     inspect_network,
     inspection_tables,
     latency_table,
@@ -138,6 +141,17 @@ def test_all_of_a_finished_run_fits_80_columns(
         lines = printed(table, 80)
         assert max(map(len, lines)) <= 80, "\n".join(lines)
         assert not any("…" in line for line in lines if "…" not in str(table.texts()))
+
+
+def test_networks_side_by_side_fit_80_columns_and_verbose_shows_all() -> None:
+    name = "torchvision:resnet18?num_classes=10, batch norms folded"
+    found = Comparison([Compared(name, 90.0, 88.0, 13, 18, 10**9, 10**7)] * 2, [], "", [])
+    (table,) = comparison_tables(found)
+    lines = printed(table, 80)
+    assert max(map(len, lines)) <= 80
+    assert any(line.startswith("left out") and "rectifiers" in line for line in lines)
+    shown = printed(table, 80, verbose=True)
+    assert all(column.name in shown[1] for column in table.columns)
 
 
 @pytest.mark.parametrize("file", sorted(ROOM.glob("*.py")), ids=lambda file: file.name)

@@ -31,7 +31,7 @@ def _sites(found: Inspection) -> Table:
         columns += [
             Column("ON", "%", meaning="how often a neuron is ON"),
             Column(scores.title, "score"),
-            Column("± standard error", "score", priority=1),
+            Column("± standard error", "error", priority=1),
         ]
 
     def cells(site: Site) -> tuple[Cell, ...]:

@@ -27,6 +27,7 @@ UNITS: Mapping[str, Callable[[float], str]] = MappingProxyType(
         "s": wording.duration,
         "×": wording.ratio,
         "score": wording.score,
+        "error": lambda value: f"{value:.2g}",
         "Wh": wording.watt_hours,
         "g": wording.grams,
     }
