@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from collapse_checks import torchvision_models
 from shoal.errors import PlanError
-from shoal.merge.algebra import ConvMap
+from shoal.merge.algebra import then
+from shoal.merge.conv_map import ConvMap
 from shoal.merge.loading import load
 from shoal.merge.merge import merge_
 from shoal.merge.prices import LatencyCosts
@@ -345,7 +346,7 @@ def test_a_wide_norm_before_a_layer_is_folded_in_little_memory() -> None:
     """A scale of 20,000 features is no matrix of 20,000 × 20,000."""
     wide = ConvMap.affine(torch.rand(20_000), torch.rand(20_000), 0)
     head = ConvMap(torch.rand(3, 20_000).double(), torch.zeros(3).double(), (), (), (), 1)
-    composed = wide.then(head)
+    composed = then(wide, head)
     torch.testing.assert_close(composed.weight, head.weight * wide.weight.T)
     torch.testing.assert_close(composed.bias, head.weight @ wide.bias)
 
@@ -384,7 +385,7 @@ def test_a_composed_layer_may_do_a_part_of_the_work_of_a_part(
         else:
             assert isinstance(layer, nn.Conv2d)
             maps.append(ConvMap.of_conv(layer, (0, 0)))
-    composed = maps[0].then(maps[1])
+    composed = then(maps[0], maps[1])
     assert any(composed.works_within(part) for part in maps) is within
 
 
@@ -577,3 +578,17 @@ def test_the_order_of_composing_is_the_one_that_is_exact() -> None:
     assert first.depth_after == 1
     again = merge_(network, policy="always")
     assert (again.depth_before, again.depth_after, again.merged) == (1, 1, [])
+
+
+def test_a_depthwise_point_and_its_norm_are_folded_at_once() -> None:
+    """Together they are a scale and shift, which goes into the layer before."""
+    x = torch.randn(2, 4, 9, 9)
+    point = nn.Conv2d(4, 4, 1, groups=4, bias=False)
+    model = nn.Sequential(nn.Conv2d(4, 4, 3), point, nn.BatchNorm2d(4), nn.ReLU())
+    network = capture(with_statistics(model), x).copy()
+    report = merge_(network, policy="fold")
+    assert report.depth_after == 1
+    code, state = network.code, {k: v.clone() for k, v in network.state_dict().items()}
+    assert not merge_(network, policy="fold").merged
+    assert network.code == code
+    assert all(torch.equal(network.state_dict()[k], v) for k, v in state.items())

@@ -16,8 +16,10 @@ from shoal.errors import ConfigError, RunError, ShoalError
 from shoal.measure import compare_outputs
 from shoal.models import cifar_resnet20
 from shoal.network import Network
+from shoal.network.modules import Line
 from shoal.runtimes import export
 from shoal.runtimes.onnx_session import OnnxRunner
+from shoal.runtimes.program import _LineAsNorm
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
@@ -324,3 +326,32 @@ def test_known_networks_export_and_agree(tmp_path: Path, name: str, linearized: 
         report = export(network, tmp_path / f"net.{form}", example)
         assert report.max_rel_error is not None
         assert report.max_rel_error <= 1e-4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_a_line_as_a_norm_is_exact_and_has_an_eps(dtype: torch.dtype) -> None:
+    """Exporters refuse an eps of 0."""
+    torch.manual_seed(0)
+    line = Line(torch.randn(5).to(dtype), torch.randn(5).to(dtype), 1)
+    norm = _LineAsNorm(line)
+    assert norm.EPS > 0
+    assert torch.equal(norm.variance + norm.EPS, torch.ones(5, dtype=dtype))
+    x = torch.randn(3, 5, 7, 7).to(dtype)
+    mean, one = torch.zeros(5, dtype=dtype), torch.ones(5, dtype=dtype)
+    expected = nn.functional.batch_norm(x, mean, one, norm.weight, norm.bias, eps=0.0)
+    assert torch.equal(norm(x), expected)
+
+
+def test_no_exported_norm_has_an_eps_of_zero(tmp_path: Path) -> None:
+    layers = [nn.Conv2d(3, 4, 3), nn.GELU(), nn.ReLU(), nn.GELU(), nn.Conv2d(4, 2, 3)]
+    network = shoal.capture(nn.Sequential(*layers).eval(), torch.randn(2, 3, 9, 9))
+    shoal.linearize_(network, ["2"], loader=[(torch.randn(8, 3, 9, 9), None)])
+    export(network, tmp_path / "net.onnx")
+    norms = [
+        attribute.f
+        for node in onnx.load(tmp_path / "net.onnx").graph.node
+        for attribute in node.attribute
+        if attribute.name == "epsilon"
+    ]
+    assert norms
+    assert all(eps > 0 for eps in norms)

@@ -1,7 +1,7 @@
-"""The algebra of linear layers: compose, add and fold convolutions and linear maps, exactly.
+"""The algebra of linear layers: the one map that two in a row, or two side by side, amount to.
 
-A `ConvMap` is a convolution with bias over n spatial dimensions, n = 0 being a linear layer, and a
-per-channel scale and shift being a 1×1 depthwise one. Everything is computed in float64.
+Pure functions on `ConvMap`s, in float64. Where no single map equals both everywhere they raise
+`Inexact`, whose text says why.
 """
 
 from __future__ import annotations
@@ -9,390 +9,230 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from shoal.network.modules import Line, OnesChannel
+from shoal.merge.conv_map import ConvMap
 
-__all__ = ["ConvMap", "Inexact", "conv_padding"]
+__all__ = ["Inexact", "in_a_row", "plus", "then"]
 
 
 class Inexact(Exception):
     """Two maps have no single convolution that equals their composition everywhere."""
 
 
-@dataclass(frozen=True)
-class ConvMap:
-    """y = conv(x, weight, bias) with zero padding.
+def in_a_row(maps: Sequence[ConvMap]) -> ConvMap:
+    """Return the one map that does one after the other.
 
-    Attributes:
-        weight: float64, shape [out, in / groups, *kernel].
-        bias: float64, shape [out].
-        stride: per spatial dimension.
-        padding: zeros on both sides, per spatial dimension.
-        dilation: per spatial dimension.
-        groups: of channels.
-        ones: whether the last input channel is a constant 1 that is added to the input. It carries
-            what an inner bias gives where a padding of the composed layers does not reach.
+    Where joining from the front is not exact, joining from the back may be: a shift before a padded
+    layer in groups cannot be carried on, but can if a dense layer follows.
+
+    Raises:
+        Inexact: neither is.
     """
+    try:
+        return reduce(then, maps)
+    except Inexact:
+        if len(maps) < 3:
+            raise
+        return reduce(lambda second, first: then(first, second), reversed(maps))
 
-    weight: Tensor
-    bias: Tensor
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    dilation: tuple[int, ...]
-    groups: int
-    ones: bool = False
 
-    # ------------------------------------------------------------------ makers
+# ---------------------------------------------------------------------- one after the other
 
-    @classmethod
-    def affine(cls, scale: Tensor, shift: Tensor, spatial: int) -> ConvMap:
-        """Return the per-channel map scale·x + shift; both have shape [channels]."""
-        weight = scale.double().reshape(-1, 1, *[1] * spatial)
-        ones, zeros = (1,) * spatial, (0,) * spatial
-        return cls(weight, shift.double(), ones, zeros, ones, len(weight))
 
-    @classmethod
-    def identity(cls, channels: int, spatial: int) -> ConvMap:
-        """Return the map that changes nothing."""
-        return cls.affine(torch.ones(channels), torch.zeros(channels), spatial)
+def then(first: ConvMap, second: ConvMap) -> ConvMap:
+    """Return the one map that does `first` and then `second`.
 
-    @classmethod
-    def of_linear(cls, layer: nn.Linear) -> ConvMap:
-        """Return the map of a linear layer."""
-        weight = layer.weight.detach().cpu().double()
-        return cls(weight, _bias(layer.bias, weight), (), (), (), 1)
+    M[o,i,t] = Σ_c Σ W2[o,c,b]·W1[c,i,a] over d1·a + s1·d2·b = t; stride s1·s2, padding p1 + s1·p2.
+    It is exact where the second map reads no padding, or where the first one turns the zeros
+    outside the image into zeros. A pointwise map whose bias stands in the way gives it to a channel
+    of ones, which is zero outside the image as the second map's padding is.
 
-    @classmethod
-    def of_conv(cls, layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, padding: tuple[int, ...]) -> ConvMap:
-        """Return the map of a convolution whose padding, in numbers, `conv_padding` gave."""
-        weight = layer.weight.detach().cpu().double()
-        bias = _bias(layer.bias, weight)
-        stride, dilation = tuple(layer.stride), tuple(layer.dilation)
-        return cls(weight, bias, stride, padding, dilation, layer.groups)
+    Raises:
+        Inexact: the second map's padding would have to hold what the first one computes there.
+    """
+    if first.spatial != second.spatial:
+        raise Inexact("the layers work on other dimensions")
+    if second.ones:
+        raise Inexact("the later layer carries a constant channel of its own")
+    if any(second.padding) and (first.ones or not first.is_pointwise):
+        raise Inexact("the later layer pads its input, so the borders would differ")
+    if any(second.padding) and bool(first.bias.any()):
+        return _with_ones(first, second)
+    if second.is_affine:
+        return _scaled_after(first, second)
+    if first.is_affine:
+        return _scaled_before(first, second)
+    light = _with_depthwise(first, second)
+    return light if light is not None else _convolved(first, second)
 
-    # ------------------------------------------------------------------ what it is
 
-    @property
-    def spatial(self) -> int:
-        """The number of spatial dimensions."""
-        return self.weight.dim() - 2
+def _convolved(first: ConvMap, second: ConvMap) -> ConvMap:
+    groups = math.gcd(first.groups, second.groups)
+    inner, outer = first.in_groups(groups), second.in_groups(groups)
+    weight, dilation = _kernel(first, second, inner, outer)
+    taps = outer.flatten(3).sum(3) if second.spatial else outer
+    moved = torch.einsum("goc,gc->go", taps, first.bias.view(groups, -1))
+    bias = second.bias + moved.flatten()
+    return _stepping(first, second, weight.flatten(0, 1), bias, dilation, groups)
 
-    @property
-    def kernel(self) -> tuple[int, ...]:
-        """The kernel's size."""
-        return tuple(self.weight.shape[2:])
 
-    @property
-    def channels_in(self) -> int:
-        """The number of input channels, without the constant one."""
-        return self.weight.shape[1] * self.groups - self.ones
+def _stepping(
+    first: ConvMap,
+    second: ConvMap,
+    weight: Tensor,
+    bias: Tensor,
+    dilation: tuple[int, ...],
+    groups: int,
+) -> ConvMap:
+    """Return a map with the stride and padding of both in a row."""
+    steps = list(zip(first.stride, second.stride, strict=True))
+    paddings = zip(first.padding, first.stride, second.padding, strict=True)
+    stride = tuple(a * b for a, b in steps)
+    padding = tuple(p + s * q for p, s, q in paddings)
+    return ConvMap(weight, bias, stride, padding, dilation, groups, first.ones)
 
-    @property
-    def channels_out(self) -> int:
-        """The number of output channels."""
-        return self.weight.shape[0]
 
-    @property
-    def is_depthwise(self) -> bool:
-        """Whether each output channel reads the input channel of the same number and no other."""
-        return self.groups == self.channels_in == self.channels_out and not self.ones
+def _with_depthwise(first: ConvMap, second: ConvMap) -> ConvMap | None:
+    """Compose a 1×1 and a depthwise map, in either order; None for any other two.
 
-    @property
-    def is_pointwise(self) -> bool:
-        """Whether each output position reads one input position and nothing outside."""
-        return all(k == 1 for k in self.kernel) and not any(self.padding)
-
-    @property
-    def is_affine(self) -> bool:
-        """Whether it only scales and shifts each channel."""
-        return self.is_depthwise and self.is_pointwise and all(s == 1 for s in self.stride)
-
-    @property
-    def is_identity(self) -> bool:
-        """Whether it changes nothing at all."""
-        return self.is_affine and bool((self.weight == 1).all()) and not bool(self.bias.any())
-
-    def covers(self, size: Sequence[int | None]) -> bool:
-        """Whether it reads all of an image of that size at once: a linear layer of its elements."""
-        apart = all(d == 1 for k, d in zip(self.kernel, self.dilation, strict=True) if k > 1)
-        whole = self.spatial > 0 and self.kernel == tuple(size) and not any(self.padding)
-        return whole and apart and self.groups == 1 and not self.ones
-
-    def flat(self) -> ConvMap:
-        """Return a map that covers its images as one of their elements, C × positions in order."""
-        return ConvMap(self.weight.flatten(1), self.bias, (), (), (), 1)
-
-    def works_within(self, other: ConvMap) -> bool:
-        """Whether this does a part of the work of `other`: the same with no more channels.
-
-        Args:
-            other: a map that gives no fewer output positions.
-        """
-        taps = zip(self.kernel, self.dilation, other.dilation, strict=True)
-        apart = all(k == 1 or mine == theirs for k, mine, theirs in taps)
-        one_group = self.groups == other.groups == 1
-        sizes = zip(self.weight.shape[:2], other.weight.shape[:2], strict=True)
-        smaller = all(mine <= theirs for mine, theirs in sizes)
-        paddings = zip(self.padding, other.padding, strict=True)
-        strides = zip(self.stride, other.stride, strict=True)
-        return (
-            self.kernel == other.kernel and apart and one_group and smaller
-            and self.ones <= other.ones
-            and all(mine <= theirs for mine, theirs in paddings)
-            and all(mine >= theirs for mine, theirs in strides)
-        )  # fmt: skip
-
-    # ------------------------------------------------------------------ composing
-
-    def then(self, second: ConvMap) -> ConvMap:
-        """Return the one map that does this and then `second`.
-
-        M[o,i,t] = Σ_c Σ W2[o,c,b]·W1[c,i,a] over d1·a + s1·d2·b = t; stride s1·s2, padding
-        p1 + s1·p2. It is exact where the second map reads no padding, or where this one turns the
-        zeros outside the image into zeros. A pointwise map whose bias stands in the way gives it to
-        a channel of ones, which is zero outside the image as the second map's padding is.
-
-        Raises:
-            Inexact: the second map's padding would have to hold what this one computes there.
-        """
-        if self.spatial != second.spatial:
-            raise Inexact("the layers work on other dimensions")
-        if second.ones:
-            raise Inexact("the later layer carries a constant channel of its own")
-        if any(second.padding) and (self.ones or not self.is_pointwise):
-            raise Inexact("the later layer pads its input, so the borders would differ")
-        if any(second.padding) and bool(self.bias.any()):
-            return self._with_ones(second)
-        if self.is_affine or second.is_affine:
-            return self._scaled_after(second) if second.is_affine else self._scaled_before(second)
-        light = self._with_depthwise(second)
-        if light is not None:
-            return light
-        groups = math.gcd(self.groups, second.groups)
-        first_weight, second_weight = _in_groups(self, groups), _in_groups(second, groups)
-        weight, dilation = self._kernel_with(second, first_weight, second_weight)
-        moved = torch.einsum(
-            "goc,gc->go",
-            second_weight.flatten(3).sum(3) if second.spatial else second_weight,
-            self.bias.view(groups, -1),
-        )
-        return self._stepping_to(
-            second, weight.flatten(0, 1), second.bias + moved.flatten(), dilation, groups
-        )
-
-    def _stepping_to(
-        self,
-        second: ConvMap,
-        weight: Tensor,
-        bias: Tensor,
-        dilation: tuple[int, ...],
-        groups: int,
-    ) -> ConvMap:
-        """Return a map with the stride and padding of both in a row."""
-        stride = tuple(a * b for a, b in zip(self.stride, second.stride, strict=True))
-        padding = tuple(
-            p + s * q for p, s, q in zip(self.padding, self.stride, second.padding, strict=True)
-        )
-        return ConvMap(weight, bias, stride, padding, dilation, groups, self.ones)
-
-    def _with_depthwise(self, second: ConvMap) -> ConvMap | None:
-        """Compose a 1×1 and a depthwise map, in either order; None for any other two.
-
-        The general way would write the depthwise one as a dense one first, which may be huge.
-        """
-        if not self.spatial:
-            return None
-        if all(k == 1 for k in self.kernel) and second.is_depthwise:
-            step = tuple(s * d for s, d in zip(self.stride, second.dilation, strict=True))
-            bias = second.bias + second.weight.flatten(1).sum(1) * self.bias
-            return self._stepping_to(second, self.weight * second.weight, bias, step, self.groups)
-        if self.is_depthwise and second.groups == 1 and all(k == 1 for k in second.kernel):
-            weight = second.weight * self.weight.transpose(0, 1)
-            bias = second.bias + second.weight.flatten(1) @ self.bias
-            return self._stepping_to(second, weight, bias, self.dilation, 1)
+    The general way would write the depthwise one as a dense one first, which may be huge.
+    """
+    if not first.spatial:
         return None
+    if all(k == 1 for k in first.kernel) and second.is_depthwise:
+        step = tuple(s * d for s, d in zip(first.stride, second.dilation, strict=True))
+        bias = second.bias + second.weight.flatten(1).sum(1) * first.bias
+        return _stepping(first, second, first.weight * second.weight, bias, step, first.groups)
+    if first.is_depthwise and second.groups == 1 and all(k == 1 for k in second.kernel):
+        weight = second.weight * first.weight.transpose(0, 1)
+        bias = second.bias + second.weight.flatten(1) @ first.bias
+        return _stepping(first, second, weight, bias, first.dilation, 1)
+    return None
 
-    def _scaled_after(self, second: ConvMap) -> ConvMap:
-        """Compose with a scale and shift of each output channel."""
-        scale = second.weight.flatten()
-        weight = self.weight * scale.view(-1, *[1] * (self.weight.dim() - 1))
-        return replace(self, weight=weight, bias=self.bias * scale + second.bias)
 
-    def _scaled_before(self, second: ConvMap) -> ConvMap:
-        """Compose a scale and shift of each input channel with a map."""
-        per_group = (second.groups, -1)
-        rows = second.channels_out // second.groups
-        scale, shift = (
-            values.view(per_group).repeat_interleave(rows, 0)  # [out, in / groups]
-            for values in (self.weight.flatten(), self.bias)
+def _scaled_after(first: ConvMap, line: ConvMap) -> ConvMap:
+    """Compose a map with a scale and shift of each output channel."""
+    scale = line.weight.flatten()
+    weight = first.weight * scale.view(-1, *[1] * (first.weight.dim() - 1))
+    return replace(first, weight=weight, bias=first.bias * scale + line.bias)
+
+
+def _scaled_before(line: ConvMap, second: ConvMap) -> ConvMap:
+    """Compose a scale and shift of each input channel with a map."""
+    rows = second.channels_out // second.groups
+    scale, shift = (
+        values.view(second.groups, -1).repeat_interleave(rows, 0)  # [out, in / groups]
+        for values in (line.weight.flatten(), line.bias)
+    )
+    taps = second.weight.flatten(2).sum(2) if second.spatial else second.weight
+    return replace(
+        second,
+        weight=second.weight * scale.view(*scale.shape, *[1] * second.spatial),
+        bias=second.bias + (taps * shift).sum(1),
+    )
+
+
+def _with_ones(first: ConvMap, second: ConvMap) -> ConvMap:
+    """Compose a pointwise map with a padded one, its bias carried by a channel of ones."""
+    silent = then(first.without_shift(), second)
+    if silent.groups > 1:
+        raise Inexact("the later layer pads its input and works in groups")
+    carried = torch.einsum("oc...,c->o...", second.in_groups(1).squeeze(0), first.bias)
+    return replace(silent, weight=torch.cat([silent.weight, carried.unsqueeze(1)], 1), ones=True)
+
+
+def _kernel(
+    first: ConvMap, second: ConvMap, inner: Tensor, outer: Tensor
+) -> tuple[Tensor, tuple[int, ...]]:
+    """Return the composed kernel, [groups, out, in, *kernel], and its dilation.
+
+    Args:
+        first: the map that comes first.
+        second: the map that follows.
+        inner: the first one's weight, [groups, middle, in, *kernel].
+        outer: the second one's weight, [groups, out, middle, *kernel].
+    """
+    step = [s * d for s, d in zip(first.stride, second.dilation, strict=True)]
+    if all(k == 1 for k in first.kernel):  # its taps stay as far apart as the second's
+        point = inner.flatten(3).squeeze(3) if first.spatial else inner
+        return torch.einsum("goc...,gci->goi...", outer, point), tuple(step)
+    if all(k == 1 for k in second.kernel):
+        point = outer.flatten(3).squeeze(3) if first.spatial else outer
+        return torch.einsum("goc,gci...->goi...", point, inner), first.dilation
+    size = [
+        d * (k1 - 1) + s * (k2 - 1) + 1
+        for d, k1, s, k2 in zip(first.dilation, first.kernel, step, second.kernel, strict=True)
+    ]
+    merged = outer.new_zeros(*outer.shape[:2], inner.shape[2], *size)
+    for tap in itertools.product(*map(range, second.kernel)):
+        part = torch.einsum("goc,gci...->goi...", outer[_at(tap)], inner)
+        where = tuple(
+            slice(s * b, s * b + d * (k - 1) + 1, d)
+            for s, b, d, k in zip(step, tap, first.dilation, first.kernel, strict=True)
         )
-        taps = second.weight.flatten(2).sum(2) if second.spatial else second.weight
-        return replace(
-            second,
-            weight=second.weight * scale.view(*scale.shape, *[1] * second.spatial),
-            bias=second.bias + (taps * shift).sum(1),
-        )
-
-    def _with_ones(self, second: ConvMap) -> ConvMap:
-        """Compose a pointwise map with a padded one, its bias carried by a channel of ones."""
-        silent = self.without_shift().then(second)
-        if silent.groups > 1:
-            raise Inexact("the later layer pads its input and works in groups")
-        carried = torch.einsum("oc...,c->o...", _dense(second).squeeze(0), self.bias).unsqueeze(1)
-        return replace(silent, weight=torch.cat([silent.weight, carried], 1), ones=True)
-
-    def _kernel_with(
-        self, second: ConvMap, first_weight: Tensor, second_weight: Tensor
-    ) -> tuple[Tensor, tuple[int, ...]]:
-        """Return the composed kernel, [groups, out, in, *kernel], and its dilation."""
-        step = [s * d for s, d in zip(self.stride, second.dilation, strict=True)]
-        if all(k == 1 for k in self.kernel):  # its taps stay as far apart as the second's
-            point = first_weight.flatten(3).squeeze(3) if self.spatial else first_weight
-            return torch.einsum("goc...,gci->goi...", second_weight, point), tuple(step)
-        if all(k == 1 for k in second.kernel):
-            point = second_weight.flatten(3).squeeze(3) if self.spatial else second_weight
-            return torch.einsum("goc,gci...->goi...", point, first_weight), self.dilation
-        size = [
-            d * (k1 - 1) + s * (k2 - 1) + 1
-            for d, k1, s, k2 in zip(self.dilation, self.kernel, step, second.kernel, strict=True)
-        ]
-        groups, out = second_weight.shape[:2]
-        merged = second_weight.new_zeros(groups, out, first_weight.shape[2], *size)
-        for tap in itertools.product(*map(range, second.kernel)):
-            part = torch.einsum("goc,gci...->goi...", second_weight[_at(tap)], first_weight)
-            where = tuple(
-                slice(s * b, s * b + d * (k - 1) + 1, d)
-                for s, b, d, k in zip(step, tap, self.dilation, self.kernel, strict=True)
-            )
-            merged[_at(where)] += part
-        return merged, (1,) * self.spatial
-
-    def plus(self, other: ConvMap) -> ConvMap:
-        """Return the one map that adds the outputs of both, fed the same input.
-
-        Raises:
-            Inexact: their strides or output sizes differ.
-        """
-        if self.spatial != other.spatial:
-            raise Inexact("the branches that are added work on other dimensions")
-        if self.stride != other.stride:
-            raise Inexact("the branches that are added have different strides")
-        a, b = self._undilated_like(other), other._undilated_like(self)
-        if a.ones or b.ones:
-            a, b = a._with_silent_ones(), b._with_silent_ones()
-        before, after = [], []
-        for n in range(a.spatial):
-            step = a.dilation[n]
-            reach_a = step * (a.kernel[n] - 1) + 1 - 2 * a.padding[n]
-            reach_b = step * (b.kernel[n] - 1) + 1 - 2 * b.padding[n]
-            if reach_a != reach_b or (a.padding[n] - b.padding[n]) % step:
-                raise Inexact("the branches that are added have different output sizes")
-            most = max(a.padding[n], b.padding[n])
-            before.append(((most - a.padding[n]) // step, (most - b.padding[n]) // step))
-            after.append(most)
-        groups = math.gcd(a.groups, b.groups)
-        weight = _widened(_in_groups(a, groups), [x for x, _ in before])
-        weight = weight + _widened(_in_groups(b, groups), [y for _, y in before])
-        return ConvMap(
-            weight.flatten(0, 1),
-            a.bias + b.bias,
-            a.stride,
-            tuple(after),
-            a.dilation,
-            groups,
-            a.ones,
-        )
-
-    def _with_silent_ones(self) -> ConvMap:
-        """Return the same map with a channel of ones that it does not look at."""
-        if self.ones:
-            return self
-        weight = _dense(self).squeeze(0)
-        weight = torch.cat([weight, torch.zeros_like(weight[:, :1])], 1)
-        return replace(self, weight=weight, groups=1, ones=True)
-
-    def _undilated_like(self, other: ConvMap) -> ConvMap:
-        """Return the same map with `other`'s dilation, which 1×1 kernels can take, or with 1."""
-        if self.dilation == other.dilation:
-            return self
-        if all(k == 1 for k in self.kernel) and not any(self.padding):
-            return replace(self, dilation=other.dilation)
-        if all(k == 1 for k in other.kernel) and not any(other.padding):
-            return self
-        size = [d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel, strict=True)]
-        weight = self.weight.new_zeros(*self.weight.shape[:2], *size)
-        weight[_at([slice(None, None, d) for d in self.dilation])] = self.weight
-        return replace(self, weight=weight, dilation=(1,) * self.spatial)
-
-    def scaled(self, factor: float) -> ConvMap:
-        """Return the map whose output is `factor` times this one's."""
-        return replace(self, weight=self.weight * factor, bias=self.bias * factor)
-
-    def without_shift(self) -> ConvMap:
-        """Return the map without its bias."""
-        return replace(self, bias=torch.zeros_like(self.bias))
-
-    # ------------------------------------------------------------------ making a layer
-
-    def layers(self, like: Tensor) -> list[nn.Module]:
-        """Return the layers that compute this map, in the type and place of `like`."""
-        if self.is_affine:
-            dim = 1 if self.spatial else -1
-            return [Line(self.weight.flatten().to(like), self.bias.to(like), dim)]
-        layer = self._plain_layer(like)
-        return [OnesChannel(), layer] if self.ones else [layer]
-
-    def _plain_layer(self, like: Tensor) -> nn.Module:
-        bias = bool(self.bias.any())
-        if self.spatial == 0:
-            linear = nn.Linear(self.channels_in, self.channels_out, bias=bias, device="meta")
-            return _filled(linear, _dense(self).squeeze(0), self.bias, like)
-        make = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[self.spatial - 1]
-        conv = make(
-            self.channels_in + self.ones,
-            self.channels_out,
-            self.kernel,  # type: ignore[arg-type]
-            stride=self.stride,  # type: ignore[arg-type]
-            padding=self.padding,  # type: ignore[arg-type]
-            dilation=self.dilation,  # type: ignore[arg-type]
-            groups=self.groups,
-            bias=bias,
-            device="meta",
-        )
-        return _filled(conv, self.weight, self.bias, like)
-
-    def describe(self) -> str:
-        """Return the kind of layer in a few words, for reports."""
-        if self.is_affine:
-            return f"scale and shift {self.channels_in}"
-        if self.spatial == 0:
-            return f"linear {self.channels_in}→{self.channels_out}"
-        kernel = "×".join(map(str, self.kernel))
-        stride = f" s{'×'.join(map(str, self.stride))}" if any(s > 1 for s in self.stride) else ""
-        groups = f" g{self.groups}" if self.groups > 1 else ""
-        ones = "+1" if self.ones else ""
-        return f"conv {kernel}{stride}{groups} {self.channels_in}{ones}→{self.channels_out}"
+        merged[_at(where)] += part
+    return merged, (1,) * first.spatial
 
 
-def conv_padding(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> tuple[int, ...] | None:
-    """Return how many zeros a convolution pads each side with; None if it pads otherwise."""
-    if layer.padding_mode != "zeros":
-        return None
-    if not isinstance(layer.padding, str):
-        return tuple(layer.padding)
-    if layer.padding == "valid":
-        return (0,) * len(layer.kernel_size)
-    extent = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
-    return None if any(e % 2 for e in extent) else tuple(e // 2 for e in extent)
+# ---------------------------------------------------------------------- side by side
 
 
-def _bias(bias: Tensor | None, weight: Tensor) -> Tensor:
-    return weight.new_zeros(len(weight)) if bias is None else bias.detach().cpu().double()
+def plus(a: ConvMap, b: ConvMap) -> ConvMap:
+    """Return the one map that adds the outputs of both, fed the same input.
+
+    Raises:
+        Inexact: their strides or output sizes differ.
+    """
+    if a.spatial != b.spatial:
+        raise Inexact("the branches that are added work on other dimensions")
+    if a.stride != b.stride:
+        raise Inexact("the branches that are added have different strides")
+    a, b = _undilated_like(a, b), _undilated_like(b, a)
+    if a.ones or b.ones:
+        a, b = _with_silent_ones(a), _with_silent_ones(b)
+    padding = tuple(max(p, q) for p, q in zip(a.padding, b.padding, strict=True))
+    widths = [], []  # type: tuple[list[int], list[int]]
+    for n, step in enumerate(a.dilation):
+        reach_a, reach_b = (step * (m.kernel[n] - 1) + 1 - 2 * m.padding[n] for m in (a, b))
+        if reach_a != reach_b or (a.padding[n] - b.padding[n]) % step:
+            raise Inexact("the branches that are added have different output sizes")
+        for width, one in zip(widths, (a, b), strict=True):
+            width.append((padding[n] - one.padding[n]) // step)
+    groups = math.gcd(a.groups, b.groups)
+    weight = _widened(a.in_groups(groups), widths[0]) + _widened(b.in_groups(groups), widths[1])
+    return ConvMap(
+        weight.flatten(0, 1), a.bias + b.bias, a.stride, padding, a.dilation, groups, a.ones
+    )
+
+
+def _with_silent_ones(one: ConvMap) -> ConvMap:
+    """Return the same map with a channel of ones that it does not look at."""
+    if one.ones:
+        return one
+    weight = one.in_groups(1).squeeze(0)
+    weight = torch.cat([weight, torch.zeros_like(weight[:, :1])], 1)
+    return replace(one, weight=weight, groups=1, ones=True)
+
+
+def _undilated_like(one: ConvMap, other: ConvMap) -> ConvMap:
+    """Return the same map with `other`'s dilation, which 1×1 kernels can take, or with 1."""
+    if one.dilation == other.dilation or other.is_pointwise:
+        return one
+    if one.is_pointwise:
+        return replace(one, dilation=other.dilation)
+    size = [d * (k - 1) + 1 for d, k in zip(one.dilation, one.kernel, strict=True)]
+    weight = one.weight.new_zeros(*one.weight.shape[:2], *size)
+    weight[_at([slice(None, None, d) for d in one.dilation])] = one.weight
+    return replace(one, weight=weight, dilation=(1,) * one.spatial)
+
+
+# ---------------------------------------------------------------------- weights
 
 
 def _at(places: Sequence[int | slice]) -> Any:
@@ -400,32 +240,8 @@ def _at(places: Sequence[int | slice]) -> Any:
     return (..., *places)
 
 
-def _dense(conv: ConvMap) -> Tensor:
-    return _in_groups(conv, 1)
-
-
-def _in_groups(conv: ConvMap, groups: int) -> Tensor:
-    """Return the weight as [groups, out / groups, in / groups, *kernel], for fewer groups."""
-    parts = conv.groups // groups
-    own = conv.weight.reshape(groups, parts, -1, *conv.weight.shape[1:])
-    if parts == 1:
-        return own.squeeze(1)
-    out, inner = own.shape[2], own.shape[3]
-    wide = own.new_zeros(groups, parts, out, parts, inner, *conv.kernel)
-    for part in range(parts):
-        wide[:, part, :, part] = own[:, part]
-    return wide.reshape(groups, parts * out, parts * inner, *conv.kernel)
-
-
-def _widened(weight: Tensor, zeros: list[int]) -> Tensor:
+def _widened(weight: Tensor, zeros: Sequence[int]) -> Tensor:
     """Put so many zero taps on both sides of the kernel, per spatial dimension."""
     if not any(zeros):
         return weight
     return nn.functional.pad(weight, [z for n in reversed(zeros) for z in (n, n)])
-
-
-def _filled(layer: nn.Module, weight: Tensor, bias: Tensor, like: Tensor) -> nn.Module:
-    layer.weight = nn.Parameter(weight.to(like).contiguous())
-    if layer.bias is not None:
-        layer.bias = nn.Parameter(bias.to(like))
-    return layer

@@ -1,4 +1,4 @@
-"""Put the chosen segments into a network's graph, and write down what became of each layer."""
+"""Build the chosen segments into a network's graph, and write down what became of each layer."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from shoal.merge.algebra import ConvMap
-from shoal.merge.boundaries import boundary
-from shoal.merge.cut import Prices, Segment, best_cut
+from shoal.merge.conv_map import ConvMap
+from shoal.merge.cut import Prices, best_cut
+from shoal.merge.flattening import as_built, place_of_flattening
 from shoal.merge.linear_ops import linear_map, operands, tensor_shape
+from shoal.merge.reasons import NEEDED, boundary, why_apart
 from shoal.merge.regions import Region
 from shoal.merge.report import Boundary, Kept, Merged
+from shoal.merge.units import Segment
 from shoal.network import Network
 from shoal.network.rewrite import between, free_path, is_closed, replace_stretch_
 from shoal.network.weights import is_weighted
 from shoal.surgery.layer_spec import layer_spec
 
-__all__ = ["FOLD_ONLY", "Applier", "Attempt"]
-
-FOLD_ONLY = "only scales and shifts were to be folded"
+__all__ = ["Attempt", "Builder"]
 
 
 @dataclass
@@ -41,89 +41,93 @@ class Attempt:
     error: float = math.inf
     error_float64: float | None = None
 
+    def take(self, builder: Builder) -> None:
+        """Add what one pass over the regions did."""
+        self.merged += builder.merged
+        self.kept = builder.kept
+        seen = {boundary.region for boundary in builder.boundaries}
+        self.boundaries = [b for b in self.boundaries if b.region not in seen]
+        self.boundaries += builder.boundaries
+        self.rounds.append(builder.cuts)
+        self.joined |= builder.joined
 
-class Applier:
-    """Applies the best cut of one region after the other.
+
+class Builder:
+    """Puts the best cut of one region after the other into a network, in one pass.
 
     Args:
-        attempt: whose network is changed, and where it is written down.
+        network: changed in place; dead nodes stay.
         prices: by what a cut is chosen.
         timed: whether a segment's cost is in milliseconds.
+
+    Attributes:
+        merged: what became one layer.
+        kept: what did not, with the reason.
+        boundaries: of the regions.
+        cuts: what was replaced, as a plan records it; empty where nothing was.
+        joined: whether more than scales and shifts was folded.
     """
 
-    def __init__(self, attempt: Attempt, prices: Prices, *, timed: bool) -> None:
-        self.network = attempt.network
-        self.attempt = attempt
+    def __init__(self, network: Network, prices: Prices, *, timed: bool = False) -> None:
+        self.network = network
         self.prices = prices
         self.timed = timed
-        self.region = ""
-        attempt.rounds.append([])
-        self.now: dict[fx.Node, fx.Node] = {}  # who gives a tensor that was replaced
+        self.merged: list[Merged] = []
+        self.kept: list[Kept] = []
+        self.boundaries: list[Boundary] = []
+        self.cuts: list[dict[str, Any]] = []
+        self.joined = False
+        self._region = ""
+        self._now: dict[fx.Node, fx.Node] = {}  # who gives a tensor that was replaced
 
-    def apply(self, region: Region, *, leave: bool = False) -> None:
+    def build(self, region: Region, *, leave: bool = False) -> None:
         """Cut a region into its layers; `leave` only writes down where it begins and ends."""
-        self.region = region.end.name
-        others = [b for b in self.attempt.boundaries if b.region != self.region]
-        self.attempt.boundaries = [*others, boundary(region, self.network)]
+        self._region = region.end.name
+        self.boundaries.append(boundary(region, self.network))
         if not leave:
-            self._apply(best_cut(region.chain, self.prices))
+            self._build(best_cut(region.chain, self.prices))
 
-    def _apply(self, segments: Sequence[Segment]) -> None:
-        """Apply the segments of a region or of a branch."""
-        for i, segment in enumerate(segments):
-            following = segments[i + 1] if i + 1 < len(segments) else None
-            kept = Kept(self._names(segment), self._why(segment, following), self.region)
+    def _build(self, segments: Sequence[Segment]) -> None:
+        """Build the segments of a region or of a branch."""
+        for segment, following in zip(segments, [*segments[1:], None], strict=False):
+            reason = why_apart(segment, following, joins=self.prices.joins)
+            kept = Kept(self._names(segment), reason, self._region)
             if segment.map is None and segment.branches:
                 for branch in segment.branches:
-                    self._apply(branch)
+                    self._build(branch)
                 self._bypass_pushed(segment)
             elif segment.changed:
                 self._replace(segment)
-            if kept.reason and (segment.layers or _scales(segment)):
-                self.attempt.kept.append(kept)
-
-    def _why(self, segment: Segment, following: Segment | None) -> str:
-        """Return why a segment is not one layer with the following one."""
-        if segment.map is None and segment.branches:
-            return segment.reason if self.prices.joins else segment.reason or FOLD_ONLY
-        if following is None:
-            return segment.reason
-        if segment.map is None or (following.map is None and not following.branches):
-            return "what comes after it is flattened first"
-        if not self.prices.joins and _scales(segment):
-            return segment.reason or "folding it would cost the next layer a channel of ones"
-        if not self.prices.joins and segment.layers and following.layers:
-            return segment.reason or FOLD_ONLY
-        return segment.reason
+            if kept.reason and (segment.layers or segment.scales):
+                self.kept.append(kept)
 
     def _names(self, segment: Segment) -> tuple[str, ...]:
         """Return the paths of a segment's layers with weights, or of what it has instead."""
-        inside = between(self.now.get(segment.start, segment.start), segment.end)
+        inside = between(self._now.get(segment.start, segment.start), segment.end)
         nodes = [node for node in self.network.graph.nodes if node in inside]
         called = [node for node in nodes if node.op == "call_module"]
         weighted = [node for node in nodes if is_weighted(node, self.network)]
         return tuple(str(n.target) for n in weighted or called) or (segment.end.name,)
 
     def _replace(self, segment: Segment) -> None:
-        start = self.now.get(segment.start, segment.start)
-        end = self.now.get(segment.end, segment.end)
+        start = self._now.get(segment.start, segment.start)
+        end = self._now.get(segment.end, segment.end)
         if not is_closed(start, end):
-            reason = "a tensor inside is needed elsewhere"
-            self.attempt.kept.append(Kept(self._names(segment), reason, self.region))
+            self.kept.append(Kept(self._names(segment), NEEDED, self._region))
             return
         merged = self._describe(segment, start, end)
-        flatten = _flattening(start, end, segment.map)
+        flatten = place_of_flattening(start, end, segment.map)
         layers = self._layers(segment, merged.name, flatten, start, end)
         specs = [[path, layer_spec(module)] for path, module in layers]
         self._record_cut(start, end, specs, flatten)
-        self.attempt.merged.append(merged)
-        self.attempt.joined |= segment.layers > 1
+        self.merged.append(merged)
+        self.joined |= segment.layers > 1
         if not layers and not flatten:
             end.replace_all_uses_with(start)
-            self.now[segment.end] = start
+            self._now[segment.end] = start
         else:
             node = replace_stretch_(self.network, start, end, layers, flatten=flatten)
-            self.now[segment.end] = node
+            self._now[segment.end] = node
 
     def _record_cut(
         self, start: fx.Node, end: fx.Node, specs: list[list[Any]], flatten: str | None
@@ -131,7 +135,7 @@ class Applier:
         """Write a cut down; by places in the graph, for a node's name depends on its history."""
         place = {node: index for index, node in enumerate(self.network.graph.nodes)}
         cut = {"start": place[start], "end": place[end], "layers": specs, "flatten": flatten}
-        self.attempt.rounds[-1].append(cut)
+        self.cuts.append(cut)
 
     def _bypass_pushed(self, segment: Segment) -> None:
         """Take out the scales and shifts after a sum that were pushed into its branches."""
@@ -143,10 +147,10 @@ class Applier:
         if total is segment.end:
             return
         gone = replace(segment, start=total, branches=(), layers=0)
-        self.attempt.merged.append(self._describe(gone, total, segment.end))
+        self.merged.append(self._describe(gone, total, segment.end))
         self._record_cut(total, segment.end, [], None)
         segment.end.replace_all_uses_with(total)
-        self.now[segment.end] = total
+        self._now[segment.end] = total
 
     def _layers(
         self, segment: Segment, path: str, flatten: str | None, start: fx.Node, end: fx.Node
@@ -155,11 +159,7 @@ class Applier:
         found = segment.map
         if found is None or found.is_identity:
             return []
-        if flatten == "before" and found.covers(tensor_shape(start)[2:]):
-            found = found.flat()
-        elif found.spatial and (flatten == "before" or len(tensor_shape(start)) == 2):
-            found = _without_positions(found)
-        *helpers, layer = found.layers(self._like(start, end))
+        *helpers, layer = as_built(found, start, flatten).layers(self._like(start, end))
         ones = [(free_path(self.network, f"{path}_ones"), module) for module in helpers]
         return [*ones, (path, layer)]
 
@@ -184,7 +184,7 @@ class Applier:
             macs_after=0 if found is None else _map_macs(found, end),
             latency_before_ms=segment.cost_apart if self.timed else None,
             latency_after_ms=segment.cost if self.timed else None,
-            region=self.region,
+            region=self._region,
         )
 
     def _path(self, inside: list[fx.Node], weighted: list[fx.Node], end: fx.Node) -> str:
@@ -205,42 +205,6 @@ class Applier:
         kernel = getattr(module, "kernel_size", None)
         name = type(module).__name__
         return f"{name} {'×'.join(map(str, kernel))}" if isinstance(kernel, tuple) else name
-
-
-def _scales(segment: Segment) -> bool:
-    """Whether a segment scales and shifts, rather than only hand on or move what it reads."""
-    return segment.map is not None and segment.map.is_affine and not segment.map.is_identity
-
-
-def _flattening(start: fx.Node, end: fx.Node, found: ConvMap | None) -> str | None:
-    """Return where a flattening inside a segment goes: before layers that see all, or one position.
-
-    A convolution over the whole image computes the same as a linear layer, and much slower.
-    """
-    shape = tensor_shape(start)
-    if len(shape) == 2 or len(tensor_shape(end)) != 2:
-        return None
-    if all(n == 1 for n in shape[2:]):
-        single = found is None or found.channels_out == tensor_shape(end)[1]
-        return "before" if single else "after"
-    return "before" if found is not None and found.covers(shape[2:]) else "after"
-
-
-def _without_positions(found: ConvMap) -> ConvMap:
-    """Return a convolution from one position to one as a linear layer.
-
-    Of its taps one reads the position, the others padding; a channel of ones is a bias there.
-    """
-    axes = list(zip(found.padding, found.dilation, found.kernel, strict=True))
-    weight = torch.zeros_like(found.weight.flatten(2)[:, :, 0])
-    if all(p % d == 0 and p // d < k for p, d, k in axes):
-        weight = found.weight.permute(*range(2, found.weight.dim()), 0, 1)
-        for p, d, _ in axes:
-            weight = weight[p // d]
-    bias = found.bias
-    if found.ones:
-        weight, bias = weight[:, :-1], bias + weight[:, -1]
-    return ConvMap(weight, bias, (), (), (), found.groups)
 
 
 def _positions(node: fx.Node, channels_last: bool) -> int:

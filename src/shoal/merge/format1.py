@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from shoal.errors import CheckpointError, PlanError, ShoalError
-from shoal.merge.merge import fix_lines
 from shoal.merge.padding import move_padding_
-from shoal.merge.peephole import simplify_
+from shoal.merge.peephole import fix_lines, simplify_
 from shoal.models import load_model, parse_spec
 from shoal.modes import make_channels_last
 from shoal.network import Network, Operation, Plan, capture

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from shoal.merge.algebra import ConvMap, conv_padding
+from shoal.merge.conv_map import ConvMap, conv_padding
 from shoal.network import Network
 from shoal.network.modules import Line, StochasticDepth
 from shoal.network.nodes import lookup_tensor

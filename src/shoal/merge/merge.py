@@ -10,25 +10,23 @@ import torch
 from torch import fx
 
 from shoal.errors import ConfigError
-from shoal.measure import compare_outputs, count_macs, depth, latency_in
-from shoal.merge.algebra import ConvMap
-from shoal.merge.build import FOLD_ONLY, Applier, Attempt
+from shoal.measure import count_macs, depth, latency_in
+from shoal.merge.build import Attempt, Builder
+from shoal.merge.conv_map import ConvMap
 from shoal.merge.cut import Prices
-from shoal.merge.inputs import call, cast, resized, sample_inputs
-from shoal.merge.linear_ops import tensor_shape
-from shoal.merge.peephole import simplify_
+from shoal.merge.peephole import fix_lines, simplify_
 from shoal.merge.prices import LatencyCosts
+from shoal.merge.reasons import CHANGED, CHANGED_ALL, FOLD_ONLY, WHOLE_IS_SLOWER
 from shoal.merge.regions import find_regions
 from shoal.merge.report import Kept, MergeReport
+from shoal.merge.verify import Verifier, resized, sample_inputs
 from shoal.modes import device_of, is_channels_last, make_channels_last
 from shoal.network import Network
 from shoal.network.cleanup import remove_dead_, used_paths
-from shoal.network.modules import Line
 from shoal.runtimes import EAGER, check_runtime
 
 __all__ = ["merge_"]
 
-_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 5e-3}
 _SLOWER = 1.02  # a merged network may be measured so much slower before it is undone
 
 
@@ -82,10 +80,9 @@ class _Merger:
         self.inputs = inputs
         self.batch = batch
         self.runtime = runtime
-        self.dtype = _only_type(network)
-        self.base = self._in_float64()
         self.policy = policy
-        dtype = self.dtype or torch.float32
+        self.verifier = Verifier(network, inputs)
+        dtype = self.verifier.dtype or torch.float32
         self.costs = LatencyCosts(batch, device_of(network), dtype, runtime)
 
     def run(self) -> MergeReport:
@@ -95,10 +92,9 @@ class _Merger:
             folded = self._verified("fold")
             before_ms, after_ms, ratio = self._latencies(folded.network, attempt.network)
             if ratio > _SLOWER:
-                reason = "the whole network was measured to be slower with it"
                 joined = [m for m in attempt.merged if m.weighted_before > 1]
                 folded.kept = [k for k in folded.kept if k.reason != FOLD_ONLY]
-                folded.kept += [Kept(m.layers, reason, m.region) for m in joined]
+                folded.kept += [Kept(m.layers, WHOLE_IS_SLOWER, m.region) for m in joined]
                 attempt, after_ms = folded, before_ms
         self.costs.save()
         example = self.inputs[0]
@@ -130,62 +126,25 @@ class _Merger:
         self.network.plan.record("merge", (), **done)
         self.network.train(training)
 
-    # ------------------------------------------------------------------ verifying
-
-    def _in_float64(self) -> Network:
-        """Return a copy to work on: in float64 where the network can run so, else as it is."""
-        copy = self.network.copy().eval()
-        if self.dtype in (None, torch.float64):
-            return copy
-        try:
-            copy.double()
-            with torch.no_grad():
-                call(copy, cast(self.inputs[-1], torch.float64))
-        except (RuntimeError, TypeError):  # some devices have no float64
-            return self.network.copy().eval()
-        return copy
-
     def _verified(self, policy: str) -> Attempt:
         """Return an attempt that computes what the network computes, leaving out what does not."""
         attempt = self._attempt(policy, skip=frozenset())
-        if self._agrees(attempt):
+        if self.verifier.agrees(attempt):
             return attempt
         skip: set[str] = set()
         for found in attempt.boundaries:
             alone = {other.region for other in attempt.boundaries} - {found.region} - skip
-            if not self._agrees(self._attempt(policy, skip=frozenset(alone | skip))):
+            if not self.verifier.agrees(self._attempt(policy, skip=frozenset(alone | skip))):
                 skip.add(found.region)
         attempt = self._attempt(policy, skip=frozenset(skip))
-        if self._agrees(attempt):
-            reason = "merged, it changed the output by more than rounding"
+        if self.verifier.agrees(attempt):
             undone = [found for found in attempt.boundaries if found.region in skip]
-            attempt.kept += [Kept(found.layers, reason, found.region) for found in undone]
+            attempt.kept += [Kept(found.layers, CHANGED, found.region) for found in undone]
             return attempt
         nothing = Attempt(self.network.copy().eval(), boundaries=attempt.boundaries)
-        reason = "merged, it changed the output"
-        nothing.kept = [Kept(m.layers, reason, m.region) for m in attempt.merged]
+        nothing.kept = [Kept(m.layers, CHANGED_ALL, m.region) for m in attempt.merged]
         nothing.error = 0.0
         return nothing
-
-    def _agrees(self, attempt: Attempt) -> bool:
-        """Compare an attempt's outputs with the network's; brings it to the network's type."""
-        try:
-            return self._compare(attempt)
-        except ConfigError:  # the merged network cannot even be called
-            attempt.error = math.inf
-            return False
-
-    def _compare(self, attempt: Attempt) -> bool:
-        merged = attempt.network
-        if _only_type(self.base) == torch.float64:
-            inputs = [cast(given, torch.float64) for given in self.inputs]
-            attempt.error_float64 = compare_outputs(self.base, merged, inputs).max_rel_error
-            if attempt.error_float64 > _TOLERANCE[torch.float64]:
-                return False
-        if self.dtype is not None:
-            merged.to(self.dtype)
-        attempt.error = compare_outputs(self.network, merged, self.inputs).max_rel_error
-        return attempt.error <= _TOLERANCE.get(self.dtype or torch.float32, 1e-5)
 
     def _latencies(self, folded: Network, merged: Network) -> tuple[float, float, float]:
         inputs = resized(self.inputs[-1], self.batch)
@@ -207,21 +166,24 @@ class _Merger:
         return Prices(_count_layers, joins=policy == "always", most_work=math.inf, margin=1.0)
 
     def _attempt(self, policy: str, skip: frozenset[str]) -> Attempt:
-        work = self.base.copy()
-        attempt = Attempt(work)
-        attempt.pool_first = policy != "fold"
+        """Return a merged copy, in which another merge finds nothing to do."""
+        work = self.verifier.base.copy()
+        attempt = Attempt(work, pool_first=policy != "fold")
         prices = self._prices(policy)
         used = used_paths(work.graph.nodes)
-        # What was composed before a mean may then come after it, and meet the layers there.
-        while simplify_(work, pool_first=attempt.pool_first) or not attempt.rounds:
+        while True:
+            # What was composed before a mean may then come after it, and meet the layers there.
+            simplify_(work, pool_first=attempt.pool_first)
             used |= used_paths(work.graph.nodes)
-            attempt.kept.clear()
-            applier = Applier(attempt, prices, timed=policy == "measured")
+            builder = Builder(work, prices, timed=policy == "measured")
             for region in find_regions(work):
-                applier.apply(region, leave=region.end.name in skip)
+                builder.build(region, leave=region.end.name in skip)
+            if builder.cuts or not attempt.rounds:
+                attempt.take(builder)
             used |= used_paths(work.graph.nodes)
             remove_dead_(work, used)
-        remove_dead_(work, used)
+            if not builder.cuts:
+                break
         attempt.reshaped = fix_lines(work)
         if is_channels_last(self.network):
             make_channels_last(work)  # the composed layers too
@@ -230,20 +192,3 @@ class _Merger:
 
 def _count_layers(found: ConvMap, node: fx.Node) -> float:
     return 0.0 if found.is_identity else 0.1 if found.is_affine else 1.0 + 0.01 * found.ones
-
-
-def fix_lines(network: Network) -> bool:
-    """Shape the lines that are left for the tensors they read; returns whether one was not."""
-    before = {name: value.shape for name, value in network.state_dict().items()}
-    for node in network.graph.nodes:
-        if node.op == "call_module":
-            module = network.get_submodule(str(node.target))
-            if isinstance(module, Line):
-                module.fix_rank(len(tensor_shape(node)))
-    return before != {name: value.shape for name, value in network.state_dict().items()}
-
-
-def _only_type(network: Network) -> torch.dtype | None:
-    """Return the number type of all weights; None where there are several."""
-    types = {p.dtype for p in network.parameters() if p.dtype.is_floating_point}
-    return types.pop() if len(types) == 1 else None

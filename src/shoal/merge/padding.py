@@ -15,7 +15,7 @@ import torch
 from torch import fx, nn
 
 from shoal.errors import PlanError
-from shoal.merge.algebra import conv_padding
+from shoal.merge.conv_map import conv_padding
 from shoal.merge.cut import Prices, best_cut
 from shoal.merge.linear_ops import linear_map
 from shoal.merge.peephole import simplify_

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import fx, nn
 
-from shoal.merge.algebra import ConvMap
+from shoal.merge.conv_map import ConvMap
 from shoal.merge.linear_ops import linear_map, tensor_shape
 from shoal.network import Network
 from shoal.network.modules import Line
 from shoal.network.rewrite import free_path, put_module_
 
-__all__ = ["simplify_"]
+__all__ = ["fix_lines", "simplify_"]
 
 aten = torch.ops.aten
 
@@ -128,3 +128,14 @@ def _over_positions(node: fx.Node, rank: int) -> bool:
     if node.kwargs.get("dtype") is not None or not isinstance(dims, (list, tuple)):
         return False
     return {int(d) % rank for d in dims} == set(range(2, rank))  # type: ignore[arg-type]
+
+
+def fix_lines(network: Network) -> bool:
+    """Shape the lines that are left for the tensors they read; returns whether one was not."""
+    before = {name: value.shape for name, value in network.state_dict().items()}
+    for node in network.graph.nodes:
+        if node.op == "call_module":
+            module = network.get_submodule(str(node.target))
+            if isinstance(module, Line):
+                module.fix_rank(len(tensor_shape(node)))
+    return before != {name: value.shape for name, value in network.state_dict().items()}

@@ -15,7 +15,8 @@ from torch import fx, nn
 from shoal.errors import ShoalError
 from shoal.files import write_file
 from shoal.measure import latency_in
-from shoal.merge.algebra import ConvMap
+from shoal.merge.conv_map import ConvMap
+from shoal.merge.flattening import as_built
 from shoal.merge.linear_ops import tensor_shape
 from shoal.runtimes import EAGER, Runtime, find_runtime
 
@@ -93,11 +94,11 @@ class LatencyCosts:
     def map_ms(self, found: ConvMap, node: fx.Node) -> float:
         """Return the latency of the layers that compute a map of a node's value."""
         shape = tensor_shape(node)
-        if found.covers(shape[2:]):  # a flattening follows
-            found, shape = found.flat(), (shape[0], found.weight[0].numel())
-        layers = found.layers(torch.empty(0, dtype=self.dtype, device=self.device))
-        if found.spatial and len(shape) == 2:  # after a flattening: one position
-            shape = (*shape, *[1] * found.spatial)
+        place = "before" if found.covers(shape[2:]) else None  # of a flattening
+        like = torch.empty(0, dtype=self.dtype, device=self.device)
+        layers = as_built(found, node, place).layers(like)
+        if place is not None:
+            shape = (shape[0], found.weight[0].numel())
         return self.sequence_ms(layers, shape)
 
     def sequence_ms(self, layers: Sequence[nn.Module], shape: tuple[int | None, ...]) -> float:

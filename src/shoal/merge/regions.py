@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from shoal.merge.algebra import ConvMap
+from shoal.merge.conv_map import ConvMap
 from shoal.merge.linear_ops import Linear, linear_map, operands
 from shoal.network import Network
 from shoal.network.flow import Flow
@@ -65,15 +65,15 @@ class Region:
         start: the input tensor's node.
         end: the output tensor's node.
         chain: what lies between, in order.
-        ends_because: why the region goes no further.
-        begins_because: why it does not begin earlier.
+        root: the tensor that all of it, and what comes before, is linear in.
+        leaving: the nodes that read `end` and are not linear in `root`.
     """
 
     start: fx.Node
     end: fx.Node
     chain: tuple[Element, ...]
-    ends_because: str
-    begins_because: str
+    root: fx.Node
+    leaving: tuple[fx.Node, ...]
 
 
 def find_regions(network: Network) -> list[Region]:
@@ -144,7 +144,9 @@ class _Finder:
             start = self._start(end)
             chain = tuple(self._chain(start, end))
             if chain:
-                yield Region(start, end, chain, self._why_end(end), self._why_begin(start, end))
+                root = self.root[end]
+                leaving = tuple(u for u in end.users if self.root.get(u) is not root)
+                yield Region(start, end, chain, root, leaving)
 
     def _start(self, end: fx.Node) -> fx.Node:
         node = end
@@ -174,31 +176,3 @@ class _Finder:
                 elements.append(Sum(node, before, tuple(first), tuple(second), sign, layout))
             node = before
         return elements[::-1]
-
-    # ------------------------------------------------------------------ reasons
-
-    def _why_end(self, end: fx.Node) -> str:
-        outside = [u for u in end.users if self.root.get(u) is not self.root[end]]
-        inside = len(end.users) - len(outside)
-        if not outside:
-            return "the network ends"
-        name = _name(outside[0])
-        if inside or len(outside) > 1:
-            return f"its output is needed {inside + len(outside)} times, by {name} among others"
-        if outside[0].op == "output":
-            return "it is the network's output"
-        return f"{name} is not linear in it"
-
-    def _why_begin(self, start: fx.Node, end: fx.Node) -> str:
-        if start is self.root[end]:
-            if start.op == "placeholder":
-                return "it is the network's input"
-            return f"{_name(start)} is not linear"
-        return f"the output of {_name(start)} is needed elsewhere too"
-
-
-def _name(node: fx.Node) -> str:
-    if node.op == "call_module":
-        return f"'{node.target}'"
-    path = node.meta.get("path")
-    return f"{node.name} in '{path}'" if path else f"'{node.name}'"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import float32
 
-from shoal.merge.build import Applier, Attempt
+from shoal.merge.build import Builder
 from shoal.merge.cut import Prices
-from shoal.merge.merge import fix_lines
-from shoal.merge.peephole import simplify_
+from shoal.merge.peephole import fix_lines, simplify_
 from shoal.merge.prices import LatencyCosts
-from shoal.merge.regions import Element, Layer, find_regions
+from shoal.merge.regions import find_regions
+from shoal.merge.units import weighted
 from shoal.modes import device_of
 from shoal.network import Network
 from shoal.network.cleanup import remove_dead_, used_paths
@@ -29,24 +29,14 @@ def trial_merge_(network: Network, *, batch: int, runtime: str = EAGER) -> Netwo
     """
     used = used_paths(network.graph.nodes)
     simplify_(network, pool_first=True)
-    regions = [region for region in find_regions(network) if _weighted(region.chain) > 1]
+    regions = [region for region in find_regions(network) if weighted(region.chain) > 1]
     if regions:
         dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), float32)
         costs = LatencyCosts(batch, device_of(network), dtype, runtime)
-        applier = Applier(Attempt(network), Prices(costs.map_ms), timed=False)
+        builder = Builder(network, Prices(costs.map_ms))
         for region in regions:
-            applier.apply(region)
+            builder.build(region)
         costs.save()
     remove_dead_(network, used)
     fix_lines(network)
     return network
-
-
-def _weighted(chain: tuple[Element, ...]) -> int:
-    """Return how many layers with weights there are, in the branches too."""
-    return sum(
-        int(element.weighted)
-        if isinstance(element, Layer)
-        else _weighted(element.first) + _weighted(element.second)
-        for element in chain
-    )

@@ -18,6 +18,7 @@ __all__ = [
     "first_line",
     "home_device",
     "map_tensors",
+    "repeat_rows",
     "resolve_device",
     "tensors_of",
 ]
@@ -66,6 +67,13 @@ def batch_size(inputs: Inputs) -> int:
                 raise ConfigError("the inputs hold no sample: give a batch of at least one")
             return int(tensor.shape[0])
     raise ConfigError("the inputs hold no tensor with a batch dimension: give at least one")
+
+
+def repeat_rows(tensor: torch.Tensor, size: int) -> torch.Tensor:
+    """Return the first `size` samples, over again where there are less; a scalar as it is."""
+    if tensor.dim() == 0:
+        return tensor
+    return tensor[torch.arange(size, device=tensor.device) % len(tensor)]
 
 
 def home_device(model: Any, inputs: Any) -> torch.device:

@@ -20,13 +20,13 @@ from torch.utils import _pytree as pytree
 from shoal.errors import ConfigError, ShoalError
 from shoal.network import Network
 from shoal.network.borrow import borrowed
-from shoal.network.inputs import first_line, map_tensors
+from shoal.network.inputs import first_line, map_tensors, repeat_rows
 from shoal.network.modules import Line, StochasticDepth
 from shoal.network.network import InputSpec
 from shoal.quiet import quietly
 from shoal.runtimes.onnx_file import BATCH, root_cause
 
-__all__ = ["Example", "called_program", "flat_program", "outputs_of", "repeat_rows"]
+__all__ = ["Example", "called_program", "flat_program", "outputs_of"]
 
 _ONLY_IN_TRAINING = (
     nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout,
@@ -89,13 +89,6 @@ class Example:
             return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
         return run
-
-
-def repeat_rows(tensor: Tensor, size: int) -> Tensor:
-    """Return the first `size` samples, over again where there are less; a scalar as it is."""
-    if tensor.dim() == 0:
-        return tensor
-    return tensor[torch.arange(size, device=tensor.device) % len(tensor)]
 
 
 def outputs_of(network: Network, example: Example) -> tuple[str, ...]:
@@ -207,8 +200,11 @@ class _LineAsNorm(nn.Module):
     """A line as the batch norm that computes it.
 
     In ONNX a line is a product and a sum; one batch norm is one pass over the data, and ONNX
-    Runtime can fuse it and keeps its own layout of the data around it.
+    Runtime can fuse it and keeps its own layout of the data around it. Exporters refuse an eps of
+    0, so the variance is 1 - eps; with a power of two the sum is 1 to the bit, in bfloat16 too.
     """
+
+    EPS = 2.0**-8
 
     mean: Tensor
     variance: Tensor
@@ -218,10 +214,11 @@ class _LineAsNorm(nn.Module):
         slope, intercept = line.slope.detach().flatten(), line.intercept.detach().flatten()
         self.weight, self.bias = nn.Parameter(slope), nn.Parameter(intercept)
         self.register_buffer("mean", torch.zeros_like(slope))
-        self.register_buffer("variance", torch.ones_like(slope))
+        self.register_buffer("variance", torch.full_like(slope, 1.0 - self.EPS))
 
     def forward(self, z: Tensor) -> Tensor:
-        return functional.batch_norm(z, self.mean, self.variance, self.weight, self.bias, eps=0.0)
+        norm = functional.batch_norm
+        return norm(z, self.mean, self.variance, self.weight, self.bias, eps=self.EPS)
 
 
 def _spell_lines_as_norms(twin: Network) -> None:

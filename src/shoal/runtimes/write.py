@@ -16,11 +16,19 @@ from shoal.files import write_file
 from shoal.network import Network, capture
 from shoal.network.agreement import compare_outputs, random_like
 from shoal.network.borrow import borrowed
-from shoal.network.inputs import Inputs, as_call, batch_size, first_line, home_device, map_tensors
+from shoal.network.inputs import (
+    Inputs,
+    as_call,
+    batch_size,
+    first_line,
+    home_device,
+    map_tensors,
+    repeat_rows,
+)
 from shoal.quiet import quietly
 from shoal.runtimes.onnx_file import MAX_BYTES, onnx_model, opset_of, root_cause
 from shoal.runtimes.onnx_session import OnnxRunner
-from shoal.runtimes.program import Example, called_program, flat_program, outputs_of, repeat_rows
+from shoal.runtimes.program import Example, called_program, flat_program, outputs_of
 
 __all__ = ["ExportReport", "export"]
 
