@@ -11,8 +11,11 @@ import pytest
 import torch
 from torch import nn
 
+import shoal
 import shoal.onednn
 from shoal.onednn import safe_convolutions
+from shoal.search.listener import Listener
+from shoal.search.task import Task
 
 # Without `safe_convolutions` both scripts abort. The environment variable makes
 # CPUs with AVX-512 compute as those without it.
@@ -166,6 +169,16 @@ def test_operations_that_are_no_modules_are_covered() -> None:
             found = call()
         assert len(notes) == 1
         torch.testing.assert_close(found, call())
+
+
+@pytest.mark.usefixtures("with_defect")
+def test_a_users_own_training_is_covered() -> None:
+    model = nn.Sequential(_conv(), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    images = torch.randn(2, 4, 8, 8).contiguous(memory_format=torch.channels_last)
+    network = shoal.capture(model.eval(), images)
+    task = Task([], [], None, None, custom_fit=lambda given: given(images).sum().backward())
+    notes = task.fine_tune(network, 1, 1, teacher=None, checkpoint=None, listener=Listener())
+    assert len(notes) == 1
 
 
 @pytest.mark.parametrize(
