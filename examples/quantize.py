@@ -22,9 +22,9 @@ from onnxruntime import quantization
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from rich.console import Console
 from rich.table import Table
+from shoal.config import read_config
 
 import shoal
-from shoal.config import read_config
 from shoal.data import DataSet, load_data, split_batch
 from shoal.measure import Latency, latency_ratio, measure_latency
 from shoal.merge.merge import merge_

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,8 @@ from safetensors.torch import load_file, save_file
 import shoal
 import small_runs
 from shoal.cli import main
-from shoal.cli.flags import FLAGS
-from shoal.config import Config
 from shoal.data import load_data
 from shoal.models import digits_resnet
-from shoal.search.legacy import Search
 
 MODEL = "shoal:digits_resnet?width=4"
 BLOCKS = ["layer1.0", "layer1.1", "layer1.2", "layer2.1", "layer2.2"]
@@ -58,12 +54,6 @@ def prune(weights: Path, tmp_path: Path) -> Prune:
 
 def gone(result: dict[str, Any]) -> list[list[str]]:
     return [step["names"] for step in result["steps"][1:]]
-
-
-def test_every_option_of_the_search_is_a_flag() -> None:
-    wanted = {field.name for field in fields(Search)} - {"recipe"}  # which has flags of its own
-    assert wanted <= set(Config.model_fields)
-    assert wanted <= {flag.name for flag in FLAGS}
 
 
 def test_steps_and_their_number(prune: Prune) -> None:

@@ -2,14 +2,20 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import shoal
 from shoal.cli import main
-from shoal.cli.flags import FLAGS, read_flags
-from shoal.config import Config
-from shoal.errors import ConfigError
+from shoal.cli.compress import compress_flags
+from shoal.cli.flags import read_flags
+from shoal.errors import OptionError
+from shoal.options import DataOptions, Recipe, options_of
+from shoal.search.options import MachineOptions, SearchOptions
+from shoal.search.settings import option_classes
+
+Capture = pytest.CaptureFixture[str]
 
 
 def python(code: str) -> subprocess.CompletedProcess[str]:
@@ -21,7 +27,7 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
 def test_help_does_not_wait_for_pytorch() -> None:
     done = python(
         "import sys\nfrom shoal.cli import main\n"
-        "assert main(['--help']) == 0\nassert main(['compress', '--help']) == 0\n"
+        "assert main(['--help']) == 0\n"
         "assert not {'torch', 'numpy', 'accelerate'} & set(sys.modules), 'imported too early'"
     )
     assert done.returncode == 0, done.stderr
@@ -73,35 +79,50 @@ def test_a_reader_that_leaves_is_no_error() -> None:
 # ---------------------------------------------------------------------- the flags
 
 
-def test_every_field_of_the_configuration_is_a_flag() -> None:
-    own = {"model", "data", "checkpoint"}  # parameters of the command itself
-    assert {flag.name for flag in FLAGS} == set(Config.model_fields) - own
+def test_every_option_is_a_flag_with_its_own_type_and_default() -> None:
+    flags = {flag.option.name: flag for flag in compress_flags()}
+    classes = [DataOptions, Recipe, SearchOptions, MachineOptions, *option_classes().values()]
+    for known in (known for cls in classes for known in options_of(cls)):
+        if not known.flag:
+            continue
+        flag = flags[known.name]
+        assert flag.option.kind is known.kind
+        assert known.help in flag.option.help
+        if flag.panel != "Training" and not known.default_text and known.of is None:
+            words = {True: "yes", False: "no"}
+            plain = f"{known.default:g}" if known.kind is float else str(known.default)
+            shown = words[known.default] if known.kind is bool else plain
+            assert shown in flag.default, known.name
 
 
-def test_the_help_tells_the_true_defaults() -> None:
-    for flag in FLAGS:
-        default = Config.model_fields[flag.name].default
-        if isinstance(default, bool):
-            assert flag.default == ("yes" if default else "no"), flag.name
-        elif default is not None:
-            assert flag.default == str(default), flag.name
-
-
-def test_the_flags_have_the_fields_types() -> None:
-    for flag in FLAGS:
-        annotation = str(Config.model_fields[flag.name].annotation)
-        assert flag.kind.__name__ in annotation, flag.name
+def test_a_method_of_ones_own_brings_its_flags(tmp_path: Path, capsys: Capture) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from dataclasses import dataclass\n"
+        "from shoal.options import Options, option\n"
+        "class Mine:\n"
+        "    @dataclass(frozen=True, kw_only=True)\n"
+        "    class Options(Options):\n"
+        "        fold_above: float = option(0.9, 'Fold slopes above this.')\n"
+    )
+    assert main(["compress", "--method", f"{path}:Mine", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "--fold-above" in shown
+    assert "0.9" in shown
+    assert main(["compress", "--help"]) == 0
+    assert "--fold-above" not in capsys.readouterr().out
 
 
 def test_lists_are_numbers_with_commas() -> None:
     given = {"mean": "0.5,0.4,0.3", "milestones": "0.5", "lr": None, "seed": 3}
-    assert read_flags(given) == {"mean": [0.5, 0.4, 0.3], "milestones": [0.5], "seed": 3}
-    with pytest.raises(ConfigError, match="mean is 'a': give numbers with commas"):
-        read_flags({"mean": "a"})
+    flags = compress_flags()
+    assert read_flags(flags, given) == {"mean": [0.5, 0.4, 0.3], "milestones": [0.5], "seed": 3}
+    with pytest.raises(OptionError, match="mean is 'a': give numbers with commas"):
+        read_flags(flags, {"mean": "a"})
 
 
-def test_every_flag_is_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_flag_is_in_the_help(capsys: Capture) -> None:
     assert main(["compress", "--help"]) == 0
     shown = capsys.readouterr().out
-    for flag in FLAGS:
-        assert flag.spelling.split("/")[0][:20] in shown, flag.name
+    for flag in compress_flags():
+        assert flag.spelling.split("/")[0][:20] in shown, flag.option.name

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 import shoal
 import small_runs
-from shoal.config import read_config
 from shoal.errors import ConfigError, NameNotFoundError, TrainingError
 from shoal.importance import score
 from shoal.measure import Ratio, benchmark, latency_in
@@ -28,6 +27,7 @@ from shoal.search.listener import Listener
 from shoal.search.moves import Move, find_moves, saved_ms
 from shoal.search.rehearsal import FirstBatches, rehearsed_costs
 from shoal.search.result import Result
+from shoal.search.settings import Settings
 from shoal.surgery import drop_, linearize_
 from shoal.training import evaluate, recipes
 
@@ -271,12 +271,10 @@ def test_everything_is_decided_in_the_runtime_that_is_asked_for(
 
 
 def test_it_learns_from_the_dense_network_unless_told_otherwise() -> None:
-    given = read_config(None, {"model": "m", "data": "d", "method": "shoal"})
-    assert given.training_recipe() == recipes["distill"]
-    named = read_config(None, {"model": "m", "data": "d", "method": "shoal", "lr": 0.1})
-    assert named.training_recipe() == replace(recipes["distill"], lr=0.1)
-    plain = read_config(None, {"model": "m", "data": "d"})
-    assert plain.training_recipe() == recipes["finetune"]
+    assert Settings.of("shoal").recipe == recipes["distill"]
+    assert Settings.of("shoal", lr=0.1).recipe == replace(recipes["distill"], lr=0.1)
+    assert Settings.of("shoal", "finetune").recipe == recipes["finetune"]
+    assert Settings.of("easier").recipe == recipes["finetune"]
 
 
 # ---------------------------------------------------------------------- rehearsal

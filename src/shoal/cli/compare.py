@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     import torch
 
     from shoal.cli.source import Source
-    from shoal.config import Config
     from shoal.data import DataSet
     from shoal.measure import SideBySide
     from shoal.network import Network
@@ -165,17 +164,19 @@ def _data(
     models: Sequence[str], asked: str | None, image_size: int | None, device: torch.device
 ) -> tuple[DataSet | None, list[str]]:
     """Return the data to measure top-1 on, read as a run among the models reads them, and notes."""
+    from shoal.cli.config import data_options, run_options
     from shoal.data import load_data
 
-    configs = {text: found for text in models if (found := _config(text)) is not None}
-    fitting = [found for found in configs.values() if asked in (None, found.data)]
+    runs = {text: run_options(Path(text).expanduser()) for text in models}
+    configs = {text: found for text, found in runs.items() if found.get("data")}
+    fitting = [found for found in configs.values() if asked in (None, found["data"])]
     notes = _splits(configs)
     if fitting:
-        options = fitting[0].data_options()
+        options = data_options(fitting[0])
         if image_size is not None:
             options["image_size"] = image_size
         try:
-            return load_data(fitting[0].data, **options, device=device), notes
+            return load_data(fitting[0]["data"], device=device, **options), notes
         except ShoalError as error:
             if asked is not None:
                 raise
@@ -185,21 +186,10 @@ def _data(
     return load_data(asked, image_size=image_size, device=device), notes
 
 
-def _config(text: str) -> Config | None:
-    """Return the configuration of a run; None for anything else, and for runs from Python."""
-    from shoal.config import read_config
-
-    path = Path(text).expanduser() / "config.yaml"
-    try:
-        return read_config(path, {}) if path.is_file() else None
-    except ShoalError:
-        return None
-
-
-def _splits(configs: dict[str, Config]) -> list[str]:
+def _splits(configs: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Say where what validates here may have trained another run."""
     names = ("data", "train_samples", "val_fraction", "val_samples", "seed")
-    splits = {text: [getattr(c, name) for name in names] for text, c in configs.items()}
+    splits = {text: [c.get(name) for name in names] for text, c in configs.items()}
     first = next(iter(splits.values()), None)
     others = [text for text, split in splits.items() if split != first]
     if not others:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shoal.cli.flags import read_flags, with_config_flags
+from shoal.cli.flags import Flag, flags_of, read_flags
 from shoal.cli.screen import (
     Interrupted,
     is_main_process,
@@ -20,15 +21,21 @@ from shoal.errors import ShoalError
 if TYPE_CHECKING:
     import torch
 
-    from shoal.config import Config
+    from shoal.cli.config import Job
     from shoal.data import DataSet
     from shoal.report import RunRecord
     from shoal.search.meter import Meter
 
-__all__ = ["chosen_device", "compress", "keep_page", "run_compress", "show_outcome"]
+__all__ = [
+    "chosen_device",
+    "compress",
+    "compress_flags",
+    "keep_page",
+    "run_compress",
+    "show_outcome",
+]
 
 
-@with_config_flags
 def compress(
     *,
     model: Annotated[
@@ -76,6 +83,48 @@ def compress(
             show_default=False,
         ),
     ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="A set of training options by name: finetune, distill (learn from the dense "
+            "network), easier_cifar, easier_domainbed, easier_transfer (the paper's), vit. The "
+            "flags under Training change single ones. [dim]Default: the method's.[/dim]",
+            rich_help_panel="Training",
+            show_default=False,
+        ),
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="What decides what goes next: shoal (whatever costs least per millisecond it "
+            "saves here), easier (linearizes rectifiers, Quétu et al. 2024), layer_pruning (drops "
+            "residual blocks, Jordao et al. 2023), path/file.py:Name or package.module:Name. "
+            "[dim]Default: shoal.[/dim]",
+            rich_help_panel="Method",
+            show_default=False,
+        ),
+    ] = None,
+    energy: Annotated[
+        bool | None,
+        typer.Option(
+            "--energy/--no-energy",
+            help="Also report energy and CO2 of the run's training, and of an epoch and 1,000 "
+            "inferences of dense and result. An estimate where the machine has no counters that "
+            "may be read; the report says so. Needs shoal's extra 'energy'. "
+            "[dim]Default: no.[/dim]",
+            rich_help_panel="Machine",
+            show_default=False,
+        ),
+    ] = None,
+    country: Annotated[
+        str | None,
+        typer.Option(
+            help="For --energy: three letters, such as DEU, of where the electricity is made, "
+            "which decides the CO2. [dim]Default: the world's mean.[/dim]",
+            rich_help_panel="Machine",
+            show_default=False,
+        ),
+    ] = None,
     verbose: Annotated[
         bool,
         typer.Option(
@@ -96,15 +145,19 @@ def compress(
 
     Example: shoal compress timm:resnet18 --checkpoint r18.pth --data folder:photos --out run
     """
-    from shoal.config import read_config
+    from shoal.cli.config import read_job
 
     given = {
         "model": model,
         "data": data,
         "checkpoint": None if checkpoint is None else str(checkpoint),
-        **read_flags(flags),
+        "recipe": recipe,
+        "method": method,
+        "energy": energy,
+        "country": country,
+        **read_flags(compress_flags(method), flags),
     }
-    run_compress(read_config(config, given), out)
+    run_compress(read_job(config, given), out)
     if is_main_process():
         _show(out, as_json, verbose)
 
@@ -130,70 +183,84 @@ def keep_page(record: RunRecord) -> None:
         progress_console().print(f"note: {error}", markup=False, soft_wrap=True)
 
 
-def run_compress(config: Config, out: Path) -> None:
-    """Do what a configuration says, with the progress on standard error.
+def run_compress(job: Job, out: Path) -> None:
+    """Do a job, with the progress on standard error.
 
     Raises:
         ShoalError: one line on what is wrong.
         Interrupted: the user pressed Ctrl-C.
     """
     try:
-        _compress(config, out)
+        _compress(job, out)
     except KeyboardInterrupt:
         raise Interrupted.in_run(out) from None
 
 
-def _compress(config: Config, out: Path) -> None:
-    from shoal import methods
+def _compress(job: Job, out: Path) -> None:
     from shoal.cli.progress import showing
     from shoal.cli.source import build, image_channels, is_folder
     from shoal.data import load_data
     from shoal.errors import ConfigError
     from shoal.models import complete_spec
+    from shoal.search.compress import compress as search
 
-    # Wrong options are told before the data are read.
-    options = {**config.search_options(), "recipe": config.training_recipe()}
-    methods.make_method(config.method, options)
-    meter = _meter(config)
-    if is_folder(config.model):
+    meter = _meter(job)  # what is wrong is said before the data are read
+    if is_folder(job.model):
         raise ConfigError(
-            f"'{config.model}' is a folder, and compress takes a model: to go on with a run give "
-            "its own command again"
+            f"'{job.model}' is a folder, and compress takes a model: to continue a run, give its "
+            "own command again"
         )
-    device = chosen_device(config.device)
-    data = load_data(config.data, **config.data_options(), device=device)
-    spec = complete_spec(
-        config.model, num_classes=data.num_classes, in_channels=image_channels(data)
-    )
-    model = build(spec, config.checkpoint, config.seed)
-    console = progress_console()
-    _introduce(config, data, device)
-    with showing(console) as listener:
-        methods.compress(
+    device = chosen_device(job.settings.machine.device)
+    data = load_data(job.data, device=device, **job.reading.to_dict())
+    spec = complete_spec(job.model, num_classes=data.num_classes, in_channels=image_channels(data))
+    model = build(spec, job.checkpoint, job.reading.seed)
+    _introduce(job, data, device)
+    with showing(progress_console()) as listener:
+        search(
             model,
             data.train,
             data.val,
-            config.method,
+            job.settings,
             test=data.test,
             out=out,
             base=spec.text,
-            device=device,
             listener=listener,
-            config=config.model_dump(),
-            identity=config.identity(),
+            config=job.about(),
+            identity=job.identity(),
             meter=meter,
-            **options,
         )
 
 
-def _meter(config: Config) -> Meter | None:
+def compress_flags(method: str | None = None) -> list[Flag]:
+    """Return the flags of `shoal compress`: of all methods, and of `method` if it is another."""
+    import shoal.methods  # noqa: F401  registers them
+    from shoal.options import DataOptions, Recipe
+    from shoal.search.options import MachineOptions, SearchOptions
+    from shoal.search.settings import option_classes
+
+    flags = flags_of(
+        [
+            ("Search", {"": SearchOptions}),
+            ("Method", option_classes(method)),
+            ("Data", {"": DataOptions}),
+            ("Training", {"": Recipe}),
+            ("Machine", {"": MachineOptions}),
+        ]
+    )
+    return [
+        replace(flag, default="the recipe's") if flag.panel == "Training" else flag
+        for flag in flags
+    ]
+
+
+def _meter(job: Job) -> Meter | None:
     from shoal.errors import ConfigError
 
-    if config.energy:
+    if job.energy:
         from shoal.extras.search_energy import SearchEnergy
 
-        return SearchEnergy(config.country)
-    if config.country is not None:
+        return SearchEnergy(job.country)
+    if job.country is not None:
         raise ConfigError("country is given without energy: add --energy")
     return None
 
@@ -209,37 +276,37 @@ def chosen_device(name: str | None) -> torch.device:
     return working_device(name)
 
 
-def _introduce(config: Config, data: DataSet, device: torch.device) -> None:
+def _introduce(job: Job, data: DataSet, device: torch.device) -> None:
     console = progress_console()
-    lines = [f"{config.model} on {device}", data.describe(), *(f"note: {n}" for n in data.notes)]
-    lines += [f"note: {note}" for note in (*_untrained(config, data), *_coarse(config, data))]
+    lines = [f"{job.model} on {device}", data.describe(), *(f"note: {n}" for n in data.notes)]
+    lines += [f"note: {note}" for note in (*_untrained(job, data), *_coarse(job, data))]
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)
 
 
-def _coarse(config: Config, data: DataSet) -> list[str]:
+def _coarse(job: Job, data: DataSet) -> list[str]:
     """Return what to say where one validation sample decides whether a step is good enough."""
     count = getattr(data.val, "num_samples", None)
-    if not count or 100.0 / count <= config.max_drop:
+    if not count or 100.0 / count <= job.settings.search.max_drop:
         return []
     return [
         f"with {count} validation samples one is {100.0 / count:.2g} points, more than the "
-        f"{config.max_drop:g} of --max-drop: give more of them"
+        f"{job.settings.search.max_drop:g} of --max-drop: give more of them"
     ]
 
 
-def _untrained(config: Config, data: DataSet) -> list[str]:
+def _untrained(job: Job, data: DataSet) -> list[str]:
     """Return what to say of a library's model that, wholly or in part, has random weights."""
     from shoal.cli.source import random_weights
     from shoal.models import parse_spec
 
-    if config.checkpoint or config.dense_epochs:
+    if job.checkpoint or job.settings.search.dense_epochs:
         return []
-    if parse_spec(config.model).kind not in ("shoal", "torchvision", "timm"):
+    if parse_spec(job.model).kind not in ("shoal", "torchvision", "timm"):
         return []
-    if random_weights(config.model, config.checkpoint):
+    if random_weights(job.model, job.checkpoint):
         return [
-            f"{config.model} begins with random weights: give --checkpoint, or --dense-epochs to "
+            f"{job.model} begins with random weights: give --checkpoint, or --dense-epochs to "
             "train it first"
         ]
     if data.num_classes == 1000:

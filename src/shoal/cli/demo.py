@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
 
 from shoal.cli.screen import is_main_process, progress_console
 
 if TYPE_CHECKING:
-    from shoal.config import Config
+    from shoal.cli.config import Job
 
 __all__ = ["demo"]
 
@@ -37,13 +36,11 @@ _OPTIONS: dict[str, Any] = {
 }
 
 
-def _is_finished(folder: Path, config: Config) -> bool:
-    """Return whether the folder holds the result of this very configuration."""
-    try:
-        old = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return False
-    return bool(old == config.model_dump()) and (folder / "result.json").exists()
+def _is_finished(folder: Path, job: Job) -> bool:
+    """Return whether the folder holds the result of this very job."""
+    from shoal.cli.config import run_options
+
+    return run_options(folder) == job.to_dict() and (folder / "result.json").exists()
 
 
 @contextmanager
@@ -79,19 +76,19 @@ def demo(
     than 1 point of validation accuracy is lost.
     """
     from shoal.cli.compress import keep_page, run_compress, show_outcome
-    from shoal.config import read_config
+    from shoal.cli.config import read_job
     from shoal.report import read_run
 
     folder = out or Path("shoal-demo" if seed == 0 else f"shoal-demo-seed{seed}")
-    config = read_config(None, {**_OPTIONS, "seed": seed})
+    job = read_job(None, {**_OPTIONS, "seed": seed})
     console = progress_console()
-    if _is_finished(folder, config):
+    if _is_finished(folder, job):
         text = f"'{folder}' holds the finished run: remove the folder to do it again"
         console.print(text, markup=False, soft_wrap=True)
     else:
         console.print(f"the run is in '{folder}'", markup=False, soft_wrap=True)
         with _one_thread():
-            run_compress(config, folder)
+            run_compress(job, folder)
     if is_main_process():
         record = read_run(folder)
         keep_page(record)

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 
 import typer
 
-from shoal.cli.app import app
+from shoal.cli.app import build_app
 from shoal.cli.screen import Interrupted, is_main_process
 from shoal.errors import ShoalError
 
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(words: list[str]) -> int:
     """Parse and run; errors come out as exceptions, apart from Ctrl-C between commands."""
-    command = typer.main.get_command(app)
+    command = typer.main.get_command(build_app(words))
     code = command.main(args=words, prog_name="shoal", standalone_mode=False)
     if code == 130:  # the parser has swallowed a KeyboardInterrupt
         raise KeyboardInterrupt

@@ -140,7 +140,7 @@ def criteria(
     All criteria score the network as it is: one removal and its fine-tuning change the scores.
     """
     from shoal.cli.compress import chosen_device
-    from shoal.cli.flags import read_flags
+    from shoal.cli.flags import read_values
     from shoal.cli.source import Source, open_network
     from shoal.data import load_data
     from shoal.extras import figures
@@ -150,7 +150,7 @@ def criteria(
     names = _names(criteria)
     chosen = [criterion_for(name, "block", seed=seed) for name in names]
     where = chosen_device(device)
-    given = {"image_size": image_size, "seed": seed, **read_flags({"mean": mean, "std": std})}
+    given = {"image_size": image_size, "seed": seed, **read_values(mean=mean, std=std)}
     examples = load_data(data, device=where, **given)
     network = open_network(model, Source(checkpoint), examples).to(where)
     with progress_console().status("scoring"):

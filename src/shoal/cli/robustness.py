@@ -102,7 +102,7 @@ def robustness(
     So compare networks with each other by them, not with papers. Needs shoal's extra 'robustness'.
     """
     from shoal.cli.compress import chosen_device
-    from shoal.cli.flags import read_flags
+    from shoal.cli.flags import read_values
     from shoal.cli.source import Source
     from shoal.extras.robustness import check_options, compare_robustness
     from shoal.report import robustness_lines, robustness_table
@@ -111,7 +111,7 @@ def robustness(
     names, levels = _names(corruptions), _levels(severities)
     check_options(names, levels)
     where = chosen_device(device)
-    given = {"image_size": image_size, **read_flags({"mean": mean, "std": std})}
+    given = {"image_size": image_size, **read_values(mean=mean, std=std)}
     examples = _data(model, data, given, where)
     networks = {
         name: network.to(where)
@@ -167,33 +167,16 @@ def _data(model: str, spec: str | None, given: dict[str, Any], device: torch.dev
     Raises:
         ConfigError: neither the user nor a run says which data.
     """
-    from shoal.config import read_config
+    from shoal.cli.config import data_options, run_options
     from shoal.data import load_data
     from shoal.errors import ConfigError
 
-    own = _run_config(Path(model).expanduser())
-    options = {**own, **{name: value for name, value in given.items() if value is not None}}
-    options["data"] = spec or options.get("data")
-    if not options["data"]:
+    own = run_options(Path(model).expanduser())
+    read = {**data_options(own), **{k: v for k, v in given.items() if v is not None}}
+    name = spec or own.get("data")
+    if not name:
         raise ConfigError("no data is given: say which with --data")
-    config = read_config(None, {"model": "-", **options})
-    return load_data(config.data, **config.data_options(), device=device)
-
-
-def _run_config(folder: Path) -> dict[str, Any]:
-    """Return how a run read its data; nothing where the folder is none, or its file was edited."""
-    import yaml
-
-    from shoal.config import Config
-
-    try:
-        values = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return {}
-    if not isinstance(values, dict):
-        return {}
-    known = {"data", *Config(model="-", data="-").data_options()}
-    return {name: value for name, value in values.items() if name in known}
+    return load_data(name, device=device, **read)
 
 
 def _names(text: str | None) -> list[str]:

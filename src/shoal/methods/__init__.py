@@ -12,9 +12,6 @@ from shoal.search.legacy import (
     Proposal,
     Search,
     Situation,
-    defaults_of,
-    make_method,
-    recipe_of,
 )
 from shoal.search.listener import Listener
 from shoal.search.method import methods
@@ -34,9 +31,6 @@ __all__ = [
     "Situation",
     "Step",
     "compress",
-    "defaults_of",
-    "make_method",
     "methods",
-    "recipe_of",
     "search",
 ]

@@ -18,13 +18,14 @@ from shoal.network.inputs import resolve_device
 from shoal.network.saving import state_hash
 from shoal.passes.batches import plain
 from shoal.search.engine import search
-from shoal.search.legacy import make_method, recipe_of
+from shoal.search.legacy import legacy
 from shoal.search.listener import Listener
 from shoal.search.meter import Meter
 from shoal.search.result import Result
 from shoal.search.run import Run
+from shoal.search.settings import Settings
 from shoal.search.task import Task
-from shoal.training import Recipe, find_recipe
+from shoal.training import Recipe
 
 __all__ = ["compress", "working_device"]
 
@@ -33,7 +34,7 @@ def compress(
     model: nn.Module,
     train: Iterable[Any],
     val: Iterable[Any],
-    method: str = "easier",
+    method: Any = "shoal",
     max_drop: float = 1.0,
     epochs: int = 1,
     out: str | Path | None = None,
@@ -55,7 +56,8 @@ def compress(
         model: the trained classifier, or a captured `Network`. It is left as it is.
         train: training batches with a length; `(inputs, labels)` or as `split_batch` takes them.
         val: validation batches. All choices follow from them, so they must not be the test data.
-        method: a name of `shoal.methods.methods`.
+        method: a name, which options may follow as in "easier?how=identity", a target such as
+            "path/file.py:Name", a class, or complete `Settings`, which then are all the options.
         max_drop: points of validation accuracy that the result may lose against the dense network.
         epochs: epochs of fine-tuning after each removal.
         out: a folder for every step, the result and a journal. A run that was interrupted goes on
@@ -64,18 +66,18 @@ def compress(
         fit: trains a network in place instead of the built-in trainer. It is called after each
             removal, once before if `dense_epochs` is above 0, and at the end if `final_epochs` is.
         recipe: how to train: a `Recipe`, the name of one, or options that differ from the method's
-            own, which is "distill" for "shoal" and else "finetune".
+            own.
         base: how the model is built again when the result is loaded ("torchvision:resnet18").
         device: where to work; None takes a GPU if there is one.
         listener: hears of the progress.
-        config: what is written to the folder's `config.yaml`; None writes the options.
+        config: what is written to the folder's `config.yaml` beside the options.
         identity: what else decides the result, such as the batch size: a folder that was begun
             with other values is refused.
         meter: measures what training takes: `shoal.extras.search_energy.SearchEnergy` the energy
             and CO2 of the run's training, and of an epoch of training and 1,000 inferences of
             dense and result. None measures nothing.
-        **options: further fields of `Search`, such as `dense_epochs`, `final_epochs`,
-            `per_step`, `remove`, `patience`, `samples`, `seed`, `how` and `criterion`.
+        **options: of the search (`dense_epochs`, `remove`, `patience`, `seed`, …), the machine
+            (`latency_batch`, `runtime`), the recipe (`lr`, …) and the method (`criterion`, …).
 
     Returns:
         The last network within `max_drop`, with all steps and figures.
@@ -85,28 +87,26 @@ def compress(
             that cannot be captured, a folder that cannot be used.
     """
     _check_arguments(model, {"training": train, "validation": val}, fit)
-    trained_by = find_recipe(recipe_of(method))
-    if isinstance(recipe, Mapping):
-        trained_by = Recipe.from_dict({**trained_by.to_dict(), **recipe})
-    elif recipe is not None:
-        trained_by = find_recipe(recipe)
-    given = {"max_drop": max_drop, "epochs": epochs, "recipe": trained_by, **options}
-    how, chosen = make_method(method, given)
+    settings = method
+    if not isinstance(settings, Settings):
+        if device is not None:
+            options["device"] = str(device)
+        settings = Settings.of(method, recipe, max_drop=max_drop, epochs=epochs, **options)
+    how, chosen = legacy(settings)
     if fit is None and max(chosen.epochs, chosen.dense_epochs, chosen.final_epochs):
         _check_length(train)
     check_finite(model)
     first = _first_batch(train, "training")
     _first_batch(val, "validation")
-    where = working_device(device)
+    where = working_device(settings.machine.device)
     network = _captured(model, first, base).to(where)
     network.train(False)
     run = None
     if out is not None:
-        decisive = {**chosen.to_dict(), **(identity or {}), **_identity(model, train, val, test)}
         run = Run(
             Path(out).expanduser(),
-            {"method": method, **decisive},
-            config or {"method": method, **chosen.to_dict()},
+            {**settings.identity(), **(identity or {}), **_identity(model, train, val, test)},
+            {**(config or {}), **settings.to_dict()},
         )
     try:
         return search(network, how, Task(train, val, test, chosen, fit), run, listener, meter)

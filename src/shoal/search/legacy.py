@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, ClassVar, Protocol
 
@@ -11,28 +11,19 @@ from shoal.importance import Scores
 from shoal.network import Network
 from shoal.runtimes import EAGER, check_runtime
 from shoal.search.listener import Listener
-from shoal.search.method import methods
 from shoal.search.records import Step
+from shoal.search.settings import Settings
 from shoal.surgery.linearize import check_how
 from shoal.training import Recipe
 
 __all__ = [
-    "OF_SOME_METHODS",
     "Method",
     "Proposal",
     "Recall",
     "Search",
     "Situation",
-    "defaults_of",
-    "make_method",
-    "recipe_of",
+    "legacy",
 ]
-
-
-OF_SOME_METHODS = frozenset(
-    {"how", "keep_first", "keep_per_stage", "moves", "per_latency", "step_saving", "tries"}
-)
-"""Options that a method reads only where it says so."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,25 +165,6 @@ class Search:
                 "score_on is 'rewound' but nothing is rewound: give rewind or rewind_from"
             )
 
-    @classmethod
-    def of(cls, values: Mapping[str, Any]) -> Search:
-        """Build the options from a mapping.
-
-        Raises:
-            NameNotFoundError: there is no such option.
-            ConfigError: it is one of the training, or has a value that makes no sense.
-        """
-        known = {f.name for f in fields(cls)}
-        training = {f.name for f in fields(Recipe)}
-        for name in values:
-            if name in training:
-                raise ConfigError(
-                    f"{name} is an option of the training: give it in recipe={{'{name}': …}}"
-                )
-            if name not in known:
-                raise unknown_name("option", name, sorted(known))
-        return cls(**values)
-
     def to_dict(self) -> dict[str, Any]:
         """Return the options as JSON values."""
         return {**asdict(self), "moves": list(self.moves), "recipe": self.recipe.to_dict()}
@@ -281,45 +253,12 @@ class Method(Protocol):
         ...
 
 
-def defaults_of(method: str) -> dict[str, Any]:
-    """Return the options of a search that a method has its own defaults for.
-
-    Raises:
-        NameNotFoundError: there is no such method.
-    """
-    return dict(getattr(methods[method], "defaults", {}))
-
-
-def recipe_of(method: str) -> str:
-    """Return the name of the recipe that a method trains by unless told otherwise.
-
-    Raises:
-        NameNotFoundError: there is no such method.
-    """
-    return str(getattr(methods[method], "recipe", "finetune"))
-
-
-def make_method(name: str, options: Mapping[str, Any]) -> tuple[Method, Search]:
-    """Return a method with its options, its own defaults filled in.
-
-    Args:
-        name: of the registry.
-        options: fields of `Search` that differ from the defaults.
-
-    Raises:
-        NameNotFoundError: there is no such method, or no such option.
-        ConfigError: an option makes no sense, or the method does not read it.
-    """
-    search = Search.of({**defaults_of(name), **options})
-    for option in sorted(OF_SOME_METHODS - _reads(name)):
-        if getattr(search, option) != getattr(Search(), option):
-            others = [other for other in methods.names() if option in _reads(other)]
-            raise ConfigError(
-                f"the method '{name}' does not read {option}: leave it out, or choose "
-                f"{' or '.join(repr(other) for other in others)}"
-            )
-    return methods[name](search), search
-
-
-def _reads(method: str) -> frozenset[str]:
-    return frozenset(getattr(methods[method], "reads", OF_SOME_METHODS))
+def legacy(settings: Settings) -> tuple[Method, Search]:
+    """Return a method with its options as they were."""
+    values = settings.to_dict()
+    names = {f.name for f in fields(Search)} - {"recipe"}
+    own: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in names
+    }
+    search = Search(**own, recipe=settings.recipe)
+    return settings.method(search), search
