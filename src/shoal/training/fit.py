@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from shoal.distributed import broadcast_buffers, default_device, ensure_initialised
 from shoal.errors import ConfigError, DataError, ShoalError, TrainingError
 from shoal.modes import eval_mode, kept_flags, make_channels_last, placed
+from shoal.onednn import safe_convolutions
 from shoal.options import Recipe, find_recipe
 from shoal.seeds import preserved_rng
 from shoal.training.evaluate import evaluate
@@ -159,7 +161,9 @@ def fit(
                 on_batch=on_batch,
             )
             run = _Run(trainer, None if checkpoint is None else Path(checkpoint))
-            return run.finish(val, on_epoch)
+            notes = stack.enter_context(safe_convolutions(network))
+            report = run.finish(val, on_epoch)
+            return replace(report, notes=(*report.notes, *notes))
     except ShoalError:
         network.load_state_dict(start)
         raise
