@@ -128,7 +128,7 @@ def test_what_does_not_go_together_is_one_line(
         (["--rewind", "2"], "raise dense_epochs"),
         (["--rewind", "0", "--rewind-from", "w.pt"], "choose one of them"),
         (["--score-on", "rewound"], "nothing is rewound"),
-        (["--score-on", "both"], "choose 'trained' or 'rewound'"),
+        (["--score-on", "both"], "give one of trained, rewound"),
         (["--criterion", "ckaa"], "did you mean 'cka'"),
         (["--rewind-from", str(tmp_path / "w.pt")], "w.pt"),
         (["--energy", "--country", "Germany"], "give three letters"),

@@ -90,5 +90,5 @@ class DataOptions(Options):
         decides=False,
     )
     seed: int = option(
-        0, "Fixes everything random: the same seed gives the same result.", check=at_least(0)
+        0, "Decides all that is random: the same seed gives the same result.", check=at_least(0)
     )
