@@ -22,9 +22,9 @@ from onnxruntime import quantization
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from rich.console import Console
 from rich.table import Table
-from shoal.config import read_config
 
 import shoal
+from shoal.cli.config import data_options, run_options
 from shoal.data import DataSet, load_data, split_batch
 from shoal.measure import Latency, latency_ratio, measure_latency
 from shoal.merge.merge import merge_
@@ -158,8 +158,8 @@ def digits_network(epochs: int) -> tuple[shoal.Network, DataSet]:
 
 def network_of_run(folder: Path) -> tuple[shoal.Network, DataSet]:
     """Return the result of a run and its data."""
-    config = read_config(folder / "config.yaml", {})
-    return shoal.load(folder, "best"), load_data(config.data, **config.data_options())
+    options = run_options(folder)
+    return shoal.load(folder, "best"), load_data(options["data"], **data_options(options))
 
 
 def table(rows: list[Row]) -> Table:
