@@ -17,6 +17,7 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "DataError",
+    "FileError",
     "NameNotFoundError",
     "OptionError",
     "PlanError",
@@ -41,11 +42,11 @@ class CheckpointError(ShoalError):
     """A file of weights is missing, damaged, or made for another model."""
 
 
-class ConfigError(ShoalError):
-    """An option has a value that makes no sense."""
+class ConfigError(ShoalError, ValueError):
+    """Arguments that make no sense, or not together."""
 
 
-class OptionError(ConfigError, ValueError):
+class OptionError(ConfigError):
     """An option has a value that makes no sense.
 
     Args:
@@ -59,19 +60,23 @@ class OptionError(ConfigError, ValueError):
         self.option = option
 
 
-class DataError(ShoalError):
+class DataError(ShoalError, ValueError):
     """A data set is missing, empty, or not what a classifier needs."""
 
 
-class NameNotFoundError(ShoalError):
+class NameNotFoundError(ShoalError, LookupError):
     """A site, block, criterion, method or data set of that name does not exist."""
+
+
+class FileError(ShoalError, OSError):
+    """A file or folder cannot be read or written: it is missing, in use, or the disk is full."""
 
 
 class PlanError(ShoalError):
     """A saved network is damaged, or does not belong to the given model."""
 
 
-class RunError(ShoalError):
+class RunError(FileError):
     """A run's folder cannot be used as asked."""
 
 

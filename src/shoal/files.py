@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from shoal.errors import RunError
+from shoal.errors import FileError, ShoalError
 
 __all__ = ["readable_errors", "replace_folder", "sync_folder", "write_file"]
 
@@ -27,7 +27,7 @@ def write_file(path: Path, write: Callable[[Path], None] | bytes | str) -> None:
         write: the content, or a function that writes it to the path it is given.
 
     Raises:
-        RunError: the disk is full, or the folder cannot be written.
+        FileError: the disk is full, or the folder cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with readable_errors(path):
@@ -54,7 +54,7 @@ def replace_folder(path: Path, fill: Callable[[Path], None]) -> None:
         fill: writes the content into the folder it is given.
 
     Raises:
-        RunError: the disk is full, or the parent cannot be written.
+        FileError: the disk is full, or the parent cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     old = path.with_name(f".{path.name}.{os.getpid()}.old")
@@ -113,22 +113,24 @@ def readable_errors(path: Path) -> Iterator[None]:
     """Turn the system's errors of writing below `path` into one line that says what to do."""
     try:
         yield
+    except ShoalError:
+        raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise RunError(
+            raise FileError(
                 f"the disk is full, '{path}' could not be written: free some space and give the "
                 "same command again; finished steps are kept"
             ) from error
         reason = error.strerror or str(error)
-        raise RunError(
-            f"cannot write '{path}': {reason}: choose another folder with --out, or mend this one"
+        raise FileError(
+            f"cannot write '{path}': {reason}: choose another folder, or fix this one"
         ) from error
     except Exception as error:
         # safetensors wraps the system's error in its own, and all that torch's writer may say is
         # that it did not get as far in the file as it wanted.
         signs = ("No space left", "os error 28", "inline_container.cc")
         if any(sign in str(error) for sign in signs):
-            raise RunError(
+            raise FileError(
                 f"the disk is full, '{path}' could not be written: free some space and give the "
                 "same command again; finished steps are kept"
             ) from error

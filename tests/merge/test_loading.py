@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import shoal
 from shoal import files as atomic
-from shoal.errors import CheckpointError, PlanError, RunError
+from shoal.errors import CheckpointError, FileError, PlanError
 from shoal.merge.loading import load
 from shoal.modes import is_channels_last, make_channels_last
 from shoal.network import Network, capture
@@ -176,7 +176,7 @@ def test_a_folder_with_other_files_is_left_alone(lined: Network, tmp_path: Path)
         save(lined, tmp_path)
     with pytest.raises(PlanError, match="is a file"):
         save(lined, tmp_path / "photo.jpg")
-    with pytest.raises(RunError, match="cannot write"):
+    with pytest.raises(FileError, match="cannot write"):
         save(lined, tmp_path / "photo.jpg" / "sub")
     assert [path.name for path in tmp_path.iterdir()] == ["photo.jpg"]
 

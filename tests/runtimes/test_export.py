@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import shoal
 from shoal import compat
-from shoal.errors import ConfigError, RunError, ShoalError
+from shoal.errors import ConfigError, FileError, ShoalError
 from shoal.measure import compare_outputs
 from shoal.models import cifar_resnet20
 from shoal.network import Network
@@ -273,7 +273,7 @@ def test_a_network_that_is_too_large_for_one_file_is_told_so(
 
 def test_a_place_that_cannot_be_written_is_told_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match="folder"):
+    with pytest.raises(FileError, match="folder"):
         export(small(), tmp_path / "file" / "net.pt2")
 
 

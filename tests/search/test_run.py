@@ -14,7 +14,7 @@ import torch
 import yaml
 
 import small_runs
-from shoal.errors import RunError
+from shoal.errors import FileError, RunError
 from shoal.merge.loading import load
 from shoal.merge.report import MergeReport
 from shoal.report.record import read_run
@@ -296,7 +296,7 @@ def test_a_full_disk_loses_nothing(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", no_space)
-    with pytest.raises(RunError, match=r"the disk is full, .*: free some space"):
+    with pytest.raises(FileError, match=r"the disk is full, .*: free some space"):
         run(folder, epochs=2)
     kept = sorted(path.name for path in (folder / "steps").glob("*")) if folder.exists() else []
     assert all(name.isdigit() for name in kept)
@@ -319,7 +319,7 @@ def test_a_full_disk_while_weights_are_written_is_told_as_such(
         raise SafetensorError(f"Error while serializing: {text}")
 
     monkeypatch.setattr(saving, "save_file", full)
-    with pytest.raises(RunError, match="the disk is full"):
+    with pytest.raises(FileError, match="the disk is full"):
         run(tmp_path / "run", remove=1)
     assert list((tmp_path / "run" / "steps").iterdir()) == []
 
@@ -329,7 +329,7 @@ def test_a_full_disk_while_weights_are_written_is_told_as_such(
 
 def test_changed_options_are_named(finished: Path) -> None:
     before = result_of(finished)
-    with pytest.raises(RunError) as caught:
+    with pytest.raises(FileError) as caught:
         run(finished, epochs=3, max_drop=2.0)
     text = str(caught.value)
     assert "epochs was 2 and is 3" in text
@@ -354,7 +354,7 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("place", ["file/run", "file", "/proc/run"])
 def test_a_folder_that_cannot_be_written_is_told_in_one_line(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError) as caught:
+    with pytest.raises(FileError) as caught:
         run(tmp_path / place)
     assert "\n" not in str(caught.value)
     assert "folder" in str(caught.value)

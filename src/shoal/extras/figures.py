@@ -32,7 +32,7 @@ def l1_by_stage(network: Network, path: str | Path) -> Path:
 
     Raises:
         ConfigError: there is no removable block, or the ending is another one.
-        RunError: the file cannot be written.
+        FileError: the file cannot be written.
         ShoalError: matplotlib is not installed.
     """
     target = check_path(path)
@@ -71,7 +71,7 @@ def criteria_map(
     Raises:
         ConfigError: there are no scores, they are not of this network's blocks, or the ending is
             another one.
-        RunError: the file cannot be written.
+        FileError: the file cannot be written.
         ShoalError: matplotlib is not installed.
     """
     target = check_path(path)

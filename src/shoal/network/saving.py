@@ -46,7 +46,7 @@ def save(network: Network, folder: str | Path) -> Path:
         The folder.
 
     Raises:
-        RunError: the folder cannot be written, or the disk is full.
+        FileError: the folder cannot be written, or the disk is full.
         PlanError: `folder` holds something else than a saved network, or the network holds an
             operator that is not registered (`shoal.register_op`).
     """

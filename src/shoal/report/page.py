@@ -65,7 +65,7 @@ def write_page(record: RunRecord, path: str | Path | None = None) -> Path:
 
     Raises:
         ShoalError: jinja2 is not installed.
-        RunError: the file cannot be written.
+        FileError: the file cannot be written.
     """
     try:
         from jinja2 import Environment

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shoal.errors import ConfigError, RunError, ShoalError
+from shoal.errors import ConfigError, FileError, ShoalError
 from shoal.files import write_file
 from shoal.network import Network, capture
 from shoal.network.agreement import compare_outputs, random_like
@@ -119,7 +119,7 @@ def export(
 
     Raises:
         ConfigError: the suffix or an option makes no sense, or the inputs are not the network's.
-        RunError: the file cannot be written.
+        FileError: the file cannot be written.
         ShoalError: the network cannot be written in this format, or the file computes something
             else; then no file is left behind, and an older one of that name stays.
     """
@@ -175,7 +175,7 @@ def _make_parent(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(
+        raise FileError(
             f"the folder of '{path}' cannot be made ({error.strerror}): choose another one"
         ) from error
 
