@@ -13,21 +13,13 @@ from torch import Tensor, fx, nn
 
 from shoal.merge.conv_map import ConvMap, conv_padding
 from shoal.network import Network
-from shoal.network.modules import Line, StochasticDepth
-from shoal.network.nodes import lookup_tensor
+from shoal.network.modules import Line
+from shoal.network.nodes import bound_arguments, lookup_tensor
+from shoal.network.ops import op_of
 
-__all__ = ["ADDITIONS", "Linear", "linear_map", "operands", "tensor_shape"]
+__all__ = ["Linear", "linear_map", "operands", "tensor_shape"]
 
 aten = torch.ops.aten
-
-ADDITIONS = {
-    aten.add.Tensor: 1.0, aten.add_.Tensor: 1.0, aten.sub.Tensor: -1.0, aten.sub_.Tensor: -1.0,
-}  # fmt: skip
-
-_NOTHING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout,
-            nn.FeatureAlphaDropout, StochasticDepth)  # fmt: skip
-_FLATTENINGS = (aten.flatten.using_ints, aten.view.default, aten.reshape.default)
-_SCALINGS = (aten.mul.Tensor, aten.div.Tensor, aten.mul.Scalar, aten.div.Scalar)
 
 
 @dataclass(frozen=True)
@@ -54,14 +46,15 @@ def tensor_shape(node: fx.Node) -> tuple[int | None, ...]:
 
 def operands(node: fx.Node) -> tuple[fx.Node, fx.Node, float] | None:
     """Return (a, b, sign) for a node a + b or a − b of two tensors of the same shape."""
-    if node.target not in ADDITIONS or node.kwargs.get("alpha", 1) != 1 or len(node.args) != 2:
+    sign = op_of(node.target).addition
+    if not sign or node.kwargs.get("alpha", 1) != 1 or len(node.args) != 2:
         return None
     a, b = node.args
     if not isinstance(a, fx.Node) or not isinstance(b, fx.Node):
         return None
     if len(tensor_shape(a)) < 2 or tensor_shape(a) != tensor_shape(b):
         return None
-    return a, b, ADDITIONS[node.target]
+    return a, b, sign
 
 
 def linear_map(node: fx.Node, network: Network) -> Linear | None:
@@ -73,17 +66,13 @@ def linear_map(node: fx.Node, network: Network) -> Linear | None:
         return _of_module(node, network.get_submodule(str(node.target)))
     if node.op != "call_function":
         return None
-    if node.target in _SCALINGS or node.target in ADDITIONS:
+    op = op_of(node.target)
+    if op.addition or op.linear == "scale":
         return _of_constant(node, network)
-    if node.target in _FLATTENINGS:
-        return _of_flatten(node)
-    if node.target in (aten.slice.Tensor, aten.pad.default, aten.constant_pad_nd.default):
-        return _of_resampling(node)
-    if node.target is aten.avg_pool2d.default:
-        return _of_average_pool(node)
-    if node.target is aten.dropout.default and isinstance(node.args[0], fx.Node):
-        return _nothing(node.args[0])
-    return None
+    if callable(op.linear):
+        return _of_layer(node.all_input_nodes[0], op.linear(bound_arguments(node)))
+    make = _FUNCTIONS.get(op.linear or "")
+    return None if make is None else make(node)
 
 
 def _nothing(source: fx.Node) -> Linear | None:
@@ -100,9 +89,14 @@ def _of_module(node: fx.Node, module: nn.Module) -> Linear | None:
     source = node.args[0] if node.args else None
     if not isinstance(source, fx.Node):
         return None
-    rank = len(tensor_shape(source))
-    if isinstance(module, _NOTHING):
+    linear = op_of(module).linear
+    if linear == "nothing":
         return _nothing(source)
+    return _of_layer(source, linear(module) if callable(linear) else module)
+
+
+def _of_layer(source: fx.Node, module: nn.Module) -> Linear | None:
+    rank = len(tensor_shape(source))
     if isinstance(module, nn.Linear):
         return Linear(source, "last", partial(ConvMap.of_linear, module))
     if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
@@ -165,8 +159,8 @@ def _of_constant(node: fx.Node, network: Network) -> Linear | None:
         return None
     vector, dim = found
     one, zero = torch.ones_like(vector), torch.zeros_like(vector)
-    if node.target in ADDITIONS:
-        scale, shift = one, vector * ADDITIONS[node.target]
+    if sign := op_of(node.target).addition:
+        scale, shift = one, vector * sign
     elif node.target in (aten.div.Tensor, aten.div.Scalar):
         scale, shift = 1.0 / vector, zero
     else:
@@ -302,3 +296,14 @@ def _of_average_pool(node: fx.Node) -> Linear | None:
 def _pair(value: Any) -> tuple[int, int]:
     values = list(value) if isinstance(value, (list, tuple)) else [value]
     return int(values[0]), int(values[-1])
+
+
+def _of_nothing(node: fx.Node) -> Linear | None:
+    source = node.args[0]
+    return _nothing(source) if isinstance(source, fx.Node) else None
+
+
+_FUNCTIONS: dict[str, Callable[[fx.Node], Linear | None]] = {
+    "flatten": _of_flatten, "slice": _of_resampling, "pad": _of_resampling,
+    "average": _of_average_pool, "nothing": _of_nothing,
+}  # fmt: skip

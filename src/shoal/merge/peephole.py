@@ -9,15 +9,12 @@ from shoal.merge.conv_map import ConvMap
 from shoal.merge.linear_ops import linear_map, tensor_shape
 from shoal.network import Network
 from shoal.network.modules import Line
+from shoal.network.ops import op_of
 from shoal.network.rewrite import free_path, put_module_
 
 __all__ = ["fix_lines", "simplify_"]
 
 aten = torch.ops.aten
-
-# After one of the first kind, the second one changes nothing.
-_ABSORBED = {nn.ReLU: (nn.ReLU, nn.ReLU6), nn.ReLU6: (nn.ReLU6,)}
-_MEANS = (aten.adaptive_avg_pool2d.default, aten.adaptive_avg_pool1d.default, aten.mean.dim)
 
 
 def simplify_(network: Network, *, pool_first: bool = False) -> bool:
@@ -38,7 +35,7 @@ def simplify_(network: Network, *, pool_first: bool = False) -> bool:
             _bypass(node, found.source)
         elif node.op == "call_module":
             _drop_doubled_rectifier(node, network)
-        elif node.target in _MEANS:
+        elif op_of(node.target).pool == "mean":
             moved |= _take_mean_first(node, network, layers=pool_first)
     return moved
 
@@ -56,7 +53,7 @@ def _drop_doubled_rectifier(node: fx.Node, network: Network) -> None:
         return
     outer = network.get_submodule(str(node.target))
     inner = network.get_submodule(str(source.target))
-    if type(inner) in _ABSORBED.get(type(outer), ()):
+    if type(inner) in op_of(outer).absorbed:
         _bypass(node, source)
 
 

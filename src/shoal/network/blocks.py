@@ -17,13 +17,13 @@ import torch
 from torch import fx, nn
 
 from shoal.network.flow import Flow
+from shoal.network.ops import op_of
 from shoal.network.weights import is_weighted, own_tensors
 
 __all__ = ["Block", "find_blocks", "fix_block_names"]
 
 aten = torch.ops.aten
 
-_ADDITIONS = (aten.add.Tensor, aten.add_.Tensor)
 _NAME = "block"  # in an addition's meta: the name its block was given at capture
 
 
@@ -106,7 +106,7 @@ class _Joint(NamedTuple):
 
 
 def _joints(flow: Flow, root: nn.Module) -> list[_Joint]:
-    additions = (node for node in flow.order if node.target in _ADDITIONS)
+    additions = (node for node in flow.order if op_of(node.target).addition == 1.0)
     joints = (_joint(addition, flow, root) for addition in additions)
     return [joint for joint in joints if joint is not None]
 
@@ -148,7 +148,7 @@ def _sums_from(node: fx.Node, start: fx.Node) -> bool:
         node = waiting.pop()
         if node is start:
             return True
-        if node not in seen and node.target in _ADDITIONS:
+        if node not in seen and op_of(node.target).addition == 1.0:
             seen.add(node)
             waiting += [a for a in node.args[:2] if isinstance(a, fx.Node)]
     return False

@@ -7,28 +7,13 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from shoal.network.ops import op_of
+
 __all__ = ["channel_dim"]
 
 aten = torch.ops.aten
 
-_CHANNELS_SECOND = (
-    nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
-    nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm, nn.GroupNorm, nn.PReLU,
-)  # fmt: skip
-_CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.Embedding)
-_OPS_SECOND = ("aten.conv", "aten.batch_norm", "aten.group_norm", "aten.instance_norm", "pool")
-_OPS_LAST = ("aten.linear", "aten.layer_norm", "aten.embedding", "aten.addmm", "aten.matmul")
-_KEEPS_LAYOUT = (
-    "aten.add", "aten.sub", "aten.mul", "aten.div", "aten.cat", "aten.contiguous", "aten.clone",
-    "aten.dropout", "aten.pad", "aten.slice", "aten.roll", "aten.to", "_like", "aten.neg",
-    "aten.sigmoid", "aten.tanh", "aten.relu", "aten.gelu", "aten.silu", "aten.clamp", "aten.split",
-    "aten.chunk", "getitem", "aten.hardsigmoid", "aten.hardswish", "aten.softmax", "aten.pow",
-)  # fmt: skip
-
-_RESHAPES = (
-    "aten.flatten", "aten.view", "aten.reshape", "aten._unsafe_view", "aten.unflatten",
-    "aten.unsqueeze", "aten.squeeze", "aten.mean", "aten.sum", "aten.amax",
-)  # fmt: skip
+_PLACES = {"second": 1, "last": -1}
 
 
 def channel_dim(node: fx.Node, root: nn.Module) -> int:
@@ -51,26 +36,23 @@ def _search(node: fx.Node, root: nn.Module, depth: int) -> int | None:
         return None
     if node.op == "call_module":
         module = root.get_submodule(str(node.target))
-        if isinstance(module, _CHANNELS_SECOND):
-            return 1
-        if isinstance(module, _CHANNELS_LAST):
-            return -1
+        channels = op_of(module).channels
+        if channels in _PLACES:
+            return _PLACES[channels]
         return _search(node.all_input_nodes[0], root, depth - 1) if node.all_input_nodes else None
     if node.op != "call_function":
         return None
-    name = str(node.target)
-    if any(op in name for op in _OPS_SECOND):
-        return 1
-    if any(op in name for op in _OPS_LAST):
-        return -1
+    channels = op_of(node.target).channels
+    if channels in _PLACES:
+        return _PLACES[channels]
     source = node.all_input_nodes[0] if node.all_input_nodes else None
     if source is None:
         return None
-    if node.target in (aten.permute.default, aten.transpose.int):
+    if channels == "moved":
         return _through_transposition(node, _search(source, root, depth - 1))
-    if any(op in name for op in _RESHAPES):
+    if channels == "reshaped":
         return _through_reshaping(node, source, _search(source, root, depth - 1))
-    if any(op in name for op in _KEEPS_LAYOUT):
+    if channels == "kept":
         for operand in node.all_input_nodes:
             found = _search(operand, root, depth - 1)
             if found is not None and _same_rank(node, operand):

@@ -6,14 +6,14 @@ from collections.abc import Collection
 
 from torch import fx
 
-__all__ = ["Flow", "reads_shape"]
+from shoal.network.ops import op_of
 
-_SHAPE_ONLY = ("aten.sym_size", "aten.new_", "_like", "built-in function getattr")
+__all__ = ["Flow", "reads_shape"]
 
 
 def reads_shape(node: fx.Node) -> bool:
     """Whether a call reads its operand's shape or place only."""
-    return any(op in str(node.target) for op in _SHAPE_ONLY)
+    return node.op == "call_function" and op_of(node.target).shape_only
 
 
 class Flow:

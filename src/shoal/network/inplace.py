@@ -11,24 +11,17 @@ import torch
 from torch import Tensor, fx
 from torch._ops import OpOverload, OpOverloadPacket
 
+from shoal.network.aten import ATEN
+from shoal.network.ops import op_of
+
 __all__ = ["make_out_of_place"]
 
 aten = torch.ops.aten
 
-_BASES = (
-    "relu", "relu6", "hardtanh", "leaky_relu", "elu", "selu", "celu", "silu", "hardswish", "mish",
-    "rrelu", "clamp", "clamp_min", "clamp_max", "threshold", "sigmoid", "hardsigmoid", "tanh",
-    "add", "sub", "mul", "div", "dropout", "feature_dropout", "alpha_dropout", "gelu", "exp", "neg",
-    "pow", "sqrt", "rsqrt", "abs", "square", "floor", "masked_fill", "detach",
-)  # fmt: skip
-
-# These hand back their input itself in eval mode, which their schema does not say.
-_SILENT_ALIASES = {"dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"}
-
 
 def _twins() -> dict[OpOverload, OpOverload]:
     twins = {}
-    for base in _BASES:
+    for base in sorted(name for name in ATEN if op_of(f"aten.{name}").in_place):
         packet = getattr(aten, base + "_", None)
         if packet is None:
             continue
@@ -57,7 +50,7 @@ def _aliased_input(node: fx.Node) -> fx.Node | None:
         first = node.args[0] if node.args else None
         return first if isinstance(first, fx.Node) else None  # getitem of a list of views
     shared = {s for r in target._schema.returns if r.alias_info for s in r.alias_info.before_set}
-    silent = target._schema.name.removeprefix("aten::") in _SILENT_ALIASES
+    silent = op_of(target).dropout is not None  # in eval mode it hands back its input itself
     for arg, value in zip(target._schema.arguments, node.args, strict=False):
         aliases = arg.alias_info is not None and bool(shared & arg.alias_info.before_set)
         if (aliases or silent) and isinstance(value, fx.Node):

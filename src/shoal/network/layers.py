@@ -1,6 +1,6 @@
 """Which ordinary layer each ATen call with parameters is.
 
-A table from operation to a function that makes the `nn` layer, as a call says it. The layer's own
+Functions that make the `nn` layer as a call says it; the operator table holds them. The layer's own
 tensors are never allocated (they are made on the meta device): it receives the model's.
 """
 
@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch._ops import OpOverload
 
 from shoal.network.modules import FrozenBatchNorm
+from shoal.network.ops import register_op
 
-__all__ = ["LAYERS", "LayerMaker"]
+__all__ = ["LayerMaker"]
 
 aten = torch.ops.aten
 
@@ -23,12 +24,11 @@ aten = torch.ops.aten
 # original module the call came from; returns the layer, or why there is none.
 LayerMaker = Callable[[Mapping[str, Any], nn.Module | None], nn.Module | str]
 
-LAYERS: dict[OpOverload, LayerMaker] = {}
-
 
 def _layer(*ops: OpOverload) -> Callable[[LayerMaker], LayerMaker]:
     def bind(make: LayerMaker) -> LayerMaker:
-        LAYERS.update(dict.fromkeys(ops, make))
+        for op in ops:
+            register_op(op, layer=make)
         return make
 
     return bind

@@ -20,6 +20,7 @@ from torch._ops import OpOverload
 
 from shoal.errors import ConfigError
 from shoal.network import contexts, modules
+from shoal.network.aten import ATEN
 
 __all__ = ["Op", "function_named", "name_of", "op_of", "register_op", "type_named"]
 
@@ -34,12 +35,43 @@ class Op:
         write: of a type of module: gives the constructor's arguments as JSON values, where they
             are no attributes.
         read: of a type of module: makes one from these arguments; None for the type itself.
+        weighted: it is a layer with weights: a convolution or a linear map.
+        channels: where its output has the neurons: "second" or "last" dimension, "kept" where its
+            operand has them, "moved" by a transposition, "reshaped" where they may have moved.
+        pointwise: it acts on each entry alone, or on all alike.
+        linear: how it is linear in its first operand in eval mode: "nothing" where it passes it on;
+            a word that `merge.linear_ops` knows; or a function that gives an equal layer of
+            PyTorch's own, of the module or of a call's arguments by name.
+        addition: the sign of the second of two tensors that are added; 0.0 for what is no sum.
+        pool: "mean" over positions, or over a "window".
+        shape_only: it reads its operand's shape, type or place only.
+        in_place: its twin that ends in "_" may be replaced by it.
+        converts: it changes type or place.
+        mode_argument: the position of the argument that says whether it acts as in training.
+        dropout: of a random operation that training alone does: the type of module for a rank.
+        absorbed: rectifiers after which it changes nothing.
+        rectifier: recognises a call that is a rectifier; `network.rectifiers.rectifier` makes one.
+        layer: makes the layer that a call with parameters is (see `network.layers`).
     """
 
     name: str = ""
     arguments: tuple[str, ...] = ()
     write: Callable[[Any], Mapping[str, Any]] | None = None
     read: Callable[..., nn.Module] | None = None
+    weighted: bool = False
+    channels: str | None = None
+    pointwise: bool = False
+    linear: str | Callable[[Any], nn.Module] | None = None
+    addition: float = 0.0
+    pool: str | None = None
+    shape_only: bool = False
+    in_place: bool = False
+    converts: bool = False
+    mode_argument: int | None = None
+    dropout: Callable[[int], type[nn.Module]] | None = None
+    absorbed: tuple[type[nn.Module], ...] = ()
+    rectifier: Callable[..., Any] | None = None
+    layer: Callable[..., nn.Module | str] | None = None
 
 
 _UNKNOWN = Op()
@@ -92,22 +124,27 @@ def _row(key: str | type[nn.Module], properties: Mapping[str, Any]) -> None:
 
 def op_of(target: object) -> Op:
     """Return what is known of an operation, of a module (by its type or a base of it) or a type."""
-    if isinstance(target, nn.Module):
-        target = type(target)
-    return _module(target) if isinstance(target, type) else _function(str(target))
+    if isinstance(target, OpOverload | str):
+        return _function(str(target))
+    if isinstance(target, nn.Module | type):
+        return _module(target if isinstance(target, type) else type(target))
+    return _function(_FUNCTION_NAMES.get(target, "")) if callable(target) else _UNKNOWN
 
 
 @cache
 def _function(name: str) -> Op:
     packet = ".".join(name.split(".")[:2])
-    fields = {**_TABLE.get(packet, {}), **_TABLE.get(name, {})}
+    base = _TABLE.get(packet.removesuffix("_")) if packet.endswith("_") else None
+    shared = {key: base[key] for key in ("weighted", "channels") if base and key in base}
+    rows = [_TABLE[key] for key in (packet, name) if key in _TABLE]
+    fields = {k: v for row in (shared, *rows) for k, v in row.items()}
     return Op(**{"name": name, **fields}) if fields else _UNKNOWN
 
 
 @cache
 def _module(kind: type) -> Op:
-    fields = next((_TABLE[base] for base in kind.__mro__ if base in _TABLE), None)
-    return Op(**fields) if fields else _UNKNOWN
+    known = next((base for base in kind.__mro__ if base in _TABLE), None)
+    return _UNKNOWN if known is None else Op(**_TABLE[known])
 
 
 # ---------------------------------------------------------------------- names in files
@@ -128,7 +165,7 @@ def function_named(name: str) -> Any:
     packet, _, overload = rest.partition(".")
     if space != "aten" or name in _FUNCTIONS:
         return _FUNCTIONS.get(name)
-    if packet not in _ATEN and packet.removesuffix("_") not in _ATEN:
+    if packet not in ATEN and packet.removesuffix("_") not in ATEN:
         return None
     found = getattr(torch.ops.aten, packet, None)
     return getattr(found, overload) if found and overload in found.overloads() else None
@@ -146,72 +183,6 @@ def _name_function(name: str, function: Callable[..., Any]) -> None:
 
 # ---------------------------------------------------------------------- functions
 
-# ATen's functions of tensors. None of them touches files, processes or other memory than its own.
-_ATEN_NAMES = """
-_adaptive_avg_pool2d _adaptive_avg_pool3d _assert_async _assert_scalar _assert_tensor_metadata
-_cdist_forward _conj _conv_depthwise2d _convolution _fft_c2c _fft_c2r _fft_r2c _linalg_det
-_linalg_svd _local_scalar_dense _log_softmax _native_batch_norm_legit
-_native_batch_norm_legit_no_training _prelu_kernel _reshape_alias _safe_softmax
-_scaled_dot_product_flash_attention_for_cpu _shape_as_tensor _softmax _to_copy _trilinear
-_unsafe_index _unsafe_view _upsample_bicubic2d_aa _upsample_bilinear2d_aa
-_upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d _weight_norm
-_weight_norm_interface abs absolute acos acosh adaptive_avg_pool1d adaptive_avg_pool2d
-adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d add addbmm
-addcdiv addcmul addmm addmv addr affine_grid_generator alias alias_copy all alpha_dropout amax
-amin aminmax angle any arange arccos arccosh arcsin arcsinh arctan arctan2 arctanh argmax argmin
-argsort as_strided as_strided_copy asin asinh atan atan2 atanh atleast_1d atleast_2d atleast_3d
-avg_pool1d avg_pool2d avg_pool3d baddbmm batch_norm bernoulli bilinear bincount bitwise_and
-bitwise_left_shift bitwise_not bitwise_or bitwise_right_shift bitwise_xor block_diag bmm
-broadcast_tensors broadcast_to bucketize cat cdist ceil celu chain_matmul channel_shuffle chunk
-clamp clamp_max clamp_min clip clone col2im column_stack complex concat concatenate conj
-conj_physical constant_pad_nd contiguous conv1d conv2d conv3d conv_depthwise3d conv_transpose1d
-conv_transpose2d conv_transpose3d convolution copy copysign cos cosh cosine_similarity
-count_nonzero cross cummax cummin cumprod cumsum deg2rad detach detach_copy diag diag_embed
-diagonal diagonal_copy diagonal_scatter diff digamma dim dist div divide dot dropout dsplit
-dstack einsum elu embedding embedding_bag empty empty_like empty_permuted eq equal erf erfc
-erfinv exp exp2 expand expand_as expand_copy expm1 exponential eye feature_alpha_dropout
-feature_dropout fft_fft fft_fft2 fft_fftfreq fft_fftn fft_fftshift fft_hfft fft_ifft fft_ifft2
-fft_ifftn fft_ifftshift fft_ihfft fft_irfft fft_irfft2 fft_irfftn fft_rfft fft_rfft2
-fft_rfftfreq fft_rfftn fill fix flatten flip fliplr flipud float_power floor floor_divide fmax
-fmin fmod frac frobenius_norm full full_like gather gcd ge gelu glu greater greater_equal
-grid_sampler grid_sampler_2d grid_sampler_3d group_norm gru gt hamming_window hann_window
-hardshrink hardsigmoid hardswish hardtanh heaviside hsplit hstack hypot i0 im2col imag index
-index_add index_copy index_fill index_put index_reduce index_select inner instance_norm inverse
-isclose isfinite isin isinf isnan isneginf isposinf isreal istft item kron kthvalue layer_norm
-lcm ldexp le leaky_relu lerp less less_equal lgamma lift_fresh lift_fresh_copy linalg_cholesky
-linalg_cross linalg_det linalg_eigh linalg_inv linalg_matrix_norm linalg_matrix_power
-linalg_norm linalg_pinv linalg_qr linalg_solve linalg_svd linalg_vecdot linalg_vector_norm
-linear linspace log log10 log1p log2 log_sigmoid log_softmax logaddexp logaddexp2 logcumsumexp
-logical_and logical_not logical_or logical_xor logit logspace logsumexp lstm lt masked_fill
-masked_scatter masked_select matmul matrix_exp matrix_power max max_pool1d
-max_pool1d_with_indices max_pool2d max_pool2d_with_indices max_pool3d max_pool3d_with_indices
-maximum mean median meshgrid min minimum mish mm mode moveaxis movedim mul multinomial multiply
-mv nan_to_num nanmean nanmedian nansum narrow narrow_copy native_batch_norm native_dropout
-native_group_norm native_layer_norm ne neg negative new_empty new_empty_strided new_full
-new_ones new_zeros nextafter nonzero norm normal not_equal numel numpy_T one_hot ones ones_like
-outer pad pairwise_distance pdist permute permute_copy pixel_shuffle pixel_unshuffle polar
-positive pow prelu prod quantile rad2deg rand rand_like randint randint_like randn randn_like
-randperm ravel real reciprocal reflection_pad1d reflection_pad2d reflection_pad3d relu relu6
-remainder renorm repeat repeat_interleave replication_pad1d replication_pad2d replication_pad3d
-reshape reshape_as resolve_conj resolve_neg rms_norm rnn_relu rnn_tanh roll rot90 round rrelu
-rrelu_with_noise rsqrt rsub scalar_tensor scaled_dot_product_attention scatter scatter_add
-scatter_reduce searchsorted select select_copy select_scatter selu sgn sigmoid sign signbit silu
-sin sinc sinh size slice slice_copy slice_scatter softmax softplus softshrink sort special_entr
-special_erf special_erfc special_erfinv special_exp2 special_expit special_expm1 special_log1p
-special_log_softmax special_logit special_logsumexp special_round special_sinc special_softmax
-special_xlog1py special_xlogy split split_copy split_with_sizes split_with_sizes_copy sqrt
-square squeeze squeeze_copy stack std std_mean stft stride sub subtract sum sum_to_size swapaxes
-swapdims sym_constrain_range sym_constrain_range_for_size sym_numel sym_size sym_storage_offset
-sym_stride t t_copy take take_along_dim tan tanh tensor_split tensordot threshold tile to topk
-trace transpose transpose_copy trapezoid tril tril_indices triu triu_indices true_divide trunc
-type_as unbind unbind_copy unflatten unfold unfold_copy unique_consecutive unsafe_chunk
-unsafe_split unsafe_split_with_sizes unsqueeze unsqueeze_copy upsample_bicubic2d
-upsample_bilinear2d upsample_linear1d upsample_nearest1d upsample_nearest2d upsample_nearest3d
-upsample_trilinear3d vander var var_mean vdot view view_as view_as_complex view_as_real
-view_copy vsplit vstack where xlogy zero zeros zeros_like
-"""
-_ATEN = frozenset(_ATEN_NAMES.split())
-
 for _name in (
     "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "neg", "pos", "eq", "ne", "lt", "le",
     "gt", "ge", "and_", "or_", "not_", "getitem",
@@ -223,6 +194,83 @@ for _call in (getattr, torch.ops.higher_order.cond, *contexts.CONTEXT_CALLS):
     _name_function(_call.__name__, _call)
 
 
+def _aten(names: str, **properties: Any) -> None:
+    for name in names.split():
+        _row(f"aten.{name}", properties)
+
+
+_row("operator.getitem", {"channels": "kept"})
+_row("getattr", {"shape_only": True})
+_aten(
+    """_adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d
+    adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d avg_pool1d
+    avg_pool2d avg_pool3d batch_norm conv1d conv2d conv3d conv_depthwise3d conv_transpose1d
+    conv_transpose2d conv_transpose3d convolution group_norm instance_norm max_pool1d
+    max_pool1d_with_indices max_pool2d max_pool2d_with_indices max_pool3d
+    max_pool3d_with_indices""",
+    channels="second",
+)
+_aten("addmm embedding embedding_bag layer_norm linear matmul", channels="last")
+_aten("permute.default transpose.int", channels="moved")
+_aten(
+    """_unsafe_view amax flatten mean reshape reshape_as squeeze squeeze_copy sum sum_to_size
+    unflatten unsqueeze unsqueeze_copy view view_as view_as_complex view_as_real view_copy""",
+    channels="reshaped",
+)
+_aten(
+    """add addbmm addcdiv addcmul addmv addr cat chunk clamp clamp_max clamp_min clone contiguous
+    div divide dropout empty_like full_like gelu hardsigmoid hardswish mul multinomial multiply neg
+    negative ones_like pad pow rand_like randint_like randn_like relu relu6 roll sigmoid silu slice
+    slice_copy slice_scatter softmax split split_copy split_with_sizes split_with_sizes_copy sub
+    subtract tanh to topk zeros_like""",
+    channels="kept",
+)
+_aten(
+    """conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution
+    _convolution conv_depthwise3d linear bilinear _trilinear matmul mm bmm mv addmm addmv addbmm
+    baddbmm einsum tensordot chain_matmul dot vdot""",
+    weighted=True,
+)
+_aten(
+    """new_empty new_empty_strided new_full new_ones new_zeros empty_like full_like ones_like
+    rand_like randint_like randn_like zeros_like sym_size""",
+    shape_only=True,
+)
+_aten(
+    """relu relu6 hardtanh leaky_relu elu selu celu silu hardswish mish rrelu clamp clamp_min
+    clamp_max threshold sigmoid hardsigmoid tanh add sub mul div dropout feature_dropout
+    alpha_dropout gelu exp neg pow sqrt rsqrt abs square floor masked_fill detach""",
+    in_place=True,
+)
+_aten("to _to_copy", converts=True)
+_aten(
+    """add.Tensor add.Scalar sub.Tensor mul.Tensor mul.Scalar div.Tensor div.Scalar sigmoid.default
+    hardsigmoid.default tanh.default clamp.default clone.default contiguous.default""",
+    pointwise=True,
+)
+_aten("add.Tensor add_.Tensor", addition=1.0)
+_aten("sub.Tensor sub_.Tensor", addition=-1.0)
+_aten("mul.Tensor div.Tensor mul.Scalar div.Scalar", linear="scale")
+_aten("flatten.using_ints view.default reshape.default", linear="flatten")
+_aten("slice.Tensor", linear="slice")
+_aten("pad.default constant_pad_nd.default", linear="pad")
+_aten("avg_pool2d.default", linear="average")
+_aten("dropout.default", linear="nothing")
+_aten("adaptive_avg_pool1d.default adaptive_avg_pool2d.default mean.dim", pool="mean")
+_aten("avg_pool2d.default max_pool2d.default", pool="window")
+_aten("batch_norm.default instance_norm.default", mode_argument=5)
+_aten("rrelu.default", mode_argument=3)
+_aten("scaled_dot_product_attention.default", mode_argument=4)
+for _names, _dropout in (
+    ("dropout.default", lambda rank: nn.Dropout),
+    ("alpha_dropout.default", lambda rank: nn.AlphaDropout),
+    ("feature_alpha_dropout.default", lambda rank: nn.FeatureAlphaDropout),
+    ("feature_dropout.default",
+     lambda rank: {3: nn.Dropout1d, 5: nn.Dropout3d}.get(rank, nn.Dropout2d)),
+):  # fmt: skip
+    _aten(_names, mode_argument=2, dropout=_dropout)
+
+
 # ---------------------------------------------------------------------- types of module
 
 
@@ -232,29 +280,39 @@ def _types(kinds: tuple[type[nn.Module], ...], arguments: str = "", **properties
 
 
 _CONV = "in_channels out_channels kernel_size stride padding dilation groups bias padding_mode"
-_types((nn.Conv1d, nn.Conv2d, nn.Conv3d), _CONV)
-_types((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), f"{_CONV} output_padding")
-_types((nn.Linear,), "in_features out_features bias")
+_types((nn.Conv1d, nn.Conv2d, nn.Conv3d), _CONV, weighted=True, channels="second")
+_types(
+    (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+    f"{_CONV} output_padding",
+    weighted=True,
+    channels="second",
+)
+_types((nn.Linear,), "in_features out_features bias", weighted=True, channels="last")
 _types(
     (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, modules.FrozenBatchNorm,
      nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
-    "num_features eps momentum affine track_running_stats",
+    "num_features eps momentum affine track_running_stats", channels="second",
 )  # fmt: skip
-_types((nn.LayerNorm,), "normalized_shape eps elementwise_affine bias")
-_types((nn.GroupNorm,), "num_groups num_channels eps affine")
-_types((nn.Embedding,), "num_embeddings embedding_dim padding_idx")
+_types((nn.LayerNorm,), "normalized_shape eps elementwise_affine bias", channels="last")
+_types((nn.GroupNorm,), "num_groups num_channels eps affine", channels="second")
+_types((nn.Embedding,), "num_embeddings embedding_dim padding_idx", channels="last")
 _types(
     (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout),
     "p",
+    pointwise=True,
+    linear="nothing",
 )
-_types((modules.StochasticDepth,), "p per_sample rescale")
-_types((nn.Identity, modules.OnesChannel))
+_types((modules.StochasticDepth,), "p per_sample rescale", pointwise=True, linear="nothing")
+_types((nn.Identity,), pointwise=True, linear="nothing")
+_types((modules.OnesChannel,))
 _types((modules.Attention,), "dropout")
 
-_types((nn.ReLU, nn.ReLU6, nn.SELU, nn.SiLU, nn.Hardswish, nn.Mish, modules.Maximum0))
+_types((nn.ReLU,), absorbed=(nn.ReLU, nn.ReLU6))
+_types((nn.ReLU6,), absorbed=(nn.ReLU6,))
+_types((nn.SELU, nn.SiLU, nn.Hardswish, nn.Mish, modules.Maximum0))
 _types((nn.Hardtanh,), "min_val max_val")
 _types((nn.LeakyReLU,), "negative_slope")
-_types((nn.PReLU,), "num_parameters")
+_types((nn.PReLU,), "num_parameters", channels="second")
 _types((nn.RReLU,), "lower upper")
 _types((nn.ELU, nn.CELU), "alpha")
 _types((nn.GELU,), "approximate")
@@ -279,6 +337,7 @@ _types(
     (modules.Line,),
     write=lambda line: {"shape": list(line.slope.shape), "channel_dim": line.channel_dim},
     read=_line,
+    pointwise=True,
 )
 _types(
     (modules.ByMode,),

@@ -13,11 +13,9 @@ import torch
 from torch import fx
 from torch._ops import OpOverload
 
-__all__ = ["Placement"]
+from shoal.network.ops import op_of
 
-# Operations that make tensors or convert them; others (a softmax in float32) mean the type they
-# name.
-_CONVERSIONS = ("to", "_to_copy")
+__all__ = ["Placement"]
 
 
 class Placement:
@@ -38,12 +36,12 @@ class Placement:
         target = node.target
         if not isinstance(target, OpOverload) or not self._inputs:
             return
-        name = target._schema.name.removeprefix("aten::")
+        op = op_of(target)
         source = node.args[0] if node.args else None
         takes_tensor = isinstance(source, fx.Node) and "shape" in source.meta
-        if takes_tensor and (name.startswith("new_") or name.endswith("_like")):
+        if takes_tensor and op.shape_only:
             self._follow_source(node)
-        elif name in _CONVERSIONS or not takes_tensor:
+        elif op.converts or not takes_tensor:  # a softmax in float32 means the type it names
             self._follow_input(node)
 
     def _follow_source(self, node: fx.Node) -> None:

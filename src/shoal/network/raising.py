@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch._ops import OpOverload
 
+from shoal.network import layers  # noqa: F401 (fills the operator table)
 from shoal.network.exporting import Exported
-from shoal.network.layers import LAYERS
 from shoal.network.modules import Attention, ByMode, SharedPReLU, StochasticDepth
 from shoal.network.nodes import (
     bound_arguments,
@@ -26,20 +26,16 @@ from shoal.network.nodes import (
     module_path,
     shape_of,
 )
+from shoal.network.ops import op_of
 from shoal.network.placement import Placement
 from shoal.network.rectifiers import Rectifier, recognize
 from shoal.network.skeleton import Skeleton
-from shoal.network.training_only import MODE_ARGUMENT, stochastic_depth
+from shoal.network.training_only import stochastic_depth
 
 __all__ = ["Opaque", "RaisedGraph", "raise_graph"]
 
 aten = torch.ops.aten
 
-_DROPOUTS: dict[OpOverload, type[nn.Module]] = {
-    aten.dropout.default: nn.Dropout,
-    aten.alpha_dropout.default: nn.AlphaDropout,
-    aten.feature_alpha_dropout.default: nn.FeatureAlphaDropout,
-}
 _TENSOR_NAMES = ("weight", "bias", "running_mean", "running_var")
 
 
@@ -115,9 +111,10 @@ class _Raiser:
             rectifier = None if node in self.kept else recognize(node, self._constant)
             if rectifier is not None:
                 return self._raise_rectifier(node, rectifier)
-            if node.target in LAYERS:
+            op = op_of(node.target)
+            if op.layer is not None:
                 return self._raise_layer(node)
-            if node.target in _DROPOUTS or node.target is aten.feature_dropout.default:
+            if op.dropout is not None:
                 return self._raise_dropout(node)
             if node.target is stochastic_depth:
                 return self._raise_stochastic_depth(node)
@@ -148,7 +145,11 @@ class _Raiser:
         target = node.target
         if node in self.kept and not makes_memory(self.kept[node]):
             self._note(copied, "it writes into memory that is read elsewhere")
-        elif isinstance(target, OpOverload) and target.namespace not in ("aten", "prim"):
+        elif (
+            isinstance(target, OpOverload)
+            and target.namespace not in ("aten", "prim")
+            and not op_of(target).name
+        ):
             self._note(copied, "a custom operator")
         elif isinstance(target, torch._ops.HigherOrderOperator):
             self._note(copied, "control flow that depends on data")
@@ -200,7 +201,9 @@ class _Raiser:
             return self._leave(node, "its parameters are not the weight and bias of one module")
         arguments["input_dim"] = len(source.meta["val"].shape)
         arguments["in_training"] = node.meta.get("in_training", True)
-        layer = LAYERS[cast(OpOverload, node.target)](arguments, self.skeleton.originals.get(path))
+        make = op_of(node.target).layer
+        assert make is not None
+        layer = make(arguments, self.skeleton.originals.get(path))
         if isinstance(layer, str):
             return self._leave(node, layer)
         options = _options(node.target, arguments)
@@ -239,7 +242,8 @@ class _Raiser:
     def _by_mode(self, node: fx.Node) -> fx.Node:
         """Keep a call as it is, but for the one argument that follows the training flag."""
         assert isinstance(node.target, OpOverload)
-        index = MODE_ARGUMENT[node.target]
+        index = op_of(node.target).mode_argument
+        assert index is not None
         values = list(bound_arguments(node).values())
         layer = ByMode(node.target, index, values[index], node.meta["in_training"])
         name = self._free_name(module_path(node), layer.name, own=False)
@@ -327,11 +331,9 @@ class _Raiser:
             return self._leave(node, "it draws random numbers in eval mode too")
         if not node.meta.get("in_training", True):
             return self.new[source]  # a dropout that is always off
-        make: Any = _DROPOUTS.get(cast(OpOverload, node.target))
-        if make is None:  # whole channels
-            n = len(source.meta["val"].shape)
-            make = {3: nn.Dropout1d, 5: nn.Dropout3d}.get(n, nn.Dropout2d)
-        return self._call(node, self._add_named(node, make(arguments["p"]), "dropout"), source)
+        make: Any = op_of(node.target).dropout
+        layer = make(len(source.meta["val"].shape))(arguments["p"])
+        return self._call(node, self._add_named(node, layer, "dropout"), source)
 
     def _raise_stochastic_depth(self, node: fx.Node) -> fx.Node:
         source, path, p, per_sample, rescale = node.args
@@ -375,9 +377,10 @@ def _is_attention(node: fx.Node) -> bool:
 
 def _mode_changes(node: fx.Node) -> bool:
     """Whether a call is known to act in training otherwise than in eval mode."""
-    if node.target not in MODE_ARGUMENT or "in_training" not in node.meta:
+    mode = op_of(node.target).mode_argument
+    if mode is None or "in_training" not in node.meta:
         return False
-    now = list(bound_arguments(node).values())[MODE_ARGUMENT[node.target]]
+    now = list(bound_arguments(node).values())[mode]
     return bool(now != node.meta["in_training"])
 
 

@@ -13,25 +13,14 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from shoal.network.modules import Line, StochasticDepth
 from shoal.network.nodes import bound_arguments
+from shoal.network.ops import op_of
 
 __all__ = ["Reach", "is_passed", "reaches"]
 
 aten = torch.ops.aten
 
 Pair = tuple[int, int]
-
-_DROPS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout)
-_PASSED = (nn.Identity, Line, StochasticDepth, *_DROPS)
-_ELEMENTWISE = (
-    aten.add.Tensor, aten.add.Scalar, aten.sub.Tensor, aten.mul.Tensor, aten.mul.Scalar,
-    aten.div.Tensor, aten.div.Scalar, aten.sigmoid.default, aten.hardsigmoid.default,
-    aten.tanh.default, aten.clamp.default, aten.clone.default, aten.contiguous.default,
-)  # fmt: skip
-_GLOBAL_POOLS = (aten.adaptive_avg_pool2d.default, aten.mean.dim)
-_POOLS = (aten.avg_pool2d.default, aten.max_pool2d.default)
-_PADS = (aten.constant_pad_nd.default, aten.pad.default)
 
 
 @dataclass(frozen=True)
@@ -66,7 +55,7 @@ def is_passed(node: fx.Node, root: nn.Module, sites: Collection[str]) -> bool:
     """Whether a node acts on each entry alone and may be left behind a stretch's end."""
     if node.op != "call_module":
         return False
-    return node.target in sites or isinstance(root.get_submodule(str(node.target)), _PASSED)
+    return node.target in sites or op_of(root.get_submodule(str(node.target))).pointwise
 
 
 def reaches(
@@ -118,7 +107,7 @@ def _reach(
         raise _Unknown
     if node.op != "call_function":
         raise _Unknown
-    if node.target in _ELEMENTWISE:
+    if op_of(node.target).pointwise:
         return _joined(sources)
     if kind is nn.Conv2d:
         return _through_function(node, sources[0])
@@ -145,7 +134,8 @@ def _through_conv(source: Reach | None, conv: nn.Conv2d) -> Reach | None:
 
 
 def _through_function(node: fx.Node, source: Reach | None) -> Reach | None:
-    if node.target in _GLOBAL_POOLS:
+    op = op_of(node.target)
+    if op.pool == "mean":
         if node.target is aten.mean.dim and not _over_positions(node):
             raise _Unknown
         return None
@@ -153,12 +143,12 @@ def _through_function(node: fx.Node, source: Reach | None) -> Reach | None:
         raise _Unknown
     if node.target is aten.slice.Tensor:
         return _through_slice(node, source)
-    arguments = bound_arguments(node) if node.target in (*_POOLS, *_PADS) else {}
-    if node.target in _POOLS:
+    arguments = bound_arguments(node) if op.pool or op.linear == "pad" else {}
+    if op.pool == "window":
         kernel = _pair(arguments["kernel_size"])
         stride = _pair(arguments["stride"] or kernel)
         return source.then(kernel, stride, _pair(arguments["padding"]))
-    if node.target in _PADS:
+    if op.linear == "pad":
         return _through_pad(arguments, source)
     raise _Unknown
 

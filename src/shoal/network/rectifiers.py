@@ -16,8 +16,9 @@ from torch._ops import OpOverload
 
 from shoal.network.modules import Maximum0, Swish, Threshold0
 from shoal.network.nodes import bound_arguments, shape_of
+from shoal.network.ops import op_of, register_op
 
-__all__ = ["RECTIFIER_KINDS", "Rectifier", "recognize"]
+__all__ = ["RECTIFIER_KINDS", "Rectifier", "recognize", "rectifier"]
 
 aten = torch.ops.aten
 
@@ -76,7 +77,6 @@ def _is_sixth(node: fx.Node, of: fx.Node) -> bool:
 
 
 Handler = Callable[[fx.Node, dict[str, Any], Callable[[fx.Node], Tensor | None]], Rectifier | None]
-_HANDLERS: dict[OpOverload, Handler] = {}
 
 
 def _handles(*ops: str) -> Callable[[Handler], Handler]:
@@ -85,18 +85,30 @@ def _handles(*ops: str) -> Callable[[Handler], Handler]:
             packet_name, _, overload = op.partition(".")
             packet = getattr(aten, packet_name, None)
             if packet is not None and overload in packet.overloads():
-                _HANDLERS[getattr(packet, overload)] = handler
+                register_op(getattr(packet, overload), rectifier=handler)
         return handler
 
     return bind
 
 
-def _simple(op: str, kind: str, make: Callable[[dict[str, Any]], nn.Module]) -> None:
-    @_handles(op)
-    def _(node: fx.Node, a: dict[str, Any], _constant: object) -> Rectifier:
+def rectifier(kind: str, make: Callable[[dict[str, Any]], nn.Module]) -> Handler:
+    """Return what the table needs of an operation that is a rectifier of its first operand.
+
+    Args:
+        kind: what its sites are called.
+        make: gives the module that computes it, of the call's arguments by name.
+    """
+
+    def handle(node: fx.Node, a: dict[str, Any], _constant: object) -> Rectifier:
         source = node.args[0]
         assert isinstance(source, fx.Node)
         return Rectifier(kind, source, make(a))
+
+    return handle
+
+
+def _simple(op: str, kind: str, make: Callable[[dict[str, Any]], nn.Module]) -> None:
+    _handles(op)(rectifier(kind, make))
 
 
 _simple("relu.default", "relu", lambda a: nn.ReLU())
@@ -228,7 +240,7 @@ def recognize(
     """
     if node.op != "call_function" or not isinstance(node.target, OpOverload):
         return None
-    handler = _HANDLERS.get(node.target)
+    handler = op_of(node.target).rectifier
     value = node.meta.get("val")
     if handler is None or (isinstance(value, Tensor) and not value.is_floating_point()):
         return None  # a clamp of indices is no activation

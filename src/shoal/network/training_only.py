@@ -16,30 +16,15 @@ import torch
 from torch import Tensor, fx
 
 from shoal.network.nodes import bound_arguments, module_path
+from shoal.network.ops import op_of
 
-__all__ = ["MODE_ARGUMENT", "restore_training_only", "stochastic_depth"]
+__all__ = ["restore_training_only", "stochastic_depth"]
 
 aten = torch.ops.aten
 
-# The argument that says whether a call acts as in training, by operation. What it is in the
-# train-mode export is kept in `node.meta["in_training"]` of the eval-mode one.
-MODE_ARGUMENT: dict[object, int] = {
-    aten.batch_norm.default: 5,
-    aten.instance_norm.default: 5,
-    aten.dropout.default: 2,
-    aten.feature_dropout.default: 2,
-    aten.alpha_dropout.default: 2,
-    aten.feature_alpha_dropout.default: 2,
-    aten.rrelu.default: 3,
-    aten.scaled_dot_product_attention.default: 4,
-}
 _MOMENTUM: dict[object, int] = {
     aten.batch_norm.default: 6
 }  # a running average has another one in each mode
-_DROPOUTS = (
-    aten.dropout.default, aten.feature_dropout.default,
-    aten.alpha_dropout.default, aten.feature_alpha_dropout.default,
-)  # fmt: skip
 
 
 def stochastic_depth(x: Tensor, path: str, p: float, per_sample: bool, rescale: bool) -> Tensor:
@@ -136,8 +121,9 @@ def _first_unmatched(output: fx.Node, same: dict[fx.Node, fx.Node]) -> str:
 def _key(node: fx.Node, same: dict[fx.Node, fx.Node]) -> Any:
     if node.op in ("placeholder", "get_attr"):
         return node.op, str(node.target)
-    if node.target in MODE_ARGUMENT:  # an argument left at its default is not there at all
-        hidden = (MODE_ARGUMENT[node.target], _MOMENTUM.get(node.target))
+    mode = op_of(node.target).mode_argument
+    if mode is not None:  # an argument left at its default is not there at all
+        hidden = (mode, _MOMENTUM.get(node.target))
         values = list(bound_arguments(node).values())
         kept = [v for i, v in enumerate(values) if i not in hidden]
         return node.op, str(node.target), _frozen(kept, same)
@@ -157,9 +143,10 @@ def _frozen(value: Any, same: dict[fx.Node, fx.Node]) -> Any:
 
 
 def _note_mode(twin: fx.Node, node: fx.Node) -> None:
-    if node.target in MODE_ARGUMENT:
+    mode = op_of(node.target).mode_argument
+    if mode is not None:
         values = list(bound_arguments(node).values())
-        twin.meta["in_training"] = values[MODE_ARGUMENT[node.target]]
+        twin.meta["in_training"] = values[mode]
 
 
 # ---------------------------------------------------------------------- what is random
@@ -167,7 +154,7 @@ def _note_mode(twin: fx.Node, node: fx.Node) -> None:
 
 def _extra(node: fx.Node, same: dict[fx.Node, fx.Node]) -> _Extra | None:
     """Recognise a random call that acts on a value which the eval-mode graph has too."""
-    if node.target in _DROPOUTS:
+    if op_of(node.target).dropout is not None:
         source, p, train = node.args
         if isinstance(source, fx.Node) and source in same and train is True:
             return _Extra(same[source], node.target, (p, False), node, source)

@@ -10,23 +10,16 @@ from torch import Tensor, fx, nn
 
 from shoal.network.flow import Flow, reads_shape
 from shoal.network.nodes import lookup_tensor
+from shoal.network.ops import op_of
 
 __all__ = ["is_weighted", "own_tensors"]
-
-_WEIGHTED = (
-    nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
-    nn.Linear,
-)  # fmt: skip
-_WEIGHTED_OPS = (
-    "aten.conv", "aten.linear", "aten.addmm", "aten.matmul", "aten.mm", "aten.bmm", "aten.einsum",
-)  # fmt: skip
 
 
 def is_weighted(node: fx.Node, root: nn.Module) -> bool:
     """Whether a node is a layer with weights (a convolution or a linear map)."""
     if node.op == "call_module":
-        return isinstance(root.get_submodule(str(node.target)), _WEIGHTED)
-    if node.op != "call_function" or not any(op in str(node.target) for op in _WEIGHTED_OPS):
+        return op_of(root.get_submodule(str(node.target))).weighted
+    if node.op != "call_function" or not op_of(node.target).weighted:
         return False
     return bool(own_tensors(node, root))
 

@@ -21,17 +21,13 @@ from shoal.errors import ConfigError, ShoalError
 from shoal.network import Network
 from shoal.network.borrow import borrowed
 from shoal.network.inputs import first_line, map_tensors, repeat_rows
-from shoal.network.modules import Line, StochasticDepth
+from shoal.network.modules import Line
 from shoal.network.network import InputSpec
+from shoal.network.ops import op_of
 from shoal.quiet import quietly
 from shoal.runtimes.onnx_file import BATCH, root_cause
 
 __all__ = ["Example", "called_program", "flat_program", "outputs_of"]
-
-_ONLY_IN_TRAINING = (
-    nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout,
-    StochasticDepth, nn.Identity,
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -189,7 +185,7 @@ def _evaluation_twin(network: Network) -> Network:
     for node in list(twin.graph.nodes):
         if node.op != "call_module":
             continue
-        if type(twin.get_submodule(str(node.target))) in _ONLY_IN_TRAINING:
+        if op_of(twin.get_submodule(str(node.target))).linear == "nothing":
             node.replace_all_uses_with(node.all_input_nodes[0])
             twin.graph.erase_node(node)
     twin.recompile()
