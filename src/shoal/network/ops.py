@@ -134,10 +134,12 @@ def op_of(target: object) -> Op:
 @cache
 def _function(name: str) -> Op:
     packet = ".".join(name.split(".")[:2])
-    base = _TABLE.get(packet.removesuffix("_")) if packet.endswith("_") else None
-    shared = {key: base[key] for key in ("weighted", "channels") if base and key in base}
-    rows = [_TABLE[key] for key in (packet, name) if key in _TABLE]
-    fields = {k: v for row in (shared, *rows) for k, v in row.items()}
+    fields: dict[str, Any] = {}
+    if packet.endswith("_"):
+        base = _TABLE.get(packet.removesuffix("_")) or {}
+        fields = {key: base[key] for key in ("weighted", "channels") if key in base}
+    for key in (packet, name):
+        fields.update(_TABLE.get(key) or {})
     return Op(**{"name": name, **fields}) if fields else _UNKNOWN
 
 
