@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import fx, nn
@@ -21,7 +20,6 @@ from shoal.merge.units import Segment
 from shoal.network import Network
 from shoal.network.rewrite import between, free_path, is_closed, replace_stretch_
 from shoal.network.weights import is_weighted
-from shoal.surgery.layer_spec import layer_spec
 
 __all__ = ["Attempt", "Builder"]
 
@@ -34,9 +32,7 @@ class Attempt:
     merged: list[Merged] = field(default_factory=list)
     kept: list[Kept] = field(default_factory=list)
     boundaries: list[Boundary] = field(default_factory=list)
-    rounds: list[list[dict[str, Any]]] = field(default_factory=list)  # the cuts of each
     reshaped: bool = False  # whether lines were given the rank of what they read
-    pool_first: bool = False  # whether 1×1 convolutions before a mean were put after it
     joined: bool = False  # whether more than scales and shifts was folded
     error: float = math.inf
     error_float64: float | None = None
@@ -48,7 +44,6 @@ class Attempt:
         seen = {boundary.region for boundary in builder.boundaries}
         self.boundaries = [b for b in self.boundaries if b.region not in seen]
         self.boundaries += builder.boundaries
-        self.rounds.append(builder.cuts)
         self.joined |= builder.joined
 
 
@@ -64,7 +59,6 @@ class Builder:
         merged: what became one layer.
         kept: what did not, with the reason.
         boundaries: of the regions.
-        cuts: what was replaced, as a plan records it; empty where nothing was.
         joined: whether more than scales and shifts was folded.
     """
 
@@ -75,7 +69,6 @@ class Builder:
         self.merged: list[Merged] = []
         self.kept: list[Kept] = []
         self.boundaries: list[Boundary] = []
-        self.cuts: list[dict[str, Any]] = []
         self.joined = False
         self._region = ""
         self._now: dict[fx.Node, fx.Node] = {}  # who gives a tensor that was replaced
@@ -118,8 +111,6 @@ class Builder:
         merged = self._describe(segment, start, end)
         flatten = place_of_flattening(start, end, segment.map)
         layers = self._layers(segment, merged.name, flatten, start, end)
-        specs = [[path, layer_spec(module)] for path, module in layers]
-        self._record_cut(start, end, specs, flatten)
         self.merged.append(merged)
         self.joined |= segment.layers > 1
         if not layers and not flatten:
@@ -128,14 +119,6 @@ class Builder:
         else:
             node = replace_stretch_(self.network, start, end, layers, flatten=flatten)
             self._now[segment.end] = node
-
-    def _record_cut(
-        self, start: fx.Node, end: fx.Node, specs: list[list[Any]], flatten: str | None
-    ) -> None:
-        """Write a cut down; by places in the graph, for a node's name depends on its history."""
-        place = {node: index for index, node in enumerate(self.network.graph.nodes)}
-        cut = {"start": place[start], "end": place[end], "layers": specs, "flatten": flatten}
-        self.cuts.append(cut)
 
     def _bypass_pushed(self, segment: Segment) -> None:
         """Take out the scales and shifts after a sum that were pushed into its branches."""
@@ -148,7 +131,6 @@ class Builder:
             return
         gone = replace(segment, start=total, branches=(), layers=0)
         self.merged.append(self._describe(gone, total, segment.end))
-        self._record_cut(total, segment.end, [], None)
         segment.end.replace_all_uses_with(total)
         self._now[segment.end] = total
 

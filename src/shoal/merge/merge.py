@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -114,7 +115,7 @@ class _Merger:
             batch=self.batch,
             runtime=self.runtime,
         )
-        if any(attempt.rounds) or attempt.reshaped or attempt.network.code != self.network.code:
+        if attempt.merged or attempt.reshaped or attempt.network.code != self.network.code:
             self._adopt(attempt)
         return report
 
@@ -122,8 +123,8 @@ class _Merger:
         """Make the network what the attempt is."""
         training = self.network.training
         self.network.become(attempt.network)
-        done = {"rounds": attempt.rounds, "pool_first": attempt.pool_first}
-        self.network.plan.record("merge", (), **done)
+        layers = {item.name: list(item.layers) for item in attempt.merged}
+        self.network.plan.record("merge", (), layers=layers)
         self.network.train(training)
 
     def _verified(self, policy: str) -> Attempt:
@@ -168,21 +169,21 @@ class _Merger:
     def _attempt(self, policy: str, skip: frozenset[str]) -> Attempt:
         """Return a merged copy, in which another merge finds nothing to do."""
         work = self.verifier.base.copy()
-        attempt = Attempt(work, pool_first=policy != "fold")
+        attempt = Attempt(work)
         prices = self._prices(policy)
         used = used_paths(work.graph.nodes)
-        while True:
+        for again in itertools.count():
             # What was composed before a mean may then come after it, and meet the layers there.
-            simplify_(work, pool_first=attempt.pool_first)
+            simplify_(work, pool_first=policy != "fold")
             used |= used_paths(work.graph.nodes)
             builder = Builder(work, prices, timed=policy == "measured")
             for region in find_regions(work):
                 builder.build(region, leave=region.end.name in skip)
-            if builder.cuts or not attempt.rounds:
+            if builder.merged or not again:
                 attempt.take(builder)
             used |= used_paths(work.graph.nodes)
             remove_dead_(work, used)
-            if not builder.cuts:
+            if not builder.merged:
                 break
         attempt.reshaped = fix_lines(work)
         if is_channels_last(self.network):

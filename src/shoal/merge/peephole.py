@@ -17,18 +17,14 @@ __all__ = ["fix_lines", "simplify_"]
 aten = torch.ops.aten
 
 
-def simplify_(network: Network, *, pool_first: bool = False) -> bool:
+def simplify_(network: Network, *, pool_first: bool = False) -> None:
     """Rewrite a network's graph in place without changing what it computes in eval mode.
 
     Args:
         network: changed in place, not compiled.
         pool_first: let 1×1 convolutions before a mean over the image come after it, as lines do in
             any case.
-
-    Returns:
-        Whether a layer came to stand after a mean.
     """
-    moved = False
     for node in list(network.graph.nodes):
         found = linear_map(node, network)
         if found is not None and found.layout is None:  # dropout and the like, in eval mode
@@ -36,8 +32,7 @@ def simplify_(network: Network, *, pool_first: bool = False) -> bool:
         elif node.op == "call_module":
             _drop_doubled_rectifier(node, network)
         elif op_of(node.target).pool == "mean":
-            moved |= _take_mean_first(node, network, layers=pool_first)
-    return moved
+            _take_mean_first(node, network, layers=pool_first)
 
 
 def _bypass(node: fx.Node, source: fx.Node) -> None:
@@ -57,24 +52,24 @@ def _drop_doubled_rectifier(node: fx.Node, network: Network) -> None:
         _bypass(node, source)
 
 
-def _take_mean_first(node: fx.Node, network: Network, *, layers: bool) -> bool:
+def _take_mean_first(node: fx.Node, network: Network, *, layers: bool) -> None:
     """mean(W·x + t) = W·mean(x) + t: on far fewer values, and next to the layer that follows."""
     source = node.args[0]
     if not isinstance(source, fx.Node) or len(source.users) != 1:
-        return False
+        return
     rank = len(tensor_shape(source))
     found = linear_map(source, network)
     if found is None or found.layout != "conv" or found.make is None:
-        return False
+        return
     if node.target is aten.mean.dim and not _over_positions(node, rank):
-        return False
+        return
     pointwise = found.make()
     like = next((p for p in network.parameters()), torch.empty(0)).detach()
     if not pointwise.is_affine and not layers:
-        return False
+        return
     layer = _after_mean(pointwise, len(tensor_shape(node)), like)
     if layer is None:
-        return False
+        return
     path = free_path(network, f"{source.meta.get('path', '')}.after_mean".lstrip("."))
     put_module_(network, path, layer.train(network.training))
     node.replace_input_with(source, found.source)
@@ -86,7 +81,6 @@ def _take_mean_first(node: fx.Node, network: Network, *, layers: bool) -> bool:
     node.replace_all_uses_with(after, delete_user_cb=lambda user: user is not after)
     network.graph.erase_node(source)
     _take_mean_first(node, network, layers=layers)
-    return True
 
 
 def _after_mean(pointwise: ConvMap, rank: int, like: torch.Tensor) -> nn.Module | None:
