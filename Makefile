@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-slow lint bench clean
+.PHONY: setup demo test test-slow doctest coverage lint bench clean
 
 setup: $(STAMP)
 
@@ -26,13 +26,24 @@ test: $(STAMP)
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow -o faulthandler_timeout=7200
 
+# The examples in docstrings.
+doctest: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --doctest-modules src/shoal
+
+# Coverage with a floor for each room.
+coverage: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile \
+	  --max-worker-restart=0 --cov=shoal --cov-report=json
+	$(BIN)/python .ci/coverage.py
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/entropy_pass.py
 
 clean:
-	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache coverage.json .coverage

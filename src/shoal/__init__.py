@@ -6,74 +6,87 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from shoal import models
-    from shoal.errors import ShoalError
-    from shoal.importance import register_criterion, score
-    from shoal.measure import benchmark
-    from shoal.merge.loading import load
-    from shoal.merge.merge import merge_
-    from shoal.network import Network, capture
-    from shoal.network.ops import register_op
-    from shoal.network.saving import save
-    from shoal.runtimes import export
-    from shoal.search.compress import compress
-    from shoal.surgery import collapse_, drop_, fit_lines, linearize_, zero_out_
-    from shoal.surgery.block_costs import block_costs
-
-__all__ = [
-    "Network",
-    "ShoalError",
-    "__version__",
-    "benchmark",
-    "block_costs",
-    "capture",
-    "collapse_",
-    "compress",
-    "drop_",
-    "export",
-    "fit_lines",
-    "linearize_",
-    "load",
-    "merge_",
-    "models",
-    "register_criterion",
-    "register_op",
-    "save",
-    "score",
-    "zero_out_",
-]
+    from shoal import data as data
+    from shoal import models as models
+    from shoal.data.dataset import register_data as register_data
+    from shoal.errors import ShoalError as ShoalError
+    from shoal.importance import register_criterion as register_criterion
+    from shoal.importance import score as score
+    from shoal.importance.criterion import Criterion as Criterion
+    from shoal.importance.scores import Scores as Scores
+    from shoal.measure import benchmark as benchmark
+    from shoal.merge.loading import load as load
+    from shoal.merge.merge import merge_ as merge_
+    from shoal.models.catalog import register_model as register_model
+    from shoal.network import Network as Network
+    from shoal.network import capture as capture
+    from shoal.network.ops import register_op as register_op
+    from shoal.network.saving import save as save
+    from shoal.options import Options as Options
+    from shoal.options import Recipe as Recipe
+    from shoal.options import option as option
+    from shoal.runtimes import export as export
+    from shoal.runtimes.runtime import register_runtime as register_runtime
+    from shoal.search.compress import compress as compress
+    from shoal.search.method import Method as Method
+    from shoal.search.method import Progress as Progress
+    from shoal.search.method import register_method as register_method
+    from shoal.search.result import Result as Result
+    from shoal.surgery import collapse_ as collapse_
+    from shoal.surgery import drop_ as drop_
+    from shoal.surgery import fit_lines as fit_lines
+    from shoal.surgery import linearize_ as linearize_
+    from shoal.surgery import zero_out_ as zero_out_
+    from shoal.surgery.block_costs import block_costs as block_costs
 
 __version__ = "0.1.0"
 
-# Imported when first used, so that `shoal --help` does not wait for PyTorch.
+# Where the public names lie; imported when first used, so that `shoal --help` does not wait for
+# PyTorch. A module stands for itself.
 _HOMES = {
+    "Criterion": "shoal.importance.criterion",
+    "Method": "shoal.search.method",
     "Network": "shoal.network",
+    "Options": "shoal.options",
+    "Progress": "shoal.search.method",
+    "Recipe": "shoal.options",
+    "Result": "shoal.search.result",
+    "Scores": "shoal.importance.scores",
     "ShoalError": "shoal.errors",
     "benchmark": "shoal.measure",
     "block_costs": "shoal.surgery.block_costs",
     "capture": "shoal.network",
     "collapse_": "shoal.surgery",
     "compress": "shoal.methods",
+    "data": "",
     "drop_": "shoal.surgery",
     "export": "shoal.runtimes",
     "fit_lines": "shoal.surgery",
     "linearize_": "shoal.surgery",
     "load": "shoal.merge.loading",
-    "merge_": "shoal.merge",
+    "merge_": "shoal.merge.merge",
+    "models": "",
+    "option": "shoal.options",
     "register_criterion": "shoal.importance",
+    "register_data": "shoal.data.dataset",
+    "register_method": "shoal.search.method",
+    "register_model": "shoal.models.catalog",
     "register_op": "shoal.network.ops",
+    "register_runtime": "shoal.runtimes.runtime",
     "save": "shoal.network.saving",
     "score": "shoal.importance",
     "zero_out_": "shoal.surgery",
 }
 
+__all__ = ["__version__", *_HOMES]
+
 
 def __getattr__(name: str) -> Any:
-    if name == "models":
-        return importlib.import_module("shoal.models")
     if name not in _HOMES:
         raise AttributeError(f"module 'shoal' has no attribute '{name}'")
-    value = getattr(importlib.import_module(_HOMES[name]), name)
+    home = _HOMES[name]
+    found = importlib.import_module(home or f"shoal.{name}")
+    value = getattr(found, name) if home else found
     globals()[name] = value
     return value
 

@@ -16,7 +16,7 @@ from shoal.errors import DataError
 from shoal.options import DataOptions
 from shoal.registry import Registry
 
-__all__ = ["DataSet", "Loader", "Reading", "data_sets"]
+__all__ = ["DataSet", "Loader", "Reading", "data_sets", "register_data"]
 
 
 class Loader(Protocol):
@@ -156,3 +156,4 @@ Source = Callable[[str, Reading], DataSet]
 """Makes a data set from what stands after the colon ("" if there is none) and the options."""
 
 data_sets: Registry[Source] = Registry("data set", "shoal.data")
+register_data = data_sets.register

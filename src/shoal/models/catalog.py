@@ -9,9 +9,10 @@ from torch import nn
 from shoal.errors import ConfigError
 from shoal.registry import Registry
 
-__all__ = ["check_counts", "models"]
+__all__ = ["check_counts", "models", "register_model"]
 
-models: Registry[Callable[..., nn.Module]] = Registry("model")
+models: Registry[Callable[..., nn.Module]] = Registry("model", "shoal.models")
+register_model = models.register
 
 
 def check_counts(**counts: int) -> None:
