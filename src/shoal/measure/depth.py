@@ -9,20 +9,13 @@ import torch
 from torch import fx, nn
 
 from shoal.errors import ConfigError
+from shoal.network.ops import op_of
 
 __all__ = ["depth"]
 
-# What computes a linear map of the input by name of the ATen operation, function or method; each
-# is a layer only if one of its operands comes from a parameter and not from the input.
-_LINEAR_NAMES = """
-conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution _convolution
-conv_depthwise3d linear bilinear _trilinear matmul __matmul__ __rmatmul__ mm bmm mv addmm addmv
-addbmm baddbmm einsum tensordot chain_matmul dot vdot
-"""
-_LINEAR_OPS = frozenset(_LINEAR_NAMES.split())
 _RECURRENT_OPS = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu"})
 
-_LAYERS = (nn.modules.conv._ConvNd, nn.Linear, nn.Bilinear, nn.RNNCellBase)
+_NEVER_CAPTURED = (nn.Bilinear, nn.RNNCellBase)  # layers of other graphs
 
 
 def depth(network: nn.Module) -> int:
@@ -79,7 +72,7 @@ def _layers_of(network: nn.Module, node: fx.Node, weighted: set[fx.Node]) -> int
     name = _target_name(node.target)
     if name in _RECURRENT_OPS:
         return _recurrent_layers(node)
-    return int(name in _LINEAR_OPS)
+    return int(op_of(f"aten.{name}").weighted)  # if an operand comes from a parameter alone
 
 
 def _layers_in(module: nn.Module) -> int:
@@ -87,7 +80,7 @@ def _layers_in(module: nn.Module) -> int:
         return 2  # queries, keys and values side by side, then the output projection
     if isinstance(module, nn.RNNBase):
         return module.num_layers
-    if isinstance(module, _LAYERS):
+    if op_of(module).weighted or isinstance(module, _NEVER_CAPTURED):
         return 1
     graph = getattr(module, "graph", None)
     if isinstance(graph, fx.Graph):
@@ -111,7 +104,9 @@ def _target_name(target: Any) -> str:
     if isinstance(target, torch._ops.OpOverload):
         return str(target._opname).rstrip("_")
     name = target if isinstance(target, str) else getattr(target, "__name__", "")
-    return name if name.startswith("__") else name.rstrip("_")
+    if name.startswith("__"):  # of an operator, as in `__rmatmul__`
+        return str(name).removeprefix("__r").removeprefix("__").removesuffix("__")
+    return str(name).rstrip("_")
 
 
 def _recurrent_layers(node: fx.Node) -> int:
