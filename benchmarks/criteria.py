@@ -40,7 +40,7 @@ from torch import nn
 
 import shoal
 from criteria_tables import NOTHING, passed, published, table
-from shoal.data import DataSet, SeededLoader, load_data
+from shoal.data import DataSet, ImageLoader, load_data
 from shoal.data.split import stratified_split
 from shoal.files import write_file
 from shoal.importance import Scores
@@ -153,7 +153,7 @@ def data_of(options: argparse.Namespace, seed: int) -> DataSet:
         seed=seed,
         device=options.device,
     )
-    if not isinstance(data.test, SeededLoader):
+    if not isinstance(data.test, ImageLoader):
         if options.split_test:
             raise SystemExit("--split-test needs data with test images")
         return data

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from shoal.data import Augment, ImageLoader, StreamLoader, load_data
+from shoal.data import Augment, ImageFiles, load_data
 from shoal.errors import ConfigError, DataError
 
 CLASSES = ("ant", "bee", "cat")
@@ -227,10 +227,10 @@ def test_too_few_images_of_a_class(root):
 
 
 def test_memory_decides_how_images_are_read(root):
-    assert isinstance(load(root).train, ImageLoader)
+    assert not isinstance(load(root).train.source, ImageFiles)
     streamed = load(root, max_memory_gib=0.0)
-    assert isinstance(streamed.train, StreamLoader)
-    assert isinstance(streamed.val, StreamLoader)
+    assert isinstance(streamed.train.source, ImageFiles)
+    assert isinstance(streamed.val.source, ImageFiles)
 
 
 @pytest.mark.parametrize(("size", "image_size"), [((8, 8), None), ((50, 30), 20)])

@@ -167,7 +167,7 @@ def test_with_batch_size_and_to_leave_the_original_alone():
 def test_channels_last_images_are_not_copied():
     images = IMAGES.contiguous(memory_format=torch.channels_last)
     loader = ImageLoader(images, LABELS)
-    assert loader._pixels.data_ptr() == images.data_ptr()
+    assert loader.source.pixels.data_ptr() == images.data_ptr()
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from shoal.data import Augment, StreamLoader
+from shoal.data import Augment, ImageFiles, ImageLoader
 from shoal.data.images import Frame
 from shoal.errors import ConfigError, DataError
 
@@ -24,10 +24,11 @@ def paths(tmp_path_factory):
     return sorted(folder.iterdir())
 
 
-def make(paths, **options):
+def make(paths, workers=0, **options):
     # The label of an image is its position.
-    defaults = {"image_size": 16, "batch_size": 5, "workers": 0, "mean": 0.5, "std": 0.5}
-    return StreamLoader(paths, torch.arange(len(paths)), **{**defaults, **options})
+    files = ImageFiles(paths, Frame(16, 18), workers)
+    defaults = {"batch_size": 5, "mean": 0.5, "std": 0.5}
+    return ImageLoader(files, torch.arange(len(paths)), **{**defaults, **options})
 
 
 def training(paths, **options):
@@ -97,7 +98,8 @@ def test_a_file_that_a_worker_cannot_decode_is_named_in_one_line(paths, tmp_path
     bad = tmp_path / "bad.png"
     bad.write_text("no image")
     for workers in (0, 1):
-        loader = StreamLoader([*paths[:3], bad], [0, 0, 1, 1], image_size=8, workers=workers)
+        files = ImageFiles([*paths[:3], bad], Frame(8, 9), workers)
+        loader = ImageLoader(files, [0, 0, 1, 1])
         with pytest.raises(DataError, match=r"bad\.png' \(it is not an image\)") as caught:
             list(loader)
         assert "\n" not in str(caught.value)
@@ -105,11 +107,11 @@ def test_a_file_that_a_worker_cannot_decode_is_named_in_one_line(paths, tmp_path
 
 def test_what_cannot_be_a_stream(paths):
     with pytest.raises(DataError, match="3 images and 2 labels"):
-        StreamLoader(paths[:3], [0, 1])
+        ImageLoader(ImageFiles(paths[:3], Frame(16, 18)), [0, 1])
     with pytest.raises(ConfigError, match="mean has 2 numbers"):
-        StreamLoader(paths[:2], [0, 1], mean=(0.5, 0.5))
-    with pytest.raises(ConfigError, match="image_size is 0"):
-        StreamLoader(paths[:2], [0, 1], image_size=0)
+        ImageLoader(ImageFiles(paths[:2], Frame(16, 18)), [0, 1], mean=(0.5, 0.5))
+    with pytest.raises(ConfigError, match="size is 0"):
+        Frame(0, 0)
 
 
 @pytest.mark.parametrize("size", [(300, 200), (200, 301), (40, 500), (224, 224), (256, 256)])

@@ -4,33 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from shoal.data.augment import Augment, resolve_augment
-from shoal.data.base import LoaderOptions, SeededLoader
 from shoal.data.dataset import DataSet, Reading
-from shoal.data.images import Pixels
+from shoal.data.images import Pixels, resize_all
 from shoal.data.loader import ImageLoader
+from shoal.data.sources import ImageFiles
 from shoal.data.split import Indices, shuffled, stratified_split, stratified_subset
 from shoal.errors import ConfigError, DataError
 
-__all__ = [
-    "IMAGENET_MEAN",
-    "IMAGENET_STD",
-    "Choice",
-    "check_memory",
-    "choose",
-    "gibibytes",
-    "image_loader",
-    "limit",
-    "loader_options",
-    "make_data_set",
-    "mirrored",
-]
+__all__ = ["assemble", "choose", "from_arrays", "gibibytes", "limit"]
+
+Labels = NDArray[np.int64]
 
 # The default for colour images: networks for ImageNet and for CIFAR are published with these.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -41,25 +31,14 @@ VAL_FRACTION_OF_ALL = 0.15  # where one pool of images serves all three purposes
 TEST_FRACTION_OF_ALL = 0.15
 
 
-@dataclass(frozen=True)
-class Choice:
-    """Which samples of a pool serve what: positions in random order, and notes for the user.
-
-    The order is random so that the first samples of a part are of all classes.
-    """
-
-    parts: dict[str, Indices]
-    notes: tuple[str, ...]
-
-
 def choose(
-    labels: NDArray[np.int64],
+    labels: Labels,
     classes: Sequence[str],
     options: Reading,
     *,
     split_val: bool,
     split_test: bool,
-) -> Choice:
+) -> tuple[dict[str, Indices], list[str]]:
     """Share a pool of labelled training images among the parts of a data set.
 
     Test is split off first, then validation; the training part is limited to `train_samples` only
@@ -72,15 +51,25 @@ def choose(
         split_val: whether a validation part is needed.
         split_test: whether a test part is needed; then `val_fraction` is of the whole pool.
 
+    Returns:
+        For each part its positions in the pool, in random order, so that the first samples of a
+        part are of all classes; and notes for the user.
+
     Raises:
         DataError: a class has too few images, or there are fewer `train_samples` than classes.
     """
     rest: Indices = np.arange(len(labels))
     parts: dict[str, Indices] = {}
+
+    def split_off(share: float, purpose: str) -> tuple[Indices, Indices]:
+        part, others = stratified_split(
+            labels[rest], share, seed=options.seed, purpose=purpose, classes=classes
+        )
+        return rest[part], rest[others]
+
     fraction = options.val_fraction
     if split_test:
-        test, rest = _split(rest, labels, TEST_FRACTION_OF_ALL, "test", classes, options.seed)
-        parts["test"] = test
+        parts["test"], rest = split_off(TEST_FRACTION_OF_ALL, "test")
         # From a share of the whole pool to a share of what the test part left.
         fraction = (fraction or VAL_FRACTION_OF_ALL) * len(labels) / len(rest)
         if fraction >= 1:
@@ -89,11 +78,9 @@ def choose(
                 f"{TEST_FRACTION_OF_ALL:.0%} of the images are for testing"
             )
     if split_val:
-        val, rest = _split(
-            rest, labels, fraction or VAL_FRACTION, "validation", classes, options.seed
-        )
+        val, rest = split_off(fraction or VAL_FRACTION, "validation")
         parts["val"] = limit(val, labels, options.val_samples, "val", options.seed)
-    notes: tuple[str, ...] = ()
+    notes = []
     wanted = options.train_samples
     if wanted is not None and wanted < len(classes):
         raise DataError(
@@ -101,76 +88,93 @@ def choose(
             "give at least one for each"
         )
     if wanted is not None and wanted > len(rest):
-        notes = (f"train_samples={wanted} asked for, all {len(rest)} training images are used",)
+        notes = [f"train_samples={wanted} asked for, all {len(rest)} training images are used"]
     parts["train"] = limit(rest, labels, wanted, "train", options.seed)
-    return Choice(parts, notes)
+    return parts, notes
 
 
-def limit(
-    pool: Indices, labels: NDArray[np.int64], count: int | None, part: str, seed: int
-) -> Indices:
+def limit(pool: Indices, labels: Labels, count: int | None, part: str, seed: int) -> Indices:
     """Return `count` of the positions in `pool` (all if None), stratified, in random order."""
     if count is not None:
         pool = pool[stratified_subset(labels[pool], count, seed=seed, purpose=part)]
     return shuffled(pool, seed=seed, purpose=f"{part} order")
 
 
-def _split(
-    pool: Indices,
-    labels: NDArray[np.int64],
-    fraction: float,
-    purpose: str,
+def from_arrays(
+    name: str,
+    images: Pixels,
+    labels: Labels,
     classes: Sequence[str],
-    seed: int,
-) -> tuple[Indices, Indices]:
-    part, rest = stratified_split(
-        labels[pool], fraction, seed=seed, purpose=purpose, classes=classes
-    )
-    return pool[part], pool[rest]
-
-
-def mirrored(image_size: int) -> Augment:
-    """Return what "auto" is for photographs: mirror, and shift by an eighth (4 of 32 pixels)."""
-    return Augment(flip=True, crop=max(1, image_size // 8))
-
-
-def loader_options(
-    part: str,
     options: Reading,
     *,
-    auto: Augment,
-    num_classes: int,
+    test: tuple[Pixels, Labels] | None = None,
+    auto: Augment | None = None,
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
-) -> LoaderOptions:
-    """Return a part's options of the loader: only training is shuffled and augmented."""
-    train = part == "train"
-    size = options.batch_size if train else options.eval_batch_size or options.batch_size
-    return {
-        "batch_size": size,
-        "mean": options.mean or mean,
-        "std": options.std or std,
-        "augment": resolve_augment(options.transform or options.augment, auto) if train else None,
-        "shuffle": train,
-        "seed": options.seed,
-        "device": options.device,
-        "num_classes": num_classes,
-    }
-
-
-def image_loader(pixels: Pixels, labels: NDArray[np.int64], options: LoaderOptions) -> ImageLoader:
-    """Return the loader of a part whose pixels `[N, H, W, C]` are in memory."""
-    images = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2)
-    return ImageLoader(images, labels, **options)
-
-
-def make_data_set(
-    name: str,
-    loaders: Mapping[str, SeededLoader],
-    classes: Sequence[str],
-    notes: Sequence[str],
 ) -> DataSet:
-    """Return the data set of loaders by part."""
+    """Return the data set of images in memory, resized if the options say so.
+
+    Args:
+        name: what the user calls it.
+        images: training images, `[N, H, W, C]`; the validation part is split off, and a test part
+            if none is given.
+        labels: their classes, `[N]`.
+        classes: the names of the classes.
+        options: how to read it.
+        test: the test images and their classes.
+        auto: what "auto" augmentation is, as for `assemble`.
+        mean: per channel, where the options give none.
+        std: as `mean`.
+
+    Raises:
+        DataError: the images take more memory than allowed, or a class has too few.
+    """
+    chosen, notes = choose(labels, classes, options, split_val=True, split_test=test is None)
+    parts = {part: (images[at], labels[at]) for part, at in chosen.items()}
+    if test is not None:
+        parts["test"] = test
+    _, height, _, channels = images.shape
+    size = options.image_size or height
+    _check_memory(sum(len(part) for part, _ in parts.values()), (channels, size, size), options)
+    resized = {part: (resize_all(pixels, size), to) for part, (pixels, to) in parts.items()}
+    return assemble(name, resized, classes, options, notes, auto=auto, mean=mean, std=std)
+
+
+def assemble(
+    name: str,
+    parts: Mapping[str, tuple[Pixels | ImageFiles, Labels]],
+    classes: Sequence[str],
+    options: Reading,
+    notes: Sequence[str],
+    *,
+    auto: Augment | None = None,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+) -> DataSet:
+    """Return the data set of images and labels for "train", "val" and, where there is one, "test".
+
+    Only training is shuffled and augmented. By default "auto" augmentation is that of photographs:
+    mirror, and shift by an eighth (4 of 32 pixels).
+    """
+    loaders: dict[str, ImageLoader] = {}
+    for part, (images, labels) in parts.items():
+        given = images if isinstance(images, ImageFiles) else _channels_first(images)
+        is_train = part == "train"
+        side = given.shape[-1]
+        flip_crop = Augment(flip=True, crop=max(1, side // 8))
+        augment = resolve_augment(options.transform or options.augment, auto or flip_crop)
+        loaders[part] = ImageLoader(
+            given,
+            labels,
+            batch_size=(not is_train and options.eval_batch_size) or options.batch_size,
+            mean=options.mean or mean,
+            std=options.std or std,
+            augment=augment if is_train else None,
+            shuffle=is_train,
+            seed=options.seed,
+            device=options.device,
+            num_classes=len(classes),
+        )
     train = loaders["train"]
     channels = train.sample_shape[0]
     return DataSet(
@@ -185,13 +189,16 @@ def make_data_set(
     )
 
 
+def _channels_first(pixels: Pixels) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2)
+
+
 def gibibytes(count: int, shape: Sequence[int]) -> float:
     """Return the memory that `count` uint8 images of `shape` take, in GiB."""
     return count * math.prod(shape) / 2**30
 
 
-def check_memory(count: int, shape: Sequence[int], options: Reading) -> None:
-    """Raise `DataError` if so many images of `shape` take more memory than allowed."""
+def _check_memory(count: int, shape: Sequence[int], options: Reading) -> None:
     gib = gibibytes(count, shape)
     if gib > options.max_memory_gib:
         raise DataError(

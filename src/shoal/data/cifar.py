@@ -9,21 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shoal.data.assemble import (
-    check_memory,
-    choose,
-    image_loader,
-    loader_options,
-    make_data_set,
-    mirrored,
-)
+from shoal.data.assemble import from_arrays
 from shoal.data.dataset import DataSet, Reading, data_sets
-from shoal.data.images import Pixels, resize_all
+from shoal.data.images import Pixels
 from shoal.errors import ConfigError, DataError
 
 __all__ = ["load_cifar10", "load_cifar100"]
-
-_SIDE = 32
 
 
 @data_sets.register("cifar10")
@@ -68,22 +59,9 @@ def _load(name: str, reader_name: str, root: str, options: Reading) -> DataSet:
     folder = Path(root).expanduser()
     if folder.name == reader.base_folder:
         folder = folder.parent
-    pool, labels, classes = _read(reader, folder, name, options, train=True)
+    images, labels, classes = _read(reader, folder, name, options, train=True)
     test, test_labels, _ = _read(reader, folder, name, options, train=False)
-    choice = choose(labels, classes, options, split_val=True, split_test=False)
-    size = options.image_size or _SIDE
-    check_memory(sum(map(len, choice.parts.values())) + len(test), (3, size, size), options)
-    sources = {part: (pool[i], labels[i]) for part, i in choice.parts.items()}
-    sources["test"] = (test, test_labels)
-    loaders = {
-        part: image_loader(
-            resize_all(pixels, size),
-            part_labels,
-            loader_options(part, options, auto=mirrored(size), num_classes=len(classes)),
-        )
-        for part, (pixels, part_labels) in sources.items()
-    }
-    return make_data_set(name, loaders, classes, choice.notes)
+    return from_arrays(name, images, labels, classes, options, test=(test, test_labels))
 
 
 def _read(

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from shoal.data.augment import Augment
-from shoal.data.base import SeededLoader
 from shoal.data.batch import split_batch
+from shoal.data.loader import ImageLoader
 from shoal.errors import DataError
 from shoal.options import DataOptions
 from shoal.registry import Registry
@@ -85,7 +85,7 @@ class DataSet:
             DataError: there are fewer training samples, or inputs go by keywords.
         """
         loader: Any = self.train
-        if isinstance(loader, SeededLoader):
+        if isinstance(loader, ImageLoader):
             loader = loader.plain().with_batch_size(batch)
         parts: list[tuple[Tensor, ...]] = []
         size = 0
@@ -111,7 +111,7 @@ class DataSet:
     def describe(self) -> str:
         """Return one line: sizes, shape and classes."""
         sizes = ", ".join(f"{size:,} {part}" for part, size in self._sizes().items())
-        unit = "images" if isinstance(self.train, SeededLoader) else "batches"
+        unit = "images" if isinstance(self.train, ImageLoader) else "batches"
         shape = "×".join(str(side) for side in self.sample_shape)
         classes = f" in {self.num_classes} classes" if self.num_classes else ""
         return f"{self.name}: {sizes} {unit} of {shape}{classes}"
@@ -133,7 +133,7 @@ class DataSet:
         """Return the number of images (of batches, if the loader is not ours) of each part."""
         parts = {"train": self.train, "val": self.val, "test": self.test}
         return {
-            name: part.num_samples if isinstance(part, SeededLoader) else len(part)
+            name: part.num_samples if isinstance(part, ImageLoader) else len(part)
             for name, part in parts.items()
             if part is not None
         }

@@ -4,22 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from shoal.data.assemble import (
-    check_memory,
-    choose,
-    image_loader,
-    loader_options,
-    make_data_set,
-)
-from shoal.data.augment import PRESETS
+from shoal.data.assemble import from_arrays
+from shoal.data.augment import Augment
 from shoal.data.dataset import DataSet, Reading, data_sets
-from shoal.data.images import resize_all
 from shoal.errors import ConfigError
 
 __all__ = ["load_digits_data"]
-
-# These map the pixels to [-1, 1], whatever the split.
-MEAN, STD = (0.5,), (0.5,)
 
 
 @data_sets.register("digits")
@@ -44,26 +34,16 @@ def load_digits_data(root: str, options: Reading) -> DataSet:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    labels = digits.target.astype(np.int64)
-    classes = [str(name) for name in digits.target_names]
-    size = options.image_size or digits.images.shape[1]
     # 0..16 counts the dark cells of a 4×4 square.
     grey = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]  # [N, 8, 8, 1]
-    choice = choose(labels, classes, options, split_val=True, split_test=True)
-    check_memory(sum(map(len, choice.parts.values())), (1, size, size), options)
-    loaders = {
-        part: image_loader(
-            resize_all(grey[positions], size),
-            labels[positions],
-            loader_options(
-                part,
-                options,
-                auto=PRESETS["none"],
-                num_classes=len(classes),
-                mean=MEAN,
-                std=STD,
-            ),
-        )
-        for part, positions in choice.parts.items()
-    }
-    return make_data_set("digits", loaders, classes, choice.notes)
+    return from_arrays(
+        "digits",
+        grey,
+        digits.target.astype(np.int64),
+        [str(name) for name in digits.target_names],
+        options,
+        auto=Augment(),
+        # These map the pixels to [-1, 1], whatever the split.
+        mean=(0.5,),
+        std=(0.5,),
+    )

@@ -11,19 +11,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from shoal.data.assemble import (
-    choose,
-    gibibytes,
-    image_loader,
-    limit,
-    loader_options,
-    make_data_set,
-    mirrored,
-)
-from shoal.data.base import SeededLoader
+from shoal.data.assemble import assemble, choose, gibibytes, limit
 from shoal.data.dataset import DataSet, Reading, data_sets
-from shoal.data.images import Frame, decode_all
-from shoal.data.stream import StreamLoader
+from shoal.data.images import Frame, Pixels, decode_all
+from shoal.data.sources import ImageFiles
 from shoal.errors import ConfigError, DataError
 
 __all__ = ["load_folder"]
@@ -79,16 +70,18 @@ def load_folder(root: str, options: Reading) -> DataSet:
     frame = _frame(files["train"], options)
     count = sum(len(part.paths) for part in files.values())
     in_memory = gibibytes(count, (frame.size, frame.size, 3)) <= options.max_memory_gib
-    loaders: dict[str, SeededLoader] = {}
+    parts: dict[str, tuple[Pixels | ImageFiles, NDArray[np.int64]]] = {}
     for part, chosen in files.items():
-        make = _in_memory if in_memory else _streamed
-        loaders[part], broken = make(part, chosen, frame, options, len(classes))
+        images, broken = _images(chosen, frame, options, in_memory=in_memory)
         kept = chosen.without(broken)
+        if not kept.paths:
+            raise DataError(f"no {part} image can be decoded: replace the files")
+        parts[part] = images, kept.labels
         if broken:
-            notes += [_broken_note(part, [chosen.paths[i] for i in broken])]
+            notes.append(_broken_note(part, [chosen.paths[i] for i in broken]))
             if part == "train":
                 _check_all_classes(kept, classes)
-    return make_data_set(f"folder:{root}", loaders, classes, notes)
+    return assemble(f"folder:{root}", parts, classes, options, notes)
 
 
 def _share(folder: Path, options: Reading) -> tuple[list[str], dict[str, _Files], list[str]]:
@@ -108,13 +101,15 @@ def _share(folder: Path, options: Reading) -> tuple[list[str], dict[str, _Files]
     for part in ("val", "test"):
         if not flat and (folder / part).is_dir():
             given[part] = _same_classes(folder / part, part, classes)
-    choice = choose(pool.labels, classes, options, split_val="val" not in given, split_test=flat)
-    files = {part: pool.at(positions) for part, positions in choice.parts.items()}
+    chosen, notes = choose(
+        pool.labels, classes, options, split_val="val" not in given, split_test=flat
+    )
+    files = {part: pool.at(positions) for part, positions in chosen.items()}
     for part, found in given.items():
         count = options.val_samples if part == "val" else None
         positions = np.arange(len(found.paths))
         files[part] = found.at(limit(positions, found.labels, count, part, options.seed))
-    return classes, files, list(choice.notes)
+    return classes, files, notes
 
 
 def _class_names(folder: Path) -> list[str]:
@@ -190,42 +185,16 @@ def _frame(files: _Files, options: Reading) -> Frame:
     return Frame(size, size if small or size == uniform else round(size * 256 / 224))
 
 
-def _in_memory(
-    part: str, files: _Files, frame: Frame, options: Reading, num_classes: int
-) -> tuple[SeededLoader, list[int]]:
-    """Return a loader of decoded images, and the positions of files that were skipped."""
-    pixels, broken = decode_all(files.paths, frame, skip_broken=options.skip_broken)
-    kept = _non_empty(part, files.without(broken))
-    chosen = loader_options(part, options, auto=mirrored(frame.size), num_classes=num_classes)
-    return image_loader(pixels, kept.labels, chosen), broken
-
-
-def _streamed(
-    part: str, files: _Files, frame: Frame, options: Reading, num_classes: int
-) -> tuple[SeededLoader, list[int]]:
-    """Return a loader that decodes later, and the positions of files that were skipped.
-
-    To skip broken files they must be known, so that all are decoded once.
-    """
+def _images(
+    files: _Files, frame: Frame, options: Reading, *, in_memory: bool
+) -> tuple[Pixels | ImageFiles, list[int]]:
+    """Return the images, decoded now or later, and the positions of files that were skipped."""
+    if in_memory:
+        return decode_all(files.paths, frame, skip_broken=options.skip_broken)
     broken: list[int] = []
-    if options.skip_broken:
+    if options.skip_broken:  # to skip the broken ones they must be known: all are decoded once
         _, broken = decode_all(files.paths, frame, skip_broken=True, keep=False)
-    kept = _non_empty(part, files.without(broken))
-    loader = StreamLoader(
-        kept.paths,
-        kept.labels,
-        image_size=frame.size,
-        resize=frame.resize,
-        workers=options.workers,
-        **loader_options(part, options, auto=mirrored(frame.size), num_classes=num_classes),
-    )
-    return loader, broken
-
-
-def _non_empty(part: str, files: _Files) -> _Files:
-    if not files.paths:
-        raise DataError(f"no {part} image can be decoded: replace the files")
-    return files
+    return ImageFiles(files.without(broken).paths, frame, options.workers), broken
 
 
 def _broken_note(part: str, paths: list[Path]) -> str:

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from shoal.errors import DataError
+from shoal.errors import DataError, OptionError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -42,10 +42,17 @@ class Frame:
     Attributes:
         size: height and width of the result, in pixels.
         resize: what the shorter side is resized to before the central `size` pixels are cut out.
+
+    Raises:
+        OptionError: not 1 ≤ size ≤ resize.
     """
 
     size: int
     resize: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.size <= self.resize:
+            raise OptionError("size", self.size, f"1 to {self.resize} pixels")
 
     def centre(self, image: Image) -> Pixels:
         """Return the resized image's centre, `[size, size, 3]`."""
@@ -150,11 +157,9 @@ def decode_all(
                 raise
             except Exception as error:  # a damaged file makes decoders raise anything
                 failed.append((position, error))
-                if not skip_broken:
-                    break
-            else:
-                if keep:
-                    pixels[position] = image
+                continue
+            if keep:
+                pixels[position] = image
         return failed
 
     broken: list[int] = []

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from shoal.data.base import SeededLoader
+from shoal.data.loader import ImageLoader
 from shoal.distributed import is_main, sum_across
 from shoal.errors import ShoalError
 from shoal.extras.energy import Energy, EnergyMeter, inference_energy, total_energy
@@ -176,7 +176,7 @@ class _Plan:
     def train(self, network: Network, task: Task) -> None:
         """Train a copy, as the search does but without a teacher."""
         loader: Any = task.train
-        if isinstance(loader, SeededLoader):
+        if isinstance(loader, ImageLoader):
             loader = loader.take(self.batches * loader.batch_size)
         elif self.batches < self.whole:
             loader = list(islice(loader, self.batches))

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from shoal.data.base import SeededLoader
 from shoal.data.batch import Batch, split_batch
+from shoal.data.loader import ImageLoader
 from shoal.distributed import rank, world
 from shoal.errors import ConfigError, DataError
 
@@ -104,7 +104,7 @@ class Batches:
         self._loader: Any = plain(loader)
         self._first = samples
         self._population: int | None = None  # if it is known before a round
-        if samples is not None and stratified and isinstance(self._loader, SeededLoader):
+        if samples is not None and stratified and isinstance(self._loader, ImageLoader):
             self._population = self._loader.num_samples
             self._loader, self._first = self._loader.take(samples), None
         self._device = device
@@ -168,7 +168,7 @@ class Batches:
         return self._population or (self.seen if self._complete else None)
 
     def _size(self) -> int | None:
-        if isinstance(self._loader, SeededLoader):
+        if isinstance(self._loader, ImageLoader):
             return self._loader.num_samples
         if isinstance(self._loader, list | tuple):
             return sum(split_batch(batch).size for batch in self._loader)
