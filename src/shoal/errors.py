@@ -31,7 +31,16 @@ __all__ = [
 
 
 class ShoalError(Exception):
-    """The root of all errors that shoal raises on purpose."""
+    """The root of all errors that shoal raises on purpose.
+
+    Example:
+        >>> import shoal
+        >>> try:
+        ...     shoal.data.load_data("didgits")
+        ... except shoal.ShoalError as error:
+        ...     print(error)
+        unknown data set 'didgits': did you mean 'digits'?
+    """
 
 
 class CaptureError(ShoalError):

@@ -1,4 +1,12 @@
-"""Data sets, loaders and augmentation."""
+"""Data sets, loaders and augmentation.
+
+Example:
+    >>> import shoal, torch
+    >>> data = shoal.data.load_data("digits", batch_size=64)
+    >>> images, labels = next(iter(data.train))
+    >>> images.shape, data.num_classes
+    (torch.Size([64, 1, 8, 8]), 10)
+"""
 
 from shoal.data import cifar, digits, folder  # noqa: F401  (they register themselves)
 from shoal.data.augment import Augment

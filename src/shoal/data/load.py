@@ -35,7 +35,9 @@ def load_data(spec: str, *, device: torch.device | str = "cpu", **options: Any) 
         DataError: the data are missing, empty or damaged.
 
     Example:
-        >>> load_data("digits", train_samples=500).describe()
+        >>> import shoal
+        >>> data = shoal.data.load_data("digits", train_samples=500)
+        >>> data.describe()
         'digits: 500 train, 270 val, 270 test images of 1×8×8 in 10 classes'
     """
     augment = options.get("augment")

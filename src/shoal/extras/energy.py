@@ -92,10 +92,8 @@ class EnergyMeter:
         ShoalError: codecarbon is not installed.
         ConfigError: there is no such country.
 
-    Example:
-        >>> with EnergyMeter(country="DEU") as meter:
-        ...     fit(network, train, epochs=1)
-        >>> meter.energy.wh
+    Measure a training by `with EnergyMeter(country="DEU") as meter:` around it; `meter.energy.wh`
+    then holds the watt-hours.
     """
 
     def __init__(self, *, country: str | None = None, interval: float = 1.0) -> None:

@@ -127,9 +127,13 @@ def score(
         TrainingError: the network computes NaN.
 
     Example:
-        >>> network = shoal.capture(model, images)
-        >>> shoal.score(network, loader, "entropy", samples=1000).lowest(1)
-        ['layer3.2.relu_1']
+        >>> import shoal, torch
+        >>> images = torch.randn(64, 1, 8, 8)
+        >>> net = shoal.capture(shoal.models.digits_resnet(), images)
+
+        >>> scores = shoal.score(net, [images], "entropy")
+        >>> len(scores), scores.unit, len(scores.lowest(3))
+        (13, 'bits', 3)
     """
     chosen = criterion if isinstance(criterion, Criterion) else make_criterion(criterion, **options)
     scores = score_by(chosen, network, loader, samples=samples, progress=progress)

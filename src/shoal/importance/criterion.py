@@ -44,6 +44,17 @@ class Criterion(ABC):
         needs: what it needs of the data. Criteria with equal needs are computed together, by the
             `compute_together` of the first; None is on its own.
         options: its options.
+
+    Example:
+        >>> import shoal, torch
+        >>> class Size(shoal.Criterion):
+        ...     def compute(self, network, data):
+        ...         modules = {b.name: network.get_submodule(b.name) for b in network.blocks}
+        ...         sizes = {k: sum(p.numel() for p in m.parameters()) for k, m in modules.items()}
+        ...         return shoal.Scores(self.name, sizes, samples=0)
+        >>> net = shoal.capture(shoal.models.digits_resnet(), torch.randn(2, 1, 8, 8))
+        >>> shoal.score(net, [], Size()).lowest(1)
+        ['layer1.0']
     """
 
     name: ClassVar[str] = ""
@@ -154,13 +165,14 @@ def register_criterion(name: str) -> Callable[[C], C]:
         ConfigError: the name is taken.
 
     Example:
-        >>> @register_criterion("first")
-        ... class First(Criterion):
+        >>> import shoal
+        >>> @shoal.register_criterion("first")
+        ... class First(shoal.Criterion):
         ...     place = "site"
         ...
         ...     def compute(self, network, data):
-        ...         names = [site.name for site in network.sites]
-        ...         return Scores(self.name, {name: i for i, name in enumerate(names)}, 0)
+        ...         places = {site.name: i for i, site in enumerate(network.sites)}
+        ...         return shoal.Scores(self.name, places, samples=0)
     """
 
     def bind(cls: C) -> C:

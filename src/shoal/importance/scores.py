@@ -29,6 +29,12 @@ class Scores(Mapping[str, float]):
 
     Raises:
         TrainingError: a score is NaN.
+
+    Example:
+        >>> import shoal
+        >>> scores = shoal.Scores("entropy", {"relu": 0.9, "relu_1": 0.1}, samples=100, unit="bits")
+        >>> scores.lowest(1), scores["relu"], scores.title
+        (['relu_1'], 0.9, 'entropy, bits')
     """
 
     criterion: str

@@ -113,6 +113,15 @@ def benchmark(
     Raises:
         ConfigError: a model is not a module or cannot be called with the inputs.
         ShoalError: the runtime is not installed, or a model cannot be translated for it.
+
+    Example:
+        >>> import shoal, torch
+        >>> images = torch.randn(8, 1, 8, 8)
+        >>> dense = shoal.capture(shoal.models.digits_resnet(), images)
+        >>> shallow = shoal.drop_(dense.copy(), ["layer1.1", "layer2.1"])
+        >>> report = shoal.benchmark(shallow, images, baseline=dense, min_seconds=0, repeats=3)
+        >>> report.depth, report.baseline.depth, round(report.macs_ratio, 2)
+        (10, 14, 1.52)
     """
     models = {"net": net} if baseline is None else {"net": net, "baseline": baseline}
     for name, model in models.items():

@@ -35,7 +35,14 @@ def load(folder: str | Path, part: str | None = None, model: nn.Module | None = 
         CheckpointError: the weights are damaged or do not fit.
 
     Example:
-        >>> net = shoal.load("run", "best")
+        >>> import shoal, tempfile, torch
+        >>> inputs = torch.randn(8, 4)
+        >>> from torch import nn
+        >>> net = shoal.capture(nn.Sequential(nn.Linear(4, 8), nn.ReLU()).eval(), inputs)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     again = shoal.load(shoal.save(net, folder))
+        >>> torch.equal(again(inputs), net(inputs))
+        True
     """
     path = Path(folder).expanduser()
     if part is None and is_run(path):

@@ -1,4 +1,11 @@
-"""Models: the papers' CIFAR networks, and the look-up of torchvision, timm and user factories."""
+"""Models: the papers' CIFAR networks, and the look-up of torchvision, timm and user factories.
+
+Example:
+    >>> import shoal
+    >>> model = shoal.models.cifar_resnet20(num_classes=10)
+    >>> sum(parameter.numel() for parameter in model.parameters())
+    269722
+"""
 
 from __future__ import annotations
 

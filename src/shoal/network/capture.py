@@ -52,6 +52,14 @@ def capture(
         CaptureError: the model cannot be exported (with its own source line where there is one),
             the batch is too small, or the captured network differs (with the first layer that
             does).
+
+    Example:
+        >>> import shoal, torch
+        >>> net = shoal.capture(shoal.models.digits_resnet(), torch.randn(2, 1, 8, 8))
+        >>> [site.name for site in net.sites][:3]
+        ['relu', 'layer1.0.relu', 'layer1.0.relu_1']
+        >>> [block.name for block in net.blocks if block.removable][:2]
+        ['layer1.0', 'layer1.1']
     """
     if isinstance(model, Network):
         return model

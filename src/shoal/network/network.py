@@ -96,6 +96,14 @@ class Network(nn.Module):
         notes: what else the user should know about the capture.
         meta: what goes with the network when it is saved, as JSON values: class names,
             normalisation, task, figures. The network itself uses nothing of it.
+
+    Example:
+        >>> import shoal, torch
+        >>> net = shoal.capture(shoal.models.digits_resnet(), torch.randn(2, 1, 8, 8))
+        >>> net.sites[0].kind, len(net.blocks), net(torch.randn(5, 1, 8, 8)).shape
+        ('relu', 6, torch.Size([5, 10]))
+        >>> shoal.drop_(net, "layer1.1").plan.names("drop")
+        ['layer1.1']
     """
 
     graph: fx.Graph

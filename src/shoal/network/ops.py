@@ -93,6 +93,7 @@ def register_op(target: OpOverload | type[nn.Module], **properties: Any) -> None
         ConfigError: there is no such property, or another type of module has that name.
 
     Example:
+        >>> import shoal, torch
         >>> class Shift(torch.nn.Module):
         ...     def __init__(self, by: float) -> None:
         ...         super().__init__()

@@ -49,6 +49,14 @@ def save(network: Network, folder: str | Path) -> Path:
         FileError: the folder cannot be written, or the disk is full.
         PlanError: `folder` holds something else than a saved network, or the network holds an
             operator that is not registered (`shoal.register_op`).
+
+    Example:
+        >>> import shoal, tempfile, torch
+        >>> from torch import nn
+        >>> net = shoal.capture(nn.Sequential(nn.Linear(4, 8), nn.ReLU()), torch.randn(2, 4))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     sorted(path.name for path in shoal.save(net, folder).iterdir())
+        ['model.safetensors', 'network.json']
     """
     path = Path(folder).expanduser()
     if path.exists() and not path.is_dir():

@@ -154,9 +154,11 @@ def option(
     """Return a dataclass field that carries all there is to say of an option; see `Option`.
 
     Example:
+        >>> import shoal
+        >>> from dataclasses import dataclass
         >>> @dataclass(frozen=True, kw_only=True)
-        ... class Folding(Options):
-        ...     threshold: float = option(0.9, "Fold slopes above this.", check=between(0, 1))
+        ... class Folding(shoal.Options):
+        ...     threshold: float = shoal.option(0.9, "Fold slopes above this.")
         >>> Folding(threshold=0.5).to_dict()
         {'threshold': 0.5}
     """
@@ -177,6 +179,17 @@ class Options:
 
     Every field made by `option` is checked when an instance is made. A subclass that has to check
     several together extends `__post_init__`.
+
+    Example:
+        >>> import shoal
+        >>> from dataclasses import dataclass
+        >>> from shoal.options import between
+        >>> @dataclass(frozen=True, kw_only=True)
+        ... class Folding(shoal.Options):
+        ...     threshold: float = shoal.option(0.9, "Fold slopes above this.", check=between(0, 1))
+        >>> Folding(threshold=2.0)
+        Traceback (most recent call last):
+        shoal.errors.OptionError: threshold is 2.0: give a number, from 0 to 1
     """
 
     def __post_init__(self) -> None:

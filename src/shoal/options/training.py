@@ -20,8 +20,10 @@ class Recipe(Options):
     """How to train. The defaults suit short fine-tunings of convolutional networks.
 
     Example:
-        >>> Recipe(lr=0.1, schedule="step", milestones=(0.5, 0.75)).gamma
-        0.1
+        >>> import shoal
+        >>> recipe = shoal.Recipe(lr=0.1, schedule="step", milestones=(0.5, 0.75))
+        >>> recipe.changed(lr=0.01).to_dict()["lr"]
+        0.01
     """
 
     optimizer: str = option("sgd", "The optimizer.", check=one_of("sgd", "adam", "adamw"))

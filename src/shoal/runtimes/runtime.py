@@ -113,9 +113,18 @@ RUNTIMES: Registry[type[Runtime]] = Registry("runtime", group="shoal.runtimes")
 def register_runtime(name: str) -> Callable[[type[Runtime]], type[Runtime]]:
     """Return a decorator that makes a `Runtime` known under a name.
 
+    Raises:
+        ConfigError: the name is taken.
+
     Example:
-        >>> @register_runtime("elsewhere")
-        ... class Elsewhere(Runtime): ...
+        >>> import shoal
+        >>> from shoal.runtimes.eager import Eager
+        >>> @shoal.register_runtime("one_thread")
+        ... class OneThread(Eager):
+        ...     name, title = "one_thread", "PyTorch, one thread"
+        ...
+        ...     def make(self, network, inputs, *, check=False):
+        ...         return Eager(threads=1, device=self.device).make(network, inputs)
     """
     return RUNTIMES.register(name)
 

@@ -122,6 +122,15 @@ def export(
         FileError: the file cannot be written.
         ShoalError: the network cannot be written in this format, or the file computes something
             else; then no file is left behind, and an older one of that name stays.
+
+    Example:
+        >>> import shoal, tempfile, torch
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     report = shoal.export(model, f"{folder}/model.pt2", torch.randn(2, 4))
+        >>> report.inputs, report.max_rel_error <= report.tolerance
+        (('input',), True)
     """
     start = time.perf_counter()
     path = Path(path).expanduser()

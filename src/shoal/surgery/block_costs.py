@@ -88,6 +88,13 @@ def block_costs(
     Raises:
         NameNotFoundError: a block does not exist.
         ConfigError: a block cannot be removed, or the network cannot be called with the inputs.
+
+    Example:
+        >>> import shoal, torch
+        >>> net = shoal.capture(shoal.models.digits_resnet(), torch.randn(2, 1, 8, 8))
+        >>> costs = shoal.block_costs(net, latency=False)
+        >>> f"{costs['layer1.1'].macs:,} MACs, {costs['layer1.1'].macs_percent:.1f} %"
+        '294,912 MACs, 17.2 %'
     """
     blocks = _chosen(network, names)
     if inputs is None:

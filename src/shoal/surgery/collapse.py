@@ -57,6 +57,15 @@ def collapse_(
             few samples.
         DataError: the loader is empty.
         TrainingError: activations are not finite. After any error the network is as it was.
+
+    Example:
+        >>> import shoal, torch
+        >>> images = torch.randn(64, 1, 8, 8)
+        >>> net = shoal.capture(shoal.models.digits_resnet(), images)
+
+        >>> net = shoal.collapse_(net, ["layer1.1"], [images])
+        >>> net.get_submodule("layer1.1.collapsed").kernel_size
+        (3, 3)
     """
     chosen = _checked(network, [names] if isinstance(names, str) else list(names), kernel_size)
     check_ridge(ridge)

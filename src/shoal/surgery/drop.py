@@ -38,6 +38,13 @@ def drop_(network: Network, names: Sequence[str] | str) -> Network:
         NameNotFoundError: a block does not exist; tells the nearest names.
         ConfigError: a block cannot be removed (with the reason), or is named twice. The network
             is then as it was.
+
+    Example:
+        >>> import shoal, torch
+        >>> net = shoal.capture(shoal.models.digits_resnet(), torch.randn(2, 1, 8, 8))
+        >>> net = shoal.drop_(net, ["layer1.1", "layer2.1"])
+        >>> [block.name for block in net.blocks]
+        ['layer1.0', 'layer1.2', 'layer2.0', 'layer2.2']
     """
     chosen = [names] if isinstance(names, str) else list(names)
     blocks = _checked(network, chosen)
@@ -66,6 +73,13 @@ def zero_out_(network: Network, names: Sequence[str] | str) -> Network:
         NameNotFoundError: a block does not exist; tells the nearest names.
         ConfigError: a block cannot be removed, is named twice, or gives something else than zero
             with weights of zero. The network is then as it was.
+
+    Example:
+        >>> import shoal, torch
+        >>> net = shoal.capture(shoal.models.digits_resnet().eval(), torch.randn(2, 1, 8, 8))
+        >>> dropped, zeroed = shoal.drop_(net.copy(), "layer1.1"), shoal.zero_out_(net, "layer1.1")
+        >>> torch.equal(dropped(images := torch.randn(5, 1, 8, 8)), zeroed(images))
+        True
     """
     blocks = _checked(network, [names] if isinstance(names, str) else list(names))
     weights = {id(w): w for block in blocks for w in _weights(network, block.branch)}.values()

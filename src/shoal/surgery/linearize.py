@@ -41,6 +41,17 @@ def fit_lines(
         ConfigError: a site, or all of them, have no rectifier any more.
         DataError: the loader is empty.
         TrainingError: activations are not finite.
+
+    Example:
+        >>> import shoal, torch
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        >>> net = shoal.capture(model.eval(), torch.randn(2, 4))
+
+        >>> lines = shoal.fit_lines(net, [torch.randn(64, 4)])
+        >>> lines["1"].slope.shape  # a slope and an intercept for each channel
+        torch.Size([8])
+        >>> net = shoal.linearize_(net, ["1"], lines=lines)
     """
     for name in names or ():
         network.site(name)
@@ -84,6 +95,16 @@ def linearize_(
             line has another number of channels than its site.
         DataError: the loader is empty.
         TrainingError: activations are not finite.
+
+    Example:
+        >>> import shoal, torch
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        >>> net = shoal.capture(model.eval(), torch.randn(2, 4))
+
+        >>> net = shoal.linearize_(net, ["1"], loader=[torch.randn(64, 4)])
+        >>> net.site("1").linearized, net.plan.names("linearize")
+        ('line', ['1'])
     """
     chosen = [names] if isinstance(names, str) else list(names)
     sites = _checked(network, chosen, how)
