@@ -110,7 +110,7 @@ def test_a_folder_without_a_result(
 def test_files_and_formats_that_make_no_sense(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "choose onnx or pt2" in refused(capsys, run, "--format", "tflite")
+    assert "give onnx or pt2" in refused(capsys, run, "--format", "tflite")
     line = refused(capsys, run, "--format", "onnx", "--out", tmp_path / "a.pt2")
     assert "end in .onnx" in line
     assert "ends in .onnx or .pt2" in refused(capsys, run, "--out", tmp_path / "model")

@@ -133,7 +133,7 @@ def test_bad_input_is_one_line(
         ([str(run), "--severities", "1,6"], "severity is 6: give a whole number from 1 to 5"),
         ([str(run), "--severities", "high"], "severities is 'high'"),
         ([str(run), "--corruptions", "fogg"], "did you mean 'fog'"),
-        ([str(run), "--corruptions", ","], "there is nothing to measure"),
+        ([str(run), "--corruptions", ","], "names with commas"),
         ([str(run), "--image-size", "16"], "corruptions need 32"),
         ([str(run), "--checkpoint", "w.pt"], "leave --checkpoint"),
         ([MODEL], "no data is given: say which with --data"),

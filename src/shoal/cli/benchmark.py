@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from shoal.cli.params import (
+    Batch,
+    Device,
+    ImageSize,
+    InputShape,
+    Json,
+    NumClasses,
+    Seconds,
+    Threads,
+    option,
+)
 from shoal.cli.screen import print_json, progress_console, result_console
 
 if TYPE_CHECKING:
@@ -27,66 +38,39 @@ def benchmark(
     ],
     against: Annotated[
         str | None,
-        typer.Option(
-            help="What to compare with, in the same rounds. Default: of a run's folder, its dense "
+        option(
+            "What to compare with, in the same rounds. Default: of a run's folder, its dense "
             "network with its batch norms folded.",
             metavar="DIR|MODEL",
-            show_default=False,
         ),
     ] = None,
-    batch: Annotated[
-        int, typer.Option(help="Samples per call. Take that of your deployment.", min=1)
-    ] = 1,
-    threads: Annotated[
-        int | None,
-        typer.Option(help="Threads on the CPU. Default: PyTorch's.", min=1, show_default=False),
-    ] = None,
-    seconds: Annotated[
-        float, typer.Option(help="Measure for so long at least; more is steadier.", min=0.0)
-    ] = 2.0,
-    num_classes: Annotated[
-        int | None, typer.Option(help="Outputs of a MODEL's classifier.", show_default=False)
-    ] = None,
-    image_size: Annotated[
-        int | None,
-        typer.Option(
-            help="Height and width of the image for a MODEL, in pixels. Default: what it usually "
-            "takes.",
-            show_default=False,
-        ),
-    ] = None,
-    input_shape: Annotated[
-        str | None,
-        typer.Option(help="The shape of one sample, such as 3,32,32.", show_default=False),
-    ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(help="Where to measure. Default: a GPU if there is one.", show_default=False),
-    ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the figures to standard output as JSON.")
-    ] = False,
+    batch: Batch = 1,
+    threads: Threads = None,
+    seconds: Seconds = 2.0,
+    num_classes: NumClasses = None,
+    image_size: ImageSize = None,
+    input_shape: InputShape = None,
+    device: Device = None,
+    as_json: Json = False,
 ) -> None:
     """Measure latency, work, parameters and depth; the ratio too when there is a baseline.
 
     Both are timed in turn, round by round: a machine that is busy at times is so for both.
     """
-    from shoal.cli.compress import chosen_device
-    from shoal.cli.source import Source, parse_shape
+    from shoal.cli.source import Source, example_inputs, parse_shape
     from shoal.measure import benchmark as measure
     from shoal.report.benchmark_tables import benchmark_table
     from shoal.report.terminal import print_table
+    from shoal.search.compress import working_device
 
-    where = chosen_device(device)
+    where = working_device(device)
     source = Source(None, num_classes, image_size, parse_shape(input_shape))
     network = _opened(model, source).to(where)
     baseline = _baseline(model, against, source)
-    args, kwargs = network.example_inputs(batch)
-    inputs: Any = kwargs or args
     with progress_console().status("measuring"):
         result = measure(
             network,
-            inputs,
+            example_inputs(network, batch),
             None if baseline is None else baseline.to(where),
             threads=threads,
             min_seconds=seconds,

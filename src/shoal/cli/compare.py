@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shoal.cli.screen import print_json, progress_console, result_console
+from shoal.cli.params import (
+    Data,
+    Device,
+    ImageSize,
+    InputShape,
+    Json,
+    NumClasses,
+    Seconds,
+    Threads,
+    Verbose,
+    option,
+)
+from shoal.cli.screen import print_json, print_lines, progress_console, result_console
 from shoal.errors import ConfigError, ShoalError
 
 if TYPE_CHECKING:
@@ -32,73 +44,29 @@ def compare(
         typer.Argument(
             metavar="A B …",
             help="Runs' folders, saved networks, or models: torchvision:NAME, timm:NAME, …. The "
-            "others are compared with the first.",
+            "others are compared with the first, by default on the data of the first run.",
         ),
     ],
-    data: Annotated[
-        str | None,
-        typer.Option(
-            help="Measure top-1 on these data. Default: those of the first run among A B ….",
-            metavar="D",
-            show_default=False,
-        ),
-    ] = None,
+    data: Data = None,
     checkpoint: Annotated[
         list[Path] | None,
-        typer.Option(
-            help="The trained weights of a model; once for each model, in their order.",
-            metavar="F",
-            show_default=False,
-        ),
+        option("The trained weights of a model; once for each model, in their order.", metavar="F"),
     ] = None,
     batch: Annotated[
         list[int] | None,
-        typer.Option(
-            help="Samples per call; may be given several times. Default: 1 and 64.",
-            min=1,
-            show_default=False,
-        ),
+        option("Samples per call; may be repeated. Default: 1 and 64.", min=1),
     ] = None,
-    seconds: Annotated[
-        float,
-        typer.Option(help="Measure each batch size for so long at least, in each runtime.", min=0),
-    ] = 2.0,
+    seconds: Seconds = 2.0,
     onnx: Annotated[
-        bool, typer.Option("--onnx/--no-onnx", help="Measure in ONNX Runtime too.")
+        bool, option("Measure in ONNX Runtime too.", "--onnx/--no-onnx", show_default=True)
     ] = True,
-    threads: Annotated[
-        int | None,
-        typer.Option(help="Threads on the CPU. Default: PyTorch's.", min=1, show_default=False),
-    ] = None,
-    num_classes: Annotated[
-        int | None, typer.Option(help="Outputs of a model's classifier.", show_default=False)
-    ] = None,
-    image_size: Annotated[
-        int | None,
-        typer.Option(
-            help="Height and width of the images for a model, and of the --data, in pixels.",
-            show_default=False,
-        ),
-    ] = None,
-    input_shape: Annotated[
-        str | None,
-        typer.Option(
-            help="The shape of one sample, such as 3,32,32, for models. Default: that of the "
-            "first folder.",
-            show_default=False,
-        ),
-    ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(help="Where to measure. Default: a GPU if there is one.", show_default=False),
-    ] = None,
-    verbose: Annotated[
-        bool,
-        typer.Option("--verbose", "-v", help="Show all columns, however narrow the terminal is."),
-    ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the figures to standard output as JSON.")
-    ] = False,
+    threads: Threads = None,
+    num_classes: NumClasses = None,
+    image_size: ImageSize = None,
+    input_shape: InputShape = None,
+    device: Device = None,
+    verbose: Verbose = False,
+    as_json: Json = False,
 ) -> None:
     """Compare networks: top-1, rectifiers left, depth, work, parameters, latency.
 
@@ -106,14 +74,14 @@ def compare(
 
     Example: shoal compare shoal:cifar_resnet20 run --checkpoint resnet20.pth
     """
-    from shoal.cli.compress import chosen_device
     from shoal.cli.source import Source, parse_shape, random_weights
     from shoal.report import Comparison, comparison_lines, comparison_tables
-    from shoal.report.terminal import print_lines, print_table
+    from shoal.report.terminal import print_table
+    from shoal.search.compress import working_device
 
     if len(models) < 2:
         raise ConfigError("there is one network: give two or more to compare")
-    where = chosen_device(device)
+    where = working_device(device)
     source = Source(None, num_classes, image_size, parse_shape(input_shape))
     console = progress_console()
     with console.status("opening"):
@@ -137,7 +105,7 @@ def compare(
         return
     for table in comparison_tables(found):
         print_table(result_console(), table, verbose=verbose)
-    print_lines(result_console(), comparison_lines(found))
+    print_lines(result_console(), *comparison_lines(found))
 
 
 @dataclass(frozen=True)
@@ -278,6 +246,7 @@ def _spelled(shapes: Sequence[tuple[int, ...]]) -> str:
 
 
 def _figures(entry: _Entry, data: DataSet | None) -> Compared:
+    from shoal.cli.source import example_inputs
     from shoal.measure import count_macs, count_params, depth
     from shoal.report import Compared
     from shoal.training import evaluate
@@ -293,14 +262,9 @@ def _figures(entry: _Entry, data: DataSet | None) -> Compared:
         top1_test=accuracy[1],
         sites_left=network.sites_left,
         depth=depth(network),
-        macs=count_macs(network, _batch(network, 1)).total,
+        macs=count_macs(network, example_inputs(network, 1)).total,
         params=count_params(network),
     )
-
-
-def _batch(network: Network, size: int) -> Any:
-    args, kwargs = network.example_inputs(size)
-    return kwargs or args
 
 
 def _latencies(
@@ -311,18 +275,18 @@ def _latencies(
     onnx: bool,
 ) -> list[list[SideBySide]]:
     """Return the latencies of all networks, at each batch size, in each runtime."""
+    from shoal.cli.source import example_inputs
     from shoal.measure import InRuntime
     from shoal.runtimes import EAGER
 
     networks = {entry.name: entry.network for entry in entries}
     baseline = next(entry for entry in entries if entry.baseline)
     limits = {"min_seconds": seconds, "max_seconds": max(60.0, 2 * seconds)}
-    example = _batch(baseline.network, 2)
+    samples = {size: example_inputs(baseline.network, size) for size in (2, *batches)}
     made = [
-        InRuntime(runtime, networks, example, threads=threads)
+        InRuntime(runtime, networks, samples[2], threads=threads)
         for runtime in (EAGER, *["onnxruntime"] * onnx)
     ]
     return [
-        [one.measure(_batch(baseline.network, size), baseline.name, **limits) for one in made]
-        for size in batches
+        [one.measure(samples[size], baseline.name, **limits) for one in made] for size in batches
     ]

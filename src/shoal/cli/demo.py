@@ -5,14 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
-import typer
-
-from shoal.cli.screen import is_main_process, progress_console
-
-if TYPE_CHECKING:
-    from shoal.cli.config import Job
+from shoal.cli.params import Seed, option
+from shoal.cli.screen import is_main_process, print_lines, progress_console
 
 __all__ = ["demo"]
 
@@ -36,13 +32,6 @@ _OPTIONS: dict[str, Any] = {
 }
 
 
-def _is_finished(folder: Path, job: Job) -> bool:
-    """Return whether the folder holds the result of this very job."""
-    from shoal.cli.config import run_options
-
-    return run_options(folder) == job.to_dict() and (folder / "result.json").exists()
-
-
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """Compute on one core: images of 8×8 pixels leave a second one waiting, and in the way."""
@@ -59,14 +48,13 @@ def _one_thread() -> Iterator[None]:
 def demo(
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="The folder for the run. Default: shoal-demo, in the current folder; with another "
-            "seed than 0, shoal-demo-seedN.",
+        option(
+            "The folder for the run. Default: shoal-demo in the current folder; with a seed other "
+            "than 0, shoal-demo-seedN.",
             metavar="DIR",
-            show_default=False,
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Decides all that is random.", min=0)] = 0,
+    seed: Seed = 0,
 ) -> None:
     """Train a small residual network on scikit-learn's digits, and make it shallower and faster.
 
@@ -75,21 +63,18 @@ def demo(
     then does at each step what costs least per millisecond it saves on this machine, until more
     than 1 point of validation accuracy is lost.
     """
-    from shoal.cli.compress import keep_page, run_compress, show_outcome
-    from shoal.cli.config import read_job
-    from shoal.report import read_run
+    from shoal.cli.compress import run_compress
+    from shoal.cli.config import read_job, run_options
+    from shoal.cli.outcome import show_run
 
     folder = out or Path("shoal-demo" if seed == 0 else f"shoal-demo-seed{seed}")
     job = read_job(None, {**_OPTIONS, "seed": seed})
-    console = progress_console()
-    if _is_finished(folder, job):
+    if (folder / "result.json").exists() and run_options(folder) == job.to_dict():
         text = f"'{folder}' holds the finished run: remove the folder to do it again"
-        console.print(text, markup=False, soft_wrap=True)
+        print_lines(progress_console(), text)
     else:
-        console.print(f"the run is in '{folder}'", markup=False, soft_wrap=True)
+        print_lines(progress_console(), f"the run is in '{folder}'")
         with _one_thread():
             run_compress(job, folder)
     if is_main_process():
-        record = read_run(folder)
-        keep_page(record)
-        show_outcome(record)
+        show_run(folder)

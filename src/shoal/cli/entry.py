@@ -12,12 +12,13 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import typer
 
 from shoal.cli.app import build_app
 from shoal.cli.screen import Interrupted, is_main_process
-from shoal.errors import ShoalError
+from shoal.errors import ConfigError, OptionError, ShoalError
 
 __all__ = ["main"]
 
@@ -60,10 +61,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(words: list[str]) -> int:
     """Parse and run; errors come out as exceptions, apart from Ctrl-C between commands."""
     command = typer.main.get_command(build_app(words))
-    code = command.main(args=words, prog_name="shoal", standalone_mode=False)
+    try:
+        code = command.main(args=words, prog_name="shoal", standalone_mode=False)
+    except OptionError as error:
+        flag = f"--{error.option.replace('_', '-')}"
+        if flag not in _flags(command):  # an option of a criterion, say, which follows its name
+            raise
+        raise ConfigError(str(error).replace(error.option, flag, 1)) from error
     if code == 130:  # the parser has swallowed a KeyboardInterrupt
         raise KeyboardInterrupt
     return code if isinstance(code, int) else 0
+
+
+def _flags(command: Any) -> set[str]:
+    """Return the flags of a command and of those below it."""
+    own = {flag for parameter in command.params for flag in parameter.opts}
+    return own.union(*map(_flags, getattr(command, "commands", {}).values()))
 
 
 def _explain(error: BaseException) -> tuple[str, int]:

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from shoal.cli.screen import print_json, progress_console, result_console
-from shoal.errors import ConfigError
+from shoal.cli.params import Json, option
+from shoal.cli.screen import print_json, print_lines, progress_console, result_console
+from shoal.errors import ConfigError, OptionError
 
 __all__ = ["export"]
 
@@ -24,40 +25,33 @@ def export(
     ],
     form: Annotated[
         str | None,
-        typer.Option(
+        option(
+            "'onnx' for ONNX Runtime and other readers of its files, or 'pt2' for PyTorch. "
+            "Default: what --out ends in, else onnx.",
             "--format",
-            help="'onnx' for ONNX Runtime and what reads its files, or 'pt2' for PyTorch. Default: "
-            "what --out ends in, else onnx.",
-            show_default=False,
         ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="The file. Default: model.onnx or model.pt2 in DIR.",
-            metavar="FILE",
-            show_default=False,
-        ),
+        option("The file. Default: model.onnx or model.pt2 in DIR.", metavar="FILE"),
     ] = None,
     merge: Annotated[
         bool,
-        typer.Option(
+        option(
+            "Export the network merged, or as it was trained, with its batch norms.",
             "--merge/--no-merge",
-            help="Export the network merged; else as it was trained, with its batch norms.",
+            show_default=True,
         ),
     ] = True,
     batch: Annotated[
         int | None,
-        typer.Option(
-            help="Merge anew for this batch size: what is merged is what is faster at it. The file "
-            "takes any batch size. Default: of a run, what it has merged; else 1.",
+        option(
+            "Merge again, for this batch size: what is merged is what is faster at it. The file "
+            "takes any batch size. Default: what a run has merged already; else 1.",
             min=1,
-            show_default=False,
         ),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the report to standard output as JSON.")
-    ] = False,
+    as_json: Json = False,
 ) -> None:
     """Write a result as one file, and check that the file computes the same.
 
@@ -71,7 +65,7 @@ def export(
 
     target = _target(folder, form, out)
     if batch is not None and not merge:
-        raise ConfigError("--batch is for merging: leave it out, or leave out --no-merge")
+        raise ConfigError("--batch is for merging: omit it, or omit --no-merge")
     with progress_console().status("exporting"):
         network = open_result(folder, batch) if merge else open_trained(folder)
         report = write(network, target)
@@ -79,14 +73,13 @@ def export(
         print_json({**report.to_dict(), "merged": merge, "depth": depth(network)})
         return
     form = "merged" if merge else "as it was trained"
-    for line in (str(report), f"the network {form}: {depth(network)} layers deep"):
-        result_console().print(line, markup=False, soft_wrap=True)
+    deep = f"the network {form}: {depth(network)} layers deep"
+    print_lines(result_console(), str(report), deep)
 
 
 def _target(folder: str, form: str | None, out: Path | None) -> Path:
-    """Return the file to write; raises `ConfigError` where format and file contradict."""
     if form is not None and form not in _FORMATS:
-        raise ConfigError(f"format is '{form}': choose onnx or pt2")
+        raise OptionError("format", form, "onnx or pt2")
     if out is None:
         return Path(folder).expanduser() / f"model.{form or 'onnx'}"
     ending = out.suffix.lower().removeprefix(".")

@@ -7,11 +7,21 @@ from typing import Annotated
 
 import typer
 
-from shoal.cli.screen import is_main_process, progress_console, result_console
+from shoal.cli.params import (
+    Checkpoint,
+    Device,
+    ImageSize,
+    InputShape,
+    Mean,
+    Model,
+    NumClasses,
+    Seed,
+    Std,
+    option,
+)
+from shoal.cli.screen import is_main_process, print_lines, progress_console, result_console
 
 __all__ = ["figure"]
-
-_CRITERIA = "random,l1,block_influence,cka,lesion"
 
 figure = typer.Typer(
     name="figure",
@@ -19,54 +29,23 @@ figure = typer.Typer(
     help="Draw what criteria say of a network's residual blocks.",
 )
 
-_Model = Annotated[
-    str,
-    typer.Argument(
-        metavar="MODEL",
-        help="torchvision:NAME, timm:NAME, shoal:NAME, path/file.py:factory, "
-        "package.module:factory, or a folder that shoal wrote.",
-    ),
-]
 _Out = Annotated[
     Path,
-    typer.Option(
-        help="The file to write; its ending, .png, .svg or .pdf, decides the format.",
-        metavar="FILE",
-    ),
-]
-_Checkpoint = Annotated[
-    Path | None,
-    typer.Option(help="The trained weights.", metavar="F", show_default=False),
-]
-_ImageSize = Annotated[
-    int | None,
-    typer.Option(
-        help="Height and width of the image, in pixels. Default: what the model usually takes.",
-        show_default=False,
+    option(
+        "The file to write; its ending, .png, .svg or .pdf, decides the format.", metavar="FILE"
     ),
 ]
 
 
 @figure.command("l1-by-stage")
 def l1_by_stage(
-    model: _Model,
+    model: Model,
     out: _Out,
-    checkpoint: _Checkpoint = None,
-    num_classes: Annotated[
-        int | None,
-        typer.Option(help="Outputs of the classifier, where MODEL does not tell.",
-                     show_default=False),
-    ] = None,
-    image_size: _ImageSize = None,
-    input_shape: Annotated[
-        str | None,
-        typer.Option(
-            help="The shape of one sample, such as 3,32,32, for a model that takes another one "
-            "than usual.",
-            show_default=False,
-        ),
-    ] = None,
-) -> None:  # fmt: skip
+    checkpoint: Checkpoint = None,
+    num_classes: NumClasses = None,
+    image_size: ImageSize = None,
+    input_shape: InputShape = None,
+) -> None:
     """Draw the mean absolute weight of each block that can go, coloured by stage.
 
     Where the bars follow the stage, a ranking of all blocks by it picks one stage only:
@@ -82,74 +61,54 @@ def l1_by_stage(
     network = open_network(model, source)
     if is_main_process():
         figures.l1_by_stage(network, out)
-    _say_written(out)
+    print_lines(result_console(), _written(out))
 
 
 @figure.command("criteria")
 def criteria(
-    model: _Model,
+    model: Model,
     out: _Out,
     data: Annotated[
         str,
-        typer.Option(
-            help="Data whose training images are scored on: digits, cifar10:ROOT, folder:ROOT, ….",
-            metavar="D",
-        ),
+        option("Data to score on: digits, cifar10:ROOT, folder:ROOT, ….", metavar="D"),
     ],
     criteria: Annotated[
         str,
-        typer.Option(
-            help="Names with commas between them; options follow a name, as in l1?scope=global. "
+        option(
+            "Names with commas between them; options follow a name, as in l1?scope=global. "
             "docs/methods.md lists them.",
             metavar="A,B,…",
+            show_default=True,
         ),
-    ] = _CRITERIA,
+    ] = "random,l1,block_influence,cka,lesion",
     remove: Annotated[
-        int, typer.Option(help="How many removals are shown in red.", min=1)
+        int, option("How many removals are shown in red.", min=1, show_default=True)
     ] = 3,
     samples: Annotated[
-        int, typer.Option(help="Score on so many training images; 0 takes all.", min=0)
+        int, option("Score on this many training images; 0 for all.", min=0, show_default=True)
     ] = 2000,
-    checkpoint: _Checkpoint = None,
-    image_size: _ImageSize = None,
-    mean: Annotated[
-        str | None,
-        typer.Option(
-            help="What is subtracted from each channel, of pixels from 0 to 1. Take what the "
-            "network was trained with. Default: the data's own.",
-            metavar="A,B,…",
-            show_default=False,
-        ),
-    ] = None,
-    std: Annotated[
-        str | None,
-        typer.Option(
-            help="What each channel is divided by, as --mean.", metavar="A,B,…", show_default=False
-        ),
-    ] = None,
-    seed: Annotated[
-        int, typer.Option(help="Decides the samples and the criterion random.", min=0)
-    ] = 0,
-    device: Annotated[
-        str | None,
-        typer.Option(help="Where to work. Default: a GPU if there is one.", show_default=False),
-    ] = None,
-) -> None:  # fmt: skip
+    checkpoint: Checkpoint = None,
+    image_size: ImageSize = None,
+    mean: Mean = None,
+    std: Std = None,
+    seed: Seed = 0,
+    device: Device = None,
+) -> None:
     """Draw which blocks would go first under each criterion, side by side.
 
     All criteria score the network as it is: one removal and its fine-tuning change the scores.
     """
-    from shoal.cli.compress import chosen_device
-    from shoal.cli.flags import read_values
+    from shoal.cli.flags import read_names, read_values
     from shoal.cli.source import Source, open_network
     from shoal.data import load_data
     from shoal.extras import figures
     from shoal.importance import criterion_for, score_several
+    from shoal.search.compress import working_device
 
     figures.check_path(out)
-    names = _names(criteria)
+    names = read_names("criteria", criteria)
     chosen = [criterion_for(name, "block", seed=seed) for name in names]
-    where = chosen_device(device)
+    where = working_device(device)
     given = {"image_size": image_size, "seed": seed, **read_values(mean=mean, std=std)}
     examples = load_data(data, device=where, **given)
     network = open_network(model, Source(checkpoint), examples).to(where)
@@ -158,26 +117,9 @@ def criteria(
     scores = dict(zip(names, found, strict=True))
     if is_main_process():
         figures.criteria_map(network, scores, out, remove=remove)
-    console = result_console()
-    for name, own in scores.items():
-        order = ", ".join(own.lowest(remove))
-        console.print(f"{name}: {order}", markup=False, soft_wrap=True)
-    _say_written(out)
+    lines = [f"{name}: {', '.join(own.lowest(remove))}" for name, own in scores.items()]
+    print_lines(result_console(), *lines, _written(out))
 
 
-def _names(text: str) -> list[str]:
-    """Return the names between the commas, each once.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    from shoal.errors import ConfigError
-
-    names = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-    if not names:
-        raise ConfigError(f"criteria is '{text}': give names with commas between them, as l1,cka")
-    return names
-
-
-def _say_written(path: Path) -> None:
-    result_console().print(f"the figure is in '{path}'", markup=False, soft_wrap=True)
+def _written(path: Path) -> str:
+    return f"the figure is in '{path}'"

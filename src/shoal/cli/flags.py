@@ -13,7 +13,7 @@ import typer
 from shoal.errors import OptionError
 from shoal.options import DataOptions, Option, Options, options_of
 
-__all__ = ["Flag", "flags_of", "read_flags", "read_values", "with_flags"]
+__all__ = ["Flag", "flags_of", "read_flags", "read_names", "read_values", "with_flags"]
 
 
 @dataclass(frozen=True)
@@ -152,6 +152,18 @@ def read_flags(flags: Iterable[Flag], given: Mapping[str, Any]) -> dict[str, Any
 def read_values(**given: str | None) -> dict[str, Any]:
     """Return options of reading data that a command takes by itself, as `read_flags` does."""
     return read_flags(flags_of([("Data", {"": DataOptions})]), given)
+
+
+def read_names(option: str, text: str) -> list[str]:
+    """Return the names between the commas, each once.
+
+    Raises:
+        OptionError: there is none.
+    """
+    names = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if not names:
+        raise OptionError(option, text, "names with commas between them")
+    return names
 
 
 def _items(known: Option, text: str) -> list[Any]:

@@ -10,7 +10,14 @@ from typing import Any, TextIO
 
 from rich.console import Console
 
-__all__ = ["Interrupted", "is_main_process", "print_json", "progress_console", "result_console"]
+__all__ = [
+    "Interrupted",
+    "is_main_process",
+    "print_json",
+    "print_lines",
+    "progress_console",
+    "result_console",
+]
 
 _PLAIN_WIDTH = 140  # where the output is a file or a pipe, whose width nobody knows
 
@@ -53,6 +60,12 @@ def _console(stream: TextIO) -> Console:
         quiet=not is_main_process(),
         width=None if fixed else _PLAIN_WIDTH,
     )
+
+
+def print_lines(console: Console, *lines: str) -> None:
+    """Print lines as they are; the terminal wraps them, so that a path or a command stays whole."""
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def print_json(value: Any) -> None:

@@ -12,7 +12,7 @@ from torch import nn
 
 from shoal.cli.results import open_trained
 from shoal.data import DataSet, load_data
-from shoal.errors import CaptureError, ConfigError, ShoalError
+from shoal.errors import CaptureError, ConfigError, OptionError, ShoalError
 from shoal.models import ModelSpec, check_finite, complete_spec, load_model, parse_spec
 from shoal.network import Network, capture
 from shoal.training import preserved_rng, seed_everything
@@ -20,6 +20,7 @@ from shoal.training import preserved_rng, seed_everything
 __all__ = [
     "Source",
     "build",
+    "example_inputs",
     "image_channels",
     "is_folder",
     "load_examples",
@@ -66,11 +67,9 @@ def open_network(text: str, source: Source, data: DataSet | None = None) -> Netw
     """
     if is_folder(text):
         if source.checkpoint is not None:
-            raise ConfigError(f"'{text}' is a folder with weights of its own: leave --checkpoint")
+            raise ConfigError(f"'{text}' is a folder with weights of its own: omit --checkpoint")
         if source.num_classes is not None:
-            raise ConfigError(
-                f"'{text}' is a folder with a network of its own: leave --num-classes"
-            )
+            raise ConfigError(f"'{text}' is a folder with a network of its own: omit --num-classes")
         network = open_trained(text)
         if data is not None:
             _check_samples(network, text, data)
@@ -129,6 +128,12 @@ def load_examples(spec: str | None, image_size: int | None, device: torch.device
     return load_data(spec, image_size=image_size, device=device)
 
 
+def example_inputs(network: Network, batch: int) -> Any:
+    """Return a batch that the network takes: a tuple, or a dict of keyword inputs."""
+    args, kwargs = network.example_inputs(batch)
+    return kwargs or args
+
+
 def image_channels(data: DataSet) -> int | None:
     """Return the channels of the images; None if the samples are no images."""
     shape = data.sample_shape
@@ -157,7 +162,7 @@ def parse_shape(text: str | None) -> tuple[int, ...] | None:
     """Read the shape of a sample, "3,32,32" or "3x32x32".
 
     Raises:
-        ConfigError: it is something else.
+        OptionError: it is something else.
     """
     if text is None:
         return None
@@ -166,9 +171,7 @@ def parse_shape(text: str | None) -> tuple[int, ...] | None:
     except ValueError:
         shape = ()
     if not shape or min(shape) < 1:
-        raise ConfigError(
-            f"input_shape is '{text}': give the sizes of one sample, such as 3,224,224"
-        )
+        raise OptionError("input_shape", text, "the sizes of one sample, such as 3,224,224")
     return shape
 
 

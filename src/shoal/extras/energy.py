@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from shoal.errors import ConfigError, missing_extra
+from shoal.errors import ConfigError, OptionError, missing_extra
 from shoal.modes import device_of
 from shoal.network.borrow import borrowed
 from shoal.network.inputs import Inputs, as_call, batch_size, map_tensors
@@ -98,7 +98,7 @@ class EnergyMeter:
 
     def __init__(self, *, country: str | None = None, interval: float = 1.0) -> None:
         if country is not None and (len(country) != 3 or not country.isalpha()):
-            raise ConfigError(f"country is '{country}': give three letters, such as DEU or BRA")
+            raise OptionError("country", country, "three letters, such as DEU or BRA")
         try:
             from codecarbon import OfflineEmissionsTracker
         except ImportError:

@@ -11,7 +11,7 @@ from shoal.report.merge_tables import merge_tables
 from shoal.report.page import write_page
 from shoal.report.record import RunRecord, read_run
 from shoal.report.robustness_tables import robustness_lines, robustness_table
-from shoal.report.run_tables import comparison_table, outcome_lines, steps_table
+from shoal.report.run_tables import comparison_table, outcome_lines, outcome_tables, steps_table
 
 __all__ = [
     "Compared",
@@ -29,6 +29,7 @@ __all__ = [
     "latency_table",
     "merge_tables",
     "outcome_lines",
+    "outcome_tables",
     "read_run",
     "robustness_lines",
     "robustness_table",

@@ -8,12 +8,10 @@ from pathlib import Path
 from shoal.errors import missing_extra
 from shoal.files import write_file
 from shoal.merge.report import MergeReport
-from shoal.report.energy_tables import energy_table
 from shoal.report.html import STYLE, html_table
-from shoal.report.latency_tables import latency_table
 from shoal.report.merge_tables import merge_tables
 from shoal.report.record import RunRecord
-from shoal.report.run_tables import comparison_table, headline, outcome_lines, steps_table
+from shoal.report.run_tables import headline, outcome_lines, outcome_tables, steps_table
 
 __all__ = ["PAGE", "write_page"]
 
@@ -72,17 +70,13 @@ def write_page(record: RunRecord, path: str | Path | None = None) -> Path:
     except ImportError as error:
         raise missing_extra("jinja2", "report", "a report as a page") from error
     template = Environment(autoescape=True, trim_blocks=True).from_string(_TEMPLATE)
-    latencies = latency_table(record.latency.get("runtimes", []))
-    tables = [comparison_table(record), *([] if latencies is None else [latencies])]
-    if record.energy:
-        tables.append(energy_table(record.energy))
     merge = merge_tables(MergeReport.from_dict(record.merge)) if record.merge else []
     text = template.render(
         name=record.folder.resolve().name,
         finished=record.finished,
         headline=headline(record),
         style=STYLE,
-        tables=map(html_table, tables),
+        tables=map(html_table, outcome_tables(record)),
         lines=outcome_lines(record),
         curve=_curve(record),
         steps=html_table(steps_table(record)),

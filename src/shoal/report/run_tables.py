@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from shoal.report.energy_tables import energy_lines
-from shoal.report.latency_tables import quotient, runtime_name, runtime_notes
+from shoal.report.energy_tables import energy_lines, energy_table
+from shoal.report.latency_tables import latency_table, quotient, runtime_name, runtime_notes
 from shoal.report.record import RunRecord
 from shoal.report.table import Cell, Column, Quantity, Row, Table
 from shoal.report.wording import DONE
 from shoal.runtimes import EAGER
 from shoal.search.records import Step, lineage
 
-__all__ = ["comparison_table", "headline", "outcome_lines", "steps_table"]
+__all__ = ["comparison_table", "headline", "outcome_lines", "outcome_tables", "steps_table"]
 
 
 def headline(record: RunRecord) -> str:
@@ -42,6 +42,13 @@ def comparison_table(record: RunRecord) -> Table:
         (*_accuracy_rows(record), *_size_rows(record), *_latency_rows(record)),
         notes,
     )
+
+
+def outcome_tables(record: RunRecord) -> list[Table]:
+    """Return what a run came to: dense against result, with latencies and energy once measured."""
+    latencies = latency_table(record.latency.get("runtimes", []))
+    tables = [comparison_table(record), *([] if latencies is None else [latencies])]
+    return [*tables, energy_table(record.energy)] if record.energy else tables
 
 
 def _accuracy_rows(record: RunRecord) -> list[Row]:

@@ -10,7 +10,7 @@ from rich.table import Table as RichTable
 
 from shoal.report.table import Column, Table
 
-__all__ = ["print_lines", "print_table", "rich_table"]
+__all__ = ["print_table", "rich_table"]
 
 _BETWEEN = 3  # characters between two columns
 _LEAST_TEXT = 20  # characters below which a column of text is not squeezed
@@ -39,12 +39,6 @@ def print_table(console: Console, table: Table, *, verbose: bool = False) -> Non
     for note in notes:
         console.print(note, markup=False, style="dim")
     console.print()
-
-
-def print_lines(console: Console, lines: list[str]) -> None:
-    """Print lines as they are; the terminal wraps them, so that a path or a command stays whole."""
-    for line in lines:
-        console.print(line, markup=False, soft_wrap=True)
 
 
 def rich_table(table: Table) -> RichTable:
