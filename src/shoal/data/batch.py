@@ -39,13 +39,18 @@ class Batch:
 
     def first(self, count: int) -> Batch:
         """Return the first `count` samples."""
-        return self._each(lambda value: value[:count])
+        return self.each(lambda value: value[:count])
 
     def to(self, device: torch.device | str | None) -> Batch:
         """Return the batch on `device`; None leaves it where it is."""
-        return self if device is None else self._each(lambda value: _move(value, device))
+        if device is None:
+            return self
+        # Towards the CPU a non-blocking copy may be read before it has arrived.
+        no_wait = torch.device(device).type != "cpu"
+        return self.each(lambda value: value.to(device, non_blocking=no_wait))
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+    def each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """Return the batch with every tensor changed, the target too."""
         return Batch(
             tuple(map(change, self.args)),
             {name: change(value) for name, value in self.kwargs.items()},
@@ -114,8 +119,3 @@ def _parts(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
     if len(inputs) == 1 and isinstance(inputs[0], Mapping):
         return (), {str(k): v for k, v in inputs[0].items()}, target
     return inputs, {}, target
-
-
-def _move(value: Tensor, device: torch.device | str) -> Tensor:
-    # Towards the CPU a non-blocking copy may be read before it has arrived.
-    return value.to(device, non_blocking=torch.device(device).type != "cpu")

@@ -17,10 +17,6 @@ def resnet18_cifar(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
     The network of EASIER's CIFAR-10 experiments (Quétu et al. 2024): 140.2 M MACs at 32x32, four
     times fewer than without the max-pooling. Not pretrained.
 
-    Args:
-        num_classes: outputs.
-        in_channels: channels of the input image.
-
     Raises:
         ConfigError: a count is not a positive integer.
         ShoalError: torchvision is not installed.
@@ -38,10 +34,6 @@ def mobilenetv2_cifar(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
 
     The network of EASIER's CIFAR-10 experiments (Quétu et al. 2024): an eighth of the image's
     resolution at the end instead of a thirty-second. Not pretrained.
-
-    Args:
-        num_classes: outputs.
-        in_channels: channels of the input image.
 
     Raises:
         ConfigError: a count is not a positive integer.

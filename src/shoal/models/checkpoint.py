@@ -56,25 +56,23 @@ class CheckpointReport:
         """Return plain data."""
         return asdict(self)
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether names and shapes agree exactly."""
+        return not (self.missing or self.unexpected or self.misshapen)
+
 
 @dataclass(frozen=True)
 class _Match:
-    """One reading of the file, held against the model's tensors."""
+    """One reading of the file: the tensors under the model's names, and how well they fit."""
 
-    prefix: str
     found: dict[str, Tensor]
-    missing: list[str]
-    unexpected: list[str]
-    misshapen: list[str]
+    report: CheckpointReport
 
     @property
     def quality(self) -> tuple[int, int, int]:
         """Orders readings: right shapes first, then right names, then few strangers."""
-        return (len(self.found) - len(self.misshapen), len(self.found), -len(self.unexpected))
-
-    @property
-    def is_exact(self) -> bool:
-        return not (self.missing or self.unexpected or self.misshapen)
+        return (self.report.loaded, len(self.found), -len(self.report.unexpected))
 
 
 def load_checkpoint(model: nn.Module, path: str | Path, *, strict: bool = True) -> CheckpointReport:
@@ -101,15 +99,15 @@ def load_checkpoint(model: nn.Module, path: str | Path, *, strict: bool = True) 
     path = Path(path).expanduser()
     own = {n: t for n, t in model.state_dict().items() if isinstance(t, Tensor)}
     match = _best_match(read_weights(path), own, path)
-    if strict and not match.is_exact:
-        raise CheckpointError(_mismatch(match, own, path))
-    if own and not len(match.found) > len(match.misshapen):
+    if strict and not match.report.is_exact:
+        raise CheckpointError(_mismatch(match, own))
+    if own and not match.report.loaded:
         raise CheckpointError(f"nothing in '{path}' fits the model: {_ADVICE}")
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     converted = {
         name: _convert(name, tensor, own[name], path)
         for name, tensor in match.found.items()
-        if name not in match.misshapen
+        if name not in match.report.misshapen
     }
     for name, tensor in converted.items():
         fault = _fault(tensor, allow_inf=name not in parameters and not _is_statistic(name))
@@ -119,14 +117,7 @@ def load_checkpoint(model: nn.Module, path: str | Path, *, strict: bool = True) 
     state = model.state_dict()
     state.update(converted)
     model.load_state_dict(state)
-    return CheckpointReport(
-        path=str(path),
-        loaded=len(converted),
-        prefix=match.prefix,
-        missing=tuple(match.missing),
-        unexpected=tuple(match.unexpected),
-        misshapen=tuple(match.misshapen),
-    )
+    return match.report
 
 
 def check_finite(model: nn.Module) -> None:
@@ -134,16 +125,11 @@ def check_finite(model: nn.Module) -> None:
 
     A buffer other than a running statistic may hold infinities (attention masks do), but no NaN.
 
-    Args:
-        model: any module.
-
     Raises:
         CheckpointError: names the first parameter or buffer that is not finite.
     """
-    for kind, tensors in (
-        ("parameter", model.named_parameters()),
-        ("buffer", model.named_buffers()),
-    ):
+    kinds = {"parameter": model.named_parameters(), "buffer": model.named_buffers()}
+    for kind, tensors in kinds.items():
         for name, tensor in tensors:
             fault = _fault(tensor, allow_inf=kind == "buffer" and not _is_statistic(name))
             if fault:
@@ -179,7 +165,7 @@ def _best_match(content: Any, own: Mapping[str, Tensor], path: Path) -> _Match:
     for weights in _state_dicts(content):
         for variant in _unwrapped(weights):
             for prefix in _prefixes(variant, own):
-                match = _compare(variant, prefix, own)
+                match = _compare(variant, prefix, own, path)
                 if best is None or match.quality > best.quality:
                     best = match
     if best is None:
@@ -228,7 +214,9 @@ def _prefixes(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[
     return ["", *common]
 
 
-def _compare(weights: Mapping[str, Tensor], prefix: str, own: Mapping[str, Tensor]) -> _Match:
+def _compare(
+    weights: Mapping[str, Tensor], prefix: str, own: Mapping[str, Tensor], path: Path
+) -> _Match:
     """Hold the file's names under `prefix` against the model's.
 
     Names outside the prefix belong to whatever wrapped the model (a counter of averaged models, a
@@ -238,17 +226,19 @@ def _compare(weights: Mapping[str, Tensor], prefix: str, own: Mapping[str, Tenso
     found = {name: under[name] for name in own if name in under}
     # The counter came with torch 0.4.1; nothing depends on it while momentum is a number.
     counter = "num_batches_tracked"
-    return _Match(
+    misshapen = [n for n, t in found.items() if not _fits(t, own[n])]
+    report = CheckpointReport(
+        path=str(path),
+        loaded=len(found) - len(misshapen),
         prefix=prefix,
-        found=found,
-        missing=[n for n in own if n not in under and not n.endswith(counter)],
-        unexpected=[n for n in under if n not in own and not n.endswith(counter)],
-        misshapen=[n for n, t in found.items() if not _fits(t, own[n])],
+        missing=tuple(n for n in own if n not in under and not n.endswith(counter)),
+        unexpected=tuple(n for n in under if n not in own and not n.endswith(counter)),
+        misshapen=tuple(misshapen),
     )
+    return _Match(found, report)
 
 
 def _fits(tensor: Tensor, target: Tensor) -> bool:
-    """Say whether the shapes agree; a single number fits a tensor of one element."""
     return tensor.shape == target.shape or (tensor.numel() == target.numel() == 1)
 
 
@@ -280,30 +270,28 @@ def _dtype(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def _mismatch(match: _Match, own: Mapping[str, Tensor], path: Path) -> str:
+def _mismatch(match: _Match, own: Mapping[str, Tensor]) -> str:
     """Return the one line that says how the file and the model differ."""
-    parts = []
-    if match.missing:
-        parts.append(
-            f"{len(match.missing)} of {len(own)} tensors missing (first '{match.missing[0]}')"
-        )
-    if match.unexpected:
-        parts.append(f"{len(match.unexpected)} unexpected (first '{match.unexpected[0]}')")
-    if match.misshapen:
-        name = match.misshapen[0]
+    report, parts = match.report, []
+    if report.missing:
+        count = f"{len(report.missing)} of {len(own)}"
+        parts.append(f"{count} tensors missing (first '{report.missing[0]}')")
+    if report.unexpected:
+        parts.append(f"{len(report.unexpected)} unexpected (first '{report.unexpected[0]}')")
+    if report.misshapen:
+        name = report.misshapen[0]
         here, there = _shape(own[name]), _shape(match.found[name])
-        parts.append(
-            f"{len(match.misshapen)} of another shape ({name} is {here} here, {there} in the file)"
-        )
-    return f"'{path}' does not fit the model: {', '.join(parts)}; {_advice(match, own)}"
+        count = f"{len(report.misshapen)} of another shape"
+        parts.append(f"{count} ({name} is {here} here, {there} in the file)")
+    return f"'{report.path}' does not fit the model: {', '.join(parts)}; {_advice(match, own)}"
 
 
 def _advice(match: _Match, own: Mapping[str, Tensor]) -> str:
     """Say what to do, in particular where the file only has another number of classes."""
-    differing = match.misshapen
-    modules = {name.rpartition(".")[0] for name in differing}
-    if len(modules) == 1 and not (match.missing or match.unexpected):
-        shapes = [(match.found[n].shape, own[n].shape) for n in differing]
+    report = match.report
+    modules = {name.rpartition(".")[0] for name in report.misshapen}
+    if len(modules) == 1 and not (report.missing or report.unexpected):
+        shapes = [(match.found[n].shape, own[n].shape) for n in report.misshapen]
         if all(there[:1] != here[:1] and there[1:] == here[1:] for there, here in shapes):
             there, here = shapes[0][0][0], shapes[0][1][0]
             return (
@@ -314,4 +302,4 @@ def _advice(match: _Match, own: Mapping[str, Tensor]) -> str:
 
 
 def _shape(tensor: Tensor) -> str:
-    return "[" + ",".join(str(size) for size in tensor.shape) + "]"
+    return "[" + ",".join(map(str, tensor.shape)) + "]"

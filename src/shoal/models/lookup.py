@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -57,21 +58,9 @@ class ModelSpec:
         """The text that `parse_spec` reads back as this."""
         return format_target(self.target, self.kwargs)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data."""
-        return {
-            "kind": self.kind,
-            "name": self.name,
-            "kwargs": dict(self.kwargs),
-            "text": self.text,
-        }
-
 
 def parse_spec(text: str) -> ModelSpec:
     """Take apart `SOURCE:NAME?key=value&…`; nothing is imported.
-
-    Args:
-        text: for example "timm:vit_tiny_patch16_224?num_classes=10&drop_rate=0.1".
 
     Raises:
         ConfigError: the text names no source, no model, or has malformed keyword arguments.
@@ -131,11 +120,6 @@ def complete_spec(
 ) -> ModelSpec:
     """Return the spec with the arguments that `build_model` would add, so that it stands alone.
 
-    Args:
-        spec: the model's name as text or taken apart.
-        num_classes: outputs of the classifier, or None.
-        in_channels: channels of the input image, or None.
-
     Raises:
         NameNotFoundError: there is no such source, model or factory.
         ConfigError: the spec is malformed or the factory cannot be imported.
@@ -160,10 +144,10 @@ def load_model(
     """Build the model that `spec` names and load its weights.
 
     Args:
-        spec: see `build_model`.
-        checkpoint: a file of weights, see `load_checkpoint`; None keeps the weights as built.
-        num_classes: outputs of the classifier; None leaves the model's own default.
-        in_channels: channels of the input image; None leaves the model's own default.
+        spec: the model's name, with the numbers that the data give, as for `build_model`.
+        checkpoint: a file of weights, as for `load_checkpoint`; None keeps the weights as built.
+        num_classes: as for `build_model`.
+        in_channels: as for `build_model`.
 
     Raises:
         ShoalError: whatever `build_model` and `load_checkpoint` raise.
@@ -175,7 +159,6 @@ def load_model(
 
 
 def _factory(spec: ModelSpec) -> Callable[..., Any]:
-    """Return the callable that builds the model."""
     if spec.kind == "torchvision":
         return _torchvision_factory(spec.name)
     if spec.kind == "timm":
@@ -240,20 +223,17 @@ def _timm_factory(name: str) -> Callable[..., nn.Module]:
     # "hf-hub:user/model" and "local-dir:path" are timm's own to look up.
     if ":" not in name and not timm.is_model(name):
         raise unknown_name("timm model", name, timm.list_models())
-
-    def build(**kwargs: Any) -> nn.Module:
-        return timm.create_model(name, **kwargs)
-
-    return build
+    return functools.partial(timm.create_model, name)
 
 
 def _is_module(name: str) -> bool:
     """Say whether `import name` would find something, from the current folder too."""
+    if Path(f"{name}.py").exists() or Path(name).is_dir():
+        return True
     try:
-        found = importlib.util.find_spec(name) is not None
+        return importlib.util.find_spec(name) is not None
     except (ImportError, ValueError):
-        found = False
-    return found or Path(f"{name}.py").exists() or Path(name).is_dir()
+        return False
 
 
 def _incomplete(target: str) -> ConfigError:

@@ -22,10 +22,7 @@ _REFUSALS = re.compile(r"Unsupported (?:global|class)|unrecognized function|Torc
 
 
 def read_weights(path: Path) -> Any:
-    """Return what a file of weights holds, its tensors on the CPU.
-
-    Args:
-        path: a `.safetensors` file, or one that `torch.save` wrote.
+    """Return what a `.safetensors` file, or one that `torch.save` wrote, holds, on the CPU.
 
     Raises:
         CheckpointError: the file is missing, a folder, empty, damaged, of another type, or holds
@@ -38,7 +35,6 @@ def read_weights(path: Path) -> Any:
 
 
 def _check_file(path: Path) -> None:
-    """Raise `CheckpointError` for what can be told without reading the weights."""
     if path.is_dir():
         inside = sorted(p.name for p in path.iterdir() if p.suffix in SUFFIXES)
         hint = f"it holds {', '.join(inside[:4])}" if inside else "it holds no file of weights"
@@ -64,7 +60,6 @@ def _check_file(path: Path) -> None:
 
 
 def _nearest(path: Path) -> str:
-    """Say which files of that folder have a similar name."""
     if not path.parent.is_dir():
         return f"there is no folder '{path.parent}' either, check the path"
     names = sorted(p.name for p in path.parent.iterdir() if p.is_file())

@@ -12,7 +12,7 @@ from torch import nn
 
 from shoal.data.batch import Batch
 from shoal.distributed import sum_across
-from shoal.errors import ConfigError
+from shoal.errors import OptionError
 from shoal.modes import eval_mode, placed
 from shoal.passes.batches import Batches
 from shoal.seeds import preserved_rng
@@ -64,14 +64,14 @@ def evaluate(
         loader: batches of inputs and labels.
         device: where to evaluate; None means where the network is. The network goes back.
         precision: "fp32", "bf16", "fp16" or "auto", as in a recipe.
-        limit: look at the first that many samples only.
+        limit: use the first samples only, this many.
 
     Raises:
         DataError: there is no sample, or a label is outside the network's outputs.
         ConfigError: `limit` is below 1, or the device cannot compute in `precision`.
     """
     if limit is not None and limit < 1:
-        raise ConfigError(f"limit is {limit}: give at least 1 sample, or None for all")
+        raise OptionError("limit", limit, "at least 1 sample, or None for all")
     with ExitStack() as stack:
         where = stack.enter_context(placed(network, device))
         stack.enter_context(eval_mode(network))

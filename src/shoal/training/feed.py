@@ -33,7 +33,7 @@ class Feed:
         seed: decides, with the number of the epoch, all that is random in it.
         device: where the batches go.
         channels_last: whether 4-D inputs are made channels-last.
-        first_epoch: what `set_epoch` is told for epoch 0, if the loader has it.
+        first_epoch: the number that a loader with `set_epoch` gets for epoch 0.
 
     Raises:
         DataError: the loader is empty or has no length.
@@ -53,7 +53,10 @@ class Feed:
         self.device = device
         self.channels_last = channels_last
         self._owners = _generator_owners(loader)
-        self._before = [(owner.generator, _state_of(owner.generator)) for owner in self._owners]
+        self._before = [
+            (owner.generator, owner.generator and owner.generator.get_state())
+            for owner in self._owners
+        ]
         _check_length(loader)
         self.loader = self._share(loader)
         self._prepared = _splittable(loader)
@@ -84,21 +87,15 @@ class Feed:
             self.loader.end()  # accelerate's loaders do this themselves only if read to the end
         for owner, (generator, state) in zip(self._owners, self._before, strict=True):
             owner.generator = generator
-            if generator is not None and state is not None:
+            if generator is not None:
                 generator.set_state(state)
 
     def _batches(self, batches: Iterable[Any]) -> Iterator[Batch]:
         for raw in batches:
             # A slice is cut before it moves: the rest of the batch is other processes' business.
             whole = split_batch(raw, None if self._slice else self.device)
-            batch = _slice_of(whole, rank(), world(), self.device) if self._slice else whole
-            yield self._formatted(batch)
-
-    def _formatted(self, batch: Batch) -> Batch:
-        if not self.channels_last:
-            return batch
-        args = tuple(_channels_last(value) for value in batch.args)
-        return Batch(args, {k: _channels_last(v) for k, v in batch.kwargs.items()}, batch.target)
+            batch = _slice_of(whole, rank(), world()).to(self.device) if self._slice else whole
+            yield batch.each(_channels_last) if self.channels_last else batch
 
     def _share(self, loader: Any) -> Any:
         if hasattr(loader, "shard"):
@@ -121,7 +118,7 @@ class Feed:
 
 
 def _splittable(loader: Any) -> bool:
-    """Return whether accelerate can split every batch of this loader evenly."""
+    """Whether accelerate can split every batch of this loader evenly."""
     if world() == 1 or not isinstance(loader, DataLoader):
         return False
     if isinstance(loader.sampler, DistributedSampler):
@@ -150,27 +147,15 @@ def _generator_owners(loader: Any) -> list[Any]:
     return list({id(part): part for part in parts if hasattr(part, "generator")}.values())
 
 
-def _state_of(generator: torch.Generator | None) -> Tensor | None:
-    return None if generator is None else generator.get_state()
-
-
 def _channels_last(value: Tensor) -> Tensor:
     return value.contiguous(memory_format=torch.channels_last) if value.ndim == 4 else value
 
 
-def _slice_of(batch: Batch, index: int, count: int, device: torch.device) -> Batch:
-    """Return every `count`-th sample from `index` on, at least one, on `device`.
+def _slice_of(batch: Batch, index: int, count: int) -> Batch:
+    """Return every `count`-th sample from `index` on, at least one.
 
     A batch smaller than the number of processes gives the late ones a sample that another one has
     too: a process without a sample could not take part in the step.
     """
     start = index if index < batch.size else index % batch.size
-
-    def cut(value: Tensor) -> Tensor:
-        return value[start::count].to(device)
-
-    return Batch(
-        tuple(cut(value) for value in batch.args),
-        {name: cut(value) for name, value in batch.kwargs.items()},
-        None if batch.target is None else cut(batch.target),
-    )
+    return batch.each(lambda value: value[start::count])

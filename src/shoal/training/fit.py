@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from shoal.distributed import broadcast_buffers, default_device, ensure_initialised
-from shoal.errors import ConfigError, DataError, ShoalError, TrainingError
+from shoal.errors import ConfigError, DataError, OptionError, ShoalError, TrainingError
 from shoal.modes import eval_mode, kept_flags, make_channels_last, placed
 from shoal.onednn import safe_convolutions
 from shoal.options import Recipe, find_recipe
@@ -73,14 +73,15 @@ def fit(
 
     Args:
         network: any module; each call builds its own optimizer.
-        train: iterable of batches with a length. It is told the epoch if it has `set_epoch`.
+        train: iterable of batches with a length. Its `set_epoch`, if it has one, is called before
+            each epoch.
         epochs: how many, from 0.
         recipe: a `Recipe`, the name of one in `recipes`, a mapping of its options, or None for
             "finetune".
         seed: decides all that is random, but for what the loader draws by its own seed.
-        first_epoch: number that the loader's `set_epoch` is told at the first epoch. Fits that
-            follow one another on the same data count on, or each would see the same random
-            changes of the images in the same order.
+        first_epoch: number that the loader's `set_epoch` gets at the first epoch. Fits that follow
+            one another on the same data count on, or each would see the same random changes of
+            the images in the same order.
         val: validation batches, evaluated in fp32 after every epoch; needed for early stopping.
         teacher: network to distil from; used, and needed, if the recipe's `distill` is above 0. It
             is left as it came.
@@ -241,7 +242,7 @@ class _Run:
         )
 
     def _stalled(self) -> bool:
-        """Return whether the validation accuracy has not improved for long enough to stop."""
+        """Whether the validation accuracy has not improved for long enough to stop."""
         patience = self.recipe.early_stop
         return patience is not None and len(self.history) - best_epoch(self.history) >= patience
 
@@ -275,7 +276,7 @@ class _Run:
 
 
 def _check_weights(network: nn.Module, epoch: int) -> None:
-    """Raise `TrainingError` if a weight is not finite: a loss tells of the step before only."""
+    """Check that weights are finite: the loss only shows what the step before made of them."""
     named = list(network.named_parameters())
     finite = torch.stack([torch.isfinite(value.detach()).all() for _, value in named]).tolist()
     for (name, _), fine in zip(named, finite, strict=True):
@@ -287,7 +288,7 @@ def _check_weights(network: nn.Module, epoch: int) -> None:
 
 
 def _device(device: torch.device | str | None, accelerator: Any) -> torch.device:
-    """Return where to train, with the process group up."""
+    """Return where to train; brings the process group up."""
     if accelerator is not None:
         kind = str(getattr(accelerator.distributed_type, "value", accelerator.distributed_type))
         if kind in {"FSDP", "DEEPSPEED", "MEGATRON_LM", "TP"}:
@@ -314,11 +315,11 @@ def _check(
     network: nn.Module, recipe: Recipe, *, epochs: int, val: Any, teacher: nn.Module | None
 ) -> None:
     if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 0:
-        raise ConfigError(f"epochs is {epochs!r}: give a whole number of at least 0")
+        raise OptionError("epochs", epochs, "a whole number of at least 0")
     if recipe.early_stop is not None and val is None:
         raise ConfigError("early_stop needs validation data: give val, or set early_stop=None")
     if recipe.distill > 0 and teacher is None:
-        raise ConfigError(f"distill is {recipe.distill:g} but there is no teacher: give teacher=")
+        raise ConfigError(f"distill is {recipe.distill:g} but there is no teacher: give one")
     if teacher is not None and recipe.distill == 0:
         raise ConfigError("a teacher is given but distill is 0: set the recipe's distill, up to 1")
     if teacher is network:

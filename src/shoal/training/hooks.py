@@ -33,9 +33,8 @@ class Hooks:
     after_step: Callable[[nn.Module], object] | None = None
 
     def __post_init__(self) -> None:
-        """Raise `ConfigError` if there are places but nobody who wants their values."""
         if self.at and self.penalty is None:
-            raise ConfigError("at names places but there is no penalty: give penalty=, or no at=")
+            raise ConfigError("at names places but there is no penalty: give penalty, or omit at")
 
     def names(self) -> dict[str, Any]:
         """Return what a checkpoint remembers of them: names, not code."""
@@ -91,10 +90,10 @@ def listening(network: nn.Module, chosen: Places, values: dict[str, Any]) -> Ite
 
 
 def _tap(name: str, nodes: tuple[fx.Node, ...], values: dict[str, Any]) -> Tap:
-    def hear(*heard: Tensor) -> None:
-        values[name] = heard[0] if len(heard) == 1 else heard
+    def store(*tensors: Tensor) -> None:
+        values[name] = tensors[0] if len(tensors) == 1 else tensors
 
-    return Tap(nodes[-1], nodes, hear)
+    return Tap(nodes[-1], nodes, store)
 
 
 def penalty_of(hooks: Hooks, network: nn.Module, values: dict[str, Any]) -> Tensor | None:

@@ -37,8 +37,7 @@ class Objective(nn.Module):
     Args:
         network: what is trained.
         recipe: gives label smoothing, the weight and the temperature of distillation.
-        loss: replaces the cross-entropy: called with the network's output and the target, returns
-            the mean over the batch or one loss per sample.
+        loss: replaces the cross-entropy, as for `fit`.
         teacher: in eval mode, on the network's device; used when `recipe.distill` is above 0.
         hooks: their penalty is added for every sample.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,6 @@ from torch import nn
 
 from shoal.errors import ConfigError, TrainingError, unknown_name
 from shoal.options import Recipe
-from shoal.training.schedule import learning_rate
 
 __all__ = ["Optimizers", "parameter_groups"]
 
@@ -53,7 +52,6 @@ def parameter_groups(
 def _parameters(
     group: Mapping[str, Any], names: Mapping[int, str], taken: set[int]
 ) -> list[nn.Parameter]:
-    """Return a group's parameters, and note them as taken."""
     if "params" not in group:
         raise ConfigError("a parameter group has no 'params': list its parameters there")
     parameters = list(group["params"])
@@ -95,24 +93,18 @@ def _split(
     spared: list[nn.Parameter] = []
     for parameter in parameters:
         (decayed if recipe.decay_all or parameter.ndim > 1 else spared).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": recipe.weight_decay},
-        {"params": spared, "weight_decay": 0.0},
+    groups = [(decayed, recipe.weight_decay), (spared, 0.0)]
+    return [
+        (recipe, {"params": part, "weight_decay": decay, "lr": recipe.lr})
+        for part, decay in groups
+        if part
     ]
-    return [(recipe, group) for group in groups if group["params"]]
 
 
 class Optimizers:
     """One optimizer for all groups that ask for the same kind: most often a single one.
 
-    Args:
-        network: its trainable parameters.
-        recipe: for the parameters that `own` does not name.
-        own: groups as `fit` takes them.
-
-    Raises:
-        TrainingError: no parameter requires a gradient.
-        ConfigError: a group makes no sense.
+    Built from what `parameter_groups` takes, and raises what it raises.
     """
 
     def __init__(
@@ -124,13 +116,11 @@ class Optimizers:
         self._plans = [[plan for plan, _ in groups] for groups in kinds.values()]
         self.each = [_build(kind, groups) for kind, groups in kinds.items()]
 
-    def set_learning_rates(self, step: int, *, steps_per_epoch: int, epochs: int) -> None:
-        """Give every group the learning rate of the `step`-th step of the run (from 0)."""
+    def set_learning_rates(self, rate: Callable[[Recipe], float]) -> None:
+        """Give every group the learning rate that `rate` returns for its recipe."""
         for plans, optimizer in zip(self._plans, self.each, strict=True):
             for plan, group in zip(plans, optimizer.param_groups, strict=True):
-                group["lr"] = learning_rate(
-                    plan, step, steps_per_epoch=steps_per_epoch, epochs=epochs
-                )
+                group["lr"] = rate(plan)
 
     def with_gradients(self) -> list[torch.optim.Optimizer]:
         """Return those that have something to do: a scaler of losses refuses the others."""
@@ -143,7 +133,7 @@ class Optimizers:
     def zero_grad(self) -> None:
         """Forget the gradients."""
         for optimizer in self.each:
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad()
 
     def state_dict(self) -> list[dict[str, Any]]:
         """Return what `load_state_dict` needs to go on."""
@@ -157,10 +147,9 @@ class Optimizers:
 
 def _build(kind: str, groups: list[tuple[Recipe, dict[str, Any]]]) -> torch.optim.Optimizer:
     if kind == "sgd":
-        own = [
-            {**group, "lr": plan.lr, "momentum": plan.momentum, "nesterov": plan.nesterov}
+        return torch.optim.SGD(
+            {**group, "momentum": plan.momentum, "nesterov": plan.nesterov}
             for plan, group in groups
-        ]
-        return torch.optim.SGD(own)
+        )
     adam = torch.optim.Adam if kind == "adam" else torch.optim.AdamW
-    return adam([{**group, "lr": plan.lr} for plan, group in groups])
+    return adam([group for _, group in groups])

@@ -47,7 +47,7 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[obj
 
 
 def _has_bf16(device: torch.device) -> bool:
-    """Return whether `device` multiplies bf16 in hardware (emulation is slower than fp32)."""
+    """Whether `device` multiplies bf16 in hardware (emulation is slower than fp32)."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":

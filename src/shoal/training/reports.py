@@ -74,7 +74,7 @@ class FitReport:
             stops early; None if it does not, and the weights are those of the last epoch.
         skipped_batches: last batches of one sample that batch norm could not have trained on,
             counted over all epochs.
-        resumed_from: number of epochs that the checkpoint brought; None if the fit began anew.
+        resumed_from: number of epochs that the checkpoint brought; None if the fit started over.
         precision: "fp32", "bf16" or "fp16".
         device: where it ran, such as "cpu" or "cuda:0".
         notes: remarks for the user, one line each.
@@ -92,11 +92,7 @@ class FitReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain values."""
-        return {
-            **asdict(self),
-            "epochs": [e.to_dict() for e in self.epochs],
-            "notes": [*self.notes],
-        }
+        return asdict(self)
 
 
 def best_epoch(history: Sequence[EpochReport]) -> int:
@@ -104,11 +100,9 @@ def best_epoch(history: Sequence[EpochReport]) -> int:
 
     Among equals the lower validation loss wins, then the earlier epoch.
     """
-    best, winner = (-1.0, 0.0), 0
-    for report in history:
-        if report.val_top1 is None or report.val_loss is None:
-            continue
-        score = (report.val_top1, -report.val_loss)
-        if winner == 0 or score > best:
-            best, winner = score, report.epoch
-    return winner
+    judged = [
+        (report.val_top1, -report.val_loss, -report.epoch)
+        for report in history
+        if report.val_top1 is not None and report.val_loss is not None
+    ]
+    return -max(judged)[2] if judged else 0

@@ -39,14 +39,7 @@ def fingerprint(
 ) -> dict[str, Any]:
     """Return what a checkpoint must agree on with the fit that continues from it.
 
-    Args:
-        network: its parameters' names and shapes count, not their values.
-        recipe: all of it counts.
-        epochs: of the whole fit.
-        seed: of the fit.
-        first_epoch: what the loader is told at the first epoch.
-        batches: per epoch.
-        hooks: the names of those that are given, not their code.
+    Of the network, that is the shapes of its parameters; of the hooks, their names.
     """
     shapes = {name: list(parameter.shape) for name, parameter in network.named_parameters()}
     run = {"epochs": epochs, "seed": seed, "first_epoch": first_epoch, "batches": batches}
@@ -59,12 +52,7 @@ def save_checkpoint(path: Path, identity: Mapping[str, Any], state: Mapping[str,
     Whatever happens on the way, the file is the old one or the new one.
     """
     if is_main():
-        payload = {
-            "format": FORMAT,
-            "version": VERSION,
-            "fit": dict(identity),
-            "state": dict(state),
-        }
+        payload = {"format": FORMAT, "version": VERSION, "fit": identity, "state": state}
         path.parent.mkdir(parents=True, exist_ok=True)
         write_file(path, lambda temporary: torch.save(payload, temporary))
     barrier()
@@ -87,7 +75,6 @@ def load_checkpoint(
 
 
 def _read(path: Path, identity: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str | None]:
-    """Do the work of `load_checkpoint` for this process alone."""
     if not path.exists():
         return None, None
     try:
@@ -97,7 +84,7 @@ def _read(path: Path, identity: Mapping[str, Any]) -> tuple[dict[str, Any] | Non
     is_ours = isinstance(payload, dict) and payload.get("format") == FORMAT
     if not is_ours or payload.get("version") != VERSION:
         return None, f"checkpoint {path.name} has an unknown format: started over"
-    if payload.get("fit") != dict(identity):
+    if payload.get("fit") != identity:
         return None, f"checkpoint {path.name} belongs to another fit: started over"
     state: dict[str, Any] = payload["state"]
     return state, None

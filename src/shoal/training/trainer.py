@@ -9,12 +9,12 @@ two processes or a short last batch would not give the gradient of one process.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from shoal.data.batch import Batch
 from shoal.distributed import sum_across, world
 from shoal.errors import TrainingError
+from shoal.options import Recipe
 from shoal.training.feed import Feed
 from shoal.training.objective import Objective
 from shoal.training.optimizer import Optimizers
@@ -34,9 +35,16 @@ from shoal.training.schedule import learning_rate
 __all__ = ["EpochSums", "Trainer"]
 
 
-@dataclass(frozen=True)
 class EpochSums:
     """What an epoch of training adds up to, over all processes.
+
+    Reading a number from a GPU makes it wait, and summing over processes makes all wait, so both
+    are done for several steps at once; a number that is not finite then stops the fit.
+
+    Args:
+        epoch: its number, from 0, and
+        steps: how many it has, for messages.
+        every: for how many steps at once the numbers are read.
 
     Attributes:
         loss: sum of the samples' losses.
@@ -47,12 +55,40 @@ class EpochSums:
         skipped: batches left out because batch norm cannot train on one sample.
     """
 
-    loss: float
-    hits: float
-    penalty: float
-    samples: int
-    lr: float
-    skipped: int
+    def __init__(self, epoch: int, steps: int, *, every: int) -> None:
+        self.loss = self.hits = self.penalty = self.lr = 0.0
+        self.samples = self.skipped = 0
+        self._epoch, self._steps, self._every = epoch, steps, every
+        self._pending: list[tuple[int, Tensor]] = []
+
+    def add(self, step: int, sums: Tensor, samples: int) -> None:
+        """Add a step: this process's sums [3], and the samples of all processes."""
+        self.samples += samples
+        self._pending.append((step, sums.float()))
+        if len(self._pending) >= self._every:
+            self.read()
+
+    def read(self) -> None:
+        """Read what is pending.
+
+        Raises:
+            TrainingError: a loss or a penalty is not finite.
+        """
+        if not self._pending:
+            return
+        rows = sum_across(torch.stack([sums for _, sums in self._pending])).tolist()
+        for (step, _), (loss, hits, penalty) in zip(self._pending, rows, strict=True):
+            for word, value in (("loss", loss), ("penalty", penalty)):
+                if not math.isfinite(value):
+                    raise TrainingError(
+                        f"the {word} is {value} in epoch {self._epoch + 1}, step {step + 1} of "
+                        f"{self._steps}: use a lower learning rate (or clip_norm); "
+                        "the network has its weights from before the fit"
+                    )
+            self.loss += loss
+            self.hits += hits
+            self.penalty += penalty
+        self._pending.clear()
 
 
 class Trainer:
@@ -63,7 +99,7 @@ class Trainer:
         feed: this process's batches.
         epochs: of the whole fit, for the schedule.
         precision: "fp32", "bf16" or "fp16".
-        on_batch: called after every optimizer step.
+        on_batch: called after each optimizer step.
     """
 
     def __init__(
@@ -104,29 +140,29 @@ class Trainer:
 
     def _train_epoch(self, epoch: int) -> EpochSums:
         self.objective.network.train()
-        meter = _Meter(epoch, self.steps, every=1 if self.device.type == "cpu" else 20)
-        largest = skipped = 0
-        lr = self.recipe.lr
+        sums = EpochSums(epoch, self.steps, every=1 if self.device.type == "cpu" else 20)
+        largest = 0
         for step, group in enumerate(_grouped(self.feed.epoch(epoch), self.recipe.accumulate)):
-            lr = self._learning_rate(epoch, step)
+            sums.lr = self._learning_rate(self.recipe, epoch, step)
             sizes, lonely = self._across(group)
             largest = max(largest, *sizes)
             usable = [not (one and size < largest) for one, size in zip(lonely, sizes, strict=True)]
-            skipped += usable.count(False)
+            sums.skipped += usable.count(False)
             total = sum(itertools.compress(sizes, usable))
-            if total:
-                self.optimizers.set_learning_rates(
-                    epoch * self.steps + step, steps_per_epoch=self.steps, epochs=self.epochs
-                )
-                sums = self._step(list(itertools.compress(group, usable)), total)
-                meter.add(step, sums, total)
-                if self.on_batch is not None:
-                    mean = sums[0] * (world() / total)
-                    self.on_batch(BatchReport(epoch + 1, step + 1, self.steps, lr, mean))
-        meter.flush()
+            if not total:
+                continue
+            self.optimizers.set_learning_rates(
+                functools.partial(self._learning_rate, epoch=epoch, step=step)
+            )
+            added = self._step(list(itertools.compress(group, usable)), total)
+            sums.add(step, added, total)
+            if self.on_batch is not None:
+                mean = added[0] * (world() / total)
+                self.on_batch(BatchReport(epoch + 1, step + 1, self.steps, sums.lr, mean))
+        sums.read()
         # Looking at labels makes a GPU wait, so they are looked at in one epoch only.
         self.objective.check = False
-        return EpochSums(meter.loss, meter.hits, meter.penalty, meter.samples, lr, skipped)
+        return sums
 
     def _step(self, group: list[Batch], total: int) -> Tensor:
         """Do one optimizer step on batches of `total` samples over all processes.
@@ -178,9 +214,9 @@ class Trainer:
             own, ones = sum_across(torch.tensor([own, ones], device=self.device)).tolist()
         return own, [bool(count) and self._has_batch_norm for count in ones]
 
-    def _learning_rate(self, epoch: int, step: int) -> float:
+    def _learning_rate(self, recipe: Recipe, epoch: int, step: int) -> float:
         done = epoch * self.steps + step
-        return learning_rate(self.recipe, done, steps_per_epoch=self.steps, epochs=self.epochs)
+        return learning_rate(recipe, done, steps_per_epoch=self.steps, epochs=self.epochs)
 
     def _sync(self, *, last: bool) -> AbstractContextManager[None]:
         """Return the context that keeps processes from exchanging gradients before the last."""
@@ -193,49 +229,6 @@ class Trainer:
         # wait for their gradients for ever unless it looks for them, and warns if there is none.
         warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
         return DistributedDataParallel(self.objective, find_unused_parameters=True)
-
-
-class _Meter:
-    """Sums up loss, hits and penalty, and stops the fit when a number is not finite.
-
-    Reading a number from a GPU makes it wait, and summing over processes makes all wait, so both
-    are done for `every` steps at once.
-    """
-
-    def __init__(self, epoch: int, steps: int, *, every: int) -> None:
-        self.loss = self.hits = self.penalty = 0.0
-        self.samples = 0
-        self._epoch, self._steps, self._every = epoch, steps, every
-        self._pending: list[tuple[int, Tensor]] = []
-
-    def add(self, step: int, sums: Tensor, samples: int) -> None:
-        """Add a step: this process's sums [3], and the samples of all processes."""
-        self.samples += samples
-        self._pending.append((step, sums.float()))
-        if len(self._pending) >= self._every:
-            self.flush()
-
-    def flush(self) -> None:
-        """Look at what has gathered.
-
-        Raises:
-            TrainingError: a loss or a penalty is not finite.
-        """
-        if not self._pending:
-            return
-        rows = sum_across(torch.stack([sums for _, sums in self._pending])).tolist()
-        for (step, _), (loss, hits, penalty) in zip(self._pending, rows, strict=True):
-            for word, value in (("loss", loss), ("penalty", penalty)):
-                if not math.isfinite(value):
-                    raise TrainingError(
-                        f"the {word} is {value} in epoch {self._epoch + 1}, step {step + 1} of "
-                        f"{self._steps}: use a lower learning rate (or clip_norm); "
-                        "the network has its weights from before the fit"
-                    )
-            self.loss += loss
-            self.hits += hits
-            self.penalty += penalty
-        self._pending.clear()
 
 
 def _grouped(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
