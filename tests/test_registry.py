@@ -39,7 +39,7 @@ def test_a_name_is_given_once(shapes):
         @shapes.register("round")
         class Other: ...
 
-    with pytest.raises(ConfigError, match="no name"):
+    with pytest.raises(ConfigError, match="cannot name"):
         shapes.register("a:b")
 
 

@@ -18,7 +18,7 @@ import torch
 
 from shoal.errors import ShoalError, missing_extra, summary
 
-__all__ = ["import_timm", "import_torchvision", "lacks_operators", "with_torchvision"]
+__all__ = ["import_timm", "import_torchvision", "with_torchvision"]
 
 _MISSING_OPERATORS = ("nms", "qnms")
 _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
@@ -36,7 +36,7 @@ def import_torchvision() -> ModuleType:
     try:
         return _import("torchvision", extra="torchvision")
     except RuntimeError as error:
-        if not lacks_operators(error):
+        if not _lacks_operators(error):
             raise _broken("torchvision", error) from error
     _forget("torchvision")
     _define_operators()
@@ -60,7 +60,6 @@ def import_timm() -> ModuleType:
 
 
 def _import(package: str, extra: str) -> ModuleType:
-    """Import a package; a missing or broken installation becomes one line."""
     try:
         return importlib.import_module(package)
     except ModuleNotFoundError as error:
@@ -78,26 +77,26 @@ def _broken(package: str, error: Exception) -> ShoalError:
     )
 
 
-def lacks_operators(error: BaseException) -> bool:
-    """Say whether an import failed only because torchvision's own library did not load."""
+def _lacks_operators(error: BaseException) -> bool:
+    """Whether an import failed only because torchvision's own library did not load."""
     return isinstance(error, RuntimeError) and any(
         f"operator torchvision::{name} does not exist" in str(error) for name in _MISSING_OPERATORS
     )
 
 
 def with_torchvision(action: Callable[[], Any]) -> Any:
-    """Run user code; if it stumbled over a torchvision that only shoal can import, once more."""
+    """Run user code; if it cannot import torchvision, do that for it and run it again."""
     try:
         return action()
     except RuntimeError as error:
-        if not lacks_operators(error):
+        if not _lacks_operators(error):
             raise
     import_torchvision()
     return action()
 
 
 def _forget(package: str) -> None:
-    """Remove what a failed import left half done."""
+    """Remove what a failed import left behind."""
     for name in list(sys.modules):
         if name == package or name.startswith(package + "."):
             del sys.modules[name]

@@ -49,8 +49,8 @@ def ensure_initialised(device: torch.device | None = None) -> None:
     if not dist.is_initialized() and _launched():
         from accelerate import PartialState
 
-        # torchrun says nothing about devices, and accelerate forms no group on a machine
-        # without an accelerator unless it is told to use the CPU.
+        # torchrun says nothing about devices, and without a GPU accelerate forms a group only if
+        # asked to use the CPU.
         cpu = _cpu_forced() or not torch.accelerator.is_available()
         PartialState(cpu=cpu or (device is not None and device.type == "cpu"))
         if not dist.is_initialized():  # the state existed before, made for one process
@@ -59,7 +59,7 @@ def ensure_initialised(device: torch.device | None = None) -> None:
     if dist.is_initialized() and device is not None and device.type == "cpu" and _needs_gpu():
         raise ConfigError(
             "these processes were started for GPUs and cannot train on 'cpu': "
-            "leave the device out, or set ACCELERATE_USE_CPU=true before the launcher"
+            "omit device, or set ACCELERATE_USE_CPU=true before the launcher"
         )
 
 
@@ -76,12 +76,12 @@ def rank() -> int:
 
 
 def is_main() -> bool:
-    """Return whether this process is the one that writes files and prints."""
+    """Whether this process is the one that writes files and prints."""
     return rank() == 0
 
 
 def barrier() -> None:
-    """Wait until all processes have come here."""
+    """Wait until all processes are here."""
     if world() > 1:
         dist.barrier()
 
@@ -90,7 +90,7 @@ def sum_across(tensor: Tensor) -> Tensor:
     """Add up `tensor` over all processes, in place, and return it.
 
     All processes must call this with the same shape and type. A CPU tensor is fine when the
-    processes talk over NCCL: it takes the way over the GPU.
+    processes talk over NCCL: it goes by the GPU.
     """
     if world() == 1:
         return tensor
@@ -103,10 +103,9 @@ def sum_across(tensor: Tensor) -> Tensor:
 
 
 def from_main(value: T) -> T:
-    """Return the main process's value in every process; what is measured differs from one to next.
+    """Return the main process's value, anything that can be pickled, in every process.
 
-    Args:
-        value: anything that can be pickled.
+    What is measured differs from one process to the next.
     """
     if world() == 1:
         return value
@@ -117,7 +116,7 @@ def from_main(value: T) -> T:
 
 
 def broadcast_buffers(module: torch.nn.Module) -> None:
-    """Overwrite the buffers of `module` by the main process's (batch-norm statistics differ)."""
+    """Overwrite the buffers of `module` by the main process's: batch-norm statistics differ."""
     if world() > 1:
         for buffer in module.buffers():
             dist.broadcast(buffer, src=0)
@@ -146,7 +145,7 @@ def _leave() -> None:
 
 
 def _launched() -> bool:
-    """Return whether a launcher has set up this process as one of several."""
+    """Whether a launcher has set up this process as one of several."""
     if "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return True
     # `mpirun accelerate launch --cpu` leaves the numbers to MPI. Without accelerate in between
@@ -159,10 +158,10 @@ def _grouped() -> bool:
 
 
 def _cpu_forced() -> bool:
-    """Return whether `accelerate launch --cpu` was asked for."""
+    """Whether `accelerate launch --cpu` started this process."""
     return os.environ.get("ACCELERATE_USE_CPU", "").lower() in {"1", "true", "yes"}
 
 
 def _needs_gpu() -> bool:
-    """Return whether the process group carries GPU tensors only."""
+    """Whether the process group carries GPU tensors only."""
     return _grouped() and str(dist.get_backend()) in {"nccl", "xccl", "hccl", "cncl", "mccl"}

@@ -52,15 +52,15 @@ class CheckpointError(ShoalError):
 
 
 class ConfigError(ShoalError, ValueError):
-    """Arguments that make no sense, or not together."""
+    """Arguments that are wrong, or do not go together."""
 
 
 class OptionError(ConfigError):
-    """An option has a value that makes no sense.
+    """An option's value is of another type or out of its range.
 
     Args:
-        option: its name, as Python has it; the command line says it as a flag.
-        value: what was given.
+        option: its name in Python, which the command line turns into its flag.
+        value: the value.
         wanted: what to give instead.
     """
 
@@ -98,7 +98,7 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> NameNotFoundErro
 
     Args:
         what: the kind of thing, in the singular ("site", "criterion").
-        name: the name as the user gave it.
+        name: what the user wrote.
         known: the valid names.
     """
     choices = list(known)
@@ -141,7 +141,7 @@ def summary(error: BaseException) -> str:
 
 
 def _is_library(filename: str) -> bool:
-    """Say whether a file belongs to Python, to an installed package or to shoal."""
+    """Whether a file belongs to Python, to an installed package or to shoal."""
     path = Path(filename)
     is_installed = not {"site-packages", "dist-packages"}.isdisjoint(path.parts)
     roots = (sysconfig.get_path("stdlib"), Path(__file__).parent)

@@ -24,7 +24,7 @@ def write_file(path: Path, write: Callable[[Path], None] | bytes | str) -> None:
 
     Args:
         path: the file; its folder exists.
-        write: the content, or a function that writes it to the path it is given.
+        write: the content, or a function that writes it to a path.
 
     Raises:
         FileError: the disk is full, or the folder cannot be written.
@@ -47,11 +47,11 @@ def write_file(path: Path, write: Callable[[Path], None] | bytes | str) -> None:
 
 
 def replace_folder(path: Path, fill: Callable[[Path], None]) -> None:
-    """Fill a temporary folder and rename it to `path`, in the place of what is there.
+    """Fill a temporary folder and rename it to `path`, replacing what is there.
 
     Args:
         path: the folder; its parent exists.
-        fill: writes the content into the folder it is given.
+        fill: writes the content into a folder.
 
     Raises:
         FileError: the disk is full, or the parent cannot be written.
@@ -82,7 +82,7 @@ def replace_folder(path: Path, fill: Callable[[Path], None]) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Swap two folders in one step; returns False where the system has no call for it."""
+    """Swap two folders in one step; return False where the system has no call for it."""
     if not sys.platform.startswith("linux"):
         return False
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
@@ -115,23 +115,24 @@ def readable_errors(path: Path) -> Iterator[None]:
         yield
     except ShoalError:
         raise
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise FileError(
-                f"the disk is full, '{path}' could not be written: free some space and give the "
-                "same command again; finished steps are kept"
-            ) from error
-        reason = error.strerror or str(error)
-        raise FileError(
-            f"cannot write '{path}': {reason}: choose another folder, or fix this one"
-        ) from error
     except Exception as error:
-        # safetensors wraps the system's error in its own, and all that torch's writer may say is
-        # that it did not get as far in the file as it wanted.
-        signs = ("No space left", "os error 28", "inline_container.cc")
-        if any(sign in str(error) for sign in signs):
+        if _is_disk_full(error):
             raise FileError(
-                f"the disk is full, '{path}' could not be written: free some space and give the "
+                f"the disk is full, '{path}' could not be written: free some space and run the "
                 "same command again; finished steps are kept"
             ) from error
-        raise
+        if not isinstance(error, OSError):
+            raise
+        raise FileError(
+            f"cannot write '{path}': {error.strerror or error}: choose another folder, or make "
+            "this one writable"
+        ) from error
+
+
+def _is_disk_full(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    # safetensors wraps the system's error in its own, and all that torch's writer may say is that
+    # it did not get as far in the file as it wanted.
+    signs = ("No space left", "os error 28", "inline_container.cc")
+    return any(sign in str(error) for sign in signs)

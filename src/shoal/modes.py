@@ -1,4 +1,4 @@
-"""A network's mode and place, changed for a while and given back."""
+"""A network's mode and device, changed for a while and restored."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = [
 
 @contextmanager
 def kept_flags(network: nn.Module) -> Iterator[None]:
-    """Give every module's training flag back at the end: a frozen norm may have its own."""
+    """Restore every module's training flag at the end: a frozen norm may have its own."""
     flags = [(module, module.training) for module in network.modules()]
     try:
         yield

@@ -40,8 +40,7 @@ _NOTE = (
 def safe_convolutions(network: nn.Module) -> Iterator[list[str]]:
     """Keep training of `network` in this thread from oneDNN's defect, where the CPU has it.
 
-    Neither the network nor its modules are touched, so functional calls are covered as well. What
-    is safe is computed as ever.
+    Neither the network nor its modules are touched, and functional calls are covered as well.
 
     Returns:
         A list that receives a note when a convolution had to be computed the other way.
@@ -55,7 +54,7 @@ def safe_convolutions(network: nn.Module) -> Iterator[list[str]]:
 
 
 def _cpu_has_defect() -> bool:
-    """Whether oneDNN computes with AVX2 here: it could do no better, or was told not to."""
+    """Whether oneDNN computes with AVX2 here: it can do no better, or is set to."""
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or ""
     if limit.lower() in ("sse41", "avx"):
         return False

@@ -49,7 +49,7 @@ class Registry(Generic[T]):
             ConfigError: the name is taken, or could not be told from a target.
         """
         if not name or ":" in name or "?" in name:
-            raise ConfigError(f"'{name}' is no name for a {self.what}: leave out ':' and '?'")
+            raise ConfigError(f"'{name}' cannot name a {self.what}: use no ':' and no '?'")
 
         def bind(entry: T) -> T:
             if name in self._entries and not _same_code(self._entries[name], entry):
@@ -66,7 +66,7 @@ class Registry(Generic[T]):
             The entry, and the options written after it.
 
         Raises:
-            NameNotFoundError: there is none of that name; tells the nearest.
+            NameNotFoundError: there is none of that name; names the nearest.
             ConfigError: the file or module cannot be imported, or the options are malformed.
         """
         name, options = parse_target(text)

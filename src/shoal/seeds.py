@@ -16,7 +16,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from shoal.errors import ConfigError
+from shoal.errors import OptionError
 
 __all__ = ["derive_seed", "generator", "preserved_rng", "seed_everything"]
 
@@ -44,7 +44,7 @@ def generator(seed: int, purpose: str, *numbers: int) -> np.random.Generator:
         ConfigError: the seed is negative.
     """
     if seed < 0:
-        raise ConfigError(f"seed is {seed}: give a number of at least 0")
+        raise OptionError("seed", seed, "a number of at least 0")
     return np.random.default_rng([seed, zlib.crc32(purpose.encode()), *numbers])
 
 
@@ -65,7 +65,7 @@ def seed_everything(seed: int, device: torch.device) -> None:
 
 @contextmanager
 def preserved_rng(device: torch.device) -> Iterator[None]:
-    """Give the random state of Python, NumPy and torch (CPU and `device`) back at the end."""
+    """Restore the random state of Python, NumPy and torch (CPU and `device`) at the end."""
     python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
     cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     mps = torch.mps.get_rng_state() if device.type == "mps" else None

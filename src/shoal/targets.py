@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 Around = Callable[[Callable[[], Any]], Any]
-"""Runs what it is given; a caller may prepare something and run it again if it fails."""
+"""Calls its argument; it may prepare something and call again if that fails."""
 
 
 def _plainly(action: Callable[[], Any]) -> Any:
@@ -48,14 +48,12 @@ _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 def parse_target(text: str) -> tuple[str, dict[str, Any]]:
     """Split `target?key=value&…` into the target and its keyword arguments.
 
-    Args:
-        text: for example "models.py:build?width=32&pretrained=true".
-
-    Returns:
-        The part before the first "?", and the keywords as `parse_keywords` reads them.
-
     Raises:
         ConfigError: the keywords are malformed.
+
+    Example:
+        >>> parse_target("models.py:build?width=32&pretrained=true")
+        ('models.py:build', {'width': 32, 'pretrained': True})
     """
     target, _, keywords = text.strip().partition("?")
     return target.strip(), parse_keywords(keywords)
@@ -66,9 +64,6 @@ def parse_keywords(text: str) -> dict[str, Any]:
 
     `true`, `false`, `null`, `10`, `1e-3` have their type, anything else is a string. Quotes make a
     string of anything (`name='10'`), and brackets a list (`layers=[1, 1]`).
-
-    Args:
-        text: what follows the "?" of a target; empty for no keywords.
 
     Raises:
         ConfigError: a part is not `key=value`, a key is no identifier or comes twice, or a quoted
@@ -91,16 +86,13 @@ def parse_keywords(text: str) -> dict[str, Any]:
 def format_target(target: str, keywords: Mapping[str, Any]) -> str:
     """Return the text that `parse_target` reads back as `target` and `keywords`.
 
-    Args:
-        target: the part before the "?".
-        keywords: values are None, booleans, numbers, strings without "&", or lists of these.
+    Values are None, booleans, numbers, strings without "&", or lists of these.
     """
     parts = [f"{key}={_format_value(key, value)}" for key, value in keywords.items()]
     return target + ("?" + "&".join(parts) if parts else "")
 
 
 def _format_value(key: str, value: Any) -> str:
-    """Return the plainest text that `_parse_value` reads back as `value`."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -113,7 +105,6 @@ def _format_value(key: str, value: Any) -> str:
 
 
 def _parse_value(key: str, text: str) -> Any:
-    """Return one value with its type."""
     if text.lower() in _WORDS:
         return _WORDS[text.lower()]
     if _INT.fullmatch(text):
@@ -170,7 +161,7 @@ def import_target(target: str, around: Around = _plainly) -> Any:
 
 
 def accepts(factory: Callable[..., Any], keyword: str) -> bool:
-    """Say whether `factory` has a parameter of that name.
+    """Return whether `factory` has a parameter of that name.
 
     A `**kwargs` does not count: nothing tells what the factory does with them.
     """
@@ -195,7 +186,7 @@ def call_target(
     Args:
         factory: the callable.
         keywords: its keyword arguments.
-        target: how the user named it, for messages.
+        target: the user's name for it, for messages.
         around: runs the call; see `Around`.
 
     Raises:
@@ -212,18 +203,17 @@ def call_target(
         if isinstance(error, TypeError) and refused and refused[1] in keywords:
             # A factory with **kwargs passes them on, so only the call itself finds the stranger.
             raise ConfigError(
-                f"{target} does not take '{refused[1]}': leave it out or correct its spelling"
+                f"{target} does not take '{refused[1]}': remove it or correct its spelling"
             ) from error
         raise ConfigError(f"{target} failed: {summary(error)}") from error
 
 
 def is_path(source: str) -> bool:
-    """Say whether the part of a target before the colon is a file, not a module."""
+    """Whether the part of a target before the colon is a file, not a module."""
     return source.endswith(".py") or "/" in source or "\\" in source
 
 
 def _import_file(source: str, around: Around) -> ModuleType:
-    """Import a file of Python code by its path."""
     path = Path(source).expanduser().resolve()
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
@@ -241,7 +231,7 @@ def _import_file(source: str, around: Around) -> ModuleType:
 
 
 def _is_importable_as(name: str, path: Path) -> bool:
-    """Say whether `import name` would give the file at `path`, not a namesake."""
+    """Whether `import name` would give the file at `path`, not a namesake."""
     if not name.isidentifier():
         return False
     importlib.invalidate_caches()
@@ -271,7 +261,6 @@ def _execute(path: Path) -> ModuleType:
 
 
 def _import_module(name: str, around: Around) -> ModuleType:
-    """Import a module by its dotted name."""
     if not all(part.isidentifier() for part in name.split(".")):
         raise ConfigError(
             f"'{name}' is neither a Python file nor a module: "
@@ -299,7 +288,6 @@ def _run_import(source: str, load: Callable[[], ModuleType], around: Around) -> 
 
 
 def _extend_path(folder: Path) -> None:
-    """Let user code import what lies in `folder`."""
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
 

@@ -100,7 +100,7 @@ def test_a_class_with_one_sample_cannot_be_split():
 def test_nonsense_is_refused():
     with pytest.raises(ConfigError, match=r"fraction is 1\.5"):
         stratified_split(LABELS, 1.5, seed=0, purpose="validation")
-    with pytest.raises(ConfigError, match="subset of 0"):
+    with pytest.raises(ConfigError, match="count is 0"):
         stratified_subset(LABELS, 0, seed=0, purpose="train")
     with pytest.raises(ConfigError, match="seed is -1"):
         generator(-1, "order")

@@ -7,6 +7,7 @@ output went away.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -82,7 +83,7 @@ def _flags(command: Any) -> set[str]:
 def _explain(error: BaseException) -> tuple[str, int]:
     """Return the line and the exit code for an error."""
     if isinstance(error, ShoalError):
-        return _one_line(str(error)), 2
+        return _as_flags(_one_line(str(error))), 2
     if isinstance(error, _UsageError):
         return _explain_usage(error)
     if isinstance(error, Interrupted):
@@ -99,6 +100,11 @@ def _explain(error: BaseException) -> tuple[str, int]:
         f"unexpected {kind}{': ' if text else ''}{text} (this is a defect of shoal: please report "
         "it with the output of the same command with --debug)"
     ), 1
+
+
+def _as_flags(text: str) -> str:
+    """Return a library's line with `skip_broken=True` as `--skip-broken`."""
+    return re.sub(r"\b([a-z_]+)=True\b", lambda found: f"--{found[1].replace('_', '-')}", text)
 
 
 def _explain_usage(error: BaseException) -> tuple[str, int]:

@@ -9,8 +9,7 @@ not part of what shoal needs to run.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from shoal.errors import ConfigError, unknown_name
+from shoal.errors import OptionError, unknown_name
 
 __all__ = ["PRESETS", "Augment", "resolve_augment"]
 
@@ -43,7 +42,7 @@ class Augment:
         contrast: scale the distance to the image's mean grey by a factor within 1 ± this.
 
     Raises:
-        ConfigError: a value is out of its range.
+        OptionError: a value is out of its range.
     """
 
     flip: bool = False
@@ -55,16 +54,12 @@ class Augment:
 
     def __post_init__(self) -> None:
         if self.crop < 0:
-            raise ConfigError(f"crop is {self.crop} pixels: give a number of at least 0")
+            raise OptionError("crop", self.crop, "at least 0 pixels")
         if not 0.0 <= self.rotation <= 180.0:
-            raise ConfigError(f"rotation is {self.rotation} degrees: give 0 to 180")
+            raise OptionError("rotation", self.rotation, "0 to 180 degrees")
         for name in ("brightness", "contrast"):
             if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ConfigError(f"{name} is {getattr(self, name)}: give a number from 0 to 1")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the options by name."""
-        return asdict(self)
+                raise OptionError(name, getattr(self, name), "a number from 0 to 1")
 
     def draw(self, count: int, rng: np.random.Generator) -> NDArray[np.float64]:
         """Return the random numbers of `count` images, `[count, 7]` in [0, 1)."""
@@ -96,7 +91,7 @@ class Augment:
         return images
 
     def _move_pixels(self, images: Tensor, columns: dict[str, Tensor]) -> Tensor:
-        """Flip and shift by one gather of whole pixels."""
+        # One gather of whole pixels flips and shifts.
         batch, height, width, channels = images.shape
         device, pad = images.device, self.crop
         padded = F.pad(images, (0, 0, pad, pad, pad, pad)) if pad else images
@@ -120,7 +115,7 @@ class Augment:
 
 
 def _factors(uniform: Tensor, spread: float, device: torch.device) -> Tensor:
-    """Return factors within 1 ± `spread`, `[B, 1, 1, 1]`."""
+    """Return the factors of the images, `[B, 1, 1, 1]`."""
     factors = (1 + (2 * uniform - 1) * spread).to(torch.float32)
     return factors.to(device)[:, None, None, None]
 
@@ -146,12 +141,12 @@ PRESETS: dict[str, Augment] = {
 
 
 def resolve_augment(choice: str | Augment | None, auto: Augment) -> Augment:
-    """Return the augmentation that the user's `choice` stands for.
+    """Return the augmentation that the user's `choice` names.
 
     Args:
         choice: an `Augment`, None for no augmentation, or a name: "none"; "flip_crop" (mirror and
             4-pixel shift, the usual recipe of CIFAR); "shift" (1-pixel shift, no mirror); "auto".
-        auto: what "auto" means for the data source.
+        auto: what "auto" means for these data.
 
     Raises:
         NameNotFoundError: there is no such preset.

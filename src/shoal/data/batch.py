@@ -18,7 +18,7 @@ TARGET_KEYS = ("labels", "label", "target", "y")
 
 @dataclass(frozen=True)
 class Batch:
-    """What a model is called with, and what it should answer.
+    """What a model is called with, and what its output should be.
 
     Attributes:
         args: positional inputs, each `[B, ...]`.
@@ -59,13 +59,13 @@ class Batch:
 
 
 def split_batch(batch: Any, device: torch.device | str | None = None) -> Batch:
-    """Return a loader's batch as a `Batch`, on `device` where one is given.
+    """Return a loader's batch as a `Batch`.
 
     Args:
         batch: a tensor (inputs only); a tuple or list whose last entry is the target, `(x, y)`,
             `(x1, x2, y)` or `((x1, x2), y)`, or whose only entry is the input; or a mapping that
             has the target under "labels", "label", "target" or "y" and keyword inputs elsewhere.
-        device: where all its tensors shall be; None leaves them.
+        device: where its tensors go; None leaves them.
 
     Raises:
         DataError: the batch has another form, no input, or not one target per sample.
@@ -92,9 +92,9 @@ def split_batch(batch: Any, device: torch.device | str | None = None) -> Batch:
 
 
 def sample_keys(batch: Batch) -> Tensor:
-    """Return an integer for each sample, `[B]`, that follows from its first input alone.
+    """Return an integer for each sample, `[B]`, that depends on its first input alone.
 
-    What is drawn by it is the same wherever in the data the sample stands.
+    What is drawn by it does not depend on the sample's place in the data.
     """
     first = batch.args[0] if batch.args else next(iter(batch.kwargs.values()))
     rows = first.detach().reshape(batch.size, -1).contiguous()
@@ -102,7 +102,6 @@ def sample_keys(batch: Batch) -> Tensor:
 
 
 def _parts(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
-    """Return inputs, keyword inputs and target of a batch, unchecked."""
     if isinstance(batch, Tensor):
         return (batch,), {}, None
     if isinstance(batch, Mapping):

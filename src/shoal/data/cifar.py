@@ -35,15 +35,7 @@ def load_cifar10(root: str, options: Reading) -> DataSet:
 
 @data_sets.register("cifar100")
 def load_cifar100(root: str, options: Reading) -> DataSet:
-    """Return CIFAR-100 with its 100 fine classes, else as `load_cifar10`.
-
-    Args:
-        root: the folder that holds `cifar-100-python`.
-        options: how to read it.
-
-    Raises:
-        DataError: the files are not there, and `download` is off or fails.
-    """
+    """Return CIFAR-100 (`cifar-100-python` in `root`) with its 100 fine classes, as CIFAR-10."""
     return _load("cifar100", "CIFAR100", root, options)
 
 
@@ -82,6 +74,6 @@ def _read(
             ) from error
         raise DataError(
             f"there is no complete '{reader.base_folder}' in '{folder}': "
-            "give the right folder, or download=True (--download) to fetch it"
+            "give the right folder, or fetch it with download=True"
         ) from error
     return data.data, np.asarray(data.targets, dtype=np.int64), list(data.classes)

@@ -20,9 +20,9 @@ __all__ = ["DataSet", "Loader", "Reading", "data_sets", "register_data"]
 
 
 class Loader(Protocol):
-    """What may be trained and evaluated on: batches as `split_batch` takes them, and their number.
+    """Data to train and evaluate on: batches as `split_batch` takes them, and their number.
 
-    shoal's own loaders and PyTorch's `DataLoader` are ones.
+    `ImageLoader` and PyTorch's `DataLoader` are such loaders.
     """
 
     def __iter__(self) -> Iterator[Any]:
@@ -39,14 +39,14 @@ class DataSet:
     """Training, validation and test data of one task.
 
     Attributes:
-        name: what the user calls it ("cifar10").
-        train: what is trained on, augmented and shuffled.
-        val: what decides; never augmented, disjoint from the other two.
-        test: what is only reported; None if there is none.
+        name: the user's name for it ("cifar10").
+        train: to train on, augmented and shuffled.
+        val: to decide on; never augmented, disjoint from the other two.
+        test: only reported; None if there is none.
         classes: names of the classes in the order of their labels; empty if not known.
         mean: per channel, what was subtracted from pixels in [0, 1]; empty if not known.
         std: per channel, what they were divided by; empty if not known.
-        notes: what the user should know, one line each (files left out, …).
+        notes: what the user should know, one line each (files skipped, …).
     """
 
     name: str
@@ -60,7 +60,7 @@ class DataSet:
 
     @property
     def num_classes(self) -> int | None:
-        """The number of classes; None where a user's own loaders do not say it."""
+        """The number of classes; None if a user's own loaders do not have it."""
         return len(self.classes) or getattr(self.train, "num_classes", None)
 
     @property
@@ -130,7 +130,6 @@ class DataSet:
         }
 
     def _sizes(self) -> dict[str, int]:
-        """Return the number of images (of batches, if the loader is not ours) of each part."""
         parts = {"train": self.train, "val": self.val, "test": self.test}
         return {
             name: part.num_samples if isinstance(part, ImageLoader) else len(part)
@@ -141,11 +140,11 @@ class DataSet:
 
 @dataclass(frozen=True, kw_only=True)
 class Reading(DataOptions):
-    """How a data source is read: the options, and what only Python can say.
+    """How a data source is read: the options, and what only Python can give.
 
     Attributes:
-        device: where batches are to be.
-        transform: an augmentation of one's own in the place of the one that `augment` names.
+        device: where batches go.
+        transform: an augmentation to use instead of the one that `augment` names.
     """
 
     device: torch.device | str = "cpu"
@@ -153,7 +152,7 @@ class Reading(DataOptions):
 
 
 Source = Callable[[str, Reading], DataSet]
-"""Makes a data set from what stands after the colon ("" if there is none) and the options."""
+"""Makes a data set from the text after the colon ("" if there is none) and the options."""
 
 data_sets: Registry[Source] = Registry("data set", "shoal.data")
 

@@ -144,7 +144,6 @@ def _is_image(name: str) -> bool:
 
 
 def _check_all_classes(files: _Files, classes: Sequence[str]) -> None:
-    """Raise `DataError` naming the first class without an image."""
     present = set(files.labels.tolist())
     for label, name in enumerate(classes):
         if label not in present:
@@ -166,13 +165,12 @@ def _same_classes(folder: Path, part: str, classes: Sequence[str]) -> _Files:
 
 
 def _frame(files: _Files, options: Reading) -> Frame:
-    """Return the size of the images, from the options or from a sample of the files."""
+    """Return the frame of the images, from the options or from a sample of the files."""
     from PIL import Image
 
     sizes: set[tuple[int, int]] = set()
-    for position in np.linspace(0, len(files.paths) - 1, min(_SAMPLE, len(files.paths))).astype(
-        int
-    ):
+    sample = np.linspace(0, len(files.paths) - 1, min(_SAMPLE, len(files.paths))).astype(int)
+    for position in sample:
         try:
             with Image.open(files.paths[position]) as image:  # reads no pixel
                 sizes.add(image.size)

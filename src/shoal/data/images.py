@@ -1,8 +1,8 @@
 """Image files to arrays of pixels: decoding, resizing and cropping with Pillow.
 
-Reading folders of images is what everybody needs, so it does without torchvision, which cannot
-even be imported beside many a CPU build of PyTorch. Resizing and cropping round as its transforms
-do, and files are decoded in threads, with the broken ones named.
+Everybody needs to read folders of images, so it works without torchvision, which cannot even be
+imported beside many CPU builds of PyTorch. Resizing and cropping round as its transforms do, and
+files are decoded in threads, with the broken ones named.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _random_box(
 
 
 def open_rgb(path: Path) -> Image:
-    """Return a file's image, decoded, as RGB; whatever Pillow raises passes through."""
+    """Return a file's image, decoded, as RGB; raises whatever Pillow does."""
     from PIL import Image as images
 
     with images.open(path) as image:
@@ -114,7 +114,7 @@ def decode_error(path: Path, error: Exception) -> DataError:
     what = "it is not an image" if "cannot identify" in reason else reason or type(error).__name__
     return DataError(
         f"cannot decode the image '{path}' ({what}): replace or remove it, "
-        "or skip such files with skip_broken=True (--skip-broken)"
+        "or skip such files with skip_broken=True"
     )
 
 
@@ -133,12 +133,12 @@ def decode_all(
     Args:
         paths: the image files.
         frame: how each becomes a square image.
-        skip_broken: whether to leave out what cannot be decoded.
+        skip_broken: whether to skip what cannot be decoded.
         keep: False only checks the files, in little memory.
 
     Returns:
         The decoded images, `[N, size, size, 3]`, and the positions in `paths` of the files that
-        were left out.
+        were skipped.
 
     Raises:
         DataError: a file cannot be decoded and `skip_broken` is False; it is named.

@@ -25,13 +25,13 @@ def load_data(spec: str, *, device: torch.device | str = "cpu", **options: Any) 
         spec: "digits", "cifar10:ROOT", "cifar100:ROOT", "folder:ROOT", or a factory,
             "package.module:factory" or "path/file.py:factory", with `?key=value&…` for its
             arguments. A factory returns a `DataSet`, or (train, val) or (train, val, test), each
-            an iterable of batches with a length; the options do not reach into it.
-        device: where batches are to be.
+            an iterable of batches with a length; the options do not apply to it.
+        device: where batches go.
         **options: fields of `DataOptions`; `augment` may also be an `Augment`, or None for none.
 
     Raises:
         NameNotFoundError: there is no such kind of data set, or no such option.
-        ConfigError: the spec or an option makes no sense, or the factory failed.
+        ConfigError: the spec is malformed, an option is out of its range, or the factory failed.
         DataError: the data are missing, empty or damaged.
 
     Example:
@@ -55,7 +55,7 @@ def load_data(spec: str, *, device: torch.device | str = "cpu", **options: Any) 
 
 
 def _is_factory(target: str) -> bool:
-    """Say whether `target` is a file or module and a name in it, not a misspelt kind and folder."""
+    """Whether `target` is a file or module and a name in it, not a misspelt kind and folder."""
     source, _, name = target.rpartition(":")
     if source.endswith(".py") or "/" in source or "." in source:
         return True
@@ -90,18 +90,15 @@ def _from_factory(spec: str, options: Reading) -> DataSet:
     return DataSet(name=spec, train=train, val=val, test=test, classes=classes)
 
 
+_OF_BUILT_IN = (
+    "train_samples", "val_fraction", "val_samples", "image_size", "mean", "std", "augment"
+)  # fmt: skip
+
+
 def _check_unused(target: str, options: Reading) -> None:
-    """Raise `ConfigError` for options that a factory would silently ignore."""
+    """Refuse options that a factory would silently ignore."""
     default = Reading()
-    for name in (
-        "train_samples",
-        "val_fraction",
-        "val_samples",
-        "image_size",
-        "mean",
-        "std",
-        "augment",
-    ):
+    for name in _OF_BUILT_IN:
         if getattr(options, name) != getattr(default, name):
             raise ConfigError(
                 f"{name} does not apply to the data factory {target}: "
@@ -110,7 +107,6 @@ def _check_unused(target: str, options: Reading) -> None:
 
 
 def _check_loader(loader: Any, what: str) -> None:
-    """Raise `DataError` unless `loader` can be read again and again."""
     kind = type(loader).__name__
     if isinstance(loader, Iterator):
         raise DataError(f"{what} is a {kind}, which can be read only once: return a list or loader")
@@ -121,6 +117,6 @@ def _check_loader(loader: Any, what: str) -> None:
 
 
 def _class_names(train: Any) -> tuple[str, ...]:
-    """Return the names of the classes if the data under the loader carry them, as torchvision's."""
+    """Return the names of the classes if the loader's data set has them, as torchvision's do."""
     names = getattr(getattr(train, "dataset", None), "classes", None)
     return tuple(str(name) for name in names) if isinstance(names, tuple | list) else ()

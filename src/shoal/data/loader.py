@@ -44,15 +44,15 @@ class ImageLoader:
         augment: random changes, an `Augment` or the name of a preset; None for none.
         shuffle: whether each epoch has its own order.
         seed: at least 0.
-        device: where the batches shall be.
-        drop_last: whether a last batch of fewer than `batch_size` samples is left out.
+        device: where the batches go.
+        drop_last: whether to omit a last batch of fewer than `batch_size` samples.
         num_classes: None counts up to the largest label.
         channels_last: whether images have channels_last memory format.
 
     Raises:
         DataError: the images are not uint8 `[N, C, H, W]`, there is none, or a label is out of
             range or missing. When iterated: a file cannot be decoded; it is named.
-        ConfigError: an option makes no sense.
+        ConfigError: an option is out of its range.
 
     Example:
         >>> images = torch.zeros(10, 3, 8, 8, dtype=torch.uint8)
@@ -154,8 +154,7 @@ class ImageLoader:
 
         Random numbers are drawn for the global batch and then sliced, so that `world` processes
         together see exactly the samples and augmentations that one process sees. One exception: a
-        last batch of fewer than `world` samples is left out, since a rank would get none of it.
-        Counting over all samples is better done on whole batches dealt to the ranks in turn.
+        last batch of fewer than `world` samples is omitted, since a rank would get none of it.
 
         Args:
             rank: this process, 0 to world - 1.

@@ -14,7 +14,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from shoal.errors import ConfigError, DataError
+from shoal.errors import ConfigError, DataError, OptionError
 from shoal.seeds import generator
 
 __all__ = ["shuffled", "stratified_counts", "stratified_split", "stratified_subset"]
@@ -28,14 +28,9 @@ def shuffled(indices: Indices, *, seed: int, purpose: str) -> Indices:
 
 
 def stratified_counts(sizes: Sequence[int], total: int) -> Indices:
-    """Share `total` samples among classes in proportion to their sizes.
+    """Share `total` samples among classes in proportion to their sizes, by largest remainder.
 
-    By largest remainder: every count is its exact share rounded down or up; ties go to the class
-    that comes first.
-
-    Args:
-        sizes: the number of samples of each class.
-        total: how many to take in all, at most their sum.
+    Every count is its exact share rounded down or up; ties go to the class that comes first.
     """
     everything = sum(sizes)
     shares = [Fraction(size * total, everything) for size in sizes]
@@ -56,10 +51,10 @@ def stratified_subset(labels: Indices, count: int, *, seed: int, purpose: str) -
         purpose: what the subset is for; other purposes draw independently.
 
     Raises:
-        ConfigError: `count` is less than 1.
+        OptionError: `count` is below 1.
     """
     if count < 1:
-        raise ConfigError(f"a subset of {count} samples makes no sense: give at least 1")
+        raise OptionError("count", count, "at least 1 sample")
     if count >= len(labels):
         return np.arange(len(labels))
     members = _members(labels)
@@ -94,9 +89,9 @@ def stratified_split(
     if not 0.0 < fraction < 1.0:
         raise ConfigError(f"the {purpose} fraction is {fraction}: give a number between 0 and 1")
     members = _members(labels)
-    for members_of_class in members:
-        if len(members_of_class) < 2:
-            label = int(labels[members_of_class[0]])
+    for positions in members:
+        if len(positions) < 2:
+            label = int(labels[positions[0]])
             name = classes[label] if classes else label
             raise DataError(
                 f"class '{name}' has only 1 image to share between the {purpose} split and the "
@@ -111,7 +106,7 @@ def stratified_split(
 
 
 def _members(labels: Indices) -> list[Indices]:
-    """Return the positions of each class that occurs, classes in ascending order."""
+    """Return the positions of each class that occurs, in ascending order of the classes."""
     return [np.flatnonzero(labels == label) for label in np.unique(labels)]
 
 

@@ -71,7 +71,7 @@ class _Match:
 
     @property
     def quality(self) -> tuple[int, int, int]:
-        """Orders readings: right shapes first, then right names, then few strangers."""
+        """Orders readings: right shapes first, then right names, then few unexpected ones."""
         return (self.report.loaded, len(self.found), -len(self.report.unexpected))
 
 
@@ -220,7 +220,7 @@ def _compare(
     """Hold the file's names under `prefix` against the model's.
 
     Names outside the prefix belong to whatever wrapped the model (a counter of averaged models, a
-    loss with weights): they are not counted as strangers.
+    loss with weights): they do not count as unexpected.
     """
     under = {n.removeprefix(prefix): t for n, t in weights.items() if n.startswith(prefix)}
     found = {name: under[name] for name in own if name in under}

@@ -44,7 +44,7 @@ def _check_file(path: Path) -> None:
     if path.suffix not in SUFFIXES:
         known = ", ".join(SUFFIXES)
         raise CheckpointError(
-            f"'{path}' is no file of weights by its name: give one that ends in {known}"
+            f"'{path}' does not look like a file of weights: give one that ends in {known}"
         )
     try:
         with path.open("rb") as file:

@@ -10,7 +10,7 @@ import math
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields, replace
+from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, Self
 
 from shoal.errors import ConfigError, OptionError, unknown_name
@@ -119,18 +119,18 @@ class Option:
         return tuple(self._single(item, self.of) for item in value)
 
     def _single(self, value: Any, kind: type) -> Any:
-        fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
-        if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            fits, value = True, float(value)
-        if fits and kind is float and not math.isfinite(value):
-            fits = False
+        if kind is float and type(value) is int:
+            value = float(value)
+        fits = isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
+        if fits and kind is float:
+            fits = math.isfinite(value)
         if fits and (self.check is None or self.check.holds(value)):
             return value
-        limits = "" if self.check is None else f", {self.check.text}"
-        word = f"{_WORDS[kind][0]}{f' of {self.unit}' if self.unit else ''}{limits}"
         if self.check is not None and self.check.choices:
-            word = self.check.text
-        raise OptionError(self.name, value, word)
+            raise OptionError(self.name, value, self.check.text)
+        unit = f" of {self.unit}" if self.unit else ""
+        limits = "" if self.check is None else f", {self.check.text}"
+        raise OptionError(self.name, value, f"{_WORDS[kind][0]}{unit}{limits}")
 
 
 _WORDS = {
@@ -193,7 +193,7 @@ class Options:
     """
 
     def __post_init__(self) -> None:
-        """Bring every value into its type; raises `OptionError` for the first that is wrong."""
+        """Bring every value into its type; raise `OptionError` for the first that is wrong."""
         for known in options_of(self.__class__):
             object.__setattr__(self, known.name, known.checked(getattr(self, known.name)))
 
@@ -207,18 +207,14 @@ class Options:
         """Return the options of `values`; what is left out has its default.
 
         Raises:
-            NameNotFoundError: there is no such option; tells the nearest.
-            OptionError: a value makes no sense.
+            NameNotFoundError: there is no such option; names the nearest.
+            OptionError: a value is of another type or out of its range.
         """
         known = [f.name for f in fields(cls)]
         for name in values:
             if name not in known:
                 raise unknown_name("option", str(name), known)
         return cls(**values)
-
-    def changed(self, **values: Any) -> Self:
-        """Return the options with some of them changed, checked again."""
-        return replace(self, **values)
 
     def identity(self) -> dict[str, Any]:
         """Return the values that decide a result, as JSON values."""
@@ -256,7 +252,7 @@ def share_out(values: Mapping[str, Any], *classes: type[Options]) -> tuple[dict[
     """Return which of some flat values belong to which class; one may belong to several.
 
     Raises:
-        NameNotFoundError: an option is none of these classes'; tells the nearest.
+        NameNotFoundError: no class has such an option; names the nearest.
     """
     names = [{f.name for f in fields(cls)} for cls in classes]
     for name in values:

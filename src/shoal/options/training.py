@@ -40,7 +40,7 @@ class Recipe(Options):
     decay_all: bool = option(
         False,
         "Penalise every parameter. By default those with one dimension or none (norms, biases, "
-        "slopes and intercepts of lines) are spared.",
+        "slopes and intercepts of lines) are not penalised.",
     )
     schedule: str = option(
         "cosine",
@@ -159,7 +159,7 @@ def find_recipe(recipe: Recipe | str | Mapping[str, Any] | None) -> Recipe:
 
     Raises:
         NameNotFoundError: there is no recipe, or no option, of that name.
-        ConfigError: a value makes no sense.
+        ConfigError: a value is of another type or out of its range.
     """
     if recipe is None:
         return recipes["finetune"]

@@ -66,7 +66,7 @@ class Feed:
         return len(self.loader)
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
-        """Yield the batches of an epoch (from 0), the same ones whenever it is asked for.
+        """Yield the batches of an epoch (from 0), the same ones at every call.
 
         Seeds Python's, NumPy's and torch's generators first. All processes get the same seed,
         because a `DataLoader` may draw its order from it and they must agree on the order.

@@ -32,7 +32,7 @@ def parameter_groups(
     Raises:
         TrainingError: no parameter requires a gradient.
         ConfigError: a group names a parameter that is not the network's, is frozen, or is in
-            another group too; or a setting makes no sense.
+            another group too; or a setting is out of its range.
     """
     names = {id(p): name for name, p in network.named_parameters()}
     taken: set[int] = set()
@@ -60,9 +60,9 @@ def _parameters(
         if name is None:
             raise ConfigError("a parameter group holds a parameter that is not the network's")
         if id(parameter) in taken:
-            raise ConfigError(f"parameter {name} is in two groups: leave it out of one")
+            raise ConfigError(f"parameter {name} is in two groups: remove it from one")
         if not parameter.requires_grad:
-            raise ConfigError(f"parameter {name} is in a group but frozen: leave it out")
+            raise ConfigError(f"parameter {name} is in a group but frozen: remove it")
         taken.add(id(parameter))
     return parameters
 

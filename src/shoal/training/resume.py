@@ -63,9 +63,9 @@ def load_checkpoint(
 ) -> tuple[dict[str, Any] | None, str | None]:
     """Return the state saved at `path`, or None with a note that says why it is not used.
 
-    A missing file gives neither. A file that is damaged, or belongs to another fit, is left aside:
-    the fit then starts over and replaces it after the first epoch. Under several processes it is
-    used only if all of them can read it.
+    A missing file gives neither. A file that is damaged or belongs to another fit is not used: the
+    fit starts over and replaces it after the first epoch. Several processes use it only if all of
+    them can read it.
     """
     state, note = _read(path, identity)
     readers = int(sum_across(torch.tensor(int(state is not None))).item())
