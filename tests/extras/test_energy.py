@@ -37,13 +37,13 @@ def test_a_country_without_figures_is_told() -> None:
     pytest.importorskip("codecarbon", reason="codecarbon is not installed")
     with EnergyMeter(country="ZZZ") as meter:
         sum(range(10**6))
-    assert "no figures of 'ZZZ'" in meter.energy.source
+    assert "no figures for 'ZZZ'" in meter.energy.source
 
 
 def test_wrong_options_are_one_line() -> None:
     with pytest.raises(ConfigError, match="three letters"):
         EnergyMeter(country="Germany")
-    with pytest.raises(ConfigError, match="at least 1"):
+    with pytest.raises(ConfigError, match="1 or more"):
         inference_energy(nn.Linear(2, 2), torch.randn(2, 2), images=0)
 
 

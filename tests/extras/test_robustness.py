@@ -91,7 +91,7 @@ def test_wrong_options_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         corrupted(loader(), "fogg", 1)
     with pytest.raises(ConfigError, match="1 to 5"):
         corrupted(loader(), "fog", 6)
-    with pytest.raises(ConfigError, match="mean="):
+    with pytest.raises(ConfigError, match="give mean and std"):
         corrupted([(torch.zeros(2, 3, 32, 32), torch.zeros(2))], "fog", 1)
     monkeypatch.setitem(sys.modules, "imagecorruptions", None)
     with pytest.raises(ShoalError, match=r"shoal\[robustness\]"):

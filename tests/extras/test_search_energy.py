@@ -95,7 +95,9 @@ def test_measuring_leaves_the_result_as_it_is() -> None:
 @pytest.mark.usefixtures("metered")
 def test_of_a_users_own_training_no_epoch_is_known() -> None:
     called = []
-    result = small_runs.run(criterion="last", remove=1, meter=SearchEnergy(), fit=called.append)
+    result = small_runs.run(
+        method="easier", criterion="last", remove=1, meter=SearchEnergy(), fit=called.append
+    )
     assert len(called) == 1
     assert result.energy["epoch"] is None
     assert result.energy["training_time_saved_percent"] is None
@@ -113,7 +115,12 @@ def test_other_loaders_train_on_their_first_batches(monkeypatch: pytest.MonkeyPa
     batches = [(torch.randn(8, 1, 8, 8), torch.arange(8)) for _ in range(5)]
     monkeypatch.setattr(search_energy, "fit", counting)
     result = small_runs.run(
-        train=batches, criterion="last", remove=1, meter=SearchEnergy(), recipe={"distill": 0.5}
+        train=batches,
+        method="easier",
+        criterion="last",
+        remove=1,
+        meter=SearchEnergy(),
+        recipe={"distill": 0.5},
     )
     assert seen[:2] == [3, 3]  # what tells how long a batch takes
     assert all(count % 5 == 0 for count in seen[4:])  # nothing takes no time: whole epochs
@@ -123,7 +130,7 @@ def test_other_loaders_train_on_their_first_batches(monkeypatch: pytest.MonkeyPa
 @pytest.mark.usefixtures("metered")
 def test_steps_keep_their_energy() -> None:
     energy = Energy(2.0, 1.0, 4.0, True, "x")
-    (step,) = small_runs.run(criterion="last", remove=1).steps[1:]
+    (step,) = small_runs.run(method="easier", criterion="last", remove=1).steps[1:]
     written = Step.from_dict({**step.to_dict(), "energy": energy.to_dict()})
     assert written.energy == energy.to_dict()
     assert Step.from_dict(written.to_dict()) == written

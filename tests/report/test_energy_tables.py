@@ -56,7 +56,7 @@ def test_what_is_not_known_is_not_shown() -> None:
     own = {"training": None, "epoch": None, "training_time_saved_percent": None}
     found = ENERGY | own
     assert "epoch" not in text(energy_table(found))
-    assert "not known" in energy_lines(found)[0]
+    assert "unknown" in energy_lines(found)[0]
 
 
 def test_it_is_in_the_record_only_if_it_was_asked_for(tmp_path: Path) -> None:

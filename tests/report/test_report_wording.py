@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from shoal.report.wording import amount, duration, milliseconds, percent, points, ratio
+from shoal.report.wording import UNITS, amount, duration, percent, points
 
 
 @pytest.mark.parametrize(
@@ -18,8 +18,8 @@ def test_figures_carry_their_unit() -> None:
     assert percent(None) == "–"
     assert points(-0.5) == "-0.50 points"
     assert points(-1e-9) == "+0.00 points"
-    assert milliseconds(12.345) == "12.3 ms"
-    assert ratio(1.5) == "1.50 ×"
+    assert UNITS["ms"](12.345) == "12.3 ms"
+    assert UNITS["×"](1.5) == "1.50 ×"
 
 
 @pytest.mark.parametrize(

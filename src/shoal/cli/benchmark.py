@@ -7,17 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shoal.cli.params import (
-    Batch,
-    Device,
-    ImageSize,
-    InputShape,
-    Json,
-    NumClasses,
-    Seconds,
-    Threads,
-    option,
-)
+from shoal.cli import params
+from shoal.cli.params import option
 from shoal.cli.screen import print_json, progress_console, result_console
 
 if TYPE_CHECKING:
@@ -44,14 +35,14 @@ def benchmark(
             metavar="DIR|MODEL",
         ),
     ] = None,
-    batch: Batch = 1,
-    threads: Threads = None,
-    seconds: Seconds = 2.0,
-    num_classes: NumClasses = None,
-    image_size: ImageSize = None,
-    input_shape: InputShape = None,
-    device: Device = None,
-    as_json: Json = False,
+    batch: params.Batch = 1,
+    threads: params.Threads = None,
+    seconds: params.Seconds = 2.0,
+    num_classes: params.NumClasses = None,
+    image_size: params.ImageSize = None,
+    input_shape: params.InputShape = None,
+    device: params.Device = None,
+    as_json: params.Json = False,
 ) -> None:
     """Measure latency, work, parameters and depth; the ratio too when there is a baseline.
 

@@ -9,18 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shoal.cli.params import (
-    Data,
-    Device,
-    ImageSize,
-    InputShape,
-    Json,
-    NumClasses,
-    Seconds,
-    Threads,
-    Verbose,
-    option,
-)
+from shoal.cli import params
+from shoal.cli.params import option
 from shoal.cli.screen import print_json, print_lines, progress_console, result_console
 from shoal.errors import ConfigError, ShoalError
 
@@ -47,7 +37,7 @@ def compare(
             "others are compared with the first, by default on the data of the first run.",
         ),
     ],
-    data: Data = None,
+    data: params.Data = None,
     checkpoint: Annotated[
         list[Path] | None,
         option("The trained weights of a model; once for each model, in their order.", metavar="F"),
@@ -56,17 +46,17 @@ def compare(
         list[int] | None,
         option("Samples per call; may be repeated. Default: 1 and 64.", min=1),
     ] = None,
-    seconds: Seconds = 2.0,
+    seconds: params.Seconds = 2.0,
     onnx: Annotated[
         bool, option("Measure in ONNX Runtime too.", "--onnx/--no-onnx", show_default=True)
     ] = True,
-    threads: Threads = None,
-    num_classes: NumClasses = None,
-    image_size: ImageSize = None,
-    input_shape: InputShape = None,
-    device: Device = None,
-    verbose: Verbose = False,
-    as_json: Json = False,
+    threads: params.Threads = None,
+    num_classes: params.NumClasses = None,
+    image_size: params.ImageSize = None,
+    input_shape: params.InputShape = None,
+    device: params.Device = None,
+    verbose: params.Verbose = False,
+    as_json: params.Json = False,
 ) -> None:
     """Compare networks: top-1, rectifiers left, depth, work, parameters, latency.
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from shoal.cli import params
 from shoal.cli.flags import Flag, flags_of, read_flags
-from shoal.cli.params import Checkpoint, Data, Json, option
+from shoal.cli.params import option
 from shoal.cli.screen import Interrupted, is_main_process, print_lines, progress_console
 from shoal.errors import ConfigError
 
@@ -41,8 +42,8 @@ def compress(
             metavar="DIR",
         ),
     ],
-    data: Data = None,
-    checkpoint: Checkpoint = None,
+    data: params.Data = None,
+    checkpoint: params.Checkpoint = None,
     config: Annotated[
         Path | None,
         option(
@@ -92,7 +93,7 @@ def compress(
         bool,
         option("Also show all columns, and what was merged, kept and why.", "--verbose", "-v"),
     ] = False,
-    as_json: Json = False,
+    as_json: params.Json = False,
     **flags: Any,
 ) -> None:
     """Make a trained network shallower, as far as the accuracy allows.

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-from shoal.cli.params import Seed, option
+from shoal.cli import params
+from shoal.cli.params import option
 from shoal.cli.screen import is_main_process, print_lines, progress_console
 
 __all__ = ["demo"]
@@ -54,7 +55,7 @@ def demo(
             metavar="DIR",
         ),
     ] = None,
-    seed: Seed = 0,
+    seed: params.Seed = 0,
 ) -> None:
     """Train a small residual network on scikit-learn's digits, and make it shallower and faster.
 

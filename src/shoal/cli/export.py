@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from shoal.cli.params import Json, option
+from shoal.cli import params
+from shoal.cli.params import option
 from shoal.cli.screen import print_json, print_lines, progress_console, result_console
 from shoal.errors import ConfigError, OptionError
 
@@ -51,7 +52,7 @@ def export(
             min=1,
         ),
     ] = None,
-    as_json: Json = False,
+    as_json: params.Json = False,
 ) -> None:
     """Write a result as one file, and check that the file computes the same.
 

@@ -7,18 +7,8 @@ from typing import Annotated
 
 import typer
 
-from shoal.cli.params import (
-    Checkpoint,
-    Device,
-    ImageSize,
-    InputShape,
-    Mean,
-    Model,
-    NumClasses,
-    Seed,
-    Std,
-    option,
-)
+from shoal.cli import params
+from shoal.cli.params import option
 from shoal.cli.screen import is_main_process, print_lines, progress_console, result_console
 
 __all__ = ["figure"]
@@ -39,12 +29,12 @@ _Out = Annotated[
 
 @figure.command("l1-by-stage")
 def l1_by_stage(
-    model: Model,
+    model: params.Model,
     out: _Out,
-    checkpoint: Checkpoint = None,
-    num_classes: NumClasses = None,
-    image_size: ImageSize = None,
-    input_shape: InputShape = None,
+    checkpoint: params.Checkpoint = None,
+    num_classes: params.NumClasses = None,
+    image_size: params.ImageSize = None,
+    input_shape: params.InputShape = None,
 ) -> None:
     """Draw the mean absolute weight of each block that can go, coloured by stage.
 
@@ -66,7 +56,7 @@ def l1_by_stage(
 
 @figure.command("criteria")
 def criteria(
-    model: Model,
+    model: params.Model,
     out: _Out,
     data: Annotated[
         str,
@@ -87,12 +77,12 @@ def criteria(
     samples: Annotated[
         int, option("Score on this many training images; 0 for all.", min=0, show_default=True)
     ] = 2000,
-    checkpoint: Checkpoint = None,
-    image_size: ImageSize = None,
-    mean: Mean = None,
-    std: Std = None,
-    seed: Seed = 0,
-    device: Device = None,
+    checkpoint: params.Checkpoint = None,
+    image_size: params.ImageSize = None,
+    mean: params.Mean = None,
+    std: params.Std = None,
+    seed: params.Seed = 0,
+    device: params.Device = None,
 ) -> None:
     """Draw which blocks would go first under each criterion, side by side.
 

@@ -4,28 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from shoal.cli.params import (
-    Batch,
-    Checkpoint,
-    Data,
-    Device,
-    ImageSize,
-    InputShape,
-    Json,
-    Model,
-    NumClasses,
-    Verbose,
-    option,
-)
+from shoal.cli import params
+from shoal.cli.params import option
 from shoal.cli.screen import print_json, print_lines, progress_console, result_console
 
 __all__ = ["inspect"]
 
 
 def inspect(
-    model: Model,
-    checkpoint: Checkpoint = None,
-    data: Data = None,
+    model: params.Model,
+    checkpoint: params.Checkpoint = None,
+    data: params.Data = None,
     samples: Annotated[
         int,
         option("Score on this many training images; 0 for all.", min=0, show_default=True),
@@ -37,17 +26,17 @@ def inspect(
             "lesion, … the blocks; docs/methods.md lists them. Default: entropy.",
         ),
     ] = None,
-    num_classes: NumClasses = None,
-    image_size: ImageSize = None,
-    input_shape: InputShape = None,
+    num_classes: params.NumClasses = None,
+    image_size: params.ImageSize = None,
+    input_shape: params.InputShape = None,
     latency: Annotated[
         bool,
         option("Also measure the latency here, and what dropping each block saves.", "--latency"),
     ] = False,
-    batch: Batch = 1,
-    device: Device = None,
-    verbose: Verbose = False,
-    as_json: Json = False,
+    batch: params.Batch = 1,
+    device: params.Device = None,
+    verbose: params.Verbose = False,
+    as_json: params.Json = False,
 ) -> None:
     """Show a network's rectifiers, blocks and figures; with --data, how much each one works.
 

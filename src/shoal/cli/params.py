@@ -7,26 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-__all__ = [
-    "Batch",
-    "Checkpoint",
-    "Data",
-    "Device",
-    "ImageSize",
-    "InputShape",
-    "Json",
-    "Mean",
-    "Model",
-    "NumClasses",
-    "Seconds",
-    "Seed",
-    "ShowMerge",
-    "Std",
-    "Threads",
-    "Verbose",
-    "option",
-]
-
 
 def option(help: str, *names: str, **more: Any) -> Any:
     """Return a command's option; `show_default=True` shows its default in the help."""

@@ -18,7 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from shoal.report.wording import DONE, duration, percent, points, ratio
+from shoal.report.wording import DONE, UNITS, duration, percent, points
 from shoal.search.listener import Listener
 from shoal.search.records import Step
 from shoal.training import BatchReport, EpochReport
@@ -118,7 +118,7 @@ def _gain(step: Step) -> str:
     """Say how much faster the network is, merged, where that is certain."""
     if step.latency_ratio_low <= 1.0 <= step.latency_ratio_high:
         return ""
-    return f", merged {ratio(step.latency_ratio)} as fast as dense"
+    return f", merged {UNITS['×'](step.latency_ratio)} as fast as dense"
 
 
 def _bars(console: Console) -> Progress:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from shoal.cli.params import Json, ShowMerge, Verbose
+from shoal.cli import params
 
 __all__ = ["report"]
 
@@ -16,9 +16,9 @@ def report(
     folder: Annotated[
         Path, typer.Argument(metavar="DIR", help="The --out folder of a run, finished or not.")
     ],
-    merge: ShowMerge = False,
-    verbose: Verbose = False,
-    as_json: Json = False,
+    merge: params.ShowMerge = False,
+    verbose: params.Verbose = False,
+    as_json: params.Json = False,
 ) -> None:
     """Show the steps of a run, and dense against result; write them as a page, report.html."""
     from shoal.cli.outcome import show_run

@@ -7,17 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shoal.cli.params import (
-    Checkpoint,
-    Data,
-    Device,
-    ImageSize,
-    Json,
-    Mean,
-    Seed,
-    Std,
-    option,
-)
+from shoal.cli import params
+from shoal.cli.params import option
 from shoal.cli.screen import print_json, print_lines, progress_console, result_console
 
 if TYPE_CHECKING:
@@ -39,7 +30,7 @@ def robustness(
             "the run's data; or a saved network, or a model: torchvision:NAME, timm:NAME, ….",
         ),
     ],
-    data: Data = None,
+    data: params.Data = None,
     severities: Annotated[
         str, option("How strong, from 1 (light) to 5.", metavar="A,B,…", show_default=True)
     ] = "1,2,3,4,5",
@@ -59,13 +50,13 @@ def robustness(
             show_default=True,
         ),
     ] = 500,
-    seed: Seed = 0,
-    checkpoint: Checkpoint = None,
-    image_size: ImageSize = None,
-    mean: Mean = None,
-    std: Std = None,
-    device: Device = None,
-    as_json: Json = False,
+    seed: params.Seed = 0,
+    checkpoint: params.Checkpoint = None,
+    image_size: params.ImageSize = None,
+    mean: params.Mean = None,
+    std: params.Std = None,
+    device: params.Device = None,
+    as_json: params.Json = False,
 ) -> None:
     """Measure accuracy under the 15 corruptions of CIFAR-10-C and ImageNet-C.
 

@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from types import TracebackType
 from typing import Any
 
@@ -26,6 +26,7 @@ __all__ = ["Energy", "EnergyMeter", "inference_energy", "total_energy"]
 
 # Mean of the world's electricity in 2019 (IEA), as codecarbon takes it where it knows no better.
 _WORLD_KG_PER_KWH = 0.475
+_AMOUNTS = ("wh", "co2_g", "seconds")
 _COUNTERS = ("intel_rapl", "intel_power_gadget", "apple_powermetrics")
 
 
@@ -58,30 +59,20 @@ class Energy:
 
     def scaled(self, factor: float) -> Energy:
         """Return the figures of `factor` times the work."""
-        return Energy(
-            self.wh * factor,
-            self.co2_g * factor,
-            self.seconds * factor,
-            self.estimated,
-            self.source,
-        )
+        scaled = {name: factor * getattr(self, name) for name in _AMOUNTS}
+        return replace(self, **scaled)
 
 
 def total_energy(parts: Sequence[Energy]) -> Energy:
     """Return the figures of several stretches of work together, one at least."""
-    return Energy(
-        sum(part.wh for part in parts),
-        sum(part.co2_g for part in parts),
-        sum(part.seconds for part in parts),
-        any(part.estimated for part in parts),
-        parts[0].source,
-    )
+    sums: dict[str, Any] = {name: sum(getattr(p, name) for p in parts) for name in _AMOUNTS}
+    return replace(parts[0], **sums, estimated=any(part.estimated for part in parts))
 
 
 class EnergyMeter:
     """Measures what is done inside a `with` block; afterwards `energy` holds the figures.
 
-    It measures the whole machine: other work that runs meanwhile is counted too.
+    It measures the whole machine: other work that runs at that time is counted too.
 
     Args:
         country: three letters (ISO 3166) of where the electricity is made, for the CO2; None takes
@@ -122,11 +113,10 @@ class EnergyMeter:
             ConfigError: the block has not ended yet.
         """
         if self._energy is None:
-            raise ConfigError("the energy is known after the `with` block: read it there")
+            raise ConfigError("the energy is known only after the `with` block: read it there")
         return self._energy
 
     def __enter__(self) -> EnergyMeter:
-        """Begin."""
         _quiet()
         self._tracker.start()
         return self
@@ -137,7 +127,6 @@ class EnergyMeter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """End, and keep the figures."""
         self._tracker.stop()
         data = self._tracker.final_emissions_data
         wh = 1e3 * float(data.energy_consumed)
@@ -146,7 +135,7 @@ class EnergyMeter:
         if self._country is None:
             grams, place = wh * _WORLD_KG_PER_KWH, "the world's mean electricity"
         elif math.isclose(grams, wh * _WORLD_KG_PER_KWH, rel_tol=1e-6):  # its silent fallback
-            place = f"the world's mean electricity, for there are no figures of '{self._country}'"
+            place = f"the world's mean electricity, as there are no figures for '{self._country}'"
         mode = _processor_mode(self._tracker)
         estimated = mode not in _COUNTERS
         how = f"estimated from the processor's {mode or 'nominal power'}: no counters can be read"
@@ -162,21 +151,21 @@ def inference_energy(
     country: str | None = None,
     min_seconds: float = 5.0,
 ) -> Energy:
-    """Measure what inference of so many images takes.
+    """Measure what inference of a number of images takes.
 
     Args:
         network: the network; run in eval mode on its own device and left as it is.
         inputs: one batch: a tensor, a tuple of them, or a dict of keyword inputs.
         images: the number of images that the result is for.
         country: as in `EnergyMeter`.
-        min_seconds: the work is repeated until it took so long, and scaled: counters are coarse.
+        min_seconds: the work is repeated for at least this long, and scaled: counters are coarse.
 
     Raises:
         ShoalError: codecarbon is not installed.
-        ConfigError: `images` is below 1.
+        OptionError: `images` is below 1.
     """
     if images < 1:
-        raise ConfigError(f"images is {images}: give at least 1")
+        raise OptionError("images", images, "1 or more")
     device = device_of(network)
     args, kwargs = as_call(map_tensors(lambda t: t.detach().to(device), inputs))
     size, done = batch_size(inputs), 0
@@ -193,7 +182,7 @@ def inference_energy(
 
 
 def _processor_mode(tracker: Any) -> str:
-    """Return how codecarbon reads the processor's power; it tells nobody else."""
+    # codecarbon says only here how it reads the processor's power
     for part in getattr(tracker, "_hardware", ()):
         if type(part).__name__ in ("CPU", "AppleSiliconChip"):
             return str(getattr(part, "_mode", "") or "apple_powermetrics")

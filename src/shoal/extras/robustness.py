@@ -8,7 +8,7 @@ in the published files of CIFAR-10-C: compare networks by these figures, not wit
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from shoal.errors import ConfigError, DataError, missing_extra, unknown_name
+from shoal.errors import ConfigError, DataError, OptionError, missing_extra, unknown_name
 from shoal.passes.batches import Batches
 from shoal.seeds import derive_seed, preserved_rng
 from shoal.training.evaluate import evaluate
@@ -65,14 +65,8 @@ class Robustness:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as JSON values."""
-        return {
-            "clean": self.clean,
-            "mean": self.mean,
-            "by_corruption": {name: list(values) for name, values in self.by_corruption.items()},
-            "severities": list(self.severities),
-            "samples": self.samples,
-            "seed": self.seed,
-        }
+        lists = {name: list(values) for name, values in self.by_corruption.items()}
+        return {**asdict(self), "by_corruption": lists, "severities": list(self.severities)}
 
 
 def robustness(network: nn.Module, loader: Iterable[Any], **options: Any) -> Robustness:
@@ -122,7 +116,7 @@ def compare_robustness(
     for name in corruptions:
         for severity in severities:
             data = corrupted(loader, name, severity, seed=seed, samples=samples, mean=mean, std=std)
-            found[name, severity], _ = _accuracies(networks, data, None)
+            found[name, severity] = _accuracies(networks, data, None)[0]
             if progress is not None:
                 progress(len(found), len(corruptions) * len(severities))
     return {
@@ -144,13 +138,13 @@ def compare_robustness(
 def check_options(corruptions: Sequence[str], severities: Sequence[int]) -> None:
     """Raise `ShoalError` unless there are corruptions and severities, and all of them exist."""
     if not corruptions or not severities:
-        raise ConfigError("there is nothing to measure: give a corruption and a severity at least")
+        raise ConfigError("nothing to measure: give at least one corruption and one severity")
     for name in corruptions:
         if name not in CORRUPTIONS:
             raise unknown_name("corruption", name, CORRUPTIONS)
     for severity in severities:
         if severity not in SEVERITIES:
-            raise ConfigError(f"severity is {severity}: give a whole number from 1 to 5")
+            raise OptionError("severity", severity, "a whole number from 1 to 5")
 
 
 def corrupted(
@@ -172,8 +166,7 @@ def corrupted(
     std = std if std is not None else getattr(loader, "std", None)
     if mean is None or std is None:
         raise ConfigError(
-            "the images cannot be corrupted without knowing how they were normalised: give mean= "
-            "and std="
+            "corrupting images needs to know how they were normalised: give mean and std"
         )
     return _Corrupted(loader, corruption, severity, seed, samples, tuple(mean), tuple(std))
 
@@ -202,7 +195,7 @@ class _Corrupted:
             yield self._normalised(np.stack(changed), images), batch.target
 
     def _pixels(self, images: Tensor) -> Image:
-        """Return uint8 `[B, H, W, C]` of normalised `[B, C, H, W]`."""
+        # [B, C, H, W], normalised -> [B, H, W, C], uint8
         if images.dim() != 4 or images.shape[1] not in (1, 3):
             raise DataError(
                 f"a batch has the shape {list(images.shape)}: corruptions need images [B, C, H, W] "
@@ -236,7 +229,6 @@ class _Corrupted:
 def _accuracies(
     networks: Mapping[str, nn.Module], data: Iterable[Any], samples: int | None
 ) -> tuple[dict[str, float], int]:
-    """Return the accuracies in percent and the number of images; holds one batch at a time."""
     hits = dict.fromkeys(networks, 0)
     batches = Batches(data, samples=samples, shared=False, purpose="evaluate on")
     for _, batch in batches:
@@ -246,7 +238,6 @@ def _accuracies(
 
 
 def _library() -> Callable[[Image, int, str, int], Image]:
-    """Return the package's function, called with image, severity, corruption and seed."""
     try:
         from imagecorruptions import corrupt
     except ImportError:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, astuple, dataclass
 from typing import Any
 
 from shoal.measure import SideBySide
@@ -35,10 +35,6 @@ class Compared:
     macs: int
     params: int
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the figures as JSON values."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class Comparison:
@@ -59,7 +55,7 @@ class Comparison:
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON values."""
         return {
-            "networks": [found.to_dict() for found in self.networks],
+            "networks": [asdict(found) for found in self.networks],
             "latency": [[one.to_dict() for one in batch] for batch in self.latencies],
             "data": self.data,
             "notes": list(self.notes),
@@ -68,17 +64,13 @@ class Comparison:
 
 def comparison_tables(found: Comparison) -> list[Table]:
     """Return the table of figures, and one of latencies for each batch size."""
-    names = _names(found)
-    tables = [_figures(found.networks)]
-    for batch in found.latencies:
-        table = latency_table([one.to_dict() for one in batch], names)
-        if table is not None:
-            tables.append(table)
-    return tables
+    names = {one.name: one.name for one in found.networks}
+    timed = (latency_table([one.to_dict() for one in batch], names) for batch in found.latencies)
+    return [_figures(found.networks), *(table for table in timed if table is not None)]
 
 
 def comparison_lines(found: Comparison) -> list[str]:
-    """Return what is to be said under the tables."""
+    """Return what to say under the tables."""
     lines = [
         "every network is timed as it would be used: a run's result merged, any other with its "
         "batch norms and lines folded"
@@ -87,11 +79,8 @@ def comparison_lines(found: Comparison) -> list[str]:
         lines.append(f"top-1: {found.data}")
     lines += [f"note: {note}" for note in found.notes]
     missing = [one.to_dict() for batch in found.latencies[:1] for one in batch]
-    return [*lines, *(f"note: {note}" for note in runtime_notes(missing, _names(found)))]
-
-
-def _names(found: Comparison) -> Mapping[str, str]:
-    return {one.name: one.name for one in found.networks}
+    names = {one.name: one.name for one in found.networks}
+    return [*lines, *(f"note: {note}" for note in runtime_notes(missing, names))]
 
 
 def _figures(networks: Sequence[Compared]) -> Table:
@@ -104,18 +93,5 @@ def _figures(networks: Sequence[Compared]) -> Table:
         Column("MACs", "count", meaning="multiply-accumulates of one sample"),
         Column("parameters", "count", priority=1),
     )
-    rows = (
-        Row(
-            (
-                one.name,
-                one.top1_val,
-                one.top1_test,
-                one.sites_left,
-                one.depth,
-                one.macs,
-                one.params,
-            )
-        )
-        for one in networks
-    )
-    return Table("networks", columns, tuple(rows))
+    rows = tuple(Row(astuple(one)) for one in networks)
+    return Table("networks", columns, rows)

@@ -1,4 +1,4 @@
-"""Energy, CO2 and training time of a run in a table; they are JSON values of the run's meter."""
+"""Energy, CO2 and training time of a run in a table, from the JSON values of its meter."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from shoal.report.table import Column, Quantity, Row, Table
-from shoal.report.wording import duration, grams, watt_hours
 
 __all__ = ["energy_lines", "energy_table"]
 
@@ -46,14 +45,15 @@ def energy_lines(found: Mapping[str, Any]) -> list[str]:
     if spent:
         parts = f"{spent['steps']} of {spent['of_steps']} trainings"
         lines.append(
-            f"training of this run took {watt_hours(spent['wh'])} and {grams(spent['co2_g'])} of "
-            f"CO2 in {duration(spent['seconds'])} ({parts}; without scoring and measuring)"
+            f"training of this run took {Quantity(spent['wh'], 'Wh')} and "
+            f"{Quantity(spent['co2_g'], 'g')} of CO2 in {Quantity(spent['seconds'], 's')} "
+            f"({parts}; without scoring and measuring)"
         )
     saved = found["training_time_saved_percent"]
     if saved is not None:
         less = f"{abs(saved):.0f} % {'less' if saved >= 0 else 'more'}"
         lines.append(f"training time: an epoch of the result takes {less} than one of dense")
     else:
-        lines.append("training time: not known, for the training is not shoal's or failed")
-    lines.append(f"energy: {found['source']}; of the whole machine, with all that ran meanwhile")
+        lines.append("training time: unknown, as the training is not shoal's or failed")
+    lines.append(f"energy: {found['source']}; of the whole machine, with all that ran on it")
     return lines

@@ -1,9 +1,9 @@
-"""What a network is made of, as `shoal inspect` tells it."""
+"""What a network is made of, as `shoal inspect` shows it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from shoal.importance import Scores
@@ -49,74 +49,47 @@ class Inspection:
     benchmark: Benchmark | None = None
 
     @property
-    def scores_sites(self) -> bool:
-        """Whether there are scores, and of sites."""
-        return self.scores is not None and not self.scores_blocks
-
-    @property
-    def scores_blocks(self) -> bool:
-        """Whether there are scores, and of blocks."""
-        names = {block.name for block in self.blocks} - {site.name for site in self.sites}
-        return self.scores is not None and any(name in names for name in self.scores)
+    def scored(self) -> str:
+        """What the scores are of: "site" or "block"; empty without scores."""
+        if self.scores is None:
+            return ""
+        blocks = {block.name for block in self.blocks} - {site.name for site in self.sites}
+        return "site" if blocks.isdisjoint(self.scores) else "block"
 
     def on_percent(self, site: str) -> float | None:
         """Return how often a site's neurons are ON, in percent of all counts."""
-        share = self._detail(site).get("on")
-        return None if share is None else 100.0 * float(share)
-
-    def _detail(self, site: str) -> dict[str, Any]:
-        return dict(self.scores.details.get(site, {})) if self.scores is not None else {}
+        details = {} if self.scores is None else self.scores.details.get(site, {})
+        return 100.0 * float(details["on"]) if details.get("on") is not None else None
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON values."""
-        latency = self.benchmark.latency.to_dict() if self.benchmark is not None else None
+        figures = ("model", "depth", "macs", "params", "uncounted", "notes", "input_shape")
+        scores = ("criterion", "samples", "settled")
         return {
-            "model": self.model,
-            "input_shape": list(self.input_shape),
-            "depth": self.depth,
-            "macs": self.macs,
-            "params": self.params,
-            "uncounted": list(self.uncounted),
+            **{name: getattr(self, name) for name in figures},
             "sites": [self._site(site) for site in self.sites],
             "blocks": [self._block(block) for block in self.blocks],
-            "opaque": [
-                {"name": o.name, "path": o.path, "op": o.op, "reason": o.reason}
-                for o in self.opaque
-            ],
-            "notes": list(self.notes),
-            "criterion": self.scores.criterion if self.scores is not None else None,
-            "samples": self.scores.samples if self.scores is not None else None,
-            "settled": self.scores.settled if self.scores is not None else None,
-            "latency": latency,
+            "opaque": [asdict(operation) for operation in self.opaque],
+            **{name: getattr(self.scores, name, None) for name in scores},
+            "latency": None if self.benchmark is None else self.benchmark.latency.to_dict(),
         }
 
     def _site(self, site: Site) -> dict[str, Any]:
-        values = {
-            "name": site.name,
-            "kind": site.kind,
-            "channels": site.channels,
-            "linearized": site.linearized,
-        }
-        if not self.scores_sites:
+        values = {name: getattr(site, name) for name in ("name", "kind", "channels", "linearized")}
+        if self.scored != "site":
             return values
-        return values | {**self._score(site.name), "on_percent": self.on_percent(site.name)}
+        return values | self._score(site.name) | {"on_percent": self.on_percent(site.name)}
 
     def _block(self, block: Block) -> dict[str, Any]:
+        names = ("name", "removable", "reason", "layers", "sites")
+        values = {name: getattr(block, name) for name in names}
         cost = self.costs.get(block.name)
-        values = {
-            "name": block.name,
-            "removable": block.removable,
-            "reason": block.reason,
-            "layers": list(block.layers),
-            "sites": list(block.sites),
-            "cost": None if cost is None else cost.to_dict(),
-        }
-        return values | self._score(block.name) if self.scores_blocks else values
+        values["cost"] = None if cost is None else cost.to_dict()
+        return values | self._score(block.name) if self.scored == "block" else values
 
     def _score(self, name: str) -> dict[str, Any]:
-        assert self.scores is not None
-        score = self.scores.by_name.get(name)
-        return {"score": score, "standard_error": self.scores.standard_errors.get(name)}
+        scores, errors = (getattr(self.scores, of) for of in ("by_name", "standard_errors"))
+        return {"score": scores.get(name), "standard_error": errors.get(name)}
 
 
 def inspect_network(
@@ -132,7 +105,7 @@ def inspect_network(
     Args:
         network: the captured network; it is left as it is.
         model: what the user calls it.
-        scores: of its sites or blocks, if data were there.
+        scores: of its sites or blocks, if there are data.
         benchmark: of its latency, if it was measured.
         costs: of its removable blocks, where their latencies were measured.
     """

@@ -12,16 +12,12 @@ __all__ = ["inspection_lines", "inspection_tables"]
 
 def inspection_tables(found: Inspection) -> list[Table]:
     """Return the tables of a network's sites, its blocks, and what could not be raised."""
-    parts = [_sites(found)]
-    if found.blocks:
-        parts.append(_blocks(found))
-    if found.opaque:
-        parts.append(_opaque(found))
-    return parts
+    blocks = [_blocks(found)] if found.blocks else []
+    return [_sites(found), *blocks, *([_opaque(found)] if found.opaque else [])]
 
 
 def _sites(found: Inspection) -> Table:
-    scores = found.scores if found.scores_sites else None
+    scores = found.scores if found.scored == "site" else None
     columns = [
         Column("site", align="left"),
         Column("kind", align="left"),
@@ -50,7 +46,7 @@ def _kind(site: Site) -> str:
 
 def _blocks(found: Inspection) -> Table:
     timed = any(cost.latency_ms is not None for cost in found.costs.values())
-    scores = found.scores if found.scores_blocks else None
+    scores = found.scores if found.scored == "block" else None
     columns = (
         Column("block", align="left"),
         Column("removable", align="left"),
@@ -86,7 +82,7 @@ def _opaque(found: Inspection) -> Table:
 
 
 def inspection_lines(found: Inspection) -> list[str]:
-    """Return what is to be said under the tables: the figures of the whole."""
+    """Return what to say under the tables: the figures of the whole."""
     shape = "×".join(map(str, found.input_shape))
     left = sum(site.linearized is None for site in found.sites)
     removable = sum(block.removable for block in found.blocks)
@@ -100,7 +96,12 @@ def inspection_lines(found: Inspection) -> list[str]:
     if found.uncounted:
         lines.append(f"not counted in the MACs: {', '.join(found.uncounted)}")
     if found.scores is not None:
-        lines.append(f"scored on {found.scores.samples} training samples{_settled(found)}")
+        certain: dict[bool | None, str] = {
+            True: "; the lowest is certain",
+            False: "; the lowest is not certain: score more samples",
+        }
+        settled = certain.get(found.scores.settled, "")
+        lines.append(f"scored on {found.scores.samples} training samples{settled}")
     if found.benchmark is not None:
         latency = found.benchmark.latency
         lines.append(
@@ -109,10 +110,3 @@ def inspection_lines(found: Inspection) -> list[str]:
             "norms as they are"
         )
     return [*lines, *(f"note: {note}" for note in found.notes)]
-
-
-def _settled(found: Inspection) -> str:
-    settled = found.scores.settled if found.scores is not None else None
-    if settled is None:
-        return ""
-    return "; the lowest is certain" if settled else "; the lowest is not certain: take more"

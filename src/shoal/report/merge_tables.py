@@ -6,20 +6,19 @@ from collections.abc import Sequence
 
 from shoal.merge.report import Boundary, Kept, Merged, MergeReport
 from shoal.report.latency_tables import runtime_name
-from shoal.report.table import Cell, Column, Row, Table
-from shoal.report.wording import amount, milliseconds
+from shoal.report.table import Cell, Column, Quantity, Row, Table
+from shoal.report.wording import amount
 from shoal.runtimes import EAGER
 
-__all__ = ["boundaries_table", "merge_tables", "merged_table"]
+__all__ = ["merge_tables"]
 
 
 def merge_tables(report: MergeReport) -> list[Table]:
     """Return all there is to say of a merge."""
-    return [merged_table(report), boundaries_table(report)]
+    return [_merged(report), _boundaries(report)]
 
 
-def merged_table(report: MergeReport) -> Table:
-    """Return, region by region, what was merged into what, and what was kept and why."""
+def _merged(report: MergeReport) -> Table:
     texts = [Column(name, align="left") for name in ("layers", "before", "after")]
     columns = (*texts, Column("MACs", priority=2), Column("latency", priority=1))
     regions = list(dict.fromkeys(found.region for found in report.boundaries))
@@ -31,8 +30,7 @@ def merged_table(report: MergeReport) -> Table:
     return Table("merged, region by region", columns, tuple(rows), tuple(_sums(report)))
 
 
-def boundaries_table(report: MergeReport) -> Table:
-    """Return where each region begins and ends, and why."""
+def _boundaries(report: MergeReport) -> Table:
     heads = ("layers", "begins here because", "ends there because")
     return Table(
         "regions: where what is linear begins and ends",
@@ -52,7 +50,8 @@ def _kept_cells(kept: Kept) -> tuple[Cell, ...]:
 def _merged_cells(item: Merged) -> tuple[Cell, ...]:
     latency = ""
     if item.latency_before_ms is not None and item.latency_after_ms is not None:
-        latency = f"{milliseconds(item.latency_before_ms)} → {milliseconds(item.latency_after_ms)}"
+        before, after = item.latency_before_ms, item.latency_after_ms
+        latency = f"{Quantity(before, 'ms')} → {Quantity(after, 'ms')}"
     macs = amount(item.macs_before)
     if item.macs_before != item.macs_after:
         macs += f" → {amount(item.macs_after)}"
@@ -65,17 +64,16 @@ def _span(found: Boundary) -> str:
 
 
 def _sums(report: MergeReport) -> list[str]:
-    """Return the lines under the tables: totals, and the proof that nothing changed."""
     lines = [
         f"depth {report.depth_before} → {report.depth_after}, "
         f"{amount(report.macs_before)} → {amount(report.macs_after)} MACs per sample"
     ]
     if report.latency_before_ms is not None and report.latency_after_ms is not None:
         where = "" if report.runtime == EAGER else f" in {runtime_name(report.runtime)}"
-        before, after = map(milliseconds, (report.latency_before_ms, report.latency_after_ms))
+        before, after = report.latency_before_ms, report.latency_after_ms
         lines.append(
-            f"the whole network at batch {report.batch}{where}: {before} with scales and shifts "
-            f"folded, {after} merged"
+            f"the whole network at batch {report.batch}{where}: {Quantity(before, 'ms')} with "
+            f"scales and shifts folded, {Quantity(after, 'ms')} merged"
         )
     exact = report.max_rel_error_float64
     lines.append(

@@ -6,33 +6,14 @@ together once, here, and reads alike wherever it is shown.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
-from shoal.report import wording
+from shoal.report.wording import UNITS
 
-__all__ = ["UNITS", "Cell", "Column", "Quantity", "Row", "Table"]
+__all__ = ["Cell", "Column", "Quantity", "Row", "Table"]
 
 T = TypeVar("T")
-
-UNITS: Mapping[str, Callable[[float], str]] = MappingProxyType(
-    {
-        "": lambda value: str(value),
-        "count": lambda value: wording.amount(int(value)),
-        "%": wording.percent,
-        "points": wording.points,
-        "ms": wording.milliseconds,
-        "s": wording.duration,
-        "×": wording.ratio,
-        "score": wording.score,
-        "error": lambda value: f"{value:.2g}",
-        "Wh": wording.watt_hours,
-        "g": wording.grams,
-    }
-)
-"""How a number is written, by its unit; "count" is for MACs and parameters, as in 68.86 M."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +22,7 @@ class Quantity:
 
     Attributes:
         value: the number.
-        unit: a key of `UNITS`. A ratio ("×") is dense / this: above 1 is faster or smaller.
+        unit: a key of `wording.UNITS`. A ratio ("×") is dense / this: above 1 is faster or smaller.
         low: lower end of its 95 % interval, where it was measured with one.
         high: the upper end.
         sure: whether it is certain; what is not gets a question mark.
@@ -71,7 +52,7 @@ class Column:
 
     Attributes:
         name: its heading.
-        unit: of cells that are bare numbers, a key of `UNITS`.
+        unit: of cells that are bare numbers, a key of `wording.UNITS`.
         align: "left" for text, which may wrap, "right" for figures, which never do.
         meaning: what the figures are, where the heading alone does not say it.
         priority: 0 is shown at every width; of the others the highest is left out first.
@@ -138,8 +119,8 @@ class Table:
 
     def without(self, place: int) -> Table:
         """Return the table without the column at that place, from 0."""
-        rows = (Row(_skip(row.cells, place), row.tone, row.last) for row in self.rows)
-        return Table(self.title, _skip(self.columns, place), tuple(rows), self.notes)
+        rows = tuple(replace(row, cells=_skip(row.cells, place)) for row in self.rows)
+        return replace(self, columns=_skip(self.columns, place), rows=rows)
 
 
 def _skip(values: tuple[T, ...], place: int) -> tuple[T, ...]:

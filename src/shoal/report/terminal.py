@@ -10,7 +10,7 @@ from rich.table import Table as RichTable
 
 from shoal.report.table import Column, Table
 
-__all__ = ["print_table", "rich_table"]
+__all__ = ["print_table"]
 
 _BETWEEN = 3  # characters between two columns
 _LEAST_TEXT = 20  # characters below which a column of text is not squeezed
@@ -28,33 +28,25 @@ def print_table(console: Console, table: Table, *, verbose: bool = False) -> Non
     shown = table if verbose else _fitting(table, console.width)
     if table.title:
         console.print(table.title, markup=False, style="bold")
-    drawn = rich_table(shown)
+    drawn = _rich(shown)
     if (least := _least_width(shown)) > console.width:
         drawn.width = least
     console.print(drawn, crop=False)
     left_out = [column.name for column in table.columns if column not in shown.columns]
     notes = list(table.notes)
     if left_out:
-        notes.append(f"left out, as the terminal is narrow: {', '.join(left_out)} (--verbose)")
+        notes.append(f"left out for lack of room: {', '.join(left_out)}; --verbose shows all")
     for note in notes:
         console.print(note, markup=False, style="dim")
     console.print()
 
 
-def rich_table(table: Table) -> RichTable:
-    """Return a table, all its columns, as one of rich's."""
-    shown = RichTable(
-        header_style="dim",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-    )
+def _rich(table: Table) -> RichTable:
+    shown = RichTable(header_style="dim", box=box.SIMPLE_HEAD, show_edge=False)
     for column in table.columns:
-        text = column.align == "left"
+        wrap = column.align == "left"
         shown.add_column(
-            escape(column.name),
-            justify=column.align,
-            no_wrap=not text,
-            overflow="fold",
+            escape(column.name), justify=column.align, no_wrap=not wrap, overflow="fold"
         )
     for row, texts in zip(table.rows, table.texts(), strict=True):
         shown.add_row(*map(escape, texts), style=_STYLES[row.tone], end_section=row.last)

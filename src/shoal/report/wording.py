@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-__all__ = [
-    "DONE",
-    "amount",
-    "duration",
-    "grams",
-    "milliseconds",
-    "percent",
-    "points",
-    "ratio",
-    "score",
-    "watt_hours",
-]
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+__all__ = ["DONE", "UNITS", "amount", "duration", "percent", "points"]
 
 DONE = {"linearize": "linearized", "drop": "dropped", "collapse": "collapsed"}
 
 
-def amount(number: int) -> str:
+def amount(number: float) -> str:
     """Return a count with four digits and a prefix: 1820000000 is "1.82 G"."""
     for factor, prefix in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
         if number >= factor:
             return f"{number / factor:.4g} {prefix}"
-    return str(number)
+    return str(int(number))
 
 
 def percent(value: float | None) -> str:
@@ -37,16 +29,6 @@ def points(value: float) -> str:
     return f"{value:+.2f} points"
 
 
-def milliseconds(value: float) -> str:
-    """Return a latency with three digits."""
-    return f"{value:.3g} ms"
-
-
-def ratio(value: float) -> str:
-    """Return a quotient."""
-    return f"{value:.2f} ×"
-
-
 def duration(seconds: float) -> str:
     """Return a time as "8.5 s", "3 min 20 s" or "2 h 5 min"."""
     if seconds < 60:
@@ -57,16 +39,19 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
-def score(value: float) -> str:
-    """Return a criterion's score with four digits."""
-    return f"{value:#.4g}"
-
-
-def watt_hours(value: float) -> str:
-    """Return an energy with three digits."""
-    return f"{value:.3g} Wh"
-
-
-def grams(value: float) -> str:
-    """Return a mass with three digits."""
-    return f"{value:.3g} g"
+UNITS: Mapping[str, Callable[[float], str]] = MappingProxyType(
+    {
+        "": str,
+        "count": amount,
+        "%": percent,
+        "points": points,
+        "s": duration,
+        "ms": "{:.3g} ms".format,
+        "×": "{:.2f} ×".format,
+        "score": "{:#.4g}".format,
+        "error": "{:.2g}".format,
+        "Wh": "{:.3g} Wh".format,
+        "g": "{:.3g} g".format,
+    }
+)
+"""How a number is written, by its unit; "count" is for MACs and parameters, as in 68.86 M."""
