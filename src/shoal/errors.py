@@ -149,6 +149,5 @@ def _is_library(filename: str) -> bool:
 
 
 def _squeeze(text: str, limit: int = 300) -> str:
-    """Return `text` in one line of at most `limit` characters."""
     text = " ".join(text.split())
     return text if len(text) <= limit else text[: limit - 1] + "…"

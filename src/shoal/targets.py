@@ -20,7 +20,7 @@ from typing import Any, cast
 
 import yaml
 
-from shoal.errors import ConfigError, ShoalError, summary, unknown_name
+from shoal.errors import ConfigError, NameNotFoundError, ShoalError, summary, unknown_name
 
 __all__ = [
     "accepts",
@@ -149,8 +149,8 @@ def import_target(target: str, around: Around = _plainly) -> Any:
     found: Any = module
     for part in name.split("."):
         if not hasattr(found, part):
-            error = unknown_name("factory", name, _callables(module))
-            raise type(error)(f"{error} (looked in {source})")
+            unknown = unknown_name("factory", name, _callables(module))
+            raise NameNotFoundError(f"{unknown} (looked in {source})")
         found = getattr(found, part)
     if not callable(found):
         kind = type(found).__name__

@@ -1,7 +1,8 @@
-"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009) as torchvision reads them."""
+"""CIFAR-10, and CIFAR-100 with its fine classes (Krizhevsky 2009), as torchvision reads them."""
 
 from __future__ import annotations
 
+import functools
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,32 +15,22 @@ from shoal.data.dataset import DataSet, Reading, data_sets
 from shoal.data.images import Pixels
 from shoal.errors import ConfigError, DataError
 
-__all__ = ["load_cifar10", "load_cifar100"]
 
-
-@data_sets.register("cifar10")
-def load_cifar10(root: str, options: Reading) -> DataSet:
-    """Return CIFAR-10: 50,000 training images less the validation part, and the official test set.
+def _load(name: str, reader_name: str, root: str, options: Reading) -> DataSet:
+    """Return the training images less the validation part, and the official test images.
 
     "auto" augmentation mirrors and shifts by up to an eighth: 4 of 32 pixels.
 
     Args:
-        root: the folder that holds `cifar-10-batches-py`.
+        name: of the data set.
+        reader_name: of torchvision's class.
+        root: the folder that holds `cifar-10-batches-py` or `cifar-100-python`.
         options: how to read it.
 
     Raises:
+        ConfigError: no root was given.
         DataError: the files are not there, and `download` is off or fails.
     """
-    return _load("cifar10", "CIFAR10", root, options)
-
-
-@data_sets.register("cifar100")
-def load_cifar100(root: str, options: Reading) -> DataSet:
-    """Return CIFAR-100 (`cifar-100-python` in `root`) with its 100 fine classes, as CIFAR-10."""
-    return _load("cifar100", "CIFAR100", root, options)
-
-
-def _load(name: str, reader_name: str, root: str, options: Reading) -> DataSet:
     if not root:
         raise ConfigError(f"the data set '{name}' needs its folder: write '{name}:FOLDER'")
     from shoal.compat import import_torchvision
@@ -77,3 +68,7 @@ def _read(
             "give the right folder, or fetch it with download=True"
         ) from error
     return data.data, np.asarray(data.targets, dtype=np.int64), list(data.classes)
+
+
+for _name, _reader in (("cifar10", "CIFAR10"), ("cifar100", "CIFAR100")):
+    data_sets.register(_name)(functools.partial(_load, _name, _reader))

@@ -122,7 +122,6 @@ def _class_names(folder: Path) -> list[str]:
 
 
 def _list_files(folder: Path, classes: Sequence[str]) -> _Files:
-    """Return all image files below the class folders, in alphabetical order."""
     paths: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
@@ -153,7 +152,6 @@ def _check_all_classes(files: _Files, classes: Sequence[str]) -> None:
 
 
 def _same_classes(folder: Path, part: str, classes: Sequence[str]) -> _Files:
-    """Return the files of `val` or `test`, whose classes must be those of `train`."""
     names = _class_names(folder)
     for name in sorted(set(names) ^ set(classes)):
         has, lacks = (part, "train") if name in names else ("train", part)

@@ -91,8 +91,14 @@ def _from_factory(spec: str, options: Reading) -> DataSet:
 
 
 _OF_BUILT_IN = (
-    "train_samples", "val_fraction", "val_samples", "image_size", "mean", "std", "augment"
-)  # fmt: skip
+    "train_samples",
+    "val_fraction",
+    "val_samples",
+    "image_size",
+    "mean",
+    "std",
+    "augment",
+)
 
 
 def _check_unused(target: str, options: Reading) -> None:

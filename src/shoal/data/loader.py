@@ -156,10 +156,6 @@ class ImageLoader:
         together see exactly the samples and augmentations that one process sees. One exception: a
         last batch of fewer than `world` samples is omitted, since a rank would get none of it.
 
-        Args:
-            rank: this process, 0 to world - 1.
-            world: the number of processes.
-
         Raises:
             ConfigError: the rank does not exist, or a batch has fewer samples than `world`.
             DataError: there are fewer samples than `world`.

@@ -1,6 +1,7 @@
 """Seeded, stratified choices of samples; every data source makes its parts with these.
 
-The same seed gives the same choice in every process, run and version of Python. scikit-learn's
+`labels` are the classes of all samples, `[N]`. The same seed gives the same choice in every
+process, run and version of Python; choices of different purposes are independent. scikit-learn's
 `train_test_split(stratify=...)` does not serve: it leaves a rare class out of one side (of classes
 of 100, 100 and 3 images, a tenth has 11, 10 and 0), and refuses to split off fewer samples than
 there are classes.
@@ -44,11 +45,7 @@ def stratified_counts(sizes: Sequence[int], total: int) -> Indices:
 def stratified_subset(labels: Indices, count: int, *, seed: int, purpose: str) -> Indices:
     """Return the sorted positions of `count` samples with the classes in the labels' proportions.
 
-    Args:
-        labels: the class of every sample, `[N]`.
-        count: how many; all of them if there are fewer.
-        seed: the user's seed.
-        purpose: what the subset is for; other purposes draw independently.
+    Returns all positions if there are fewer.
 
     Raises:
         OptionError: `count` is below 1.
@@ -73,10 +70,10 @@ def stratified_split(
     """Split samples into a part of about `fraction` and the rest, both with every class.
 
     Args:
-        labels: the class of every sample, `[N]`.
+        labels: the classes of the samples.
         fraction: the share of the part, between 0 and 1.
         seed: the user's seed.
-        purpose: what the part is for, also for messages ("validation").
+        purpose: of the part, also for messages ("validation").
         classes: names of the classes for messages.
 
     Returns:

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from torch import nn
 
-from shoal.errors import ConfigError
+from shoal.errors import OptionError
 from shoal.registry import Registry
 
 __all__ = ["check_counts", "models", "register_model"]
@@ -38,4 +38,4 @@ def check_counts(**counts: int) -> None:
     """Raise `ConfigError` for the first of the named counts that is not a positive integer."""
     for name, value in counts.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ConfigError(f"{name} is {value!r}: it must be an integer of at least 1")
+            raise OptionError(name, value, "a whole number of at least 1")

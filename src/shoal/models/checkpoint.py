@@ -217,7 +217,7 @@ def _prefixes(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[
 def _compare(
     weights: Mapping[str, Tensor], prefix: str, own: Mapping[str, Tensor], path: Path
 ) -> _Match:
-    """Hold the file's names under `prefix` against the model's.
+    """Compare the file's names under `prefix` with the model's.
 
     Names outside the prefix belong to whatever wrapped the model (a counter of averaged models, a
     loss with weights): they do not count as unexpected.
@@ -271,7 +271,6 @@ def _dtype(tensor: Tensor) -> str:
 
 
 def _mismatch(match: _Match, own: Mapping[str, Tensor]) -> str:
-    """Return the one line that says how the file and the model differ."""
     report, parts = match.report, []
     if report.missing:
         count = f"{len(report.missing)} of {len(own)}"

@@ -172,7 +172,6 @@ def _factory(spec: ModelSpec) -> Callable[..., Any]:
 
 
 def _torchvision_factory(name: str) -> Callable[..., nn.Module]:
-    """Return a factory that takes `num_classes` together with pretrained weights."""
     api = import_torchvision().models
     classifiers = api.list_models(module=api)
     if name not in classifiers:
@@ -237,7 +236,6 @@ def _is_module(name: str) -> bool:
 
 
 def _incomplete(target: str) -> ConfigError:
-    """Return the error for a spec without a colon, with what was probably meant."""
     path = Path(target.rstrip(":"))
     if path.suffix == ".py":
         return ConfigError(f"'{target}' names no factory: write {path}:NAME of the function")

@@ -86,11 +86,12 @@ class Recipe(Options):
     )
     distill: float = option(
         0.0,
-        "Weight of learning from the dense network's outputs. Helps where there are few epochs.",
+        "Weight of distillation: learning from the dense network's outputs. Helps when there are "
+        "few epochs.",
         check=between(0, 1),
     )
     temperature: float = option(
-        4.0, "Temperature of that learning (Hinton et al. 2015).", check=above(0)
+        4.0, "Temperature of distillation (Hinton et al. 2015).", check=above(0)
     )
     early_stop: int | None = option(
         None,

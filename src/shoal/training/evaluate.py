@@ -95,7 +95,6 @@ def evaluate(
 def _measure(
     network: nn.Module, batch: Batch, device: torch.device, precision: str
 ) -> tuple[float, float]:
-    """Return the sums of loss and hits of a batch."""
     with autocast(precision, device):
         logits = logits_of(network(*batch.args, **batch.kwargs))
     check_targets(logits, batch.target)

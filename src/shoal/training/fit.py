@@ -31,6 +31,7 @@ from shoal.training.trainer import Trainer
 __all__ = ["fit"]
 
 
+# Long because each of its arguments is explained; the body is short.
 def fit(
     network: nn.Module,
     train: Any,

@@ -37,14 +37,13 @@ def logits_of(output: Any) -> Tensor:
 
 
 def check_targets(logits: Tensor, target: Tensor | None) -> None:
-    """Raise `DataError` unless `target` fits `logits`.
+    """Check that `target`, class indices `[B]` or probabilities `[B, classes]`, fits `logits`.
 
     Class indices must lie in the range of the outputs: on a GPU a wrong one would end the process,
     not the call.
 
-    Args:
-        logits: `[B, classes]`.
-        target: class indices `[B]`, or probabilities `[B, classes]`.
+    Raises:
+        DataError: it does not, or the logits are not `[B, classes]`.
     """
     if logits.ndim != 2:
         raise DataError(
@@ -92,13 +91,8 @@ def sample_losses(logits: Tensor, target: Tensor, smoothing: float = 0.0) -> Ten
 def distillation_losses(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """Return T² · KL(teacher ‖ student) of the softened outputs for each sample, `[B]`.
 
-    The form of Hinton et al. 2015: the factor T² keeps the gradient's size independent of T, and
-    the gradient is zero where both agree.
-
-    Args:
-        student: logits `[B, classes]`.
-        teacher: logits `[B, classes]`.
-        temperature: T, which divides both.
+    The form of Hinton et al. 2015, of logits `[B, classes]` that the temperature T divides: the
+    factor T² keeps the gradient's size independent of T, and the gradient is zero where both agree.
     """
     if student.shape != teacher.shape:
         raise TrainingError(
@@ -118,5 +112,5 @@ def count_hits(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def _at_least_fp32(values: Tensor) -> Tensor:
-    """Return `values` in fp32 unless they are fp64: a softmax in half precision loses digits."""
+    # A softmax in half precision loses digits.
     return values if values.dtype in (torch.float32, torch.float64) else values.float()

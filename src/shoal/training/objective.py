@@ -114,7 +114,7 @@ class Objective(nn.Module):
 
     @torch.no_grad()
     def _hits(self, output: Any, batch: Batch) -> Tensor | None:
-        """Return the number of hits if logits and targets look like a classification's."""
+        """Return the number of hits; None if the outputs or the targets do not classify."""
         target = batch.target
         if target is None:
             return None
@@ -125,7 +125,6 @@ class Objective(nn.Module):
 
 
 def _summed(loss: Any, size: int) -> Tensor:
-    """Return the sum over `size` samples of a loss given as their mean or one by one."""
     if isinstance(loss, Tensor) and loss.numel() == 1 and loss.ndim <= 1:
         return loss.reshape(()) * size
     if isinstance(loss, Tensor) and loss.shape == (size,):

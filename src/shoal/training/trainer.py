@@ -126,7 +126,12 @@ class Trainer:
         self._has_batch_norm = any(isinstance(m, _BatchNorm) for m in objective.network.modules())
         self._model: nn.Module = objective
         if world() > 1:
-            self._model = self._in_parallel()
+            # A captured network may hold parameters that no output depends on: data parallelism
+            # would wait for their gradients for ever unless it looks for them, and warns if there
+            # are none.
+            message = "find_unused_parameters=True was specified"
+            warnings.filterwarnings("ignore", message=message)
+            self._model = DistributedDataParallel(objective, find_unused_parameters=True)
 
     def train_epoch(self, epoch: int) -> EpochSums:
         """Train one epoch (from 0) in train mode.
@@ -219,16 +224,10 @@ class Trainer:
         return learning_rate(recipe, done, steps_per_epoch=self.steps, epochs=self.epochs)
 
     def _sync(self, *, last: bool) -> AbstractContextManager[None]:
-        """Return the context that keeps processes from exchanging gradients before the last."""
+        """Return the context in which processes exchange gradients at the last batch only."""
         if last or not isinstance(self._model, DistributedDataParallel):
             return nullcontext()
         return self._model.no_sync()
-
-    def _in_parallel(self) -> nn.Module:
-        # A captured network may hold parameters that no output depends on: data parallelism would
-        # wait for their gradients for ever unless it looks for them, and warns if there is none.
-        warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
-        return DistributedDataParallel(self.objective, find_unused_parameters=True)
 
 
 def _grouped(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
