@@ -5,21 +5,23 @@ from __future__ import annotations
 import copy
 import functools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor, nn
 
 from shoal.data import DataSet, load_data
-from shoal.measure import Benchmark, Latency, Ratio, SideBySide
+from shoal.measure import Latency, Ratio, SideBySide, count_macs, count_params, depth
 from shoal.merge.merge import merge_
-from shoal.methods import compress
+from shoal import compress
 from shoal.network import Network, capture
-from shoal.search import task
+from shoal.search.data import Data
 from shoal.search.ending import Ending
+from shoal.search.gauge import Figures, MachineGauge
+from shoal.search.moves import Move
+from shoal.search.records import LatencyReport
 from shoal.search.result import Result
 from shoal.training import fit
 
@@ -103,8 +105,9 @@ DEFAULTS: Mapping[str, Any] = {
 def run(out: Path | None = None, model: nn.Module | None = None, **options: Any) -> Result:
     """Compress the trained `Small` (or `model`) on the small digits."""
     data = digits()
-    given = {**DEFAULTS, "test": data.test, **options}
+    given = {"method": "easier", **DEFAULTS, "test": data.test, **options}
     loaders = given.pop("train", data.train), given.pop("val", data.val)
+    given.setdefault("gauge", FakeGauge(loaders[1]))
     return compress(captured() if model is None else model, *loaders, out=out, **given)
 
 
@@ -121,20 +124,8 @@ def result_of(folder: Path) -> dict[str, Any]:
 
 
 def facts(result: Result) -> dict[str, Any]:
-    """Return an in-memory result as `result.json` spells it, without what depends on the clock."""
-    return without_times(
-        {
-            "dense": result.dense.to_dict(),
-            "final": result.final.to_dict(),
-            "steps": [step.to_dict() for step in result.steps],
-            "removed": result.removed,
-            "total": result.total,
-            "unit": result.unit,
-            "stopped": result.stopped,
-            "merge": result.merge.to_dict(),
-            "notes": list(result.notes),
-        }
-    )
+    """Return a result as `result.json` spells it, without what depends on the clock."""
+    return without_times(result.to_dict())
 
 
 def removals(result: Result) -> list[tuple[str, ...]]:
@@ -151,38 +142,77 @@ def same_weights(one: nn.Module, other: nn.Module) -> bool:
     )
 
 
-def skip_latency(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a search take a latency of 1 ms for granted: measuring it is most of a small run."""
-    latency = Latency(1.0, 1.0, 1.0, 1, 1, 1, "cpu", 1, (1.0,))
+class FakeGauge(MachineGauge):
+    """Measures quality and work truly and takes every latency for 1 ms: timing is most of a run.
 
-    def figures(net: nn.Module, inputs: Any, baseline: Any = None, **options: Any) -> Benchmark:
-        return Benchmark(latency, 1000, sum(p.numel() for p in net.parameters()), 5, 1)
+    Args:
+        val: the validation data.
+        quality: takes the place of the accuracy: gives a network's quality.
+        saved: takes the place of what each move saves: 1 ms of 40.
+        speedup: how much faster than dense every network is.
+    """
 
-    def even(*given: Any) -> Ratio:
-        return Ratio.of([1.0], [1.0])
+    def __init__(
+        self,
+        val: Iterable[Any],
+        *,
+        quality: Callable[[Network], float] | None = None,
+        saved: Callable[[Network, Sequence[Move]], tuple[float, Mapping[str, float]]] | None = None,
+        speedup: float = 1.0,
+    ) -> None:
+        judge = None if quality is None else lambda network, data: quality(network)
+        super().__init__(Data((), val), evaluate=judge)
+        self.saved = saved
+        self.speedup = speedup
 
-    def merged(self: task.Task, dense: Network, best: Network) -> Ending:
+    def measure(self, network: Network) -> Figures:
+        """Count, and time nothing."""
+        args, kwargs = network.example_inputs(1)
+        inputs = kwargs or args
+        macs, params = count_macs(network, inputs), count_params(network)
+        return Figures(macs.total, params, depth(network), 1.0)
+
+    def ratio(self, dense: Network, network: Network) -> Ratio:
+        """Return the same for every network."""
+        return Ratio.of([self.speedup], [1.0])
+
+    def saved_ms(
+        self, network: Network, moves: Sequence[Move], how: str
+    ) -> tuple[float, Mapping[str, float]]:
+        """Return what the table says."""
+        if self.saved is not None:
+            return self.saved(network, moves)
+        return 40.0, {move.title: 1.0 for move in moves}
+
+    def paddings(self, network: Network) -> list[tuple[str, str]]:
+        """Move none."""
+        return []
+
+    def ending(self, dense: Network, best: Network) -> Ending:
+        """Merge whatever can be merged."""
         network = best.copy()
         report = merge_(network, policy="always")
+        latency = Latency(1.0, 1.0, 1.0, 1, 1, 1, "cpu", 1, (1.0,))
         names = ("dense", "dense_folded", "result", "result_merged")
         eager = SideBySide("eager", "dense_folded", dict.fromkeys(names, latency), {})
-        times = {f"{name}_ms": 1.0 for name in names}
         return Ending(
             network,
             report,
-            {
-                "batch": 1,
-                **times,
-                "speedup": even().to_dict(),
-                "runtimes": [eager.to_dict()],
-                "merged_depth": report.depth_after,
-                "merged_macs": report.macs_after,
-            },
+            LatencyReport(
+                batch=1,
+                runtime="eager",
+                dense_ms=1.0,
+                dense_folded_ms=1.0,
+                result_ms=1.0,
+                result_merged_ms=1.0,
+                speedup=Ratio.of([1.0], [1.0]).to_dict(),
+                runtimes=(eager.to_dict(),),
+                merge_max_rel_error=report.max_rel_error,
+                merged_depth=report.depth_after,
+                merged_macs=report.macs_after,
+                merged_params=count_params(network),
+            ),
         )
-
-    monkeypatch.setattr(task, "benchmark", figures)
-    monkeypatch.setattr(task.Task, "_ratio", even)
-    monkeypatch.setattr(task.Task, "ending", merged)
 
 
 def relabelled(batches: Iterable[Any], shift: int) -> list[Any]:

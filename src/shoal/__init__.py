@@ -57,7 +57,7 @@ _HOMES = {
     "block_costs": "shoal.surgery.block_costs",
     "capture": "shoal.network",
     "collapse_": "shoal.surgery",
-    "compress": "shoal.methods",
+    "compress": "shoal.search.compress",
     "data": "",
     "drop_": "shoal.surgery",
     "export": "shoal.runtimes",
@@ -84,6 +84,8 @@ __all__ = ["__version__", *_HOMES]
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'shoal' has no attribute '{name}'")
+    if name == "compress":  # whoever compresses needs the methods
+        importlib.import_module("shoal.methods")
     home = _HOMES[name]
     found = importlib.import_module(home or f"shoal.{name}")
     value = getattr(found, name) if home else found

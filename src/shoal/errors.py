@@ -19,6 +19,7 @@ __all__ = [
     "DataError",
     "FileError",
     "NameNotFoundError",
+    "NothingToRemoveError",
     "OptionError",
     "PlanError",
     "RunError",
@@ -79,6 +80,10 @@ class NameNotFoundError(ShoalError, LookupError):
 
 class FileError(ShoalError, OSError):
     """A file or folder cannot be read or written: it is missing, in use, or the disk is full."""
+
+
+class NothingToRemoveError(ConfigError):
+    """The network has nothing that the method could remove."""
 
 
 class PlanError(ShoalError):

@@ -89,6 +89,10 @@ class Registry(Generic[T]):
     def __iter__(self) -> Iterator[str]:
         return iter([*self._entries, *(n for n in self._points() if n not in self._entries)])
 
+    def registered(self) -> dict[str, T]:
+        """Return the entries that are there without importing an entry point."""
+        return dict(self._entries)
+
     def names(self) -> list[str]:
         """Return all names, sorted."""
         return sorted(self)

@@ -23,9 +23,9 @@ from shoal.errors import ShoalError
 from shoal.extras.energy import Energy, EnergyMeter, inference_energy, total_energy
 from shoal.modes import device_of
 from shoal.network import Network
+from shoal.search.lab import Lab
 from shoal.search.meter import Spent
 from shoal.search.records import Step
-from shoal.search.task import Task
 from shoal.training import fit
 
 __all__ = ["SearchEnergy"]
@@ -64,7 +64,7 @@ class SearchEnergy:
         spent.energy = meter.energy.to_dict()
 
     def summary(
-        self, dense: Network, best: Network, steps: Sequence[Step], task: Task
+        self, dense: Network, best: Network, steps: Sequence[Step], lab: Lab
     ) -> dict[str, Any]:
         """Measure dense and result, and put them beside what the search's training took.
 
@@ -72,7 +72,7 @@ class SearchEnergy:
             dense: the dense network; it is left as it is.
             best: the result; likewise.
             steps: all steps of the search.
-            task: its data and options.
+            lab: its data and options.
 
         Returns:
             JSON values: `training` of the search (None if no step's was measured), `epoch` of
@@ -81,8 +81,8 @@ class SearchEnergy:
             `estimated` and `source` say how the figures are known.
         """
         networks = {"dense": dense, "result": best}
-        epoch = self._epochs(networks, task)
-        inference = self._inference(networks, task)
+        epoch = self._epochs(networks, lab)
+        inference = self._inference(networks, lab)
         measured = [Energy.from_dict(step.energy) for step in steps if step.energy is not None]
         saved = None
         if epoch:
@@ -99,7 +99,7 @@ class SearchEnergy:
             "epoch": _by_name(epoch) or None,
             "inference": {
                 "samples": _IMAGES,
-                "batch": task.search.latency_batch,
+                "batch": lab.machine.latency_batch,
                 **_by_name(inference),
             },
             "training_time_saved_percent": saved,
@@ -107,13 +107,13 @@ class SearchEnergy:
             "source": one.source if one is not None else "",
         }
 
-    def _inference(self, networks: Mapping[str, Network], task: Task) -> dict[str, Energy]:
+    def _inference(self, networks: Mapping[str, Network], lab: Lab) -> dict[str, Energy]:
         if not is_main():
             return {}
         parts: dict[str, list[Energy]] = {name: [] for name in networks}
         for _ in range(_ROUNDS):
             for name, network in networks.items():
-                inputs = task.example(task.search.latency_batch, device_of(network))
+                inputs = lab.data.example(lab.machine.latency_batch, device_of(network))
                 found = inference_energy(
                     network, inputs, images=_IMAGES, country=self.country, min_seconds=_SECONDS
                 )
@@ -122,17 +122,17 @@ class SearchEnergy:
 
     # ------------------------------------------------------------------ an epoch of training
 
-    def _epochs(self, networks: Mapping[str, Network], task: Task) -> dict[str, Energy]:
+    def _epochs(self, networks: Mapping[str, Network], lab: Lab) -> dict[str, Energy]:
         """Return the energy of an epoch of each network; empty if it cannot be known."""
-        if task.custom_fit is not None:
+        if lab.task.fit is not None:
             return {}
         parts: dict[str, list[Energy]] = {name: [] for name in networks}
         try:
-            plans = {name: self._plan(network, task) for name, network in networks.items()}
+            plans = {name: self._plan(network, lab) for name, network in networks.items()}
             for _ in range(_ROUNDS):
                 for name, network in networks.items():
                     with self.training() as spent:
-                        plans[name].train(network, task)
+                        plans[name].train(network, lab)
                     if spent.energy is not None:
                         taken = Energy.from_dict(spent.energy)
                         parts[name].append(taken.scaled(1 / plans[name].share))
@@ -142,13 +142,13 @@ class SearchEnergy:
             name: total_energy(found).scaled(1 / _ROUNDS) for name, found in parts.items() if found
         }
 
-    def _plan(self, network: Network, task: Task) -> _Plan:
+    def _plan(self, network: Network, lab: Lab) -> _Plan:
         """Return how much training takes long enough; alike in all processes."""
-        whole = _batches(task)
+        whole = _batches(lab)
         warm_up = _Plan(min(_WARM_UP, whole), 1, whole)
-        warm_up.train(network, task)
+        warm_up.train(network, lab)
         started = time.perf_counter()
-        warm_up.train(network, task)
+        warm_up.train(network, lab)
         wanted = math.ceil(warm_up.batches * _SECONDS / (time.perf_counter() - started))
         wanted = int(sum_across(torch.tensor(wanted if is_main() else 0)))
         return _Plan(min(wanted, whole), math.ceil(wanted / whole), whole)
@@ -173,27 +173,27 @@ class _Plan:
         """How many of the search's epochs that is."""
         return self.batches * self.epochs / self.whole
 
-    def train(self, network: Network, task: Task) -> None:
+    def train(self, network: Network, lab: Lab) -> None:
         """Train a copy, as the search does but without a teacher."""
-        loader: Any = task.train
+        loader: Any = lab.data.train
         if isinstance(loader, ImageLoader):
             loader = loader.take(self.batches * loader.batch_size)
         elif self.batches < self.whole:
             loader = list(islice(loader, self.batches))
-        recipe = replace(task.search.recipe, distill=0.0, early_stop=None)
+        recipe = replace(lab.recipe, distill=0.0, early_stop=None)
         fit(
             network.copy(),
             loader,
             epochs=self.epochs,
             recipe=recipe,
-            seed=task.search.seed,
+            seed=lab.options.seed,
             device=device_of(network),
         )
 
 
-def _batches(task: Task) -> int:
+def _batches(lab: Lab) -> int:
     """Return the number of batches of an epoch."""
-    loader: Any = task.train
+    loader: Any = lab.data.train
     return len(loader)
 
 

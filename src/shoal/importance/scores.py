@@ -74,6 +74,10 @@ class Scores(Mapping[str, float]):
             raise ConfigError(f"cannot pick {count} names: give at least 1")
         return sorted(self.by_name, key=self.by_name.__getitem__)[:count]
 
+    def worth_removing(self) -> list[str]:
+        """Return all names, lowest first, without the infinite: their removal saves no latency."""
+        return [name for name in self.lowest(len(self) or 1) if math.isfinite(self[name])]
+
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON values."""
         return {

@@ -1,36 +1,7 @@
-"""The published systems and ours: short programs over importance, surgery and training."""
+"""The published systems and ours, one file each; a new file in this folder is a new method."""
 
 from __future__ import annotations
 
-from shoal.methods.easier import Easier
-from shoal.methods.layer_pruning import LayerPruning
-from shoal.methods.shoal import Shoal
-from shoal.search.compress import compress
-from shoal.search.engine import search
-from shoal.search.legacy import (
-    Method,
-    Proposal,
-    Search,
-    Situation,
-)
-from shoal.search.listener import Listener
-from shoal.search.method import methods
-from shoal.search.records import Metrics, Step
-from shoal.search.result import Result
+from shoal.registry import import_modules
 
-__all__ = [
-    "Easier",
-    "LayerPruning",
-    "Listener",
-    "Method",
-    "Metrics",
-    "Proposal",
-    "Result",
-    "Search",
-    "Shoal",
-    "Situation",
-    "Step",
-    "compress",
-    "methods",
-    "search",
-]
+import_modules(__name__, __path__)

@@ -6,28 +6,25 @@ within δ, and the last network within δ is kept.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+from typing_extensions import override
 
 from shoal import options
 from shoal.errors import TrainingError
-from shoal.importance import Scores
-from shoal.network import Network
 from shoal.options import at_least, one_of, option
-from shoal.search.legacy import Proposal, Search, Situation
-from shoal.search.method import register_method
-from shoal.search.records import Step
-from shoal.search.scoring import chosen_criterion, score_candidates, unsettled_note, worth_removing
-from shoal.surgery import LineMoments, linearize_
+from shoal.search.method import Method, Progress, register_method
 
-__all__ = ["POSITIONS", "Easier"]
+if TYPE_CHECKING:
+    from shoal.importance import Scores
+    from shoal.search.lab import Lab
 
-POSITIONS = 8192  # of each batch, for the fit of a line
+__all__ = ["Easier"]
 
 
 @register_method("easier")
-class Easier:
+class Easier(Method):
     """Scores all sites in one pass, which also fits the lines, and linearizes the lowest.
 
     Any criterion for sites may take the entropy's place.
@@ -66,44 +63,47 @@ class Easier:
             "what is slow goes sooner.",
         )
 
-    unit: ClassVar[str] = "rectifiers"
-    reads: ClassVar[frozenset[str]] = frozenset({"how", "per_latency"})
+    scores: ClassVar[str] = "site"
 
-    def __init__(self, search: Search) -> None:
-        self.search = search
-        chosen_criterion(search, "site", wanted=1)  # raises for one that makes no sense
+    @override
+    def progress(self, lab: Lab) -> Progress:
+        total = lab.base.sites_left
+        done = total - lab.network.sites_left
+        return Progress(done, total, "rectifiers", per_step=self.options.per_step)
 
-    def candidates(self, network: Network) -> list[str]:
-        """Return the sites that still have their rectifier."""
-        return [site.name for site in network.sites if site.linearized is None]
+    @override
+    def nothing_to_remove(self, lab: Lab) -> str:
+        if lab.network.sites_left:
+            return ""
+        return "the network has no rectifier to linearize: choose method layer_pruning or shoal"
 
-    def nothing_to_remove(self, network: Network) -> str:
-        """Return why there is no candidate in a network that was just captured."""
-        return "the network has no rectifier to linearize: choose --method layer_pruning or shoal"
-
-    def propose(
-        self, network: Network, data: Iterable[Any], count: int, situation: Situation
-    ) -> Proposal | None:
-        """Choose the `count` sites with the lowest scores; None where none is left to save time."""
-        criterion = chosen_criterion(self.search, "site", wanted=count)
-        moments = LineMoments(positions=POSITIONS) if self.search.how == "line" else None
-        beside = [] if moments is None else [moments]
-        scores = score_candidates(criterion, network, data, self.search, situation, beside)
-        _check_alive(scores, situation.history)
-        names = tuple(worth_removing(scores)[:count])
+    @override
+    def step(self, lab: Lab) -> bool:
+        chosen = self.options
+        if lab.network.sites_left == 0:
+            return lab.done()
+        count = lab.at_most(chosen.per_step)
+        scores = lab.score(
+            chosen.criterion,
+            "site",
+            wanted=count,
+            how=chosen.how,
+            samples=chosen.samples,
+            per_latency=chosen.per_latency,
+            fit_lines=chosen.how == "line",
+        )
+        _check_alive(scores, lab)
+        names = scores.worth_removing()[:count]
         if not names:
-            return None
-        lines = moments.lines() if moments is not None else None
-
-        def apply(target: Network) -> None:
-            linearize_(target, names, how=self.search.how, lines=lines)
-
-        return Proposal("linearize", names, scores, apply, unsettled_note(scores, self.search))
+            return lab.done("no removal that is left was measured to save time")
+        lab.linearize(names, chosen.how)
+        lab.train()
+        return True
 
 
-def _check_alive(scores: Scores, history: Sequence[Step]) -> None:
+def _check_alive(scores: Scores, lab: Lab) -> None:
     """Stop if every neuron of a site is always OFF now and was not when the search began."""
-    first = next((step.scores for step in history if step.scores), {})
+    first = next((step.scores for step in lab.history if step.scores), {})
     for name, detail in scores.details.items():
         dead = detail.get("channels") and detail.get("always_off") == detail.get("channels")
         if dead and first.get(name, 0.0) > 0.0:

@@ -14,27 +14,25 @@ All are options of one loop:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+from typing_extensions import override
 
 from shoal import options
 from shoal.errors import ConfigError
-from shoal.importance import Criterion, stages
-from shoal.importance.candidates import block_candidates
-from shoal.importance.criteria import ALL
-from shoal.network import Network
 from shoal.options import at_least, option
-from shoal.search.legacy import Proposal, Search, Situation
-from shoal.search.method import register_method
-from shoal.search.scoring import chosen_criterion, score_candidates, unsettled_note, worth_removing
-from shoal.surgery import drop_
+from shoal.search.method import Method, Progress, register_method
+
+if TYPE_CHECKING:
+    from shoal.network import Network
+    from shoal.search.lab import Lab
 
 __all__ = ["LayerPruning"]
 
 
 @register_method("layer_pruning")
-class LayerPruning:
+class LayerPruning(Method):
     """Scores all removable blocks and drops the lowest.
 
     Published code keeps the first block and two blocks in each stage: `keep_first=True,
@@ -75,72 +73,77 @@ class LayerPruning:
             "what is slow goes sooner.",
         )
 
-    unit: ClassVar[str] = "blocks"
-    reads: ClassVar[frozenset[str]] = frozenset({"keep_first", "keep_per_stage", "per_latency"})
-    defaults: ClassVar[Mapping[str, Any]] = {"criterion": "cka"}
+    scores: ClassVar[str] = "block"
 
-    def __init__(self, search: Search) -> None:
-        self.search = search
-        self._criterion(1)  # raises for one that makes no sense
+    @override
+    def progress(self, lab: Lab) -> Progress:
+        done = len(lab.network.plan.names("drop")) - len(lab.base.plan.names("drop"))
+        total = len(self._candidates(lab, lab.base))
+        return Progress(done, total, "blocks", per_step=self.options.per_step)
 
-    def candidates(self, network: Network) -> list[str]:
-        """Return the blocks that can be dropped without falling below the floors."""
-        kept = _Floors(network, self.search)
-        return [b.name for b in network.blocks if b.removable and kept.allow(b.name)]
-
-    def nothing_to_remove(self, network: Network) -> str:
-        """Return why there is no candidate in a network that was just captured."""
-        try:
-            block_candidates(network)
-        except ConfigError as error:
-            return str(error)
-        return "keep_first and keep_per_stage keep every block that could be removed: lower them"
-
-    def propose(
-        self, network: Network, data: Iterable[Any], count: int, situation: Situation
-    ) -> Proposal | None:
-        """Choose up to `count` blocks with the lowest scores, within the floors.
-
-        None where none is left whose removal saves time, if importance is divided by that.
-
-        Raises:
-            ConfigError: the criterion scores none of the candidates.
-            TrainingError: the network computes NaN.
-        """
-        criterion = self._criterion(count)
-        scores = score_candidates(criterion, network, data, self.search, situation)
-        floors = _Floors(network, self.search)
-        chosen: list[str] = []
-        worthy = worth_removing(scores)
-        if scores and not worthy:
-            return None
-        for name in worthy:
-            if len(chosen) < count and floors.allow(name):
-                floors.drop(name)
-                chosen.append(name)
-        if not chosen:
-            raise ConfigError(
-                f"the criterion '{self.search.criterion}' scores no block that can be dropped: "
-                "choose another one"
+    @override
+    def nothing_to_remove(self, lab: Lab) -> str:
+        blocks = lab.network.blocks
+        if not blocks:
+            return "the network has no residual block: choose a method or a criterion for sites"
+        if not any(block.removable for block in blocks):
+            return (
+                f"none of the network's {len(blocks)} residual blocks can be removed; "
+                f"'{blocks[0].name}': {blocks[0].reason}"
             )
-        names = tuple(chosen)
-        notes = unsettled_note(scores, self.search)
-        return Proposal("drop", names, scores, lambda target: drop_(target, names), notes)
+        if not self._candidates(lab, lab.network):
+            return (
+                "keep_first and keep_per_stage keep every block that could be removed: lower them"
+            )
+        return ""
 
-    def _criterion(self, count: int) -> Criterion:
-        floors = self.search.keep_first or self.search.keep_per_stage
-        return chosen_criterion(self.search, "block", wanted=ALL if floors else count)
+    def _candidates(self, lab: Lab, network: Network) -> list[str]:
+        """Return the blocks that can be dropped without falling below the floors."""
+        floors = _Floors(lab, network, self.options)
+        return [b.name for b in network.blocks if b.removable and floors.allow(b.name)]
+
+    @override
+    def step(self, lab: Lab) -> bool:
+        chosen = self.options
+        if not self._candidates(lab, lab.network):
+            return lab.done()
+        count = lab.at_most(chosen.per_step)
+        scores = lab.score(
+            chosen.criterion,
+            "block",
+            wanted=None if chosen.keep_first or chosen.keep_per_stage else count,
+            samples=chosen.samples,
+            per_latency=chosen.per_latency,
+        )
+        worthy = scores.worth_removing()
+        if scores and not worthy:
+            return lab.done("no removal that is left was measured to save time")
+        floors = _Floors(lab, lab.network, chosen)
+        names: list[str] = []
+        for name in worthy:
+            if len(names) < count and floors.allow(name):
+                floors.drop(name)
+                names.append(name)
+        if not names:
+            raise ConfigError(
+                f"the criterion '{chosen.criterion}' scores no block that can be dropped: choose "
+                "another one"
+            )
+        lab.drop(names)
+        lab.train()
+        return True
 
 
 class _Floors:
     """How many blocks must stay, and where."""
 
-    def __init__(self, network: Network, search: Search) -> None:
-        self._stage = {name: stage.index for stage in stages(network) for name in stage.blocks}
+    def __init__(self, lab: Lab, network: Network, options: LayerPruning.Options) -> None:
+        stages = lab.stages(network)
+        self._stage = {name: stage.index for stage in stages for name in stage.blocks}
         self._left = Counter(self._stage.values())
-        self._least = search.keep_per_stage
+        self._least = options.keep_per_stage
         first = next(iter(network.blocks), None)
-        self._first = first.name if first is not None and search.keep_first else None
+        self._first = first.name if first is not None and options.keep_first else None
 
     def allow(self, name: str) -> bool:
         """Whether one more block, this one, may go."""

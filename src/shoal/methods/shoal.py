@@ -3,49 +3,39 @@
 LayerMerge (Kim et al. 2024) chooses layers to remove and to merge from tables of importance and of
 measured latency. Here both are taken anew at each step, of the network as it has become: what
 every move saves is measured, and what it costs is predicted by the rise of the loss where the move
-is made and nothing else changes.
+is made and nothing else changes; the most promising ones are then trained briefly.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from torch import Tensor
+from typing_extensions import override
 
 from shoal import options
-from shoal.errors import ConfigError
-from shoal.importance import Scores
-from shoal.importance.collapse_loss import apply_layer
-from shoal.importance.line_loss import computing_line, unchanged
-from shoal.importance.metric import check_metric
-from shoal.importance.replaced import Replacement, replacement_scores
-from shoal.methods.easier import POSITIONS
-from shoal.modes import device_of
-from shoal.network import Network
+from shoal.errors import ConfigError, TrainingError
 from shoal.options import at_least, between, one_of, option
-from shoal.passes.lines import FittedLine
-from shoal.passes.observe import observe
-from shoal.search.legacy import Proposal, Search, Situation
-from shoal.search.listener import Listener
-from shoal.search.method import register_method
-from shoal.search.moves import Move, find_moves, saved_ms
-from shoal.search.records import Step
-from shoal.search.rehearsal import rehearsed_costs
-from shoal.surgery import LineMoments, drop_, linearize_
-from shoal.surgery.collapse import collapsed_layers, put_collapsed_
-from shoal.surgery.fit_conv import FittedLayer
-from shoal.surgery.fit_stretches import fit_stretches
+from shoal.search.method import Method, Progress, register_method
+
+if TYPE_CHECKING:
+    from shoal.importance import Scores
+    from shoal.search.fitted import Fitted
+    from shoal.search.lab import Lab
+    from shoal.search.moves import Move
 
 __all__ = ["Shoal"]
 
+_BATCHES = 20  # of a rehearsal
+_NONE = "no removal that is left was measured to save time"
+
 
 @register_method("shoal")
-class Shoal:
+class Shoal(Method):
     """Makes, at each step, the moves with the least predicted cost per measured saving.
 
     The criterion is "loss", the rise of the mean cross-entropy in nats, or "accuracy", the points
@@ -99,233 +89,117 @@ class Shoal:
             if not self.moves:
                 raise ConfigError("moves is empty: name one or more of linearize, collapse, drop")
 
-    unit: ClassVar[str] = "rectifiers"
-    reads: ClassVar[frozenset[str]] = frozenset({"how", "moves", "step_saving", "tries"})
-    defaults: ClassVar[Mapping[str, Any]] = {
-        "criterion": "loss",
-        "samples": 1000,
-        "per_step": 8,
-        "step_saving": 0.05,
-        "tries": 3,
-    }
     recipe: ClassVar[str] = "distill"
 
-    def __init__(self, search: Search) -> None:
-        self.search = search
-        try:
-            check_metric(search.criterion)
-        except ConfigError:
-            raise ConfigError(
-                f"criterion is '{search.criterion}': the method 'shoal' predicts what a move costs "
-                "by 'loss' or 'accuracy'"
-            ) from None
+    @override
+    def progress(self, lab: Lab) -> Progress:
+        total, per_step = lab.base.sites_left, self.options.per_step
+        bounded = self.options.step_saving == 1.0  # else a step ends by what it saves
+        done = total - lab.network.sites_left
+        return Progress(done, total, "rectifiers", per_step=per_step if bounded else None)
 
-    def candidates(self, network: Network) -> list[str]:
-        """Return the titles of the moves that are left."""
-        return [move.title for move in find_moves(network, self.search.moves)]
-
-    def nothing_to_remove(self, network: Network) -> str:
-        """Return why there is no candidate in a network that was just captured."""
+    @override
+    def nothing_to_remove(self, lab: Lab) -> str:
+        if lab.find_moves(self.options.moves):
+            return ""
         what = {
             "linearize": "rectifier to linearize",
             "collapse": "stretch to collapse",
             "drop": "block to drop",
         }
-        return f"the network has no {', no '.join(what[kind] for kind in self.search.moves)}"
+        return f"the network has no {', no '.join(what[kind] for kind in self.options.moves)}"
 
-    def propose(
-        self, network: Network, data: Iterable[Any], count: int, situation: Situation
-    ) -> Proposal | None:
-        """Choose moves of one kind that do not touch one another; None if none saves time.
+    @override
+    def step(self, lab: Lab) -> bool:
+        """Make moves of one kind that do not touch one another.
 
-        They are `count` at most, and no more than it takes to save the share of the latency that
-        a step should, or what is missing to the target.
-
-        Raises:
-            TrainingError: the network computes NaN.
+        They are `per_step` at most, and no more than it takes to save the share of the latency
+        that a step should, or what is missing to the target.
         """
-        moves = find_moves(network, self.search.moves)
-        inputs = network.example_inputs(self.search.latency_batch)
-        whole_ms, saved = situation.recall(
-            "saved_ms",
-            lambda: saved_ms(
-                network, moves, inputs[1] or inputs[0], self.search.how, self.search.runtime
-            ),
-        )
+        chosen = self.options
+        moves = lab.find_moves(chosen.moves)
+        if not moves:
+            return lab.done()
+        whole_ms, saved = lab.saved_ms(moves, chosen.how)
         moves = [move for move in moves if saved.get(move.title, 0.0) > 0.0]
         if not moves:
-            return None
-        fitted = _Fitted.of(network, moves, data, self.search)
-        moves = [move for move in moves if move.stretch is None or move.name in fitted.layers]
+            return lab.done(_NONE)
+        fitted = lab.fit_moves(moves, chosen.how, chosen.samples)
+        moves = [move for move in moves if fitted.allows(move)]
         if not moves:
-            return None
-        enough_ms = whole_ms * self._wanted_share(situation.history[-1])
+            return lab.done(_NONE)
+        count = lab.at_most(chosen.per_step)
+        enough_ms = whole_ms * self._wanted_share(lab)
         likely = math.ceil(enough_ms / median(saved[move.title] for move in moves))
-        rehearse = situation.rehearse
-        tries = self.search.tries if rehearse is not None else 0
-        keep = tries or min(count, likely)
-        scores = self._score(network, moves, saved, fitted, data, keep, situation.listener)
-        if rehearse is not None and tries:
-            tried = self._promising(moves, scores)
-            costs = situation.recall(
-                "rehearsed",
-                lambda: rehearsed_costs(
-                    network,
-                    tried,
-                    fitted.make,
-                    rehearse,
-                    data,
-                    samples=self.search.samples,
-                    metric=self.search.criterion,
-                    progress=situation.listener.scored,
-                ),
-                together=True,
-            )
-            scores = _rehearsed(scores, costs, saved)
-        known = [move for move in moves if move.title in scores]
-        chosen = _best_step(known, scores, saved, count, enough_ms)
+        tries = chosen.tries if lab.can_rehearse else 0
+        scores = lab.score_moves(
+            moves,
+            fitted,
+            saved,
+            metric=chosen.criterion,
+            keep=tries or min(count, likely),
+            samples=chosen.samples,
+        )
+        if tries:
+            scores = self._rehearsed(lab, _promising(moves, scores, tries), fitted, scores, saved)
+            moves = [move for move in moves if move.title in scores]
+        lab.make(_best_step(moves, scores, saved, count, enough_ms), fitted)
+        lab.train()
+        return True
 
-        def apply(target: Network) -> None:
-            for move in chosen:
-                fitted.make(move, target)
-
-        return Proposal(chosen[0].kind, tuple(move.name for move in chosen), scores, apply)
-
-    def _promising(self, moves: Sequence[Move], scores: Scores) -> list[Move]:
-        """Return the moves of each kind that are the best by their untrained cost."""
-        by_kind: dict[str, list[Move]] = {}
-        for move in sorted(moves, key=lambda move: scores[move.title]):
-            of_kind = by_kind.setdefault(move.kind, [])
-            if len(of_kind) < self.search.tries:
-                of_kind.append(move)
-        return [move for of_kind in by_kind.values() for move in of_kind]
-
-    def _wanted_share(self, last: Step) -> float:
+    def _wanted_share(self, lab: Lab) -> float:
         """Return the share of the network's latency that the next step should save."""
-        target = self.search.target_latency
+        target, share = lab.options.target_latency, float(self.options.step_saving)
         if target is None:
-            return self.search.step_saving
-        missing = 1.0 - target * last.latency_ratio  # the network's latency is dense's over that
-        return min(self.search.step_saving, missing) if missing > 0.0 else self.search.step_saving
+            return share
+        # The network's latency is dense's over the ratio.
+        missing = 1.0 - target * lab.history[-1].latency_ratio
+        return min(share, missing) if missing > 0.0 else share
 
-    def _score(
+    def _rehearsed(
         self,
-        network: Network,
-        moves: Sequence[Move],
+        lab: Lab,
+        tried: Sequence[Move],
+        fitted: Fitted,
+        scores: Scores,
         saved: Mapping[str, float],
-        fitted: _Fitted,
-        data: Iterable[Any],
-        keep: int,
-        listener: Listener,
     ) -> Scores:
-        """Score moves by predicted cost per millisecond saved, the best `keep` of each kind well.
+        """Return the scores of moves by what they cost once they are trained with for a while.
 
-        A cost below its own standard error (as an estimate for other data) cannot be told from it:
-        the error stands for it, so that among moves that cost nothing the saving decides.
+        The cost is that above the network trained likewise without a move. One below its own
+        standard error is not told from it, as in what is predicted.
         """
-        found = replacement_scores(
-            "shoal",
-            network,
-            [
-                Replacement(
-                    move.title,
-                    move.node,
-                    move.source,
-                    fitted.compute(move),
-                    weight=1.0 / saved[move.title],
-                    group=move.kind,
-                )
-                for move in moves
-            ],
-            data,
-            metric=self.search.criterion,
-            keep=keep,
-            samples=self.search.samples,
-            progress=listener.scored,
-        )
-        errors = {title: found.details[title]["cost_standard_error"] for title in found}
-        costs = {title: max(cost, errors[title]) for title, cost in found.items()}
-        details = {
-            m.title: {
-                **found.details[m.title],
-                "kind": m.kind,
-                "cost": found[m.title],
-                "saved_ms": saved[m.title],
-            }
-            for m in moves
-        }
-        return replace(
-            found,
-            by_name={title: cost / saved[title] for title, cost in costs.items()},
-            standard_errors={t: e / saved[t] for t, e in found.standard_errors.items()},
+        against = lab.trial("no move", batches=_BATCHES)
+        costs: dict[str, tuple[float, float]] = {}
+        failed = ""
+        for done, move in enumerate(tried, start=1):
+            trial = lab.trial(move.title, partial(fitted.make, move), batches=_BATCHES)
+            failed = trial.failed or failed
+            if not trial.failed:
+                options = {"metric": self.options.criterion, "samples": self.options.samples}
+                costs[move.title] = trial.cost_above(against, **options)
+            trial.forget()
+            lab.listener.scored(done, len(tried))
+        if not costs:
+            raise TrainingError(failed)
+        lab.scores = replace(
+            scores,
+            by_name={t: max(cost, error) / saved[t] for t, (cost, error) in costs.items()},
+            standard_errors={t: error / saved[t] for t, (_, error) in costs.items()},
             settled=None,
-            details=details,
+            details={t: {**scores.details[t], "cost_rehearsed": costs[t][0]} for t in costs},
         )
+        return lab.scores
 
 
-@dataclass(frozen=True)
-class _Fitted:
-    """What the moves put in: a line for each site, a layer for each stretch with data enough."""
-
-    lines: Mapping[str, FittedLine]
-    layers: Mapping[str, FittedLayer]
-    network: Network
-    how: str
-
-    @classmethod
-    def of(
-        cls, network: Network, moves: Sequence[Move], data: Iterable[Any], search: Search
-    ) -> _Fitted:
-        lines: Mapping[str, FittedLine] = {}
-        sites = [move.name for move in moves if move.kind == "linearize"]
-        if sites:
-            moments = LineMoments(sites, positions=POSITIONS)
-            observe(network, data, [moments], samples=search.samples)
-            lines = moments.lines()
-        stretches = [move.stretch for move in moves if move.stretch is not None]
-        layers = fit_stretches(network, stretches, data, samples=search.samples, leave_out=True)
-        return cls(lines, layers, network, search.how)
-
-    def compute(self, move: Move) -> Callable[[Tensor], Tensor]:
-        """Return what gives the value of the move's node from that of its source."""
-        if move.kind == "drop" or (move.kind == "linearize" and self.how == "identity"):
-            return unchanged
-        if move.kind == "linearize":
-            site = next(site for site in self.network.sites if site.name == move.name)
-            return computing_line(self.lines[move.name], site, device_of(self.network))
-        like = next(p for p in self.network.parameters() if p.is_floating_point())
-        return partial(apply_layer, self.layers[move.name].layer(like))
-
-    def make(self, move: Move, target: Network) -> None:
-        """Make the move on a network like the one that was scored."""
-        if move.kind == "drop":
-            drop_(target, move.name)
-        elif move.kind == "linearize":
-            linearize_(target, move.name, how=self.how, lines=self.lines)
-        else:
-            stretch = target.stretch(move.name)
-            layers = collapsed_layers(target, stretch, self.layers[move.name])
-            put_collapsed_(target, stretch, *layers)
-
-
-def _rehearsed(
-    scores: Scores, costs: Mapping[str, Sequence[float]], saved: Mapping[str, float]
-) -> Scores:
-    """Return the scores of the moves that were rehearsed, by what they cost then.
-
-    As in `Shoal._score`, a cost below its own standard error is not told from it.
-    """
-    known = {
-        title: {**scores.details[title], "cost_rehearsed": cost}
-        for title, (cost, _) in costs.items()
-    }
-    return replace(
-        scores,
-        by_name={t: max(cost, error) / saved[t] for t, (cost, error) in costs.items()},
-        standard_errors={t: error / saved[t] for t, (_, error) in costs.items()},
-        settled=None,
-        details=known,
-    )
+def _promising(moves: Sequence[Move], scores: Scores, tries: int) -> list[Move]:
+    """Return the moves of each kind that are the best by their untrained cost."""
+    by_kind: dict[str, list[Move]] = {}
+    for move in sorted(moves, key=lambda move: scores[move.title]):
+        of_kind = by_kind.setdefault(move.kind, [])
+        if len(of_kind) < tries:
+            of_kind.append(move)
+    return [move for of_kind in by_kind.values() for move in of_kind]
 
 
 def _best_step(

@@ -12,20 +12,25 @@ from torch import nn
 from shoal.data.batch import split_batch
 from shoal.distributed import default_device, ensure_initialised, world
 from shoal.errors import ConfigError, DataError
+from shoal.importance import criterion_for
 from shoal.models import check_finite
 from shoal.network import Network, capture
 from shoal.network.inputs import resolve_device
 from shoal.network.saving import state_hash
+from shoal.options import Recipe
 from shoal.passes.batches import plain
+from shoal.runtimes import check_runtime
+from shoal.search.data import Data
 from shoal.search.engine import search
-from shoal.search.legacy import legacy
+from shoal.search.gauge import Gauge, MachineGauge
+from shoal.search.lab import Task
 from shoal.search.listener import Listener
 from shoal.search.meter import Meter
+from shoal.search.method import Method
 from shoal.search.result import Result
+from shoal.search.rewind import Rewind
 from shoal.search.run import Run
 from shoal.search.settings import Settings
-from shoal.search.task import Task
-from shoal.training import Recipe
 
 __all__ = ["compress", "working_device"]
 
@@ -34,13 +39,14 @@ def compress(
     model: nn.Module,
     train: Iterable[Any],
     val: Iterable[Any],
-    method: Any = "shoal",
+    method: str | type[Method] | Method | Settings = "shoal",
     max_drop: float = 1.0,
     epochs: int = 1,
     out: str | Path | None = None,
     *,
     test: Iterable[Any] | None = None,
     fit: Callable[[Network], object] | None = None,
+    evaluate: Callable[[Network, Iterable[Any]], float] | None = None,
     recipe: Recipe | str | Mapping[str, Any] | None = None,
     base: str | None = None,
     device: torch.device | str | None = None,
@@ -48,6 +54,7 @@ def compress(
     config: Mapping[str, Any] | None = None,
     identity: Mapping[str, Any] | None = None,
     meter: Meter | None = None,
+    gauge: Gauge | None = None,
     **options: Any,
 ) -> Result:
     """Make a trained network shallower at the accuracy asked for.
@@ -56,8 +63,9 @@ def compress(
         model: the trained classifier, or a captured `Network`. It is left as it is.
         train: training batches with a length; `(inputs, labels)` or as `split_batch` takes them.
         val: validation batches. All choices follow from them, so they must not be the test data.
-        method: a name, which options may follow as in "easier?how=identity", a target such as
-            "path/file.py:Name", a class, or complete `Settings`, which then are all the options.
+        method: a registered name, `path/file.py:Name` or `package.module:Name`, each with options
+            as in "easier?how=identity"; a subclass of `Method`, or an instance of one; or complete
+            `Settings`, which then are all the options.
         max_drop: points of validation accuracy that the result may lose against the dense network.
         epochs: epochs of fine-tuning after each removal.
         out: a folder for every step, the result and a journal. A run that was interrupted goes on
@@ -65,19 +73,23 @@ def compress(
         test: test batches: measured at every step and reported, never used for a choice.
         fit: trains a network in place instead of the built-in trainer. It is called after each
             removal, once before if `dense_epochs` is above 0, and at the end if `final_epochs` is.
+        evaluate: returns the quality of a network on data in points, higher is better, in place of
+            the accuracy.
         recipe: how to train: a `Recipe`, the name of one, or options that differ from the method's
-            own.
+            own, which is "distill" for "shoal" and else "finetune".
         base: how the model is built again when the result is loaded ("torchvision:resnet18").
         device: where to work; None takes a GPU if there is one.
-        listener: hears of the progress.
-        config: what is written to the folder's `config.yaml` beside the options.
+        listener: called with the progress.
+        config: what else stands in the folder's `config.yaml`, beside all options: where model and
+            data come from.
         identity: what else decides the result, such as the batch size: a folder that was begun
             with other values is refused.
         meter: measures what training takes: `shoal.extras.search_energy.SearchEnergy` the energy
             and CO2 of the run's training, and of an epoch of training and 1,000 inferences of
             dense and result. None measures nothing.
-        **options: of the search (`dense_epochs`, `remove`, `patience`, `seed`, …), the machine
-            (`latency_batch`, `runtime`), the recipe (`lr`, …) and the method (`criterion`, …).
+        gauge: measures quality and latency in place of this machine: for tests.
+        **options: fields of `SearchOptions`, `MachineOptions` and `Recipe`, and of the method's
+            `Options`.
 
     Returns:
         The last network within `max_drop`, with all steps and figures.
@@ -87,19 +99,24 @@ def compress(
             that cannot be captured, a folder that cannot be used.
     """
     _check_arguments(model, {"training": train, "validation": val}, fit)
-    settings = method
-    if not isinstance(settings, Settings):
+    if not isinstance(method, Settings):
         if device is not None:
             options["device"] = str(device)
-        settings = Settings.of(method, recipe, max_drop=max_drop, epochs=epochs, **options)
-    how, chosen = legacy(settings)
-    if fit is None and max(chosen.epochs, chosen.dense_epochs, chosen.final_epochs):
+        kind: Any = method
+        if isinstance(method, Method):
+            kind, options = type(method), {**method.options.to_dict(), **options}
+        method = Settings.of(kind, recipe, max_drop=max_drop, epochs=epochs, **options)
+    settings, wanted, machine = method, method.search, method.machine
+    chosen: Method = settings.method(settings.options)
+    check_runtime(machine.runtime)
+    if chosen.scores:  # a criterion that makes no sense
+        criterion_for(settings.options.criterion, chosen.scores)
+    if fit is None and max(wanted.epochs, wanted.dense_epochs, wanted.final_epochs):
         _check_length(train)
     check_finite(model)
     first = _first_batch(train, "training")
     _first_batch(val, "validation")
-    where = working_device(settings.machine.device)
-    network = _captured(model, first, base).to(where)
+    network = _captured(model, first, base).to(working_device(machine.device))
     network.train(False)
     run = None
     if out is not None:
@@ -108,8 +125,22 @@ def compress(
             {**settings.identity(), **(identity or {}), **_identity(model, train, val, test)},
             {**(config or {}), **settings.to_dict()},
         )
+    data = Data(train, val, test)
     try:
-        return search(network, how, Task(train, val, test, chosen, fit), run, listener, meter)
+        task = Task(
+            base=network,
+            data=data,
+            options=wanted,
+            machine=machine,
+            recipe=settings.recipe,
+            gauge=gauge or MachineGauge(data, machine.latency_batch, machine.runtime, evaluate),
+            listener=listener or Listener(),
+            rewind=Rewind(wanted, network, run, own_training=fit is not None),
+            fit=fit,
+            run=run,
+            meter=meter,
+        )
+        return search(chosen, task)
     finally:
         if run is not None:
             run.close()

@@ -7,8 +7,8 @@ ratio is against the dense network folded.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from shoal.errors import ShoalError
@@ -17,6 +17,7 @@ from shoal.merge.merge import merge_
 from shoal.merge.report import MergeReport
 from shoal.network import Network
 from shoal.runtimes import EAGER, RUNTIMES
+from shoal.search.records import LatencyReport
 
 __all__ = ["BASELINE", "Ending", "end_of", "folded"]
 
@@ -31,17 +32,12 @@ class Ending:
     Attributes:
         merged: the result, merged.
         report: what was merged, what was kept and why, and the proof that nothing changed.
-        latency: JSON values. `dense_ms`, `dense_folded_ms`, `result_ms` and `result_merged_ms` in
-            `runtime` at `batch`, in milliseconds; `speedup`, of merged over dense folded;
-            `runtimes`, the same networks in each runtime with each one's ratio, as
-            `SideBySide.to_dict` has it.
-        energy: of training and inference, as `Meter.summary` has it; empty without a meter.
+        latency: of dense and result, as they are and merged.
     """
 
     merged: Network
     report: MergeReport
-    latency: Mapping[str, Any]
-    energy: Mapping[str, Any] = field(default_factory=dict)
+    latency: LatencyReport
 
 
 def end_of(
@@ -85,21 +81,24 @@ def end_of(
 
 def _latency(
     found: Sequence[SideBySide], merged: Network, report: MergeReport, batch: int
-) -> dict[str, Any]:
+) -> LatencyReport:
     own = next(one for one in found if one.runtime == report.runtime)
     if own.missing:
         raise ShoalError(next(iter(own.missing.values())))
-    return {
-        "batch": batch,
-        "runtime": report.runtime,
-        **{f"{name}_ms": latency.median_ms for name, latency in own.latencies.items()},
-        "speedup": own.ratio("result_merged").to_dict(),
-        "runtimes": [one.to_dict() for one in found],
-        "merge_max_rel_error": report.max_rel_error,
-        "merged_depth": report.depth_after,
-        "merged_macs": report.macs_after,
-        "merged_params": count_params(merged),
-    }
+    return LatencyReport(
+        batch=batch,
+        runtime=report.runtime,
+        dense_ms=own.latencies["dense"].median_ms,
+        dense_folded_ms=own.latencies[BASELINE].median_ms,
+        result_ms=own.latencies["result"].median_ms,
+        result_merged_ms=own.latencies["result_merged"].median_ms,
+        speedup=own.ratio("result_merged").to_dict(),
+        runtimes=tuple(one.to_dict() for one in found),
+        merge_max_rel_error=report.max_rel_error,
+        merged_depth=report.depth_after,
+        merged_macs=report.macs_after,
+        merged_params=count_params(merged),
+    )
 
 
 def folded(network: Network, batch: int = 1) -> Network:

@@ -1,326 +1,187 @@
-"""The loop of every step-wise method: score, remove, fine-tune, evaluate, go on or stop."""
+"""The loop of a search: the dense network, step after step of the method, the end."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
-from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from shoal.distributed import barrier, from_main, is_main
-from shoal.errors import ConfigError, RunError, TrainingError
-from shoal.merge.padding import find_movable_paddings, move_paddings_
-from shoal.modes import device_of
+from shoal.errors import ConfigError, NothingToRemoveError, RunError, TrainingError
+from shoal.measure import Ratio
 from shoal.network import Network
 from shoal.search.ending import Ending
-from shoal.search.legacy import Method, Search, Situation
-from shoal.search.listener import Listener
-from shoal.search.meter import Meter, Spent
-from shoal.search.records import Metrics, Step, chosen
+from shoal.search.lab import Lab, Task
+from shoal.search.method import Method
+from shoal.search.records import Metrics, RunRecord, Step, chosen
 from shoal.search.result import Result
-from shoal.search.rewind import Rewind
-from shoal.search.run import Run
 from shoal.search.stopping import why_stop
-from shoal.search.task import Task
-from shoal.seeds import derive_seed, preserved_rng, seed_everything
 
 __all__ = ["search"]
 
 
-def search(
-    network: Network,
-    method: Method,
-    task: Task,
-    run: Run | None = None,
-    listener: Listener | None = None,
-    meter: Meter | None = None,
-) -> Result:
-    """Remove layers step by step until the accuracy, a target or the candidates end it.
+def search(method: Method, task: Task) -> Result:
+    """Let a method take step after step until the quality, a target or the method itself ends it.
 
     Args:
-        network: the captured original, with an empty plan. It is left as it is.
-        method: chooses what goes.
-        task: data, training, measuring.
-        run: the folder to keep steps in, and to go on from.
-        listener: hears of the progress.
-        meter: measures what training takes; None measures nothing.
+        method: decides what goes, and how to train.
+        task: network, data, options, and what measures.
 
     Returns:
-        The last network within `max_drop` points of the dense one's validation accuracy.
+        The last network within `max_drop` points of the dense one's validation quality.
 
     Raises:
-        ConfigError: there is nothing to remove.
+        NothingToRemoveError: there is nothing to remove.
         TrainingError: the dense network cannot be trained or is broken.
     """
-    return _Search(network, method, task, run, listener or Listener(), meter).go()
+    return _Search(method, task).go()
 
 
 class _Search:
-    def __init__(
-        self,
-        base: Network,
-        method: Method,
-        task: Task,
-        run: Run | None,
-        listener: Listener,
-        meter: Meter | None,
-    ) -> None:
-        self.base = base
-        self.method = method
-        self.task = task
-        self.options: Search = task.search
-        self.run = run
-        self.listener = listener
-        self.meter = meter
-        self.rewind = Rewind(self.options, base, run, own_training=task.custom_fit is not None)
-        count = len(method.candidates(base))
-        self.total = base.sites_left if method.unit == "rectifiers" else count
-        if count == 0:
-            raise ConfigError(method.nothing_to_remove(base))
-        self.steps: list[Step] = run.steps() if run is not None else []
-        self.notes: list[str] = list(base.notes)
+    def __init__(self, method: Method, task: Task) -> None:
+        self.method, self.task, self.run = method, task, task.run
+        self.options, self.listener, self.base = task.options, task.listener, task.base
+        self.steps: list[Step] = self.run.steps() if self.run is not None else []
+        self.notes: list[str] = list(self.base.notes)
 
     def go(self) -> Result:
-        self.listener.plan(self._most_steps())
+        start = Lab(self.task, self.base, None, [])
+        why = self.method.nothing_to_remove(start)
+        if why:
+            raise NothingToRemoveError(why)
+        self.listener.plan(self._most_steps(start))
         for step in self.steps:
             self.listener.step(step, resumed=True)
         dense = self._dense()
         network, best = self._latest(dense)
         ended = self.steps[-1].ended
-        stopped = ended or self._stopped(network)
+        stopped = ended or self._stopped(network, dense)
         while not stopped:
-            number = len(self.steps)
-            try:
-                stepped = self._step(number, network, dense)
-            except (TrainingError, ConfigError) as error:
-                if isinstance(error, ConfigError) and number == 1:
-                    raise  # after a step it is no option that is wrong: nothing is left to score
-                if self.run is not None:
-                    self.run.forget_training(number)
-                stopped = f"step {number} failed: {error}"
-                self.notes.append(stopped)
-                self.listener.note(stopped)
-                break
-            if stepped is None:
-                stopped = "no removal that is left was measured to save time"
-                break
-            network = stepped
-            if self.steps[-1].within:
-                best = network.copy()
-            stopped = self._stopped(network)
+            lab = self._lab(network.copy(), dense)
+            stopped = self._step(lab)
+            if not stopped:
+                network = lab.network
+                best = network.copy() if self.steps[-1].within else best
+                stopped = self._stopped(network, dense)
         if not ended:
-            best = self._fine_tuned(best, dense, stopped)
+            best = self._trained_at_last(best, dense, stopped)
         return self._result(dense, best.eval(), stopped)
 
-    def _most_steps(self) -> int | None:
-        if self.options.step_saving < 1.0:  # a step ends by what it was measured to save
-            return None
-        wanted = min(self.total, self.options.remove or self.total)
-        return -(-wanted // self.options.per_step)
-
-    # ------------------------------------------------------------------ the dense network
+    # ------------------------------------------------------------------ steps
 
     def _dense(self) -> Network:
         """Return the dense network, trained if asked for; step 0 of the run."""
-        if self.steps:
-            assert self.run is not None
+        if self.steps and self.run is not None:
             return self.run.load_step(0, self.base)
-        started = time.perf_counter()
-        dense = self.base.copy()
-        notes, energy = self._train(dense, 0, self.options.dense_epochs, teacher=None)
-        if self.rewind.missing:
+        lab = self._trained_dense()
+        if self.task.rewind.missing:
             # The run was killed between that epoch's checkpoint and the keeping of its weights.
             if self.run is not None:
                 self.run.forget_training(0)
-            dense = self.base.copy()
-            notes, energy = self._train(dense, 0, self.options.dense_epochs, teacher=None)
-        self._keep(
-            dense,
-            dense,
-            started,
-            operation="dense",
-            epochs=self.options.dense_epochs,
-            notes=notes,
-            energy=energy,
-        )
-        return dense
+            lab = self._trained_dense()
+        self._keep(lab, "dense")
+        return lab.network
+
+    def _trained_dense(self) -> Lab:
+        lab = Lab(self.task, self.base.copy(), None, [])
+        lab.train(self.options.dense_epochs)
+        return lab
 
     def _latest(self, dense: Network) -> tuple[Network, Network]:
         """Return the network of the last finished step and the last one within the drop."""
-        last = self.steps[-1].step
-        best = self._chosen().step
+        last, best = self.steps[-1].step, chosen(self.steps).step
         networks = {0: dense}
         for number in {last, best} - {0}:
-            assert self.run is not None
+            assert self.run is not None  # steps of an earlier call; this tells mypy
             networks[number] = self.run.load_step(number, self.base)
         return networks[last].copy(), networks[best].copy()
 
-    # ------------------------------------------------------------------ a step
-
-    def _step(self, number: int, current: Network, dense: Network) -> Network | None:
-        """Remove, fine-tune and measure; `current` is left as it is.
-
-        Returns:
-            The new network; None if the method proposes nothing.
-        """
-        started = time.perf_counter()
-        network = current.copy()
-        count = self.options.per_step
-        if self.options.remove is not None:
-            count = min(count, self.options.remove - self._removed(network))
-        self.listener.stage(number, "score")
+    def _step(self, lab: Lab) -> str:
+        """Let the method take a step, and keep it; returns why the search ends, or ""."""
         if self.options.score_on == "rewound":
-            self.rewind.apply_(network)
-        with preserved_rng(device_of(network)):  # a loader of the user's may draw its order
-            seed_everything(derive_seed(self.options.seed, "score", number), device_of(network))
-            proposal = self.method.propose(
-                network,
-                self.task.train,
-                count,
-                Situation(
-                    history=self.steps,
-                    listener=self.listener,
-                    recall=partial(self._recall, number),
-                    rehearse=self.task.rehearsal(number, dense),
-                ),
-            )
-        if proposal is None:
-            return None
-        proposal.apply(network)
-        if self.options.move_padding and self.options.epochs:
-            self._ready_to_merge(network, number)
-        self.rewind.apply_(network)
-        self.listener.stage(number, "evaluate")
-        before = self.task.top1_val(network)
-        notes, energy = self._train(network, number, self.options.epochs, teacher=dense)
-        self._keep(
-            network,
-            dense,
-            started,
-            operation=proposal.operation,
-            names=proposal.names,
-            scores=dict(proposal.scores),
-            settled=proposal.scores.settled,
-            top1_val_before=before,
-            epochs=self.options.epochs,
-            notes=(*proposal.notes, *notes),
-            energy=energy,
-        )
-        return network
-
-    def _recall(
-        self, number: int, name: str, measure: Callable[[], Any], *, together: bool = False
-    ) -> Any:
-        def figures() -> Any:
-            return from_main(measure() if together or is_main() else None)
-
-        return figures() if self.run is None else self.run.recall(number, name, figures)
-
-    def _ready_to_merge(self, network: Network, number: int) -> None:
-        """Move padding where layers that are now linear can then become one, and faster."""
-        batch, runtime = self.options.latency_batch, self.options.runtime
-        pairs = self._recall(
-            number,
-            "paddings",
-            lambda: find_movable_paddings(network, batch=batch, runtime=runtime),
-        )
-        move_paddings_(network, pairs)
-
-    def _fine_tuned(self, best: Network, dense: Network, stopped: str) -> Network:
-        """Train the result for the last time; returns it if it is not worse, else as it was."""
-        begun, epochs = self._chosen(), self.options.final_epochs
-        if epochs == 0 or begun.step == 0:
-            return best
-        started, number = time.perf_counter(), len(self.steps)
-        network = best.copy()
+            self.task.rewind.apply_(lab.network)
         try:
-            notes, energy = self._train(
-                network, number, epochs, teacher=dense, lr=self.options.final_lr
-            )
-        except TrainingError as error:
-            self.notes.append(f"the last fine-tuning failed, the result is as before it: {error}")
-            self.listener.note(self.notes[-1])
-            return best
-        step = self._keep(
-            network,
-            dense,
-            started,
-            operation="fine-tune",
-            top1_val_before=begun.metrics.top1_val,
-            epochs=epochs,
-            notes=notes,
-            energy=energy,
-            ended=stopped,
-            least=begun.metrics.top1_val,
-        )
-        return network if step.within else best
+            if not self.method.step(lab):
+                return lab.why or "nothing is left to remove"
+        except (TrainingError, ConfigError) as error:
+            if isinstance(error, ConfigError) and lab.number == 1:
+                raise  # after a step it is no option that is wrong: nothing is left to score
+            if self.run is not None:
+                self.run.forget_training(lab.number)
+            stopped = f"step {lab.number} failed: {error}"
+            self._say(stopped)
+            return stopped
+        if not lab.operations and not lab.coach.epochs:
+            raise ConfigError("the method's step changed nothing: let it return False at the end")
+        self._keep(lab, "+".join(dict(lab.operations)) or "fine-tune")
+        return ""
 
-    def _train(
-        self,
-        network: Network,
-        number: int,
-        epochs: int,
-        teacher: Network | None,
-        lr: float | None = None,
-    ) -> tuple[tuple[str, ...], Mapping[str, Any] | None]:
-        """Train in place; returns remarks, and what it took if there is a meter."""
-        if epochs == 0:
-            return (), None
-        self.listener.stage(number, "fine-tune" if number else "train")
-        with nullcontext(Spent()) if self.meter is None else self.meter.training() as spent:
-            notes = self.task.fine_tune(
-                network,
-                number,
-                epochs,
-                lr=lr,
-                teacher=teacher,
-                checkpoint=self.run.checkpoint(number) if self.run is not None else None,
-                listener=self.listener,
-                on_epoch=None if number else lambda report: self.rewind.remember(network, report),
-            )
-        return notes, spent.energy
+    def _trained_at_last(self, best: Network, dense: Network, stopped: str) -> Network:
+        """Train the result for the last time; returns it if it is not worse, else as it was."""
+        begun = chosen(self.steps)
+        if self.options.final_epochs == 0 or begun.step == 0:
+            return best
+        lab = self._lab(best.copy(), dense)
+        lab.quality_before = begun.metrics.top1_val
+        try:
+            lab.train(self.options.final_epochs, lr=self.options.final_lr)
+        except TrainingError as error:
+            self._say(f"the last fine-tuning failed, the result is as before it: {error}")
+            return best
+        step = self._keep(lab, "fine-tune", begun=begun, ended=stopped)
+        return lab.network if step.within else best
 
     def _keep(
-        self,
-        network: Network,
-        dense: Network,
-        started: float,
-        *,
-        operation: str,
-        epochs: int,
-        least: float | None = None,
-        **known: Any,
+        self, lab: Lab, operation: str, *, begun: Step | None = None, ended: str = ""
     ) -> Step:
         """Measure and write down a network as the next step.
 
         Args:
-            network: to measure.
-            dense: to measure it against.
-            started: when the step was begun, by `time.perf_counter`.
-            operation: what was done.
-            epochs: of training.
-            least: the accuracy that the step has to have besides the one that is allowed.
-            **known: further fields of the step.
+            lab: what was done, and the network.
+            operation: what that was.
+            begun: the step it was made of, whose quality it must have; None for the last one.
+            ended: why the search had ended.
         """
-        number = len(self.steps)
-        self.listener.stage(number, "evaluate")
-        metrics, ratio = from_main(self.task.measure(network, dense))  # all decide alike by it
-        top1_dense = self.steps[0].metrics.top1_val if self.steps else metrics.top1_val
-        allowed = max(top1_dense - self.options.max_drop, least or 0.0)
+        network, gauge, data = lab.network, self.task.gauge, self.task.data
+        self.listener.stage(lab.number, "evaluate")
+
+        def measured() -> tuple[Metrics, Ratio]:
+            quality = gauge.quality(network, data.val)
+            test = None if data.test is None else gauge.quality(network, data.test)
+            found = gauge.measure(network)
+            ratio = Ratio.of([1.0], [1.0])
+            if network is not lab.dense:
+                ratio = gauge.ratio(lab.dense, network)
+            metrics = Metrics(
+                quality, test, found.macs, found.params, found.depth, found.latency_ms
+            )
+            return metrics, ratio
+
+        metrics, ratio = from_main(measured())  # all decide alike by it
+        dense_quality = self.steps[0].metrics.top1_val if self.steps else metrics.top1_val
+        least = max(
+            dense_quality - self.options.max_drop, 0.0 if begun is None else begun.metrics.top1_val
+        )
+        scores = lab.scores
+        begun_from = None if lab.number == 0 else lab.number - 1 if begun is None else begun.step
         step = Step(
-            step=number,
+            step=lab.number,
             operation=operation,
             metrics=metrics,
             sites_left=network.sites_left,
-            epochs=epochs,
-            seconds=time.perf_counter() - started,
+            epochs=lab.coach.epochs,
+            seconds=time.perf_counter() - lab.started,
             latency_ratio=ratio.median,
             latency_ratio_low=ratio.low,
             latency_ratio_high=ratio.high,
-            within=metrics.top1_val >= allowed - 1e-9,
-            **known,
+            within=metrics.top1_val >= least - 1e-9,
+            names=tuple(name for _, names in lab.operations for name in names),
+            scores={} if scores is None else dict(scores),
+            settled=None if scores is None else scores.settled,
+            top1_val_before=lab.quality_before,
+            notes=tuple(lab.notes),
+            energy=lab.energy(),
+            ended=ended,
+            begun_from=begun_from,
         )
         if self.run is not None:
             self.run.save_step(step, network)
@@ -328,86 +189,79 @@ class _Search:
         self.listener.step(step, resumed=False)
         return step
 
-    def _removed(self, network: Network) -> int:
-        """Return how many rectifiers, or blocks where the method counts these, are gone."""
-        if self.method.unit == "rectifiers":
-            return self.base.sites_left - network.sites_left
-        done = network.plan.operations[len(self.base.plan.operations) :]
-        return sum(len(op.names) for op in done if op.kind == "drop")
+    def _lab(self, network: Network, dense: Network) -> Lab:
+        return Lab(self.task, network, dense, self.steps, self._removed)
+
+    def _removed(self, lab: Lab) -> int:
+        return self.method.progress(lab).done
+
+    def _most_steps(self, lab: Lab) -> int | None:
+        progress = self.method.progress(lab)
+        if progress.per_step is None:
+            return None
+        return -(-min(progress.total, self.options.remove or progress.total) // progress.per_step)
+
+    def _stopped(self, network: Network, dense: Network) -> str:
+        removed = self._removed(self._lab(network, dense))
+        return why_stop(self.options, self.steps, removed=removed)
+
+    def _say(self, note: str) -> None:
+        self.notes.append(note)
+        self.listener.note(note)
 
     # ------------------------------------------------------------------ the end
 
-    def _stopped(self, network: Network) -> str:
-        left = len(self.method.candidates(network))
-        return why_stop(self.options, self.steps, removed=self._removed(network), left=left)
-
     def _result(self, dense: Network, best: Network, stopped: str) -> Result:
-        ending = self._known_ending(stopped)
-        if ending is None:
-            ending = self._ending(dense, best, stopped)
-        first, final = self._final_metrics(ending)
-        return Result(
-            model=best,
-            merged=ending.merged,
-            merge=ending.report,
-            steps=tuple(self.steps),
-            dense=first,
-            final=final,
-            latency=ending.latency,
-            removed=self._removed(best),
-            total=self.total,
-            unit=self.method.unit,
-            stopped=stopped,
-            notes=tuple(self.notes),
-            energy=ending.energy,
-        )
-
-    def _known_ending(self, stopped: str) -> Ending | None:
-        """Return the end of the search from the run's folder, where it was reached before."""
         if self.run is None:
-            return None
-        return self.run.ended(self.base, self.steps, stopped, energy=self.meter is not None)
-
-    def _ending(self, dense: Network, best: Network, stopped: str) -> Ending:
-        """Merge the result, measure it, and write it down."""
-        number = self._chosen().step
-        if self.run is not None:
-            self.run.keep_best(best)
-        self.listener.stage(number, "measure")
-        ending = None
-        if self.run is None or is_main():  # with a folder, the others read what is written
-            ending = self.task.ending(dense, best)
-        if self.meter is not None:
-            self.listener.stage(number, "measure energy")
-            energy = self.meter.summary(dense, best, self.steps, self.task)
-            ending = None if ending is None else replace(ending, energy=energy)
-        if self.run is None:
-            assert ending is not None
-            return ending
-        if ending is not None:
-            self.run.finish(
-                ending,
-                *self._final_metrics(ending),
-                self.steps,
-                removed=self._removed(best),
-                total=self.total,
-                unit=self.method.unit,
-                stopped=stopped,
-                notes=self.notes,
+            ending = self.task.gauge.ending(dense, best)
+            record = self._record(dense, best, stopped, ending)
+            return Result(**vars(record), model=best, merged=ending.merged)
+        known = self.run.ended(self.base, self.steps, stopped, energy=self.task.meter is not None)
+        if known is None:
+            self._write_end(dense, best, stopped)
+            known = self.run.ended(
+                self.base, self.steps, stopped, energy=self.task.meter is not None
             )
-        barrier()
-        known = self._known_ending(stopped)
         if known is None:
             raise RunError(f"'{self.run.folder}' cannot be read back: give the command again")
-        return known
+        record, merged = known
+        # Notes of this call: those of an earlier one are in the folder.
+        return Result(**{**vars(record), "notes": tuple(self.notes)}, model=best, merged=merged)
 
-    def _chosen(self) -> Step:
-        return chosen(self.steps)
+    def _write_end(self, dense: Network, best: Network, stopped: str) -> None:
+        """Merge the result, measure it, and write it down."""
+        assert self.run is not None
+        self.run.keep_best(best)
+        self.listener.stage(chosen(self.steps).step, "measure")
+        # With a folder, the other processes read what the main one writes.
+        ending = self.task.gauge.ending(dense, best) if is_main() else None
+        record = self._record(dense, best, stopped, ending)
+        if ending is not None and record is not None:
+            self.run.finish(record, ending.merged)
+        barrier()
 
-    def _final_metrics(self, ending: Ending) -> tuple[Metrics, Metrics]:
-        """Return the figures of dense and result, with latencies from the same rounds."""
-        dense, result = (ending.latency[name] for name in ("dense_ms", "result_ms"))
-        return (
-            replace(self.steps[0].metrics, latency_ms=dense),
-            replace(self._chosen().metrics, latency_ms=result),
+    def _record(self, dense: Network, best: Network, stopped: str, ending: Ending | None) -> Any:
+        """Return the record of the search; None in a process that did not measure its end."""
+        energy: Any = {}
+        step = chosen(self.steps)
+        if self.task.meter is not None:
+            self.listener.stage(step.step, "measure energy")
+            lab = self._lab(best, dense)
+            energy = self.task.meter.summary(dense, best, self.steps, lab)
+        if ending is None:
+            return None
+        progress = self.method.progress(self._lab(best, dense))
+        latency = ending.latency
+        return RunRecord(
+            dense=self.steps[0].metrics.timed(latency.dense_ms),
+            final=step.metrics.timed(latency.result_ms),
+            steps=tuple(self.steps),
+            removed=progress.done,
+            total=progress.total,
+            unit=progress.unit,
+            stopped=stopped,
+            latency=latency,
+            merge=ending.report,
+            notes=tuple(self.notes),
+            energy=energy,
         )

@@ -12,9 +12,7 @@ from shoal.options import Options
 from shoal.registry import Registry
 
 if TYPE_CHECKING:
-    from shoal.network import Network
-
-    Lab = Any
+    from shoal.search.lab import Lab
 
 __all__ = ["Method", "Progress", "methods", "register_method"]
 
@@ -59,10 +57,13 @@ class Method:
     Attributes:
         Options: the class of its options, each field made by `option`.
         recipe: the name of the recipe it trains by unless another is given.
+        scores: what its option `criterion` scores, "site" or "block": checked before anything is
+            done. Empty for a method without such an option.
     """
 
     Options: ClassVar[type[Any]] = Options
     recipe: ClassVar[str] = "finetune"
+    scores: ClassVar[str] = ""
 
     def __init__(self, options: Any = None) -> None:
         self.options = type(self).Options() if options is None else options
@@ -83,8 +84,8 @@ class Method:
         """Return how much of `lab.base` is gone in `lab.network`."""
         raise NotImplementedError
 
-    def nothing_to_remove(self, network: Network) -> str:
-        """Return why there is nothing to do on a network that was just captured, or ""."""
+    def nothing_to_remove(self, lab: Lab) -> str:
+        """Return why there is nothing to do on the network that was just captured, or ""."""
         return ""
 
 

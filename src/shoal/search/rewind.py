@@ -13,7 +13,7 @@ from shoal.errors import ConfigError, RunError
 from shoal.files import write_file
 from shoal.models import load_checkpoint
 from shoal.network import Network
-from shoal.search.legacy import Search
+from shoal.search.options import SearchOptions
 from shoal.search.run import Run
 from shoal.training import EpochReport
 
@@ -38,7 +38,7 @@ class Rewind:
     """
 
     def __init__(
-        self, search: Search, base: Network, run: Run | None, *, own_training: bool
+        self, search: SearchOptions, base: Network, run: Run | None, *, own_training: bool
     ) -> None:
         self.epoch = search.rewind
         self.wanted = search.rewind is not None or search.rewind_from is not None

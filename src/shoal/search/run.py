@@ -18,12 +18,10 @@ import yaml
 from shoal.distributed import barrier, from_main, is_main
 from shoal.errors import RunError, ShoalError
 from shoal.files import readable_errors, replace_folder, write_file
-from shoal.merge.report import MergeReport
 from shoal.modes import device_of
 from shoal.network import Network
 from shoal.network.saving import read_network, write_network
-from shoal.search.ending import Ending
-from shoal.search.records import Metrics, Step
+from shoal.search.records import RunRecord, Step
 
 __all__ = ["Run"]
 
@@ -98,8 +96,7 @@ class Run:
                     else:
                         leftover.unlink(missing_ok=True)
         for finished in (self.folder / "steps").glob("[0-9]*"):
-            self.checkpoint(int(finished.name)).unlink(missing_ok=True)
-            self._measured(int(finished.name)).unlink(missing_ok=True)
+            self._forget(int(finished.name))
 
     def _foreign_files(self) -> bool:
         return any(not entry.name.startswith(".") for entry in self.folder.iterdir())
@@ -122,7 +119,7 @@ class Run:
         steps = self.steps()
         if not steps and not self.checkpoint(0).exists():  # there is nothing that could be lost
             before = {}
-        free = () if steps and steps[-1].operation == "fine-tune" else _LAST_TRAINING
+        free = () if steps and steps[-1].ended else _LAST_TRAINING
         if before:
             self._compare(
                 {name: value for name, value in before.items() if name not in free},
@@ -135,7 +132,7 @@ class Run:
     def _compare(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
         before, now = _flat(old), _flat(new)
         changed = [
-            "the model or its weights were others"
+            "the model or its weights differ"
             if name == "weights"
             else f"{name} was {_short(before.get(name))} and is {_short(now.get(name))}"
             for name in sorted({*before, *now})
@@ -144,32 +141,46 @@ class Run:
         if changed:
             more = f" (and {len(changed) - 3} more)" if len(changed) > 3 else ""
             raise RunError(
-                f"'{self.folder}' was begun otherwise: {'; '.join(changed[:3])}{more}: "
+                f"'{self.folder}' holds a run with other options: {'; '.join(changed[:3])}{more}: "
                 "choose another folder, or give the same options to go on"
             )
 
     def close(self) -> None:
-        """Give the folder free for other processes."""
+        """Release the lock."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
 
     # ------------------------------------------------------------------ steps
 
-    def checkpoint(self, step: int) -> Path:
-        """Return where the training of a step keeps its state while it goes on."""
-        return self.folder / f"training-{step:03d}.pt"
+    def checkpoint(self, step: int, part: str = "") -> Path:
+        """Return where a training of a step keeps its state until the step is saved.
+
+        Args:
+            step: its number.
+            part: tells several trainings of one step apart; empty for the first.
+        """
+        return self.folder / f"training-{step:03d}{part and f'-{part}'}.pt"
 
     def forget_training(self, step: int) -> None:
-        """Remove the state of a training that is not to be gone on with."""
+        """Remove the state of a step's trainings, which must not be continued."""
         if is_main():
-            self.checkpoint(step).unlink(missing_ok=True)
+            self._forget_trainings(step)
         barrier()
+
+    def _forget_trainings(self, step: int) -> None:
+        for path in (self.checkpoint(step), *self.folder.glob(f"training-{step:03d}-*.pt")):
+            path.unlink(missing_ok=True)
+
+    def _forget(self, step: int) -> None:
+        """Remove all that a finished step needed while it was made."""
+        self._forget_trainings(step)
+        self._measured(step).unlink(missing_ok=True)
 
     def recall(self, step: int, name: str, measure: Callable[[], Any]) -> Any:
         """Return what a step measured when it was begun; measure and keep it if it was not.
 
-        A step that was interrupted so decides the same when it is begun again.
+        So a step that was interrupted decides alike when it is done again.
 
         Args:
             step: its number.
@@ -210,8 +221,7 @@ class Run:
                 (folder / "step.json").write_text(json.dumps(step.to_dict(), indent=2) + "\n")
 
             replace_folder(target, fill)
-            self.checkpoint(step.step).unlink(missing_ok=True)
-            self._measured(step.step).unlink(missing_ok=True)
+            self._forget(step.step)
             self._write_journal()
         barrier()
 
@@ -238,8 +248,8 @@ class Run:
 
     def ended(
         self, base: Network, steps: Sequence[Step], stopped: str, *, energy: bool
-    ) -> Ending | None:
-        """Return what the end of the search gave, if it is in the folder, whole and of these steps.
+    ) -> tuple[RunRecord, Network] | None:
+        """Return record and merged result, if they are in the folder, whole and of these steps.
 
         Args:
             base: the captured original, on whose device it is put.
@@ -250,32 +260,24 @@ class Run:
         found = None
         if is_main():  # the others have measured other latencies of their own
             try:
-                found = self._ending(base) if self._is_of(steps, stopped, energy) else None
-            except ShoalError:  # damaged: it is made anew
+                found = self._ended(base, steps, stopped, energy)
+            except ShoalError:  # damaged: it is made again
                 found = None
         if from_main(found is not None) and found is None:
-            found = self._ending(base)
+            found = self._ended(base, steps, stopped, energy)
         barrier()  # nobody changes what another process still reads
         return found
 
-    def _is_of(self, steps: Sequence[Step], stopped: str, energy: bool) -> bool:
-        """Whether the folder holds the end of a search of these steps."""
+    def _ended(
+        self, base: Network, steps: Sequence[Step], stopped: str, energy: bool
+    ) -> tuple[RunRecord, Network] | None:
         if not all((self.folder / name).exists() for name in ("result.json", "best", "merged")):
-            return False
-        result = _read_json(self.folder / "result.json")
-        now = json.dumps([step.to_dict() for step in steps])
-        if json.dumps(result.get("steps")) != now or result.get("stopped") != stopped:
-            return False
-        return {"merge", "latency", *(["energy"] if energy else [])} <= set(result)
-
-    def _ending(self, base: Network) -> Ending:
-        result = _read_json(self.folder / "result.json")
-        return Ending(
-            merged=self._load(self.folder / "merged", base).eval(),
-            report=MergeReport.from_dict(result["merge"]),
-            latency=result["latency"],
-            energy=result.get("energy", {}),
-        )
+            return None
+        record = RunRecord.from_dict(_read_json(self.folder / "result.json"))
+        same = [step.to_dict() for step in record.steps] == [step.to_dict() for step in steps]
+        if not same or record.stopped != stopped or (energy and not record.energy):
+            return None
+        return record, self._load(self.folder / "merged", base).eval()
 
     def keep_best(self, best: Network) -> None:
         """Write `best/`, the result as it was trained, before anything is measured."""
@@ -286,36 +288,11 @@ class Run:
             replace_folder(self.folder / "best", lambda folder: write_network(best, folder))
         barrier()
 
-    def finish(
-        self,
-        ending: Ending,
-        dense: Metrics,
-        final: Metrics,
-        steps: Sequence[Step],
-        *,
-        removed: int,
-        total: int,
-        unit: str,
-        stopped: str,
-        notes: Sequence[str],
-    ) -> None:
+    def finish(self, record: RunRecord, merged: Network) -> None:
         """Write `merged/` and, last of all, `result.json`; for the main process alone."""
-        replace_folder(self.folder / "merged", lambda folder: write_network(ending.merged, folder))
-        result = {
-            "dense": dense.to_dict(),
-            "final": final.to_dict(),
-            "steps": [step.to_dict() for step in steps],
-            "removed": removed,
-            "total": total,
-            "unit": unit,
-            "stopped": stopped,
-            "latency": dict(ending.latency),
-            "merge": ending.report.to_dict(),
-            "notes": list(notes),
-        }
-        if ending.energy:
-            result["energy"] = dict(ending.energy)
-        write_file(self.folder / "result.json", json.dumps(result, indent=2) + "\n")
+        replace_folder(self.folder / "merged", lambda folder: write_network(merged, folder))
+        text = json.dumps(record.to_dict(), indent=2)
+        write_file(self.folder / "result.json", f"{text}\n")
         for unfinished in self.folder.glob("training-*.pt"):  # of a step that failed
             unfinished.unlink(missing_ok=True)
 

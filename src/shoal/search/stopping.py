@@ -1,24 +1,23 @@
-"""When a search ends: the accuracy, a target, or nothing left to remove."""
+"""When a search ends: the accuracy, a target, or the number asked for."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import takewhile
 
-from shoal.search.legacy import Search
+from shoal.search.options import SearchOptions
 from shoal.search.records import Step
 
 __all__ = ["why_stop"]
 
 
-def why_stop(options: Search, steps: Sequence[Step], *, removed: int, left: int) -> str:
+def why_stop(options: SearchOptions, steps: Sequence[Step], *, removed: int) -> str:
     """Return why a search must end after its last step, or an empty string.
 
     Args:
         options: of the search.
         steps: all that were finished, the dense network first.
-        removed: how many sites or blocks are gone after the last one.
-        left: how many can still go.
+        removed: how many are gone after the last one, as the method counts.
     """
     dense, last = steps[0], steps[-1]
     failed = sum(1 for _ in takewhile(lambda step: not step.within, reversed(steps)))
@@ -30,12 +29,10 @@ def why_stop(options: Search, steps: Sequence[Step], *, removed: int, left: int)
         )
     if options.remove is not None and removed >= options.remove:
         return f"removed {options.remove}, as asked"
-    if left == 0:
-        return "nothing is left to remove"
     return _target_reached(options, dense, last) if last.within else ""
 
 
-def _target_reached(options: Search, dense: Step, last: Step) -> str:
+def _target_reached(options: SearchOptions, dense: Step, last: Step) -> str:
     """Return which target the last step has reached, or an empty string."""
     macs = last.metrics.macs / max(1, dense.metrics.macs)
     for what, share, wanted in (

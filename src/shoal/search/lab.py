@@ -1,0 +1,475 @@
+"""The lab: what a method works with in one step. Its verbs change, train and measure a network.
+
+The verbs write down what they did, and the engine makes the step's record of it. What is measured
+is remembered by the run, so a step that was interrupted decides alike when it is done again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from torch import Tensor, nn
+
+from shoal.distributed import from_main, is_main
+from shoal.importance import Scores, Stage, criterion_for, per_latency, score_by, stages
+from shoal.importance.criteria import ALL
+from shoal.merge.padding import move_paddings_
+from shoal.modes import device_of
+from shoal.network import Network, Site
+from shoal.options import Recipe
+from shoal.passes.lines import FittedLine, LineMoments
+from shoal.passes.observe import Observer
+from shoal.search.coach import Coach
+from shoal.search.data import Data
+from shoal.search.fitted import POSITIONS, Fitted, fit_moves, predicted_costs
+from shoal.search.gauge import Gauge
+from shoal.search.listener import Listener
+from shoal.search.meter import Meter, Spent
+from shoal.search.moves import KINDS, Move, find_moves
+from shoal.search.options import MachineOptions, SearchOptions
+from shoal.search.records import Step
+from shoal.search.rewind import Rewind
+from shoal.search.trial import Trial
+from shoal.seeds import derive_seed, preserved_rng, seed_everything
+from shoal.surgery import collapse_, drop_, linearize_
+from shoal.surgery.collapse import collapsed_layers, put_collapsed_
+from shoal.surgery.fit_conv import FittedLayer
+from shoal.surgery.replace import replace_
+
+if TYPE_CHECKING:
+    from shoal.search.run import Run
+
+__all__ = ["Lab", "Task"]
+
+T = TypeVar("T")
+
+_REMOVES = {"site": "linearize", "block": "drop", "stretch": "collapse"}
+
+
+@dataclass(frozen=True)
+class Task:
+    """What stays the same for all steps of a search.
+
+    Attributes:
+        base: the captured original, with an empty plan.
+        data: for training, validation and test.
+        options: of the search.
+        machine: where it works and measures.
+        recipe: how it trains.
+        gauge: what measures.
+        listener: who watches.
+        rewind: the weights to go back to after each removal.
+        fit: the user's own training in place of the built-in one.
+        run: the folder that remembers; None keeps nothing.
+        meter: measures what training takes; None measures nothing.
+    """
+
+    base: Network
+    data: Data
+    options: SearchOptions
+    machine: MachineOptions
+    recipe: Recipe
+    gauge: Gauge
+    listener: Listener
+    rewind: Rewind
+    fit: Callable[[Network], object] | None = None
+    run: Run | None = None
+    meter: Meter | None = None
+
+
+class Lab:
+    """A step of a search, as the method sees it.
+
+    Attributes:
+        network: changed in place by the verbs.
+        base: the captured original; leave it as it is.
+        dense: the dense network, trained if that was asked for; leave it as it is.
+        history: the steps so far, of which the first is the dense network's.
+        number: of this step, from 1.
+        options: of the search; `machine` and `recipe` beside them.
+        data: `train`, `val` and `test`.
+        listener: who watches.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        network: Network,
+        dense: Network | None,
+        history: Sequence[Step],
+        count: Callable[[Lab], int] | None = None,
+    ) -> None:
+        self.task = task
+        self.network = network
+        self.base, self.data, self.listener = task.base, task.data, task.listener
+        self.options, self.machine, self.recipe = task.options, task.machine, task.recipe
+        self.dense = network if dense is None else dense
+        self.history = tuple(history)
+        self.number = len(history)
+        self.operations: list[tuple[str, tuple[str, ...]]] = []
+        self.scores: Scores | None = None
+        self.notes: list[str] = []
+        self.quality_before: float | None = None
+        self.spent: list[Spent] = []
+        self.why = ""
+        self.started = time.perf_counter()
+        self.coach = Coach(task, self.number, history)
+        self._count = count
+        self._lines: Mapping[str, FittedLine] = {}
+        self._fresh = False  # changed and not trained since
+
+    # ------------------------------------------------------------------ scoring
+
+    def score(
+        self,
+        criterion: str,
+        kind: str = "site",
+        *,
+        wanted: int | None = None,
+        how: str = "line",
+        samples: int | None = None,
+        beside: Sequence[Observer] = (),
+        per_latency: bool = False,
+        fit_lines: bool = False,
+    ) -> Scores:
+        """Score all places of one kind on training data; the lowest matter least to the task.
+
+        Args:
+            criterion: its name, with options as in "l1?scope=global".
+            kind: "site", "block" or "stretch".
+            wanted: how many of the lowest will be taken; None ranks all. Criteria that can spare
+                work on the others do.
+            how: for criteria that try it out: what takes a rectifier's place.
+            samples: score on this many samples only.
+            beside: what else is to see the data, in the same pass where the criterion needs one.
+            per_latency: divide by the milliseconds that each removal saves; those that save none
+                are infinite.
+            fit_lines: fit the line of each site in the same pass, for `linearize`.
+
+        Raises:
+            ConfigError: there is nothing to score, or the criterion scores another kind.
+            TrainingError: the network computes NaN.
+        """
+        wanted = ALL if wanted is None or per_latency else wanted
+        chosen = criterion_for(criterion, kind, seed=self.options.seed, wanted=wanted, how=how)
+        moments = [LineMoments(positions=POSITIONS)] if fit_lines else []
+        with self._scoring():
+            scores = score_by(
+                chosen,
+                self.network,
+                self.data.train,
+                samples=samples,
+                progress=self.listener.scored,
+                beside=[*moments, *beside],
+            )
+        if moments:
+            self._lines = moments[0].lines()
+        if per_latency:
+            scores = self._per_latency(scores, _REMOVES[kind], how)
+        if scores.settled is False and samples is not None:
+            self.note("the lowest score is not settled: score on more samples to be sure")
+        self.scores = scores
+        return scores
+
+    def _per_latency(self, scores: Scores, kind: str, how: str) -> Scores:
+        moves = find_moves(self.network, [kind])
+        _, saved = self.saved_ms(moves, how)
+        return per_latency(scores, {move.name: saved[move.title] for move in moves})
+
+    def find_moves(self, kinds: Collection[str] = KINDS) -> list[Move]:
+        """Return what may be done: each a site to linearize, a stretch to collapse, …."""
+        return find_moves(self.network, kinds)
+
+    def saved_ms(
+        self, moves: Sequence[Move], how: str = "line"
+    ) -> tuple[float, Mapping[str, float]]:
+        """Return the network's latency merged, and by the moves' titles what each one saves."""
+        found = self.once("saved_ms", lambda: self.task.gauge.saved_ms(self.network, moves, how))
+        return found[0], found[1]
+
+    def fit_moves(
+        self, moves: Sequence[Move], how: str = "line", samples: int | None = None
+    ) -> Fitted:
+        """Fit what the moves put in on training data."""
+        with self._scoring():
+            options: dict[str, Any] = {"how": how, "samples": samples}
+            return fit_moves(self.network, moves, self.data.train, **options)
+
+    def score_moves(
+        self,
+        moves: Sequence[Move],
+        fitted: Fitted,
+        saved: Mapping[str, float],
+        *,
+        metric: str = "loss",
+        keep: int = 1,
+        samples: int | None = None,
+    ) -> Scores:
+        """Score moves by what they are predicted to cost per millisecond they save.
+
+        Args:
+            moves: by their titles they are scored.
+            fitted: what they put in.
+            saved: what each saves, in milliseconds.
+            metric: "loss" in nats, or "accuracy" in points.
+            keep: how many of the best of each kind are wanted.
+            samples: of the training data.
+        """
+        with self._scoring():
+            self.scores = predicted_costs(
+                fitted,
+                moves,
+                saved,
+                self.data.train,
+                metric=metric,
+                keep=keep,
+                samples=samples,
+                progress=self.listener.scored,
+            )
+        return self.scores
+
+    def stages(self, network: Network | None = None) -> list[Stage]:
+        """Return a network's stages: its blocks, by the shape of what they give."""
+        return stages(self.network if network is None else network)
+
+    # ------------------------------------------------------------------ changing
+
+    def linearize(
+        self,
+        names: Sequence[str],
+        how: str = "line",
+        lines: Mapping[str, FittedLine] | None = None,
+    ) -> None:
+        """Put lines, or the identity, in the place of sites' rectifiers.
+
+        Args:
+            names: the sites.
+            how: "line" or "identity".
+            lines: to put in; None takes those that `score` fitted, or fits them now.
+        """
+        fitted = self._lines if lines is None else lines
+        linearize_(self.network, names, how=how, loader=self.data.train, lines=fitted)
+        self.mark("linearize", names)
+
+    def drop(self, names: Sequence[str]) -> None:
+        """Remove blocks."""
+        drop_(self.network, names)
+        self.mark("drop", names)
+
+    def collapse(
+        self, names: Sequence[str], layers: Mapping[str, FittedLayer] | None = None
+    ) -> None:
+        """Put one layer each in the place of stretches; it is fitted now where none is given."""
+        if layers is None:
+            collapse_(self.network, names, self.data.train)
+        else:
+            for name in names:
+                stretch = self.network.stretch(name)
+                made = collapsed_layers(self.network, stretch, layers[name])
+                put_collapsed_(self.network, stretch, *made)
+        self.mark("collapse", names)
+
+    def make(self, moves: Sequence[Move], fitted: Fitted) -> None:
+        """Make moves that do not touch one another."""
+        for move in moves:
+            fitted.make(move, self.network)
+            self.mark(move.kind, [move.name])
+
+    def replace(self, names: Sequence[str], make: Callable[[Site], nn.Module]) -> None:
+        """Put modules of the method's own in the place of sites' rectifiers.
+
+        Args:
+            names: the sites.
+            make: returns the module for a site: of a type that a saved network can hold, such as
+                nn.PReLU, or one that was registered by `shoal.register_op`.
+        """
+        replace_(self.network, {name: make(self.network.site(name)) for name in names})
+        self.mark("replace", names)
+
+    def mark(self, operation: str, names: Sequence[str], scores: Scores | None = None) -> None:
+        """Write down what was done to the network; the verbs above do so themselves.
+
+        A method that changes weights by its own means calls this: `lab.mark("prune", layers)`.
+        """
+        self._fresh, self._lines = True, {}
+        self.scores = scores or self.scores
+        if self.operations and self.operations[-1][0] == operation:
+            names = (*self.operations.pop()[1], *names)
+        self.operations.append((operation, tuple(names)))
+
+    def at_most(self, count: int) -> int:
+        """Return `count`, or less if the run asks for fewer removals than that."""
+        if self.options.remove is None or self._count is None:
+            return count
+        return min(count, self.options.remove - self._count(self))
+
+    # ------------------------------------------------------------------ training and trials
+
+    def train(
+        self,
+        epochs: int | None = None,
+        *,
+        penalty: Callable[[nn.Module, Mapping[str, Any]], Tensor] | None = None,
+        at: Iterable[Any] = (),
+        groups: Callable[[nn.Module], Iterable[Mapping[str, Any]]] | None = None,
+        after_step: Callable[[nn.Module], object] | None = None,
+        recipe: Recipe | str | Mapping[str, Any] | None = None,
+        teacher: Network | None = None,
+        lr: float | None = None,
+    ) -> None:
+        """Train the network; after a change, first move paddings, rewind and measure if asked for.
+
+        Several trainings of one step are resumable one by one.
+
+        Args:
+            epochs: None takes the run's.
+            penalty: added to the loss; called with the network and the values at the places `at`.
+            at: sites, blocks or stretches whose values the penalty wants; see `shoal.training.fit`.
+            groups: returns parameter groups with settings of their own.
+            after_step: called with the network after each optimizer step.
+            recipe: how to train; a mapping changes the run's recipe.
+            teacher: to distil from, where the recipe does; None takes the dense network.
+            lr: the peak learning rate, in place of the recipe's.
+
+        Raises:
+            TrainingError: the loss or a weight is not finite; the network is as it was before.
+        """
+        epochs = self.options.epochs if epochs is None else epochs
+        self._make_ready(epochs)
+        if epochs == 0:
+            return
+        self.listener.stage(self.number, "fine-tune" if self.number else "train")
+        hooks: dict[str, Any] = {
+            "penalty": penalty,
+            "at": tuple(at),
+            "groups": groups,
+            "after_step": after_step,
+        }
+        with self._metered():
+            self.notes += self.coach.train(
+                self.network,
+                epochs,
+                recipe=recipe,
+                lr=lr,
+                teacher=teacher or (self.dense if self.number else None),
+                **hooks,
+            )
+
+    def _make_ready(self, epochs: int) -> None:
+        """Do what comes between a change and the training after it."""
+        if self._fresh:
+            self._fresh = False
+            if self.options.move_padding and epochs:
+                pairs = self.once("paddings", lambda: self.task.gauge.paddings(self.network))
+                move_paddings_(self.network, pairs)
+            self.task.rewind.apply_(self.network)
+            if self.quality_before is None:
+                self.listener.stage(self.number, "evaluate")
+                self.quality_before = self.quality(self.network)
+
+    @contextmanager
+    def _metered(self) -> Iterator[None]:
+        meter = self.task.meter
+        with nullcontext(Spent()) if meter is None else meter.training() as spent:
+            yield
+        self.spent.append(spent)
+
+    @property
+    def can_rehearse(self) -> bool:
+        """Whether a trial may be trained for a few batches: not where the user's own `fit` does."""
+        return self.task.fit is None and self.options.epochs > 0
+
+    def trial(
+        self,
+        name: str,
+        change: Callable[[Network], object] | None = None,
+        *,
+        epochs: int = 0,
+        batches: int | None = None,
+        **training: Any,
+    ) -> Trial:
+        """Return a trial: a copy of the network that is changed, trained and measured.
+
+        Args:
+            name: under which the run remembers what it found; another one for each trial.
+            change: done to the copy, in place; None leaves it as it is.
+            epochs: of training, by the arguments of `train` (`recipe`, `penalty`, …).
+            batches: train on this many batches only, in place of whole epochs. All trials of a
+                step train on the same ones.
+            **training: as `train` takes them.
+        """
+
+        def make() -> Network:
+            copy = self.network.copy()
+            if change is not None:
+                change(copy)
+            how = {"teacher": self.dense, **training}
+            if batches is not None:
+                self.coach.rehearse(copy, batches, **how)
+            elif epochs:
+                self.coach.train(copy, epochs, trial=name, **how)
+            return copy
+
+        return Trial(self, name, make, epochs)
+
+    def take(self, network: Network, epochs: int = 0) -> None:
+        """Go on with another network, which was trained for some epochs: `Trial.adopt`."""
+        done = network.plan.operations[len(self.network.plan.operations) :]
+        self.network = network
+        self.coach.epochs += epochs
+        for operation in done:
+            self.mark(operation.kind, operation.names)
+        self._fresh = epochs == 0
+
+    def energy(self) -> Mapping[str, Any] | None:
+        """Return what the trainings of the step took together, as the meter has it."""
+        found = [spent.energy for spent in self.spent if spent.energy is not None]
+        if not found:
+            return None
+        return {
+            name: sum(one[name] for one in found) if type(value) in (int, float) else value
+            for name, value in found[-1].items()
+        }
+
+    # ------------------------------------------------------------------ measuring, saying
+
+    def quality(self, network: Network | None = None) -> float:
+        """Return the quality of a network on the validation data, in points."""
+        return self.task.gauge.quality(self.network if network is None else network, self.data.val)
+
+    def once(self, name: str, measure: Callable[[], T], *, together: bool = False) -> T:
+        """Return what `measure` gives, or gave when this step was begun before; JSON values.
+
+        Args:
+            name: another one for each thing that is measured in a step.
+            measure: of one process alone, so that nobody is in the way.
+            together: whether all processes measure, for what they train.
+        """
+
+        def figures() -> Any:
+            return from_main(measure() if together or is_main() else None)
+
+        run = self.task.run
+        return figures() if run is None else run.recall(self.number, name, figures)
+
+    def note(self, text: str) -> None:
+        """Say something the user should know; it stands in the step's record."""
+        self.notes.append(text)
+
+    def done(self, why: str = "nothing is left to remove") -> bool:
+        """Return False, for `step` to return, and keep why nothing more is done."""
+        self.why = why
+        return False
+
+    @contextmanager
+    def _scoring(self) -> Iterator[None]:
+        """Make scoring follow from the seed: a loader of the user's may draw its order."""
+        self.listener.stage(self.number, "score")
+        device = device_of(self.network)
+        with preserved_rng(device):
+            seed_everything(derive_seed(self.options.seed, "score", self.number), device)
+            yield
