@@ -109,7 +109,7 @@ def interrupt_again_and_again(home: Path) -> int:
 
 
 if __name__ == "__main__":
-    small_runs.skip_latency(pytest.MonkeyPatch())
+    small_runs.untimed_commands(pytest.MonkeyPatch())
     untrained()
     stop = {"kill": kill_again_and_again, "ctrl-c": interrupt_again_and_again}[sys.argv[1]]
     print(json.dumps({"stopped": stop(Path(sys.argv[2]))}))

@@ -9,20 +9,26 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
+from shoal import compress
 from shoal.data import DataSet, load_data
 from shoal.measure import Latency, Ratio, SideBySide, count_macs, count_params, depth
 from shoal.merge.merge import merge_
-from shoal import compress
 from shoal.network import Network, capture
+from shoal.options import Recipe
 from shoal.search.data import Data
 from shoal.search.ending import Ending
 from shoal.search.gauge import Figures, MachineGauge
+from shoal.search.lab import Lab, Task
+from shoal.search.listener import Listener
 from shoal.search.moves import Move
+from shoal.search.options import MachineOptions, SearchOptions
 from shoal.search.records import LatencyReport
 from shoal.search.result import Result
+from shoal.search.rewind import Rewind
 from shoal.training import fit
 
 TIMED = (
@@ -218,3 +224,24 @@ class FakeGauge(MachineGauge):
 def relabelled(batches: Iterable[Any], shift: int) -> list[Any]:
     """Return the batches with every label moved on by `shift`: all wrong for a trained network."""
     return [(x, (y + shift) % 10) for x, y in batches]
+
+
+def untimed_commands(patch: pytest.MonkeyPatch) -> None:
+    """Let the command line, which takes no gauge, time nothing."""
+    patch.setattr("shoal.search.compress.MachineGauge", lambda data, *_: FakeGauge(data.val))
+
+
+def lab(network: Network, train: Iterable[Any], val: Iterable[Any], **options: Any) -> Lab:
+    """Return a lab on a copy of a network, as a method gets it, without a run's folder."""
+    wanted = SearchOptions(**options)
+    task = Task(
+        base=network,
+        data=Data(train, val),
+        options=wanted,
+        machine=MachineOptions(),
+        recipe=Recipe(lr=0.01, precision="fp32"),
+        gauge=FakeGauge(val),
+        listener=Listener(),
+        rewind=Rewind(wanted, network, None, own_training=False),
+    )
+    return Lab(task, network.copy(), network, [])

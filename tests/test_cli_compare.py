@@ -29,7 +29,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("compare") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        small_runs.skip_latency(patch)
+        small_runs.untimed_commands(patch)
         words = [MODEL, "--checkpoint", str(weights), "--data", "digits", "--train-samples", "250",
                  "--batch-size", "50", "--precision", "fp32", "--max-drop", "100",
                  "--val-fraction", "0.25", "--remove", "2", "--out", str(folder)]  # fmt: skip

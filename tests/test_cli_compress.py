@@ -24,7 +24,7 @@ MODEL = f"{small_runs.__file__}:build"
 
 @pytest.fixture(autouse=True)
 def _no_latency(monkeypatch: pytest.MonkeyPatch) -> None:
-    small_runs.skip_latency(monkeypatch)
+    small_runs.untimed_commands(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def words(weights: Path, out: Path, *more: str) -> list[str]:
 def run(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cli") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        small_runs.skip_latency(patch)
+        small_runs.untimed_commands(patch)
         assert main(words(weights, folder, "--remove", "2")) == 0
     return folder
 

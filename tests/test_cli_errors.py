@@ -26,7 +26,7 @@ Refused = Callable[..., str]
 
 @pytest.fixture(autouse=True)
 def _no_latency(monkeypatch: pytest.MonkeyPatch) -> None:
-    small_runs.skip_latency(monkeypatch)
+    small_runs.untimed_commands(monkeypatch)
 
 
 @pytest.fixture
@@ -268,7 +268,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run of one step."""
     folder = tmp_path_factory.mktemp("errors") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        small_runs.skip_latency(patch)
+        small_runs.untimed_commands(patch)
         words = ["compress", MODEL, *DIGITS, "--remove", "1", "--out", str(folder)]
         assert main([*words, "--max-drop", "100"]) == 0
     return folder

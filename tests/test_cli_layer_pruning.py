@@ -25,7 +25,7 @@ Prune = Callable[..., dict[str, Any]]
 
 @pytest.fixture(autouse=True)
 def _no_latency(monkeypatch: pytest.MonkeyPatch) -> None:
-    small_runs.skip_latency(monkeypatch)
+    small_runs.untimed_commands(monkeypatch)
 
 
 @pytest.fixture(scope="module")

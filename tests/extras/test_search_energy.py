@@ -43,7 +43,7 @@ def metered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search_energy, "EnergyMeter", Meter)
     monkeypatch.setattr(search_energy, "inference_energy", inference)
     monkeypatch.setattr(search_energy, "_SECONDS", 0.02)
-    small_runs.skip_latency(monkeypatch)
+    small_runs.untimed_commands(monkeypatch)
 
 
 @pytest.mark.usefixtures("metered")

@@ -8,16 +8,9 @@ import torch
 import small_runs
 from shoal.errors import ConfigError
 from shoal.importance import Criterion, Scores, criteria, register_criterion, score
-from shoal.methods import Easier
 from shoal.network import Network
 from shoal.passes import Data
-from shoal.search.legacy import Search
-from small_runs import digits, run
-
-
-@pytest.fixture(autouse=True)
-def _no_latency(monkeypatch: pytest.MonkeyPatch) -> None:
-    small_runs.skip_latency(monkeypatch)
+from small_runs import FakeGauge, digits, run
 
 
 def test_the_lowest_entropy_goes_at_every_step() -> None:
@@ -56,14 +49,14 @@ def test_few_samples_say_if_the_choice_is_not_certain() -> None:
     assert (step.settled is False) == any("not settled" in note for note in step.notes)
 
 
-def test_importance_is_divided_by_the_latency_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_importance_is_divided_by_the_latency_saved() -> None:
     """What saves most goes first, what saves nothing last, however little it matters."""
     plain = run(remove=1).steps[1].scores
     last, *others = sorted(plain, key=plain.__getitem__)
     saved = {last: 0.0, **dict.fromkeys(others, 1.0), others[-1]: 1e6}
     table = {f"linearize {name}": value for name, value in saved.items()}
-    monkeypatch.setattr("shoal.search.scoring.saved_ms", lambda *_: (40.0, table))
-    step = run(remove=1, per_latency=True).steps[1]
+    gauge = FakeGauge(digits().val, saved=lambda *_: (40.0, table))
+    step = run(remove=1, per_latency=True, gauge=gauge).steps[1]
     assert step.names == (others[-1],)
     assert step.scores[last] == math.inf
     assert step.scores[others[-1]] == pytest.approx(plain[others[-1]] / 1e6)
@@ -86,7 +79,7 @@ def test_a_criterion_for_blocks_is_refused() -> None:
 
     try:
         with pytest.raises(ConfigError, match="criterion 'of blocks' scores blocks"):
-            Easier(Search(criterion="of blocks"))
+            run(criterion="of blocks")
     finally:
         del criteria._entries["of blocks"]
 

@@ -10,14 +10,13 @@ import torch
 from torch import Tensor, nn
 
 import shoal
-import small_runs
 from shoal.errors import ConfigError, NameNotFoundError
-from shoal.measure import benchmark
 from shoal.models import cifar_resnet20
 from shoal.network import Network
 from shoal.search.listener import Listener
 from shoal.search.result import Result
 from shoal.training import EpochReport
+from small_runs import FakeGauge
 
 FAST = {"recipe": {"precision": "fp32", "lr": 0.01}, "seed": 0}
 
@@ -32,17 +31,6 @@ def batches(count: int, seed: int) -> list[tuple[Tensor, Tensor]]:
 TRAIN, VAL = batches(2, 1), batches(2, 2)
 
 
-@pytest.fixture(autouse=True)
-def quick_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measure latency shortly: nothing here depends on it."""
-
-    def short(net: nn.Module, inputs: Any, baseline: nn.Module | None = None, **_: Any) -> Any:
-        return benchmark(net, inputs, baseline, warmup=0, repeats=3, min_seconds=0.0)
-
-    small_runs.skip_latency(monkeypatch)
-    monkeypatch.setattr("shoal.search.task.benchmark", short)  # for MACs and depth
-
-
 @pytest.fixture(scope="module")
 def model() -> Network:
     torch.manual_seed(0)
@@ -52,7 +40,8 @@ def model() -> Network:
 
 def compress(model: nn.Module, **options: Any) -> Result:
     given = {"epochs": 0, "max_drop": 100.0, "criterion": "last", **FAST, **options}
-    return shoal.compress(model, TRAIN, VAL, method="layer_pruning", **given)
+    given = {"method": "layer_pruning", "gauge": FakeGauge(VAL), **given}
+    return shoal.compress(model, TRAIN, VAL, **given)
 
 
 def dropped(result: Result) -> list[tuple[str, ...]]:
@@ -106,7 +95,7 @@ def test_scores_decide(model: Network) -> None:
 
 
 def test_the_criterion_is_cka_unless_another_is_named(model: Network) -> None:
-    options = {"epochs": 0, "max_drop": 100.0, "remove": 1, **FAST}
+    options = {"epochs": 0, "max_drop": 100.0, "remove": 1, "gauge": FakeGauge(VAL), **FAST}
     result = shoal.compress(model, TRAIN, VAL, method="layer_pruning", **options)
     scores = shoal.score(model, TRAIN, "cka")
     assert result.steps[1].scores == pytest.approx(dict(scores))
@@ -127,11 +116,11 @@ def test_importance_per_latency_saved(model: Network) -> None:
 
 
 def test_what_saves_nothing_does_not_go_and_stands_as_null_in_json(
-    model: Network, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    model: Network, tmp_path: Path
 ) -> None:
     saved = {f"drop {name}": float(name.startswith("layer1")) for name in LAST}
-    monkeypatch.setattr("shoal.search.scoring.saved_ms", lambda *_: (40.0, saved))
-    options = {"criterion": "last", "per_latency": True, "out": tmp_path / "run"}
+    gauge = FakeGauge(VAL, saved=lambda *_: (40.0, saved))
+    options = {"criterion": "last", "per_latency": True, "out": tmp_path / "run", "gauge": gauge}
     result = compress(model, **options)
     assert dropped(result) == [("layer1.2",), ("layer1.1",), ("layer1.0",)]
     assert "save time" in result.stopped
@@ -161,7 +150,7 @@ def test_a_wrong_criterion_or_option_is_one_line(model: Network) -> None:
         ({"rewind": 2, "dense_epochs": 1}, ConfigError, "dense_epochs"),
         ({"rewind": 0, "rewind_from": "x.pt"}, ConfigError, "choose one"),
         ({"score_on": "rewound"}, ConfigError, "rewind"),
-        ({"score_on": "both"}, ConfigError, "choose 'trained' or 'rewound'"),
+        ({"score_on": "both"}, ConfigError, "one of trained, rewound"),
         ({"rewind": 1, "dense_epochs": 1, "fit": lambda n: None}, ConfigError, "fit="),
     ):
         with pytest.raises(error, match=words) as caught:
@@ -170,11 +159,11 @@ def test_a_wrong_criterion_or_option_is_one_line(model: Network) -> None:
 
 
 def test_easier_takes_site_criteria_of_the_same_registry(model: Network) -> None:
-    options = {"epochs": 0, "max_drop": 100.0, "remove": 1, "how": "identity", **FAST}
-    result = shoal.compress(model, TRAIN, VAL, method="easier", criterion="last", **options)
+    options = {"method": "easier", "remove": 1, "how": "identity"}
+    result = compress(model, **options)
     assert dropped(result) == [(model.sites[-1].name,)]
     with pytest.raises(ConfigError, match="scores blocks"):
-        shoal.compress(model, TRAIN, VAL, method="easier", criterion="l1", **options)
+        compress(model, **options, criterion="l1")
 
 
 # ---------------------------------------------------------------------- rewinding

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,21 +15,23 @@ from torch import Tensor, nn
 
 import shoal
 import small_runs
-from shoal.errors import ConfigError, NameNotFoundError, TrainingError
+from shoal.errors import ConfigError, TrainingError
 from shoal.importance import score
-from shoal.measure import Ratio, benchmark, latency_in
+from shoal.measure import latency_in
 from shoal.merge.merge import merge_
-from shoal.methods.shoal import _best_step
+from shoal.methods.shoal import Shoal, _best_step
 from shoal.models import cifar_resnet20
 from shoal.network import Network
+from shoal.search import coach
 from shoal.search import moves as moves_module
 from shoal.search.listener import Listener
 from shoal.search.moves import Move, find_moves, saved_ms
-from shoal.search.rehearsal import FirstBatches, rehearsed_costs
 from shoal.search.result import Result
 from shoal.search.settings import Settings
+from shoal.search.trial import FirstBatches
 from shoal.surgery import drop_, linearize_
 from shoal.training import evaluate, recipes
+from small_runs import FakeGauge
 
 
 def batches(count: int, seed: int) -> list[tuple[Tensor, Tensor]]:
@@ -45,19 +47,8 @@ WHOLE_MS = 40.0
 Savings = tuple[float, dict[str, float]]
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take what a move saves from a table, and measure nothing else at length."""
-
-    def short(net: nn.Module, inputs: Any, baseline: nn.Module | None = None, **_: Any) -> Any:
-        return benchmark(net, inputs, baseline, warmup=0, repeats=3, min_seconds=0.0)
-
-    def table(network: Network, moves: Iterable[Move], *given: Any) -> Savings:
-        return WHOLE_MS, {move.title: PRICES[move.kind] for move in moves}
-
-    small_runs.skip_latency(monkeypatch)
-    monkeypatch.setattr("shoal.search.task.benchmark", short)  # for MACs and depth
-    monkeypatch.setattr("shoal.methods.shoal.saved_ms", table)
+def table(network: Network, moves: Sequence[Move]) -> Savings:
+    return WHOLE_MS, {move.title: PRICES[move.kind] for move in moves}
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +59,8 @@ def model() -> Network:
 
 def run(model: nn.Module, **options: Any) -> Result:
     given = {"epochs": 0, "max_drop": 100.0, "samples": 256, "remove": 1, **options}
+    saved, speedup = given.pop("saved", table), given.pop("speedup", 1.0)
+    given.setdefault("gauge", FakeGauge(VAL, saved=saved, speedup=speedup))
     return shoal.compress(model, TRAIN, VAL, method="shoal", **given)
 
 
@@ -83,6 +76,7 @@ def test_costs_are_what_the_other_criteria_say_and_the_ratio_decides(model: Netw
         right = [(images, model(images).argmax(1)) for images, _ in TRAIN]
     given = {"epochs": 0, "max_drop": 0.0, "samples": None, "moves": ["drop"]}
     given |= {"criterion": "accuracy", "per_step": 7, "step_saving": 1.0}  # all 7 meet all samples
+    given |= {"gauge": FakeGauge(VAL, saved=table)}
     step = shoal.compress(model, right, VAL, method="shoal", **given).steps[1]
     lesion = score(model, right, "lesion", metric="accuracy")
     assert step.operation == "drop"
@@ -98,7 +92,7 @@ def test_each_kind_of_move_does_what_its_operation_does(model: Network) -> None:
         assert result.removed == 1
 
 
-def test_among_equal_costs_the_larger_saving_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_among_equal_costs_the_larger_saving_goes_first() -> None:
     torch.manual_seed(0)
     net = cifar_resnet20(num_classes=4, width=4).eval()
     for name, bn in net.named_modules():  # branches that are zero: dropping them costs nothing
@@ -109,11 +103,10 @@ def test_among_equal_costs_the_larger_saving_goes_first(monkeypatch: pytest.Monk
     first = run(captured).steps[1]
     assert first.operation == "drop"
 
-    def dear(network: Network, moves: Iterable[Move], *given: Any) -> Savings:
+    def dear(network: Network, moves: Sequence[Move]) -> Savings:
         return 40.0, {m.title: {"collapse": 9.0, "drop": 0.01}.get(m.kind, 0.0) for m in moves}
 
-    monkeypatch.setattr("shoal.methods.shoal.saved_ms", dear)
-    step = run(captured).steps[1]
+    step = run(captured, saved=dear).steps[1]
     assert set(step.scores) == {m.title for m in find_moves(captured, ["collapse", "drop"])}
 
 
@@ -141,24 +134,19 @@ def test_a_step_ends_when_it_saves_enough(model: Network, moves: str, expected: 
     assert len(step.names) == expected
 
 
-def test_the_last_step_saves_what_is_missing_to_the_target(
-    model: Network, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("shoal.search.task.Task._ratio", lambda *_: Ratio.of([1.0 / 0.73], [1.0]))
+def test_the_last_step_saves_what_is_missing_to_the_target(model: Network) -> None:
     options = {"moves": ["collapse"], "step_saving": 0.1, "target_latency": 0.7}
+    options |= {"speedup": 1.0 / 0.73}
     result = run(model, remove=None, patience=1, **options)
     # 0.7 / 0.73 leaves 4 % of 40 ms to save.
     assert [len(step.names) for step in result.steps[1:3]] == [4, 2]
 
 
-def test_nothing_that_saves_no_time_is_done(
-    model: Network, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def nothing(network: Network, moves: Iterable[Move], *given: Any) -> Savings:
+def test_nothing_that_saves_no_time_is_done(model: Network) -> None:
+    def nothing(network: Network, moves: Sequence[Move]) -> Savings:
         return 40.0, {move.title: 0.0 for move in moves}
 
-    monkeypatch.setattr("shoal.methods.shoal.saved_ms", nothing)
-    result = run(model, remove=None)
+    result = run(model, remove=None, saved=nothing)
     assert len(result.steps) == 1
     assert "save time" in result.stopped
 
@@ -184,11 +172,15 @@ def test_an_interrupted_step_keeps_what_it_measured(model: Network, tmp_path: Pa
     with pytest.raises(KeyboardInterrupt):
         run(model, listener=Stop(), **options)
     kept = json.loads((tmp_path / "run" / "measured-001.json").read_text())
-    assert set(kept) == {"saved_ms", "rehearsed", "paddings"}
-    patched: Callable[..., Any] = lambda *given: pytest.fail("measured again")  # noqa: E731
+    assert {"saved_ms", "paddings", "no move: loss of 256"} <= set(kept)
+    assert sum(name.endswith(": loss of 256") for name in kept) == 1 + 3 * 3  # tries of each kind
+
+    def trained(*given: Any, **options: Any) -> None:
+        pytest.fail("tried again")
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("shoal.methods.shoal.saved_ms", patched)
-        result = run(model, **options)
+        patch.setattr("shoal.search.coach.Coach.rehearse", trained)
+        result = run(model, **options, saved=lambda *given: pytest.fail("measured again"))
     assert len(result.steps) == 2
     assert not (tmp_path / "run" / "measured-001.json").exists()
 
@@ -240,9 +232,9 @@ def test_the_network_is_left_as_it_is(model: Network) -> None:
 
 
 def test_wrong_options_are_told(model: Network) -> None:
-    with pytest.raises(ConfigError, match="'loss' or 'accuracy'"):
+    with pytest.raises(ConfigError, match="one of loss, accuracy"):
         run(model, criterion="entropy")
-    with pytest.raises(NameNotFoundError, match="did you mean 'collapse'"):
+    with pytest.raises(ConfigError, match="one of linearize, collapse, drop"):
         run(model, moves=["colapse"])
 
 
@@ -299,41 +291,67 @@ def test_rehearsed_moves_are_the_best_of_each_kind_and_one_of_them_is_made(
         assert set(best) == {title for title in step.scores if title.startswith(kind)}
 
 
-def test_a_rehearsal_compares_with_the_network_trained_as_long(model: Network) -> None:
-    """A move that does nothing costs nothing, however much the training gains."""
-    moves = find_moves(model, ["drop"])[:2]
+Trained = Callable[[Network], object]
 
-    def rehearse(network: Network) -> None:
+
+@pytest.fixture
+def training(monkeypatch: pytest.MonkeyPatch) -> Callable[[Trained], None]:
+    """Let a function of the test's own train in trials."""
+
+    def by(train: Trained) -> None:
+        monkeypatch.setattr(coach, "fit", lambda network, data, **options: train(network))
+
+    return by
+
+
+def test_a_rehearsal_compares_with_the_network_trained_as_long(
+    model: Network, training: Callable[[Trained], None]
+) -> None:
+    """A move that does nothing costs nothing, however much the training gains."""
+
+    def train(network: Network) -> None:
         with torch.no_grad():
             network.get_parameter("linear.bias").add_(torch.arange(4.0))
 
-    given = {"samples": None, "metric": "loss", "progress": lambda done, total: None}
-    found = rehearsed_costs(model, moves, lambda *_: None, rehearse, TRAIN, **given)
-    assert found == {move.title: (0.0, 0.0) for move in moves}
-    made = rehearsed_costs(
-        model, moves, lambda m, net: drop_(net, m.name), lambda net: None, TRAIN, **given
-    )
+    training(train)
+    lab = small_runs.lab(model, TRAIN, VAL)
+    against, nothing = lab.trial("as it is", batches=1), lab.trial("no change", batches=1)
+    assert nothing.cost_above(against) == (0.0, 0.0)
+    training(lambda network: None)
+    lab = small_runs.lab(model, TRAIN, VAL)
     lesion = score(model, TRAIN, "lesion")
-    for move in moves:
-        assert made[move.title][0] == pytest.approx(lesion[move.name], abs=1e-5)
-        assert made[move.title][1] > 0.0
+    for move in find_moves(model, ["drop"])[:2]:
+        made = lab.trial(move.title, lambda net, name=move.name: drop_(net, name), batches=1)
+        cost, error = made.cost_above(lab.trial("as it is", batches=1))
+        assert cost == pytest.approx(lesion[move.name], abs=1e-5)
+        assert error > 0.0
 
 
-def test_a_move_that_breaks_training_is_passed_over(model: Network) -> None:
-    moves = find_moves(model, ["drop"])[:2]
+def test_a_move_that_breaks_training_is_passed_over(
+    model: Network, training: Callable[[Trained], None]
+) -> None:
+    wanted = {"epochs": 1, "tries": 1, "moves": ["drop", "collapse"], "recipe": FP32}
+    whole = set(run(model, **wanted).steps[1].scores)
+    assert len(whole) == 2
     calls: list[Network] = []
 
-    def rehearse(network: Network) -> None:
+    def train(network: Network) -> None:
         calls.append(network)
-        if len(calls) == 2:
+        if len(calls) in broken:  # the first one is of the network as it is
             raise TrainingError("the loss is not finite")
 
-    given = {"samples": 64, "metric": "accuracy", "progress": lambda done, total: None}
-    make = lambda m, net: drop_(net, m.name)  # noqa: E731
-    assert set(rehearsed_costs(model, moves, make, rehearse, TRAIN, **given)) == {moves[1].title}
+    training(train)
+    broken = {2}
+    lab = small_runs.lab(model, TRAIN, VAL)
+    assert Shoal(Shoal.Options(tries=1, moves=("drop", "collapse"), samples=64)).step(lab)
+    assert lab.scores is not None
+    assert len(lab.scores) == 1
+    assert set(lab.scores) < whole
     calls.clear()
+    broken = {2, 3}
+    lab = small_runs.lab(model, TRAIN, VAL)
     with pytest.raises(TrainingError, match="not finite"):
-        rehearsed_costs(model, moves[:1], make, rehearse, TRAIN, **given)
+        Shoal(Shoal.Options(tries=1, moves=("drop", "collapse"), samples=64)).step(lab)
 
 
 def test_no_more_batches_are_rehearsed_on_than_there_are() -> None:

@@ -124,7 +124,7 @@ def test_long_text_wraps_and_loses_nothing() -> None:
 def test_all_of_a_finished_run_fits_80_columns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small_runs.skip_latency(monkeypatch)
+    small_runs.untimed_commands(monkeypatch)
     small_runs.run(tmp_path / "run", method="easier", criterion="last", remove=3, final_epochs=1)
     found = read_run(tmp_path / "run")
     latencies = latency_table(found.latency["runtimes"])

@@ -13,41 +13,33 @@ import small_runs
 from shoal.data.loader import ImageLoader
 from shoal.errors import ConfigError, DataError, NameNotFoundError
 from shoal.network import Network
-from shoal.search import task
+from shoal.search import coach
 from shoal.search.listener import Listener
 from shoal.search.records import Step, lineage
 from shoal.search.result import Result
-from shoal.training import Evaluation
-from small_runs import SITES, digits, facts, removals, run, same_weights
-
-
-@pytest.fixture(autouse=True)
-def _no_latency(monkeypatch: pytest.MonkeyPatch) -> None:
-    small_runs.skip_latency(monkeypatch)
+from small_runs import SITES, FakeGauge, digits, facts, removals, run, same_weights
 
 
 @pytest.fixture(scope="module")
 def whole() -> Result:
     """A search that goes on until nothing is left."""
-    with pytest.MonkeyPatch.context() as patch:
-        small_runs.skip_latency(patch)
-        return run()
+    return run()
 
 
 Scripted = Callable[..., Result]
 
 
 @pytest.fixture
-def scripted(monkeypatch: pytest.MonkeyPatch) -> Scripted:
+def scripted() -> Scripted:
     """A search without training whose accuracies are given, one for each number of removals."""
 
     def search(accuracies: list[float], **options: Any) -> Result:
-        def judge(network: Network, loader: object) -> Evaluation:
-            gone = sum(site.linearized is not None for site in network.sites)
-            return Evaluation(accuracies[gone], 0.0, 100, round(accuracies[gone]))
+        def judge(network: Network) -> float:
+            return accuracies[sum(site.linearized is not None for site in network.sites)]
 
-        monkeypatch.setattr(task, "evaluate", judge)
-        return run(**{"fit": lambda network: None, "how": "identity", **options})
+        gauge = FakeGauge(digits().val, quality=judge)
+        given = {"fit": lambda network: None, "how": "identity", "gauge": gauge, **options}
+        return run(**given)
 
     return search
 
@@ -70,7 +62,7 @@ def test_an_option_of_another_method_is_refused(
     method: str, option: dict[str, Any], others: str
 ) -> None:
     name = next(iter(option))
-    with pytest.raises(ConfigError, match=f"'{method}' does not read {name}.* choose {others}"):
+    with pytest.raises(ConfigError, match=f"'{method}' has no option {name}.* choose {others}"):
         run(method=method, **option)
 
 
@@ -265,7 +257,7 @@ def test_a_layer_that_dies_ends_the_search_and_is_named() -> None:
 def test_a_network_without_rectifiers_has_nothing_to_remove() -> None:
     linear = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     for method, words in (
-        ("easier", "no rectifier to linearize: choose --method"),
+        ("easier", "no rectifier to linearize: choose method"),
         ("layer_pruning", "no residual block: choose a method"),
         ("shoal", "no rectifier to linearize, no stretch to collapse, no block to drop"),
     ):
@@ -281,7 +273,7 @@ def test_what_is_of_another_kind_is_told_in_one_line() -> None:
         ({"fit": 3}, ConfigError, "fit is a int"),
         ({"max_drop": "1"}, ConfigError, "max_drop is '1'"),
         ({"final_lr": 0.1}, ConfigError, "without final_epochs"),
-        ({"lr": 0.1}, ConfigError, "recipe={'lr': …}"),
+        ({"lr": -0.1}, ConfigError, "lr is -0.1: give a number, above 0"),
         ({"criterion": "entropy?zero='on'"}, ConfigError, "did you mean 'zeros'"),
     ):
         with pytest.raises(error, match=re.escape(words)):
@@ -304,7 +296,7 @@ def test_a_result_prints_as_one_line(whole: Result) -> None:
 
 
 def test_wrong_options_are_told_before_anything_is_done() -> None:
-    with pytest.raises(ConfigError, match="max_drop is -1: give the points of accuracy"):
+    with pytest.raises(ConfigError, match=r"max_drop is -1\.0: give a number of points, 0 or more"):
         run(max_drop=-1)
     with pytest.raises(NameNotFoundError, match="unknown option 'per_stp': did you mean 'per_step"):
         run(per_stp=2)
@@ -312,7 +304,7 @@ def test_wrong_options_are_told_before_anything_is_done() -> None:
         run(method="esier")
     with pytest.raises(NameNotFoundError, match="unknown criterion 'entopy': did you mean 'entrop"):
         run(criterion="entopy")
-    with pytest.raises(ConfigError, match="how is 'lines': choose"):
+    with pytest.raises(ConfigError, match="how is 'lines': give one of line, identity"):
         run(how="lines")
     with pytest.raises(DataError, match="the validation data are empty"):
         run(val=[])
@@ -335,20 +327,20 @@ def test_a_step_spells_itself_as_flat_values(whole: Result) -> None:
 
 @pytest.mark.parametrize(("after", "taken"), [(89.8, True), (89.5, True), (89.4, False)])
 def test_the_result_is_trained_once_more_and_taken_if_it_is_not_worse(
-    monkeypatch: pytest.MonkeyPatch, after: float, taken: bool
+    after: float, taken: bool
 ) -> None:
     fits: list[int] = []
 
     def fit(network: Network) -> None:
         fits.append(sum(site.linearized is not None for site in network.sites))
 
-    def judge(network: Network, loader: object) -> Evaluation:
+    def judge(network: Network) -> float:
         gone = sum(site.linearized is not None for site in network.sites)
         again = fits[-2:] == [2, 1] and gone == 1
-        return Evaluation(after if again else [90.0, 89.5, 70.0][gone], 0.0, 100, 90)
+        return after if again else [90.0, 89.5, 70.0][gone]
 
-    monkeypatch.setattr(task, "evaluate", judge)
-    result = run(fit=fit, how="identity", max_drop=1.0, final_epochs=3)
+    gauge = FakeGauge(digits().val, quality=judge)
+    result = run(fit=fit, how="identity", max_drop=1.0, final_epochs=3, gauge=gauge)
     assert fits == [1, 2, 1]  # the one too many does not matter: the result is trained
     last = result.steps[-1]
     assert (last.operation, last.names, last.epochs) == ("fine-tune", (), 3)
@@ -369,15 +361,14 @@ def test_nothing_is_trained_once_more_where_nothing_went(scripted: Scripted) -> 
 
 def test_the_last_training_has_its_own_rate_and_learns_from_dense() -> None:
     seen: list[dict[str, Any]] = []
-    real = task.fit
+    real = coach.fit
 
     def fit(network: Network, train: object, **options: Any) -> object:
         seen.append(options)
         return real(network, train, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(task, "fit", fit)
-        small_runs.skip_latency(patch)
+        patch.setattr(coach, "fit", fit)
         recipe = {"lr": 0.02, "precision": "fp32", "distill": 0.5}
         run(remove=1, final_epochs=2, final_lr=0.003, recipe=recipe)
     assert [options["recipe"].lr for options in seen] == [0.02, 0.003]

@@ -171,7 +171,9 @@ class Shoal(Method):
         """
         against = lab.trial("no move", batches=_BATCHES)
         costs: dict[str, tuple[float, float]] = {}
-        failed = ""
+        failed = against.failed
+        if failed:
+            raise TrainingError(failed)
         for done, move in enumerate(tried, start=1):
             trial = lab.trial(move.title, partial(fitted.make, move), batches=_BATCHES)
             failed = trial.failed or failed

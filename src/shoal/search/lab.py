@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from torch import Tensor, nn
 
@@ -119,6 +119,7 @@ class Lab:
         self.started = time.perf_counter()
         self.coach = Coach(task, self.number, history)
         self._count = count
+        self._known: dict[str, Any] = {}  # what was measured in this step
         self._lines: Mapping[str, FittedLine] = {}
         self._fresh = False  # changed and not trained since
 
@@ -453,8 +454,11 @@ class Lab:
         def figures() -> Any:
             return from_main(measure() if together or is_main() else None)
 
-        run = self.task.run
-        return figures() if run is None else run.recall(self.number, name, figures)
+        if name not in self._known:
+            run = self.task.run
+            found = figures() if run is None else run.recall(self.number, name, figures)
+            self._known[name] = found
+        return cast("T", self._known[name])
 
     def note(self, text: str) -> None:
         """Say something the user should know; it stands in the step's record."""
