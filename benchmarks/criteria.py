@@ -33,25 +33,24 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import nn
 
 import shoal
+import shoal.methods
 from criteria_tables import NOTHING, passed, published, table
 from shoal.data import DataSet, ImageLoader, load_data
 from shoal.data.split import stratified_split
 from shoal.files import write_file
-from shoal.importance import Scores
 from shoal.measure import latency_ratio, measure_latency
 from shoal.models import load_model
-from shoal.network import Network
 from shoal.runtimes import export
 from shoal.runtimes.onnx_session import OnnxRunner
-from shoal.search.legacy import Proposal, Search, Situation
+from shoal.search.lab import Lab
 from shoal.search.listener import Listener
-from shoal.search.method import methods
+from shoal.search.method import Method, Progress, methods, register_method
 from shoal.search.records import Step
 from shoal.search.result import Result
 from shoal.training import Recipe, fit
@@ -111,30 +110,23 @@ class Progress(Listener):
         print(f"{self.title}  {text}", flush=True)
 
 
-@methods.register(NOTHING)
-class Nothing:
+@register_method(NOTHING)
+class Nothing(Method):
     """Removes nothing at each step: what the fine-tuning alone does to dense."""
 
-    unit: ClassVar[str] = "blocks"
+    Options = methods["layer_pruning"].Options
 
-    def __init__(self, search: Search) -> None:
-        self._steps = -(-(search.remove or 0) // search.per_step)
+    def step(self, lab: Lab) -> bool:
+        """Only train, as often as the others remove something."""
+        if lab.number > -(-(lab.options.remove or 0) // self.options.per_step):
+            return lab.done()
+        lab.mark(NOTHING, ())
+        lab.train()
+        return True
 
-    def candidates(self, network: Network) -> list[str]:
-        """Return what keeps the search going."""
-        return ["dense"]
-
-    def nothing_to_remove(self, network: Network) -> str:
-        """Return nothing: there always is a candidate."""
-        return ""
-
-    def propose(
-        self, network: Network, data: Any, count: int, situation: Situation
-    ) -> Proposal | None:
-        """Change nothing, as often as the others remove something."""
-        if len(situation.history) > self._steps:
-            return None
-        return Proposal(NOTHING, (), Scores(NOTHING, {}, 0), lambda target: None)
+    def progress(self, lab: Lab) -> Progress:
+        """Return that nothing is removed."""
+        return Progress(0, len(lab.base.blocks), "blocks")
 
 
 # ---------------------------------------------------------------------- runs

@@ -26,11 +26,11 @@ from peak_memory import peak_memory_bytes
 from shoal.importance.entropy import Entropy
 from shoal.measure import Ratio, clock_timer, time_rounds
 from shoal.measure.stats import quartiles
-from shoal.methods.easier import POSITIONS
 from shoal.models import resnet18_cifar
 from shoal.modes import make_channels_last
 from shoal.network import Network, capture
 from shoal.passes.observe import observe
+from shoal.search.fitted import POSITIONS
 from shoal.surgery import LineMoments
 
 BASELINE = "captured network, plain"

@@ -233,6 +233,7 @@ def untimed_commands(patch: pytest.MonkeyPatch) -> None:
 
 def lab(network: Network, train: Iterable[Any], val: Iterable[Any], **options: Any) -> Lab:
     """Return a lab on a copy of a network, as a method gets it, without a run's folder."""
+    fit = options.pop("fit", None)
     wanted = SearchOptions(**options)
     task = Task(
         base=network,
@@ -243,5 +244,6 @@ def lab(network: Network, train: Iterable[Any], val: Iterable[Any], **options: A
         gauge=FakeGauge(val),
         listener=Listener(),
         rewind=Rewind(wanted, network, None, own_training=False),
+        fit=fit,
     )
     return Lab(task, network.copy(), network, [])

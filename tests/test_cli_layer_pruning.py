@@ -71,11 +71,9 @@ def test_floors(prune: Prune) -> None:
 
 
 def test_importance_per_latency(prune: Prune, monkeypatch: pytest.MonkeyPatch) -> None:
-    from shoal.search import scoring
-
     saved = dict(zip(BLOCKS, (1.0, 1.0, 100.0, 1.0, 1.0), strict=True))
     table = {f"drop {name}": value for name, value in saved.items()}
-    monkeypatch.setattr(scoring, "saved_ms", lambda *_: (200.0, table))
+    monkeypatch.setattr(small_runs.FakeGauge, "saved_ms", lambda *_: (200.0, table))
     result = prune("--criterion", "l1", "--per-latency", "--remove", 1)
     assert gone(result) == [["layer1.2"]]
 

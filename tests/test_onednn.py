@@ -13,9 +13,8 @@ from torch import nn
 
 import shoal
 import shoal.onednn
+import small_runs
 from shoal.onednn import safe_convolutions
-from shoal.search.listener import Listener
-from shoal.search.task import Task
 
 # Without `safe_convolutions` both scripts abort. The environment variable makes
 # CPUs with AVX-512 compute as those without it.
@@ -176,9 +175,9 @@ def test_a_users_own_training_is_covered() -> None:
     model = nn.Sequential(_conv(), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     images = torch.randn(2, 4, 8, 8).contiguous(memory_format=torch.channels_last)
     network = shoal.capture(model.eval(), images)
-    task = Task([], [], None, None, custom_fit=lambda given: given(images).sum().backward())
-    notes = task.fine_tune(network, 1, 1, teacher=None, checkpoint=None, listener=Listener())
-    assert len(notes) == 1
+    lab = small_runs.lab(network, [], [], fit=lambda given: given(images).sum().backward())
+    lab.train(1)
+    assert len(lab.notes) == 1
 
 
 @pytest.mark.parametrize(

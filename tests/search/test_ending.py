@@ -39,16 +39,16 @@ def test_four_networks_in_two_runtimes_against_dense_folded(pair: tuple[Network,
     assert [network.code for network in pair] == before
     assert norms(found.merged) == 0
     names = {"dense", "dense_folded", "result", "result_merged"}
-    eager, onnx = found.latency["runtimes"]
+    eager, onnx = found.latency.runtimes
     assert (eager["runtime"], onnx["runtime"]) == ("eager", "onnxruntime")
     for runtime in (eager, onnx):
         assert runtime["baseline"] == "dense_folded"
         assert set(runtime["latency"]) == set(runtime["ratio"]) == names
         assert {one["batch_size"] for one in runtime["latency"].values()} == {3}
         assert runtime["missing"] == {}
-    assert found.latency["speedup"] == eager["ratio"]["result_merged"]
+    assert found.latency.speedup == eager["ratio"]["result_merged"]
     for name in names:
-        assert found.latency[f"{name}_ms"] == eager["latency"][name]["median_ms"]
+        assert getattr(found.latency, f"{name}_ms") == eager["latency"][name]["median_ms"]
     assert found.report.max_rel_error <= 1e-5
     with torch.no_grad():
         assert torch.allclose(found.merged(inputs), result(inputs), atol=1e-4)
@@ -61,10 +61,10 @@ def test_the_runtime_that_decides_gives_the_headline(
     monkeypatch.setenv("SHOAL_CACHE", str(tmp_path))
     inputs = small_runs.digits().example_inputs(2)
     found = end_of(*pair, inputs, batch=2, runtime="onnxruntime")
-    _, onnx = found.latency["runtimes"]
-    assert found.report.runtime == found.latency["runtime"] == onnx["runtime"] == "onnxruntime"
-    assert found.latency["speedup"] == onnx["ratio"]["result_merged"]
-    assert found.latency["result_merged_ms"] == onnx["latency"]["result_merged"]["median_ms"]
+    _, onnx = found.latency.runtimes
+    assert found.report.runtime == found.latency.runtime == onnx["runtime"] == "onnxruntime"
+    assert found.latency.speedup == onnx["ratio"]["result_merged"]
+    assert found.latency.result_merged_ms == onnx["latency"]["result_merged"]["median_ms"]
     assert MergeReport.from_dict(found.report.to_dict()) == found.report
     with torch.no_grad():
         assert torch.allclose(found.merged(inputs), pair[1](inputs), atol=1e-4)

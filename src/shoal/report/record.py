@@ -11,8 +11,7 @@ from typing import Any
 import yaml
 
 from shoal.errors import RunError
-from shoal.search.method import methods
-from shoal.search.records import Metrics, Step, chosen, lineage
+from shoal.search.records import Metrics, Step, chosen
 
 __all__ = ["RunRecord", "read_run"]
 
@@ -128,31 +127,19 @@ def _unfinished(path: Path, batch: int | None) -> RunRecord:
         raise RunError(f"the run in '{path}' has no finished step yet: wait, or start it again")
     steps = tuple(Step.from_dict(_read(file)) for file in files)
     dense, last = steps[0], chosen(steps)
-    blocks = _unit(path) == "blocks"
-    dropped = sum(len(step.names) for step in lineage(steps) if step.operation == "drop")
-    # the first drop was chosen among all blocks that could go
-    known_blocks = len(steps[1].scores) if len(steps) > 1 else None
     return RunRecord(
         folder=path,
         dense=dense.metrics,
         final=last.metrics,
         steps=steps,
-        removed=dropped if blocks else dense.sites_left - last.sites_left,
-        total=known_blocks if blocks else dense.sites_left,
-        unit="blocks" if blocks else "rectifiers",
+        removed=last.removed,
+        total=last.total,
+        unit=last.unit,
         stopped="",
         notes=(),
         latency={},
         latency_batch=batch,
     )
-
-
-def _unit(path: Path) -> str:
-    """Return what the method of a run counts."""
-    method = _read(path / "identity.json").get("method")
-    if not isinstance(method, str) or method not in methods:
-        return "rectifiers"
-    return str(getattr(methods[method], "unit", "rectifiers"))
 
 
 def _latency_batch(path: Path) -> int | None:

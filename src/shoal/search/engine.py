@@ -161,7 +161,7 @@ class _Search:
         least = max(
             dense_quality - self.options.max_drop, 0.0 if begun is None else begun.metrics.top1_val
         )
-        scores = lab.scores
+        scores, progress = lab.scores, self.method.progress(lab)
         begun_from = None if lab.number == 0 else lab.number - 1 if begun is None else begun.step
         step = Step(
             step=lab.number,
@@ -182,6 +182,9 @@ class _Search:
             energy=lab.energy(),
             ended=ended,
             begun_from=begun_from,
+            removed=progress.done,
+            total=progress.total,
+            unit=progress.unit,
         )
         if self.run is not None:
             self.run.save_step(step, network)

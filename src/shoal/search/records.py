@@ -15,6 +15,8 @@ __all__ = ["FORMAT", "LatencyReport", "Metrics", "RunRecord", "Step", "chosen", 
 FORMAT = 2
 """Of `result.json`."""
 
+_LATER = ("ended", "begun_from", "removed", "total", "unit")
+
 
 @dataclass(frozen=True)
 class Metrics:
@@ -82,6 +84,8 @@ class Step:
         energy: what its training took, as JSON values of the search's meter; None without one.
         ended: of a training after the search: why the search had ended.
         begun_from: the number of the step whose network this one was made of.
+        removed: how many are gone in the network, as the method counts; `total` there were, and
+            `unit` says of what.
     """
 
     step: int
@@ -102,6 +106,9 @@ class Step:
     energy: Mapping[str, Any] | None = None
     ended: str = ""
     begun_from: int | None = None
+    removed: int = 0
+    total: int | None = None
+    unit: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the step as flat JSON values: its own fields and the metrics' beside them."""
@@ -120,7 +127,8 @@ class Step:
         metrics = Metrics.from_dict(data)
         own = [f.name for f in fields(cls) if f.name not in ("metrics", "energy")]
         try:
-            optional = {"ended": "", "begun_from": None}  # older records lack these
+            # Older records lack these.
+            optional = {f.name: f.default for f in fields(cls) if f.name in _LATER}
             values = {name: data[name] for name in own if name not in optional}
             values |= {name: data.get(name, default) for name, default in optional.items()}
             if data.get("energy") is not None:
