@@ -48,9 +48,10 @@ from shoal.measure import latency_ratio, measure_latency
 from shoal.models import load_model
 from shoal.runtimes import export
 from shoal.runtimes.onnx_session import OnnxRunner
+from shoal.search import method as api
 from shoal.search.lab import Lab
 from shoal.search.listener import Listener
-from shoal.search.method import Method, Progress, methods, register_method
+from shoal.search.method import Method, methods, register_method
 from shoal.search.records import Step
 from shoal.search.result import Result
 from shoal.training import Recipe, fit
@@ -124,9 +125,9 @@ class Nothing(Method):
         lab.train()
         return True
 
-    def progress(self, lab: Lab) -> Progress:
+    def progress(self, lab: Lab) -> api.Progress:
         """Return that nothing is removed."""
-        return Progress(0, len(lab.base.blocks), "blocks")
+        return api.Progress(0, len(lab.base.blocks), "blocks")
 
 
 # ---------------------------------------------------------------------- runs
