@@ -7,12 +7,13 @@ import doctest
 import pytest
 
 import shoal
+import shoal.methods
 from shoal.data import data_sets
 from shoal.importance import criteria
-from shoal.methods import methods
 from shoal.models.catalog import models
 from shoal.network import ops
 from shoal.runtimes import RUNTIMES
+from shoal.search.method import methods
 
 NAMES = sorted(
     set(shoal.__all__)

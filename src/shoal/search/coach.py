@@ -138,13 +138,13 @@ class Coach:
     ) -> Recipe:
         chosen = self._task.recipe
         if isinstance(changes, Mapping):
-            chosen = chosen.changed(**changes)
+            chosen = replace(chosen, **changes)
         elif changes is not None:
             chosen = find_recipe(changes)
         if lr is not None:
-            chosen = chosen.changed(lr=lr)
+            chosen = replace(chosen, lr=lr)
         # The dense network has nobody to learn from.
-        return chosen if teacher is not None else chosen.changed(distill=0.0)
+        return chosen if teacher is not None else replace(chosen, distill=0.0)
 
     def _checkpoint(self, trial: str) -> Path | None:
         if self._task.run is None:
