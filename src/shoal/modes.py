@@ -10,6 +10,7 @@ from torch import nn
 
 __all__ = [
     "device_of",
+    "dtype_of",
     "eval_mode",
     "is_channels_last",
     "kept_flags",
@@ -56,6 +57,12 @@ def device_of(network: nn.Module) -> torch.device:
     for tensor in (*network.parameters(), *network.buffers()):
         return tensor.device
     return torch.device("cpu")
+
+
+def dtype_of(network: nn.Module) -> torch.dtype | None:
+    """Return the floating type of all weights; None where there are several, or no weights."""
+    types = {p.dtype for p in network.parameters() if p.dtype.is_floating_point}
+    return types.pop() if len(types) == 1 else None
 
 
 def is_channels_last(network: nn.Module) -> bool:

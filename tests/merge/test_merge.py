@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from collapse_checks import torchvision_models
 from shoal.errors import PlanError
+from shoal.measure import Latency
 from shoal.merge.algebra import then
 from shoal.merge.conv_map import ConvMap
 from shoal.merge.loading import load
@@ -565,6 +567,35 @@ def test_merging_twice_changes_nothing(policy: str) -> None:
     code = network.code
     merge_(network, policy=policy)
     assert network.code == code
+
+
+def test_a_join_that_was_slower_is_not_tried_again_until_something_changes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def timed(merged_ms: float) -> Any:
+        def latency_in(runtime: str, models: dict[str, Any], *_: Any, **__: Any) -> Any:
+            times = {name: merged_ms if name == "merged" else 1.0 for name in models}
+            return {k: Latency(t, t, t, 3, 1, 1, "cpu", 1, (t, t, t)) for k, t in times.items()}
+
+        return latency_in
+
+    monkeypatch.setenv("SHOAL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(LatencyCosts, "map_ms", lambda self, found, node: 1.0)
+    monkeypatch.setattr("shoal.merge.merge.latency_in", timed(2.0))
+    network = capture(Mlp().eval(), torch.randn(3, 5, 6)).copy()
+    linearize_(network, ["act"], how="identity")
+    report = merge_(network)
+    assert any("measured to be slower" in kept.reason for kept in report.kept)
+    assert len(layers_of(network, nn.Linear)) == 2
+    save(network, tmp_path / "net")
+    monkeypatch.setattr("shoal.merge.merge.latency_in", timed(0.5))
+    for again in (network, load(tmp_path / "net")):
+        code, done = again.code, list(again.plan.operations)
+        report = merge_(again)
+        assert any("measured to be slower" in kept.reason for kept in report.kept)
+        assert (report.merged, again.code, again.plan.operations) == ([], code, done)
+    merge_(network, batch=4)  # which was not measured
+    assert len(layers_of(network, nn.Linear)) == 1
 
 
 def test_the_order_of_composing_is_the_one_that_is_exact() -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import shoal
 from shoal.errors import ConfigError, NameNotFoundError, ShoalError
 from shoal.measure import latency_in, latency_ratio, measure_latency
-from shoal.runtimes import RUNTIMES, Runner, Runtime, check_runtime, export, find_runtime
+from shoal.runtimes import RUNTIMES, Runner, Runtime, export, find_runtime
 from shoal.runtimes.onnx_session import OnnxRunner
 
 pytest.importorskip("onnxscript")
@@ -103,9 +103,9 @@ def test_latency_is_measured_where_it_is_asked_for(monkeypatch: pytest.MonkeyPat
     with pytest.raises(NameNotFoundError, match="did you mean 'onnxruntime'"):
         latency_in("onnxruntme", models, x)
     monkeypatch.setattr("shoal.runtimes.onnxruntime.importlib.util.find_spec", lambda name: None)
-    check_runtime("eager")
+    find_runtime("eager")
     with pytest.raises(ShoalError, match="shoal"):
-        check_runtime("onnxruntime")
+        find_runtime("onnxruntime")
 
 
 def test_every_runtime_gives_the_networks_outputs_and_a_call_to_time() -> None:
@@ -129,7 +129,7 @@ def test_every_runtime_gives_the_networks_outputs_and_a_call_to_time() -> None:
 
 def test_a_runtime_of_ones_own_is_one_class() -> None:
     class Doubled(Runtime):
-        name, title, version = "doubled", "twice in eager mode", "1"
+        name, version = "doubled", "1"
 
         def make(self, network: nn.Module, inputs: Tensor, *, check: bool = False) -> Runner:
             return find_runtime("eager").make(nn.Sequential(network, network), inputs)

@@ -234,7 +234,7 @@ def test_architectures_shapes_and_replay(
     shape = network.stretch(stretch).end.meta["shape"]
     collapse_(network, stretch, data, kernel_size=kernel)
     assert stretch not in by_name(network)
-    path = network.plan.operations[-1].options["layers"][-1][0]
+    path = list(network.plan.operations[-1].options["layers"])[-1]
     assert network.node_of(path).meta["shape"] == shape
     same_after_loading(network, data[0][:2], tmp_path / "saved")
 

@@ -1,6 +1,6 @@
 """Merging: what has become linear becomes fewer layers, exactly, and proved to change nothing.
 
-A merge is one way through these files, told by `merge.py`:
+A merge goes through these files, driven by `merge.py`:
 
 1. `peephole` rewrites the graph a little, so that linear layers come to stand side by side.
 2. `regions` finds the maximal linear subgraphs, chains of layers (`linear_ops`) and sums.
@@ -15,11 +15,3 @@ A merge is one way through these files, told by `merge.py`:
 `trial` does 1 to 5 for a measurement; `padding` moves padding, so that a later merge can join more;
 `loading` loads saved networks, and `format1` replays the plans of old ones.
 """
-
-from __future__ import annotations
-
-from shoal.merge.merge import merge_
-from shoal.merge.padding import find_movable_paddings, move_paddings_
-from shoal.merge.report import MergeReport
-
-__all__ = ["MergeReport", "find_movable_paddings", "merge_", "move_paddings_"]

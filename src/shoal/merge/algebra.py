@@ -152,11 +152,7 @@ def _kernel(
 ) -> tuple[Tensor, tuple[int, ...]]:
     """Return the composed kernel, [groups, out, in, *kernel], and its dilation.
 
-    Args:
-        first: the map that comes first.
-        second: the map that follows.
-        inner: the first one's weight, [groups, middle, in, *kernel].
-        outer: the second one's weight, [groups, out, middle, *kernel].
+    `inner` is the first map's weight, [groups, middle, in, *kernel], `outer` the second one's.
     """
     step = [s * d for s, d in zip(first.stride, second.dilation, strict=True)]
     if all(k == 1 for k in first.kernel):  # its taps stay as far apart as the second's
@@ -232,16 +228,10 @@ def _undilated_like(one: ConvMap, other: ConvMap) -> ConvMap:
     return replace(one, weight=weight, dilation=(1,) * one.spatial)
 
 
-# ---------------------------------------------------------------------- weights
-
-
 def _at(places: Sequence[int | slice]) -> Any:
-    """Return the index of these places in a tensor's last dimensions."""
-    return (..., *places)
+    return (..., *places)  # in a tensor's last dimensions
 
 
 def _widened(weight: Tensor, zeros: Sequence[int]) -> Tensor:
-    """Put so many zero taps on both sides of the kernel, per spatial dimension."""
-    if not any(zeros):
-        return weight
+    """Put this many zero taps on both sides of the kernel, per spatial dimension."""
     return nn.functional.pad(weight, [z for n in reversed(zeros) for z in (n, n)])

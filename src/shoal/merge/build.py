@@ -50,22 +50,12 @@ class Attempt:
 class Builder:
     """Puts the best cut of one region after the other into a network, in one pass.
 
-    Args:
-        network: changed in place; dead nodes stay.
-        prices: by what a cut is chosen.
-        timed: whether a segment's cost is in milliseconds.
-
-    Attributes:
-        merged: what became one layer.
-        kept: what did not, with the reason.
-        boundaries: of the regions.
-        joined: whether more than scales and shifts was folded.
+    The network is changed in place; dead nodes stay. What was done is kept as `Attempt` has it.
     """
 
-    def __init__(self, network: Network, prices: Prices, *, timed: bool = False) -> None:
+    def __init__(self, network: Network, prices: Prices) -> None:
         self.network = network
         self.prices = prices
-        self.timed = timed
         self.merged: list[Merged] = []
         self.kept: list[Kept] = []
         self.boundaries: list[Boundary] = []
@@ -164,8 +154,8 @@ class Builder:
             weighted_before=len(weighted),
             macs_before=sum(_macs(self.network, node) for node in weighted),
             macs_after=0 if found is None else _map_macs(found, end),
-            latency_before_ms=segment.cost_apart if self.timed else None,
-            latency_after_ms=segment.cost if self.timed else None,
+            latency_before_ms=segment.cost_apart if self.prices.in_ms else None,
+            latency_after_ms=segment.cost if self.prices.in_ms else None,
             region=self._region,
         )
 

@@ -36,12 +36,14 @@ class Prices:
             considered: they cannot pay, and measuring them takes long.
         margin: a merged layer must cost less than this times its parts; what is nearer to them is
             within the noise of a measurement.
+        in_ms: whether costs are milliseconds, to be reported.
     """
 
     of: Callable[[ConvMap, fx.Node], float]
     joins: bool = True
     most_work: float = 4.0
     margin: float = 0.97
+    in_ms: bool = True
 
 
 def best_cut(chain: Sequence[Element], prices: Prices) -> list[Segment]:
@@ -55,10 +57,8 @@ def cheapest(n: int, piece: Callable[[int, int], tuple[float, T] | None]) -> lis
 
     best[j] = min over i < j of best[i] + cost of the piece from i to j.
 
-    Args:
-        n: how many units there are; each must be a piece by itself.
-        piece: gives the cost of the units i to j (excluded) as one piece, and the piece; None
-            where they cannot be one.
+    `piece` gives the cost of the units i to j (excluded) as one piece, and the piece; None where
+    they cannot be one. Each unit must be a piece by itself.
     """
     best: list[tuple[float, list[T]]] = [(0.0, [])]
     for j in range(1, n + 1):
@@ -117,13 +117,7 @@ def _alone(unit: Segment, prices: Prices) -> tuple[float, Segment]:
 def _price(composed: ConvMap, units: Sequence[Segment], prices: Prices) -> float:
     """Return the cost of a composed map, at most that of a unit which does all its work and more.
 
-    It is known before it is measured that the map cannot cost more than such a unit, and a
-    measurement that says so comes from a busy machine.
-
-    Args:
-        composed: a map on the input of the first unit.
-        units: what it stands for.
-        prices: by what the cut is chosen.
+    The map cannot cost more than such a unit; a measurement that says so comes from a busy machine.
     """
     more = [u for u in units if u.map is not None and composed.works_within(u.map)]
     known = [prices.of(unit.map, unit.start) for unit in more if unit.map is not None]

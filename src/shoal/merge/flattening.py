@@ -24,12 +24,8 @@ __all__ = ["as_built", "over_one_position", "place_of_flattening", "whole_image"
 def whole_image(chain: Sequence[Element], position: int) -> tuple[ConvMap, int] | None:
     """Return flattening and what follows, up to the first linear layer, as one convolution.
 
-    Args:
-        chain: the chain; a flattening is at `position`.
-        position: where.
-
-    Returns:
-        The map, and the position of the linear layer; None if none follows.
+    The flattening is at `position`; the linear layer's position is returned with the map. None if
+    none follows.
     """
     flattening = chain[position]
     channels, *size = (n for n in tensor_shape(flattening.source)[1:] if n is not None)
@@ -69,12 +65,9 @@ def place_of_flattening(start: fx.Node, end: fx.Node, composed: ConvMap | None) 
 
 
 def as_built(composed: ConvMap, start: fx.Node, place: str | None) -> ConvMap:
-    """Return the map in the form in which it is built: linear where it reads flat values.
+    """Return the map of `start` in the form it is built in: linear where it reads flat values.
 
-    Args:
-        composed: the map.
-        start: the tensor it reads.
-        place: of a flattening, as `place_of_flattening` gives it.
+    `place` is that of a flattening, as `place_of_flattening` gives it.
     """
     shape = tensor_shape(start)
     if place == "before" and composed.covers(shape[2:]):

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 from torch.utils import _pytree as pytree
 
 from shoal.errors import CheckpointError, PlanError, ShoalError
-from shoal.merge.padding import move_padding_
+from shoal.merge.padding import move_paddings_
 from shoal.merge.peephole import fix_lines, simplify_
 from shoal.models import load_model, parse_spec
 from shoal.modes import make_channels_last
@@ -21,7 +20,8 @@ from shoal.network import Network, Operation, Plan, capture
 from shoal.network.cleanup import remove_dead_, used_paths
 from shoal.network.modules import Line, OnesChannel
 from shoal.network.rewrite import replace_stretch_
-from shoal.network.saving import WEIGHTS_FILE, file_hash, read_description
+from shoal.network.saving import WEIGHTS_FILE, read_description, read_weights
+from shoal.surgery import FittedLine
 from shoal.surgery.drop import drop_
 from shoal.surgery.linearize import put_linear_
 
@@ -69,13 +69,8 @@ def replay_(network: Network, plan: Plan) -> Network:
         PlanError: the plan does not fit the network, or holds an operation unknown here.
     """
     for operation in plan.operations:
-        if operation.kind not in _REPLAYS:
-            raise PlanError(
-                f"the plan holds the operation '{operation.kind}', which this version of shoal "
-                "does not know: update shoal"
-            )
         try:
-            _REPLAYS[operation.kind](network, operation)
+            _replay(network, operation)
         except PlanError:
             raise
         except ShoalError as error:
@@ -92,6 +87,29 @@ def replay_(network: Network, plan: Plan) -> Network:
 # ---------------------------------------------------------------------- operations
 
 
+def _replay(network: Network, operation: Operation) -> None:
+    match operation.kind:
+        case "linearize":
+            _linearize(network, operation)
+        case "drop":
+            drop_(network, operation.names)
+        case "collapse":
+            stretch = network.stretch(operation.names[0])
+            like = next((p for p in network.parameters() if p.is_floating_point()), torch.empty(0))
+            layers = [(path, layer.to(like)) for path, layer in _layers(operation.options)]
+            replace_stretch_(network, stretch.start, stretch.end, layers)
+            remove_dead_(network)
+        case "pad":
+            move_paddings_(network, [operation.names])
+        case "merge":
+            _merge(network, operation)
+        case unknown:
+            raise PlanError(
+                f"the plan holds the operation '{unknown}', which this version of shoal does not "
+                "know: update shoal"
+            )
+
+
 def _linearize(network: Network, operation: Operation) -> None:
     how = operation.options.get("how")
     if how not in ("line", "identity"):
@@ -103,26 +121,8 @@ def _linearize(network: Network, operation: Operation) -> None:
         if how == "line":
             if site.channels is None:
                 raise PlanError(f"the number of channels of site '{name}' is unknown")
-            line = torch.ones(site.channels), torch.zeros(site.channels)
+            line = FittedLine(torch.ones(site.channels), torch.zeros(site.channels), 0.0)
         put_linear_(network, site, line)
-
-
-def _drop(network: Network, operation: Operation) -> None:
-    drop_(network, operation.names)
-
-
-def _collapse(network: Network, operation: Operation) -> None:
-    layers, (name,) = _layers(operation.options["layers"]), operation.names
-    like = next((p for p in network.parameters() if p.is_floating_point()), torch.empty(0))
-    stretch = network.stretch(name)
-    made = [(path, module.to(like.device, like.dtype)) for path, module in layers]
-    replace_stretch_(network, stretch.start, stretch.end, made)
-    remove_dead_(network)
-
-
-def _pad(network: Network, operation: Operation) -> None:
-    first, second = operation.names
-    move_padding_(network, first, second)
 
 
 def _merge(network: Network, operation: Operation) -> None:
@@ -133,7 +133,7 @@ def _merge(network: Network, operation: Operation) -> None:
         used |= used_paths(network.graph.nodes)
         for cut in cuts:
             nodes = dict(enumerate(network.graph.nodes))
-            start, end, layers = nodes[cut["start"]], nodes[cut["end"]], _layers(cut["layers"])
+            start, end, layers = nodes[cut["start"]], nodes[cut["end"]], _layers(cut)
             if layers or cut["flatten"]:
                 replace_stretch_(network, start, end, layers, flatten=cut["flatten"])
             else:
@@ -145,18 +145,11 @@ def _merge(network: Network, operation: Operation) -> None:
     fix_lines(network)
 
 
-_REPLAYS = {
-    "linearize": _linearize, "drop": _drop, "collapse": _collapse, "pad": _pad, "merge": _merge,
-}  # fmt: skip
-
-
-def _layers(specs: Any) -> list[tuple[str, nn.Module]]:
+def _layers(record: Mapping[str, Any]) -> list[tuple[str, nn.Module]]:
     layers = []
-    for path, spec in specs:
-        options: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in spec.items()
-        }
-        make = _LAYERS[str(options.pop("type"))]
+    for path, spec in record["layers"]:
+        options: dict[str, Any] = dict(spec)
+        make = _LAYERS[options.pop("type")]
         layers.append((str(path), make(**options)))
     return layers
 
@@ -172,7 +165,7 @@ def _capture_base(plan: Plan, description: Mapping[str, Any], model: nn.Module |
             )
         spec = parse_spec(plan.base)
         options = {k: v for k, v in spec.kwargs.items() if k not in _DOWNLOADS}
-        model = load_model(type(spec)(spec.kind, spec.name, options))
+        model = load_model(replace(spec, kwargs=options))
     try:
         inputs = description["inputs"]
         leaves = [
@@ -188,13 +181,7 @@ def _capture_base(plan: Plan, description: Mapping[str, Any], model: nn.Module |
 
 
 def _load_weights(network: Network, folder: Path, description: Mapping[str, Any]) -> None:
-    path = folder / WEIGHTS_FILE
-    if not path.exists() or file_hash(path) != description.get("weights_sha256"):
-        raise CheckpointError(f"'{path}' is missing, damaged or was changed")
-    try:
-        tensors: dict[str, Tensor] = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"'{path}' cannot be read: {error}") from error
+    tensors = read_weights(folder, description)
     for alias, name in description.get("tied", {}).items():
         tensors[alias] = tensors[name]
     kinds = {v.dtype for v in tensors.values() if v.dtype.is_floating_point}
@@ -204,6 +191,7 @@ def _load_weights(network: Network, folder: Path, description: Mapping[str, Any]
         network.load_state_dict(tensors)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
+        path = folder / WEIGHTS_FILE
         raise CheckpointError(f"'{path}' does not belong to this network: {reason}") from error
     if description.get("channels_last") is True:
         make_channels_last(network)

@@ -1,4 +1,8 @@
-"""Which nodes of a captured graph are linear in eval mode, and the map each of them computes."""
+"""Which nodes of a captured graph are linear in eval mode, and the map each of them computes.
+
+How an operator is linear, the operator table says in a word (`Op.linear`); here is what the words
+mean.
+"""
 
 from __future__ import annotations
 
@@ -59,11 +63,11 @@ def operands(node: fx.Node) -> tuple[fx.Node, fx.Node, float] | None:
 
 def linear_map(node: fx.Node, network: Network) -> Linear | None:
     """Return how a node is linear in one tensor in eval mode, or None."""
-    shape = tensor_shape(node)
-    if len(shape) < 2:
+    source = node.args[0] if node.args else None
+    if len(tensor_shape(node)) < 2:
         return None
-    if node.op == "call_module":
-        return _of_module(node, network.get_submodule(str(node.target)))
+    if node.op == "call_module" and isinstance(source, fx.Node):
+        return _of_layer(source, network.get_submodule(str(node.target)))
     if node.op != "call_function":
         return None
     op = op_of(node.target)
@@ -72,49 +76,39 @@ def linear_map(node: fx.Node, network: Network) -> Linear | None:
     if callable(op.linear):
         return _of_layer(node.all_input_nodes[0], op.linear(bound_arguments(node)))
     make = _FUNCTIONS.get(op.linear or "")
-    return None if make is None else make(node)
+    return make(source, node) if make is not None and isinstance(source, fx.Node) else None
 
 
-def _nothing(source: fx.Node) -> Linear | None:
+def _nothing(source: fx.Node, _: object) -> Linear | None:
     shape = tensor_shape(source)
     if len(shape) < 2 or not isinstance(shape[1], int):
         return None
     return Linear(source, None, partial(ConvMap.identity, 1, 0))
 
 
-# ---------------------------------------------------------------------- modules
+# ---------------------------------------------------------------------- layers
 
 
-def _of_module(node: fx.Node, module: nn.Module) -> Linear | None:
-    source = node.args[0] if node.args else None
-    if not isinstance(source, fx.Node):
+def _of_layer(source: fx.Node, layer: nn.Module) -> Linear | None:
+    linear = op_of(layer).linear
+    if callable(linear):
+        return _of_layer(source, linear(layer))
+    make = _LAYERS.get(linear or "")
+    return None if make is None else make(source, layer)
+
+
+def _of_linear(source: fx.Node, layer: nn.Linear) -> Linear | None:
+    return Linear(source, "last", partial(ConvMap.of_linear, layer))
+
+
+def _of_conv(source: fx.Node, conv: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> Linear | None:
+    padding = conv_padding(conv)
+    if padding is None or len(tensor_shape(source)) != conv.weight.dim():
         return None
-    linear = op_of(module).linear
-    if linear == "nothing":
-        return _nothing(source)
-    return _of_layer(source, linear(module) if callable(linear) else module)
+    return Linear(source, "conv", partial(ConvMap.of_conv, conv, padding))
 
 
-def _of_layer(source: fx.Node, module: nn.Module) -> Linear | None:
-    rank = len(tensor_shape(source))
-    if isinstance(module, nn.Linear):
-        return Linear(source, "last", partial(ConvMap.of_linear, module))
-    if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-        padding = conv_padding(module)
-        if padding is None or rank != module.weight.dim():
-            return None
-        return Linear(source, "conv", partial(ConvMap.of_conv, module, padding))
-    if isinstance(module, nn.modules.batchnorm._BatchNorm):
-        return _of_batch_norm(source, module, rank)
-    if isinstance(module, Line):
-        slope, intercept = module.slope.flatten(), module.intercept.flatten()
-        return _affine(source, slope, intercept, module.channel_dim, rank)
-    return None
-
-
-def _of_batch_norm(
-    source: fx.Node, norm: nn.modules.batchnorm._BatchNorm, rank: int
-) -> Linear | None:
+def _of_batch_norm(source: fx.Node, norm: nn.modules.batchnorm._BatchNorm) -> Linear | None:
     if norm.running_mean is None or norm.running_var is None:
         return None  # it normalises by the batch, also in eval mode
     scale = (norm.running_var.cpu().double() + norm.eps).rsqrt()
@@ -123,13 +117,16 @@ def _of_batch_norm(
     shift = -norm.running_mean.cpu().double() * scale
     if norm.bias is not None:
         shift = shift + norm.bias.detach().cpu().double()
-    return _affine(source, scale, shift, 1, rank)
+    return _affine(source, scale, shift, 1)
 
 
-def _affine(
-    source: fx.Node, scale: Tensor, shift: Tensor, channel_dim: int, rank: int
-) -> Linear | None:
-    """Return the scale and shift of the channels at `channel_dim` of a tensor of that rank."""
+def _of_line(source: fx.Node, line: Line) -> Linear | None:
+    return _affine(source, line.slope.flatten(), line.intercept.flatten(), line.channel_dim)
+
+
+def _affine(source: fx.Node, scale: Tensor, shift: Tensor, channel_dim: int) -> Linear | None:
+    """Return the scale and shift of the channels at `channel_dim`."""
+    rank = len(tensor_shape(source))
     scale, shift = scale.detach().cpu().double(), shift.detach().cpu().double()
     channel_dim %= rank
     if channel_dim == rank - 1:
@@ -139,33 +136,33 @@ def _affine(
     return None
 
 
+_LAYERS: dict[str, Callable[[fx.Node, Any], Linear | None]] = {
+    "linear": _of_linear, "conv": _of_conv, "norm": _of_batch_norm, "line": _of_line,
+    "nothing": _nothing,
+}  # fmt: skip
+
+
 # ---------------------------------------------------------------------- functions
 
 
 def _of_constant(node: fx.Node, network: Network) -> Linear | None:
     """x·c, x/c, x + c or x − c, with c a number or a parameter along the channels."""
     source, constant = node.args[0], node.args[1] if len(node.args) > 1 else None
-    if node.kwargs.get("alpha", 1) != 1 or "rounding_mode" in node.kwargs:
+    if node.kwargs.get("alpha", 1) != 1:
         return None
     if not _is_value(source) and node.target not in (aten.div.Tensor, aten.sub.Tensor):
         source, constant = constant, source
-    if not isinstance(source, fx.Node) or source.op == "get_attr":
+    if not isinstance(source, fx.Node) or not _is_value(source):
         return None
     shape = tensor_shape(source)
-    if shape != tensor_shape(node):
-        return None
-    found = _channel_vector(constant, shape, network)
+    found = _channel_vector(constant, shape, network) if shape == tensor_shape(node) else None
     if found is None:
         return None
     vector, dim = found
-    one, zero = torch.ones_like(vector), torch.zeros_like(vector)
     if sign := op_of(node.target).addition:
-        scale, shift = one, vector * sign
-    elif node.target in (aten.div.Tensor, aten.div.Scalar):
-        scale, shift = 1.0 / vector, zero
-    else:
-        scale, shift = vector, zero
-    return _affine(source, scale, shift, dim, len(shape))
+        return _affine(source, torch.ones_like(vector), vector * sign, dim)
+    scale = 1.0 / vector if node.target in (aten.div.Tensor, aten.div.Scalar) else vector
+    return _affine(source, scale, torch.zeros_like(vector), dim)
 
 
 def _is_value(node: object) -> bool:
@@ -196,11 +193,8 @@ def _channel_vector(
     return value.detach().cpu().double().flatten(), along[0]
 
 
-def _of_flatten(node: fx.Node) -> Linear | None:
+def _of_flatten(source: fx.Node, node: fx.Node) -> Linear | None:
     """[N, C, *positions] to [N, C·positions], by whatever name it goes."""
-    source = node.args[0]
-    if not isinstance(source, fx.Node):
-        return None
     (batch, *sizes), flat = tensor_shape(source) or (None,), tensor_shape(node)
     if len(sizes) not in (2, 3, 4) or not all(isinstance(n, int) for n in sizes):
         return None
@@ -210,31 +204,26 @@ def _of_flatten(node: fx.Node) -> Linear | None:
     return Linear(source, "conv", None)
 
 
-def _of_resampling(node: fx.Node) -> Linear | None:
-    """A strided slice of the image, or zeros around it or beside its channels."""
-    source = node.args[0]
-    if not isinstance(source, fx.Node):
-        return None
+def _image(source: fx.Node) -> tuple[int, int]:
+    """Return how many channels and spatial dimensions an image has; zeros for what is none."""
     shape = tensor_shape(source)
-    spatial = len(shape) - 2
-    if spatial not in (1, 2, 3) or not isinstance(shape[1], int):
+    channels = shape[1] if len(shape) in (3, 4, 5) else None
+    return (0, 0) if channels is None else (channels, len(shape) - 2)
+
+
+def _of_padding(source: fx.Node, node: fx.Node) -> Linear | None:
+    """Zeros around an image, or beside its channels."""
+    (channels, spatial), a = _image(source), bound_arguments(node)
+    pads = [*a["pad"], *[0] * (2 * spatial + 4 - len(a["pad"]))]
+    if a.get("mode", "constant") != "constant" or a["value"] not in (None, 0):
         return None
-    if node.target is aten.slice.Tensor:
-        return _of_slice(node, source, shape)
-    pads = list(node.args[1])  # type: ignore[arg-type]
-    mode = node.args[2] if len(node.args) > 2 else node.kwargs.get("mode", "constant")
-    value = node.args[3] if len(node.args) > 3 else node.kwargs.get("value")
-    if node.target is aten.constant_pad_nd.default:
-        mode, value = "constant", node.args[2] if len(node.args) > 2 else 0
-    if mode != "constant" or value not in (None, 0, 0.0) or any(p < 0 for p in pads):
+    if not channels or any(not isinstance(p, int) or p < 0 for p in pads):
         return None
-    pads += [0] * (2 * len(shape) - len(pads))
-    sides = [(pads[2 * d], pads[2 * d + 1]) for d in range(len(shape))]  # from the last dimension
+    sides = list(zip(pads[::2], pads[1::2], strict=True))  # from the last dimension
     if sides[-1] != (0, 0) or any(a != b for a, b in sides[:spatial]):
         return None
     before, after = sides[spatial]
-    channels = shape[1]
-    padding = tuple(sides[d][0] for d in reversed(range(spatial)))
+    padding = tuple(side for side, _ in reversed(sides[:spatial]))
 
     def make() -> ConvMap:
         if not before and not after:
@@ -248,41 +237,31 @@ def _of_resampling(node: fx.Node) -> Linear | None:
     return Linear(source, "conv", make)
 
 
-def _of_slice(node: fx.Node, source: fx.Node, shape: tuple[int | None, ...]) -> Linear | None:
-    arguments = [None, 0, None, None, 1]
-    arguments[: len(node.args)] = node.args  # type: ignore[assignment]
-    _, dim, start, end, step = arguments
-    if not isinstance(dim, int) or not isinstance(step, int):
+def _of_slice(source: fx.Node, node: fx.Node) -> Linear | None:
+    """Every n-th position of an image along one dimension, from the first on."""
+    (channels, spatial), a = _image(source), bound_arguments(node)
+    dim, end, step = a["dim"], a["end"], a["step"]
+    whole = a["start"] in (None, 0) and (end is None or (isinstance(end, int) and end >= 2**31))
+    if not channels or not whole or not isinstance(dim, int) or not isinstance(step, int):
         return None
-    whole = start in (None, 0) and (end is None or (isinstance(end, int) and end >= 2**31))
-    channels = shape[1]
-    assert isinstance(channels, int)
-    if not whole:
-        return None
-    place = dim % len(shape) - 2
+    place = dim % (spatial + 2) - 2
     if place < 0:
-        return _nothing(source) if step == 1 else None
-    stride = tuple(step if d == place else 1 for d in range(len(shape) - 2))
+        return _nothing(source, node) if step == 1 else None
+    stride = tuple(step if d == place else 1 for d in range(spatial))
 
     def make() -> ConvMap:
-        return replace(ConvMap.identity(channels, len(shape) - 2), stride=stride)
+        return replace(ConvMap.identity(channels, spatial), stride=stride)
 
     return Linear(source, "conv", make)
 
 
-def _of_average_pool(node: fx.Node) -> Linear | None:
-    names = ("input", "kernel", "stride", "padding", "ceil", "count_pad", "divisor")
-    values = [None, None, None, 0, False, True, None]
-    values[: len(node.args)] = node.args  # type: ignore[assignment]
-    a = dict(zip(names, values, strict=True)) | node.kwargs
-    source = a["input"]
-    if not isinstance(source, fx.Node) or a["ceil"] or a["divisor"] is not None:
+def _of_average_pool(source: fx.Node, node: fx.Node) -> Linear | None:
+    (channels, spatial), a = _image(source), bound_arguments(node)
+    if spatial != 2 or a["ceil_mode"] or a["divisor_override"] is not None:
         return None
-    channels = tensor_shape(source)[1]
-    kernel = _pair(a["kernel"])
+    kernel, padding = _pair(a["kernel_size"]), _pair(a["padding"])
     stride = _pair(a["stride"]) if a["stride"] else kernel
-    padding = _pair(a["padding"])
-    if not isinstance(channels, int) or (any(padding) and not a["count_pad"]):
+    if any(padding) and not a["count_include_pad"]:
         return None
 
     def make() -> ConvMap:
@@ -298,12 +277,7 @@ def _pair(value: Any) -> tuple[int, int]:
     return int(values[0]), int(values[-1])
 
 
-def _of_nothing(node: fx.Node) -> Linear | None:
-    source = node.args[0]
-    return _nothing(source) if isinstance(source, fx.Node) else None
-
-
-_FUNCTIONS: dict[str, Callable[[fx.Node], Linear | None]] = {
-    "flatten": _of_flatten, "slice": _of_resampling, "pad": _of_resampling,
-    "average": _of_average_pool, "nothing": _of_nothing,
+_FUNCTIONS: dict[str, Callable[[fx.Node, fx.Node], Linear | None]] = {
+    "flatten": _of_flatten, "slice": _of_slice, "pad": _of_padding,
+    "average": _of_average_pool, "nothing": _nothing,
 }  # fmt: skip

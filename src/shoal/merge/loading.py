@@ -30,8 +30,8 @@ def load(folder: str | Path, part: str | None = None, model: nn.Module | None = 
         The network in eval mode, on the CPU.
 
     Raises:
-        PlanError: the folder is none of ours or damaged, or holds an operator that is not
-            registered here.
+        PlanError: shoal did not make the folder, it is damaged, or it holds an operator that is
+            not registered here.
         CheckpointError: the weights are damaged or do not fit.
 
     Example:

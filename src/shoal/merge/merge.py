@@ -7,11 +7,10 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import fx
 
-from shoal.errors import ConfigError
-from shoal.measure import count_macs, depth, latency_in
+from shoal.errors import OptionError
+from shoal.measure import count_macs, depth, latency_in, latency_ratio
 from shoal.merge.build import Attempt, Builder
 from shoal.merge.conv_map import ConvMap
 from shoal.merge.cut import Prices
@@ -21,14 +20,14 @@ from shoal.merge.reasons import CHANGED, CHANGED_ALL, FOLD_ONLY, WHOLE_IS_SLOWER
 from shoal.merge.regions import find_regions
 from shoal.merge.report import Kept, MergeReport
 from shoal.merge.verify import Verifier, resized, sample_inputs
-from shoal.modes import device_of, is_channels_last, make_channels_last
+from shoal.modes import is_channels_last, make_channels_last
 from shoal.network import Network
 from shoal.network.cleanup import remove_dead_, used_paths
-from shoal.runtimes import EAGER, check_runtime
+from shoal.runtimes import EAGER
 
 __all__ = ["merge_"]
 
-_SLOWER = 1.02  # a merged network may be measured so much slower before it is undone
+_SLOWER = 1.02  # a merge that makes the whole network slower than this is undone
 
 
 def merge_(
@@ -76,10 +75,9 @@ def merge_(
         (2, 1, True)
     """
     if policy not in ("measured", "always", "fold"):
-        raise ConfigError(f"policy is '{policy}': choose 'measured', 'always' or 'fold'")
+        raise OptionError("policy", policy, "'measured', 'always' or 'fold'")
     if batch < 1:
-        raise ConfigError(f"batch is {batch}: give at least 1")
-    check_runtime(runtime)
+        raise OptionError("batch", batch, "at least 1")
     return _Merger(network, sample_inputs(network, loader), policy, batch, runtime).run()
 
 
@@ -93,16 +91,17 @@ class _Merger:
         self.runtime = runtime
         self.policy = policy
         self.verifier = Verifier(network, inputs)
-        dtype = self.verifier.dtype or torch.float32
-        self.costs = LatencyCosts(batch, device_of(network), dtype, runtime)
+        self.costs = LatencyCosts(network, batch, runtime)
 
     def run(self) -> MergeReport:
-        attempt = self._verified(self.policy)
+        attempt, slower = self._verified(self.policy), False
         before_ms = after_ms = None
         if self.policy == "measured" and attempt.joined:
-            folded = self._verified("fold")
-            before_ms, after_ms, ratio = self._latencies(folded.network, attempt.network)
-            if ratio > _SLOWER:
+            folded, slower = self._verified("fold"), self._was_slower()
+            if not slower:
+                before_ms, after_ms, ratio = self._latencies(folded.network, attempt.network)
+                slower = ratio > _SLOWER
+            if slower:
                 joined = [m for m in attempt.merged if m.weighted_before > 1]
                 folded.kept = [k for k in folded.kept if k.reason != FOLD_ONLY]
                 folded.kept += [Kept(m.layers, WHOLE_IS_SLOWER, m.region) for m in joined]
@@ -125,17 +124,25 @@ class _Merger:
             batch=self.batch,
             runtime=self.runtime,
         )
-        if attempt.merged or attempt.reshaped or attempt.network.code != self.network.code:
-            self._adopt(attempt)
+        self._adopt(attempt, slower)
         return report
 
-    def _adopt(self, attempt: Attempt) -> None:
-        """Make the network what the attempt is."""
+    def _was_slower(self) -> bool:
+        """Whether all that was done last is a merge that was measured here, and undone."""
+        done = self.network.plan.operations
+        return bool(done) and done[-1].options.get("slower") == [self.runtime, self.batch]
+
+    def _adopt(self, attempt: Attempt, slower: bool) -> None:
+        """Make the network what the attempt is; record it, and where joining was slower."""
         training = self.network.training
-        self.network.become(attempt.network)
-        layers = {item.name: list(item.layers) for item in attempt.merged}
-        self.network.plan.record("merge", (), layers=layers)
-        self.network.train(training)
+        changed = attempt.merged or attempt.reshaped or attempt.network.code != self.network.code
+        if changed:
+            self.network.become(attempt.network)
+            self.network.train(training)
+        if changed or (slower and not self._was_slower()):
+            layers = {item.name: list(item.layers) for item in attempt.merged}
+            options = {"slower": [self.runtime, self.batch]} if slower else {}
+            self.network.plan.record("merge", (), layers=layers, **options)
 
     def _verified(self, policy: str) -> Attempt:
         """Return an attempt that computes what the network computes, leaving out what does not."""
@@ -161,12 +168,8 @@ class _Merger:
         inputs = resized(self.inputs[-1], self.batch)
         networks = {"folded": folded, "merged": merged}
         timing = latency_in(self.runtime, networks, inputs, min_seconds=0.3)
-        before, after = timing["folded"].median_ms, timing["merged"].median_ms
-        ratios = [
-            b / a
-            for a, b in zip(timing["folded"].rounds_ms, timing["merged"].rounds_ms, strict=True)
-        ]
-        return before, after, sorted(ratios)[len(ratios) // 2]
+        before, after = timing["folded"], timing["merged"]
+        return before.median_ms, after.median_ms, latency_ratio(after, before).median
 
     # ------------------------------------------------------------------ merging
 
@@ -174,7 +177,8 @@ class _Merger:
         if policy == "measured":
             return Prices(self.costs.map_ms)
         # As few layers as can be; a scale and shift counts a little, so that it is folded.
-        return Prices(_count_layers, joins=policy == "always", most_work=math.inf, margin=1.0)
+        joins = policy == "always"
+        return Prices(_count_layers, joins=joins, most_work=math.inf, margin=1.0, in_ms=False)
 
     def _attempt(self, policy: str, skip: frozenset[str]) -> Attempt:
         """Return a merged copy, in which another merge finds nothing to do."""
@@ -186,7 +190,7 @@ class _Merger:
             # What was composed before a mean may then come after it, and meet the layers there.
             simplify_(work, pool_first=policy != "fold")
             used |= used_paths(work.graph.nodes)
-            builder = Builder(work, prices, timed=policy == "measured")
+            builder = Builder(work, prices)
             for region in find_regions(work):
                 builder.build(region, leave=region.end.name in skip)
             if builder.merged or not again:

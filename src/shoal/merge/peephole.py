@@ -64,9 +64,9 @@ def _take_mean_first(node: fx.Node, network: Network, *, layers: bool) -> None:
     if node.target is aten.mean.dim and not _over_positions(node, rank):
         return
     pointwise = found.make()
-    like = next((p for p in network.parameters()), torch.empty(0)).detach()
     if not pointwise.is_affine and not layers:
         return
+    like = next((p for p in network.parameters()), torch.empty(0)).detach()
     layer = _after_mean(pointwise, len(tensor_shape(node)), like)
     if layer is None:
         return
@@ -84,14 +84,10 @@ def _take_mean_first(node: fx.Node, network: Network, *, layers: bool) -> None:
 
 
 def _after_mean(pointwise: ConvMap, rank: int, like: torch.Tensor) -> nn.Module | None:
-    """Return the layer that does after a mean what a pointwise map did before it.
+    """Return the layer that does after a mean what a pointwise map did before it; None for others.
 
-    It has a bias whatever the map's is, so that it follows from the structure alone.
-
-    Args:
-        pointwise: the map before the mean; None is returned if it is another one.
-        rank: of what the mean gives: 2 where the positions are gone, else that of images.
-        like: of its type and place.
+    `rank` is that of what the mean gives: 2 where the positions are gone. The layer has a bias
+    whatever the map's is, so that it follows from the structure alone.
     """
     if pointwise.is_affine:
         return Line(pointwise.weight.flatten().to(like), pointwise.bias.to(like), 1)

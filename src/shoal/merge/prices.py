@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import platform
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import fx, nn
 
-from shoal.errors import ShoalError
 from shoal.files import write_file
 from shoal.measure import latency_in
 from shoal.merge.conv_map import ConvMap
 from shoal.merge.flattening import as_built
 from shoal.merge.linear_ops import tensor_shape
-from shoal.runtimes import EAGER, Runtime, find_runtime
+from shoal.modes import device_of, dtype_of
+from shoal.network import Network
+from shoal.runtimes import EAGER, find_runtime
 
-__all__ = ["LatencyCosts", "cache_folder"]
+__all__ = ["LatencyCosts"]
 
 
-def cache_folder() -> Path:
+def _cache_folder() -> Path:
     """Return where measured latencies are kept: $SHOAL_CACHE, or the user's cache folder."""
     chosen = os.environ.get("SHOAL_CACHE")
     if chosen:
@@ -35,31 +36,21 @@ def cache_folder() -> Path:
 class LatencyCosts:
     """Latency of layers by configuration and input shape, in milliseconds.
 
-    Layers are timed one after another, not side by side, and the figures are kept: so the fastest
-    round counts, which other work on the machine disturbs least.
+    Layers are timed one after another, not side by side, and the figures are kept on disk for later
+    runs on this machine: so the fastest round counts, which other work disturbs least.
 
     Args:
+        network: whose device and number type the layers get.
         batch: batch size of the inputs.
-        device: where to measure.
-        dtype: of weights and inputs.
-        runtime: where to measure, by name or as it is.
-        persistent: keep the figures on disk for later runs on this machine.
+        runtime: where to measure.
     """
 
-    def __init__(
-        self,
-        batch: int,
-        device: torch.device,
-        dtype: torch.dtype,
-        runtime: str | Runtime = EAGER,
-        *,
-        persistent: bool = True,
-    ) -> None:
+    def __init__(self, network: Network, batch: int, runtime: str = EAGER) -> None:
         self.batch = batch
-        self.device = device
-        self.dtype = dtype
+        self.device = device_of(network)
+        self.dtype = dtype_of(network) or torch.float32
         self.runtime = find_runtime(runtime)
-        self.path = cache_folder() / f"latency-{self._machine()}.json" if persistent else None
+        self.path = _cache_folder() / f"latency-{self._machine()}.json"
         self._known: dict[str, float] = self._read()
         self._fresh = False
 
@@ -73,23 +64,18 @@ class LatencyCosts:
         return hashlib.sha256("|".join(parts).encode()).hexdigest()[:12]
 
     def _read(self) -> dict[str, float]:
-        if self.path is None or not self.path.exists():
-            return {}
         try:
             return {str(k): float(v) for k, v in json.loads(self.path.read_text()).items()}
         except (OSError, ValueError, AttributeError):
             return {}  # a damaged cache is only a cache
 
     def save(self) -> None:
-        """Write new figures to disk; a folder that cannot be written is passed over."""
-        if self.path is None or not self._fresh:
-            return
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_file(self.path, json.dumps({**self._read(), **self._known}))
-        except (OSError, ShoalError):
-            return
-        self._fresh = False
+        """Write new figures to disk; a folder that cannot be written is no error."""
+        if self._fresh:
+            with contextlib.suppress(OSError):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                write_file(self.path, json.dumps({**self._read(), **self._known}))
+                self._fresh = False
 
     def map_ms(self, found: ConvMap, node: fx.Node) -> float:
         """Return the latency of the layers that compute a map of a node's value."""
@@ -99,15 +85,6 @@ class LatencyCosts:
         layers = as_built(found, node, place).layers(like)
         if place is not None:
             shape = (shape[0], found.weight[0].numel())
-        return self.sequence_ms(layers, shape)
-
-    def sequence_ms(self, layers: Sequence[nn.Module], shape: tuple[int | None, ...]) -> float:
-        """Return the latency of layers one after the other on an input of `shape`.
-
-        Args:
-            layers: run in order; their values do not matter.
-            shape: of the input; the batch is replaced by this object's.
-        """
         size = (self.batch, *(n if n is not None else self.batch for n in shape[1:]))
         key = f"{[repr(layer) for layer in layers]}|{size}|{self.dtype}"
         if key not in self._known:

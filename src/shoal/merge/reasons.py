@@ -27,8 +27,8 @@ __all__ = [
 ]
 
 # What undoes a merge as a whole, and a part of it.
-CHANGED = "merged, it changed the output by more than rounding"
-CHANGED_ALL = "merged, it changed the output"
+CHANGED = "merging it changed the output by more than rounding"
+CHANGED_ALL = "merging changed the output"
 SUM_IS_FASTER = "as one layer it would be slower"
 NEEDED = "a tensor inside is needed elsewhere"
 WHOLE_IS_SLOWER = "the whole network was measured to be slower with it"
@@ -59,7 +59,7 @@ def why_apart(segment: Segment, following: Segment | None, *, joins: bool) -> st
     except Inexact as error:
         return str(error)
     if joins:
-        return "merged with the next layer it would be slower"
+        return "merging it with the next layer would be slower"
     if segment.scales:
         return "folding it would cost the next layer a channel of ones"
     return FOLD_ONLY if segment.layers and following.layers else ""
@@ -82,10 +82,10 @@ def boundary(region: Region, network: Network) -> Boundary:
 
 
 def _begins(region: Region, network: Network, inside: set[fx.Node]) -> str:
-    """Tell apart the tensors that begin a region for want of linearity from those that do not.
+    """Return why a region begins here.
 
     A layer that mixes another dimension, and an addition of two tensors of different origin, are
-    linear themselves: the region cannot reach across them all the same.
+    linear themselves, and yet a region cannot reach across them.
     """
     start = region.start
     if start.op == "placeholder":

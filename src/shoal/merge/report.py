@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -114,11 +115,8 @@ class MergeReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON values."""
-        parts = {
-            name: [_plain(item) for item in getattr(self, name)]
-            for name in ("merged", "kept", "boundaries")
-        }
-        return {**asdict(self), **parts}
+        values: dict[str, Any] = json.loads(json.dumps(asdict(self)))  # lists for tuples
+        return values
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> MergeReport:
@@ -144,11 +142,6 @@ class MergeReport:
             lines.append(f"  {item.name}: {item.before} → {item.after}{timing}")
         lines += [f"  kept {' + '.join(k.layers)}: {k.reason}" for k in self.kept]
         return "\n".join(lines)
-
-
-def _plain(item: Any) -> dict[str, Any]:
-    """Return a part of the report with lists for tuples, as JSON has them."""
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(item).items()}
 
 
 def _read(kind: type[Any], item: Mapping[str, Any]) -> Any:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from torch import float32
-
 from shoal.merge.build import Builder
 from shoal.merge.cut import Prices
 from shoal.merge.peephole import fix_lines, simplify_
 from shoal.merge.prices import LatencyCosts
 from shoal.merge.regions import find_regions
 from shoal.merge.units import weighted
-from shoal.modes import device_of
 from shoal.network import Network
 from shoal.network.cleanup import remove_dead_, used_paths
 from shoal.runtimes import EAGER
@@ -31,8 +28,7 @@ def trial_merge_(network: Network, *, batch: int, runtime: str = EAGER) -> Netwo
     simplify_(network, pool_first=True)
     regions = [region for region in find_regions(network) if weighted(region.chain) > 1]
     if regions:
-        dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), float32)
-        costs = LatencyCosts(batch, device_of(network), dtype, runtime)
+        costs = LatencyCosts(network, batch, runtime)
         builder = Builder(network, Prices(costs.map_ms))
         for region in regions:
             builder.build(region)

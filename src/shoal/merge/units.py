@@ -61,18 +61,11 @@ Cut = Callable[[Sequence[Element]], Sequence[Segment]]
 
 
 def folded_units(chain: Sequence[Element], cut: Cut) -> list[Segment]:
-    """Return the units of a chain, scales and shifts folded.
-
-    Args:
-        chain: of a region, or of a branch.
-        cut: cuts the chain of a branch.
-    """
+    """Return the units of a chain, scales and shifts folded; `cut` cuts the chains of branches."""
     folded: list[Segment] = []
     for unit in _units(chain, cut):
-        previous = folded[-1] if folded else None
-        merged = None
-        if previous is not None and (unit.is_light or previous.is_light):
-            merged = _folded(previous, unit)
+        light = bool(folded) and (unit.is_light or folded[-1].is_light)
+        merged = _folded(folded[-1], unit) if light else None
         if merged is not None:
             folded[-1] = merged
         else:
@@ -101,12 +94,9 @@ def _units(chain: Sequence[Element], cut: Cut) -> list[Segment]:
         element = chain[position]
         if isinstance(element, Sum):
             unit = _sum(element, cut)
-        elif element.make is not None:
-            unit = Segment(
-                element.source, element.node, element.make(), int(element.weighted), False
-            )
         else:
-            unit = Segment(element.source, element.node, None, 0, False)
+            made = None if element.make is None else element.make()
+            unit = Segment(element.source, element.node, made, int(element.weighted), False)
         if isinstance(element, Sum) or element.make is not None:
             units.append(unit if flat is None else _spread(unit, flat))
         elif (found := whole_image(chain, position)) is not None:

@@ -12,7 +12,7 @@ import torch
 from shoal.data.batch import split_batch
 from shoal.errors import ConfigError
 from shoal.merge.build import Attempt
-from shoal.modes import device_of
+from shoal.modes import device_of, dtype_of
 from shoal.network import Network
 from shoal.network.agreement import compare_outputs
 from shoal.network.inputs import as_call, map_tensors, repeat_rows
@@ -52,21 +52,15 @@ def _cast(inputs: Any, dtype: torch.dtype) -> Any:
 
 
 class Verifier:
-    """Compares merged copies of a network with it.
+    """Compares merged copies of a network with it, on `inputs`.
 
-    Args:
-        network: the network.
-        inputs: what outputs are compared on.
-
-    Attributes:
-        dtype: the number type of all weights; None where there are several.
-        base: a copy to merge: in float64 where the network can run so, else as it is.
+    `base` is a copy to merge: in float64 where the network can run so, else as it is.
     """
 
     def __init__(self, network: Network, inputs: list[Any]) -> None:
         self.network = network
         self.inputs = inputs
-        self.dtype = _only_type(network)
+        self.dtype = dtype_of(network)
         self.base = self._in_float64()
 
     def _in_float64(self) -> Network:
@@ -92,7 +86,7 @@ class Verifier:
 
     def _compare(self, attempt: Attempt) -> bool:
         merged = attempt.network
-        if _only_type(self.base) == torch.float64:
+        if dtype_of(self.base) == torch.float64:
             inputs = [_cast(given, torch.float64) for given in self.inputs]
             attempt.error_float64 = compare_outputs(self.base, merged, inputs).max_rel_error
             if attempt.error_float64 > _TOLERANCE[torch.float64]:
@@ -101,9 +95,3 @@ class Verifier:
             merged.to(self.dtype)
         attempt.error = compare_outputs(self.network, merged, self.inputs).max_rel_error
         return attempt.error <= _TOLERANCE.get(self.dtype or torch.float32, 1e-5)
-
-
-def _only_type(network: Network) -> torch.dtype | None:
-    """Return the number type of all weights; None where there are several."""
-    types = {p.dtype for p in network.parameters() if p.dtype.is_floating_point}
-    return types.pop() if len(types) == 1 else None

@@ -40,8 +40,8 @@ class Op:
             operand has them, "moved" by a transposition, "reshaped" where they may have moved.
         pointwise: it acts on each entry alone, or on all alike.
         linear: how it is linear in its first operand in eval mode: "nothing" where it passes it on;
-            a word that `merge.linear_ops` knows; or a function that gives an equal layer of
-            PyTorch's own, of the module or of a call's arguments by name.
+            another word that `merge.linear_ops` explains; or a function that gives an equal layer
+            with such a word, of the module or of a call's arguments by name.
         addition: the sign of the second of two tensors that are added; 0.0 for what is no sum.
         pool: "mean" over positions, or over a "window".
         shape_only: it reads its operand's shape, type or place only.
@@ -283,19 +283,22 @@ def _types(kinds: tuple[type[nn.Module], ...], arguments: str = "", **properties
 
 
 _CONV = "in_channels out_channels kernel_size stride padding dilation groups bias padding_mode"
-_types((nn.Conv1d, nn.Conv2d, nn.Conv3d), _CONV, weighted=True, channels="second")
+_types((nn.Conv1d, nn.Conv2d, nn.Conv3d), _CONV, weighted=True, channels="second", linear="conv")
 _types(
     (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
     f"{_CONV} output_padding",
     weighted=True,
     channels="second",
 )
-_types((nn.Linear,), "in_features out_features bias", weighted=True, channels="last")
 _types(
-    (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, modules.FrozenBatchNorm,
-     nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
-    "num_features eps momentum affine track_running_stats", channels="second",
+    (nn.Linear,), "in_features out_features bias", weighted=True, channels="last", linear="linear"
+)
+_NORM = "num_features eps momentum affine track_running_stats"
+_types(
+    (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, modules.FrozenBatchNorm),
+    _NORM, channels="second", linear="norm",
 )  # fmt: skip
+_types((nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d), _NORM, channels="second")
 _types((nn.LayerNorm,), "normalized_shape eps elementwise_affine bias", channels="last")
 _types((nn.GroupNorm,), "num_groups num_channels eps affine", channels="second")
 _types((nn.Embedding,), "num_embeddings embedding_dim padding_idx", channels="last")
@@ -341,6 +344,7 @@ _types(
     write=lambda line: {"shape": list(line.slope.shape), "channel_dim": line.channel_dim},
     read=_line,
     pointwise=True,
+    linear="line",
 )
 _types(
     (modules.ByMode,),

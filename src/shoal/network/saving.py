@@ -27,7 +27,7 @@ from shoal.network.tree import tree_from_json, tree_to_json
 
 __all__ = [
     "NETWORK_FILE", "WEIGHTS_FILE", "file_hash", "is_saved", "read_description", "read_network",
-    "save", "state_hash", "write_network",
+    "read_weights", "save", "state_hash", "write_network",
 ]  # fmt: skip
 
 FORMAT = 2
@@ -111,7 +111,7 @@ def read_network(folder: Path) -> Network:
     """
     path = folder / NETWORK_FILE
     description = read_description(path, FORMAT)
-    tensors = _read_weights(folder, description)
+    tensors = read_weights(folder, description)
     try:
         network = _network(description, tensors)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
@@ -211,18 +211,18 @@ def _dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _read_weights(folder: Path, description: Mapping[str, Any]) -> dict[str, Tensor]:
+def read_weights(folder: Path, description: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return a saved network's tensors; raises `CheckpointError` if they are not as described."""
     path = folder / WEIGHTS_FILE
     if not path.exists():
-        raise CheckpointError(
-            f"'{path}' is missing: copy the whole folder, not only {NETWORK_FILE}"
-        )
+        raise CheckpointError(f"'{path}' is missing: copy the whole folder, not a part of it")
     if file_hash(path) != description.get("weights_sha256"):
         raise CheckpointError(
-            f"'{path}' is damaged or was changed: its checksum is not the one in {NETWORK_FILE}"
+            f"'{path}' is damaged or was changed: its checksum is not the one it was saved with"
         )
     try:
-        return load_file(path)
+        # In memory of PyTorch's own, for its alignment: kernels round differently elsewhere.
+        return {name: tensor.clone() for name, tensor in load_file(path).items()}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"'{path}' cannot be read: {error}") from error
 

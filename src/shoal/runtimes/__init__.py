@@ -12,7 +12,6 @@ from shoal.runtimes.runtime import (
     RUNTIMES,
     Runner,
     Runtime,
-    check_runtime,
     find_runtime,
     register_runtime,
 )
@@ -26,7 +25,6 @@ __all__ = [
     "ExportReport",
     "Runner",
     "Runtime",
-    "check_runtime",
     "export",
     "find_runtime",
     "register_runtime",

@@ -11,13 +11,7 @@ from torch import nn
 from typing_extensions import override
 
 from shoal.network.borrow import borrowed
-from shoal.network.inputs import (
-    Inputs,
-    as_call,
-    home_device,
-    map_tensors,
-    tensors_of,
-)
+from shoal.network.inputs import Inputs, as_call, home_device, map_tensors, tensors_of
 from shoal.runtimes.runtime import EAGER, Runner, Runtime, register_runtime
 
 __all__ = ["Eager"]
@@ -28,7 +22,6 @@ class Eager(Runtime):
     """PyTorch, without a compiler. Modules are left exactly as they were."""
 
     name = EAGER
-    title = "PyTorch"
 
     @property
     @override
@@ -93,11 +86,10 @@ def _prepared(inputs: Inputs, place: torch.device, channels_last: bool) -> Input
 @contextmanager
 def _thread_count(threads: int) -> Iterator[None]:
     before = torch.get_num_threads()
-    if threads == before:
-        yield
-        return
-    torch.set_num_threads(threads)
     try:
+        if threads != before:
+            torch.set_num_threads(threads)
         yield
     finally:
-        torch.set_num_threads(before)
+        if threads != before:
+            torch.set_num_threads(before)

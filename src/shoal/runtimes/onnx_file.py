@@ -16,11 +16,9 @@ __all__ = ["BATCH", "MAX_BYTES", "onnx_model", "opset_of", "root_cause"]
 BATCH = "batch"
 MAX_BYTES = 2**31 - 1  # what protobuf holds in one message
 
-_RANDOM = frozenset(
-    {
-        "Bernoulli", "Dropout", "Multinomial",
-        "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",
-    }
+_RANDOM = (
+    "Bernoulli", "Dropout", "Multinomial",
+    "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",
 )  # fmt: skip
 
 
@@ -42,7 +40,7 @@ def onnx_model(
         opset: the version of ONNX's operators; None takes PyTorch's choice.
 
     Raises:
-        ConfigError: the operators cannot be had in that version.
+        ConfigError: the operators do not exist in that version.
         ShoalError: the exporter is not installed, an operation has no ONNX form, the network
             draws random numbers, or it is too large for one file.
     """
@@ -78,16 +76,10 @@ def _require(*packages: str) -> None:
 
 
 def _translate(program: torch.export.ExportedProgram, opset: int | None) -> Any:
+    options: dict[str, Any] = {"dynamo": True, "external_data": False, "verbose": False}
     try:
         with quietly():
-            translated = torch.onnx.export(
-                program,
-                (),
-                dynamo=True,
-                opset_version=opset,
-                external_data=False,
-                verbose=False,
-            )
+            translated = torch.onnx.export(program, (), opset_version=opset, **options)
             assert translated is not None  # as always with dynamo=True
             return translated.model_proto
     except Exception as error:
@@ -131,19 +123,15 @@ def _refuse_random(model: Any) -> None:
 
 def _clean(model: Any) -> None:
     model.doc_string = ""
-    for graph in _graphs(model.graph):
-        graph.doc_string = ""
-        del graph.metadata_props[:]
-        for entry in (*graph.node, *graph.input, *graph.output, *graph.value_info):
-            del entry.metadata_props[:]
-            entry.doc_string = ""
-        for tensor in graph.initializer:
-            del tensor.metadata_props[:]
-    for function in model.functions:
-        del function.metadata_props[:]
-        for entry in (*function.node, *function.value_info):
-            del entry.metadata_props[:]
-            entry.doc_string = ""
+    graphs = list(_graphs(model.graph))
+    entries: list[Any] = [*graphs, *model.functions]
+    for body in (*graphs, *model.functions):
+        entries += [*body.node, *body.value_info]
+    for graph in graphs:
+        entries += [*graph.input, *graph.output, *graph.initializer]
+    for entry in entries:
+        entry.ClearField("metadata_props")
+        entry.ClearField("doc_string")
 
 
 def _name_values(graph: Any, input_names: list[str], output_names: list[str]) -> None:
@@ -196,14 +184,8 @@ def _apart(names: list[str], taken: set[str]) -> list[str]:
 
 
 def _name_batch(model: Any) -> None:
-    symbol = next(
-        (
-            value.type.tensor_type.shape.dim[0].dim_param
-            for value in model.graph.input
-            if value.type.tensor_type.shape.dim
-        ),
-        "",
-    )
+    shapes = [value.type.tensor_type.shape.dim for value in model.graph.input]
+    symbol = next((shape[0].dim_param for shape in shapes if shape), "")
     if not symbol:
         raise ShoalError("the exported graph lost its batch dimension: the network fixes its size")
     pattern = re.compile(rf"(?<!\w){re.escape(symbol)}(?!\w)")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from shoal.errors import ConfigError, ShoalError, missing_extra
+from shoal.errors import ConfigError, OptionError, ShoalError, missing_extra
 from shoal.network.inputs import Inputs, as_call, first_line, tensors_of
 from shoal.runtimes.runtime import Runner
 
@@ -29,9 +29,6 @@ class OnnxRunner(Runner):
         providers: ONNX Runtime's execution providers, the preferred one first; by default the CPU.
 
     Attributes:
-        path: the file.
-        threads: threads of one operation.
-        device: where it runs ("cpu", "cuda", …).
         inputs: the names of the model's inputs.
         outputs: the names of its outputs.
 
@@ -51,10 +48,11 @@ class OnnxRunner(Runner):
         if not self.path.is_file():
             raise ConfigError(f"there is no file '{self.path}': give one that shoal.export wrote")
         if threads is not None and threads < 1:
-            raise ConfigError(f"threads must be at least 1, not {threads}")
+            raise OptionError("threads", threads, "at least 1")
         self.threads = threads if threads is not None else torch.get_num_threads()
         self._session = _open_session(self.path, self.threads, list(providers or [_CPU]))
-        self.device = _device_of(self._session.get_providers()[0])
+        first: str = self._session.get_providers()[0]
+        self.device = first.removesuffix("ExecutionProvider").lower()
         self.inputs: tuple[str, ...] = tuple(i.name for i in self._session.get_inputs())
         self.outputs: tuple[str, ...] = tuple(o.name for o in self._session.get_outputs())
 
@@ -98,7 +96,7 @@ class OnnxRunner(Runner):
         args, kwargs = as_call(inputs)
         feed = self.feed(*args, **kwargs)
         session = self._session
-        self.run(feed)  # a misfit is told here, in our words
+        self.run(feed)  # inputs that do not fit are reported here, in our words
         yield lambda: session.run(None, feed)
 
     def feed(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -133,10 +131,6 @@ def _open_session(path: Path, threads: int, providers: list[str]) -> Any:
             f"ONNX Runtime {onnxruntime.__version__} cannot run '{path}' ({first_line(error)}): "
             "it may lack an operation for the network's number type; export in float32"
         ) from error
-
-
-def _device_of(provider: str) -> str:
-    return provider.removesuffix("ExecutionProvider").lower()
 
 
 def _array(name: str, tensor: Tensor) -> Any:

@@ -26,7 +26,6 @@ class OnnxRuntime(Runtime):
     """ONNX Runtime, on the CPU unless a device is given."""
 
     name = "onnxruntime"
-    title = "ONNX Runtime"
 
     @property
     @override

@@ -57,16 +57,17 @@ class Example:
     def names(self) -> tuple[str, ...]:
         """A name for each tensor: the parameter of the original's `forward` that takes it."""
         args, kwargs = pytree.tree_unflatten(range(len(self.leaves)), self.spec.structure)
-        parameters = [
-            *self.spec.parameters[: len(args)],
-            *(f"input_{i}" for i in range(len(self.spec.parameters), len(args))),
-        ]
-        named = [*zip(parameters, args, strict=True), *kwargs.items()]
+        named = [*zip(self.parameters(len(args)), args, strict=True), *kwargs.items()]
         by_leaf = {leaf: name for top, tree in named for name, leaf in _named_leaves(tree, top)}
         return tuple(by_leaf[i] for i, v in enumerate(self.leaves) if isinstance(v, Tensor))
 
+    def parameters(self, count: int) -> list[str]:
+        """Return a name for each of the first `count` positional arguments."""
+        own = self.spec.parameters[:count]
+        return [*own, *(f"input_{i}" for i in range(len(own), count))]
+
     def with_batch(self, size: int) -> Example:
-        """Return an example of `size` samples: the first ones, over again where there are less."""
+        """Return an example of `size` samples: the first ones, repeated if there are fewer."""
         return Example(self.spec, tuple(map_tensors(lambda t: repeat_rows(t, size), self.leaves)))
 
     def call(self, tensors: Sequence[Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -114,7 +115,7 @@ def _named_leaves(tree: Any, top: str) -> list[tuple[str, Any]]:
     by_path: Sequence[tuple[tuple[Any, ...], Any]]
     try:
         by_path = pytree.tree_flatten_with_path(tree)[0]
-    except ValueError:  # a registered class that does not tell the names of its parts
+    except ValueError:  # a registered class that does not name its parts
         by_path = [((i,), leaf) for i, leaf in enumerate(pytree.tree_leaves(tree))]
     found = []
     for path, leaf in by_path:
@@ -149,8 +150,7 @@ def called_program(network: Network, example: Example) -> ExportedProgram:
         ShoalError: `torch.export` cannot take the network with a free batch dimension.
     """
     args, kwargs = example.call(example.tensors)
-    names = [*example.spec.parameters[: len(args)]]
-    names += [f"input_{i}" for i in range(len(names), len(args))]
+    names = example.parameters(len(args))
     signature = inspect.Signature(
         [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names]
         + [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in kwargs]

@@ -19,7 +19,6 @@ __all__ = [
     "RUNTIMES",
     "Runner",
     "Runtime",
-    "check_runtime",
     "find_runtime",
     "open_runtime",
     "register_runtime",
@@ -66,7 +65,6 @@ class Runtime(ABC):
         device: where to run; None leaves it to the runtime.
         channels_last: run images in channels_last memory format, where the runtime has a choice.
         name: under which it is asked for.
-        title: its name for readers.
     """
 
     threads: int | None = None
@@ -74,7 +72,6 @@ class Runtime(ABC):
     channels_last: bool = True
 
     name: ClassVar[str]
-    title: ClassVar[str]
 
     @property
     @abstractmethod
@@ -157,8 +154,3 @@ def find_runtime(runtime: str | Runtime, **options: Any) -> Runtime:
     if lacking is not None:
         raise ShoalError(lacking)
     return runtime
-
-
-def check_runtime(runtime: str) -> None:
-    """Raise what `find_runtime` raises for a name that cannot be used here."""
-    find_runtime(runtime)

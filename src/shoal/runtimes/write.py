@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shoal.errors import ConfigError, FileError, ShoalError
-from shoal.files import write_file
+from shoal.errors import ConfigError, OptionError, ShoalError
+from shoal.files import readable_errors, write_file
 from shoal.network import Network, capture
 from shoal.network.agreement import compare_outputs, random_like
 from shoal.network.borrow import borrowed
@@ -148,7 +148,8 @@ def export(
         except ShoalError as error:  # in the user's words: they never see the temporary name
             raise type(error)(str(error).replace(str(temporary), str(path))) from error
 
-    _make_parent(path)
+    with readable_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, write)
     return ExportReport(
         path=str(path),
@@ -180,28 +181,16 @@ def _format_of(path: Path, opset: int | None) -> str:
     return form
 
 
-def _make_parent(path: Path) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FileError(
-            f"the folder of '{path}' cannot be made ({error.strerror}): choose another one"
-        ) from error
-
-
 def _prepare(network: nn.Module, given: Inputs | None) -> tuple[Network, Example]:
     """Return the network, captured, and an example of at least two samples for it."""
     if not isinstance(network, nn.Module):
         raise ConfigError(f"export takes a torch.nn.Module, not {type(network).__name__}")
-    if isinstance(network, Network):
-        args, kwargs = _example_call(network, given)
-        return network, Example.of(network, args, kwargs)
-    if given is None:
+    if given is None and not isinstance(network, Network):
         raise ConfigError(
             f"{type(network).__name__} was not captured: give example_inputs= to export it"
         )
     args, kwargs = _example_call(network, given)
-    net = capture(network, args or kwargs)
+    net = network if isinstance(network, Network) else capture(network, args or kwargs)
     return net, Example.of(net, args, kwargs)
 
 
@@ -229,7 +218,7 @@ def _tolerance(network: Network, asked: float | None) -> float:
     if asked is None:
         return _TOLERANCES[_float_type(network)]
     if not asked >= 0:
-        raise ConfigError(f"tolerance is the largest relative error allowed, not {asked}")
+        raise OptionError("tolerance", asked, "the largest relative error allowed, from 0")
     return asked
 
 
@@ -324,7 +313,7 @@ def _verify(
                 what = agreement.mismatch or f"relative error {error:.1e}, allowed {allowed:.0e}"
                 raise ShoalError(
                     f"'{path}' was not written: at batch {size} it computes something else than "
-                    f"the network ({what}): use float32, or set tolerance= if that is near enough"
+                    f"the network ({what}): use float32, or set tolerance= if that is close enough"
                 )
             worst = max(worst, error)
     return worst

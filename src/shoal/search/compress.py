@@ -19,7 +19,7 @@ from shoal.network.inputs import resolve_device
 from shoal.network.saving import state_hash
 from shoal.options import Recipe
 from shoal.passes.batches import plain
-from shoal.runtimes import check_runtime
+from shoal.runtimes import find_runtime
 from shoal.search.data import Data
 from shoal.search.engine import search
 from shoal.search.gauge import Gauge, MachineGauge
@@ -108,7 +108,7 @@ def compress(
         method = Settings.of(kind, recipe, max_drop=max_drop, epochs=epochs, **options)
     settings, wanted, machine = method, method.search, method.machine
     chosen: Method = settings.method(settings.options)
-    check_runtime(machine.runtime)
+    find_runtime(machine.runtime)
     if chosen.scores:  # a criterion that makes no sense
         criterion_for(settings.options.criterion, chosen.scores)
     if fit is None and max(wanted.epochs, wanted.dense_epochs, wanted.final_epochs):

@@ -5,20 +5,17 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from operator import sub
 from statistics import median
 from typing import Any
-
-from torch import nn
 
 from shoal.measure.latency import measure_latency
 from shoal.measure.macs import count_params
 from shoal.measure.node_macs import count_node_macs
 from shoal.network import Network
-from shoal.network.blocks import Block
 from shoal.network.inputs import Inputs
-from shoal.network.weights import own_tensors
 from shoal.runtimes import EAGER
-from shoal.surgery.drop import check_removable, drop_
+from shoal.surgery.drop import branch_parameters, check_removable, drop_
 
 __all__ = ["BlockCost", "block_costs"]
 
@@ -58,9 +55,6 @@ def block_costs(
     latency: bool = True,
     repeats: int = 10,
     min_seconds: float = 0.0,
-    max_seconds: float = 60.0,
-    threads: int | None = None,
-    channels_last: bool = True,
     runtime: str = EAGER,
 ) -> dict[str, BlockCost]:
     """Count what dropping each block saves, and measure it.
@@ -76,10 +70,7 @@ def block_costs(
         names: the blocks; None for all that can be removed.
         latency: whether to measure latency, which takes a few seconds.
         repeats: number of rounds.
-        min_seconds: rounds go on until they took so long together, in seconds.
-        max_seconds: no round is started after so many seconds.
-        threads: threads on the CPU; None leaves them.
-        channels_last: run 4-D inputs in channels_last memory format.
+        min_seconds: rounds go on for at least this long, in seconds.
         runtime: where latency is measured, "eager" or "onnxruntime".
 
     Returns:
@@ -96,7 +87,9 @@ def block_costs(
         >>> f"{costs['layer1.1'].macs:,} MACs, {costs['layer1.1'].macs_percent:.1f} %"
         '294,912 MACs, 17.2 %'
     """
-    blocks = _chosen(network, names)
+    for name in names or ():
+        check_removable(network.block(name))
+    blocks = [b for b in network.blocks if (b.removable if names is None else b.name in names)]
     if inputs is None:
         args, kwargs = network.example_inputs(1)
         inputs = kwargs or args
@@ -107,24 +100,17 @@ def block_costs(
     if latency and blocks:
         models = {"": network, **{b.name: _without(network, b.name) for b in blocks}}
         times = measure_latency(
-            models,
-            inputs,
-            runtime=runtime,
-            repeats=repeats,
-            min_seconds=min_seconds,
-            max_seconds=max_seconds,
-            threads=threads,
-            channels_last=channels_last,
+            models, inputs, runtime=runtime, repeats=repeats, min_seconds=min_seconds
         )
-        whole_ms, rounds = times[""].median_ms, times[""].rounds_ms
-        for name in models.keys() - {""}:
-            pairs = zip(rounds, times[name].rounds_ms, strict=True)
-            saved_ms[name] = median(whole - without for whole, without in pairs)
+        whole = times.pop("")
+        whole_ms = whole.median_ms
+        for name, without in times.items():
+            saved_ms[name] = median(map(sub, whole.rounds_ms, without.rounds_ms))
     costs = {}
     for block in blocks:
         name = block.name
         own_macs = sum(by_node.get(node.name, 0) for node in block.branch)
-        own_params = _params(network, block)
+        own_params = sum(p.numel() for p in branch_parameters(network, block))
         costs[name] = BlockCost(
             macs=own_macs,
             macs_percent=100.0 * own_macs / max(1, macs),
@@ -134,21 +120,6 @@ def block_costs(
             latency_percent=100.0 * saved_ms[name] / whole_ms if name in saved_ms else None,
         )
     return costs
-
-
-def _params(network: Network, block: Block) -> int:
-    """Return how many parameter elements a branch has; it shares none, or it could not go."""
-    used = [t for node in block.branch for t in own_tensors(node, network).values()]
-    own = {id(tensor): tensor for tensor in used if isinstance(tensor, nn.Parameter)}
-    return sum(parameter.numel() for parameter in own.values())
-
-
-def _chosen(network: Network, names: Sequence[str] | None) -> list[Block]:
-    for name in names or ():
-        check_removable(network.block(name))
-    if names is None:
-        return [block for block in network.blocks if block.removable]
-    return [block for block in network.blocks if block.name in names]
 
 
 def _without(network: Network, name: str) -> Network:

@@ -13,8 +13,8 @@ from shoal.network.cleanup import remove_dead_
 from shoal.network.rewrite import free_path, replace_stretch_
 from shoal.network.stretches import Stretch, with_kernel
 from shoal.surgery.fit_conv import FittedLayer
-from shoal.surgery.fit_stretches import check_ridge, fit_stretches
-from shoal.surgery.layer_spec import layer_spec
+from shoal.surgery.fit_stretches import fit_stretches
+from shoal.surgery.names import named_once
 
 __all__ = ["collapse_", "collapsed_layers", "put_collapsed_"]
 
@@ -52,7 +52,7 @@ def collapse_(
         The network itself.
 
     Raises:
-        NameNotFoundError: there is no such block or stretch; tells the nearest names.
+        NameNotFoundError: there is no such block or stretch; names the nearest ones.
         ConfigError: names overlap, the kernel does not fit, `ridge` is negative, or there are too
             few samples.
         DataError: the loader is empty.
@@ -67,21 +67,16 @@ def collapse_(
         >>> net.get_submodule("layer1.1.collapsed").kernel_size
         (3, 3)
     """
-    chosen = _checked(network, [names] if isinstance(names, str) else list(names), kernel_size)
-    check_ridge(ridge)
-    if not chosen:
-        return network
+    chosen = _in_order(network, named_once(names), kernel_size)
     with network.unchanged_on_error():
         before = network.copy().eval() if len(chosen) > 1 else None
-        for i, stretch in enumerate(chosen):
-            reference = None
-            if before is not None and i > 0:
-                reference = before, {stretch.name: before.stretch(stretch.name).end}
-            now = _sized(network.stretch(stretch.name), kernel_size)
+        for i, name in enumerate(chosen):
+            stretch = _sized(network, name, kernel_size)
+            reference = before if i > 0 else None
             fitted = fit_stretches(
-                network, [now], loader, samples=samples, ridge=ridge, reference=reference
-            )[stretch.name]
-            put_collapsed_(network, now, *collapsed_layers(network, now, fitted))
+                network, [stretch], loader, samples=samples, ridge=ridge, reference=reference
+            )[name]
+            put_collapsed_(network, stretch, *collapsed_layers(network, stretch, fitted))
     return network
 
 
@@ -89,7 +84,8 @@ def collapsed_layers(
     network: Network, stretch: Stretch, fitted: FittedLayer
 ) -> tuple[nn.Module, nn.Module | None]:
     """Return the fitted layer, and the batch norm after it if the stretch has one."""
-    like = _weight_like(network, stretch)
+    like = network.get_submodule(stretch.layers[0]).weight  # of its device, type and memory format
+    assert isinstance(like, Tensor)
     called = (str(n.target) for n in stretch.nodes if n.op == "call_module")
     normed = any(isinstance(network.get_submodule(path), nn.BatchNorm2d) for path in called)
     return fitted.layer(like), fitted.norm(like) if normed and stretch.kind == "conv" else None
@@ -110,23 +106,16 @@ def put_collapsed_(
     layers = [(path, layer)]
     if norm is not None:
         layers.append((free_path(network, f"{path}_norm"), norm))
-    specs = [[name, layer_spec(module)] for name, module in layers]
-    _replace(network, stretch, layers)
-    network.plan.record("collapse", (stretch.name,), layers=specs)
-
-
-def _replace(network: Network, stretch: Stretch, layers: list[tuple[str, nn.Module]]) -> None:
     replace_stretch_(network, stretch.start, stretch.end, layers)
     remove_dead_(network)
+    made = {name: str(module) for name, module in layers}
+    network.plan.record("collapse", (stretch.name,), layers=made)
 
 
-def _checked(network: Network, names: Sequence[str], kernel_size: int | None) -> list[Stretch]:
-    """Return the named stretches in the order of the forward pass."""
+def _in_order(network: Network, names: Sequence[str], kernel_size: int | None) -> list[str]:
+    """Return the names in the order of the forward pass, if these stretches can be collapsed."""
     for name in names:
-        _sized(network.stretch(name), kernel_size)
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if list(names).count(name) > 1)
-        raise ConfigError(f"'{twice}' is named twice: name each once")
+        _sized(network, name, kernel_size)
     chosen = [stretch for stretch in network.stretches if stretch.name in names]
     owner: dict[Any, str] = {}
     for stretch in chosen:
@@ -136,15 +125,9 @@ def _checked(network: Network, names: Sequence[str], kernel_size: int | None) ->
                     f"'{owner[node]}' and '{stretch.name}' overlap: collapse one of them"
                 )
             owner[node] = stretch.name
-    return chosen
+    return [stretch.name for stretch in chosen]
 
 
-def _sized(stretch: Stretch, kernel_size: int | None) -> Stretch:
+def _sized(network: Network, name: str, kernel_size: int | None) -> Stretch:
+    stretch = network.stretch(name)
     return stretch if kernel_size is None else with_kernel(stretch, kernel_size)
-
-
-def _weight_like(network: Network, stretch: Stretch) -> Tensor:
-    """Return the weight whose device, type and memory format the new one takes over."""
-    weight = network.get_submodule(stretch.layers[0]).weight
-    assert isinstance(weight, Tensor)
-    return weight

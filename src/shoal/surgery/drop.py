@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from shoal.errors import ConfigError
 from shoal.modes import eval_mode
@@ -15,8 +16,9 @@ from shoal.network.blocks import Block
 from shoal.network.cleanup import remove_dead_
 from shoal.network.runner import Tap, listen
 from shoal.network.weights import own_tensors
+from shoal.surgery.names import named_once
 
-__all__ = ["check_removable", "drop_", "zero_out_"]
+__all__ = ["branch_parameters", "check_removable", "drop_", "zero_out_"]
 
 
 def drop_(network: Network, names: Sequence[str] | str) -> Network:
@@ -35,7 +37,7 @@ def drop_(network: Network, names: Sequence[str] | str) -> Network:
         The network itself.
 
     Raises:
-        NameNotFoundError: a block does not exist; tells the nearest names.
+        NameNotFoundError: a block does not exist; names the nearest ones.
         ConfigError: a block cannot be removed (with the reason), or is named twice. The network
             is then as it was.
 
@@ -46,10 +48,15 @@ def drop_(network: Network, names: Sequence[str] | str) -> Network:
         >>> [block.name for block in net.blocks]
         ['layer1.0', 'layer1.2', 'layer2.0', 'layer2.2']
     """
-    chosen = [names] if isinstance(names, str) else list(names)
-    blocks = _checked(network, chosen)
+    chosen = named_once(names)
+    blocks = _blocks(network, chosen)
     if blocks:
-        _remove(network, blocks)
+        # Places are noted before anything changes: an operand may be an addition that goes as well.
+        places = [(b.addition, 0 if b.addition.args[0] is b.shortcut else 1) for b in blocks]
+        for addition, place in places:
+            shortcut: Any = addition.args[place]
+            addition.replace_all_uses_with(shortcut)
+        remove_dead_(network)
         network.plan.record("drop", tuple(chosen))
     return network
 
@@ -70,8 +77,8 @@ def zero_out_(network: Network, names: Sequence[str] | str) -> Network:
         The network itself.
 
     Raises:
-        NameNotFoundError: a block does not exist; tells the nearest names.
-        ConfigError: a block cannot be removed, is named twice, or gives something else than zero
+        NameNotFoundError: a block does not exist; names the nearest ones.
+        ConfigError: a block cannot be removed, is named twice, or gives something other than zero
             with weights of zero. The network is then as it was.
 
     Example:
@@ -81,32 +88,21 @@ def zero_out_(network: Network, names: Sequence[str] | str) -> Network:
         >>> torch.equal(dropped(images := torch.randn(5, 1, 8, 8)), zeroed(images))
         True
     """
-    blocks = _checked(network, [names] if isinstance(names, str) else list(names))
-    weights = {id(w): w for block in blocks for w in _weights(network, block.branch)}.values()
+    blocks = _blocks(network, named_once(names))
+    weights = {id(w): w for block in blocks for w in branch_parameters(network, block)}.values()
     before = [weight.detach().clone() for weight in weights]
     with torch.no_grad():
         for weight in weights:
             weight.zero_()
-    wrong = _not_zero(network, blocks) if blocks else None
-    if wrong is not None:
-        with torch.no_grad():
+        wrong = _not_zero(network, blocks) if blocks else None
+        if wrong is not None:
             for weight, value in zip(weights, before, strict=True):
                 weight.copy_(value)
-        raise ConfigError(
-            f"block '{wrong}' gives something else than zero when its weights are zero: drop it "
-            "instead"
-        )
+            raise ConfigError(
+                f"block '{wrong}' gives something other than zero when its weights are zero: drop "
+                "it instead"
+            )
     return network
-
-
-def _checked(network: Network, names: Sequence[str]) -> list[Block]:
-    """Return the named blocks, in the order of the graph."""
-    for name in names:
-        check_removable(network.block(name))
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if list(names).count(name) > 1)
-        raise ConfigError(f"block '{twice}' is named twice: name each once")
-    return [block for block in network.blocks if block.name in names]
 
 
 def check_removable(block: Block) -> None:
@@ -115,34 +111,31 @@ def check_removable(block: Block) -> None:
         raise ConfigError(f"block '{block.name}' cannot be removed: {block.reason}")
 
 
-def _remove(network: Network, blocks: Sequence[Block]) -> None:
-    # Places are noted before anything changes: an operand may be an addition that goes as well.
-    places = [(b.addition, 0 if b.addition.args[0] is b.shortcut else 1) for b in blocks]
-    for addition, place in places:
-        shortcut: Any = addition.args[place]
-        addition.replace_all_uses_with(shortcut)
-    remove_dead_(network)
+def branch_parameters(network: Network, block: Block) -> list[nn.Parameter]:
+    """Return the parameters that a block's branch uses, each once."""
+    used = [t for node in block.branch for t in own_tensors(node, network).values()]
+    return list(
+        {id(tensor): tensor for tensor in used if isinstance(tensor, nn.Parameter)}.values()
+    )
 
 
-def _weights(network: Network, nodes: Iterable[fx.Node]) -> list[Tensor]:
-    """Return the parameters that nodes use."""
-    used = {path: t for node in nodes for path, t in own_tensors(node, network).items()}
-    return [tensor for tensor in used.values() if isinstance(tensor, nn.Parameter)]
+def _blocks(network: Network, names: Sequence[str]) -> list[Block]:
+    """Return the named blocks, in the order of the graph."""
+    for name in names:
+        check_removable(network.block(name))
+    return [block for block in network.blocks if block.name in names]
 
 
 def _not_zero(network: Network, blocks: Sequence[Block]) -> str | None:
-    """Return the first block whose branch gives something else than zero, on random inputs."""
+    """Return the first block whose branch gives something other than zero, on random inputs."""
     wrong: list[str] = []
 
-    def hearer(name: str) -> Any:
-        return lambda value: wrong.append(name) if bool((value != 0).any()) else None
+    def check(name: str, value: Tensor) -> None:
+        if bool((value != 0).any()):
+            wrong.append(name)
 
-    taps = [Tap(b.output, (b.output,), hearer(b.name)) for b in blocks]
+    taps = [Tap(b.output, (b.output,), partial(check, b.name)) for b in blocks]
     args, kwargs = network.example_inputs()
-    with eval_mode(network), torch.no_grad():
-        handle = listen(network, taps)
-        try:
-            network(*args, **kwargs)
-        finally:
-            handle.remove()
+    with eval_mode(network), listen(network, taps):
+        network(*args, **kwargs)
     return wrong[0] if wrong else None

@@ -13,7 +13,9 @@ a 3×3 kernel (d = 4,608) take 0.6 GiB in all.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -23,16 +25,12 @@ from shoal.distributed import sum_across
 from shoal.errors import ConfigError, TrainingError
 from shoal.network.layer_shape import LayerShape
 
-__all__ = ["FittedLayer", "LayerMoments", "TooFewPositions"]
+__all__ = ["FittedLayer", "LayerMoments"]
 
 RIDGE = 1e-5  # of the mean variance of a column; enough to keep dead and doubled channels harmless
 _STRONGER = (1e-9, 1e-7, 1e-5, 1e-3, 1e-1)  # tried in turn where the matrix is singular
 _CHUNK = 1 << 23  # entries of X at a time: 32 MiB
 _SPREAD = 2654435761  # a large prime (Knuth, multiplicative hashing)
-
-
-class TooFewPositions(ConfigError):
-    """A layer has more weights per output channel than there are positions to fit it on."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +42,8 @@ class FittedLayer:
         weight: float64, as the layer's own: [out, in, kernel height, kernel width] or [out, in].
         bias: float64, shape [out].
         residual: the expected squared error over the variance of the target, summed over channels;
-            0 is exact, 1 is no better than a constant. Corrected for the number of weights, so
-            that a fit on few positions does not look better than it is.
+            0 is exact, 1 is no better than a constant. Corrected for the number of weights, which
+            flatter a fit on few positions.
         mean: of what it gives, about; float64, shape [out].
         variance: of what it gives; float64, shape [out].
         rows: positions it was fitted on.
@@ -64,26 +62,18 @@ class FittedLayer:
     def layer(self, like: Tensor) -> nn.Conv2d | nn.Linear:
         """Return it as a module, with the device and dtype of `like`, and its memory format."""
         made = self.shape.make(device=like.device, dtype=like.dtype)
-        weight = self.weight
-        if weight.dim() == 4 and like.dim() == 4 and not like.is_contiguous():
-            weight = weight.contiguous(memory_format=torch.channels_last)
+        if self.weight.dim() == 4 and like.dim() == 4 and not like.is_contiguous():
             made.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        with torch.no_grad():
-            made.weight.copy_(weight)
-            assert made.bias is not None
-            made.bias.copy_(self.bias)
+        made.load_state_dict({"weight": self.weight, "bias": self.bias})
         return made
 
     def norm(self, like: Tensor) -> nn.BatchNorm2d:
         """Return a batch norm that leaves what the layer gives as it is, until it is trained."""
         made = nn.BatchNorm2d(self.shape.out_channels, device=like.device, dtype=like.dtype)
-        assert made.running_mean is not None
-        assert made.running_var is not None
-        with torch.no_grad():
-            made.running_mean.copy_(self.mean)
-            made.running_var.copy_(self.variance)
-            made.weight.copy_((made.running_var + made.eps).sqrt())
-            made.bias.copy_(made.running_mean)
+        mean, variance = self.mean.to(like), self.variance.to(like)
+        state = {"weight": (variance + made.eps).sqrt(), "bias": mean}
+        state |= {"running_mean": mean, "running_var": variance}
+        made.load_state_dict(state, strict=False)
         return made
 
 
@@ -93,9 +83,8 @@ class LayerMoments:
     Args:
         shape: the layer to fit.
         name: what is fitted, for messages.
-        rows: use about so many positions, drawn at random; None for `shape.rows`.
-        samples: how many samples there will be; None if that is not known. Each then gives a share
-            as if there were 256.
+        rows: use about this many positions, drawn at random; None for `shape.rows`.
+        samples: how many samples there will be; None, for not known, reckons with 256.
     """
 
     def __init__(
@@ -122,32 +111,27 @@ class LayerMoments:
         Args:
             inputs: [N, C, H, W], or [N, …, C] for a linear layer.
             outputs: what the layer should give for it.
-            keys: an integer for each sample, as `sample_keys` gives them, which decides what
-                positions are used of it; N may be a multiple of their number, as of windows. None
-                takes its number in the batch.
+            keys: an integer for each sample, as `sample_keys` gives them, which decides which of
+                its positions are used; N may be a multiple of their number, as of windows. None
+                takes the sample's number in the batch.
         """
         inputs, outputs = inputs.detach(), outputs.detach()
         self._samples += len(inputs)
-        if not self.shape.kernel_size:
-            flat = inputs.reshape(-1, inputs.shape[-1])
-            chosen = self._choose(len(flat), len(inputs), keys, flat.device)
-            targets = outputs.reshape(-1, outputs.shape[-1])
-            for part in chosen.split(self._chunk_rows()):
-                self._add_rows(flat.index_select(0, part), targets.index_select(0, part))
-            return
-        patches = _Patches(inputs, self.shape)
-        targets = outputs.permute(0, 2, 3, 1).reshape(-1, outputs.shape[1])
+        rows: Callable[[Tensor], Tensor]
+        if self.shape.kernel_size:
+            rows = _patches(inputs, self.shape)
+            outputs = outputs.permute(0, 2, 3, 1)
+        else:
+            rows = partial(inputs.reshape(-1, inputs.shape[-1]).index_select, 0)
+        targets = outputs.reshape(-1, outputs.shape[-1])
         chosen = self._choose(len(targets), len(inputs), keys, inputs.device)
-        for part in chosen.split(self._chunk_rows()):
-            self._add_rows(patches.rows(part), targets.index_select(0, part))
+        for part in chosen.split(max(256, _CHUNK // self.shape.columns)):
+            self._add_rows(rows(part), targets.index_select(0, part))
 
     def _choose(
         self, positions: int, samples: int, keys: Tensor | None, device: torch.device
     ) -> Tensor:
-        """Return the positions to use: of each sample some that follow from its key alone.
-
-        So the fit does not hang on how the samples are put into batches.
-        """
+        """Return the positions to use: some of each sample, by its key, however it is batched."""
         own = positions // max(1, samples)  # of each sample
         if self._per_sample >= own:
             return torch.arange(positions, device=device)
@@ -160,9 +144,6 @@ class LayerMoments:
         first = known.remainder(own) * _SPREAD  # neighbouring keys begin far apart
         within = order[(first[:, None] + torch.arange(self._per_sample)).remainder(own)]
         return (torch.arange(samples)[:, None] * own + within).flatten().to(device)
-
-    def _chunk_rows(self) -> int:
-        return max(256, _CHUNK // self.shape.columns)
 
     def _add_rows(self, x: Tensor, y: Tensor) -> None:
         """Add rows [n, d] and [n, m] to the sums."""
@@ -179,10 +160,19 @@ class LayerMoments:
     def _zeros(self, device: torch.device) -> tuple[Tensor, ...]:
         d, m = self.shape.columns, self.shape.out_channels
         dtype = torch.float32 if device.type == "mps" else torch.float64
-        sizes: tuple[tuple[int, ...], ...] = ((d,), (m,), (d, d), (d, m), (m,))
+        sizes = [(d,), (m,), (d, d), (d, m), (m,)]
         return tuple(torch.zeros(size, dtype=dtype, device=device) for size in sizes)
 
     # ------------------------------------------------------------------ solving
+
+    @property
+    def determined(self) -> bool:
+        """Whether there are more positions than weights per output channel."""
+        return self._spare > 0
+
+    @property
+    def _spare(self) -> int:
+        return self._count - self.shape.columns - 1
 
     def finish(self) -> None:
         """Sum over processes, and move the sums from the pilot means to the means of all rows."""
@@ -212,7 +202,7 @@ class LayerMoments:
             ridge: λ as a part of the mean squared deviation of a column; None for 1e-5.
 
         Raises:
-            TooFewPositions: there are fewer than weights per output channel.
+            ConfigError: there are fewer positions than weights per output channel.
             TrainingError: the activations are not finite.
         """
         assert self._pilot is not None
@@ -222,9 +212,8 @@ class LayerMoments:
                 f"the activations at '{self.name}' are not finite: the network's weights or its "
                 "data are broken; check them first"
             )
-        spare = self._count - self.shape.columns - 1
-        if spare < 1:
-            raise TooFewPositions(
+        if not self.determined:
+            raise ConfigError(
                 f"'{self.name}' has {self._count} positions to fit {self.shape.columns} weights "
                 "per channel on: give more samples or a smaller kernel_size"
             )
@@ -236,7 +225,7 @@ class LayerMoments:
             shape=self.shape,
             weight=self._as_kernel(weight).cpu(),
             bias=(mean_y - mean_x @ weight).cpu(),
-            residual=share * (self._count - 1) / spare,
+            residual=share * (self._count - 1) / self._spare,
             mean=mean_y.cpu(),
             variance=((weight * (xx @ weight)).sum(0) / self._count).clamp(min=0.0).cpu(),
             rows=self._count,
@@ -245,10 +234,8 @@ class LayerMoments:
 
     def _as_kernel(self, weight: Tensor) -> Tensor:
         """Bring [d, m] into the layer's own order; columns are (position in kernel, channel)."""
-        if not self.shape.kernel_size:
-            return weight.T.contiguous()
         shaped = weight.T.reshape(-1, *self.shape.kernel_size, self.shape.in_channels)
-        return shaped.permute(0, 3, 1, 2).contiguous()
+        return shaped.movedim(-1, 1).contiguous()
 
 
 def _ridge_solution(xx: Tensor, xy: Tensor, ridge: float) -> Tensor:
@@ -266,33 +253,27 @@ def _ridge_solution(xx: Tensor, xy: Tensor, ridge: float) -> Tensor:
     return torch.cholesky_solve(xy, factor)
 
 
-class _Patches:
-    """The patches of a batch of images, gathered for chosen output positions only."""
+def _patches(images: Tensor, shape: LayerShape) -> Callable[[Tensor], Tensor]:
+    """Return what gives the patches at output positions, counted in [N, H, W] order.
 
-    def __init__(self, images: Tensor, shape: LayerShape) -> None:
-        top, left = shape.padding
-        padded = F.pad(images, (left, left, top, top)) if top or left else images
-        rows = padded.permute(0, 2, 3, 1)  # [N, H, W, C]: a view where memory is channels-last
-        self._flat = rows.reshape(-1, images.shape[1])
-        height, width = rows.shape[1:3]
-        kernel, dilation = shape.kernel_size, shape.dilation
-        extent = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
-        self._height, self._width = height, width
-        self._stride = shape.stride
-        self._out = (
-            (height - extent[0]) // shape.stride[0] + 1,
-            (width - extent[1]) // shape.stride[1] + 1,
-        )
-        down = torch.arange(kernel[0], device=images.device) * (dilation[0] * width)
-        right = torch.arange(kernel[1], device=images.device) * dilation[1]
-        self._offsets = (down[:, None] + right).flatten()
+    They are [n, kernel height · kernel width · channels].
+    """
+    top, left = shape.padding
+    padded = F.pad(images, (left, left, top, top)) if top or left else images
+    flat = padded.permute(0, 2, 3, 1).reshape(-1, images.shape[1])  # a view if channels-last
+    height, width = padded.shape[2:]
+    sizes = zip((height, width), shape.kernel_size, shape.dilation, shape.stride, strict=True)
+    rows_out, columns_out = ((n - d * (k - 1) - 1) // s + 1 for n, k, d, s in sizes)
+    taps = zip(shape.kernel_size, shape.dilation, strict=True)
+    down, right = (torch.arange(k, device=images.device) * d for k, d in taps)
+    offsets = (down[:, None] * width + right).flatten()
 
-    def rows(self, positions: Tensor) -> Tensor:
-        """Return [n, kernel height · kernel width · channels] for positions in [N, H, W] order."""
-        area = self._out[0] * self._out[1]
-        image, within = positions // area, positions % area
-        y = within // self._out[1] * self._stride[0]
-        x = within % self._out[1] * self._stride[1]
-        first = (image * self._height + y) * self._width + x
-        index = (first[:, None] + self._offsets).flatten()
-        return self._flat.index_select(0, index).reshape(len(positions), -1)
+    def rows(positions: Tensor) -> Tensor:
+        image, within = positions // (rows_out * columns_out), positions % (rows_out * columns_out)
+        y = within // columns_out * shape.stride[0]
+        x = within % columns_out * shape.stride[1]
+        first = (image * height + y) * width + x
+        index = (first[:, None] + offsets).flatten()
+        return flat.index_select(0, index).reshape(len(positions), -1)
+
+    return rows

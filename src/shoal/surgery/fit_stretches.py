@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from shoal.data.batch import Batch, sample_keys
-from shoal.errors import ConfigError
+from shoal.errors import OptionError
 from shoal.modes import eval_mode
 from shoal.network import Network
 from shoal.network.runner import Tap, listen
 from shoal.network.stretches import Stretch
 from shoal.passes.batches import Batches
 from shoal.passes.observe import observe
-from shoal.surgery.fit_conv import FittedLayer, LayerMoments, TooFewPositions
+from shoal.surgery.fit_conv import FittedLayer, LayerMoments
 
-__all__ = ["check_ridge", "fit_stretches"]
+__all__ = ["fit_stretches"]
 
 _PASS_BYTES = 1 << 30  # of matrices held during one pass; solving one of them comes on top
 
@@ -31,13 +32,13 @@ def fit_stretches(
     *,
     samples: int | None = None,
     ridge: float | None = None,
-    reference: tuple[Network, Mapping[str, fx.Node]] | None = None,
+    reference: Network | None = None,
     progress: Callable[[int, int], None] | None = None,
     leave_out: bool = False,
 ) -> dict[str, FittedLayer]:
     """Fit one layer to each stretch, in one pass over the data where memory allows.
 
-    The matrices of stretches that share a pass take at most 1 GiB, or those of a single stretch.
+    The matrices of one pass take at most 1 GiB, unless a single stretch needs more.
 
     Args:
         network: gives the inputs of the stretches.
@@ -45,21 +46,21 @@ def fit_stretches(
         loader: the data, unshuffled and without augmentation.
         samples: use this many samples only.
         ridge: as `LayerMoments.solve` takes it.
-        reference: another network and, by the stretches' names, its nodes that give the targets;
-            None takes the network's own.
-        progress: called with the batches done and their total, for each pass anew.
-        leave_out: leave out stretches that there are too few samples for.
+        reference: another network with stretches of these names, which gives the targets; None
+            takes the network itself.
+        progress: called with the batches done and their total, for each pass.
+        leave_out: skip stretches that there are too few samples for.
 
     Returns:
         The fitted layers by name.
 
     Raises:
-        TooFewPositions: there are too few samples for a stretch.
-        ConfigError: `ridge` is negative.
+        ConfigError: `ridge` is negative, or there are too few samples for a stretch.
         DataError: the loader is empty.
         TrainingError: activations are not finite.
     """
-    check_ridge(ridge)
+    if ridge is not None and not ridge >= 0.0:
+        raise OptionError("ridge", ridge, "a number from 0, or None")
     expected = Batches(loader, samples=samples).expected
     found: dict[str, FittedLayer] = {}
     for group in _groups(stretches):
@@ -67,18 +68,10 @@ def fit_stretches(
         observer = _StretchObserver(group, moments, reference)
         observe(network, loader, [observer], samples=samples, progress=progress)
         for name in list(moments):
-            try:
-                found[name] = moments.pop(name).solve(ridge)
-            except TooFewPositions:
-                if not leave_out:
-                    raise
+            one = moments.pop(name)
+            if one.determined or not leave_out:
+                found[name] = one.solve(ridge)
     return found
-
-
-def check_ridge(ridge: float | None) -> None:
-    """Raise `ConfigError` unless `ridge` is None or a number from 0."""
-    if ridge is not None and not ridge >= 0.0:
-        raise ConfigError(f"ridge is {ridge}: give a number from 0, or leave it out")
 
 
 def _groups(stretches: Sequence[Stretch]) -> list[list[Stretch]]:
@@ -98,14 +91,14 @@ def _groups(stretches: Sequence[Stretch]) -> list[list[Stretch]]:
 class _StretchObserver:
     """Feeds what goes into and comes out of each stretch to its moments.
 
-    With a reference, that network runs on each batch first, and its values are the outputs.
+    A reference runs on each batch first, and its values are the outputs.
     """
 
     def __init__(
         self,
         stretches: Sequence[Stretch],
         moments: Mapping[str, LayerMoments],
-        reference: tuple[Network, Mapping[str, fx.Node]] | None,
+        reference: Network | None,
     ) -> None:
         self._stretches = stretches
         self._moments = moments
@@ -115,14 +108,14 @@ class _StretchObserver:
 
     def attach(self, network: Network) -> Sequence[RemovableHandle]:
         """Listen to both ends of every stretch."""
-        if self._reference is None:
-            taps = [Tap(s.end, (s.start, s.end), self._adder(s.name)) for s in self._stretches]
+        named, model = {s.name: s for s in self._stretches}, self._reference
+        if model is None:
+            taps = [Tap(s.end, (s.start, s.end), partial(self._add, n)) for n, s in named.items()]
             return [listen(network, taps)]
-        model, ends = self._reference
-        targets = [
-            Tap(ends[s.name], (ends[s.name],), self._keeper(s.name)) for s in self._stretches
-        ]
-        inputs = [Tap(s.start, (s.start,), self._pairer(s.name)) for s in self._stretches]
+        ends = {name: model.stretch(name).end for name in named}
+        keep = self._targets.__setitem__
+        targets = [Tap(end, (end,), partial(keep, name)) for name, end in ends.items()]
+        inputs = [Tap(s.start, (s.start,), partial(self._add, n)) for n, s in named.items()]
 
         def run_reference(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             with eval_mode(model), torch.no_grad():
@@ -134,20 +127,12 @@ class _StretchObserver:
             network.register_forward_pre_hook(run_reference, with_kwargs=True),
         ]
 
-    def _adder(self, name: str) -> Callable[[Tensor, Tensor], None]:
-        return lambda x, y: self._moments[name].add(x, y, self._keys)
-
-    def _keeper(self, name: str) -> Callable[[Tensor], None]:
-        def keep(y: Tensor) -> None:
-            self._targets[name] = y
-
-        return keep
-
-    def _pairer(self, name: str) -> Callable[[Tensor], None]:
-        return lambda x: self._moments[name].add(x, self._targets.pop(name), self._keys)
+    def _add(self, name: str, x: Tensor, y: Tensor | None = None) -> None:
+        target = self._targets.pop(name) if y is None else y
+        self._moments[name].add(x, target, self._keys)
 
     def begin(self, index: int, batch: Batch) -> None:
-        """Draw other positions from each sample."""
+        """Take the samples' keys, by which positions are drawn."""
         self._keys = sample_keys(batch)
 
     def finish(self, samples: int, population: int | None) -> None:

@@ -6,14 +6,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from shoal.errors import ConfigError, unknown_name
+from shoal.errors import ConfigError, OptionError
 from shoal.network import Network, Site
 from shoal.network.cleanup import hand_over
 from shoal.network.modules import Line
 from shoal.passes.lines import FittedLine, LineMoments
 from shoal.passes.observe import observe
+from shoal.surgery.names import named_once
 
 __all__ = ["check_how", "fit_lines", "linearize_", "put_linear_"]
 
@@ -63,7 +64,7 @@ def fit_lines(
 def check_how(how: str) -> None:
     """Raise `ConfigError` unless `how` is "line" or "identity"."""
     if how not in ("line", "identity"):
-        raise ConfigError(f"how is '{how}': choose 'line' or 'identity'")
+        raise OptionError("how", how, "'line' or 'identity'")
 
 
 def linearize_(
@@ -90,9 +91,9 @@ def linearize_(
         The network itself.
 
     Raises:
-        NameNotFoundError: a site does not exist; tells the nearest names.
-        ConfigError: a site is linearized already, "line" was asked for without data, or a given
-            line has another number of channels than its site.
+        NameNotFoundError: a site does not exist; names the nearest ones.
+        ConfigError: a site is linearized already or named twice, "line" was asked for without
+            data, or a given line has another number of channels than its site.
         DataError: the loader is empty.
         TrainingError: activations are not finite.
 
@@ -106,8 +107,12 @@ def linearize_(
         >>> net.site("1").linearized, net.plan.names("linearize")
         ('line', ['1'])
     """
-    chosen = [names] if isinstance(names, str) else list(names)
-    sites = _checked(network, chosen, how)
+    check_how(how)
+    chosen = named_once(names)
+    sites = [network.site(name) for name in chosen]
+    for site in sites:
+        if site.linearized is not None:
+            raise ConfigError(f"site '{site.name}' is linearized already: leave it out")
     fitted: Mapping[str, FittedLine] = lines or {}
     if how == "line" and not set(chosen) <= set(fitted):
         if loader is None:
@@ -116,51 +121,37 @@ def linearize_(
             )
         fitted = fit_lines(network, loader, chosen, samples=samples)
     if how == "line":
-        _check_lines(sites, fitted)
+        for site in sites:
+            _check_line(site, fitted[site.name])
     for site in sites:
-        line = fitted[site.name] if how == "line" else None
-        put_linear_(network, site, None if line is None else (line.slope, line.intercept))
+        put_linear_(network, site, fitted[site.name] if how == "line" else None)
     if sites:
         network.plan.record("linearize", tuple(chosen), how=how)
     return network
 
 
-def _checked(network: Network, names: Sequence[str], how: str) -> list[Site]:
-    check_how(how)
-    sites = {site.name: site for site in network.sites}
-    for name in names:
-        if name not in sites:
-            raise unknown_name("site", name, sites)
-        if sites[name].linearized is not None:
-            raise ConfigError(f"site '{name}' is linearized already: leave it out")
-    if len(set(names)) < len(names):
-        raise ConfigError("a site is named twice: name each once")
-    return [sites[name] for name in names]
-
-
-def _check_lines(sites: Sequence[Site], lines: Mapping[str, FittedLine]) -> None:
-    for site in sites:
-        if site.channels is None:
+def _check_line(site: Site, line: FittedLine) -> None:
+    if site.channels is None:
+        raise ConfigError(
+            f"the number of channels of site '{site.name}' is not fixed: use how='identity'"
+        )
+    for part in (line.slope, line.intercept):
+        if tuple(part.shape) != (site.channels,):
             raise ConfigError(
-                f"the number of channels of site '{site.name}' is not fixed: use how='identity'"
+                f"the line of site '{site.name}' has the shape {list(part.shape)}, but the site "
+                f"has {site.channels} channels: fit the lines to this network"
             )
-        line = lines[site.name]
-        for part in (line.slope, line.intercept):
-            if tuple(part.shape) != (site.channels,):
-                raise ConfigError(
-                    f"the line of site '{site.name}' has the shape {list(part.shape)}, but the "
-                    f"site has {site.channels} channels: fit the lines to this network"
-                )
 
 
-def put_linear_(network: Network, site: Site, line: tuple[Tensor, Tensor] | None) -> None:
-    """Put a line (slope, intercept), or the identity for None, where the site's rectifier is."""
+def put_linear_(network: Network, site: Site, line: FittedLine | None) -> None:
+    """Put a line, or the identity for None, where the site's rectifier is; not recorded."""
     old = network.get_submodule(site.name)
     hand_over(network, old)
     new: nn.Module = nn.Identity()
     if line is not None:
         like = next((p for p in network.parameters() if p.is_floating_point()), torch.empty(0))
-        slope, intercept = (v.detach().to(like.device, like.dtype, copy=True) for v in line)
+        parts = line.slope, line.intercept
+        slope, intercept = (v.detach().to(like.device, like.dtype, copy=True) for v in parts)
         new = Line(slope, intercept, site.channel_dim)
     new.train(old.training)
     network.replace_module(site.name, new)
