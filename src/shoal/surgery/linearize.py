@@ -16,7 +16,7 @@ from shoal.passes.lines import FittedLine, LineMoments
 from shoal.passes.observe import observe
 from shoal.surgery.names import named_once
 
-__all__ = ["check_how", "fit_lines", "linearize_", "put_linear_"]
+__all__ = ["fit_lines", "linearize_", "put_linear_"]
 
 
 def fit_lines(
@@ -61,12 +61,6 @@ def fit_lines(
     return moments.lines()
 
 
-def check_how(how: str) -> None:
-    """Raise `ConfigError` unless `how` is "line" or "identity"."""
-    if how not in ("line", "identity"):
-        raise OptionError("how", how, "'line' or 'identity'")
-
-
 def linearize_(
     network: Network,
     names: Sequence[str] | str,
@@ -107,7 +101,8 @@ def linearize_(
         >>> net.site("1").linearized, net.plan.names("linearize")
         ('line', ['1'])
     """
-    check_how(how)
+    if how not in ("line", "identity"):
+        raise OptionError("how", how, "'line' or 'identity'")
     chosen = named_once(names)
     sites = [network.site(name) for name in chosen]
     for site in sites:
