@@ -143,10 +143,8 @@ def _compress(job: Job, out: Path) -> None:
     from shoal.models import complete_spec
     from shoal.search.compress import compress as search
     from shoal.search.compress import working_device
-    from shoal.search.legacy import legacy
 
     meter = _meter(job)  # what is wrong is said before the data are read
-    legacy(job.settings)
     if is_folder(job.model):
         raise ConfigError(
             f"'{job.model}' is a folder, and compress takes a model: to continue a run, give its "
