@@ -34,16 +34,11 @@ def import_torchvision() -> ModuleType:
         ShoalError: torchvision is not installed, or does not fit the installed torch.
     """
     try:
-        return _import("torchvision", extra="torchvision")
-    except RuntimeError as error:
-        if not _lacks_operators(error):
-            raise _broken("torchvision", error) from error
-    _forget("torchvision")
-    _define_operators()
-    try:
-        return _import("torchvision", extra="torchvision")
-    except RuntimeError as error:
-        raise _broken("torchvision", error) from error
+        return _import("torchvision")
+    except RuntimeError:  # it lacks operators: `_import` lets nothing else through
+        _forget("torchvision")
+        _define_operators()
+        return _import("torchvision")
 
 
 def import_timm() -> ModuleType:
@@ -53,20 +48,19 @@ def import_timm() -> ModuleType:
         ShoalError: timm or torchvision is not installed, or does not fit the installed torch.
     """
     import_torchvision()
-    try:
-        return _import("timm", extra="timm")
-    except RuntimeError as error:
-        raise _broken("timm", error) from error
+    return _import("timm")
 
 
-def _import(package: str, extra: str) -> ModuleType:
+def _import(package: str) -> ModuleType:
     try:
         return importlib.import_module(package)
     except ModuleNotFoundError as error:
         if error.name == package:
-            raise missing_extra(package, extra, f"a {package} model or transform") from None
+            raise missing_extra(package, package, f"a {package} model or transform") from None
         raise _broken(package, error) from error
-    except ImportError as error:
+    except (ImportError, RuntimeError) as error:
+        if _lacks_operators(error):
+            raise
         raise _broken(package, error) from error
 
 

@@ -58,9 +58,8 @@ class Feed:
             for owner in self._owners
         ]
         _check_length(loader)
+        self._prepared = self._slice = False
         self.loader = self._share(loader)
-        self._prepared = _splittable(loader)
-        self._slice = self._needs_slicing(loader)
 
     def __len__(self) -> int:
         return len(self.loader)
@@ -82,7 +81,7 @@ class Feed:
         return self._batches(self.loader)
 
     def close(self) -> None:
-        """Give the user's generators back as they were, and accelerate its bookkeeping."""
+        """Restore the user's generators, and end accelerate's bookkeeping."""
         if self._prepared:
             self.loader.end()  # accelerate's loaders do this themselves only if read to the end
         for owner, (generator, state) in zip(self._owners, self._before, strict=True):
@@ -102,29 +101,21 @@ class Feed:
             # On the device, shoal's loaders also augment and normalise there.
             loader = loader.to(self.device) if hasattr(loader, "to") else loader
             return loader.shard(rank(), world()) if world() > 1 else loader
-        if _splittable(loader):
-            from accelerate.data_loader import prepare_data_loader
+        if world() == 1 or isinstance(getattr(loader, "sampler", None), DistributedSampler):
+            return loader
+        size = None
+        if isinstance(loader, DataLoader):
+            size = loader.batch_size or getattr(loader.batch_sampler, "batch_size", None)
+        if not isinstance(size, int) or size % world():
+            self._slice = True
+            return loader
+        from accelerate.data_loader import prepare_data_loader
 
-            # Its own seeding stays off (rng_types): `epoch` seeds all processes alike.
-            return prepare_data_loader(
-                loader, num_processes=world(), process_index=rank(), split_batches=True
-            )
-        return loader
-
-    def _needs_slicing(self, loader: Any) -> bool:
-        if world() == 1 or hasattr(loader, "shard") or _splittable(loader):
-            return False
-        return not isinstance(getattr(loader, "sampler", None), DistributedSampler)
-
-
-def _splittable(loader: Any) -> bool:
-    """Whether accelerate can split every batch of this loader evenly."""
-    if world() == 1 or not isinstance(loader, DataLoader):
-        return False
-    if isinstance(loader.sampler, DistributedSampler):
-        return False
-    size = loader.batch_size or getattr(loader.batch_sampler, "batch_size", None)
-    return isinstance(size, int) and size % world() == 0
+        self._prepared = True
+        # Its own seeding stays off (rng_types): `epoch` seeds all processes alike.
+        return prepare_data_loader(
+            loader, num_processes=world(), process_index=rank(), split_batches=True
+        )
 
 
 def _check_length(loader: Any) -> None:
