@@ -74,6 +74,12 @@ class Entropy(OnePass):
             "batch.",
             check=one_of("all", "batch"),
         )
+        neurons: str = option(
+            "all",
+            "Mean over all neurons (the paper), or over the 'mixed' ones alone, which were in both "
+            "states (EGP, NEPENTHE).",
+            check=one_of("all", "mixed"),
+        )
 
     options: Options
 
@@ -133,7 +139,7 @@ class Entropy(OnePass):
             _add_in_turn(self._on[site.name], on, start % GROUPS)
             _add_in_turn(self._off[site.name], off, start % GROUPS)
             if self.options.pooling == "batch":
-                bits = binary_entropy(on.sum(0).cpu(), off.sum(0).cpu()).mean()
+                bits = self._mean(binary_entropy(on.sum(0).cpu(), off.sum(0).cpu()))
                 self._sums[site.name][index % GROUPS] += int(bits.nan_to_num() * _PARTS_OF_A_BIT)
 
         return count
@@ -173,7 +179,13 @@ class Entropy(OnePass):
         if self.options.pooling == "batch":
             return int(self._sums[name].sum()) / int(self._dealt[1].sum()) / _PARTS_OF_A_BIT
         on, off = self._on[name].sum(0), self._off[name].sum(0)
-        return float(binary_entropy(on, off).mean())
+        return float(self._mean(binary_entropy(on, off)))
+
+    def _mean(self, bits: Tensor) -> Tensor:
+        """Return the mean over the last dimension, the neurons."""
+        if self.options.neurons == "all":
+            return bits.mean(-1)
+        return bits.sum(-1) / (bits > 0).sum(-1).clamp(min=1)
 
     def _without(self, name: str) -> Tensor:
         """Return what a layer's entropy is without each of the groups."""
@@ -182,7 +194,7 @@ class Entropy(OnePass):
             sums, batches = self._sums[name][used], self._dealt[1][used]
             return leave_one_out(sums).double() / leave_one_out(batches) / _PARTS_OF_A_BIT
         on, off = self._on[name][used], self._off[name][used]
-        return binary_entropy(leave_one_out(on), leave_one_out(off)).mean(-1)
+        return self._mean(binary_entropy(leave_one_out(on), leave_one_out(off)))
 
     def _used(self) -> Tensor:
         return self._dealt[1 if self.options.pooling == "batch" else 0] > 0

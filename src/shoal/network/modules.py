@@ -12,9 +12,31 @@ from torch import Tensor, nn
 from torch._ops import OpOverload
 
 __all__ = [
-    "Attention", "ByMode", "FrozenBatchNorm", "Line", "Maximum0", "OnesChannel", "SharedPReLU",
-    "StochasticDepth", "Swish", "Threshold0",
+    "Attention", "Blend", "ByMode", "FrozenBatchNorm", "Line", "Maximum0", "OnesChannel",
+    "SharedPReLU", "StochasticDepth", "Swish", "Threshold0",
 ]  # fmt: skip
+
+
+class Blend(nn.Module):
+    """A rectifier r with a learnable slope α towards the identity: α·z + (1 − α)·r(z).
+
+    Ben Dror et al. 2022 (Layer Folding) have one slope per rectifier: 0 is the rectifier itself,
+    1 is linear. Of ReLU it is a PReLU.
+
+    Args:
+        rectifier: the module that computes r.
+        slope: the slope to begin with.
+    """
+
+    def __init__(self, rectifier: nn.Module, slope: float = 0.0) -> None:
+        super().__init__()
+        self.rectifier = rectifier
+        self.slope = nn.Parameter(torch.tensor(float(slope)))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Map z to the same shape."""
+        rectified = self.rectifier(z)
+        return cast(Tensor, rectified + self.slope * (z - rectified))
 
 
 class Line(nn.Module):

@@ -326,6 +326,8 @@ _types((nn.Softplus,), "beta threshold")
 _types((nn.Threshold,), "threshold value")
 _types((modules.Threshold0,), "high")
 _types((modules.Swish,), "beta")
+# The rectifier within is written as a module of its own.
+_types((modules.Blend,), read=lambda: modules.Blend(nn.Identity()), write=lambda module: {})
 
 
 def _line(shape: list[int], channel_dim: int) -> nn.Module:

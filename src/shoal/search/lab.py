@@ -12,15 +12,19 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+import torch
 from torch import Tensor, nn
 
-from shoal.distributed import from_main, is_main
+from shoal.distributed import from_main, is_main, sum_across
 from shoal.importance import Scores, Stage, criterion_for, per_latency, score_by, stages
 from shoal.importance.criteria import ALL
 from shoal.merge.padding import move_paddings_
-from shoal.modes import device_of
+from shoal.modes import device_of, eval_mode
 from shoal.network import Network, Site
+from shoal.network.feeding import layer_before
+from shoal.network.modules import Blend
 from shoal.options import Recipe
+from shoal.passes.batches import Batches
 from shoal.passes.lines import FittedLine, LineMoments
 from shoal.passes.observe import Observer
 from shoal.search.coach import Coach
@@ -39,6 +43,7 @@ from shoal.surgery import collapse_, drop_, linearize_
 from shoal.surgery.collapse import collapsed_layers, put_collapsed_
 from shoal.surgery.fit_conv import FittedLayer
 from shoal.surgery.replace import replace_
+from shoal.training.losses import logits_of
 
 if TYPE_CHECKING:
     from shoal.search.run import Run
@@ -252,6 +257,8 @@ class Lab:
             how: "line" or "identity".
             lines: to put in; None takes those that `score` fitted, or fits them now.
         """
+        if not names:
+            return
         fitted = self._lines if lines is None else lines
         linearize_(self.network, names, how=how, loader=self.data.train, lines=fitted)
         self.mark("linearize", names)
@@ -291,11 +298,33 @@ class Lab:
         replace_(self.network, {name: make(self.network.site(name)) for name in names})
         self.mark("replace", names)
 
+    def blend(self, site: Site) -> nn.Module:
+        """Return a site's rectifier with a slope that can be learned, to `replace` it with.
+
+        It computes α·z + (1 − α)·r(z) with α = 0 at first; see `slopes`.
+        """
+        return Blend(self.network.get_submodule(site.name))
+
+    def blended(self, site: Site) -> nn.Module:
+        """Return the rectifier that `blend` was given, to put it back."""
+        return cast("Blend", self.network.get_submodule(site.name)).rectifier
+
+    def slopes(self, network: nn.Module | None = None) -> dict[str, nn.Parameter]:
+        """Return the slopes that can be learned, by the names of their sites."""
+        modules = (self.network if network is None else network).named_modules()
+        return {name: module.slope for name, module in modules if isinstance(module, Blend)}
+
+    def layer_before(self, site: str) -> str | None:
+        """Return the path of the layer with weights that a rectifier follows directly, or None."""
+        return layer_before(self.network, site)
+
     def mark(self, operation: str, names: Sequence[str], scores: Scores | None = None) -> None:
         """Write down what was done to the network; the verbs above do so themselves.
 
         A method that changes weights by its own means calls this: `lab.mark("prune", layers)`.
         """
+        if not names:
+            return
         self._fresh, self._lines = True, {}
         self.scores = scores or self.scores
         if self.operations and self.operations[-1][0] == operation:
@@ -441,6 +470,16 @@ class Lab:
     def quality(self, network: Network | None = None) -> float:
         """Return the quality of a network on the validation data, in points."""
         return self.task.gauge.quality(self.network if network is None else network, self.data.val)
+
+    def predicts_one_class(self) -> bool:
+        """Whether the network gives all validation samples one class: its signal is dead."""
+        counts = torch.zeros(0, dtype=torch.int64)
+        with eval_mode(self.network), torch.no_grad():
+            for _, batch in Batches(self.data.val, device=device_of(self.network)):
+                logits = logits_of(self.network(*batch.args, **batch.kwargs))
+                found = logits.argmax(dim=1).bincount(minlength=logits.shape[1]).cpu()
+                counts = counts + found if len(counts) else found
+        return int((sum_across(counts) > 0).sum()) == 1
 
     def once(self, name: str, measure: Callable[[], T], *, together: bool = False) -> T:
         """Return what `measure` gives, or gave when this step was begun before; JSON values.

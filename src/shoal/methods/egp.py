@@ -1,0 +1,152 @@
+"""EGP (Liao et al., ICCVW 2023): prune weights, most where a rectifier's entropy is low.
+
+After each round of unstructured pruning the network trains again. Layers whose rectifier is always
+in one state (entropy 0) act linearly: their rectifier becomes the line that equals it on the
+training data. NEPENTHE (TMLR 2026) is the same with `zeros="exclude", pooling="all"`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from typing_extensions import override
+
+from shoal import options
+from shoal.options import at_least, between, one_of, option
+from shoal.search.method import Method, Progress, register_method
+
+if TYPE_CHECKING:
+    from shoal.importance import Scores
+    from shoal.search.lab import Lab
+
+__all__ = ["EGP"]
+
+
+@register_method("egp")
+class EGP(Method):
+    """Each step prunes half of the weights left before rectifiers, by entropy-guided budgets."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Options(options.Options):
+        """The options of EGP."""
+
+        rounds: int = option(9, "Rounds of pruning at most.", check=at_least(1))
+        share: float = option(
+            0.5, "Share ζ of the weights left that a round prunes.", check=between(0, 1, ends="()")
+        )
+        cap: float = option(
+            1.0, "Largest share of a layer to prune in a round.", check=between(0, 1, ends="(]")
+        )
+        protect: tuple[str, ...] = option(
+            (), "Sites whose layers are never pruned.", default_text="none"
+        )
+        zeros: str = option(
+            "off", "The state of z = 0 ('exclude': in none).", check=one_of("off", "exclude", "on")
+        )
+        pooling: str = option(
+            "batch", "Mean entropy of batches, or of 'all' data.", check=one_of("batch", "all")
+        )
+        neurons: str = option(
+            "mixed", "Mean over neurons in both states, or 'all'.", check=one_of("mixed", "all")
+        )
+        samples: int | None = option(
+            None, "Score on this many training samples.", check=at_least(1), default_text="all"
+        )
+
+    @override
+    def progress(self, lab: Lab) -> Progress:
+        total = lab.base.sites_left
+        return Progress(total - lab.network.sites_left, total, "rectifiers")
+
+    @override
+    def nothing_to_remove(self, lab: Lab) -> str:
+        return "" if self._layers(lab) else "no rectifier follows a layer whose weights can go"
+
+    @override
+    def step(self, lab: Lab) -> bool:
+        if any(note.startswith("collapsed") for note in lab.history[-1].notes):
+            return lab.done("the network collapsed: it predicts one class")
+        if lab.number > self.options.rounds or not lab.network.sites_left:
+            return lab.done("all rounds are done")
+        scores = self._score(lab)
+        if not self._prune(lab, scores):
+            return lab.done("no weights are left to prune before a rectifier that works")
+        weights = {f"{name}.weight" for name in lab.network.plan.names("prune")}
+        masks = {name: lab.network.get_parameter(name) != 0 for name in weights}
+
+        def keep_pruned(network: Any) -> None:
+            for name, mask in masks.items():
+                network.get_parameter(name).data.mul_(mask)
+
+        lab.train(after_step=keep_pruned)
+        linear = [name for name, entropy in self._score(lab).items() if entropy == 0.0]
+        lab.linearize(linear[: lab.at_most(len(linear))], "line")
+        lab.scores = scores
+        if lab.once("collapsed", lab.predicts_one_class, together=True):
+            lab.note("collapsed: all validation samples are given one class; try cap or protect")
+        return True
+
+    def _score(self, lab: Lab) -> Scores:
+        chosen = self.options
+        criterion = f"zeros={chosen.zeros}&pooling={chosen.pooling}&neurons={chosen.neurons}"
+        return lab.score(f"entropy?{criterion}", samples=chosen.samples, fit_lines=True)
+
+    def _layers(self, lab: Lab) -> dict[str, str]:
+        """Return the layer before each rectifier that still works, by its site."""
+        sites = [s.name for s in lab.network.sites if s.linearized is None]
+        layers = {name: lab.layer_before(name) for name in sites}
+        return {k: v for k, v in layers.items() if v and k not in self.options.protect}
+
+    def _prune(self, lab: Lab, scores: Scores) -> bool:
+        """Set the smallest weights to zero; returns whether there were any."""
+        layers = self._layers(lab)
+        weights = {k: lab.network.get_parameter(f"{v}.weight").data for k, v in layers.items()}
+        left = {k: int((w != 0).sum()) for k, w in weights.items() if k in scores}
+        live = {k: n for k, n in left.items() if n and scores[k] > 0.0}
+        sizes = {k: float(weights[k].abs().sum()) / n for k, n in live.items()}
+        counts = budgets({k: scores[k] for k in live}, sizes, live, self.options.share)
+        caps = {k: math.floor(self.options.cap * n) for k, n in live.items()}
+        lost = {k: min(math.floor(n), caps[k]) for k, n in counts.items() if min(n, caps[k]) >= 1}
+        for site, count in lost.items():
+            flat = weights[site].flatten()
+            magnitudes = flat.abs().masked_fill(flat == 0, math.inf)
+            flat[magnitudes.argsort(stable=True)[:count]] = 0.0
+            weights[site].copy_(flat.view_as(weights[site]))
+        names = tuple(layers[site] for site in lost)
+        lab.network.plan.record("prune", names)
+        lab.mark("prune", names, scores)
+        return bool(names)
+
+
+def budgets(
+    entropies: Mapping[str, float],
+    sizes: Mapping[str, float],
+    left: Mapping[str, int],
+    share: float,
+) -> dict[str, float]:
+    """Return how many weights each layer is to lose, before rounding (EGP's budget rule).
+
+    By the irrelevance I = H·mean|w| and R = ΣI / I a layer gets the share softmax(R − max R) of
+    the budget. One that has fewer weights loses all; what remains is shared out again.
+
+    Args:
+        entropies: H of each layer's rectifier, above 0.
+        sizes: mean |w| over its weights that are left.
+        left: how many these are.
+        share: of all weights left, to prune.
+    """
+    found: dict[str, float] = {}
+    rest = {name: entropies[name] * sizes[name] for name in entropies}
+    budget = share * sum(left.values())
+    while rest:
+        ratios = {name: sum(rest.values()) / value for name, value in rest.items()}
+        shares = {name: math.exp(r - max(ratios.values())) for name, r in ratios.items()}
+        wanted = {name: budget * s / sum(shares.values()) for name, s in shares.items()}
+        short = {name: float(left[name]) for name in rest if left[name] < wanted[name]}
+        found |= short or wanted
+        budget -= sum(short.values())
+        rest = {name: value for name, value in rest.items() if short and name not in short}
+    return {name: found[name] for name in entropies}

@@ -1,0 +1,100 @@
+"""EGP: the budget rule's known figures, masks that hold, layers that die, NEPENTHE by options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import shoal
+import small_runs
+from shoal.methods.egp import budgets
+from shoal.network.feeding import layer_before
+from small_runs import run
+
+LEFT = {"a": 4, "b": 6, "c": 10}
+ENTROPIES = {"a": 0.4, "b": 0.8, "c": 0.5}
+SIZES = {"a": 0.5, "b": 0.2, "c": 0.1}
+
+
+def test_budgets_follow_the_softmax_of_relevance() -> None:
+    found = budgets(ENTROPIES, SIZES, LEFT, 0.5)
+    assert found == pytest.approx({"a": 0.0212, "b": 0.0354, "c": 9.9434}, abs=1e-4)
+    assert sum(found.values()) == pytest.approx(10.0)
+
+
+def test_a_layer_with_too_few_weights_loses_all_and_the_rest_is_shared_out_again() -> None:
+    found = budgets(ENTROPIES, SIZES, {**LEFT, "c": 6}, 0.5)
+    assert found == pytest.approx({"a": 0.7787, "b": 1.2213, "c": 6.0}, abs=1e-4)
+
+
+def test_nearly_all_goes_to_the_least_relevant_of_many_layers() -> None:
+    names = [str(number) for number in range(17)]
+    left, sizes = dict.fromkeys(names, 1000), dict.fromkeys(names, 1.0)
+    entropies = {**dict.fromkeys(names, 1.0), "0": 0.5}
+    found = budgets(entropies, sizes, {**left, "0": 10**6}, 0.001)
+    assert found["0"] / sum(found.values()) == pytest.approx(0.999999, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "entropy"),
+    [
+        ("zeros=off&pooling=all&neurons=mixed", 0.905639),  # EGP
+        ("zeros=exclude&pooling=all&neurons=mixed", 0.864787),  # NEPENTHE
+        ("zeros=exclude&pooling=all&neurons=all", 0.576525),  # EASIER's paper
+        ("zeros=on&pooling=all&neurons=all", 0.540852),  # EASIER's code
+    ],
+)
+def test_the_entropies_of_the_family(options: str, entropy: float) -> None:
+    z = torch.tensor([[1.0, -1, 2], [2, -1, -1], [-1, -2, 0], [3, -1, 1]])
+    net = shoal.capture(nn.Sequential(nn.ReLU(), nn.Linear(3, 2)), z)
+    scores = shoal.score(net, [(z, torch.zeros(4).long())], f"entropy?{options}")
+    assert list(scores.values()) == pytest.approx([entropy], abs=1e-5)
+
+
+def test_entropies_of_batches_are_averaged_or_pooled() -> None:
+    first, second = torch.tensor([[-1.0], [-2]]), torch.tensor([[1.0], [-1]])
+    data = [(z, torch.zeros(2).long()) for z in (first, second)]
+    net = shoal.capture(nn.Sequential(nn.ReLU(), nn.Linear(1, 2)), first)
+    for pooling, entropy in (("batch", 0.5), ("all", 0.811278)):
+        scores = shoal.score(net, data, f"entropy?pooling={pooling}")
+        assert list(scores.values()) == pytest.approx([entropy], abs=1e-5)
+
+
+def layers(net: nn.Module) -> dict[str, float]:
+    """The share of zeros in each layer that a rectifier follows."""
+    names = ("conv1", "conv2", "conv3", "hidden")
+    weights = {name: net.get_parameter(f"{name}.weight") for name in names}
+    return {name: float((w == 0).float().mean()) for name, w in weights.items()}
+
+
+def test_pruned_weights_stay_pruned_through_training(tmp_path: Path) -> None:
+    result = run(tmp_path, method="egp", rounds=2, share=0.3, cap=0.6)
+    assert [step.operation.split("+")[0] for step in result.steps[1:]] == ["prune", "prune"]
+    first = layers(shoal.load(tmp_path, "steps/001"))
+    second = layers(shoal.load(tmp_path, "steps/002"))
+    assert all(0.0 <= first[name] <= second[name] for name in first)
+    assert max(first.values()) > 0.25
+    assert sum(second.values()) > sum(first.values())
+    assert result.stopped == "all rounds are done"
+
+
+def test_the_layer_before_each_rectifier_is_found() -> None:
+    net = small_runs.captured()
+    found = {name: layer_before(net, name) for name in small_runs.SITES}
+    assert found == {"relu": "conv1", "act": "conv2", "relu_1": "conv3", "last": "hidden"}
+
+
+def test_protected_layers_keep_their_weights() -> None:
+    result = run(method="egp", rounds=1, protect=("relu", "act", "last"), share=0.3)
+    zeros = layers(result.model)
+    assert zeros["conv3"] > 0.0
+    assert zeros["conv1"] == zeros["conv2"] == zeros["hidden"] == 0.0
+
+
+def test_a_network_that_predicts_one_class_is_reported() -> None:
+    result = run(method="egp", rounds=3, share=0.999, recipe={"lr": 1e-6, "precision": "fp32"})
+    assert any(note.startswith("collapsed") for step in result.steps for note in step.notes)
+    assert "collapsed" in result.stopped
