@@ -1,8 +1,7 @@
 """EGP (Liao et al., ICCVW 2023): prune weights, most where a rectifier's entropy is low.
 
-After each round of unstructured pruning the network trains again. Layers whose rectifier is always
-in one state (entropy 0) act linearly: their rectifier becomes the line that equals it on the
-training data. NEPENTHE (TMLR 2026) is the same with `zeros="exclude", pooling="all"`.
+After each round the network trains again. A rectifier that is always in one state (entropy 0)
+becomes the line that equals it. NEPENTHE (TMLR 2026): `zeros="exclude", pooling="all"`.
 """
 
 from __future__ import annotations
@@ -63,7 +62,7 @@ class EGP(Method):
 
     @override
     def nothing_to_remove(self, lab: Lab) -> str:
-        return "" if self._layers(lab) else "no rectifier follows a layer whose weights can go"
+        return "" if self._layers(lab) else "no rectifier follows a layer with weights"
 
     @override
     def step(self, lab: Lab) -> bool:
@@ -108,8 +107,8 @@ class EGP(Method):
         live = {k: n for k, n in left.items() if n and scores[k] > 0.0}
         sizes = {k: float(weights[k].abs().sum()) / n for k, n in live.items()}
         counts = budgets({k: scores[k] for k in live}, sizes, live, self.options.share)
-        caps = {k: math.floor(self.options.cap * n) for k, n in live.items()}
-        lost = {k: min(math.floor(n), caps[k]) for k, n in counts.items() if min(n, caps[k]) >= 1}
+        most = {k: self.options.cap * n for k, n in live.items()}
+        lost = {k: math.floor(min(n, most[k])) for k, n in counts.items() if min(n, most[k]) >= 1}
         for site, count in lost.items():
             flat = weights[site].flatten()
             magnitudes = flat.abs().masked_fill(flat == 0, math.inf)
@@ -134,8 +133,7 @@ def budgets(
 
     Args:
         entropies: H of each layer's rectifier, above 0.
-        sizes: mean |w| over its weights that are left.
-        left: how many these are.
+        sizes: mean |w| over its weights that are left; `left` is how many these are.
         share: of all weights left, to prune.
     """
     found: dict[str, float] = {}

@@ -104,7 +104,7 @@ class LayerFolding(Method):
     def _learn(self, lab: Lab) -> None:
         lab.replace([s.name for s in lab.network.sites if s.linearized is None], lab.blend)
         epochs = self.options.slope_epochs or lab.options.epochs
-        steps = epochs * math.ceil(len(lab.data.train) / lab.recipe.accumulate)
+        steps = epochs * math.ceil(lab.batches / lab.recipe.accumulate)
         own = {"optimizer": "sgd", "momentum": _MOMENTUM, "weight_decay": 0.0, "constant": True}
         lr = self.options.slope_lr or slope_lr(self.options.slope_penalty, max(1, steps))
 

@@ -499,6 +499,12 @@ class Lab:
             self._known[name] = found
         return cast("T", self._known[name])
 
+    @property
+    def batches(self) -> int:
+        """How many batches an epoch of training has."""
+        train: Any = self.data.train
+        return len(train)
+
     def note(self, text: str) -> None:
         """Say something the user should know; it stands in the step's record."""
         self.notes.append(text)
