@@ -131,10 +131,8 @@ def budgets(
     By the irrelevance I = H·mean|w| and R = ΣI / I a layer gets the share softmax(R − max R) of
     the budget. One that has fewer weights loses all; what remains is shared out again.
 
-    Args:
-        entropies: H of each layer's rectifier, above 0.
-        sizes: mean |w| over its weights that are left; `left` is how many these are.
-        share: of all weights left, to prune.
+    `entropies` are the H, all above 0; `sizes` the mean |w| over the weights that are `left`;
+    `share` of all weights left is the budget.
     """
     found: dict[str, float] = {}
     rest = {name: entropies[name] * sizes[name] for name in entropies}
