@@ -73,22 +73,20 @@ def benchmark(
         print_table(result_console(), benchmark_table(result))
 
 
-def _opened(model: str, source: Source) -> Network:
+def _opened(text: str, source: Source) -> Network:
     """Return the network of that name; of a run, its result merged, as it would be used."""
     from shoal.cli.results import is_run, open_result
-    from shoal.cli.source import is_folder, open_network
+    from shoal.cli.source import open_network
 
-    if is_folder(model) and is_run(Path(model).expanduser()):
-        return open_result(model)
-    return open_network(model, source)
+    return open_result(text) if is_run(Path(text).expanduser()) else open_network(text, source)
 
 
 def _baseline(model: str, against: str | None, source: Source) -> Network | None:
     """Return what to compare with: what was asked for, else a run's own dense network, folded."""
-    from shoal.cli.source import open_network
+    from shoal.cli.results import open_dense
     from shoal.search.ending import folded
 
     if against is not None:
         return _opened(against, source)
-    dense = Path(model).expanduser() / "steps" / "000"
-    return folded(open_network(str(dense), source)) if dense.is_dir() else None
+    dense = open_dense(model)
+    return None if dense is None else folded(dense)

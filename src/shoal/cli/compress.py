@@ -133,14 +133,15 @@ def run_compress(job: Job, out: Path) -> None:
     try:
         _compress(job, out)
     except KeyboardInterrupt:
-        raise Interrupted.in_run(out) from None
+        raise Interrupted(
+            f"interrupted: finished steps are kept in '{out}'; the same command resumes"
+        ) from None
 
 
 def _compress(job: Job, out: Path) -> None:
     from shoal.cli.progress import showing
-    from shoal.cli.source import build, image_channels, is_folder
+    from shoal.cli.source import build, is_folder, spec_for
     from shoal.data import load_data
-    from shoal.models import complete_spec
     from shoal.search.compress import compress as search
     from shoal.search.compress import working_device
 
@@ -152,7 +153,7 @@ def _compress(job: Job, out: Path) -> None:
         )
     device = working_device(job.settings.machine.device)
     data = load_data(job.data, device=device, **job.reading.to_dict())
-    spec = complete_spec(job.model, num_classes=data.num_classes, in_channels=image_channels(data))
+    spec = spec_for(job.model, data)
     model = build(spec, job.checkpoint, job.reading.seed)
     notes = [f"note: {note}" for note in _notes(job, data)]
     print_lines(progress_console(), f"{job.model} on {device}", data.describe(), *notes)

@@ -45,11 +45,11 @@ def inspect(
     from shoal.cli.source import (
         Source,
         example_inputs,
-        load_examples,
         open_network,
         parse_shape,
         random_weights,
     )
+    from shoal.data import load_data
     from shoal.errors import ConfigError
     from shoal.importance import make_criterion, score_by
     from shoal.measure import benchmark
@@ -61,7 +61,7 @@ def inspect(
     if data is None and criterion is not None:
         raise ConfigError("criterion is given without data to score on: add --data")
     where = working_device(device)
-    examples = load_examples(data, image_size, where)
+    examples = None if data is None else load_data(data, image_size=image_size, device=where)
     source = Source(checkpoint, num_classes, image_size, parse_shape(input_shape))
     network = open_network(model, source, examples).to(where)
     scores = measured = costs = None

@@ -17,6 +17,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from typing_extensions import override
 
 from shoal.report.wording import DONE, UNITS, duration, percent, points
 from shoal.search.listener import Listener
@@ -49,18 +50,18 @@ class Lines(Listener):
         self._begun = time.monotonic()
         self._done = 0  # steps finished in this process
 
+    @override
     def plan(self, steps: int | None) -> None:
-        """Keep the largest number of steps."""
         self.steps = steps
 
+    @override
     def stage(self, step: int, text: str) -> None:
-        """Keep the step's number."""
         self._number = step
         if step > 0 and self._done == 0:
             self._begun = time.monotonic() if text == "score" else self._begun
 
+    @override
     def epoch(self, report: EpochReport, epochs: int) -> None:
-        """Print the epoch."""
         where = f"step {self._number}" if self._number else "dense"
         accuracy = "" if report.train_top1 is None else f", training {percent(report.train_top1)}"
         if report.val_top1 is not None:
@@ -70,16 +71,16 @@ class Lines(Listener):
             f"{duration(report.seconds)}"
         )
 
+    @override
     def step(self, step: Step, resumed: bool) -> None:
-        """Print the step."""
         if step.step == 0:
             self._dense = step.metrics.top1_val
         elif not resumed:
             self._done += 1
         self.say(f"{self._headline(step)}{self._ending(step, resumed)}")
 
+    @override
     def note(self, text: str) -> None:
-        """Print the note."""
         self.say(f"note: {text}")
 
     def say(self, text: str) -> None:
@@ -145,11 +146,13 @@ class _Bars(Lines):
         self._all: TaskID | None = None
         self._now: TaskID | None = None
 
+    @override
     def plan(self, steps: int | None) -> None:
         super().plan(steps)
         title = "steps" if steps is None else "steps, at most"
         self._all = self.bars.add_task(title, total=steps)
 
+    @override
     def stage(self, step: int, text: str) -> None:
         super().stage(step, text)
         where = f"step {step}" if step else "dense"
@@ -160,18 +163,22 @@ class _Bars(Lines):
             self.bars.remove_task(self._now)
         self._now = self.bars.add_task(title, total=None)
 
+    @override
     def scored(self, done: int, total: int) -> None:
         if self._now is not None:
             self.bars.update(self._now, completed=done, total=total or None)
 
+    @override
     def batch(self, report: BatchReport, epochs: int) -> None:
         if self._now is not None:
             done = (report.epoch - 1) * report.steps + report.step
             self.bars.update(self._now, completed=done, total=epochs * report.steps)
 
+    @override
     def epoch(self, report: EpochReport, epochs: int) -> None:
         """Say nothing: the bar does."""
 
+    @override
     def step(self, step: Step, resumed: bool) -> None:
         super().step(step, resumed)
         if self._all is not None:

@@ -9,7 +9,7 @@ from shoal.merge.merge import merge_
 from shoal.network import Network
 from shoal.network.saving import is_saved
 
-__all__ = ["is_run", "open_result", "open_trained"]
+__all__ = ["is_run", "open_dense", "open_result", "open_trained"]
 
 
 def open_trained(text: str) -> Network:
@@ -20,6 +20,12 @@ def open_trained(text: str) -> Network:
             none of ours.
     """
     return load(text, "best" if is_saved(Path(text).expanduser() / "best") else None)
+
+
+def open_dense(text: str) -> Network | None:
+    """Return the dense network of a run's folder; None for anything else."""
+    folder = Path(text).expanduser() / "steps" / "000"
+    return open_trained(str(folder)) if folder.is_dir() else None
 
 
 def open_result(text: str, batch: int | None = None) -> Network:

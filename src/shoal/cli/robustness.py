@@ -115,13 +115,11 @@ def robustness(
 
 def _networks(model: str, source: Source, data: DataSet) -> dict[str, Network]:
     """Return what is compared: of a run its dense network and its result, else the one network."""
+    from shoal.cli.results import open_dense
     from shoal.cli.source import open_network
 
-    network = open_network(model, source, data)
-    dense = Path(model).expanduser() / "steps" / "000"
-    if not dense.is_dir():
-        return {"network": network}
-    return {"dense": open_network(str(dense), source, data), "result": network}
+    network, dense = open_network(model, source, data), open_dense(model)
+    return {"network": network} if dense is None else {"dense": dense, "result": network}
 
 
 def _data(model: str, spec: str | None, given: dict[str, Any], device: torch.device) -> DataSet:

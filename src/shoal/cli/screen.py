@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from pathlib import Path
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -23,15 +22,7 @@ _PLAIN_WIDTH = 140  # where the output is a file or a pipe, whose width nobody k
 
 
 class Interrupted(Exception):
-    """The user pressed Ctrl-C; the message says what is kept and how to go on."""
-
-    @classmethod
-    def in_run(cls, folder: Path) -> Interrupted:
-        """Return the one for a command that works in a run's folder."""
-        return cls(
-            f"interrupted: finished steps are kept in '{folder}'; the same command goes on from "
-            "there"
-        )
+    """The user pressed Ctrl-C; the message says what is kept and how to resume."""
 
 
 def is_main_process() -> bool:

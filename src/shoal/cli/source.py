@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from torch import nn
 
 from shoal.cli.results import open_trained
-from shoal.data import DataSet, load_data
+from shoal.data import DataSet
 from shoal.errors import CaptureError, ConfigError, OptionError, ShoalError
 from shoal.models import ModelSpec, check_finite, complete_spec, load_model, parse_spec
 from shoal.network import Network, capture
@@ -21,12 +20,11 @@ __all__ = [
     "Source",
     "build",
     "example_inputs",
-    "image_channels",
     "is_folder",
-    "load_examples",
     "open_network",
     "parse_shape",
     "random_weights",
+    "spec_for",
 ]
 
 _CIFAR_SIZE, _DIGITS_SIZE, _USUAL_SIZE = 32, 8, 224
@@ -74,15 +72,14 @@ def open_network(text: str, source: Source, data: DataSet | None = None) -> Netw
         if data is not None:
             _check_samples(network, text, data)
         return network
-    spec = parse_spec(text)
-    classes = source.num_classes or (data.num_classes if data is not None else None)
-    channels = image_channels(data) if data is not None else None
-    spec = complete_spec(spec, num_classes=classes, in_channels=channels)
+    spec = spec_for(text, data, source.num_classes)
     model = build(spec, source.checkpoint)
     check_finite(model)
     if data is not None:
         return _captured(model, data.example_inputs(2), guessed=False)
-    shape = source.input_shape or usual_shape(spec, model, source.image_size)
+    channels, height, width = _usual_shape(spec, model)
+    size = source.image_size
+    shape = source.input_shape or (channels, size or height, size or width)
     inputs = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
     return _captured(model, inputs, guessed=source.input_shape is None)
 
@@ -100,7 +97,7 @@ def _check_samples(network: Network, text: str, data: DataSet) -> None:
                  for shapes in (own, [tuple(data.sample_shape)])]  # fmt: skip
         raise ConfigError(
             f"'{text}' takes samples of {sizes[0]} and the data give {sizes[1]}: give the data it "
-            "was made for, or their --image-size"
+            "was made for, or --image-size"
         ) from error
 
 
@@ -121,41 +118,29 @@ def build(spec: ModelSpec, checkpoint: str | Path | None, seed: int = 0) -> nn.M
         return load_model(spec, checkpoint)
 
 
-def load_examples(spec: str | None, image_size: int | None, device: torch.device) -> DataSet | None:
-    """Return the data set of that name, to score on; None for None."""
-    if spec is None:
-        return None
-    return load_data(spec, image_size=image_size, device=device)
-
-
 def example_inputs(network: Network, batch: int) -> Any:
     """Return a batch that the network takes: a tuple, or a dict of keyword inputs."""
     args, kwargs = network.example_inputs(batch)
     return kwargs or args
 
 
-def image_channels(data: DataSet) -> int | None:
-    """Return the channels of the images; None if the samples are no images."""
-    shape = data.sample_shape
-    return shape[0] if len(shape) == 3 else None
+def spec_for(text: str, data: DataSet | None, num_classes: int | None = None) -> ModelSpec:
+    """Return the specification of a model, completed by what the data tell."""
+    shape = () if data is None else data.sample_shape
+    classes = num_classes or (None if data is None else data.num_classes)
+    channels = shape[0] if len(shape) == 3 else None  # else the samples are not images
+    return complete_spec(text, num_classes=classes, in_channels=channels)
 
 
-def usual_shape(spec: ModelSpec, model: nn.Module, size: int | None = None) -> tuple[int, ...]:
+def _usual_shape(spec: ModelSpec, model: nn.Module) -> tuple[int, ...]:
     """Return the shape (C, H, W) of the images that such a model usually takes."""
-    own = _own_shape(spec, model)
-    return own if size is None else (own[0], size, size)
-
-
-def _own_shape(spec: ModelSpec, model: nn.Module) -> tuple[int, ...]:
     config: Any = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
     if spec.kind == "timm" and isinstance(config, dict) and "input_size" in config:
         channels = spec.kwargs.get("in_chans", config["input_size"][0])
         return (int(channels), *map(int, config["input_size"][1:]))
-    if spec.kind == "shoal":
-        digits = spec.name.startswith("digits")
-        size = _DIGITS_SIZE if digits else _CIFAR_SIZE
-        return (int(spec.kwargs.get("in_channels", 1 if digits else 3)), size, size)
-    return (int(spec.kwargs.get("in_channels", 3)), _USUAL_SIZE, _USUAL_SIZE)
+    digits = spec.kind == "shoal" and spec.name.startswith("digits")
+    size = _DIGITS_SIZE if digits else _CIFAR_SIZE if spec.kind == "shoal" else _USUAL_SIZE
+    return (int(spec.kwargs.get("in_channels", 1 if digits else 3)), size, size)
 
 
 def parse_shape(text: str | None) -> tuple[int, ...] | None:
@@ -181,12 +166,8 @@ def _captured(model: nn.Module, inputs: Any, *, guessed: bool) -> Network:
     except CaptureError as error:
         if not guessed:
             raise
-        shape = _spelled(inputs.shape[1:])
+        shape = "×".join(map(str, inputs.shape[1:]))
         raise CaptureError(
-            f"{error} (tried with an input of {shape}: if the model takes another one, give "
+            f"{error} (tried with an input of {shape}: if the model takes another, give "
             "--input-shape or --data)"
         ) from error
-
-
-def _spelled(shape: Sequence[int]) -> str:
-    return "×".join(map(str, shape))
