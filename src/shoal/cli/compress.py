@@ -143,9 +143,10 @@ def _compress(job: Job, out: Path) -> None:
     from shoal.cli.source import build, is_folder, spec_for
     from shoal.data import load_data
     from shoal.search.compress import compress as search
-    from shoal.search.compress import working_device
+    from shoal.search.compress import method_of, working_device
 
     meter = _meter(job)  # what is wrong is said before the data are read
+    method_of(job.settings)
     if is_folder(job.model):
         raise ConfigError(
             f"'{job.model}' is a folder, and compress takes a model: to continue a run, give its "

@@ -73,7 +73,7 @@ def read_job(path: str | Path | None, flags: Mapping[str, Any]) -> Job:
 
     values = _read_yaml(Path(path).expanduser()) if path is not None else {}
     given = {name: value for name, value in flags.items() if value is not None}
-    if "recipe" in given:  # it says anew what the file may have spelled out
+    if "recipe" in given:  # it replaces what the file spells out
         recipe = find_recipe(given["recipe"]).to_dict()
         values = {k: v for k, v in values.items() if k not in recipe}
     if given.get("method", values.get("method")) != values.get("method"):

@@ -32,7 +32,7 @@ from shoal.search.rewind import Rewind
 from shoal.search.run import Run
 from shoal.search.settings import Settings
 
-__all__ = ["compress", "working_device"]
+__all__ = ["compress", "method_of", "working_device"]
 
 
 def compress(
@@ -107,10 +107,7 @@ def compress(
             kind, options = type(method), {**method.options.to_dict(), **options}
         method = Settings.of(kind, recipe, max_drop=max_drop, epochs=epochs, **options)
     settings, wanted, machine = method, method.search, method.machine
-    chosen: Method = settings.method(settings.options)
-    find_runtime(machine.runtime)
-    if chosen.scores:  # a criterion that makes no sense
-        criterion_for(settings.options.criterion, chosen.scores)
+    chosen = method_of(settings)
     if fit is None and max(wanted.epochs, wanted.dense_epochs, wanted.final_epochs):
         _check_length(train)
     check_finite(model)
@@ -144,6 +141,19 @@ def compress(
     finally:
         if run is not None:
             run.close()
+
+
+def method_of(settings: Settings) -> Method:
+    """Return the method of some settings, once its criterion and the runtime are known to exist.
+
+    Raises:
+        ShoalError: one line on what is wrong.
+    """
+    chosen: Method = settings.method(settings.options)
+    find_runtime(settings.machine.runtime)
+    if chosen.scores:
+        criterion_for(settings.options.criterion, chosen.scores)
+    return chosen
 
 
 def working_device(device: torch.device | str | None) -> torch.device:
