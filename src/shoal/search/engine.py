@@ -174,7 +174,7 @@ class _Search:
             latency_ratio_low=ratio.low,
             latency_ratio_high=ratio.high,
             within=metrics.top1_val >= least - 1e-9,
-            names=tuple(name for _, names in lab.operations for name in names),
+            names=lab.names(),
             scores={} if scores is None else dict(scores),
             settled=None if scores is None else scores.settled,
             top1_val_before=lab.quality_before,

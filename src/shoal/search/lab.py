@@ -331,6 +331,11 @@ class Lab:
             names = (*self.operations.pop()[1], *names)
         self.operations.append((operation, tuple(names)))
 
+    def names(self) -> tuple[str, ...]:
+        """Return what was removed in this step; what was replaced where nothing was removed."""
+        done = [names for kind, names in self.operations if kind != "replace"]
+        return tuple(n for names in done or dict(self.operations).values() for n in names)
+
     def at_most(self, count: int) -> int:
         """Return `count`, or less if the run asks for fewer removals than that."""
         if self.options.remove is None or self._count is None:
