@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import fx, nn
 
-from shoal.network.flow import Flow
+from shoal.network.flow import Flow, upstream
 from shoal.network.ops import op_of
 from shoal.network.weights import is_weighted, own_tensors
 
@@ -143,15 +143,7 @@ def _heavier(operands: Sequence[fx.Node], start: fx.Node, flow: Flow, root: nn.M
 
 def _sums_from(node: fx.Node, start: fx.Node) -> bool:
     """Whether `node` is `start` plus branches: an identity shortcut through additions."""
-    waiting, seen = [node], set()
-    while waiting:
-        node = waiting.pop()
-        if node is start:
-            return True
-        if node not in seen and op_of(node.target).addition == 1.0:
-            seen.add(node)
-            waiting += [a for a in node.args[:2] if isinstance(a, fx.Node)]
-    return False
+    return start in upstream(node, lambda n: n is start or op_of(n.target).addition == 1.0)
 
 
 def _layer_path(node: fx.Node) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -39,7 +38,12 @@ def borrowed(
         yield model
         return
     with _evaluating(model), _keeping_tensors(model), torch.inference_mode(False):
-        _convert(model, device, dtype, channels_last)
+        if device is not None or dtype is not None:
+            model.to(device=device, dtype=dtype)
+        # Not `model.to(memory_format=...)`: that fails on a model that also has a 5-D parameter.
+        for parameter in model.parameters() if channels_last else ():
+            if parameter.dim() == 4:
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         yield model
 
 
@@ -66,37 +70,6 @@ def _set_mode(model: nn.Module, training: bool) -> None:
             module.training = training
 
 
-@dataclass(frozen=True)
-class _SavedBuffer:
-    owner: nn.Module
-    name: str
-    tensor: torch.Tensor
-    values: torch.Tensor
-    version: int | None  # None: an inference tensor, which has no version
-
-    def restore(self) -> None:
-        _put_back(self.owner._buffers, self.name, self.tensor)
-        if self.version is not None and self.tensor._version != self.version:
-            with torch.no_grad():
-                self.tensor.copy_(self.values)
-
-
-@dataclass(frozen=True)
-class _SavedParameter:
-    owner: nn.Module
-    name: str
-    parameter: nn.Parameter
-    data: torch.Tensor
-    grad: torch.Tensor | None
-
-    def restore(self) -> None:
-        _put_back(self.owner._parameters, self.name, self.parameter)
-        if not _same_view(self.parameter.data, self.data):
-            self.parameter.data = self.data
-        if self.parameter.grad is not self.grad:
-            self.parameter.grad = self.grad
-
-
 def _put_back(entries: Any, name: str, tensor: torch.Tensor) -> None:
     # `entries` is a dict, or what TorchScript has for one, which can only look up and set.
     if name not in entries or entries[name] is not tensor:
@@ -115,47 +88,34 @@ def _same_view(a: torch.Tensor, b: torch.Tensor) -> bool:
 @contextmanager
 def _keeping_tensors(model: nn.Module) -> Iterator[None]:
     parameters = [
-        _SavedParameter(module, name, tensor, tensor.data, tensor.grad)
+        (module, name, tensor, tensor.data, tensor.grad)
         for module in model.modules()
         for name, tensor in module._parameters.items()
         if tensor is not None
     ]
     buffers = [
-        _SavedBuffer(module, name, tensor, tensor.detach().clone(), _version(tensor))
+        (module, name, tensor, tensor.detach().clone(), _version(tensor))
         for module in model.modules()
         for name, tensor in module._buffers.items()
         if tensor is not None
     ]
-    for parameter in parameters:
-        parameter.parameter.grad = None  # so that conversions do not convert gradients
+    for _, _, parameter, _, _ in parameters:
+        parameter.grad = None  # so that conversions do not convert gradients
     try:
         yield
     finally:
-        for parameter in parameters:
-            parameter.restore()
-        for buffer in buffers:
-            buffer.restore()
+        for module, name, parameter, data, grad in parameters:
+            _put_back(module._parameters, name, parameter)
+            if not _same_view(parameter.data, data):
+                parameter.data = data
+            if parameter.grad is not grad:
+                parameter.grad = grad
+        for module, name, buffer, values, version in buffers:
+            _put_back(module._buffers, name, buffer)
+            if _version(buffer) != version:
+                with torch.no_grad():
+                    buffer.copy_(values)
 
 
 def _version(tensor: torch.Tensor) -> int | None:
     return None if tensor.is_inference() else tensor._version
-
-
-def _convert(
-    model: nn.Module,
-    device: torch.device | None,
-    dtype: torch.dtype | None,
-    channels_last: bool,
-) -> None:
-    if device is not None or dtype is not None:
-        model.to(device=device, dtype=dtype)
-    if channels_last:
-        with torch.no_grad():
-            _replace_data(model, lambda t: t.contiguous(memory_format=torch.channels_last))
-
-
-def _replace_data(model: nn.Module, fn: Callable[[torch.Tensor], torch.Tensor]) -> None:
-    # Not `model.to(memory_format=...)`: that fails on a model that also has a 5-D parameter.
-    for parameter in model.parameters():
-        if parameter.dim() == 4:
-            parameter.data = fn(parameter.data)

@@ -11,6 +11,8 @@ from torch.utils import _pytree as pytree
 
 from shoal.errors import CaptureError
 from shoal.modes import eval_mode
+from shoal.network.exporting import without_fast_path
+from shoal.network.inputs import map_tensors, tensors_of
 from shoal.network.network import Network
 from shoal.network.runner import Runner, Tap
 
@@ -29,23 +31,10 @@ def check_capture(
     Raises:
         CaptureError: they differ; names the first layer that does.
     """
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with eval_mode(network), torch.no_grad():
-            for call in ((args, kwargs), _first_sample(args, kwargs)):
-                _compare(model, network, *call)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
-
-
-def _first_sample(
-    args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    def first(leaf: Any) -> Any:
-        return leaf[:1] if isinstance(leaf, Tensor) and leaf.dim() > 0 else leaf
-
-    return pytree.tree_map(first, (args, kwargs))
+    first_sample = map_tensors(lambda x: x[:1] if x.dim() > 0 else x, (args, kwargs))
+    with without_fast_path(), eval_mode(network), torch.no_grad():
+        for call in ((args, kwargs), first_sample):
+            _compare(model, network, *call)
 
 
 def _compare(
@@ -55,7 +44,7 @@ def _compare(
     try:
         got, own_structure = _outputs(network, args, kwargs)
     except Exception as error:
-        batch = next(x.shape[0] for x in pytree.tree_leaves((args, kwargs)) if _batched(x))
+        batch = next(x.shape[0] for x in tensors_of((args, kwargs)) if x.dim() > 0)
         reason = " ".join(str(error).split())[:200]
         raise CaptureError(
             f"the captured network does not run at batch size {batch}: {reason}"
@@ -77,16 +66,8 @@ def _outputs(
     module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[list[Any], pytree.TreeSpec]:
     """Call a module on copies of the inputs, which it may overwrite."""
-
-    def copied(leaf: Any) -> Any:
-        return leaf.clone() if isinstance(leaf, Tensor) else leaf
-
-    args, kwargs = pytree.tree_map(copied, (args, kwargs))
+    args, kwargs = map_tensors(Tensor.clone, (args, kwargs))
     return pytree.tree_flatten(module(*args, **kwargs))
-
-
-def _batched(value: object) -> bool:
-    return isinstance(value, Tensor) and value.dim() > 0
 
 
 def _agree(a: object, b: object) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -161,27 +161,30 @@ def _held(module: nn.Module) -> dict[str, dict[str, Any]]:
     return {"parameters": module._parameters, "buffers": module._buffers}
 
 
+# What JSON lacks: the type, how a value of it is written, and how it is read.
+_FORMS: dict[str, tuple[type, Callable[[Any], Any], Callable[[Any], Any]]] = {
+    "tuple": (tuple, list, tuple),
+    "dict": (dict, lambda value: [list(item) for item in value.items()], dict),
+    "slice": (slice, lambda value: [value.start, value.stop, value.step], lambda v: slice(*v)),
+    "float": (float, str, float),  # infinity and NaN
+    "device": (torch.device, str, torch.device),
+    "ellipsis": (type(...), lambda value: True, lambda _: ...),
+    "complex": (complex, lambda value: [value.real, value.imag], lambda parts: complex(*parts)),
+}
+
+
 def _written(value: Any, node: fx.Node) -> Any:
     if value is None or isinstance(value, (bool, int, str)):
         return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else {"float": str(value)}
+    if isinstance(value, float) and math.isfinite(value):
+        return value
     if isinstance(value, fx.Node):
         return {"node": value.name}
     if isinstance(value, list):
         return [_written(child, node) for child in value]
-    if isinstance(value, tuple):
-        return {"tuple": [_written(child, node) for child in value]}
-    if isinstance(value, dict):
-        return {"dict": [[key, _written(child, node)] for key, child in value.items()]}
-    if isinstance(value, slice):
-        return {"slice": [_written(v, node) for v in (value.start, value.stop, value.step)]}
-    if isinstance(value, torch.device):
-        return {"device": str(value)}
-    if value is Ellipsis:
-        return {"ellipsis": True}
-    if isinstance(value, complex):
-        return {"complex": [value.real, value.imag]}
+    for kind, (written_type, write, _) in _FORMS.items():
+        if isinstance(value, written_type):
+            return {kind: _written(write(value), node)}
     for kind, names in _NAMED.items():
         for name, known in names.items():
             if value is known:
@@ -375,18 +378,6 @@ def _read(value: Any, nodes: Mapping[str, fx.Node]) -> Any:
         return nodes[data]
     if kind in _NAMED:
         return _NAMED[kind][data]
-    if kind == "tuple":
-        return tuple(_read(child, nodes) for child in data)
-    if kind == "dict":
-        return {key: _read(child, nodes) for key, child in data}
-    if kind == "slice":
-        return slice(*(_read(child, nodes) for child in data))
-    if kind == "float":
-        return float(data)
-    if kind == "device":
-        return torch.device(data)
-    if kind == "ellipsis":
-        return ...
-    if kind == "complex":
-        return complex(*data)
+    if kind in _FORMS:
+        return _FORMS[kind][2](_read(data, nodes))
     raise PlanError(f"a node has an argument of the kind '{kind}', which is unknown")

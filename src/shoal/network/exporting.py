@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from shoal.errors import CaptureError
 from shoal.network.contexts import flatten_contexts
 from shoal.quiet import quietly
 
-__all__ = ["Exported", "export_model"]
+__all__ = ["Exported", "export_model", "without_fast_path"]
 
 
 @dataclass(frozen=True)
@@ -53,22 +55,29 @@ def export_model(
     if any(hasattr(fx.GraphModule, name) for name in _own_names(model)):
         target = _Around(model)
         named = {**({"args": shapes[0]} if args else {}), **shapes[1]}
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with quietly(), torch.enable_grad():
+        with without_fast_path(), quietly(), torch.enable_grad():
             program = torch.export.export(target, args, kwargs, dynamic_shapes=named, strict=False)
-        module = program.module(check_guards=False)
-        flatten_contexts(module)
+            module = program.module(check_guards=False)
+            flatten_contexts(module)
     except Exception as error:
         _assert_runs(model, args, kwargs)
         raise CaptureError(_explain(model, error, batch)) from error
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
     tensors = _unwrapped(module) if target is not model else module
     structure = module._out_spec
     assert structure is not None
     return Exported(module.graph, tensors, structure)
+
+
+@contextmanager
+def without_fast_path() -> Iterator[None]:
+    """Let attention compute as its layers do, in eval mode too."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _assert_runs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

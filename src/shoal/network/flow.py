@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from torch import fx
 
 from shoal.network.ops import op_of
 
-__all__ = ["Flow", "reads_shape"]
+__all__ = ["Flow", "reads_shape", "upstream"]
 
 
 def reads_shape(node: fx.Node) -> bool:
     """Whether a call reads its operand's shape or place only."""
     return node.op == "call_function" and op_of(node.target).shape_only
+
+
+def upstream(end: fx.Node, passes: Callable[[fx.Node], bool]) -> dict[fx.Node, None]:
+    """Return the nodes that `end` is computed from, itself included, without going past others.
+
+    Args:
+        end: where to begin.
+        passes: which nodes belong to what is looked for; what lies behind another is not looked at.
+    """
+    found: dict[fx.Node, None] = {}
+    waiting = [end]
+    while waiting:
+        node = waiting.pop()
+        if node not in found and passes(node):
+            found[node] = None
+            waiting.extend(node.all_input_nodes)
+    return found
 
 
 class Flow:
@@ -60,7 +77,7 @@ class Flow:
 
     def between(self, start: fx.Node, end: fx.Node) -> tuple[fx.Node, ...]:
         """Return the data-carrying nodes on paths from `start` (excluded) to `end` (included)."""
-        above = self._above(end, self.order[start])
+        above = self._above(end, start)
         reached = {start}
         for node in sorted(above, key=self.order.__getitem__):
             if any(source in reached for source in node.all_input_nodes):
@@ -69,7 +86,7 @@ class Flow:
 
     def leads(self, start: fx.Node, end: fx.Node) -> bool:
         """Whether data flow from `start` to `end`, which are two nodes."""
-        return start in self._above(end, self.order[start])
+        return start in self._above(end, start)
 
     def escapes(self, node: fx.Node, inside: Collection[fx.Node]) -> bool:
         """Whether a node's value, or what is made from its shape, reaches past `inside`."""
@@ -84,16 +101,7 @@ class Flow:
             waiting.extend(user.users)
         return False
 
-    def _above(self, end: fx.Node, first: int) -> set[fx.Node]:
-        """Return the data-carrying nodes that `end` is computed from, itself included.
-
-        Nodes whose place in the graph is before `first` are left out.
-        """
-        found: set[fx.Node] = set()
-        waiting = [end]
-        while waiting:
-            node = waiting.pop()
-            if node not in found and self.carries(node) and self.order[node] >= first:
-                found.add(node)
-                waiting.extend(node.all_input_nodes)
-        return found
+    def _above(self, end: fx.Node, start: fx.Node) -> dict[fx.Node, None]:
+        """Return the data-carrying nodes that `end` is computed from, none from before `start`."""
+        first = self.order[start]
+        return upstream(end, lambda node: self.carries(node) and self.order[node] >= first)

@@ -39,51 +39,36 @@ def _has(tensor: object) -> bool:
 
 
 def _tuple(value: Any, n: int) -> Any:
-    """Return `n` integers; `Any`, because each layer's type wants a tuple of its own length."""
+    """Return `n` integers, or a padding's name."""
+    if isinstance(value, str):
+        return value
     values = list(value) if isinstance(value, (list, tuple)) else [value]
     return tuple(values * n if len(values) == 1 else values)
+
+
+_CONV_TYPES = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED_TYPES = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 @_layer(
     aten.conv1d.default, aten.conv2d.default, aten.conv3d.default,
     aten.conv1d.padding, aten.conv2d.padding, aten.conv3d.padding,
+    aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input,
 )  # fmt: skip
 def _conv(a: Mapping[str, Any], original: nn.Module | None) -> nn.Module | str:
     weight, groups = a["weight"], a["groups"]
     n = weight.dim() - 2
-    make: Any = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[n - 1]
-    padding = a["padding"]
+    transposed = "output_padding" in a
+    make: Any = (_TRANSPOSED_TYPES if transposed else _CONV_TYPES)[n - 1]
+    channels = [weight.shape[1] * groups, weight.shape[0]]
+    keys = ("stride", "padding", "output_padding", "dilation")
     return make(
-        weight.shape[1] * groups,
-        weight.shape[0],
+        *(reversed(channels) if transposed else channels),
         tuple(weight.shape[2:]),
-        stride=_tuple(a["stride"], n),
-        padding=padding if isinstance(padding, str) else _tuple(padding, n),
-        dilation=_tuple(a["dilation"], n),
         groups=groups,
         bias=_has(a["bias"]),
         device="meta",
-    )
-
-
-@_layer(
-    aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input,
-)  # fmt: skip
-def _conv_transpose(a: Mapping[str, Any], original: nn.Module | None) -> nn.Module | str:
-    weight, groups = a["weight"], a["groups"]
-    n = weight.dim() - 2
-    make: Any = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)[n - 1]
-    return make(
-        weight.shape[0],
-        weight.shape[1] * groups,
-        tuple(weight.shape[2:]),
-        stride=_tuple(a["stride"], n),
-        padding=_tuple(a["padding"], n),
-        output_padding=_tuple(a["output_padding"], n),
-        dilation=_tuple(a["dilation"], n),
-        groups=groups,
-        bias=_has(a["bias"]),
-        device="meta",
+        **{key: _tuple(a[key], n) for key in keys if key in a},
     )
 
 

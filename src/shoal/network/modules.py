@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload
+from typing_extensions import override
 
 __all__ = [
     "Attention", "Blend", "ByMode", "FrozenBatchNorm", "Line", "Maximum0", "OnesChannel",
@@ -37,6 +38,16 @@ class Blend(nn.Module):
         """Map z to the same shape."""
         rectified = self.rectifier(z)
         return cast(Tensor, rectified + self.slope * (z - rectified))
+
+
+class _Shown(nn.Module):
+    """Printed with some of its attributes."""
+
+    shown: tuple[str, ...]
+
+    @override
+    def extra_repr(self) -> str:
+        return ", ".join(f"{key}={getattr(self, key)}" for key in self.shown)
 
 
 class Line(nn.Module):
@@ -75,12 +86,12 @@ class Line(nn.Module):
             self.slope = nn.Parameter(self.slope.detach().reshape(shape))
             self.intercept = nn.Parameter(self.intercept.detach().reshape(shape))
 
+    @override
     def extra_repr(self) -> str:
-        """Return what `print` shows between the parentheses."""
         return f"{self.slope.numel()}, channel_dim={self.channel_dim}"
 
 
-class StochasticDepth(nn.Module):
+class StochasticDepth(_Shown):
     """Drops its input with probability `p` while training (Huang et al. 2016), else passes it.
 
     Args:
@@ -88,6 +99,8 @@ class StochasticDepth(nn.Module):
         per_sample: draw for each sample on its own ("row" mode), else once for the whole batch.
         rescale: divide what is kept by 1 − p, so that the expectation stays.
     """
+
+    shown = ("p", "per_sample")
 
     def __init__(self, p: float, *, per_sample: bool = True, rescale: bool = True) -> None:
         super().__init__()
@@ -105,13 +118,11 @@ class StochasticDepth(nn.Module):
             noise.div_(1.0 - self.p)
         return x * noise
 
-    def extra_repr(self) -> str:
-        """Return what `print` shows between the parentheses."""
-        return f"p={self.p}, per_sample={self.per_sample}"
 
-
-class Attention(nn.Module):
+class Attention(_Shown):
     """Scaled dot-product attention whose dropout acts only while training."""
+
+    shown = ("dropout",)
 
     def __init__(self, dropout: float) -> None:
         super().__init__()
@@ -122,12 +133,8 @@ class Attention(nn.Module):
         p = self.dropout if self.training else 0.0
         return nn.functional.scaled_dot_product_attention(*args, **{**kwargs, "dropout_p": p})
 
-    def extra_repr(self) -> str:
-        """Return what `print` shows between the parentheses."""
-        return f"dropout={self.dropout}"
 
-
-class ByMode(nn.Module):
+class ByMode(_Shown):
     """An operation that stays a function, but for one argument that follows the training flag.
 
     Args:
@@ -136,6 +143,8 @@ class ByMode(nn.Module):
         in_eval: that argument in eval mode.
         in_training: that argument in training mode.
     """
+
+    shown = ("name", "in_eval", "in_training")
 
     def __init__(self, operation: OpOverload, index: int, in_eval: Any, in_training: Any) -> None:
         super().__init__()
@@ -155,10 +164,6 @@ class ByMode(nn.Module):
         given[self.index] = self.in_training if self.training else self.in_eval
         return self.operation(*given)
 
-    def extra_repr(self) -> str:
-        """Return what `print` shows between the parentheses."""
-        return f"{self.name}, in_eval={self.in_eval}, in_training={self.in_training}"
-
 
 class FrozenBatchNorm(nn.BatchNorm2d):
     """A batch norm of any rank that uses its running statistics in training too."""
@@ -173,8 +178,10 @@ class FrozenBatchNorm(nn.BatchNorm2d):
         )
 
 
-class Swish(nn.Module):
+class Swish(_Shown):
     """z · sigmoid(beta·z) written out; with beta = 1 it is SiLU, with 1.702 the fast GELU."""
+
+    shown = ("beta",)
 
     def __init__(self, beta: float = 1.0) -> None:
         super().__init__()
@@ -184,13 +191,11 @@ class Swish(nn.Module):
         """Map any shape to the same shape."""
         return z * torch.sigmoid(z if self.beta == 1.0 else z * self.beta)
 
-    def extra_repr(self) -> str:
-        """Return what `print` shows between the parentheses."""
-        return f"beta={self.beta}"
 
-
-class Threshold0(nn.Module):
+class Threshold0(_Shown):
     """clamp(z, min=0, max=high): ReLU written as a clamp, with a clamp's gradient at the ends."""
+
+    shown = ("high",)
 
     def __init__(self, high: float | None) -> None:
         super().__init__()
@@ -199,10 +204,6 @@ class Threshold0(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """Map any shape to the same shape."""
         return torch.clamp(z, 0.0, self.high)
-
-    def extra_repr(self) -> str:
-        """Return what `print` shows between the parentheses."""
-        return f"high={self.high}"
 
 
 class Maximum0(nn.Module):

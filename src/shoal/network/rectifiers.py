@@ -41,15 +41,6 @@ class Rectifier:
     weight: fx.Node | None = None
 
 
-def _clipped(node: fx.Node, low: object, high: object, module: nn.Module) -> Rectifier | None:
-    if low != 0 or isinstance(high, fx.Node) or _is_hard_sigmoid(node, high):
-        return None
-    kind = "relu" if high is None else "relu6" if high == 6 else "hardtanh"
-    source = node.args[0]
-    assert isinstance(source, fx.Node)
-    return Rectifier(kind, source, module)
-
-
 def _is_hard_sigmoid(node: fx.Node, high: object) -> bool:
     """Whether the clip is the inner part of clip(z + 3, 0, 6) / 6, which is a gate.
 
@@ -76,58 +67,79 @@ def _is_sixth(node: fx.Node, of: fx.Node) -> bool:
     return node.target in (aten.mul.Tensor, aten.mul.Scalar) and abs(scale * 6 - 1) < 1e-6
 
 
-Handler = Callable[[fx.Node, dict[str, Any], Callable[[fx.Node], Tensor | None]], Rectifier | None]
+Constant = Callable[[fx.Node], Tensor | None]
+Handler = Callable[[fx.Node, dict[str, Any], Constant], Rectifier | None]
 
 
-def _handles(*ops: str) -> Callable[[Handler], Handler]:
+def rectifier(kind: str, make: Callable[[dict[str, Any]], nn.Module | None]) -> Handler:
+    """Return what the table needs of an operation that is a rectifier of its first operand.
+
+    Args:
+        kind: what its sites are called.
+        make: gives the module that computes it, of the call's arguments by name; None where these
+            make it something else.
+    """
+
+    def handle(node: fx.Node, a: dict[str, Any], _constant: object) -> Rectifier | None:
+        source: Any = node.args[0]
+        module = make(a)
+        return None if module is None else Rectifier(kind, source, module)
+
+    return handle
+
+
+def _elu(a: dict[str, Any]) -> nn.Module | None:
+    return nn.ELU(a["alpha"]) if a["scale"] == a["input_scale"] == 1 else None
+
+
+def _threshold(a: dict[str, Any]) -> nn.Module | None:
+    return nn.Threshold(0.0, 0.0) if a["threshold"] == a["value"] == 0 else None
+
+
+_SIMPLE: dict[str, Callable[[dict[str, Any]], nn.Module | None]] = {
+    "relu": lambda a: nn.ReLU(),
+    "leaky_relu": lambda a: nn.LeakyReLU(a["negative_slope"]),
+    "elu": _elu,
+    "selu": lambda a: nn.SELU(),
+    "celu": lambda a: nn.CELU(a["alpha"]),
+    "gelu": lambda a: nn.GELU(a["approximate"]),
+    "silu": lambda a: nn.SiLU(),
+    "hardswish": lambda a: nn.Hardswish(),
+    "mish": lambda a: nn.Mish(),
+    "softplus": lambda a: nn.Softplus(a["beta"], a["threshold"]),
+}
+for _kind, _make in _SIMPLE.items():
+    register_op(getattr(aten, _kind).default, rectifier=rectifier(_kind, _make))
+register_op(aten.threshold.default, rectifier=rectifier("relu", _threshold))
+
+
+def _handles(*ops: OpOverload) -> Callable[[Handler], Handler]:
     def bind(handler: Handler) -> Handler:
         for op in ops:
-            packet_name, _, overload = op.partition(".")
-            packet = getattr(aten, packet_name, None)
-            if packet is not None and overload in packet.overloads():
-                register_op(getattr(packet, overload), rectifier=handler)
+            register_op(op, rectifier=handler)
         return handler
 
     return bind
 
 
-def rectifier(kind: str, make: Callable[[dict[str, Any]], nn.Module]) -> Handler:
-    """Return what the table needs of an operation that is a rectifier of its first operand.
-
-    Args:
-        kind: what its sites are called.
-        make: gives the module that computes it, of the call's arguments by name.
-    """
-
-    def handle(node: fx.Node, a: dict[str, Any], _constant: object) -> Rectifier:
-        source = node.args[0]
-        assert isinstance(source, fx.Node)
-        return Rectifier(kind, source, make(a))
-
-    return handle
-
-
-def _simple(op: str, kind: str, make: Callable[[dict[str, Any]], nn.Module]) -> None:
-    _handles(op)(rectifier(kind, make))
+@_handles(
+    aten.relu6.default, aten.hardtanh.default, aten.clamp.default, aten.clamp_min.default
+)  # fmt: skip
+def _clip(node: fx.Node, a: dict[str, Any], _constant: object) -> Rectifier | None:
+    own = {"min": 0, "max": 6} if node.target is aten.relu6.default else {}
+    low: Any
+    high: Any
+    low, high = ({**own, **a}.get(key, a.get(f"{key}_val")) for key in ("min", "max"))
+    if low != 0 or isinstance(high, fx.Node) or _is_hard_sigmoid(node, high):
+        return None
+    module: nn.Module = Threshold0(high)
+    if node.target in (aten.relu6.default, aten.hardtanh.default):
+        module = nn.ReLU6() if high == 6 else nn.Hardtanh(low, high)
+    kind = "relu" if high is None else "relu6" if high == 6 else "hardtanh"
+    return Rectifier(kind, a["self"], module)
 
 
-_simple("relu.default", "relu", lambda a: nn.ReLU())
-_simple("leaky_relu.default", "leaky_relu", lambda a: nn.LeakyReLU(a["negative_slope"]))
-_simple("selu.default", "selu", lambda a: nn.SELU())
-_simple("celu.default", "celu", lambda a: nn.CELU(a["alpha"]))
-_simple("gelu.default", "gelu", lambda a: nn.GELU(a["approximate"]))
-_simple("silu.default", "silu", lambda a: nn.SiLU())
-_simple("hardswish.default", "hardswish", lambda a: nn.Hardswish())
-_simple("mish.default", "mish", lambda a: nn.Mish())
-_simple("softplus.default", "softplus", lambda a: nn.Softplus(a["beta"], a["threshold"]))
-
-
-@_handles("relu6.default")
-def _relu6(node: fx.Node, a: dict[str, Any], _constant: object) -> Rectifier | None:
-    return _clipped(node, 0, 6, nn.ReLU6())
-
-
-@_handles("rrelu.default")
+@_handles(aten.rrelu.default)
 def _rrelu(node: fx.Node, a: dict[str, Any], _constant: object) -> Rectifier | None:
     lower, upper = a["lower"], a["upper"]
     if a["training"]:
@@ -137,50 +149,16 @@ def _rrelu(node: fx.Node, a: dict[str, Any], _constant: object) -> Rectifier | N
     return Rectifier("rrelu", a["self"], nn.LeakyReLU((lower + upper) / 2))
 
 
-@_handles("elu.default")
-def _elu(node: fx.Node, a: dict[str, Any], _constant: object) -> Rectifier | None:
-    if a["scale"] != 1 or a["input_scale"] != 1:
-        return None
-    return Rectifier("elu", a["self"], nn.ELU(a["alpha"]))
-
-
-@_handles("prelu.default")
+@_handles(aten.prelu.default)
 def _prelu(node: fx.Node, a: dict[str, Any], _constant: object) -> Rectifier:
     return Rectifier("prelu", a["self"], None, weight=a["weight"])
 
 
-@_handles("hardtanh.default")
-def _hardtanh(node: fx.Node, a: dict[str, Any], _constant: object) -> Rectifier | None:
-    low, high = a["min_val"], a["max_val"]
-    module = nn.ReLU6() if (low, high) == (0, 6) else nn.Hardtanh(low, high)
-    return _clipped(node, low, high, module)
-
-
-@_handles("clamp.default")
-def _clamp(node: fx.Node, a: dict[str, Any], _constant: object) -> Rectifier | None:
-    return _clipped(node, a["min"], a["max"], Threshold0(a["max"]))
-
-
-@_handles("clamp_min.default")
-def _clamp_min(node: fx.Node, a: dict[str, Any], _constant: object) -> Rectifier | None:
-    return _clipped(node, a["min"], None, Threshold0(None))
-
-
-@_handles("threshold.default")
-def _threshold(node: fx.Node, a: dict[str, Any], _constant: object) -> Rectifier | None:
-    if a["threshold"] != 0 or a["value"] != 0:
-        return None
-    return Rectifier("relu", a["self"], nn.Threshold(0.0, 0.0))
-
-
-@_handles("maximum.default", "max.other", "clamp_min.Tensor")
-def _maximum(
-    node: fx.Node, a: dict[str, Any], constant: Callable[[fx.Node], Tensor | None]
-) -> Rectifier | None:
-    first, second = a["self"], a.get("other", a.get("min"))
+@_handles(aten.maximum.default, aten.max.other, aten.clamp_min.Tensor)
+def _maximum(node: fx.Node, a: dict[str, Any], constant: Constant) -> Rectifier | None:
+    first, second = a["self"], a["other" if "other" in a else "min"]
     for source, other in ((first, second), (second, first)):
         if isinstance(other, fx.Node) and _is_zero(other, constant):
-            assert isinstance(source, fx.Node)
             if shape_of(source) != shape_of(node):
                 return None  # the zeros widen it, or change its type
             return Rectifier("relu", source, Maximum0())
@@ -193,15 +171,13 @@ _COPIES = (
 )  # fmt: skip
 
 
-def _is_zero(node: fx.Node, constant: Callable[[fx.Node], Tensor | None]) -> bool:
+def _is_zero(node: fx.Node, constant: Constant) -> bool:
     """Whether the node is a tensor of zeros that the forward pass makes or holds."""
     while node.target in _COPIES:
-        source = node.args[0]
-        assert isinstance(source, fx.Node)
-        node = source
+        node = node.all_input_nodes[0]
     if node.target in (aten.zeros_like.default, aten.zeros.default, aten.new_zeros.default):
         return True
-    if node.target in (aten.scalar_tensor.default,):
+    if node.target is aten.scalar_tensor.default:
         return bool(node.args[0] == 0)
     if node.target in (aten.full.default, aten.full_like.default):
         return bool(node.args[1] == 0)
@@ -209,7 +185,7 @@ def _is_zero(node: fx.Node, constant: Callable[[fx.Node], Tensor | None]) -> boo
     return value is not None and value.numel() > 0 and not bool(value.any())
 
 
-@_handles("mul.Tensor")
+@_handles(aten.mul.Tensor)
 def _swish(node: fx.Node, a: dict[str, Any], _constant: object) -> Rectifier | None:
     """Recognise z · sigmoid(beta·z); with any other f, sigmoid(f(z)) · z is a gate."""
     for z, gate in ((a["self"], a["other"]), (a["other"], a["self"])):
@@ -229,9 +205,7 @@ def _swish(node: fx.Node, a: dict[str, Any], _constant: object) -> Rectifier | N
     return None
 
 
-def recognize(
-    node: fx.Node, constant: Callable[[fx.Node], Tensor | None] = lambda _: None
-) -> Rectifier | None:
+def recognize(node: fx.Node, constant: Constant = lambda _: None) -> Rectifier | None:
     """Return the rectifier that `node` computes, or None.
 
     Args:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import fx, nn
 
-from shoal.network.flow import reads_shape
+from shoal.network.flow import reads_shape, upstream
 from shoal.network.modules import OnesChannel
 from shoal.network.network import Network
 
@@ -23,17 +23,8 @@ __all__ = [
 
 def between(start: fx.Node, end: fx.Node) -> set[fx.Node]:
     """Return the nodes whose values `end` needs (itself included) without going past `start`."""
-    found: set[fx.Node] = set()
-    waiting = [end]
-    while waiting:
-        node = waiting.pop()
-        if node is start or node in found or node.op in ("placeholder", "get_attr"):
-            continue
-        if reads_shape(node):
-            continue
-        found.add(node)
-        waiting.extend(node.all_input_nodes)
-    return found
+    ends = ("placeholder", "get_attr")
+    return set(upstream(end, lambda n: n is not start and n.op not in ends and not reads_shape(n)))
 
 
 def is_closed(start: fx.Node, end: fx.Node) -> bool:

@@ -15,16 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from shoal.network.flow import upstream
 from shoal.network.nodes import bound_arguments, module_path
 from shoal.network.ops import op_of
 
 __all__ = ["restore_training_only", "stochastic_depth"]
 
 aten = torch.ops.aten
-
-_MOMENTUM: dict[object, int] = {
-    aten.batch_norm.default: 6
-}  # a running average has another one in each mode
 
 
 def stochastic_depth(x: Tensor, path: str, p: float, per_sample: bool, rescale: bool) -> Tensor:
@@ -96,23 +93,15 @@ def restore_training_only(evaluated: fx.Graph, trained: fx.Graph) -> list[str]:
 
 def _has_parameters(node: fx.Node) -> bool:
     """Whether a call reads parameters: what is lost then is a layer, not a counter."""
-    target = str(node.target)
-    computes = any(op in target for op in ("conv", "linear", "addmm", "matmul"))
-    return computes and any(n.op == "get_attr" for n in node.all_input_nodes)
+    reads = any(n.op == "get_attr" for n in node.all_input_nodes)
+    return reads and op_of(node.target).weighted
 
 
 def _first_unmatched(output: fx.Node, same: dict[fx.Node, fx.Node]) -> str:
     """Return the path of the earliest train-mode call that the output depends on and eval lacks."""
-    found, waiting, seen = output, list(output.all_input_nodes), set()
-    while waiting:
-        node = waiting.pop()
-        if node in same or node in seen:
-            continue
-        seen.add(node)
-        if all(n in same for n in node.all_input_nodes):
-            found = node
-        waiting.extend(node.all_input_nodes)
-    return module_path(found) or "the model's own forward code"
+    missing = upstream(output, lambda node: node not in same)
+    first = [node for node in missing if all(n in same for n in node.all_input_nodes)]
+    return module_path(first[-1] if first else output) or "the model's own forward code"
 
 
 # ---------------------------------------------------------------------- value numbering
@@ -123,9 +112,9 @@ def _key(node: fx.Node, same: dict[fx.Node, fx.Node]) -> Any:
         return node.op, str(node.target)
     mode = op_of(node.target).mode_argument
     if mode is not None:  # an argument left at its default is not there at all
-        hidden = (mode, _MOMENTUM.get(node.target))
-        values = list(bound_arguments(node).values())
-        kept = [v for i, v in enumerate(values) if i not in hidden]
+        bound = enumerate(bound_arguments(node).items())
+        # The momentum of a running average differs by mode as well.
+        kept = [value for i, (name, value) in bound if i != mode and name != "momentum"]
         return node.op, str(node.target), _frozen(kept, same)
     return node.op, str(node.target), _frozen(node.args, same), _frozen(node.kwargs, same)
 

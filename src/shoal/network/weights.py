@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor, fx, nn
 
-from shoal.network.flow import Flow, reads_shape
+from shoal.network.flow import Flow, reads_shape, upstream
 from shoal.network.nodes import lookup_tensor
 from shoal.network.ops import op_of
 
@@ -55,14 +55,5 @@ def _of_module(node: fx.Node, root: nn.Module) -> dict[str, Tensor]:
 
 def _constant_sources(operand: fx.Node) -> list[fx.Node]:
     """Return all nodes that an operand is computed from; none if the input's data are among it."""
-    seen: dict[fx.Node, None] = {}
-    waiting = [operand]
-    while waiting:
-        node = waiting.pop()
-        if node.op == "placeholder":
-            return []
-        if node not in seen:
-            seen[node] = None
-            if not reads_shape(node):
-                waiting.extend(node.all_input_nodes)
-    return list(seen)
+    found = list(upstream(operand, lambda node: not reads_shape(node)))
+    return [] if any(node.op == "placeholder" for node in found) else found
