@@ -31,7 +31,7 @@ def test_blocks_of_a_cifar_resnet_keep_their_names_and_change_shape_where_they_d
     network = capture(cifar_resnet20(width=4).eval(), torch.randn(2, 3, 16, 16))
     found = by_name(network)
     assert list(found) == [f"layer{stage}.{i}" for stage in (1, 2, 3) for i in range(3)]
-    assert all(stretch.kernel_size == (3, 3) for stretch in found.values())
+    assert all(stretch.shape.kernel_size == (3, 3) for stretch in found.values())
     down = found["layer2.0"]
     assert (down.in_channels, down.out_channels, down.stride) == (4, 8, (2, 2))
     assert down.end.meta["shape"] == (None, 8, 8, 8)
@@ -52,7 +52,7 @@ def test_inverted_residuals_with_and_without_skip() -> None:
     network = capture(torchvision_model("mobilenet_v2"), torch.randn(2, 3, 64, 64), check=False)
     found = by_name(network)
     assert list(found) == [f"features.{i}" for i in range(1, 18)]
-    assert all(stretch.kernel_size == (3, 3) for stretch in found.values())
+    assert all(stretch.shape.kernel_size == (3, 3) for stretch in found.values())
     assert {n for n, s in found.items() if s.stride == (2, 2)} == {
         "features.2", "features.4", "features.7", "features.14"
     }  # fmt: skip
@@ -114,8 +114,8 @@ def test_mlps_of_transformers_leave_the_skip_outside(
     assert list(found) == names
     for stretch in found.values():
         assert stretch.kind == kind
-        assert stretch.in_channels == stretch.out_channels
-        assert stretch.kernel_size in ((), (1, 1))
+        assert stretch.shape.in_channels == stretch.shape.out_channels
+        assert stretch.shape.kernel_size in ((), (1, 1))
         assert len(stretch.layers) == 2
     data = images(3, 32, 32, batch=32, count=8)
     collapse_(network, names, data)

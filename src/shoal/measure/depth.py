@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import fx, nn
+from torch._ops import OpOverload
 
 from shoal.errors import ConfigError
+from shoal.network.nodes import bound_arguments
 from shoal.network.ops import op_of
 
 __all__ = ["depth"]
-
-_RECURRENT_OPS = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu"})
-
-_NEVER_CAPTURED = (nn.Bilinear, nn.RNNCellBase)  # layers of other graphs
 
 
 def depth(network: nn.Module) -> int:
@@ -69,18 +65,19 @@ def _layers_of(network: nn.Module, node: fx.Node, weighted: set[fx.Node]) -> int
         return 0
     if not any(source in weighted for source in node.all_input_nodes):
         return 0
-    name = _target_name(node.target)
-    if name in _RECURRENT_OPS:
-        return _recurrent_layers(node)
-    return int(op_of(f"aten.{name}").weighted)  # if an operand comes from a parameter alone
+    op = op_of(f"aten.{_target_name(node.target)}")
+    if op.depth:
+        return _number(node, op.depth)
+    return int(op.weighted)  # if an operand comes from a parameter alone
 
 
 def _layers_in(module: nn.Module) -> int:
     if isinstance(module, nn.MultiheadAttention):
         return 2  # queries, keys and values side by side, then the output projection
-    if isinstance(module, nn.RNNBase):
-        return module.num_layers
-    if op_of(module).weighted or isinstance(module, _NEVER_CAPTURED):
+    op = op_of(module)
+    if op.depth:
+        return int(getattr(module, op.depth))
+    if op.weighted:
         return 1
     graph = getattr(module, "graph", None)
     if isinstance(graph, fx.Graph):
@@ -101,7 +98,7 @@ def _holds_parameter(network: nn.Module, node: fx.Node) -> bool:
 
 def _target_name(target: Any) -> str:
     """Return 'linear' for `aten.linear.default`, `F.linear` and a method of that name."""
-    if isinstance(target, torch._ops.OpOverload):
+    if isinstance(target, OpOverload):
         return str(target._opname).rstrip("_")
     name = target if isinstance(target, str) else getattr(target, "__name__", "")
     if name.startswith("__"):  # of an operator, as in `__rmatmul__`
@@ -109,26 +106,20 @@ def _target_name(target: Any) -> str:
     return str(name).rstrip("_")
 
 
-def _recurrent_layers(node: fx.Node) -> int:
-    """Return the argument `num_layers` of an ATen recurrence, one layer if it cannot be found."""
-    schema = getattr(node.target, "_schema", None)
-    arguments: Iterable[Any] = schema.arguments if schema is not None else ()
-    for position, argument in enumerate(arguments):
-        if argument.name == "num_layers":
-            value = node.kwargs.get("num_layers")
-            value = node.args[position] if value is None and len(node.args) > position else value
-            return value if isinstance(value, int) else 1
-    return 1
+def _number(node: fx.Node, name: str) -> int:
+    """Return an ATen call's argument of that name, or 1 if it cannot be found."""
+    value = bound_arguments(node).get(name) if isinstance(node.target, OpOverload) else None
+    return value if isinstance(value, int) else 1
 
 
 def _pass_on_writes(node: fx.Node, lengths: dict[fx.Node, int]) -> None:
     """Let what an in-place operation wrote count for the tensor it wrote to, through its views."""
-    if not isinstance(node.target, torch._ops.OpOverload) or not node.target._schema.is_mutable:
+    if not isinstance(node.target, OpOverload) or not node.target._schema.is_mutable:
         return
     for argument, value in zip(node.target._schema.arguments, node.args, strict=False):
         if argument.alias_info is None or not argument.alias_info.is_write:
             continue
         while isinstance(value, fx.Node):
             lengths[value] = max(lengths.get(value, 0), lengths[node])
-            is_view = isinstance(value.target, torch._ops.OpOverload) and value.target.is_view
+            is_view = isinstance(value.target, OpOverload) and value.target.is_view
             value = value.args[0] if is_view else None

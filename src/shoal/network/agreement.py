@@ -162,9 +162,7 @@ def _errors(x: torch.Tensor, y: torch.Tensor) -> tuple[float, float]:
 
 
 def _same_bits(x: torch.Tensor, y: torch.Tensor) -> bool:
-    if x.dtype != y.dtype:
-        return False
-    return torch.equal(_bytes(x), _bytes(y))
+    return x.dtype == y.dtype and torch.equal(_bytes(x), _bytes(y))
 
 
 def _bytes(tensor: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import inspect
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from shoal.network.blocks import fix_block_names
 from shoal.network.check import check_capture
 from shoal.network.exporting import Exported, export_model
 from shoal.network.inplace import make_out_of_place
+from shoal.network.inputs import as_call
 from shoal.network.network import InputSpec, Network, TensorSpec
 from shoal.network.plan import Plan
 from shoal.network.raising import raise_graph
@@ -65,7 +66,12 @@ def capture(
         return model
     if not isinstance(model, nn.Module):
         raise CaptureError(f"capture takes a torch.nn.Module, not {type(model).__name__}")
-    args, kwargs = _as_call(example_inputs)
+    if not isinstance(example_inputs, Tensor | Mapping | tuple | list):
+        raise CaptureError(
+            "example_inputs must be a tensor, a tuple of positional inputs or a mapping of keyword "
+            f"inputs, not {type(example_inputs).__name__}"
+        )
+    args, kwargs = as_call(example_inputs)
     kwargs.update(example_kwargs or {})
     leaves, structure = pytree.tree_flatten((args, kwargs))
     batch = _batch_size(leaves)
@@ -92,43 +98,32 @@ def _assemble(
     inputs: InputSpec,
 ) -> Network:
     network = Network()
-    raised = raise_graph(exported, Skeleton(model, network), kept)
+    graph, sites, opaque = raise_graph(exported, Skeleton(model, network), kept)
     network._keep(
-        graph=raised.graph,
-        plan=Plan(fingerprint=_fingerprint(network, raised.sites)),
-        opaque=raised.opaque,
+        graph=graph,
+        plan=Plan(fingerprint=_fingerprint(network, sites)),
+        opaque=opaque,
         notes=(),
         meta={},
         inputs=inputs,
         _output_structure=exported.output_structure,
-        _site_records={name: (kind, path) for name, kind, path in raised.sites},
+        _site_records=sites,
     )
     network.recompile()
     fix_block_names(network.graph, network)
     return network
 
 
-def _fingerprint(network: nn.Module, sites: Sequence[tuple[str, str, str]]) -> str:
+def _fingerprint(network: nn.Module, sites: Mapping[str, tuple[str, str]]) -> str:
     """Return a hash of the architecture: its sites, and the names and shapes of its tensors."""
     tensors = {name: list(value.shape) for name, value in network.state_dict().items()}
-    text = json.dumps([[name, kind] for name, kind, _ in sites] + [tensors], sort_keys=True)
+    text = json.dumps(
+        [[name, kind] for name, (kind, _) in sites.items()] + [tensors], sort_keys=True
+    )
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 # ---------------------------------------------------------------------- the inputs
-
-
-def _as_call(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if isinstance(example_inputs, Tensor):
-        return (example_inputs,), {}
-    if isinstance(example_inputs, Mapping):
-        return (), dict(example_inputs)
-    if isinstance(example_inputs, (tuple, list)):
-        return tuple(example_inputs), {}
-    raise CaptureError(
-        "example_inputs must be a tensor, a tuple of positional inputs or a mapping of keyword "
-        f"inputs, not {type(example_inputs).__name__}"
-    )
 
 
 def _batch_size(leaves: list[Any]) -> int:

@@ -32,22 +32,18 @@ def channel_dim(node: fx.Node, root: nn.Module) -> int:
 
 def _search(node: fx.Node, root: nn.Module, depth: int) -> int | None:
     """Return the channel dimension of the output (may be -1), or None if nothing tells."""
-    if depth == 0 or not isinstance(node, fx.Node):
+    if depth == 0 or node.op not in ("call_module", "call_function"):
         return None
-    if node.op == "call_module":
-        module = root.get_submodule(str(node.target))
-        channels = op_of(module).channels
-        if channels in _PLACES:
-            return _PLACES[channels]
-        return _search(node.all_input_nodes[0], root, depth - 1) if node.all_input_nodes else None
-    if node.op != "call_function":
-        return None
-    channels = op_of(node.target).channels
+    is_module = node.op == "call_module"
+    target: Any = root.get_submodule(str(node.target)) if is_module else node.target
+    channels = op_of(target).channels
     if channels in _PLACES:
         return _PLACES[channels]
-    source = node.all_input_nodes[0] if node.all_input_nodes else None
-    if source is None:
+    if not node.all_input_nodes:
         return None
+    source = node.all_input_nodes[0]
+    if is_module:
+        return _search(source, root, depth - 1)
     if channels == "moved":
         return _through_transposition(node, _search(source, root, depth - 1))
     if channels == "reshaped":

@@ -114,8 +114,7 @@ def _remove_module(network: Network, path: str, used: set[str]) -> None:
         heir._modules = module._modules
         heir.training = module.training
     for part in [module] if heir is not None else list(module.modules()):
-        if isinstance(part, nn.PReLU):
-            hand_over(network, part)
+        hand_over(network, part)
     for parent_path, parent in list(network.named_modules(remove_duplicate=False)):
         for name, child in list(parent._modules.items()):
             alias = f"{parent_path}.{name}".lstrip(".")
@@ -144,15 +143,14 @@ def hand_over(network: Network, old: nn.Module) -> None:
     if not isinstance(old, nn.PReLU):
         return
     sharers = [
-        (name, module)
+        name
         for name, module in network.named_modules()
         if isinstance(module, SharedPReLU) and module.owner is old
     ]
     if not sharers:
         return
-    first, heir = sharers[0][0], nn.PReLU(old.num_parameters, device="meta")
+    heir = nn.PReLU(old.num_parameters, device="meta").train(old.training)
     heir.weight = old.weight
-    heir.train(old.training)
-    network.replace_module(first, heir)
-    for name, _ in sharers[1:]:
+    network.replace_module(sharers[0], heir)
+    for name in sharers[1:]:
         network.replace_module(name, SharedPReLU(heir))

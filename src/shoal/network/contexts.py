@@ -30,20 +30,15 @@ CONTEXT_CALLS = (
 
 def flatten_contexts(module: fx.GraphModule) -> None:
     """Inline, in place, every autocast or gradient context of an exported module."""
-    found = True
-    while found:  # a context may hold another
-        found = False
-        for node in list(module.graph.nodes):
-            if node.op == "call_function" and node.target in (_AUTOCAST, _GRADIENT):
-                _inline(module, node)
-                found = True
+    graph = module.graph
+    contexts = (_AUTOCAST, _GRADIENT)
+    while inner := [node for node in graph.nodes if node.target in contexts]:
+        for node in inner:  # each may hold another
+            _inline(module, node)
+    used = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
     for name, child in list(module._modules.items()):
-        if isinstance(child, fx.GraphModule) and not _called(module, name):
+        if isinstance(child, fx.GraphModule) and name not in used:
             del module._modules[name]
-
-
-def _called(module: fx.GraphModule, name: str) -> bool:
-    return any(n.op == "get_attr" and str(n.target) == name for n in module.graph.nodes)
 
 
 def _inline(module: fx.GraphModule, node: fx.Node) -> None:

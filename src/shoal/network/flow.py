@@ -84,6 +84,11 @@ class Flow:
                 reached.add(node)
         return tuple(sorted(reached - {start}, key=self.order.__getitem__))
 
+    def sources(self, inside: Collection[fx.Node]) -> list[fx.Node]:
+        """Return the data-carrying nodes outside that some inside read."""
+        read = (source for node in inside for source in node.all_input_nodes)
+        return list(dict.fromkeys(n for n in read if n not in inside and self.carries(n)))
+
     def leads(self, start: fx.Node, end: fx.Node) -> bool:
         """Whether data flow from `start` to `end`, which are two nodes."""
         return start in self._above(end, start)

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, fx
-from torch._ops import OpOverload, OpOverloadPacket
+from torch._ops import OpOverload
 
-from shoal.network.aten import ATEN
 from shoal.network.ops import op_of
 
 __all__ = ["make_out_of_place"]
@@ -19,21 +18,15 @@ __all__ = ["make_out_of_place"]
 aten = torch.ops.aten
 
 
-def _twins() -> dict[OpOverload, OpOverload]:
-    twins = {}
-    for base in sorted(name for name in ATEN if op_of(f"aten.{name}").in_place):
-        packet = getattr(aten, base + "_", None)
-        if packet is None:
-            continue
-        by_types = {_types(op): op for op in _overloads(getattr(aten, base))}
-        twins.update(
-            {op: by_types[_types(op)] for op in _overloads(packet) if _types(op) in by_types}
-        )
-    return twins
-
-
-def _overloads(packet: OpOverloadPacket) -> list[OpOverload]:
-    return [getattr(packet, name) for name in packet.overloads() if not name.endswith("out")]
+def _twin(op: OpOverload) -> OpOverload | None:
+    """Return the operation that computes the same out of place, where the table allows it."""
+    space, name = str(op).split(".")[:2]
+    base = name.removesuffix("_")
+    if space != "aten" or base == name or not op_of(f"aten.{base}").in_place:
+        return None
+    packet = getattr(aten, base)
+    twins = (getattr(packet, key) for key in packet.overloads() if not key.endswith("out"))
+    return next((twin for twin in twins if _types(twin) == _types(op)), None)
 
 
 def _types(op: OpOverload) -> tuple[str, ...]:
@@ -67,7 +60,6 @@ def make_out_of_place(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
     Returns:
         For each call that stays in place, the node that made the memory it writes into.
     """
-    twins = _twins()
     root: dict[fx.Node, fx.Node] = {}  # the node whose memory a node's output lives in
     position = {node: i for i, node in enumerate(graph.nodes)}
     kept: dict[fx.Node, fx.Node] = {}
@@ -77,7 +69,8 @@ def make_out_of_place(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
         if not isinstance(node.target, OpOverload) or not node.target._schema.is_mutable:
             continue
         written = node.args[0] if node.args else None
-        if node.target not in twins or not isinstance(written, fx.Node):
+        twin = _twin(node.target)
+        if twin is None or not isinstance(written, fx.Node):
             kept[node] = root[node]
             continue
         others = [n for n in root if root[n] is root[written] and n not in (written, node)]
@@ -85,7 +78,7 @@ def make_out_of_place(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
         if read_later or root[written].op == "get_attr" or _promotes(node, written):
             kept[node] = root[node]
             continue
-        node.target = twins[node.target]
+        node.target = twin
         again = _aliased_input(node)  # detach shares memory also out of place
         root[node] = node if again is None else root[again]
         for user in list(written.users):
@@ -97,11 +90,8 @@ def make_out_of_place(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
 def _promotes(node: fx.Node, written: fx.Node) -> bool:
     """Whether the out-of-place twin would return another type or shape than the written tensor."""
     target = written.meta.get("val")
-    for operand in node.all_input_nodes:
-        value = operand.meta.get("val")
-        if not isinstance(value, Tensor) or not isinstance(target, Tensor):
-            continue
-        mask = value.dtype is torch.bool  # promotes nothing
-        if not mask and value.dim() > 0 and value.dtype is not target.dtype:
-            return True
-    return False
+    if not isinstance(target, Tensor):
+        return False
+    values = (operand.meta.get("val") for operand in node.all_input_nodes)
+    others = (v.dtype for v in values if isinstance(v, Tensor) and v.dim() > 0)
+    return not {*others} <= {target.dtype, torch.bool}  # a mask promotes nothing

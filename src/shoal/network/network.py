@@ -19,6 +19,7 @@ from shoal.errors import CaptureError, ShoalError, unknown_name
 from shoal.network.blocks import Block
 from shoal.network.contexts import context_device, restored_on_error
 from shoal.network.graph import Graph
+from shoal.network.nodes import tables_of
 from shoal.network.plan import Plan
 from shoal.network.raising import Opaque
 from shoal.network.sites import Site
@@ -300,14 +301,14 @@ class Network(nn.Module):
         """Put back graph, modules, tensors' places and plan if what runs inside fails."""
         graph, records, opaque = self.graph, self._site_records, self.opaque
         done = list(self.plan.operations)
-        held = [(module, [dict(table) for table in _tables(module)]) for module in self.modules()]
+        held = [(module, [dict(table) for table in tables_of(module)]) for module in self.modules()]
         self._keep(graph=copy.deepcopy(graph))
         self.recompile()
         try:
             yield
         except BaseException:
             for module, kept in held:
-                for mine, was in zip(_tables(module), kept, strict=True):
+                for mine, was in zip(tables_of(module), kept, strict=True):
                     mine.clear()
                     mine.update(was)
             self._keep(graph=graph, _site_records=records, opaque=opaque)
@@ -342,11 +343,6 @@ def _named(what: str, name: str, known: Mapping[str, _T]) -> _T:
     if name not in known:
         raise unknown_name(what, name, known)
     return known[name]
-
-
-def _tables(module: nn.Module) -> tuple[dict[str, Any], ...]:
-    """Return the very dictionaries that hold a module's children and tensors."""
-    return module._modules, module._parameters, module._buffers
 
 
 def _own_code(function: Callable[..., Any]) -> FunctionType:

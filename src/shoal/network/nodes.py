@@ -16,6 +16,7 @@ __all__ = [
     "makes_memory",
     "module_path",
     "shape_of",
+    "tables_of",
     "writes",
 ]
 
@@ -45,15 +46,15 @@ def lookup_tensor(module: nn.Module, path: str) -> Any:
     value: Any = module
     for name in path.split("."):
         # A model's own children and tensors come before attributes of a `Network`.
-        held = [table for table in _tables(value) if name in table]
+        tables = tables_of(value) if isinstance(value, nn.Module) else ()
+        held = [table for table in tables if name in table]
         value = held[0][name] if held else getattr(value, name, None)
     return value if isinstance(value, Tensor) else None
 
 
-def _tables(value: Any) -> tuple[dict[str, Any], ...]:
-    if not isinstance(value, nn.Module):
-        return ()
-    return value._modules, value._parameters, value._buffers
+def tables_of(module: nn.Module) -> tuple[dict[str, Any], ...]:
+    """Return the very dictionaries that hold a module's children and tensors."""
+    return module._modules, module._parameters, module._buffers
 
 
 def shape_of(node: fx.Node) -> dict[str, Any]:

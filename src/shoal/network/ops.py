@@ -36,6 +36,7 @@ class Op:
             are no attributes.
         read: of a type of module: makes one from these arguments; None for the type itself.
         weighted: it is a layer with weights: a convolution or a linear map.
+        depth: the argument, or attribute, that says how many layers with weights it is.
         channels: where its output has the neurons: "second" or "last" dimension, "kept" where its
             operand has them, "moved" by a transposition, "reshaped" where they may have moved.
         pointwise: it acts on each entry alone, or on all alike.
@@ -59,6 +60,7 @@ class Op:
     write: Callable[[Any], Mapping[str, Any]] | None = None
     read: Callable[..., nn.Module] | None = None
     weighted: bool = False
+    depth: str = ""
     channels: str | None = None
     pointwise: bool = False
     linear: str | Callable[[Any], nn.Module] | None = None
@@ -234,6 +236,7 @@ _aten(
     baddbmm einsum tensordot chain_matmul dot vdot""",
     weighted=True,
 )
+_aten("lstm gru rnn_tanh rnn_relu", depth="num_layers")
 _aten(
     """new_empty new_empty_strided new_full new_ones new_zeros empty_like full_like ones_like
     rand_like randint_like randn_like zeros_like sym_size""",
@@ -328,6 +331,9 @@ _types((modules.Threshold0,), "high")
 _types((modules.Swish,), "beta")
 # The rectifier within is written as a module of its own.
 _types((modules.Blend,), read=lambda: modules.Blend(nn.Identity()), write=lambda module: {})
+for _kind in (nn.Bilinear, nn.RNNCellBase):  # inside what a graph calls as a whole
+    _row(_kind, {"weighted": True})
+_row(nn.RNNBase, {"depth": "num_layers"})
 
 
 def _line(shape: list[int], channel_dim: int) -> nn.Module:

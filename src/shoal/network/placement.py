@@ -46,8 +46,7 @@ class Placement:
 
     def _follow_source(self, node: fx.Node) -> None:
         """Drop what the operation takes over from its first argument by itself."""
-        source = node.args[0]
-        assert isinstance(source, fx.Node)
+        source = node.all_input_nodes[0]
         kwargs = {k: v for k, v in node.kwargs.items() if k not in ("device", "pin_memory")}
         if kwargs.get("dtype") is source.meta.get("dtype"):
             kwargs.pop("dtype", None)

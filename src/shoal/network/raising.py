@@ -32,7 +32,7 @@ from shoal.network.rectifiers import Rectifier, recognize
 from shoal.network.skeleton import Skeleton
 from shoal.network.training_only import stochastic_depth
 
-__all__ = ["Opaque", "RaisedGraph", "raise_graph"]
+__all__ = ["Opaque", "raise_graph"]
 
 aten = torch.ops.aten
 
@@ -56,26 +56,23 @@ class Opaque:
     reason: str
 
 
-@dataclass(frozen=True)
-class RaisedGraph:
-    """The new graph, its site records (name, kind, path of the caller) and what stayed opaque."""
-
-    graph: fx.Graph
-    sites: tuple[tuple[str, str, str], ...]
-    opaque: tuple[Opaque, ...]
-
-
 def raise_graph(
     exported: Exported, skeleton: Skeleton, kept: Mapping[fx.Node, fx.Node]
-) -> RaisedGraph:
+) -> tuple[fx.Graph, dict[str, tuple[str, str]], tuple[Opaque, ...]]:
     """Build the graph of ordinary modules from an exported graph of out-of-place ATen calls.
 
     Args:
         exported: the model as a graph of ATen calls, out of place.
         skeleton: receives the layers.
         kept: calls that had to stay in place, each with the maker of the memory it writes into.
+
+    Returns:
+        The new graph; each site's kind and the path of its caller, by name; what stayed opaque.
     """
-    return _Raiser(exported, skeleton, kept).run()
+    raiser = _Raiser(exported, skeleton, kept)
+    raiser.run()
+    opaque = (raiser.opaque(node) for node in raiser.graph.nodes if "opaque" in node.meta)
+    return raiser.graph, raiser.sites, tuple(opaque)
 
 
 class _Raiser:
@@ -90,21 +87,19 @@ class _Raiser:
         self.taken = set(skeleton.originals)
         self.layer_at: dict[str, tuple[nn.Module, tuple[Any, ...]]] = {}
         self.prelus: dict[int, nn.PReLU] = {}
-        self.sites: list[tuple[str, str, str]] = []
+        self.sites: dict[str, tuple[str, str]] = {}
         self.operation: dict[fx.Node, str] = {}
         self.constants: dict[str, Tensor] = {}
         self.placement = Placement(self.graph)
 
     # ------------------------------------------------------------------ the walk
 
-    def run(self) -> RaisedGraph:
+    def run(self) -> None:
         for node in self.exported.graph.nodes:
             if not _replaces_a_buffer(node):
                 self.new[node] = self._raise(node)
         self.graph.eliminate_dead_code(is_impure_node=is_impure)
         self.graph.lint()
-        opaque = (self._opaque(n) for n in self.graph.nodes if "opaque" in n.meta)
-        return RaisedGraph(self.graph, tuple(self.sites), tuple(opaque))
 
     def _raise(self, node: fx.Node) -> fx.Node:
         if node.op == "call_function":
@@ -143,13 +138,10 @@ class _Raiser:
         copied.meta = self._meta(node)
         self.placement.free(copied)
         target = node.target
+        known = not isinstance(target, OpOverload) or target.namespace in ("aten", "prim")
         if node in self.kept and not makes_memory(self.kept[node]):
             self._note(copied, "it writes into memory that is read elsewhere")
-        elif (
-            isinstance(target, OpOverload)
-            and target.namespace not in ("aten", "prim")
-            and not op_of(target).name
-        ):
+        elif not known and not op_of(target).name:
             self._note(copied, "a custom operator")
         elif isinstance(target, torch._ops.HigherOrderOperator):
             self._note(copied, "control flow that depends on data")
@@ -159,7 +151,7 @@ class _Raiser:
         node.meta["opaque"] = reason
         self.operation.setdefault(node, str(node.target))
 
-    def _opaque(self, node: fx.Node) -> Opaque:
+    def opaque(self, node: fx.Node) -> Opaque:
         return Opaque(node.name, node.meta["path"], self.operation[node], str(node.meta["opaque"]))
 
     # ------------------------------------------------------------------ parameters and constants
@@ -169,7 +161,7 @@ class _Raiser:
         value = lookup_tensor(self.exported.tensors, path)
         body = self.exported.tensors._modules.get(path)
         if isinstance(body, fx.GraphModule):  # a branch of torch.cond, or a loop's body
-            self.skeleton.add(path, body)
+            self.skeleton.put(path, body)
         elif not self.skeleton.holds(path):
             self.constants[path] = value
             self.skeleton.constant(path, value)
@@ -201,8 +193,7 @@ class _Raiser:
             return self._leave(node, "its parameters are not the weight and bias of one module")
         arguments["input_dim"] = len(source.meta["val"].shape)
         arguments["in_training"] = node.meta.get("in_training", True)
-        make = op_of(node.target).layer
-        assert make is not None
+        make: Any = op_of(node.target).layer
         layer = make(arguments, self.skeleton.originals.get(path))
         if isinstance(layer, str):
             return self._leave(node, layer)
@@ -211,7 +202,7 @@ class _Raiser:
             if self.layer_at[path][1] != options:
                 return self._leave(node, "its module calls it with different options elsewhere")
         else:
-            self.skeleton.place(path, layer)
+            self.skeleton.put(path, layer)
             for alias, module in self.skeleton.originals.items():
                 if module is self.skeleton.originals[path]:
                     self.layer_at[alias] = (layer, options)
@@ -221,16 +212,10 @@ class _Raiser:
         """Return the path of the module that holds all `tensors` under their standard names."""
         candidates = [module_path(node)]
         candidates += [p.rpartition(".")[0] for p in tensors.values()]
-        wanted = {
-            name: lookup_tensor(self.exported.tensors, path) for name, path in tensors.items()
-        }
-        for path in dict.fromkeys(candidates):
+        wanted = {name: lookup_tensor(self.exported.tensors, p) for name, p in tensors.items()}
+        for path in filter(None, candidates):
             module = self.skeleton.originals.get(path)
-            if (
-                path
-                and module is not None
-                and all(getattr(module, name, None) is value for name, value in wanted.items())
-            ):
+            if all(getattr(module, name, None) is v for name, v in wanted.items()):
                 return path
         return None
 
@@ -241,13 +226,11 @@ class _Raiser:
 
     def _by_mode(self, node: fx.Node) -> fx.Node:
         """Keep a call as it is, but for the one argument that follows the training flag."""
-        assert isinstance(node.target, OpOverload)
-        index = op_of(node.target).mode_argument
-        assert index is not None
+        target: Any = node.target
+        index: Any = op_of(target).mode_argument
         values = list(bound_arguments(node).values())
-        layer = ByMode(node.target, index, values[index], node.meta["in_training"])
-        name = self._free_name(module_path(node), layer.name, own=False)
-        self._put(name, layer)
+        layer = ByMode(target, index, values[index], node.meta["in_training"])
+        name = self._add(module_path(node), layer, layer.name, own=False)
         args: Any = fx.node.map_arg(values, self.new.__getitem__)
         call = self.graph.call_module(name, tuple(args))
         call.meta = self._meta(node)
@@ -264,14 +247,12 @@ class _Raiser:
             if module is None:
                 return self._leave(node, "its slope is computed in the forward pass")
         assert module is not None
-        own = self._is_own_module(path)
         if owner_path is not None:
             name = owner_path
             self.layer_at[name] = (module, ())
         else:
-            name = self._free_name(path, rectifier.kind, own=own)
-            self._put(name, module)
-        self.sites.append((name, rectifier.kind, path))
+            name = self._add(path, module, rectifier.kind)
+        self.sites[name] = rectifier.kind, path
         return self._call(node, name, rectifier.input)
 
     def _prelu(self, rectifier: Rectifier) -> tuple[nn.Module | None, str | None]:
@@ -288,7 +269,7 @@ class _Raiser:
         if name != "weight" or not path:
             return None, None
         owner = nn.PReLU(weight.numel(), device="meta")
-        self.skeleton.place(path, owner)
+        self.skeleton.put(path, owner)
         self.prelus[id(weight)] = owner
         return owner, path
 
@@ -300,11 +281,11 @@ class _Raiser:
         only_slope = all(isinstance(module, nn.PReLU) for _ in module.parameters())
         return not module._modules and only_slope
 
-    def _put(self, name: str, module: nn.Module) -> None:
-        if name in self.skeleton.originals:
-            self.skeleton.place(name, module)
-        else:
-            self.skeleton.add(name, module)
+    def _add(self, path: str, layer: nn.Module, op: str, *, own: bool = True) -> str:
+        """Put a layer at a free path for a call by the module at `path`, and return its path."""
+        name = self._free_name(path, op, own=own and self._is_own_module(path))
+        self.skeleton.put(name, layer)
+        return name
 
     def _free_name(self, path: str, op: str, *, own: bool) -> str:
         """Return the module's path if it is there for this call, else an unused one beside it."""
@@ -313,14 +294,11 @@ class _Raiser:
             self.layer_at[base] = (nn.Identity(), ())
             return base
         name, n = base, 0
-        while name in self.taken or self._is_tensor(name):
+        while name in self.taken or lookup_tensor(self.skeleton.model, name) is not None:
             n += 1
             name = f"{base}_{n}"
         self.taken.add(name)
         return name
-
-    def _is_tensor(self, path: str) -> bool:
-        return lookup_tensor(self.skeleton.model, path) is not None
 
     # ------------------------------------------------------------------ what acts in training only
 
@@ -333,34 +311,24 @@ class _Raiser:
             return self.new[source]  # a dropout that is always off
         make: Any = op_of(node.target).dropout
         layer = make(len(source.meta["val"].shape))(arguments["p"])
-        return self._call(node, self._add_named(node, layer, "dropout"), source)
+        return self._call(node, self._add(module_path(node), layer, "dropout"), source)
 
     def _raise_stochastic_depth(self, node: fx.Node) -> fx.Node:
-        source, path, p, per_sample, rescale = node.args
-        assert isinstance(source, fx.Node)
-        assert isinstance(path, str)
-        assert isinstance(p, float)
-        layer = StochasticDepth(p, per_sample=bool(per_sample), rescale=bool(rescale))
-        own = self._is_own_module(path)
-        name = self._free_name(path, "stochastic_depth", own=own)
-        self._put(name, layer)
-        return self._call(node, name, source)
+        values: tuple[Any, ...] = node.args
+        source, path, p, per_sample, rescale = values
+        layer = StochasticDepth(p, per_sample=per_sample, rescale=rescale)
+        return self._call(node, self._add(path, layer, "stochastic_depth"), source)
 
     def _raise_attention(self, node: fx.Node) -> fx.Node:
         arguments = bound_arguments(node)
         if arguments["dropout_p"]:
             return self._by_mode(node)
-        name = self._add_named(node, Attention(node.meta["in_training"]), "attention")
+        layer = Attention(node.meta["in_training"])
+        name = self._add(module_path(node), layer, "attention")
         call = self._call(node, name, arguments["query"], arguments["key"], arguments["value"])
         rest: Any = {k: arguments[k] for k in ("attn_mask", "is_causal", "scale", "enable_gqa")}
         call.kwargs = fx.node.map_arg(rest, self.new.__getitem__)
         return call
-
-    def _add_named(self, node: fx.Node, layer: nn.Module, op: str) -> str:
-        path = module_path(node)
-        name = self._free_name(path, op, own=self._is_own_module(path))
-        self._put(name, layer)
-        return name
 
 
 # ---------------------------------------------------------------------- helpers
@@ -391,7 +359,6 @@ def _replaces_a_buffer(node: fx.Node) -> bool:
     """
     if node.target is not aten.copy_.default:
         return False
-    buffer, value = node.args[:2]
-    assert isinstance(buffer, fx.Node)
-    assert isinstance(value, fx.Node)
+    operands: tuple[Any, ...] = node.args
+    buffer, value = operands[:2]
     return buffer.op == "get_attr" and shape_of(buffer).get("shape") != shape_of(value).get("shape")

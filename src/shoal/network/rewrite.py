@@ -11,6 +11,7 @@ from torch import fx, nn
 from shoal.network.flow import reads_shape, upstream
 from shoal.network.modules import OnesChannel
 from shoal.network.network import Network
+from shoal.network.nodes import tables_of
 
 __all__ = [
     "between",
@@ -55,7 +56,7 @@ def _taken(network: Network, path: str) -> bool:
         module = network.get_submodule(parent) if parent else network._root
     except AttributeError:
         return False
-    return name in module._modules or name in module._parameters or name in module._buffers
+    return any(name in table for table in tables_of(module))
 
 
 def put_module_(network: Network, path: str, module: nn.Module) -> None:

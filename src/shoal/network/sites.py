@@ -12,6 +12,8 @@ from shoal.network.modules import Line
 
 __all__ = ["Site", "find_sites"]
 
+_STATES: dict[type, str] = {Line: "line", nn.Identity: "identity"}
+
 
 @dataclass(frozen=True)
 class Site:
@@ -47,14 +49,6 @@ def find_sites(
             dim = channel_dim(node.all_input_nodes[0], root)
             shape = node.meta.get("shape")
             channels = shape[dim] if shape is not None else None
-            state = _state_of(root.get_submodule(node.target))
+            state = _STATES.get(type(root.get_submodule(node.target)))
             found.append(Site(node.target, kind, path, dim, channels, state, node))
     return found
-
-
-def _state_of(module: nn.Module) -> str | None:
-    if isinstance(module, Line):
-        return "line"
-    if isinstance(module, nn.Identity):
-        return "identity"
-    return None

@@ -33,22 +33,25 @@ class Skeleton:
         for name, child in original._modules.items():
             if child is None:
                 continue
-            holds_tensors = any(True for _ in child.parameters()) or any(
-                True for _ in child.buffers()
-            )
+            holds_tensors = any(True for _ in (*child.parameters(), *child.buffers()))
             known = memo.get(id(child)) if holds_tensors else None
             if known is None:
-                known = nn.Module()
-                memo[id(child)] = known
+                known = memo[id(child)] = nn.Module()
                 self._fill(child, known, memo)
             mirror._modules[name] = known
             self._parents.setdefault(id(known), []).append((mirror, name))
 
-    def place(self, path: str, layer: nn.Module) -> None:
-        """Put `layer` where the container at `path` is; it takes over tensors and children.
+    def put(self, path: str, layer: nn.Module) -> None:
+        """Put `layer` at a path. Where the original has a module there, it takes over its tensors.
 
         Parameters that the layer made itself are dropped; those it has no use for stay with it.
         """
+        if path not in self.originals:
+            parent_path, _, name = path.rpartition(".")
+            parent = self.container(parent_path)
+            parent._modules[name] = layer
+            self._parents.setdefault(id(layer), []).append((parent, name))
+            return
         container = self.container(path)
         for name in layer._parameters:
             container._parameters.setdefault(name, None)
@@ -68,21 +71,13 @@ class Skeleton:
                 for parent, name in self._parents[id(child)]
             ]
 
-    def add(self, path: str, layer: nn.Module) -> None:
-        """Put `layer` under a new `path`, making the containers on the way."""
-        parent_path, _, name = path.rpartition(".")
-        parent = self.container(parent_path)
-        parent._modules[name] = layer
-        self._parents.setdefault(id(layer), []).append((parent, name))
-
     def container(self, path: str) -> nn.Module:
         """Return the module at `path`, made empty if there is none."""
         module = self.root
         for name in path.split(".") if path else []:
             child = module._modules.get(name)
             if child is None:
-                child = nn.Module()
-                module._modules[name] = child
+                child = module._modules[name] = nn.Module()
                 self._parents[id(child)] = [(module, name)]
             module = child
         return module

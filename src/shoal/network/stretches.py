@@ -62,26 +62,6 @@ class Stretch:
     shape: LayerShape
     reach: Reach | None
 
-    @property
-    def in_channels(self) -> int:
-        """Channels or features of the input."""
-        return self.shape.in_channels
-
-    @property
-    def out_channels(self) -> int:
-        """Channels or features of the output."""
-        return self.shape.out_channels
-
-    @property
-    def kernel_size(self) -> tuple[int, ...]:
-        """The kernel to fit: that of the stretch's own largest layer; () for "linear"."""
-        return self.shape.kernel_size
-
-    @property
-    def stride(self) -> tuple[int, ...]:
-        """The stride from input to output; () for "linear"."""
-        return self.shape.stride
-
 
 def find_stretches(
     flow: Flow, root: nn.Module, sites: Collection[str], blocks: Sequence[Block]
@@ -92,7 +72,7 @@ def find_stretches(
     out, and so are those whose output size no padding reproduces.
     """
     finder = _Finder(flow, root, sites)
-    found = [*finder.of_blocks(blocks)]
+    found = finder.of_blocks(blocks)
     found += finder.modules(_nodes_of(found))
     found += finder.pairs(_nodes_of(found))
     return sorted(found, key=lambda s: (flow.order[s.end], flow.order[s.start]))
@@ -113,7 +93,7 @@ def with_kernel(stretch: Stretch, kernel_size: int) -> Stretch:
     if shape is None:
         raise ConfigError(
             f"a {kernel_size}×{kernel_size} kernel cannot give '{stretch.name}' its output size: "
-            f"its own kernel is {'×'.join(map(str, stretch.kernel_size))}"
+            f"its own kernel is {'×'.join(map(str, stretch.shape.kernel_size))}"
         )
     if shape.columns > MAX_COLUMNS:
         raise ConfigError(
@@ -137,12 +117,10 @@ class _Finder:
 
     # ------------------------------------------------------------------ the three rules
 
-    def of_blocks(self, blocks: Sequence[Block]) -> Iterator[Stretch]:
-        """Give the residual blocks."""
-        for block in blocks:
-            found = self._stretch(block.name, block.name, block.start, block.addition)
-            if found is not None:
-                yield found
+    def of_blocks(self, blocks: Sequence[Block]) -> list[Stretch]:
+        """Return the residual blocks."""
+        found = (self._stretch(b.name, b.name, b.start, b.addition) for b in blocks)
+        return [stretch for stretch in found if stretch is not None]
 
     def modules(self, taken: set[fx.Node]) -> list[Stretch]:
         """Return the innermost modules that are stretches and touch nothing that is taken."""
@@ -197,12 +175,7 @@ class _Finder:
     def _way_through(self, inside: Sequence[fx.Node]) -> tuple[fx.Node, fx.Node] | None:
         """Return the one tensor that goes in and the one that comes out before a last rectifier."""
         members = set(inside)
-        sources = {
-            source
-            for node in inside
-            for source in node.all_input_nodes
-            if source not in members and self.flow.carries(source)
-        }
+        sources = self.flow.sources(members)
         exits = [node for node in inside if not set(node.users) <= members]
         if len(sources) != 1 or len(exits) != 1:
             return None
@@ -293,14 +266,10 @@ class _Finder:
     def _is_closed(self, start: fx.Node, end: fx.Node, inside: Sequence[fx.Node]) -> bool:
         """Whether nothing but `start` goes in and nothing but `end` comes out."""
         members = set(inside)
-        for node in inside:
-            for source in node.all_input_nodes:
-                if source not in members and source is not start and self.flow.carries(source):
-                    return False
-            # What only reads a shape is dead with the stretch.
-            if node is not end and self.flow.escapes(node, members):
-                return False
-        return True
+        if not set(self.flow.sources(members)) <= {start}:
+            return False
+        # What only reads a shape is dead with the stretch.
+        return not any(self.flow.escapes(node, members) for node in inside if node is not end)
 
     def _shape(
         self,

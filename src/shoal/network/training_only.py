@@ -81,7 +81,9 @@ def restore_training_only(evaluated: fx.Graph, trained: fx.Graph) -> list[str]:
         if twins:
             same[node] = twins.pop(0)
             pairs.append((same[node], node))
-            _note_mode(same[node], node)
+            mode = op_of(node.target).mode_argument
+            if mode is not None:
+                same[node].meta["in_training"] = list(bound_arguments(node).values())[mode]
         elif extra is not None:
             extras[node] = extra
             same[node] = extra.source
@@ -131,13 +133,6 @@ def _frozen(value: Any, same: dict[fx.Node, fx.Node]) -> Any:
     return str(value)
 
 
-def _note_mode(twin: fx.Node, node: fx.Node) -> None:
-    mode = op_of(node.target).mode_argument
-    if mode is not None:
-        values = list(bound_arguments(node).values())
-        twin.meta["in_training"] = values[mode]
-
-
 # ---------------------------------------------------------------------- what is random
 
 
@@ -184,13 +179,11 @@ def _noise(node: fx.Node) -> tuple[float, bool] | None:
         if isinstance(keep, float) and (not rescale or node.args[1] == keep):
             return keep, rescale
     elif inner.target is aten.floor.default and not rescale:
-        shifted = inner.args[0]
-        assert isinstance(shifted, fx.Node)
-        if shifted.target is aten.add.Tensor and "aten.rand." in str(
-            getattr(shifted.args[0], "target", "")
-        ):
-            keep = shifted.args[1]
-            return (keep, False) if isinstance(keep, float) else None
+        shifted: Any = inner.args[0]
+        if shifted.target is aten.add.Tensor:
+            drawn, keep = shifted.args
+            if "aten.rand." in str(getattr(drawn, "target", "")) and isinstance(keep, float):
+                return keep, False
     return None
 
 
