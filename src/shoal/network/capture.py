@@ -92,10 +92,7 @@ def capture(
 
 
 def _assemble(
-    model: nn.Module,
-    exported: Exported,
-    kept: Mapping[fx.Node, fx.Node],
-    inputs: InputSpec,
+    model: nn.Module, exported: Exported, kept: Mapping[fx.Node, fx.Node], inputs: InputSpec
 ) -> Network:
     network = Network()
     graph, sites, opaque = raise_graph(exported, Skeleton(model, network), kept)
@@ -163,11 +160,7 @@ def _input_spec(
 
 
 def _restore_training(
-    model: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    batch: int,
-    evaluated: Exported,
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], batch: int, evaluated: Exported
 ) -> list[str]:
     """Put what only training does into the graph; return notes on what could not be put back."""
     if all(_same_in_both_modes(module) for module in model.modules()):

@@ -232,7 +232,9 @@ class Reader:
                 self._modules[path].__dict__["_owner"] = self._modules[entry["owner"]]
         unused = set(self.tensors) - self._used
         if unused:
-            raise CheckpointError(f"the weights hold '{min(unused)}', which the network has not")
+            raise CheckpointError(
+                f"the weights hold '{min(unused)}', which the network does not have"
+            )
 
     def _module(self, path: str, entry: Mapping[str, Any]) -> nn.Module:
         if not _PATH.fullmatch(path):
@@ -273,24 +275,24 @@ class Reader:
                     absent = name not in described
                 if value is not None and absent:
                     raise CheckpointError(f"'{prefix}{name}' is missing")
-            found = {
-                name: None if data is None else self._tensor(prefix + name, data, own.get(name))
-                for name, data in described.items()
-            }
+            shapes = {name: value.shape for name, value in own.items() if value is not None}
             own.clear()
-            own.update(found)
-            for name, value in found.items():
+            for name, data in described.items():
                 if not _PATH.fullmatch(name) or "." in name:
                     raise PlanError(f"'{name}' cannot be the name of a tensor")
-                if key == "parameters" and value is not None:
-                    own[name] = self._parameter(prefix + name, value, described[name])
+                own[name] = None
+                if data is not None:
+                    shape = shapes.get(name)
+                    own[name] = self._tensor(prefix + name, data, shape, key == "parameters")
         module._non_persistent_buffers_set = {
             name
             for name, data in entry.get("buffers", {}).items()
             if data is not None and data.get("persistent") is False
         }
 
-    def _tensor(self, name: str, data: Mapping[str, Any], like: Tensor | None) -> Tensor:
+    def _tensor(
+        self, name: str, data: Mapping[str, Any], shape: torch.Size | None, parameter: bool
+    ) -> Tensor:
         if "same" in data:
             value = self._made[data["same"]]
         elif "memory" in data:
@@ -300,15 +302,11 @@ class Reader:
         else:
             self._used.add(name)
             value = _strided(self.tensors[name], data.get("strides"))
-        if like is not None and like.shape != value.shape:
+        if shape is not None and shape != value.shape:
             raise CheckpointError(
-                f"'{name}' is {list(value.shape)} in the file and {list(like.shape)} in its layer"
+                f"'{name}' is {list(value.shape)} in the file and {list(shape)} in its layer"
             )
-        self._made[name] = value
-        return value
-
-    def _parameter(self, name: str, value: Tensor, data: Mapping[str, Any]) -> nn.Parameter:
-        if not isinstance(value, nn.Parameter):
+        if parameter and not isinstance(value, nn.Parameter):
             value = nn.Parameter(value, requires_grad=data.get("frozen") is not True)
         self._made[name] = value
         return value

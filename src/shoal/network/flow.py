@@ -17,12 +17,7 @@ def reads_shape(node: fx.Node) -> bool:
 
 
 def upstream(end: fx.Node, passes: Callable[[fx.Node], bool]) -> dict[fx.Node, None]:
-    """Return the nodes that `end` is computed from, itself included, without going past others.
-
-    Args:
-        end: where to begin.
-        passes: which nodes belong to what is looked for; what lies behind another is not looked at.
-    """
+    """Return `end` and what it is computed from, up to what does not pass."""
     found: dict[fx.Node, None] = {}
     waiting = [end]
     while waiting:

@@ -70,7 +70,7 @@ def batch_size(inputs: Inputs) -> int:
 
 
 def repeat_rows(tensor: torch.Tensor, size: int) -> torch.Tensor:
-    """Return the first `size` samples, over again where there are less; a scalar as it is."""
+    """Return the first `size` samples, repeated where there are fewer; a scalar as it is."""
     if tensor.dim() == 0:
         return tensor
     return tensor[torch.arange(size, device=tensor.device) % len(tensor)]

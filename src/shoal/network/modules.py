@@ -77,8 +77,8 @@ class Line(nn.Module):
     def fix_rank(self, rank: int) -> None:
         """Store the line in the shape that inputs of this rank need, which makes it faster.
 
-        The line then takes no other rank. Shaping it anew at each call costs several times what
-        the line itself does on small inputs.
+        The line then takes no other rank. Reshaping it in each call costs several times what the
+        line itself does on small inputs.
         """
         trailing = rank - 1 - self.channel_dim % rank
         if trailing and self.slope.dim() == 1:
@@ -242,5 +242,5 @@ class SharedPReLU(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Map [batch, channels, …] to the same shape."""
-        # Not by calling the owner, whose hooks would hear of a call that is not its own.
+        # Not by calling the owner, whose hooks would run for a call that is not its own.
         return nn.functional.prelu(z, self.owner.weight)

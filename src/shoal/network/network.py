@@ -75,8 +75,8 @@ class InputSpec:
         if structure != self.structure:
             wanted = [*self.parameters[:positional], *self.keywords]
             raise CaptureError(
-                f"the network was captured with the inputs ({', '.join(wanted)}) and was called "
-                f"with {len(args)} positional and {sorted(kwargs)} keyword inputs: call it alike"
+                f"the network was captured with the inputs ({', '.join(wanted)}) and called with "
+                f"{len(args)} positional and {sorted(kwargs)} keyword inputs: call it the same way"
             )
         return leaves
 
@@ -201,7 +201,7 @@ class Network(nn.Module):
         self.changed()
 
     def changed(self) -> None:
-        """Let `view` find everything anew; needed after a layer was changed in place."""
+        """Make `view` analyse the graph again; needed after a layer was changed in place."""
         self._keep(_view=None)
 
     @property

@@ -12,6 +12,7 @@ import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,9 +21,8 @@ from torch._ops import OpOverload
 
 from shoal.errors import ConfigError
 from shoal.network import contexts, modules
-from shoal.network.aten import ATEN
 
-__all__ = ["Op", "function_named", "name_of", "op_of", "register_op", "type_named"]
+__all__ = ["ATEN", "Op", "function_named", "name_of", "op_of", "register_op", "type_named"]
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,9 @@ class Op:
     rectifier: Callable[..., Any] | None = None
     layer: Callable[..., nn.Module | str] | None = None
 
+
+ATEN = frozenset(Path(__file__).with_name("aten.txt").read_text(encoding="utf-8").split())
+"""ATen's functions of tensors, by name: none touches files, processes or memory but its own."""
 
 _UNKNOWN = Op()
 _FIELDS = frozenset(field.name for field in dataclasses.fields(Op))

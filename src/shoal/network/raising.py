@@ -344,7 +344,7 @@ def _is_attention(node: fx.Node) -> bool:
 
 
 def _mode_changes(node: fx.Node) -> bool:
-    """Whether a call is known to act in training otherwise than in eval mode."""
+    """Whether a call is known to act differently in training and in eval mode."""
     mode = op_of(node.target).mode_argument
     if mode is None or "in_training" not in node.meta:
         return False

@@ -13,13 +13,7 @@ from shoal.network.modules import OnesChannel
 from shoal.network.network import Network
 from shoal.network.nodes import tables_of
 
-__all__ = [
-    "between",
-    "free_path",
-    "is_closed",
-    "put_module_",
-    "replace_stretch_",
-]
+__all__ = ["between", "free_path", "is_closed", "put_module_", "replace_stretch_"]
 
 
 def between(start: fx.Node, end: fx.Node) -> set[fx.Node]:

@@ -136,7 +136,7 @@ def _part(
             if any(source in reached for source in node.all_input_nodes):
                 reached.add(node)
         if any(writes(node) for node in reached):
-            # Memory that is written into has to be made anew, so everything is run again.
+            # Memory that is written into has to be made again, so everything runs again.
             part = {node for node in nodes if node.op != "placeholder"}
         else:
             part = reached

@@ -88,7 +88,9 @@ def with_kernel(stretch: Stretch, kernel_size: int) -> Stretch:
     if kernel_size < 1:
         raise ConfigError(f"kernel_size is {kernel_size}: give at least 1")
     if stretch.reach is None:
-        raise ConfigError(f"'{stretch.name}' becomes a linear layer: leave kernel_size out")
+        raise ConfigError(
+            f"'{stretch.name}' becomes a linear layer, which has no kernel: do not give kernel_size"
+        )
     shape = _conv_shape(stretch.start, stretch.end, stretch.reach, (kernel_size,) * 2, (1, 1))
     if shape is None:
         raise ConfigError(
