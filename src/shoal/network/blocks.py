@@ -17,6 +17,7 @@ import torch
 from torch import fx, nn
 
 from shoal.network.flow import Flow, upstream
+from shoal.network.nodes import numbered
 from shoal.network.ops import op_of
 from shoal.network.weights import is_weighted, own_tensors
 
@@ -204,10 +205,7 @@ def _names(joints: Sequence[_Joint], root: nn.Module) -> list[str]:
         if shared[path] > 1 or not path:
             main = _main_child(path, joint.branch, root)
             name = main or f"{path}.{joint.addition.name}".lstrip(".")
-        base, n = name, 0
-        while name in taken:
-            n += 1
-            name = f"{base}_{n}"
+        name = numbered(name, taken.__contains__)
         taken.add(name)
         names.append(name)
     return names

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -15,6 +17,7 @@ __all__ = [
     "lookup_tensor",
     "makes_memory",
     "module_path",
+    "numbered",
     "shape_of",
     "tables_of",
     "writes",
@@ -55,6 +58,12 @@ def lookup_tensor(module: nn.Module, path: str) -> Any:
 def tables_of(module: nn.Module) -> tuple[dict[str, Any], ...]:
     """Return the very dictionaries that hold a module's children and tensors."""
     return module._modules, module._parameters, module._buffers
+
+
+def numbered(name: str, taken: Callable[[str], bool]) -> str:
+    """Return `name`, or the first of name_1, name_2, … that is not taken."""
+    further = (f"{name}_{n}" for n in itertools.count(1))
+    return next(free for free in itertools.chain([name], further) if not taken(free))
 
 
 def shape_of(node: fx.Node) -> dict[str, Any]:

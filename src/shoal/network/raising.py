@@ -24,6 +24,7 @@ from shoal.network.nodes import (
     lookup_tensor,
     makes_memory,
     module_path,
+    numbered,
     shape_of,
 )
 from shoal.network.ops import op_of
@@ -293,10 +294,8 @@ class _Raiser:
         if own and base not in self.layer_at:
             self.layer_at[base] = (nn.Identity(), ())
             return base
-        name, n = base, 0
-        while name in self.taken or lookup_tensor(self.skeleton.model, name) is not None:
-            n += 1
-            name = f"{base}_{n}"
+        model = self.skeleton.model
+        name = numbered(base, lambda n: n in self.taken or lookup_tensor(model, n) is not None)
         self.taken.add(name)
         return name
 

@@ -11,7 +11,7 @@ from torch import fx, nn
 from shoal.network.flow import reads_shape, upstream
 from shoal.network.modules import OnesChannel
 from shoal.network.network import Network
-from shoal.network.nodes import tables_of
+from shoal.network.nodes import numbered, tables_of
 
 __all__ = ["between", "free_path", "is_closed", "put_module_", "replace_stretch_"]
 
@@ -37,11 +37,7 @@ def _stays(user: fx.Node, inside: set[fx.Node]) -> bool:
 
 def free_path(network: Network, path: str) -> str:
     """Return `path`, or the first of path_1, path_2, … that names nothing yet."""
-    name, n = path, 0
-    while _taken(network, name):
-        n += 1
-        name = f"{path}_{n}"
-    return name
+    return numbered(path, lambda name: _taken(network, name))
 
 
 def _taken(network: Network, path: str) -> bool:

@@ -196,13 +196,10 @@ class _Finder:
     def _layer_before(self, node: fx.Node) -> fx.Node | None:
         """Return the layer with weights whose output, normalised, is all that `node` reads."""
         source = node.all_input_nodes[0]
-        while len(source.users) == 1 and source.op == "call_module":
-            if source in self.weighted:
-                return source
-            if not self._is_norm_or_drop(source):
-                return None
+        while len(source.users) == 1 and self._is_norm_or_drop(source):
             source = source.all_input_nodes[0]
-        return None
+        alone = len(source.users) == 1 and source.op == "call_module"
+        return source if alone and source in self.weighted else None
 
     def _layer_after(self, node: fx.Node) -> fx.Node | None:
         """Return the layer with weights that alone reads `node`."""
@@ -216,21 +213,19 @@ class _Finder:
 
     def _tail(self, node: fx.Node) -> fx.Node:
         """Return the batch norm after a layer, if that alone reads it, else the layer."""
-        while len(node.users) == 1:
-            user = next(iter(node.users))
-            if user.op != "call_module" or not self._is_norm(user):
-                break
-            node = user
+        while len(node.users) == 1 and self._is_norm(next(iter(node.users))):
+            node = next(iter(node.users))
         return node
 
     def _is_norm(self, node: fx.Node) -> bool:
+        if node.op != "call_module":
+            return False
         module = self.root.get_submodule(str(node.target))
         return isinstance(module, nn.modules.batchnorm._BatchNorm)
 
     def _is_norm_or_drop(self, node: fx.Node) -> bool:
-        if node.op != "call_module" or node.target in self.sites:
-            return False
-        return self._is_norm(node) or is_passed(node, self.root, self.sites)
+        drops = is_passed(node, self.root, self.sites) and node.target not in self.sites
+        return drops or self._is_norm(node)
 
     # ------------------------------------------------------------------ checking a candidate
 
