@@ -33,7 +33,8 @@ def test_blocks_of_a_cifar_resnet_keep_their_names_and_change_shape_where_they_d
     assert list(found) == [f"layer{stage}.{i}" for stage in (1, 2, 3) for i in range(3)]
     assert all(stretch.shape.kernel_size == (3, 3) for stretch in found.values())
     down = found["layer2.0"]
-    assert (down.in_channels, down.out_channels, down.stride) == (4, 8, (2, 2))
+    assert (down.shape.in_channels, down.shape.out_channels) == (4, 8)
+    assert down.shape.stride == (2, 2)
     assert down.end.meta["shape"] == (None, 8, 8, 8)
 
 
@@ -41,10 +42,10 @@ def test_imagenet_resnets_with_basic_blocks_and_bottlenecks() -> None:
     network = capture(torchvision_model("resnet50"), torch.randn(2, 3, 64, 64), check=False)
     found = by_name(network)
     assert len(found) == 16
-    assert found["layer2.0"].stride == (2, 2)
-    assert found["layer3.1"].kernel_size == (3, 3)
+    assert found["layer2.0"].shape.stride == (2, 2)
+    assert found["layer3.1"].shape.kernel_size == (3, 3)
     # 2,048 channels and nine weights each are more than a fit in 2 GiB can have.
-    assert found["layer4.1"].kernel_size == (1, 1)
+    assert found["layer4.1"].shape.kernel_size == (1, 1)
     assert all(s.shape.columns <= 10_240 for s in found.values())
 
 
@@ -53,7 +54,7 @@ def test_inverted_residuals_with_and_without_skip() -> None:
     found = by_name(network)
     assert list(found) == [f"features.{i}" for i in range(1, 18)]
     assert all(stretch.shape.kernel_size == (3, 3) for stretch in found.values())
-    assert {n for n, s in found.items() if s.stride == (2, 2)} == {
+    assert {n for n, s in found.items() if s.shape.stride == (2, 2)} == {
         "features.2", "features.4", "features.7", "features.14"
     }  # fmt: skip
 
@@ -145,7 +146,7 @@ def test_every_mlp_of_the_published_transformers_is_found(
 
 def test_a_kernel_grows_until_the_output_has_its_size() -> None:
     network = capture(Model(Pair()), torch.randn(2, 3, 12, 12))
-    assert network.stretch("part").kernel_size == (5, 5)
+    assert network.stretch("part").shape.kernel_size == (5, 5)
     with pytest.raises(ConfigError, match="a 3×3 kernel cannot give 'part' its output size"):
         with_kernel(network.stretch("part"), 3)
     assert with_kernel(network.stretch("part"), 7).shape.padding == (1, 1)
