@@ -114,7 +114,7 @@ def test_files_and_formats_that_make_no_sense(
     line = refused(capsys, run, "--format", "onnx", "--out", tmp_path / "a.pt2")
     assert "end in .onnx" in line
     assert "ends in .onnx or .pt2" in refused(capsys, run, "--out", tmp_path / "model")
-    assert "leave it out" in refused(capsys, run, "--no-merge", "--batch", 4)
+    assert "omit it" in refused(capsys, run, "--no-merge", "--batch", 4)
     (tmp_path / "file").write_text("")
     assert "cannot be made" in refused(capsys, run, "--out", tmp_path / "file" / "a.pt2")
     assert "cannot be made" in refused(capsys, run, "--out", "/proc/shoal/a.pt2")
