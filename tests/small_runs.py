@@ -22,13 +22,14 @@ from shoal.options import Recipe
 from shoal.search.data import Data
 from shoal.search.ending import Ending
 from shoal.search.gauge import Figures, MachineGauge
-from shoal.search.lab import Lab, Task
+from shoal.search.lab import Lab
 from shoal.search.listener import Listener
 from shoal.search.moves import Move
 from shoal.search.options import MachineOptions, SearchOptions
 from shoal.search.records import LatencyReport
 from shoal.search.result import Result
 from shoal.search.rewind import Rewind
+from shoal.search.task import Task
 from shoal.training import fit
 
 TIMED = (

@@ -20,7 +20,7 @@ from shoal.seeds import derive_seed
 from shoal.training import EpochReport, fit
 
 if TYPE_CHECKING:
-    from shoal.search.lab import Task
+    from shoal.search.task import Task
 
 __all__ = ["Coach"]
 

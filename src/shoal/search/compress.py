@@ -23,7 +23,6 @@ from shoal.runtimes import find_runtime
 from shoal.search.data import Data
 from shoal.search.engine import search
 from shoal.search.gauge import Gauge, MachineGauge
-from shoal.search.lab import Task
 from shoal.search.listener import Listener
 from shoal.search.meter import Meter
 from shoal.search.method import Method
@@ -31,6 +30,7 @@ from shoal.search.result import Result
 from shoal.search.rewind import Rewind
 from shoal.search.run import Run
 from shoal.search.settings import Settings
+from shoal.search.task import Task
 
 __all__ = ["compress", "method_of", "working_device"]
 

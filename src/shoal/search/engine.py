@@ -10,11 +10,12 @@ from shoal.errors import ConfigError, NothingToRemoveError, RunError, TrainingEr
 from shoal.measure import Ratio
 from shoal.network import Network
 from shoal.search.ending import Ending
-from shoal.search.lab import Lab, Task
+from shoal.search.lab import Lab
 from shoal.search.method import Method
 from shoal.search.records import Metrics, RunRecord, Step, chosen
 from shoal.search.result import Result
 from shoal.search.stopping import why_stop
+from shoal.search.task import Task
 
 __all__ = ["search"]
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
@@ -28,15 +27,11 @@ from shoal.passes.batches import Batches
 from shoal.passes.lines import FittedLine, LineMoments
 from shoal.passes.observe import Observer
 from shoal.search.coach import Coach
-from shoal.search.data import Data
 from shoal.search.fitted import POSITIONS, Fitted, fit_moves, predicted_costs
-from shoal.search.gauge import Gauge
-from shoal.search.listener import Listener
-from shoal.search.meter import Meter, Spent
+from shoal.search.meter import Spent
 from shoal.search.moves import KINDS, Move, find_moves
-from shoal.search.options import MachineOptions, SearchOptions
 from shoal.search.records import Step
-from shoal.search.rewind import Rewind
+from shoal.search.task import Task
 from shoal.search.trial import Trial
 from shoal.seeds import derive_seed, preserved_rng, seed_everything
 from shoal.surgery import collapse_, drop_, linearize_
@@ -46,44 +41,13 @@ from shoal.surgery.replace import replace_
 from shoal.training.losses import logits_of
 
 if TYPE_CHECKING:
-    from shoal.search.run import Run
+    pass
 
-__all__ = ["Lab", "Task"]
+__all__ = ["Lab"]
 
 T = TypeVar("T")
 
 _REMOVES = {"site": "linearize", "block": "drop", "stretch": "collapse"}
-
-
-@dataclass(frozen=True)
-class Task:
-    """What stays the same for all steps of a search.
-
-    Attributes:
-        base: the captured original, with an empty plan.
-        data: for training, validation and test.
-        options: of the search.
-        machine: where it works and measures.
-        recipe: how it trains.
-        gauge: what measures.
-        listener: who watches.
-        rewind: the weights to go back to after each removal.
-        fit: the user's own training in place of the built-in one.
-        run: the folder that remembers; None keeps nothing.
-        meter: measures what training takes; None measures nothing.
-    """
-
-    base: Network
-    data: Data
-    options: SearchOptions
-    machine: MachineOptions
-    recipe: Recipe
-    gauge: Gauge
-    listener: Listener
-    rewind: Rewind
-    fit: Callable[[Network], object] | None = None
-    run: Run | None = None
-    meter: Meter | None = None
 
 
 class Lab:

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from shoal.network import Network
 from shoal.search.records import Step
-
-if TYPE_CHECKING:
-    from shoal.search.lab import Lab
 
 __all__ = ["Meter", "Spent"]
 
@@ -35,7 +32,7 @@ class Meter(Protocol):
         ...
 
     def summary(
-        self, dense: Network, best: Network, steps: Sequence[Step], lab: Lab
+        self, dense: Network, best: Network, steps: Sequence[Step], lab: Any
     ) -> Mapping[str, Any]:
         """Return JSON values for the end of the search: `Result.energy`.
 
@@ -43,6 +40,6 @@ class Meter(Protocol):
             dense: the dense network; it must be left as it is.
             best: the result; likewise.
             steps: all steps of the search, each with what its training took.
-            lab: the search's data and options.
+            lab: the search's `Lab`, with its data and options.
         """
         ...

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,9 +20,6 @@ from shoal.modes import device_of, eval_mode
 from shoal.network import Network
 from shoal.passes.batches import Batches, set_epoch
 from shoal.training.losses import logits_of, sample_losses
-
-if TYPE_CHECKING:
-    from shoal.search.lab import Lab
 
 __all__ = ["FirstBatches", "Trial"]
 
@@ -62,7 +59,7 @@ class Trial:
         name: under which the run remembers its figures.
     """
 
-    def __init__(self, lab: Lab, name: str, make: Callable[[], Network], epochs: int) -> None:
+    def __init__(self, lab: Any, name: str, make: Callable[[], Network], epochs: int) -> None:
         self.name = name
         self._lab = lab
         self._make = make
