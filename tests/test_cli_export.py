@@ -116,8 +116,8 @@ def test_files_and_formats_that_make_no_sense(
     assert "ends in .onnx or .pt2" in refused(capsys, run, "--out", tmp_path / "model")
     assert "omit it" in refused(capsys, run, "--no-merge", "--batch", 4)
     (tmp_path / "file").write_text("")
-    assert "cannot be made" in refused(capsys, run, "--out", tmp_path / "file" / "a.pt2")
-    assert "cannot be made" in refused(capsys, run, "--out", "/proc/shoal/a.pt2")
+    assert "cannot write" in refused(capsys, run, "--out", tmp_path / "file" / "a.pt2")
+    assert "cannot write" in refused(capsys, run, "--out", "/proc/shoal/a.pt2")
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
