@@ -21,7 +21,7 @@ __all__ = ["Batches", "Data", "plain", "set_epoch"]
 
 
 def plain(loader: Iterable[Any]) -> Iterable[Any]:
-    """Return the loader's data in stored order and without augmentation, if it can give them so."""
+    """Return the loader's data in stored order and without augmentation, where it offers that."""
     make = getattr(loader, "plain", None)
     return make() if callable(make) else loader
 
@@ -58,7 +58,7 @@ class Data:
 class Batches:
     """The batches of one pass over data, or of several; each process gets its share of them.
 
-    A loader with `plain()` is read in stored order, without augmentation; another one is iterated
+    A loader with `plain()` is read in stored order, without augmentation; any other one is iterated
     as it is, so it should not shuffle or augment. Every process reads the same batches and takes
     every n-th of them, whole: sums over the processes are what one process would find.
 
@@ -66,18 +66,18 @@ class Batches:
         loader: batches as `split_batch` takes them.
         device: where the batches go; None leaves them where they are.
         samples: use only this many samples; None takes all.
-        stratified: whether the samples are chosen with the proportions of the classes where the
-            loader can do that (`take`). Otherwise they are the first ones.
+        stratified: choose them in the proportions of the classes where the loader can do that
+            (`take`). Otherwise they are the first ones.
         shared: False gives every process all batches.
         progress: called after each batch with the batches done and their total, 0 if not known.
-        rounds: how often the data will be gone over in all, for `progress`.
-        purpose: what the data are for, in the message about a loader without a sample.
+        rounds: how often the data will be read in all, for `progress`.
+        purpose: what the data are for, in the message about an empty loader.
 
     Raises:
         ConfigError: `samples` is below 1.
 
     Attributes:
-        seen: how many samples this round, or the last one, has met so far, in all processes.
+        seen: samples so far in this round, or in the last one, in all processes.
         count: how many batches a round has at most; 0 if that is not known.
 
     Example:
@@ -117,11 +117,7 @@ class Batches:
         self.seen = 0
 
     def __iter__(self) -> Iterator[tuple[int, Batch]]:
-        """Yield the batches of this process with their numbers among all batches, from 0.
-
-        Raises:
-            DataError: no batch has a sample.
-        """
+        """Yield this process's batches with their numbers among all, from 0; raises as `turns`."""
         return ((number, batch) for number, batch in self.turns() if batch is not None)
 
     def turns(self) -> Iterator[tuple[int, Batch | None]]:
@@ -164,7 +160,7 @@ class Batches:
 
     @property
     def population(self) -> int | None:
-        """How many samples the loader has, the unused ones too; None if a round did not tell."""
+        """How many samples the loader has, unused ones too; None if that is not known."""
         return self._population or (self.seen if self._complete else None)
 
     def _size(self) -> int | None:

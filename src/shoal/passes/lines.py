@@ -1,22 +1,25 @@
 """Fit the line that replaces a rectifier, per channel, by least squares.
 
 With z the rectifier's input and r its output, the line a·z + b with the least mean squared error is
-a = cov(z, r) / var(z), b = mean(r) − a·mean(z). Sums of z, r, z² and z·r are all it needs.
+a = cov(z, r) / var(z), b = mean(r) − a·mean(z).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+from typing_extensions import override
 
 from shoal.data.batch import Batch
 from shoal.distributed import sum_across
 from shoal.errors import ConfigError, TrainingError
 from shoal.network import Network, Site
+from shoal.passes.observe import Observer
 from shoal.passes.states import chunks_of_parts
 
 __all__ = ["FittedLine", "LineMoments"]
@@ -40,8 +43,8 @@ class FittedLine:
     residual: float
 
 
-class LineMoments:
-    """Observer that collects what the fit of each site's line needs.
+class LineMoments(Observer):
+    """Collects what the fit of each site's line needs.
 
     Sums are taken about pilot means (of the first entries seen) and in float64, so that a large
     mean does not cost the variance its digits, and so that it does not matter which process saw
@@ -49,9 +52,9 @@ class LineMoments:
 
     Args:
         names: the sites; None for all that still have their rectifier.
-        positions: use about so many positions of each batch, spread evenly over samples and image
-            and others in each batch; None uses all. A few thousand fix two numbers per channel to
-            a fraction of a percent and save nearly all of the time.
+        positions: use about this many positions of each batch, spread evenly over samples and
+            image and others in each batch; None uses all. A few thousand fix two numbers per
+            channel to a fraction of a percent and save nearly all of the time.
 
     Raises:
         ConfigError: at `attach`, if there is no rectifier to fit a line to.
@@ -65,58 +68,53 @@ class LineMoments:
         self._pilots: dict[str, Tensor] = {}  # [2, channels]: of z and r
         self._sums: dict[str, Tensor] = {}  # [6, channels]: 1, z, r, z·z, z·r, r·r
 
+    @override
     def attach(self, network: Network) -> Sequence[RemovableHandle]:
-        """Forget what was collected before; watch input and output of the sites."""
         self._pilots, self._sums = {}, {}
-        self._sites = [
-            site
-            for site in network.sites
-            if site.linearized is None and (self._names is None or site.name in self._names)
-        ]
+        left = [site for site in network.sites if site.linearized is None]
+        self._sites = [s for s in left if self._names is None or s.name in self._names]
         missing = (self._names or set()) - {site.name for site in self._sites}
         if missing or not self._sites:
             what = f"site '{min(missing)}'" if missing else "the network"
             raise ConfigError(f"{what} has no rectifier left to fit a line to")
         return [
-            network.get_submodule(site.name).register_forward_hook(self._collector(site))
+            network.get_submodule(site.name).register_forward_hook(partial(self._collect, site))
             for site in self._sites
         ]
 
+    @override
     def begin(self, index: int, batch: Batch) -> None:
-        """Take other positions of each batch."""
         self._batch = index
 
-    def _collector(self, site: Site) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def collect(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            given, channel_dim = (inputs[0].detach(), output.detach()), site.channel_dim
-            if self._positions is not None:
-                given, channel_dim = self._spread(*given, channel_dim)
-            pairs = _rows_in_chunks(*given, channel_dim)
-            for z, r in pairs:
-                if site.name not in self._sums:
-                    self._pilots[site.name] = torch.stack([z.mean(0), r.mean(0)])
-                    self._sums[site.name] = z.new_zeros((6, z.shape[1]))
-                pilot, sums = self._pilots[site.name], self._sums[site.name]
-                z, r = z.sub_(pilot[0]), r.sub_(pilot[1])
-                sums[0] += len(z)
-                sums[1] += z.sum(0)
-                sums[2] += r.sum(0)
-                sums[4] += (z * r).sum(0)
-                sums[3] += z.square_().sum(0)
-                sums[5] += r.square_().sum(0)
+    def _collect(
+        self, site: Site, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor
+    ) -> None:
+        z, r = (value.detach().movedim(site.channel_dim, -1) for value in (inputs[0], output))
+        if self._positions is not None:
+            z, r = self._spread(z, r, self._positions)
+        for z_rows, r_rows in _rows_in_chunks(z, r):
+            if site.name not in self._sums:
+                self._pilots[site.name] = torch.stack([z_rows.mean(0), r_rows.mean(0)])
+                self._sums[site.name] = z_rows.new_zeros((6, z_rows.shape[1]))
+            pilot, sums = self._pilots[site.name], self._sums[site.name]
+            dz, dr = z_rows.sub_(pilot[0]), r_rows.sub_(pilot[1])
+            sums[0] += len(dz)
+            sums[1] += dz.sum(0)
+            sums[2] += dr.sum(0)
+            sums[4] += (dz * dr).sum(0)
+            sums[3] += dz.square_().sum(0)
+            sums[5] += dr.square_().sum(0)
 
-        return collect
-
-    def _spread(self, z: Tensor, r: Tensor, channel_dim: int) -> tuple[tuple[Tensor, Tensor], int]:
-        """Return about `positions` positions of both, as [samples, places, channels]."""
-        assert self._positions is not None
-        z, r = (_places(value, channel_dim) for value in (z, r))
-        step = max(1, z.shape[0] * z.shape[1] // self._positions)
+    def _spread(self, z: Tensor, r: Tensor, positions: int) -> tuple[Tensor, Tensor]:
+        """Return about this many positions of both, as [samples, places, channels]."""
+        z, r = (v.flatten(1, -2) if v.dim() > 2 else v.reshape(-1, 1, v.shape[-1]) for v in (z, r))
+        step = max(1, z.shape[0] * z.shape[1] // positions)
         along = min(step, z.shape[1])  # first fewer places of each sample, then fewer samples
         across = max(1, step // max(1, along))
         chosen = slice(self._batch % across, None, across), slice(self._batch % along, None, along)
-        return (z[chosen], r[chosen]), 2
+        return z[chosen], r[chosen]
 
+    @override
     def finish(self, samples: int, population: int | None) -> None:
         """Sum over processes, and move the sums from the pilot means to the means of all data."""
         for site in self._sites:
@@ -161,27 +159,12 @@ class LineMoments:
         return FittedLine(slope, intercept, lost / total if total > 0 else 0.0)
 
 
-def _places(value: Tensor, channel_dim: int) -> Tensor:
-    """Return a view, where that can be, as [samples, places, channels]."""
-    rows = value.movedim(channel_dim, -1)
-    if rows.dim() < 3:
-        return rows.reshape(-1, 1, rows.shape[-1])
-    return rows.flatten(1, -2)
-
-
-def _rows_in_chunks(z: Tensor, r: Tensor, channel_dim: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _rows_in_chunks(z: Tensor, r: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield fresh copies of pieces of both, as [positions, channels] in float64."""
     if z.numel() == 0:
         return
-    if channel_dim == 0:
-        z, r, channel_dim = z.movedim(0, -1), r.movedim(0, -1), z.dim() - 1
+    dtype = torch.float32 if z.device.type == "mps" else torch.float64  # it has no float64
     both = (chunks_of_parts(value, 1, _CHUNK) for value in (z, r))
-    for (_, _, zs), (_, _, rs) in zip(*both, strict=True):
-        yield _as_rows(zs, channel_dim), _as_rows(rs, channel_dim)
-
-
-def _as_rows(value: Tensor, channel_dim: int) -> Tensor:
-    rows = value.movedim(channel_dim, -1)
-    if value.device.type == "mps":  # it has no float64
-        return rows.reshape(-1, rows.shape[-1]).to(torch.float32, copy=True)
-    return rows.reshape(-1, rows.shape[-1]).to(torch.float64, copy=True)
+    for pair in zip(*both, strict=True):
+        z_rows, r_rows = (v.reshape(-1, v.shape[-1]).to(dtype, copy=True) for _, _, v in pair)
+        yield z_rows, r_rows

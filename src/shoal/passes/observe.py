@@ -19,13 +19,12 @@ __all__ = ["Observer", "observe"]
 class Observer(Protocol):
     """Collects figures while a network runs in eval mode.
 
-    `attach` puts hooks on the network. Then, for each batch of this process, `begin` is called and
-    the network runs. `finish` is called once at the end, in every process: an observer sums over
-    the processes there (`shoal.distributed.sum_across`).
+    First `attach` is called, then `begin` before each batch of this process, and `finish` once at
+    the end, in every process.
     """
 
     def attach(self, network: Network) -> Sequence[RemovableHandle]:
-        """Put hooks on the network and return their handles."""
+        """Forget earlier figures, put hooks on the network and return their handles."""
         ...
 
     def begin(self, index: int, batch: Batch) -> None:
@@ -33,7 +32,12 @@ class Observer(Protocol):
         ...
 
     def finish(self, samples: int, population: int | None) -> None:
-        """Sum up: `samples` of `population` samples were used; None if that is not known."""
+        """Sum over the processes, by `shoal.distributed.sum_across`.
+
+        Args:
+            samples: how many samples went through, in all processes.
+            population: of how many; None if that is not known.
+        """
         ...
 
 
@@ -47,17 +51,8 @@ def observe(
 ) -> int:
     """Run the network in eval mode over the data, once, with all observers attached.
 
-    The data are read as `Batches` reads them; under several processes each takes its share.
-
-    Args:
-        network: the network; its training flags are restored.
-        loader: batches as `split_batch` takes them. Targets are not used.
-        observers: what collects.
-        samples: use only this many samples.
-        progress: called after each batch with the batches done and their total.
-
-    Returns:
-        The number of samples, over all processes.
+    Data, samples and progress are as for `Batches`; targets are not used. The network's training
+    flags are restored. Returns the number of samples, over all processes.
 
     Raises:
         DataError: the loader is empty.

@@ -9,13 +9,13 @@ from torch import Tensor
 
 __all__ = ["NAN_COUNT", "chunks_of_parts", "count_states"]
 
-# 2 MiB of float32: the signs of a chunk stay in a CPU's cache instead of going through memory,
-# which makes the count several times faster. Sums of so many signs are exact in float32.
+# 2 MiB of float32: the signs of a chunk stay in a CPU's cache, which makes the count several times
+# faster. Their sums are exact in float32.
 _CHUNK = 1 << 19
 _CHUNK_GPU = 1 << 24
 
 NAN_COUNT = -(1 << 48)
-"""What a NaN makes a count: no sum of true counts brings it back above zero."""
+"""Stands for a count that a NaN has spoiled: no sum of true counts brings it back above zero."""
 
 
 def count_states(
@@ -26,14 +26,14 @@ def count_states(
     Args:
         z: a rectifier's input, any shape and memory layout.
         channel_dim: the dimension that holds the channels.
-        parts: count so many equal slices of dimension 0 apart (the samples of a batch); more than
+        parts: equal slices of dimension 0 to count separately (the samples of a batch); more than
             1 only where another dimension holds the channels.
-        groups: deal the parts in turn to this many groups and add each group up; it must not be
-            more than the parts. None leaves each part on its own.
+        groups: deal the parts in turn to this many groups, at most as many as parts, and add each
+            group up. None keeps the parts apart.
 
     Returns:
-        (ON, OFF): int64, shape [groups or parts, channels], on the device of `z`. A NaN makes
-        counts of its part, and every sum they enter, negative.
+        (ON, OFF): int64, shape [groups or parts, channels], on the device of `z`. A NaN makes the
+        counts of its part, and every sum that includes them, negative.
     """
     z = z.detach()
     if z.dim() == 1:
@@ -48,7 +48,7 @@ def count_states(
 
 
 def _counts_on_cpu(z: Tensor, channel_dim: int, parts: int, groups: int) -> tuple[Tensor, Tensor]:
-    """Count by sums of signs. All steps beside the three over `z` itself are on small tensors."""
+    """Count by sums of signs: only three steps go over as many entries as `z` has."""
     positions = z.numel() // (parts * z.shape[channel_dim])  # of a part
     exact = torch.float32 if positions * parts < 1 << 24 else torch.float64
     surplus = torch.zeros(parts, z.shape[channel_dim], dtype=exact)  # ON minus OFF
@@ -65,8 +65,7 @@ def _counts_on_cpu(z: Tensor, channel_dim: int, parts: int, groups: int) -> tupl
         else:
             signs.copy_(values.sign())
         surplus[first : first + count] += signs.sum(dims)
-        nonzero = int(torch.dot(flat, flat))
-        if nonzero < values.numel():  # not usual: one reduction is enough for both counts
+        if not torch.prod(flat):  # a zero, or NaN; without one the surplus tells both counts
             zeros = torch.zeros_like(surplus) if zeros is None else zeros
             zeros[first : first + count] += _zeros(values, signs, dims)
     surplus = _dealt(surplus, groups)
@@ -80,7 +79,7 @@ def _counts_on_cpu(z: Tensor, channel_dim: int, parts: int, groups: int) -> tupl
 
 
 def _zeros(values: Tensor, signs: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """Return how many entries of each part and channel are 0; hugely many where one is NaN."""
+    """Return how many entries of each part and channel are 0: a huge number where one is NaN."""
     inactive: Tensor = (1.0 - signs.square_()).sum(dims)  # the sign of NaN is 0
     if bool(values.isnan().any()):
         inactive.masked_fill_(values.isnan().sum(dims) > 0, -2.0 * NAN_COUNT)
@@ -89,8 +88,6 @@ def _zeros(values: Tensor, signs: Tensor, dims: tuple[int, ...]) -> Tensor:
 
 def _dealt(counts: Tensor, groups: int) -> Tensor:
     """Add up the rows i, i + groups, i + 2·groups and so on, for each group i."""
-    if len(counts) == groups:
-        return counts
     if len(counts) % groups == 0:
         return counts.view(-1, groups, counts.shape[1]).sum(0)
     index = torch.arange(len(counts), device=counts.device) % groups
@@ -114,13 +111,8 @@ def _counts_elsewhere(
 def chunks_of_parts(z: Tensor, parts: int, limit: int) -> Iterator[tuple[int, int, Tensor]]:
     """Cut dimension 0 into chunks of at most `limit` entries, or of one row where that is more.
 
-    Args:
-        z: anything with at least one entry.
-        parts: how many equal slices dimension 0 consists of; it divides its size.
-        limit: in entries.
-
-    Yields:
-        (the first part, the number of parts, a view of `z`): whole parts or a piece of one.
+    `parts` divides dimension 0, and `z` has at least one entry. Yields the first part, the number
+    of parts, and a view of whole parts or of a piece of one.
     """
     rows, entries = z.shape[0] // parts, z[0].numel()
     if rows * entries <= limit:
@@ -137,10 +129,7 @@ def chunks_of_parts(z: Tensor, parts: int, limit: int) -> Iterator[tuple[int, in
 def _with_channels_apart(
     chunk: Tensor, channel_dim: int, parts: int
 ) -> tuple[Tensor, tuple[int, ...]]:
-    """Return a contiguous tensor, and its dimensions beside those of parts and channels.
-
-    It is a view, but for a layout that is neither channels-first nor channels-last.
-    """
+    """Return a contiguous tensor, a view if that can be, and all dims but parts and channels."""
     channels = chunk.shape[channel_dim]
     rows = chunk.movedim(channel_dim, -1)
     if rows.is_contiguous():  # channels_last, tokens × channels, N × C

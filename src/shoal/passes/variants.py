@@ -1,8 +1,4 @@
-"""Outputs of many variants of a network that differ from it in one place each.
-
-The network runs once per batch. A variant puts another value in the place of one node's and runs
-only what comes after that node.
-"""
+"""Outputs of many variants of a network that differ from it in one place each."""
 
 from __future__ import annotations
 
@@ -18,16 +14,17 @@ __all__ = ["Variants"]
 
 
 class Variants:
-    """Runs a network whole, then again from any of the given nodes on.
+    """Runs a network once per batch, then again from any of the given nodes on.
 
-    Between a run and its variants the values that the variants start from are held: for a residual
-    network about one tensor per block.
+    A variant puts another value in the place of one node's and runs only what comes after it.
+    Between a run and its variants the values that they start from are held: for a residual network
+    about one tensor per block.
 
     Args:
         network: the captured network; it must not be changed while this is used.
         nodes: those whose values may be replaced.
-        reads: further nodes whose values `value` shall tell after a run, to make replacements of.
-        watch: nodes whose values `watched` shall tell after a run or a variant.
+        reads: further nodes that `value` gives after a run, to make replacements of.
+        watch: nodes that `watched` gives after a run or a variant.
     """
 
     def __init__(
@@ -47,7 +44,7 @@ class Variants:
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """Run the network itself on a batch, called like it; returns what it returns."""
-        self._values = self._latest = {}  # let the former batch go first
+        self._values = self._latest = {}  # free the former batch first
         self._values = self._latest = self._whole.values(*self._flatten(args, kwargs))
         return self._whole.result(self._values)
 
