@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from shoal.errors import ConfigError, DataError, TrainingError
 from shoal.importance import score
 from shoal.importance.line_loss import LineLoss
-from shoal.importance.replaced import Replacement, replacement_scores
+from shoal.importance.replaced import Replacement, TrialOptions, replacement_scores
 from shoal.models import cifar_resnet20
 from shoal.network import Network, capture
+from shoal.passes import Data
 from shoal.surgery import linearize_
 from shoal.training import evaluate
 
@@ -92,7 +93,8 @@ def test_putting_back_the_same_value_costs_exactly_nothing(
 ) -> None:
     nodes = [network.node_of(site.name) for site in network.sites]
     same = [Replacement(n.name, n, n, lambda value: value) for n in nodes]
-    scores = replacement_scores("same", network, same, loader, precision="fp32")
+    options = TrialOptions(keep=3, precision="fp32")
+    scores = replacement_scores("same", network, same, Data(loader), options)
     assert set(scores.values()) == {0.0}
     assert {detail["loss"] for detail in scores.details.values()} == {
         scores.details[nodes[0].name]["whole_loss"]

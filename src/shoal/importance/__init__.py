@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from shoal.importance.criteria import criterion_for, make_criterion, score
+from shoal.importance.criteria import (
+    criterion_for,
+    make_criterion,
+    score,
+    score_by,
+    score_several,
+)
 from shoal.importance.criterion import Criterion, OnePass, criteria, register_criterion
-from shoal.importance.per_latency import per_latency
-from shoal.importance.scores import Scores
-from shoal.importance.several import score_by, score_several
+from shoal.importance.scores import Scores, per_latency
 from shoal.importance.stages import Stage, stages
 from shoal.registry import import_modules
 

@@ -10,13 +10,7 @@ from shoal.errors import ConfigError
 from shoal.network import Network
 from shoal.network.blocks import Block
 
-__all__ = [
-    "Candidate",
-    "as_candidate",
-    "block_candidates",
-    "candidates",
-    "site_candidates",
-]
+__all__ = ["Candidate", "block_candidates", "candidates"]
 
 
 @dataclass(frozen=True)
@@ -27,13 +21,11 @@ class Candidate:
         name: of the block or site.
         node: whose value a removal changes: the addition, or the rectifier.
         source: whose value it then is: the shortcut, or the rectifier's input.
-        branch: the nodes that a removal makes dead.
     """
 
     name: str
     node: fx.Node
     source: fx.Node
-    branch: tuple[fx.Node, ...]
 
 
 def candidates(network: Network, place: str) -> list[Candidate]:
@@ -46,9 +38,12 @@ def candidates(network: Network, place: str) -> list[Candidate]:
     Raises:
         ConfigError: there is none.
     """
-    if place == "site":
-        return site_candidates(network)
-    return [as_candidate(block) for block in block_candidates(network)]
+    if place == "block":
+        return [Candidate(b.name, b.addition, b.shortcut) for b in block_candidates(network)]
+    sites = [site for site in network.sites if site.linearized is None]
+    if not sites:
+        raise ConfigError("the network has no rectifier left to score")
+    return [Candidate(site.name, site.node, site.node.all_input_nodes[0]) for site in sites]
 
 
 def block_candidates(network: Network) -> list[Block]:
@@ -66,20 +61,3 @@ def block_candidates(network: Network) -> list[Block]:
         f"none of the network's {len(blocks)} residual blocks can be removed; "
         f"'{first.name}': {first.reason}"
     )
-
-
-def as_candidate(block: Block) -> Candidate:
-    """Return a block as a candidate."""
-    return Candidate(block.name, block.addition, block.shortcut, block.branch)
-
-
-def site_candidates(network: Network) -> list[Candidate]:
-    """Return the sites that have their rectifier; raises `ConfigError` if there is none."""
-    found = []
-    for site in network.sites:
-        if site.linearized is None:
-            node = site.node
-            found.append(Candidate(site.name, node, node.all_input_nodes[0], (node,)))
-    if not found:
-        raise ConfigError("the network has no rectifier left to score")
-    return found

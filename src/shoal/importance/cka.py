@@ -17,7 +17,7 @@ __all__ = ["CKA", "Alignment", "FeatureSums"]
 
 
 class FeatureSums:
-    """The sums that linear CKA needs of one network's features: n, Σx and XᵀX, in float64."""
+    """What linear CKA needs of one network's features: n, Σx and XᵀX, in float64."""
 
     def __init__(self, width: int, device: torch.device | str = "cpu") -> None:
         self.count = torch.zeros((), dtype=torch.float64, device=device)
@@ -41,10 +41,10 @@ class Alignment:
 
     CKA = ‖XᵀY‖²_F / (‖XᵀX‖_F · ‖YᵀY‖_F) for centred X and Y, in [0, 1] (Kornblith et al. 2019,
     eq. 4 with a linear kernel). Sums are all it needs: memory does not grow with the number of
-    samples, and time grows linearly with it.
+    samples.
 
     Args:
-        own: of X; whoever adds pairs here adds the samples there, once for all alignments with X.
+        own: of X; the caller adds its samples there, once for all alignments with X.
     """
 
     def __init__(self, own: FeatureSums) -> None:
@@ -58,7 +58,7 @@ class Alignment:
         self.mutual.addmm_(x.T, y)
 
     def across(self) -> None:
-        """Sum over processes, what is this alignment's own."""
+        """Sum over processes, but for `own`."""
         self.other.across()
         sum_across(self.mutual)
 
@@ -72,18 +72,14 @@ class Alignment:
             (self.mutual, x, y),
         ):
             centred = product - torch.outer(left, right) / n
-            # What rounding leaves of features that never vary is nothing.
+            # Features that never vary have no norm but for rounding.
             norm = float(centred.norm())
             norms.append(norm if norm > 1e-12 * float(product.norm()) else 0.0)
         own, other, mutual = norms
         if own == 0.0 or other == 0.0:
-            broken = _is_nan(self.own.products, self.other.products)
+            broken = (self.own.products + self.other.products).isnan().any()
             return float("nan") if broken else float(own == other)
         return mutual**2 / (own * other)
-
-
-def _is_nan(*values: Tensor) -> bool:
-    return any(bool(value.isnan().any()) for value in values)
 
 
 @register_criterion("cka")
@@ -120,8 +116,8 @@ class CKA(Without):
     @override
     def finish(self, samples: int) -> Scores:
         width = 0 if self._own is None else len(self._own.total)
-        width = _most_across(width)
-        own = self._own or self._begin(width)  # zeros where this process had no batch
+        total, processes = sum_across(torch.tensor([width, int(width > 0)])).tolist()
+        own = self._own or self._begin(total // max(1, processes))  # zeros: it had no batch
         own.across()
         values = {}
         for name, alignment in self._alignments.items():
@@ -132,14 +128,8 @@ class CKA(Without):
 
 
 def _rows(features: Tensor) -> Tensor:
-    """Return features, channels last, as `[samples, width]` in float64; positions are samples."""
+    """Return features as `[samples, width]` in float64; positions count as samples."""
     rows = features.reshape(-1, features.shape[-1]) if features.dim() > 1 else features[:, None]
     if rows.device.type == "mps":  # it has no float64
         rows = rows.cpu()
     return rows.double()
-
-
-def _most_across(width: int) -> int:
-    """Return the width that the processes with batches saw; those without saw 0."""
-    seen = sum_across(torch.tensor([width, int(width > 0)]))
-    return int(seen[0]) // max(1, int(seen[1]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +17,7 @@ from shoal.importance.fit_residual import (
     fitted_layers,
     residual_scores,
 )
-from shoal.importance.metric import METRICS
-from shoal.importance.replaced import Replacement, TrialOptions, scores_of_trials
+from shoal.importance.replaced import Replacement, TrialOptions, replacement_scores
 from shoal.importance.scores import Scores
 from shoal.modes import device_of
 from shoal.network import Network
@@ -52,10 +50,6 @@ class CollapseLoss(Criterion):
 
     options: Options
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.unit = METRICS[self.options.metric]
-
     @override
     def compute(self, network: Network, data: Data) -> Scores:
         fitted = fitted_layers(network, replace(data, progress=None), self.options)
@@ -68,13 +62,13 @@ class CollapseLoss(Criterion):
             for s in chosen_stretches(network, self.options)
             if s.name in judged
         ]
-        scores = scores_of_trials(self.name, network, replacements, data, self.options)
+        scores = replacement_scores(self.name, network, replacements, data, self.options)
         details = {n: {**scores.details[n], "residual": residuals[n]} for n in scores}
         return replace(scores, details=details)
 
 
 def apply_layer(layer: nn.Conv2d | nn.Linear, x: Tensor) -> Tensor:
-    """Return what the layer gives, in the type of x."""
+    """Apply the layer in the type of x."""
     weight, bias = layer.weight.to(x.dtype), layer.bias
     assert bias is not None
     bias = bias.to(x.dtype)

@@ -10,12 +10,11 @@ from typing import Any
 from typing_extensions import override
 
 from shoal.errors import ConfigError
-from shoal.importance.criteria import ALL, criterion_for
-from shoal.importance.criterion import Criterion, register_criterion
+from shoal.importance.criteria import ALL, criterion_for, score_several
+from shoal.importance.criterion import Criterion, PlaceOptions, register_criterion
 from shoal.importance.scores import Scores
-from shoal.importance.several import score_several
 from shoal.network import Network
-from shoal.options import one_of, option
+from shoal.options import option
 from shoal.passes.batches import Data
 
 __all__ = ["Consensus"]
@@ -41,12 +40,11 @@ class Consensus(Criterion):
     asks = frozenset({"place", "seed"})
 
     @dataclass(frozen=True, kw_only=True)
-    class Options(Criterion.Options):
+    class Options(PlaceOptions):
         """Which criteria vote, and on what."""
 
         criteria: str = option("cka+lesion", "The criteria that vote, with a plus between them.")
-        place: str = option("block", "What is scored.", check=one_of("block", "site"))
-        seed: int = option(0, "Of criteria that draw random numbers.")
+        seed: int = option(0, "For criteria that draw random numbers.")
 
     options: Options
 
@@ -78,7 +76,7 @@ class Consensus(Criterion):
 
 
 def _ranks(values: Mapping[str, float]) -> dict[str, float]:
-    """Return each value's place from 0; equal values share their mean place."""
+    """Return each value's rank from 0; equal values share their mean rank."""
     return {
         name: sum(other < value for other in values.values())
         + (sum(other == value for other in values.values()) - 1) / 2

@@ -1,20 +1,21 @@
-"""Make a criterion by its name, and the one call that scores a network."""
+"""Make criteria by their names, and score a network by them."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from shoal.errors import ConfigError, unknown_name
-from shoal.importance.criterion import Criterion, criteria
-from shoal.importance.per_latency import per_latency
-from shoal.importance.scores import Scores
-from shoal.importance.several import score_by
+from shoal.importance.criterion import Criterion, Joint, OnePass, criteria
+from shoal.importance.scores import Scores, per_latency
 from shoal.network import Network
 from shoal.options import options_of
+from shoal.passes.batches import Data
+from shoal.passes.observe import Observer, observe
 
-__all__ = ["ALL", "criterion_for", "make_criterion", "score"]
+__all__ = ["ALL", "criterion_for", "make_criterion", "score", "score_by", "score_several"]
 
 ALL = sys.maxsize
 """All candidates are wanted; see `criterion_for`."""
@@ -88,6 +89,69 @@ def _made(name: str, cls: type[Criterion], options: Mapping[str, Any]) -> Criter
                 f"{unknown_name('option', option, known)}"
             )
     return cls(**options)
+
+
+def score_several(
+    network: Network,
+    loader: Iterable[Any],
+    chosen: Sequence[Criterion],
+    *,
+    samples: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Scores]:
+    """Score by several criteria, in their order; those with equal `needs` share their passes.
+
+    Args:
+        network: the captured network.
+        loader: the data, unshuffled and without augmentation; it is read repeatedly.
+        chosen: fresh criteria; see `make_criterion`.
+        samples: use only this many samples.
+        progress: called with the batches done and their total, from 0 again for each pass.
+    """
+    data = Data(loader, samples, progress)
+    joint: dict[Hashable, list[Joint]] = {}
+    found: dict[int, Scores] = {}
+    for criterion in chosen:
+        if isinstance(criterion, Joint):
+            joint.setdefault(criterion.needs, []).append(criterion)
+        else:
+            found[id(criterion)] = criterion.compute(network, data)
+    for group in joint.values():
+        every = type(group[0]).compute_together(group, network, data)
+        found |= zip(map(id, group), every, strict=True)
+    return [_with_unit(found[id(criterion)], criterion) for criterion in chosen]
+
+
+def score_by(
+    criterion: Criterion,
+    network: Network,
+    loader: Iterable[Any],
+    *,
+    samples: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    beside: Sequence[Observer] = (),
+) -> Scores:
+    """Score by a fresh criterion; arguments and errors as for `shoal.score`.
+
+    Args:
+        criterion: as `make_criterion` or `criterion_for` gives it.
+        network: is left as it is.
+        loader: the data.
+        samples: use only this many samples.
+        progress: called with the batches done and their total.
+        beside: what else observes the data, in the same pass where the criterion needs just one.
+    """
+    if isinstance(criterion, OnePass):
+        observe(network, loader, [criterion, *beside], samples=samples, progress=progress)
+        return _with_unit(criterion.scores(), criterion)
+    scores = criterion.compute(network, Data(loader, samples, progress))
+    if beside:
+        observe(network, loader, beside, samples=samples, progress=progress)
+    return _with_unit(scores, criterion)
+
+
+def _with_unit(scores: Scores, criterion: Criterion) -> Scores:
+    return replace(scores, unit=scores.unit or criterion.unit)
 
 
 def score(

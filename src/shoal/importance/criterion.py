@@ -14,11 +14,24 @@ from shoal import options as shoal_options
 from shoal.data.batch import Batch
 from shoal.importance.scores import Scores
 from shoal.network import Network
+from shoal.options import one_of, option
 from shoal.passes.batches import Data
 from shoal.passes.observe import observe
 from shoal.registry import Registry
 
-__all__ = ["Criterion", "OnePass", "criteria", "register_criterion"]
+__all__ = [
+    "METRICS",
+    "Criterion",
+    "Joint",
+    "MetricOptions",
+    "OnePass",
+    "PlaceOptions",
+    "criteria",
+    "register_criterion",
+]
+
+METRICS = {"loss": "nats", "accuracy": "points"}
+"""What a removal may cost, and the units."""
 
 
 class Criterion(ABC):
@@ -36,13 +49,13 @@ class Criterion(ABC):
 
     Attributes:
         name: as it was registered; else that of the class.
-        place: what it scores: "site", "block" or "stretch".
+        place: what it scores, "site", "block" or "stretch"; where there is an option of that name,
+            its value.
         unit: of its figures, for the heads of tables ("bits", "nats"); empty for plain numbers.
+            Where there is an option `metric`, the unit of that.
         asks: which of its options a method fills in with its own, unless the user gave them:
             "place", "seed", "how" (a site is linearized) and "keep" (how many will be removed).
         twin: the criterion that scores the same of another kind of place, if there is one.
-        needs: what it needs of the data. Criteria with equal needs are computed together, by the
-            `compute_together` of the first; None is on its own.
         options: its options.
 
     Example:
@@ -62,7 +75,6 @@ class Criterion(ABC):
     unit: str = ""
     asks: ClassVar[frozenset[str]] = frozenset()
     twin: ClassVar[str] = ""
-    needs: Hashable | None = None
 
     @dataclass(frozen=True, kw_only=True)
     class Options(shoal_options.Options):
@@ -71,31 +83,24 @@ class Criterion(ABC):
     options: Options
 
     def __init_subclass__(cls) -> None:
-        """Name a class that nobody registers, such as a file's, by itself."""
+        """Name a class that is not registered, such as one in a user's file, after itself."""
         super().__init_subclass__()
         cls.name = cls.__name__
 
     def __init__(self, **options: Any) -> None:
         self.options = self.Options.from_dict(options)
         self.place = getattr(self.options, "place", self.place)
+        self.unit = METRICS.get(getattr(self.options, "metric", ""), self.unit)
 
     @abstractmethod
     def compute(self, network: Network, data: Data) -> Scores:
         """Return the scores of the network's places, in the order of the forward pass.
 
         Args:
-            network: as it is now; it must be left as it is.
-            data: the loader, how many samples of it to use, and whom to tell of the progress:
-                `data.batches(device)` gives this process's share. Sum over the processes with
+            network: must be left as it is.
+            data: `data.batches(device)` gives this process's share. Sum over the processes with
                 `shoal.distributed.sum_across`.
         """
-
-    @classmethod
-    def compute_together(
-        cls, criteria: Sequence[Self], network: Network, data: Data
-    ) -> list[Scores]:
-        """Return the scores by several criteria with equal needs, in their order."""
-        return [criterion.compute(network, data) for criterion in criteria]
 
     def score(
         self,
@@ -109,37 +114,70 @@ class Criterion(ABC):
         return self.compute(network, Data(loader, samples, progress))
 
 
-class OnePass(Criterion):
-    """A criterion that needs a single pass over the data, which it shares with others.
+@dataclass(frozen=True, kw_only=True)
+class PlaceOptions(Criterion.Options):
+    """What is scored."""
 
-    It is an `Observer`: its hooks gather the figures while the network runs in eval mode.
+    place: str = option(
+        "block",
+        "block drops a block, site puts the identity in the place of a rectifier.",
+        check=one_of("block", "site"),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricOptions(Criterion.Options):
+    """By which figure a removal is judged."""
+
+    metric: str = option(
+        "loss",
+        "loss scores the rise of the mean cross-entropy in nats, accuracy the points of accuracy "
+        "lost.",
+        check=one_of(*METRICS),
+    )
+
+
+class Joint(Criterion):
+    """A criterion that shares its passes over the data with others.
+
+    Attributes:
+        needs: what it needs of the data. Those with equal needs are computed together, by the
+            `compute_together` of the first.
     """
+
+    needs: Hashable
+
+    @override
+    def compute(self, network: Network, data: Data) -> Scores:
+        return self.compute_together([self], network, data)[0]
+
+    @classmethod
+    @abstractmethod
+    def compute_together(
+        cls, criteria: Sequence[Self], network: Network, data: Data
+    ) -> list[Scores]:
+        """Return the scores by several criteria with equal needs, in their order."""
+
+
+class OnePass(Joint):
+    """A criterion that needs a single pass over the data: an `Observer` that gives scores."""
 
     needs = "one pass"
 
     @abstractmethod
     def attach(self, network: Network) -> Sequence[RemovableHandle]:
-        """Start from nothing: put hooks on the network and return their handles."""
+        """Forget earlier figures, put hooks on the network and return their handles."""
 
     def begin(self, index: int, batch: Batch) -> None:
         """Get ready for the batch that runs next; `index` is its number among all batches."""
 
     @abstractmethod
     def finish(self, samples: int, population: int | None) -> None:
-        """Sum over the processes.
-
-        Args:
-            samples: how many went through, in all processes.
-            population: of how many; None if that is not known.
-        """
+        """Sum over the processes; see `Observer`."""
 
     @abstractmethod
     def scores(self) -> Scores:
         """Return the scores after the pass."""
-
-    @override
-    def compute(self, network: Network, data: Data) -> Scores:
-        return self.compute_together([self], network, data)[0]
 
     @classmethod
     @override

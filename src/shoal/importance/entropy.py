@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from typing_extensions import override
 from shoal.data.batch import Batch
 from shoal.distributed import sum_across
 from shoal.errors import ConfigError, TrainingError
+from shoal.importance.candidates import block_candidates
 from shoal.importance.criterion import OnePass, register_criterion
 from shoal.importance.jackknife import GROUPS, leave_one_out, standard_error
 from shoal.importance.scores import Scores
@@ -22,7 +25,7 @@ from shoal.network import Network, Site
 from shoal.options import one_of, option
 from shoal.passes.states import count_states
 
-__all__ = ["Entropy", "binary_entropy"]
+__all__ = ["BlockEntropy", "Entropy", "binary_entropy"]
 
 # Entropies of single batches are added up as integers of this many parts of a bit: the sum then
 # does not depend on which process adds which batch.
@@ -94,58 +97,54 @@ class Entropy(OnePass):
         self._samples = 0
         self._population: int | None = None
 
-    # ------------------------------------------------------------------ observing
-
     @override
     def attach(self, network: Network) -> Sequence[RemovableHandle]:
-        self._sites = [site for site in network.sites if site.linearized is None]
-        if not self._sites:
+        handles = self._watch(network)
+        if not handles:
             raise ConfigError("the network has no rectifier left to score")
+        return handles
+
+    def _watch(self, network: Network) -> Sequence[RemovableHandle]:
+        self._sites = [site for site in network.sites if site.linearized is None]
         self._on, self._off, self._sums = {}, {}, {}
         self._dealt = torch.zeros(2, GROUPS, dtype=torch.int64)
         handles = []
         for site in self._sites:
             shape = network.node_of(site.name).meta.get("shape") or (0,)
             batch_first = shape[0] is None and site.channel_dim != 0
-            counter = self._counter(site, batch_first)
+            counter = partial(self._count, site, batch_first)
             handles.append(network.get_submodule(site.name).register_forward_pre_hook(counter))
         return handles
 
     @override
     def begin(self, index: int, batch: Batch) -> None:
-        """Deal the samples of the next batch to groups; standard errors come from leaving out one.
-
-        In turn, because neighbours may be of one class: each group then is like the whole.
-        """
+        # Samples are dealt to groups, of which standard errors leave out one; in turn, because
+        # neighbours may be of one class: each group then is like the whole.
         size = batch.size
         self._batch = (index, size)
         self._dealt[0] += ((index * size + torch.arange(size)) % GROUPS).bincount(minlength=GROUPS)
         self._dealt[1, index % GROUPS] += 1
 
-    def _counter(
-        self, site: Site, batch_first: bool
-    ) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def count(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            z, (index, size) = inputs[0], self._batch
-            by_sample = batch_first and z.shape[0] % size == 0
-            parts, start = (size, index * size) if by_sample else (1, index)
-            on, off = count_states(z, site.channel_dim, parts, min(parts, GROUPS))
-            if self.options.zeros != "exclude":
-                on, off = self._with_zeros(z, on, off, parts)
-            if site.name not in self._on:
-                self._on[site.name] = on.new_zeros((GROUPS, on.shape[1]))
-                self._off[site.name] = torch.zeros_like(self._on[site.name])
-                self._sums[site.name] = on.new_zeros(GROUPS)
-            _add_in_turn(self._on[site.name], on, start % GROUPS)
-            _add_in_turn(self._off[site.name], off, start % GROUPS)
-            if self.options.pooling == "batch":
-                bits = self._mean(binary_entropy(on.sum(0).cpu(), off.sum(0).cpu()))
-                self._sums[site.name][index % GROUPS] += int(bits.nan_to_num() * _PARTS_OF_A_BIT)
-
-        return count
+    def _count(
+        self, site: Site, batch_first: bool, module: nn.Module, inputs: tuple[Tensor, ...]
+    ) -> None:
+        z, (index, size) = inputs[0], self._batch
+        by_sample = batch_first and z.shape[0] % size == 0
+        parts, start = (size, index * size) if by_sample else (1, index)
+        on, off = count_states(z, site.channel_dim, parts, min(parts, GROUPS))
+        if self.options.zeros != "exclude":
+            on, off = self._with_zeros(z, on, off, parts)
+        if site.name not in self._on:
+            self._on[site.name] = on.new_zeros((GROUPS, on.shape[1]))
+            self._off[site.name] = torch.zeros_like(self._on[site.name])
+            self._sums[site.name] = on.new_zeros(GROUPS)
+        _add_in_turn(self._on[site.name], on, start % GROUPS)
+        _add_in_turn(self._off[site.name], off, start % GROUPS)
+        if self.options.pooling == "batch":
+            bits = self._mean(binary_entropy(on.sum(0).cpu(), off.sum(0).cpu()))
+            self._sums[site.name][index % GROUPS] += int(bits.nan_to_num() * _PARTS_OF_A_BIT)
 
     def _with_zeros(self, z: Tensor, on: Tensor, off: Tensor, parts: int) -> tuple[Tensor, Tensor]:
-        """Add the zeros to the state that they count as."""
         dealt = torch.arange(parts, device=on.device).remainder(len(on)).bincount()
         zeros = z.numel() // (parts * on.shape[1]) * dealt[:, None] - on - off
         return (on + zeros, off) if self.options.zeros == "on" else (on, off + zeros)
@@ -165,11 +164,8 @@ class Entropy(OnePass):
                     "are broken; check them before scoring"
                 )
 
-    # ------------------------------------------------------------------ the result
-
     @override
     def scores(self) -> Scores:
-        """Return the entropies in bits (eq. 7), with standard errors where data were left out."""
         values = {site.name: self._entropy(site.name) for site in self._sites}
         errors, settled = self._errors(values)
         details = {site.name: self._detail(site.name) for site in self._sites}
@@ -188,16 +184,14 @@ class Entropy(OnePass):
         return bits.sum(-1) / (bits > 0).sum(-1).clamp(min=1)
 
     def _without(self, name: str) -> Tensor:
-        """Return what a layer's entropy is without each of the groups."""
-        used = self._used()
-        if self.options.pooling == "batch":
+        """Return the entropy of a site without each of the groups."""
+        batchwise = self.options.pooling == "batch"
+        used = self._dealt[int(batchwise)] > 0
+        if batchwise:
             sums, batches = self._sums[name][used], self._dealt[1][used]
             return leave_one_out(sums).double() / leave_one_out(batches) / _PARTS_OF_A_BIT
         on, off = self._on[name][used], self._off[name][used]
         return self._mean(binary_entropy(leave_one_out(on), leave_one_out(off)))
-
-    def _used(self) -> Tensor:
-        return self._dealt[1 if self.options.pooling == "batch" else 0] > 0
 
     def _errors(self, values: dict[str, float]) -> tuple[dict[str, float], bool | None]:
         share = self._samples / self._population if self._population else 0.0
@@ -228,6 +222,41 @@ class Entropy(OnePass):
             "always_off": int((on == 0).sum()),
             "channels": on.numel(),
         }
+
+
+@register_criterion("block_entropy")
+class BlockEntropy(Entropy):
+    """Scores a block by EASIER's entropy, in bits, averaged over the branch's rectifiers.
+
+    A linearized site counts as 0, for it is always in one state. A block without a rectifier
+    (attention) has no entropy and is left out of the scores. One pass, no labels.
+
+    Raises:
+        ConfigError: at `attach`, if no removable block has a rectifier.
+    """
+
+    place = "block"
+    twin = ""
+
+    @override
+    def attach(self, network: Network) -> Sequence[RemovableHandle]:
+        self._branches = {b.name: b.sites for b in block_candidates(network) if b.sites}
+        if not self._branches:
+            raise ConfigError(
+                "no removable block of the network has a rectifier: choose another criterion"
+            )
+        return self._watch(network)
+
+    @override
+    def scores(self) -> Scores:
+        by_site = {site.name: self._entropy(site.name) for site in self._sites}
+        entropies = {
+            name: {site: by_site.get(site, 0.0) for site in sites}
+            for name, sites in self._branches.items()
+        }
+        values = {name: fmean(of_sites.values()) for name, of_sites in entropies.items()}
+        details = {name: {"entropies": of_sites} for name, of_sites in entropies.items()}
+        return Scores(self.name, values, self._samples, details=details)
 
 
 def _add_in_turn(sums: Tensor, counts: Tensor, start: int) -> None:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing_extensions import override
 
 from shoal.importance.candidates import candidates
-from shoal.importance.criterion import Criterion, register_criterion
+from shoal.importance.criterion import Criterion, PlaceOptions, register_criterion
 from shoal.importance.scores import Scores
 from shoal.network import Network
-from shoal.options import one_of, option
+from shoal.options import option
 from shoal.passes.batches import Data
 from shoal.seeds import derive_seed
 
@@ -29,10 +29,9 @@ class Random(Criterion):
     asks = frozenset({"place", "seed"})
 
     @dataclass(frozen=True, kw_only=True)
-    class Options(Criterion.Options):
+    class Options(PlaceOptions):
         """What is scored, and the seed."""
 
-        place: str = option("block", "What is scored.", check=one_of("block", "site"))
         seed: int = option(0, "Another one gives another order.")
 
     options: Options
@@ -53,12 +52,7 @@ class Last(Criterion):
     """
 
     asks = frozenset({"place"})
-
-    @dataclass(frozen=True, kw_only=True)
-    class Options(Criterion.Options):
-        """What is scored."""
-
-        place: str = option("block", "What is scored.", check=one_of("block", "site"))
+    Options = PlaceOptions
 
     @override
     def compute(self, network: Network, data: Data) -> Scores:

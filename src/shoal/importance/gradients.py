@@ -18,7 +18,7 @@ from shoal.data.batch import Batch
 from shoal.distributed import sum_across
 from shoal.errors import TrainingError
 from shoal.importance.candidates import block_candidates
-from shoal.importance.criterion import Criterion, register_criterion
+from shoal.importance.criterion import Joint, register_criterion
 from shoal.importance.scores import Scores
 from shoal.modes import device_of, kept_flags
 from shoal.network import Network
@@ -31,16 +31,14 @@ from shoal.training.losses import check_targets, logits_of, sample_losses
 
 __all__ = ["GraSP", "Gradient", "Snip", "Taylor"]
 
-Gradients = Sequence[Tensor]
 
-
-class Gradient(Criterion):
+class Gradient(Joint):
     """A sum over all parameters θ of a branch, of their values and gradients."""
 
-    curved = False  # whether it needs H g, for which the data are gone over once more
+    curved = False  # whether it needs H g, for which the data are read once more
 
     @dataclass(frozen=True, kw_only=True)
-    class Options(Criterion.Options):
+    class Options(Joint.Options):
         """What batch norms do."""
 
         statistics: str = option(
@@ -66,48 +64,35 @@ class Gradient(Criterion):
             direction: its gradient g, or H g where the criterion is `curved`.
         """
 
-    @override
-    def compute(self, network: Network, data: Data) -> Scores:
-        return self.compute_together([self], network, data)[0]
-
     @classmethod
     @override
     def compute_together(
         cls, criteria: Sequence[Self], network: Network, data: Data
     ) -> list[Scores]:
-        """Return the scores, computing g and H g once for all; there must be labels."""
         blocks = block_candidates(network)
         parameters = [p for p in network.parameters() if p.is_floating_point()]
         curved = any(criterion.curved for criterion in criteria)
         batches = data.batches(device_of(network), rounds=2 if curved else 1)
-        loss = _Loss(network, batches)
-        statistics = criteria[0].options.statistics
-        with (
-            _differentiable(network, parameters, statistics == "batch"),
-            safe_convolutions(network),
-        ):
-            gradient = loss.gradient(parameters)
-            curvature = loss.gradient(parameters, along=gradient) if curved else gradient
+        of_batch = criteria[0].options.statistics == "batch"
+        with _differentiable(network, parameters, of_batch), safe_convolutions(network):
+            gradient = _gradient(network, batches, parameters)
+            curvature = _gradient(network, batches, parameters, gradient) if curved else gradient
         found = []
         for criterion in criteria:
             directions = curvature if criterion.curved else gradient
-            by_parameter = {
+            terms = {
                 id(p): float(criterion.term(p.detach().cpu().double(), direction).sum())
                 for p, direction in zip(parameters, directions, strict=True)
             }
-            values = {b.name: _total(network, b, by_parameter) for b in blocks}
-            found.append(Scores(criterion.name, _finite(criterion, values), batches.seen))
+            values = {block.name: _total(network, block, terms) for block in blocks}
+            broken = next((name for name, v in values.items() if not math.isfinite(v)), None)
+            if broken is not None:
+                raise TrainingError(
+                    f"the {criterion.name} score of '{broken}' is not finite: the network's "
+                    "weights or its data are broken; check them before scoring"
+                )
+            found.append(Scores(criterion.name, values, batches.seen))
         return found
-
-
-def _finite(criterion: Gradient, values: dict[str, float]) -> dict[str, float]:
-    for name, value in values.items():
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"the {criterion.name} score of '{name}' is not finite: the network's weights or "
-                "its data are broken; check them before scoring"
-            )
-    return values
 
 
 @register_criterion("taylor")
@@ -127,7 +112,7 @@ class Snip(Gradient):
     """Σ |θ·g|: how sensitive the loss is to each connection (Lee et al. 2019, eq. 6).
 
     Over all parameters of the branch, norms and biases included; Lee et al. take weights alone.
-    Also for an untrained network; use `statistics="batch"` there.
+    For an untrained network use `statistics="batch"`.
     """
 
     @override
@@ -141,8 +126,8 @@ class GraSP(Gradient):
 
     The paper scores −θ·(H g) and removes the highest; here, as everywhere in shoal, the lowest
     goes first, hence the sign. H is the Hessian of the mean loss and g its gradient, over all
-    parameters, norms and biases included. Two rounds over the data. Also for an untrained network;
-    use `statistics="batch"` there.
+    parameters, norms and biases included. Reads the data twice. For an untrained network use
+    `statistics="batch"`.
     """
 
     curved = True
@@ -152,59 +137,52 @@ class GraSP(Gradient):
         return value * direction
 
 
-class _Loss:
-    """The mean loss over the data, to be differentiated."""
+def _gradient(
+    network: Network,
+    batches: Batches,
+    parameters: Sequence[nn.Parameter],
+    along: Sequence[Tensor] | None = None,
+) -> list[Tensor]:
+    """Return the gradient g of the mean loss, or H v along a direction v, in float64 on the CPU."""
+    sums = [torch.zeros(p.shape, dtype=torch.float64) for p in parameters]
+    # The fused kernels of attention cannot be differentiated twice.
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        for _, batch in batches:
+            parts = _gradient_of_batch(network, batch, parameters, along)
+            for total, part in zip(sums, parts, strict=True):
+                if part is not None:
+                    total += part.detach().cpu().double()
+    return [sum_across(total) / batches.seen for total in sums]
 
-    def __init__(self, network: Network, batches: Batches) -> None:
-        self.network = network
-        self.batches = batches
 
-    def gradient(
-        self, parameters: Sequence[nn.Parameter], along: Gradients | None = None
-    ) -> Gradients:
-        """Return the gradient of the mean loss, float64 on the CPU.
-
-        Args:
-            parameters: what to differentiate by.
-            along: a direction v: return H v instead, the derivative of the gradient along it.
-        """
-        sums = [torch.zeros(p.shape, dtype=torch.float64) for p in parameters]
-        # The fused kernels of attention cannot be differentiated twice.
-        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-            for _, batch in self.batches:
-                for total, part in zip(sums, self._of(batch, parameters, along), strict=True):
-                    if part is not None:
-                        total += part.detach().cpu().double()
-        return [sum_across(total) / self.batches.seen for total in sums]
-
-    def _of(
-        self, batch: Batch, parameters: Sequence[nn.Parameter], along: Gradients | None
-    ) -> Sequence[Tensor | None]:
-        """Return the gradient of the summed loss of a batch, or its derivative along `along`."""
-        logits = logits_of(self.network(*batch.args, **batch.kwargs))
-        check_targets(logits, batch.target)
-        assert batch.target is not None  # check_targets has seen to it; this tells mypy
-        loss = sample_losses(logits, batch.target).sum()
-        first = torch.autograd.grad(
-            loss, parameters, create_graph=along is not None, allow_unused=True
-        )
-        if along is None:
-            return first
-        products = [
-            (g * v.to(g.device, g.dtype)).sum()
-            for g, v in zip(first, along, strict=True)
-            if g is not None and g.requires_grad
-        ]
-        if not products:
-            return [None] * len(parameters)
-        return torch.autograd.grad(sum(products), parameters, allow_unused=True)  # type: ignore[arg-type]
+def _gradient_of_batch(
+    network: Network,
+    batch: Batch,
+    parameters: Sequence[nn.Parameter],
+    along: Sequence[Tensor] | None,
+) -> Sequence[Tensor | None]:
+    logits = logits_of(network(*batch.args, **batch.kwargs))
+    check_targets(logits, batch.target)
+    assert batch.target is not None  # for mypy: check_targets has made sure of it
+    loss = sample_losses(logits, batch.target).sum()
+    first = torch.autograd.grad(loss, parameters, create_graph=along is not None, allow_unused=True)
+    if along is None:
+        return first
+    products = [
+        (g * v.to(g.device, g.dtype)).sum()
+        for g, v in zip(first, along, strict=True)
+        if g is not None and g.requires_grad
+    ]
+    if not products:
+        return [None] * len(parameters)
+    return torch.autograd.grad(sum(products), parameters, allow_unused=True)  # type: ignore[arg-type]
 
 
 @contextmanager
 def _differentiable(
     network: Network, parameters: Sequence[nn.Parameter], batch_statistics: bool
 ) -> Iterator[None]:
-    """Make all parameters take part for a while, in eval mode but for batch statistics."""
+    """Let all parameters have gradients for a while, in eval mode but for batch statistics."""
     frozen = [p for p in parameters if not p.requires_grad]
     norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     buffers = [(b, b.clone()) for m in norms for b in m.buffers()] if batch_statistics else []
@@ -224,7 +202,6 @@ def _differentiable(
                     buffer.copy_(value)
 
 
-def _total(network: Network, block: Block, by_parameter: Mapping[int, float]) -> float:
-    """Return the sum over the parameters that the branch uses."""
+def _total(network: Network, block: Block, terms: Mapping[int, float]) -> float:
     used = {id(t) for node in block.branch for t in own_tensors(node, network).values()}
-    return sum(by_parameter[key] for key in used if key in by_parameter)
+    return sum(terms[key] for key in used if key in terms)

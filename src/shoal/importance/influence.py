@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,27 +60,19 @@ class BlockInfluence(OnePass):
     def _tap(self, network: Network, block: Block) -> Tap:
         rectifier = _following_rectifier(network, block.addition)
         dim = network.view.channel_dim(block.addition)
-        hear = self._hearer(block.name, dim, network, rectifier)
-        end = block.addition if rectifier is None else rectifier
-        return Tap(end, (block.shortcut, end), hear)
 
-    def _hearer(
-        self, name: str, dim: int, network: Network, rectifier: fx.Node | None
-    ) -> Callable[[Tensor, Tensor], None]:
-        def hear(x: Tensor, y: Tensor) -> None:
+        def add(x: Tensor, y: Tensor) -> None:
             if rectifier is not None:
                 # Not a call of the module: others may listen to its calls.
                 x = network.get_submodule(str(rectifier.target)).forward(x)
-            last = dim == x.dim() - 1
-            whole = self.options.vectors == "sample" or (
-                self.options.vectors == "auto" and not last
-            )
+            vectors = self.options.vectors
+            whole = vectors == "sample" or (vectors == "auto" and dim != x.dim() - 1)
             cosines = _cosines(x, y, None if whole else dim)
-            self._sums[name] += torch.tensor(
-                [float(cosines.sum()), cosines.numel()], dtype=torch.float64
-            )
+            found = [float(cosines.sum()), cosines.numel()]
+            self._sums[block.name] += torch.tensor(found, dtype=torch.float64)
 
-        return hear
+        end = block.addition if rectifier is None else rectifier
+        return Tap(end, (block.shortcut, end), add)
 
     @override
     def finish(self, samples: int, population: int | None) -> None:
@@ -91,7 +83,7 @@ class BlockInfluence(OnePass):
     @override
     def scores(self) -> Scores:
         values = {name: 1.0 - float(s[0] / s[1]) for name, s in self._sums.items()}
-        # What rounding makes of no change at all is no gain; NaN stays.
+        # A block that changes nothing is not below 0, whatever rounding does; NaN stays.
         values = {name: 0.0 if value < 0.0 else value for name, value in values.items()}
         return Scores(self.name, values, self._samples)
 
@@ -106,7 +98,7 @@ def _following_rectifier(network: Network, addition: fx.Node) -> fx.Node | None:
 
 
 def _cosines(x: Tensor, y: Tensor, dim: int | None) -> Tensor:
-    """Return the cosines in float64; that of two zero vectors is 1, of one zero vector 0."""
+    """Return the cosines in float64: 1 for two zero vectors, 0 for one."""
     if x.dtype not in (torch.float32, torch.float64):
         x, y = x.float(), y.float()
     if dim is None:

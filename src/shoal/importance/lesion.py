@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
 from shoal.distributed import sum_across
-from shoal.importance.criterion import register_criterion
-from shoal.importance.metric import METRICS, metric_option
+from shoal.importance.criterion import MetricOptions, PlaceOptions, register_criterion
 from shoal.importance.scores import Scores
 from shoal.importance.without import Answer, Without
 from shoal.training.losses import check_targets, count_hits, sample_losses
@@ -29,16 +27,10 @@ class Lesion(Without):
     """
 
     @dataclass(frozen=True, kw_only=True)
-    class Options(Without.Options):
+    class Options(PlaceOptions, MetricOptions):
         """What is scored, and by which figure."""
 
-        metric: str = metric_option()
-
     options: Options
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.unit = METRICS[self.options.metric]
 
     @override
     def start(self, names: Sequence[str]) -> None:
@@ -49,7 +41,7 @@ class Lesion(Without):
     @override
     def whole(self, answer: Answer, target: Tensor | None) -> None:
         check_targets(answer.logits, target)
-        assert target is not None  # check_targets has seen to it; this tells mypy
+        assert target is not None  # for mypy: check_targets has made sure of it
         self._target = target
         self._add(0, answer)
 

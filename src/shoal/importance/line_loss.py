@@ -1,7 +1,6 @@
-"""Line loss: how much the loss rises where a site's rectifier is replaced by its fitted line.
+"""Line loss: what linearizing a site, as `linearize_` does it, costs before fine-tuning.
 
-The entropy asks how close to linear a rectifier acts and ignores by how much it would be missed.
-This asks directly what linearizing the site, as `linearize_` does it, costs before fine-tuning.
+The entropy tells how close to linear a rectifier acts, and not how much it would be missed.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,8 +15,7 @@ from typing_extensions import override
 
 from shoal.importance.criterion import Criterion, register_criterion
 from shoal.importance.entropy import Entropy
-from shoal.importance.metric import METRICS
-from shoal.importance.replaced import Replacement, TrialOptions, scores_of_trials
+from shoal.importance.replaced import Replacement, TrialOptions, replacement_scores
 from shoal.importance.scores import Scores
 from shoal.modes import device_of
 from shoal.network import Network, Site
@@ -68,14 +65,10 @@ class LineLoss(Criterion):
 
     options: Options
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.unit = METRICS[self.options.metric]
-
     @override
     def compute(self, network: Network, data: Data) -> Scores:
         replacements = self._replacements(network, data)
-        return scores_of_trials(self.name, network, replacements, data, self.options)
+        return replacement_scores(self.name, network, replacements, data, self.options)
 
     def _replacements(self, network: Network, data: Data) -> list[Replacement]:
         """Return what is tried for each site that is to be judged."""
@@ -101,14 +94,14 @@ def _replacement(network: Network, site: Site, line: FittedLine | None) -> Repla
 
 
 def unchanged(value: Tensor) -> Tensor:
-    """Return what it is given: what an identity computes."""
+    """Compute an identity."""
     return value
 
 
 def computing_line(
     line: FittedLine, site: Site, device: torch.device
 ) -> Callable[[Tensor], Tensor]:
-    """Return what gives the line's value of a site's input."""
+    """Return the function that applies the line to a site's input."""
     slope, intercept = (v.to(device, torch.float32) for v in (line.slope, line.intercept))
     return partial(_apply, slope, intercept, site.channel_dim)
 

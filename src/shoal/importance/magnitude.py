@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -95,16 +95,11 @@ class BatchNormScale(_Magnitude):
 
 
 def _mean(network: Network, block: Block, of: Callable[[Tensor], Tensor]) -> float:
-    """Return the mean of a function over all weights of the branch; 0 if it has none."""
-    weights = _weights(network, block)
-    total = sum(float(of(weight.detach().double()).sum()) for weight in weights)
-    return total / max(1, sum(weight.numel() for weight in weights))
-
-
-def _weights(network: Network, block: Block) -> Sequence[Tensor]:
-    """Return the weights, without biases, of the branch's layers."""
+    """Return the mean of a function over all weights, without biases; 0 if there are none."""
     used: dict[str, Tensor] = {}
     for node in block.branch:
         if is_weighted(node, network):
             used |= own_tensors(node, network)
-    return list({id(w): w for w in used.values() if w.dim() > 1}.values())
+    weights = {id(w): w.detach().double() for w in used.values() if w.dim() > 1}.values()
+    total = sum(float(of(weight).sum()) for weight in weights)
+    return total / max(1, sum(weight.numel() for weight in weights))

@@ -7,9 +7,8 @@ Successive halving saves the work on those that are plainly not among the best.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -17,19 +16,18 @@ from torch import Tensor, fx
 from shoal.data.batch import Batch
 from shoal.distributed import sum_across
 from shoal.errors import TrainingError
-from shoal.importance.criterion import Criterion
-from shoal.importance.metric import check_metric, metric_option
+from shoal.importance.criterion import MetricOptions
 from shoal.importance.scores import Scores
 from shoal.importance.successive_halving import SuccessiveHalving
 from shoal.modes import device_of, eval_mode
 from shoal.network import Network
 from shoal.options import at_least, one_of, option
-from shoal.passes.batches import Batches, Data
+from shoal.passes.batches import Data
 from shoal.passes.variants import Variants
 from shoal.training.losses import check_targets, logits_of, sample_losses
 from shoal.training.precision import autocast, resolve_precision
 
-__all__ = ["Replacement", "TrialOptions", "replacement_scores", "scores_of_trials"]
+__all__ = ["Replacement", "TrialOptions", "replacement_scores"]
 
 
 @dataclass(frozen=True)
@@ -54,10 +52,9 @@ class Replacement:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrialOptions(Criterion.Options):
+class TrialOptions(MetricOptions):
     """How criteria that try replacements judge them."""
 
-    metric: str = metric_option()
     keep: int | None = option(
         1,
         "How many of the best are wanted; the others meet fewer samples, as their details say, "
@@ -71,32 +68,12 @@ class TrialOptions(Criterion.Options):
     )
 
 
-def scores_of_trials(
+def replacement_scores(
     criterion: str,
     network: Network,
     replacements: Sequence[Replacement],
     data: Data,
     options: TrialOptions,
-) -> Scores:
-    """Score replacements as `replacement_scores` does, by the options of a criterion."""
-    return replacement_scores(
-        criterion, network, replacements, data.loader,
-        metric=options.metric, precision=options.precision, keep=options.keep,
-        samples=data.samples, progress=data.progress,
-    )  # fmt: skip
-
-
-def replacement_scores(
-    criterion: str,
-    network: Network,
-    replacements: Sequence[Replacement],
-    loader: Iterable[Any],
-    *,
-    metric: str = "loss",
-    precision: str = "auto",
-    keep: int | None = 3,
-    samples: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
 ) -> Scores:
     """Score replacements by how much worse the network answers with each of them alone.
 
@@ -104,27 +81,18 @@ def replacement_scores(
         criterion: the name the scores carry.
         network: runs in eval mode; its state is left alone.
         replacements: the candidates, in the order of the forward pass.
-        loader: the data with labels, unshuffled and without augmentation.
-        metric: "loss" scores the rise of the mean cross-entropy in nats, "accuracy" the points of
-            accuracy lost.
-        precision: of the arithmetic, "auto", "fp32", "bf16" or "fp16".
-        keep: how many of the best of each group are wanted; the others drop out of the race as it
-            becomes plain that they are not among them, and it ends when no more than these are
-            left. None scores all on all samples.
-        samples: use only this many samples.
-        progress: called with the batches done and their total.
+        data: with labels, unshuffled and without augmentation.
+        options: how to judge; `keep` holds for each group.
 
     Raises:
-        ConfigError: an option is wrong.
         DataError: the loader is empty or has no labels.
         TrainingError: the network computes NaN.
     """
-    check_metric(metric)
     race = SuccessiveHalving(
-        [r.weight for r in replacements], [r.group for r in replacements], keep
+        [r.weight for r in replacements], [r.group for r in replacements], options.keep
     )
-    sums = _Sums(network, replacements, metric, precision)
-    batches = Batches(loader, device_of(network), samples=samples, progress=progress)
+    sums = _Sums(network, replacements, options)
+    batches = data.batches(device_of(network))
     with eval_mode(network), torch.no_grad():
         for _, batch in batches.turns():
             if batch is not None:
@@ -141,20 +109,14 @@ class _Sums:
     """Sums of losses by candidate."""
 
     def __init__(
-        self,
-        network: Network,
-        replacements: Sequence[Replacement],
-        metric: str,
-        precision: str,
+        self, network: Network, replacements: Sequence[Replacement], options: TrialOptions
     ) -> None:
         self._replacements = list(replacements)
-        self._metric = metric
+        self._metric = options.metric
         self._device = device_of(network)
-        self._precision = resolve_precision(precision, self._device)
+        self._precision = resolve_precision(options.precision, self._device)
         self._variants = Variants(
-            network,
-            [r.node for r in replacements],
-            reads={r.source for r in replacements},
+            network, [r.node for r in replacements], reads={r.source for r in replacements}
         )
         # Of this process, by candidate: samples, loss, hits, cost above the network's, its square.
         self._sums = torch.zeros(len(replacements), 5, dtype=torch.float64)
@@ -165,7 +127,7 @@ class _Sums:
         with autocast(self._precision, self._device):
             logits = logits_of(self._variants.run(*batch.args, **batch.kwargs))
         check_targets(logits, batch.target)
-        assert batch.target is not None  # check_targets has seen to it; this tells mypy
+        assert batch.target is not None  # for mypy: check_targets has made sure of it
         losses, hits = _measures(logits, batch.target)
         base = self._cost(losses, hits)
         self._whole += torch.stack([torch.tensor(batch.size), losses.sum(), hits.sum()])
@@ -185,7 +147,7 @@ class _Sums:
     def costs(self) -> tuple[Tensor, Tensor]:
         """Return each candidate's mean cost above the network's, and that mean's variance.
 
-        They are over all processes, which must all ask.
+        All processes must call this.
         """
         return _statistics(sum_across(self._sums.clone()))
 
