@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import Any, Unpack
 
 import torch
 from torch import fx, nn
@@ -13,6 +13,7 @@ from shoal.errors import ConfigError
 from shoal.measure.depth import depth
 from shoal.measure.latency import Latency, latency_ratio, measure_latency
 from shoal.measure.macs import count_macs, count_params
+from shoal.measure.rounds import Timing
 from shoal.measure.stats import Ratio
 from shoal.network.inputs import Inputs, batch_size
 from shoal.runtimes import EAGER, Runtime
@@ -49,22 +50,12 @@ class Benchmark:
     params_ratio: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the figures as plain JSON-ready values, the baseline's nested."""
-        return {
-            "latency": self.latency.to_dict(),
-            "macs": self.macs,
-            "params": self.params,
-            "depth": self.depth,
-            "batch_size": self.batch_size,
-            "uncounted": list(self.uncounted),
-            "baseline": self.baseline.to_dict() if self.baseline else None,
-            "speedup": self.speedup.to_dict() if self.speedup else None,
-            "macs_ratio": self.macs_ratio,
-            "params_ratio": self.params_ratio,
-        }
+        """Return the figures as JSON values, the baseline's nested."""
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        nested = {n: v.to_dict() for n, v in values.items() if hasattr(v, "to_dict")}
+        return {**values, **nested, "uncounted": list(self.uncounted)}
 
     def __str__(self) -> str:
-        """Return the figures in one line, with units."""
         parts = [
             f"{self.latency} for a batch of {self.batch_size} on {self.latency.device}",
             f"{self.macs:,} MACs per sample{' (incomplete)' if self.uncounted else ''}",
@@ -83,14 +74,11 @@ def benchmark(
     baseline: nn.Module | None = None,
     *,
     runtime: str | Runtime = EAGER,
-    warmup: int = 3,
-    repeats: int = 20,
-    min_seconds: float = 0.5,
-    max_seconds: float = 60.0,
     threads: int | None = None,
     channels_last: bool = True,
     device: torch.device | str | None = None,
     clock: Callable[[], float] | None = None,
+    **timing: Unpack[Timing],
 ) -> Benchmark:
     """Measure `net`, and compare it with `baseline` in interleaved rounds.
 
@@ -101,14 +89,12 @@ def benchmark(
         inputs: one batch: a tensor, a tuple of them, or a dict of keyword inputs.
         baseline: what to compare with, called with the same inputs.
         runtime: where latency is measured: "eager", "onnxruntime", or a `Runtime` of your own.
-        warmup: untimed calls of each.
-        repeats: number of rounds.
-        min_seconds: rounds go on until they took so long together, in seconds.
-        max_seconds: no round is started after so many seconds.
         threads: threads on the CPU; None leaves them.
         channels_last: run 4-D inputs in channels_last memory format.
         device: where to measure; by default where the network is.
         clock: returns seconds; by default CUDA's events or the machine's best clock.
+        **timing: `warmup`, `repeats`, `min_seconds` and `max_seconds`, as `measure_latency` has
+            them.
 
     Raises:
         ConfigError: a model is not a module or cannot be called with the inputs.
@@ -128,40 +114,27 @@ def benchmark(
         if not isinstance(model, nn.Module):
             raise ConfigError(f"the {name} must be an nn.Module, not {type(model).__name__}")
     latencies = measure_latency(
-        models,
-        inputs,
-        runtime=runtime,
-        warmup=warmup,
-        repeats=repeats,
-        min_seconds=min_seconds,
-        max_seconds=max_seconds,
-        threads=threads,
-        channels_last=channels_last,
-        device=device,
-        clock=clock,
-    )
+        models, inputs, runtime=runtime, threads=threads, channels_last=channels_last,
+        device=device, clock=clock, **timing,
+    )  # fmt: skip
     figures = {name: _figures(model, inputs, latencies[name]) for name, model in models.items()}
-    own: dict[str, Any] = figures["net"]
+    own = figures["net"]
     if baseline is None:
-        return Benchmark(**own)
-    base = Benchmark(**figures["baseline"])
-    return Benchmark(
-        **own,
+        return own
+    base = figures["baseline"]
+    return replace(
+        own,
         baseline=base,
         speedup=latency_ratio(latencies["baseline"], latencies["net"]),
-        macs_ratio=base.macs / own["macs"] if own["macs"] else None,
-        params_ratio=base.params / own["params"] if own["params"] else None,
+        macs_ratio=base.macs / own.macs if own.macs else None,
+        params_ratio=base.params / own.params if own.params else None,
     )
 
 
-def _figures(model: nn.Module, inputs: Inputs, latency: Latency) -> dict[str, Any]:
+def _figures(model: nn.Module, inputs: Inputs, latency: Latency) -> Benchmark:
     macs = count_macs(model, inputs)
     has_graph = isinstance(getattr(model, "graph", None), fx.Graph)
-    return {
-        "latency": latency,
-        "macs": macs.total,
-        "params": count_params(model),
-        "depth": depth(model) if has_graph else None,
-        "batch_size": batch_size(inputs),
-        "uncounted": macs.uncounted,
-    }
+    return Benchmark(
+        latency, macs.total, count_params(model), depth(model) if has_graph else None,
+        batch_size(inputs), macs.uncounted,
+    )  # fmt: skip

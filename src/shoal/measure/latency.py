@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Unpack
 
 import torch
 
 from shoal.errors import ConfigError, ShoalError
-from shoal.measure.rounds import Timer, clock_timer, device_timer, time_rounds
+from shoal.measure.rounds import (
+    WARMUP,
+    Timer,
+    Timing,
+    clock_timer,
+    device_timer,
+    time_rounds,
+)
 from shoal.measure.stats import Ratio, quartiles
 from shoal.network.inputs import Inputs, batch_size, first_line
 from shoal.runtimes.runtime import EAGER, Runner, Runtime, find_runtime
@@ -31,7 +38,7 @@ class Latency:
         batch_size: samples (images) per call.
         device: where it ran ("cpu", "cuda:0").
         threads: threads that were used on the CPU.
-        rounds_ms: each round's time, in the order of the rounds.
+        rounds_ms: the time of each round.
     """
 
     median_ms: float
@@ -50,18 +57,10 @@ class Latency:
         return 1e3 * self.batch_size / self.median_ms
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the figures, without the single rounds, as plain JSON-ready values."""
-        return {
-            "median_ms": self.median_ms,
-            "q1_ms": self.q1_ms,
-            "q3_ms": self.q3_ms,
-            "samples": self.samples,
-            "inner": self.inner,
-            "batch_size": self.batch_size,
-            "device": self.device,
-            "threads": self.threads,
-            "images_per_second": self.images_per_second,
-        }
+        """Return the figures, without the single rounds, as JSON values."""
+        values = {**asdict(self), "images_per_second": self.images_per_second}
+        del values["rounds_ms"]
+        return values
 
     def __str__(self) -> str:
         return f"{self.median_ms:.3g} ms ({self.q1_ms:.3g} to {self.q3_ms:.3g})"
@@ -83,14 +82,11 @@ def measure_latency(
     inputs: Inputs,
     *,
     runtime: str | Runtime = EAGER,
-    warmup: int = 3,
-    repeats: int = 20,
-    min_seconds: float = 0.5,
-    max_seconds: float = 60.0,
     threads: int | None = None,
     channels_last: bool = True,
     device: torch.device | str | None = None,
     clock: Callable[[], float] | None = None,
+    **timing: Unpack[Timing],
 ) -> dict[str, Latency]:
     """Measure the latency of several models in interleaved rounds.
 
@@ -105,14 +101,11 @@ def measure_latency(
             `Runner`s, which run where they are.
         inputs: a tensor, a tuple of them, or a dict of keyword inputs, batch first.
         runtime: where to run them: "eager", "onnxruntime", or a `Runtime` of your own.
-        warmup: untimed calls of each model.
-        repeats: number of rounds.
-        min_seconds: rounds go on until they took so long together, in seconds.
-        max_seconds: no round is started after so many seconds (three are always done).
         threads: threads on the CPU during the measurement; None leaves them.
         channels_last: run 4-D inputs, and the modules for them, in channels_last memory format.
         device: where to measure; by default where the first module with parameters is.
         clock: returns seconds; by default CUDA's events or the machine's best clock.
+        **timing: `warmup`, `repeats`, `min_seconds` and `max_seconds`; see `Timing`.
 
     Raises:
         NameNotFoundError: there is no such runtime.
@@ -136,18 +129,17 @@ def measure_latency(
             calls[name] = stack.enter_context(runner.ready(inputs))
         for name, call in calls.items():
             _try(name, call)
-        rounds = time_rounds(
-            calls,
-            warmup=max(0, warmup - 1),  # the trial above was the first
-            repeats=repeats,
-            min_seconds=min_seconds,
-            max_seconds=max_seconds,
-            timer=_timer(queue, clock),
-        )
-    return {
-        name: _latency(rounds.seconds[name], rounds.inner[name], size, runner)
-        for name, runner in runners.items()
-    }
+        timing["warmup"] = max(0, timing.get("warmup", WARMUP) - 1)  # the trial was the first
+        rounds = time_rounds(calls, timer=_timer(queue, clock), **timing)
+    found = {}
+    for name, runner in runners.items():
+        times = tuple(1e3 * s for s in rounds.seconds[name])
+        q1, median, q3 = quartiles(times)
+        found[name] = Latency(
+            median, q1, q3, len(times), rounds.inner[name], size,
+            runner.device, runner.threads, times,
+        )  # fmt: skip
+    return found
 
 
 def latency_in(
@@ -155,12 +147,6 @@ def latency_in(
 ) -> dict[str, Latency]:
     """Measure models in a runtime; `options` are those of `measure_latency`."""
     return measure_latency(models, inputs, runtime=runtime, **options)
-
-
-def _latency(seconds: tuple[float, ...], inner: int, size: int, runner: Runner) -> Latency:
-    times = tuple(1e3 * s for s in seconds)
-    q1, median, q3 = quartiles(times)
-    return Latency(median, q1, q3, len(times), inner, size, runner.device, runner.threads, times)
 
 
 def _timer(queue: torch.device | None, clock: Callable[[], float] | None) -> Timer:

@@ -1,7 +1,7 @@
 """The work of a network, in multiply-accumulates (MACs), and its number of parameters.
 
-PyTorch's `FlopCounterMode` counts, two FLOPs per multiply-accumulate; here its number is halved,
-told apart by module, and what it passed over in silence is named.
+PyTorch's `FlopCounterMode` counts two FLOPs per multiply-accumulate. Here its number is halved and
+assigned to modules, and what it ignored silently is named.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import prod
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -40,8 +40,8 @@ class MacCount:
         total: MACs of one sample: those of the whole batch divided by the batch size.
         by_module: MACs of one sample by module path, each without its children's; the empty path
             is the model itself (functional calls in its own forward). The values sum to `total`.
-        uncounted: names of operations that were run and are neither counted nor known to be free
-            of multiply-accumulates; empty when the count is complete.
+        uncounted: operations that were run and are neither counted nor known to be free; empty
+            when the count is complete.
     """
 
     total: int
@@ -49,12 +49,8 @@ class MacCount:
     uncounted: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the figures as plain JSON-ready values."""
-        return {
-            "total": self.total,
-            "by_module": dict(self.by_module),
-            "uncounted": list(self.uncounted),
-        }
+        """Return the figures as JSON values."""
+        return {**asdict(self), "uncounted": list(self.uncounted)}
 
 
 def count_params(model: nn.Module) -> int:
@@ -74,7 +70,7 @@ def count_macs(model: nn.Module, example_inputs: Inputs) -> MacCount:
     Args:
         model: any module.
         example_inputs: a tensor, a tuple of them, or a dict of keyword inputs, batch first. Work
-            that does not depend on the batch is shared out over its samples.
+            that does not depend on the batch is divided by its size, too.
 
     Raises:
         ConfigError: `model` is not a module, or cannot be called with these inputs.
@@ -87,18 +83,16 @@ def count_macs(model: nn.Module, example_inputs: Inputs) -> MacCount:
     device = home_device(model, example_inputs)
     call = as_call(map_tensors(lambda t: t.detach().to(device), example_inputs))
     with borrowed(model), torch.no_grad():
-        work = _count_call(model, *call)
-    by_module = {path: round(macs / samples) for path, macs in work.macs.items() if macs}
-    return MacCount(sum(by_module.values()), by_module, tuple(sorted(work.unknown)))
+        flops, unknown = _count_call(model, *call)
+    by_module = {path: round(n / 2 / samples) for path, n in flops.items() if n}
+    return MacCount(sum(by_module.values()), by_module, tuple(sorted(unknown)))
 
 
-@dataclass(frozen=True)
-class _Work:
-    macs: dict[str, int]  # of the batch, by module path
-    unknown: set[str]
+_Counted: TypeAlias = tuple[dict[str, int], set[str]]
+"""FLOPs of the batch by module path, and the operations that are not known."""
 
 
-def _count_call(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Work:
+def _count_call(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Counted:
     fakes = FakeTensorMode(allow_non_fake_inputs=True)
     fake_args, fake_kwargs = map_tensors(fakes.from_tensor, (args, kwargs))
     try:
@@ -115,13 +109,13 @@ def _count_call(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any])
         ) from error
 
 
-def _counted(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Work:
+def _counted(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Counted:
     counter = FlopCounterMode(display=False, custom_mapping=_MORE_FORMULAS)
     counter.mod_tracker = _Innermost(model)
     with _plain_kernels(), _Witness(counter.flop_registry) as witness, counter:
         model(*args, **kwargs)
-    macs = {path: sum(by_op.values()) // 2 for path, by_op in counter.flop_counts.items()}
-    return _Work(macs, witness.unknown)
+    flops = {path: sum(by_op.values()) for path, by_op in counter.flop_counts.items()}
+    return flops, witness.unknown
 
 
 @contextmanager
@@ -142,7 +136,7 @@ def _plain_kernels() -> Iterator[None]:
 class _Innermost(ModuleTracker):
     """Names the innermost module that runs, by its path in the model.
 
-    PyTorch's own tracker names all that run, and gives a module of two paths one of them in both.
+    PyTorch's own tracker names the outer ones too, and a module of two paths by one of them.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -175,7 +169,7 @@ class _Innermost(ModuleTracker):
 
 
 class _Witness(TorchDispatchMode):
-    """Notes which operations are run that are neither counted nor free."""
+    """Records operations that are neither counted nor free."""
 
     def __init__(self, counted: Mapping[Any, Any]) -> None:
         super().__init__()
@@ -261,7 +255,7 @@ _FREE = frozenset(_FREE_NAMES.split())
 
 
 def _is_free(func: Any) -> bool:
-    """Whether an operation is known to need no multiply-accumulates that are counted by custom."""
+    """Whether an operation needs no multiply-accumulates, as they are usually counted."""
     if not isinstance(func, torch._ops.OpOverload):
         return False
     if func.namespace == "prim" or func.is_view:

@@ -8,19 +8,36 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil
-from typing import TypeAlias
+from typing import TypeAlias, TypedDict
 
 import torch
 
 from shoal.errors import ConfigError
 
-__all__ = ["Rounds", "Timer", "clock_timer", "device_timer", "round_order", "time_rounds"]
+__all__ = ["Rounds", "Timer", "Timing", "clock_timer", "device_timer", "round_order", "time_rounds"]
 
 Timer: TypeAlias = Callable[[Callable[[], object], int], float]
-"""Runs a call so many times in a row and returns how many seconds they took together."""
+"""Runs a call a number of times in a row and returns how many seconds they took together."""
 
+WARMUP = 3
 _MIN_ROUNDS = 3
 _MAX_INNER = 1_000_000
+
+
+class Timing(TypedDict, total=False):
+    """How long to measure: keyword arguments that every measurement takes.
+
+    Attributes:
+        warmup: untimed calls of each before anything else; 3 by default.
+        repeats: number of rounds, unless the limits in seconds say otherwise; 20.
+        min_seconds: least time of all rounds together, in seconds; 0.5.
+        max_seconds: no round is started after this many seconds, but three are always done; 60.
+    """
+
+    warmup: int
+    repeats: int
+    min_seconds: float
+    max_seconds: float
 
 
 @dataclass(frozen=True)
@@ -28,7 +45,7 @@ class Rounds:
     """The times of several calls, round by round.
 
     Attributes:
-        seconds: by name, seconds per call, one value for each round, in the order of the rounds.
+        seconds: by name, seconds per call in each round.
         inner: by name, how many calls in a row make one timed sample.
     """
 
@@ -43,8 +60,8 @@ def clock_timer(
     """Return a timer that reads `clock` (in seconds) before and after the calls.
 
     Args:
-        clock: where the time comes from; a test gives one of its own.
-        synchronize: waits until the device has done all it was asked; None on the CPU.
+        clock: where the time comes from.
+        synchronize: waits until the device has finished; None on the CPU.
     """
 
     def timed(call: Callable[[], object], inner: int) -> float:
@@ -80,7 +97,7 @@ def _event_timer(device: torch.device) -> Timer:
                 call()
             end.record()
             end.synchronize()
-            return start.elapsed_time(end) / 1e3  # events tell milliseconds
+            return start.elapsed_time(end) / 1e3  # in milliseconds
 
     return timed
 
@@ -88,7 +105,7 @@ def _event_timer(device: torch.device) -> Timer:
 def round_order(names: Sequence[str], index: int) -> list[str]:
     """Return the order of round `index`: the names rotated by it, every other cycle backwards.
 
-    So each name stands equally often in each place, and follows each of its neighbours both ways.
+    So each name is equally often in each place, and follows each of its neighbours both ways.
     """
     shift = index % len(names)
     order = [*names[shift:], *names[:shift]]
@@ -98,7 +115,7 @@ def round_order(names: Sequence[str], index: int) -> list[str]:
 def time_rounds(
     calls: Mapping[str, Callable[[], object]],
     *,
-    warmup: int = 3,
+    warmup: int = WARMUP,
     repeats: int = 20,
     min_seconds: float = 0.5,
     max_seconds: float = 60.0,
@@ -110,14 +127,14 @@ def time_rounds(
     A timed sample is as many calls in a row as take `min_sample_ms`, far above what a clock can
     resolve. Rounds go on until there are `repeats` of them and they took `min_seconds`, and stop
     earlier, after three at least, once warm-up and rounds together took `max_seconds`. The garbage
-    collector rests meanwhile.
+    collector is off meanwhile.
 
     Args:
         calls: what to time, by name; each takes no argument.
-        warmup: untimed calls of each before anything else.
-        repeats: number of rounds, unless the limits in seconds say otherwise.
-        min_seconds: least time of all rounds together, in seconds.
-        max_seconds: after so many seconds no round is started.
+        warmup: see `Timing`.
+        repeats: see `Timing`.
+        min_seconds: see `Timing`.
+        max_seconds: see `Timing`.
         min_sample_ms: least duration of one timed sample, in milliseconds.
         timer: times a number of calls; the CPU's clock by default.
 
@@ -158,7 +175,7 @@ def _check(calls: Mapping[str, object], warmup: int, repeats: int, low: float, h
 def _prepare(
     calls: Mapping[str, Callable[[], object]], warmup: int, min_sample: float, timer: Timer
 ) -> tuple[dict[str, int], float]:
-    """Warm each call up; return how many of each fill a sample, and the seconds all this took."""
+    """Warm up; return how many calls of each fill a sample, and the seconds that this took."""
     inner: dict[str, int] = {}
     spent = 0.0
     for name, call in calls.items():

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 from torch import nn
 
 from shoal.errors import ShoalError
 from shoal.measure.latency import Latency, latency_ratio, measure_latency
+from shoal.measure.rounds import Timing
 from shoal.measure.stats import Ratio
 from shoal.network.inputs import Inputs
 from shoal.runtimes.runtime import Runner, Runtime, open_runtime
@@ -38,7 +39,7 @@ class SideBySide:
         return latency_ratio(self.latencies[self.baseline], self.latencies[name])
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the figures as plain JSON-ready values."""
+        """Return the figures as JSON values."""
         return {
             "runtime": self.runtime,
             "baseline": self.baseline,
@@ -51,12 +52,10 @@ class SideBySide:
 class InRuntime:
     """Networks made to run in a runtime once, to be timed at several batch sizes.
 
-    What cannot be made or run there is left out, and `missing` says why.
-
     Args:
         runtime: "eager", "onnxruntime", or a `Runtime` of your own.
         models: by name.
-        example: inputs to make them with; what is made is compared with the network.
+        example: inputs to make them with, and to compare what was made with the network.
         threads: threads on the CPU; None takes as many as PyTorch uses here.
 
     Attributes:
@@ -88,22 +87,13 @@ class InRuntime:
             except ShoalError as error:
                 self.missing[name] = str(error)
 
-    def measure(
-        self,
-        inputs: Inputs,
-        baseline: str,
-        *,
-        min_seconds: float = 0.5,
-        max_seconds: float = 60.0,
-    ) -> SideBySide:
+    def measure(self, inputs: Inputs, baseline: str, **timing: Unpack[Timing]) -> SideBySide:
         """Measure those that can be run, if the baseline is among them."""
         found: dict[str, Latency] = {}
         missing = dict(self.missing)
         if baseline in self._runners:
             try:
-                found = measure_latency(
-                    self._runners, inputs, min_seconds=min_seconds, max_seconds=max_seconds
-                )
+                found = measure_latency(self._runners, inputs, **timing)
             except ShoalError as error:
                 missing |= dict.fromkeys(self._runners, str(error))
         else:

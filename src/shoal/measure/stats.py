@@ -1,7 +1,7 @@
 """What timed rounds say: quartiles, ratios of pairs, and how certain the median is.
 
-The interval is that of `scipy.stats.quantile_test`, which has none below six values, does not tell
-the certainty reached, and takes a second to import.
+The interval is that of `scipy.stats.quantile_test`, which gives none below six values, does not say
+what certainty it reaches, and takes a second to import.
 """
 
 from __future__ import annotations
@@ -27,14 +27,11 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
 def median_interval(
     values: Sequence[float], confidence: float = 0.95
 ) -> tuple[float, float, float]:
-    """Return an interval that holds the true median, and how surely it does.
+    """Return the ends of an interval for the true median, and its certainty between 0 and 1.
 
     The sign-test interval: the k-th smallest and k-th largest value, whatever the distribution,
     with the largest k whose certainty is at least `confidence`. Fewer than six values cannot give
     95 %: then it is the whole range, with the certainty that it has.
-
-    Returns:
-        The lower end, the upper end, and the certainty between 0 and 1.
     """
     ordered = sorted(values)
     n = len(ordered)
@@ -62,8 +59,7 @@ class Ratio:
         q3: their upper quartile.
         low: the lower end of an interval for the true median ratio.
         high: the upper end of that interval.
-        confidence: how surely the interval holds it, between 0 and 1 (at least 0.95 from six
-            rounds on).
+        confidence: of the interval, between 0 and 1 (at least 0.95 from six rounds on).
         pairs: the number of rounds.
     """
 
@@ -98,7 +94,7 @@ class Ratio:
         return self.confidence >= 0.95 and not self.low <= 1.0 <= self.high
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the figures as plain JSON-ready values."""
+        """Return the figures as JSON values."""
         return asdict(self)
 
     def __str__(self) -> str:

@@ -12,9 +12,10 @@ from torch import Tensor
 from shoal.importance import Scores
 from shoal.importance.collapse_loss import apply_layer
 from shoal.importance.line_loss import computing_line, unchanged
-from shoal.importance.replaced import Replacement, replacement_scores
+from shoal.importance.replaced import Replacement, TrialOptions, replacement_scores
 from shoal.modes import device_of
 from shoal.network import Network
+from shoal.passes.batches import Data
 from shoal.passes.lines import FittedLine, LineMoments
 from shoal.passes.observe import observe
 from shoal.search.moves import Move
@@ -106,15 +107,9 @@ def predicted_costs(
         )
         for move in moves
     ]
+    how = TrialOptions(metric=metric, keep=keep)
     found = replacement_scores(
-        "shoal",
-        fitted.network,
-        candidates,
-        data,
-        metric=metric,
-        keep=keep,
-        samples=samples,
-        progress=progress,
+        "shoal", fitted.network, candidates, Data(data, samples, progress), how
     )
     details = {
         move.title: {
