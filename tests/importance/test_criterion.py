@@ -121,7 +121,7 @@ def test_whose_mistake_it_is_is_said(own: str) -> None:
 def test_a_criterion_itself_scores(network: Network, own: str) -> None:
     made = make_criterion(f"{own}:Own", backwards=True)
     assert dict(shoal.score(network, (), made)) == {"3": 0, "1": 1}
-    assert dict(made.score(network)) == {"3": 0, "1": 1}
+    assert dict(score_by(made, network, ())) == {"3": 0, "1": 1}
 
 
 def test_an_installed_package_brings_criteria(

@@ -64,7 +64,7 @@ def test_blocks_that_can_be_dropped_are_ranked_by_it(
     network: Network, loader: list[Batch], criterion: str
 ) -> None:
     made = criterion_for(criterion, "block")
-    scores = made.score(network, loader)
+    scores = score(network, loader, made)
     removable = [block.name for block in network.blocks if block.removable]
     assert sorted(scores) == sorted(removable)
     assert len(removable) < len(BLOCKS)

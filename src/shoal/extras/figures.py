@@ -8,8 +8,7 @@ from typing import Any
 
 from shoal.errors import ConfigError, missing_extra
 from shoal.files import readable_errors
-from shoal.importance import Scores, stages
-from shoal.importance.magnitude import L1
+from shoal.importance import Scores, score, stages
 from shoal.network import Network
 
 __all__ = ["check_path", "criteria_map", "l1_by_stage"]
@@ -36,7 +35,7 @@ def l1_by_stage(network: Network, path: str | Path) -> Path:
         ShoalError: matplotlib is not installed.
     """
     target = check_path(path)
-    scores = L1(scope="global").score(network)
+    scores = score(network, (), "l1?scope=global")
     figure = _figure(width=2.0 + 0.35 * len(scores), height=3.6)
     axes = figure.subplots()
     place = {name: i for i, name in enumerate(scores)}

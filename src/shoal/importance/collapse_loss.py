@@ -43,8 +43,8 @@ class CollapseLoss(Criterion):
 
         screen: int | None = option(
             None,
-            "Judge only this many stretches, those with the lowest residual; only they get "
-            "scores. By default all.",
+            "Judge and score only this many stretches, those with the lowest residual. By default "
+            "all.",
             check=at_least(1),
         )
 

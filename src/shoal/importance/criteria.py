@@ -47,7 +47,7 @@ def criterion_for(
             is taken ("entropy" and "block_entropy").
         place: "site" or "block".
         seed: for criteria that draw random numbers.
-        wanted: how many of the lowest will be taken, for criteria that spare work on the others;
+        wanted: how many of the lowest will be taken, for criteria that save work on the others;
             `ALL` where all are to be ranked. None takes the criterion's default.
         how: for criteria that try it out: what takes a rectifier's place, "line" or "identity".
 
@@ -99,14 +99,9 @@ def score_several(
     samples: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Scores]:
-    """Score by several criteria, in their order; those with equal `needs` share their passes.
+    """Score by several fresh criteria, in their order; those with equal `needs` share their passes.
 
-    Args:
-        network: the captured network.
-        loader: the data, unshuffled and without augmentation; it is read repeatedly.
-        chosen: fresh criteria; see `make_criterion`.
-        samples: use only this many samples.
-        progress: called with the batches done and their total, from 0 again for each pass.
+    Other arguments and errors are those of `shoal.score`. `progress` starts from 0 for each pass.
     """
     data = Data(loader, samples, progress)
     joint: dict[Hashable, list[Joint]] = {}
@@ -131,15 +126,9 @@ def score_by(
     progress: Callable[[int, int], None] | None = None,
     beside: Sequence[Observer] = (),
 ) -> Scores:
-    """Score by a fresh criterion; arguments and errors as for `shoal.score`.
+    """Score by a fresh criterion; other arguments and errors are those of `shoal.score`.
 
-    Args:
-        criterion: as `make_criterion` or `criterion_for` gives it.
-        network: is left as it is.
-        loader: the data.
-        samples: use only this many samples.
-        progress: called with the batches done and their total.
-        beside: what else observes the data, in the same pass where the criterion needs just one.
+    What is `beside` it observes the data, in the same pass where the criterion needs just one.
     """
     if isinstance(criterion, OnePass):
         observe(network, loader, [criterion, *beside], samples=samples, progress=progress)
@@ -173,8 +162,7 @@ def score(
     Args:
         network: what `shoal.capture` gave.
         loader: the data, unshuffled and without augmentation; shoal's own loaders see to that.
-        criterion: a name, "entropy" for EASIER's; options may follow as in "l1?scope=global".
-            Or `path/file.py:Name`, `package.module:Name`, or a fresh criterion itself.
+        criterion: what `make_criterion` takes, "entropy" for EASIER's; or a fresh criterion.
         samples: use only this many samples; the scores then have standard errors and say whether
             the lowest is settled.
         progress: called with the batches done and their total.

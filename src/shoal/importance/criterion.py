@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self, TypeVar
 
-from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
 from shoal import options as shoal_options
@@ -16,7 +15,7 @@ from shoal.importance.scores import Scores
 from shoal.network import Network
 from shoal.options import one_of, option
 from shoal.passes.batches import Data
-from shoal.passes.observe import observe
+from shoal.passes.observe import Observer, observe
 from shoal.registry import Registry
 
 __all__ = [
@@ -102,17 +101,6 @@ class Criterion(ABC):
                 `shoal.distributed.sum_across`.
         """
 
-    def score(
-        self,
-        network: Network,
-        loader: Iterable[Any] = (),
-        *,
-        samples: int | None = None,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Scores:
-        """Score the places of a network; arguments and errors as for `shoal.score`."""
-        return self.compute(network, Data(loader, samples, progress))
-
 
 @dataclass(frozen=True, kw_only=True)
 class PlaceOptions(Criterion.Options):
@@ -159,21 +147,14 @@ class Joint(Criterion):
         """Return the scores by several criteria with equal needs, in their order."""
 
 
-class OnePass(Joint):
+class OnePass(Joint, Observer):
     """A criterion that needs a single pass over the data: an `Observer` that gives scores."""
 
     needs = "one pass"
 
-    @abstractmethod
-    def attach(self, network: Network) -> Sequence[RemovableHandle]:
-        """Forget earlier figures, put hooks on the network and return their handles."""
-
+    @override
     def begin(self, index: int, batch: Batch) -> None:
-        """Get ready for the batch that runs next; `index` is its number among all batches."""
-
-    @abstractmethod
-    def finish(self, samples: int, population: int | None) -> None:
-        """Sum over the processes; see `Observer`."""
+        pass
 
     @abstractmethod
     def scores(self) -> Scores:

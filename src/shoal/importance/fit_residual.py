@@ -1,7 +1,7 @@
-"""Fit residual: how badly one layer, fitted by least squares, gives what a block or stretch gives.
+"""Fit residual: how far one layer, fitted by least squares, is from a block or stretch.
 
 It looks at the stretch alone: 0 where one layer does the same, 1 where it does no better than a
-constant. `collapse_loss` asks what it does to the network's answers.
+constant. `collapse_loss` asks what that layer does to the network's answers.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ class FitOptions(Criterion.Options):
         None,
         "Kernel size of the fitted convolutions; stretches that cannot have it are left out. By "
         "default that of each stretch's largest layer.",
+        check=at_least(1),
     )
     ridge: float | None = option(None, "As in collapse_.", check=at_least(0))
     names: tuple[str, ...] | None = option(None, "Score these stretches only.")
@@ -90,18 +91,11 @@ def chosen_stretches(network: Network, options: FitOptions) -> list[Stretch]:
         removable = {block.name for block in network.blocks if block.removable}
         chosen = [stretch for stretch in chosen if stretch.name in removable]
     if options.kernel_size is not None:
-        sized = (_with_kernel(stretch, options.kernel_size) for stretch in chosen)
-        chosen = [stretch for stretch in sized if stretch is not None]
+        sized = (with_kernel(stretch, options.kernel_size) for stretch in chosen)
+        chosen = [stretch for stretch in sized if isinstance(stretch, Stretch)]
     if not chosen:
         raise ConfigError("the network has no block or stretch that one layer can be fitted to")
     return chosen
-
-
-def _with_kernel(stretch: Stretch, kernel_size: int) -> Stretch | None:
-    try:
-        return with_kernel(stretch, kernel_size)
-    except ConfigError:
-        return None
 
 
 def residual_scores(fitted: dict[str, FittedLayer]) -> Scores:

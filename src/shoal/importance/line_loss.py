@@ -50,8 +50,7 @@ class LineLoss(Criterion):
         )
         screen: int | None = option(
             None,
-            "Judge only this many sites, those with the lowest entropy; only they get scores. By "
-            "default all.",
+            "Judge and score only this many sites, those with the lowest entropy. By default all.",
             check=at_least(1),
         )
         line_samples: int | None = option(
@@ -72,25 +71,24 @@ class LineLoss(Criterion):
 
     def _replacements(self, network: Network, data: Data) -> list[Replacement]:
         """Return what is tried for each site that is to be judged."""
-        own = self.options
-        moments = LineMoments(positions=own.positions) if own.how == "line" else None
-        entropy = Entropy() if own.screen is not None else None
-        observers: list[Observer] = [o for o in (moments, entropy) if o is not None]
+        own, device = self.options, device_of(network)
+        moments, entropy = LineMoments(positions=own.positions), Entropy()
+        needed = ((moments, own.how == "line"), (entropy, own.screen is not None))
+        observers: list[Observer] = [observer for observer, is_needed in needed if is_needed]
         if observers:
             few = [n for n in (own.line_samples, data.samples) if n is not None]
             observe(network, data.loader, observers, samples=min(few, default=None))
-        lines = {} if moments is None else moments.lines()
+        lines = moments.lines()
         judged = [site for site in network.sites if site.linearized is None]
-        if entropy is not None and own.screen is not None:
+        if own.screen is not None:
             screened = entropy.scores().lowest(own.screen)
             judged = [site for site in judged if site.name in screened]
-        return [_replacement(network, site, lines.get(site.name)) for site in judged]
-
-
-def _replacement(network: Network, site: Site, line: FittedLine | None) -> Replacement:
-    node = network.node_of(site.name)
-    compute = unchanged if line is None else computing_line(line, site, device_of(network))
-    return Replacement(site.name, node, node.all_input_nodes[0], compute)
+        replacements = []
+        for site in judged:
+            line, (source, *_) = lines.get(site.name), site.node.all_input_nodes
+            compute = unchanged if line is None else computing_line(line, site, device)
+            replacements.append(Replacement(site.name, site.node, source, compute))
+        return replacements
 
 
 def unchanged(value: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """What it costs to compute one tensor of a network in another way, candidate by candidate.
 
 The network runs once per batch; each candidate runs again only what comes after its tensor.
-Successive halving saves the work on those that are plainly not among the best.
+Successive halving saves the work on those that are clearly not among the best.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class TrialOptions(MetricOptions):
 
     keep: int | None = option(
         1,
-        "How many of the best are wanted; the others meet fewer samples, as their details say, "
-        "once it is plain that they are not among them. null judges all on all samples.",
+        "How many of the best are wanted; the others are judged on fewer samples, as their details "
+        "say, once they are clearly not among them. null judges all on all samples.",
         check=at_least(1),
     )
     precision: str = option(
@@ -145,16 +145,12 @@ class _Sums:
         return losses if self._metric == "loss" else -100.0 * hits
 
     def costs(self) -> tuple[Tensor, Tensor]:
-        """Return each candidate's mean cost above the network's, and that mean's variance.
-
-        All processes must call this.
-        """
+        """Return each candidate's mean cost above the network's, and that mean's variance."""
         return _statistics(sum_across(self._sums.clone()))
 
     def scores(
         self, criterion: str, race: SuccessiveHalving, samples: int, population: int | None
     ) -> Scores:
-        """Sum over processes and return the scores."""
         sums, whole = sum_across(self._sums), sum_across(self._whole)
         rise, variance = _statistics(sums)
         if not bool(rise.isfinite().all() & whole.isfinite().all()):

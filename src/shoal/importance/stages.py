@@ -17,7 +17,7 @@ class Stage:
 
     Attributes:
         index: from 0, in the order of the forward pass.
-        shape: of a sample's output, without the batch dimension; None where it is not fixed.
+        shape: of a sample's output; None for a size that is not fixed.
         blocks: names of all blocks, in the order of the forward pass.
         removable: names of those that can be dropped.
     """
@@ -36,9 +36,8 @@ class Stage:
 def stages(network: Network) -> list[Stage]:
     """Return the network's stages in the order of the forward pass.
 
-    A stage is all blocks whose addition gives one shape (published code: the groups of layers
-    between downsamplings; Jordao et al. 2023, Figure 3). Blocks that cannot be removed belong to
-    the stage of their output.
+    A stage is all blocks whose addition gives one shape (published code: the layers between
+    downsamplings; Jordao et al. 2023, Figure 3). Blocks that cannot be removed belong to one too.
     """
     by_shape: dict[tuple[int | None, ...], list[tuple[str, bool]]] = {}
     for block in network.blocks:
@@ -56,10 +55,7 @@ def stages(network: Network) -> list[Stage]:
 
 
 def relative_to_stage(values: Mapping[str, float], network: Network) -> dict[str, float]:
-    """Divide each block's value by the mean over the scored blocks of its stage.
-
-    So blocks of all stages can be ranked together: 1 is a stage's average.
-    """
+    """Divide each block's value by its stage's mean, so that all can be ranked together."""
     relative = dict(values)
     for stage in stages(network):
         names = [name for name in stage.blocks if name in values]

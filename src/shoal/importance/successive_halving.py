@@ -2,10 +2,10 @@
 
 Whenever the samples have doubled, those contestants drop out that are clearly worse than the
 wanted ones and, as late as the number of samples allows, the worse half (Jamieson & Talwalkar
-2016, after the sequential halving of Karnin et al. 2013). A contestant that dropped out meets no
-further samples. Once only as many are left as are wanted, the race is over.
+2016, after the sequential halving of Karnin et al. 2013). Once only the wanted ones are left, the
+race is over.
 
-Some samples are dearer than others for everyone. So a contestant that dropped out is judged by how
+Some samples cost more than others for everyone. So a contestant that dropped out is judged by how
 far it was behind the last of the wanted ones on the samples that both met, and by what that one
 costs on all of its own: it never comes before all that stayed.
 """
@@ -27,10 +27,10 @@ _CLEARLY = 3.0  # standard errors of the difference
 
 
 class SuccessiveHalving:
-    """Who of some contestants runs on, from the mean costs so far and their variances.
+    """Decides which contestants run on, from the mean costs so far and their variances.
 
     Args:
-        weights: the race is decided by the costs times these, one for each contestant.
+        weights: of each contestant; the race is decided by the costs times these.
         groups: of each contestant; each group has a race of its own.
         keep: how many of the best of each group are wanted; None keeps all.
 
@@ -48,7 +48,7 @@ class SuccessiveHalving:
         self._groups = list(groups)
         self._keep = keep
         self._next_check = _FIRST_CHECK
-        self._behind: dict[int, tuple[int, float]] = {}  # who dropped out: behind whom, how far
+        self._behind: dict[int, tuple[int, float]] = {}  # of who dropped out: whom, how far
         self.running = list(range(len(self._groups)))
 
     def due(self, seen: int) -> bool:
@@ -65,7 +65,7 @@ class SuccessiveHalving:
             costs: the mean cost of each contestant over the samples it has met, in float64.
             variances: of these means.
             seen: samples so far.
-            expected: samples there will be in all; None if not known.
+            expected: samples in all; None if not known.
         """
         if self._keep is None:
             return
@@ -86,7 +86,7 @@ class SuccessiveHalving:
 
     @property
     def over(self) -> bool:
-        """Whether others have dropped out and only those remain that are wanted."""
+        """Whether others have dropped out and only the wanted ones remain."""
         if self._keep is None or not self._behind:
             return False
         return all(len(group) <= self._keep for group in self._running_groups())
@@ -100,11 +100,8 @@ class SuccessiveHalving:
         return found
 
     def _prices(self, costs: Tensor, variances: Tensor) -> Tensor:
-        """Return what decides the race: the costs, or the costs by what they buy.
-
-        A cost below its own standard error cannot be distinguished from it, and must not look
-        better for buying less.
-        """
+        # A cost below its own standard error cannot be distinguished from it, and must not look
+        # better for saving less.
         if bool((self._weights == 1.0).all()):
             return costs.clone()
         return torch.maximum(costs, variances.sqrt()) * self._weights

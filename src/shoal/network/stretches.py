@@ -22,7 +22,6 @@ from typing import Literal
 
 from torch import fx, nn
 
-from shoal.errors import ConfigError
 from shoal.network.blocks import Block
 from shoal.network.flow import Flow
 from shoal.network.layer_shape import MAX_COLUMNS, LayerShape
@@ -78,27 +77,20 @@ def find_stretches(
     return sorted(found, key=lambda s: (flow.order[s.end], flow.order[s.start]))
 
 
-def with_kernel(stretch: Stretch, kernel_size: int) -> Stretch:
-    """Return the stretch with another kernel to fit.
-
-    Raises:
-        ConfigError: it has no kernel, no padding gives that kernel the output's size, or its fit
-            would need too much memory.
-    """
+def with_kernel(stretch: Stretch, kernel_size: int) -> Stretch | str:
+    """Return the stretch with another kernel to fit, or one line on why that cannot be."""
     if kernel_size < 1:
-        raise ConfigError(f"kernel_size is {kernel_size}: give at least 1")
+        return f"kernel_size is {kernel_size}: give at least 1"
     if stretch.reach is None:
-        raise ConfigError(
-            f"'{stretch.name}' becomes a linear layer, which has no kernel: do not give kernel_size"
-        )
+        return f"'{stretch.name}' becomes a linear layer, which has no kernel: omit kernel_size"
     shape = _conv_shape(stretch.start, stretch.end, stretch.reach, (kernel_size,) * 2, (1, 1))
     if shape is None:
-        raise ConfigError(
+        return (
             f"a {kernel_size}×{kernel_size} kernel cannot give '{stretch.name}' its output size: "
             f"its own kernel is {'×'.join(map(str, stretch.shape.kernel_size))}"
         )
     if shape.columns > MAX_COLUMNS:
-        raise ConfigError(
+        return (
             f"a {kernel_size}×{kernel_size} kernel has {shape.columns} weights per channel of "
             f"'{stretch.name}' and the fit takes up to {MAX_COLUMNS}: give a smaller kernel_size"
         )

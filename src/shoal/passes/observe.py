@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
@@ -23,14 +24,15 @@ class Observer(Protocol):
     the end, in every process.
     """
 
+    @abstractmethod
     def attach(self, network: Network) -> Sequence[RemovableHandle]:
         """Forget earlier figures, put hooks on the network and return their handles."""
-        ...
 
+    @abstractmethod
     def begin(self, index: int, batch: Batch) -> None:
         """Get ready for the batch that runs next; `index` is its number among all batches."""
-        ...
 
+    @abstractmethod
     def finish(self, samples: int, population: int | None) -> None:
         """Sum over the processes, by `shoal.distributed.sum_across`.
 
@@ -38,7 +40,6 @@ class Observer(Protocol):
             samples: how many samples went through, in all processes.
             population: of how many; None if that is not known.
         """
-        ...
 
 
 def observe(

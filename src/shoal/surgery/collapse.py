@@ -130,4 +130,7 @@ def _in_order(network: Network, names: Sequence[str], kernel_size: int | None) -
 
 def _sized(network: Network, name: str, kernel_size: int | None) -> Stretch:
     stretch = network.stretch(name)
-    return stretch if kernel_size is None else with_kernel(stretch, kernel_size)
+    sized = stretch if kernel_size is None else with_kernel(stretch, kernel_size)
+    if isinstance(sized, str):
+        raise ConfigError(sized)
+    return sized
