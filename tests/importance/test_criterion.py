@@ -190,6 +190,26 @@ def test_every_file_of_the_room_is_found_and_every_criterion_says_what_it_does()
         assert criteria[name].asks <= options
 
 
+def test_the_table_of_the_docs_is_true_of_every_criterion() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "methods.md").read_text()
+    table = text.split("| name | of | formula | needs | options |\n")[1].split("\n\n")[0]
+    listed, plural = set(), {"site": "sites", "block": "blocks", "stretch": "stretches"}
+    for line in table.splitlines()[1:]:
+        names, places, formula, _, options = line.strip("| ").split(" | ")
+        for name in re.findall(r"`(\w+)`", names):
+            listed.add(name)
+            own = {option.name: option for option in options_of(criteria[name].Options)}
+            place = own.pop("place", None)
+            kinds = (criteria[name].place,) if place is None else place.check.choices
+            assert places == ", ".join(plural[kind] for kind in kinds), name
+            assert options == (", ".join(f"`{option}`" for option in own) or "–"), name
+            module = sys.modules[criteria[name].__module__].__doc__
+            said = f"{module} {criteria[name].__doc__}"
+            assert all(year in said for year in re.findall(r"[12][0-9]{3}", formula)), name
+    built_in = {n for n in criteria.names() if criteria[n].__module__.startswith("shoal.")}
+    assert listed == built_in
+
+
 @pytest.mark.usefixtures("_registry_as_it_was")
 def test_the_example_for_contributors_runs(network: Network, tmp_path: Path) -> None:
     text = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()

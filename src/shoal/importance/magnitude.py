@@ -68,7 +68,7 @@ class L1(_Magnitude):
 
 @register_criterion("l2")
 class L2(_Magnitude):
-    """The mean square weight of the branch's convolutions and linear layers; as l1, squared."""
+    """The mean square weight of the same layers as for l1 (after Jordao et al. 2023, A.2)."""
 
     @override
     def of(self, network: Network, block: Block) -> float:
