@@ -82,12 +82,12 @@ def _find(name: str) -> tuple[type[Criterion], dict[str, Any]]:
 
 def _made(name: str, cls: type[Criterion], options: Mapping[str, Any]) -> Criterion:
     known = [option.name for option in options_of(cls.Options)]
-    for option in options:
-        if option not in known:
-            raise ConfigError(
-                f"the criterion '{name.partition('?')[0]}' does not take these options: "
-                f"{unknown_name('option', option, known)}"
-            )
+    unknown = next((option for option in options if option not in known), None)
+    if unknown is not None:
+        raise ConfigError(
+            f"the criterion '{name.partition('?')[0]}' does not take these options: "
+            f"{unknown_name('option', unknown, known)}"
+        )
     return cls(**options)
 
 

@@ -33,15 +33,10 @@ _PARTS_OF_A_BIT = 1 << 40
 
 
 def binary_entropy(on: Tensor, off: Tensor) -> Tensor:
-    """Return each neuron's entropy in bits, float64 (eq. 4 to 6).
+    """Return each neuron's entropy in bits, float64 (eq. 4 to 6), of how often it was ON and OFF.
 
-    Args:
-        on: how often the neuron was ON, any shape.
-        off: how often it was OFF.
-
-    Returns:
-        H = −Σ p log2 p over p(ON) = on / (on + off) and p(OFF) = 1 − p(ON); 0 for a neuron that
-        was never in either state.
+    H = −Σ p log2 p over p(ON) = on / (on + off) and p(OFF) = 1 − p(ON); 0 for a neuron that was
+    never in either state.
     """
     total = (on + off).double().clamp(min=1.0)
     p, q = on.double() / total, off.double() / total
@@ -73,8 +68,7 @@ class Entropy(OnePass):
         pooling: str = option(
             "all",
             "all counts over the whole data set (the paper); batch averages the entropies of "
-            "single batches (the published code), which is lower, the more so the smaller the "
-            "batch.",
+            "single batches (the published code), which is lower the smaller the batch.",
             check=one_of("all", "batch"),
         )
         neurons: str = option(
@@ -202,13 +196,10 @@ class Entropy(OnePass):
         if any(error is None for error in errors.values()):
             return {}, None
         lowest = min(values, key=values.__getitem__)
-        margins = {
-            name: standard_error(scores - without[lowest], share) or 0.0
-            for name, scores in without.items()
-        }
         settled = all(
-            value - values[lowest] > 2.0 * margins[name]
-            for name, value in values.items()
+            values[name] - values[lowest]
+            > 2.0 * (standard_error(scores - without[lowest], share) or 0.0)
+            for name, scores in without.items()
             if name != lowest
         )
         return {name: error for name, error in errors.items() if error is not None}, settled

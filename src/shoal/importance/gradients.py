@@ -57,11 +57,9 @@ class Gradient(Joint):
 
     @abstractmethod
     def term(self, value: Tensor, direction: Tensor) -> Tensor:
-        """Return what a parameter adds to the score of its branch, entry by entry.
+        """Return what a parameter θ adds to its branch's score, entry by entry, in float64.
 
-        Args:
-            value: θ, in float64.
-            direction: its gradient g, or H g where the criterion is `curved`.
+        `direction` is its gradient g, or H g where the criterion is `curved`.
         """
 
     @classmethod

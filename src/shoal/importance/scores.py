@@ -94,13 +94,12 @@ class Scores(Mapping[str, float]):
 def per_latency(scores: Scores, saved_ms: Mapping[str, float]) -> Scores:
     """Divide each score by the measured latency that the removal saves (Practise, CVPR 2023).
 
-    A negative score, a removal that does good, is multiplied instead: the more it saves, the
+    A negative score, of a removal that does good, is multiplied instead: the more it saves, the
     earlier it goes. What saves nothing goes last: its score is infinite.
 
     Args:
-        scores: of any criterion; lowest goes first.
-        saved_ms: milliseconds that each removal saves, as `shoal.surgery.block_costs.block_costs`
-            measures them, by name.
+        scores: of any criterion.
+        saved_ms: by name, as `shoal.surgery.block_costs.block_costs` measures it.
 
     Raises:
         ConfigError: a scored name has no measured latency.

@@ -69,10 +69,7 @@ class Latency:
 def latency_ratio(slower: Latency, faster: Latency) -> Ratio:
     """Return how many times longer `slower` takes than `faster`, by pairs of rounds.
 
-    Both must come from one call of `measure_latency`, which makes their rounds pairs.
-
-    Raises:
-        ConfigError: they have different numbers of rounds, so they are no pairs.
+    Both must come from one call of `measure_latency`; raises `ConfigError` if they cannot.
     """
     return Ratio.of(slower.rounds_ms, faster.rounds_ms)
 

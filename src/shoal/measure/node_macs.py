@@ -18,17 +18,9 @@ __all__ = ["count_node_macs"]
 
 
 def count_node_macs(network: Network, inputs: Inputs) -> dict[str, int]:
-    """Count the multiply-accumulates that each node spends on one sample; see `count_macs`.
+    """Count the multiply-accumulates of each node with any, by name, on one sample.
 
-    Args:
-        network: the captured network; it is left as it is.
-        inputs: a tensor, a tuple of them, or a dict of keyword inputs, batch first.
-
-    Returns:
-        MACs by the node's name, without those that have none.
-
-    Raises:
-        ConfigError: the network cannot be called with these inputs.
+    Arguments and errors are those of `count_macs`.
     """
     with eval_mode(network):
         counted = count_macs(_NodeByNode(network), inputs).by_module
@@ -36,7 +28,7 @@ def count_node_macs(network: Network, inputs: Inputs) -> dict[str, int]:
 
 
 class _NodeByNode(nn.Module):
-    """Runs a network's graph with a module for each node, so that its work can be told apart."""
+    """Runs a network's graph with a module for each node, so that each one's work is counted."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()

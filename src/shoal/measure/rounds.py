@@ -63,15 +63,14 @@ def clock_timer(
         clock: where the time comes from.
         synchronize: waits until the device has finished; None on the CPU.
     """
+    wait = synchronize or (lambda: None)
 
     def timed(call: Callable[[], object], inner: int) -> float:
-        if synchronize is not None:
-            synchronize()
+        wait()
         start = clock()
         for _ in range(inner):
             call()
-        if synchronize is not None:
-            synchronize()
+        wait()
         return clock() - start
 
     return timed

@@ -88,7 +88,7 @@ class InRuntime:
                 self.missing[name] = str(error)
 
     def measure(self, inputs: Inputs, baseline: str, **timing: Unpack[Timing]) -> SideBySide:
-        """Measure those that can be run, if the baseline is among them."""
+        """Measure those that can be run, if the baseline is among them; see `Timing`."""
         found: dict[str, Latency] = {}
         missing = dict(self.missing)
         if baseline in self._runners:

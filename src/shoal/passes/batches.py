@@ -36,20 +36,14 @@ def set_epoch(loader: object, epoch: int) -> None:
 
 @dataclass(frozen=True)
 class Data:
-    """Data, and how to go over them.
-
-    Attributes:
-        loader: batches as `split_batch` takes them.
-        samples: use only this many; None takes all.
-        progress: called after each batch with the batches done and their total.
-    """
+    """A loader, and how to go over it: what a pass hands on to `Batches`."""
 
     loader: Iterable[Any]
     samples: int | None = None
     progress: Callable[[int, int], None] | None = None
 
     def batches(self, device: torch.device | None = None, *, rounds: int = 1) -> Batches:
-        """Return the batches on a device; see `Batches`."""
+        """Return this process's share of the batches, on a device."""
         return Batches(
             self.loader, device, samples=self.samples, progress=self.progress, rounds=rounds
         )
@@ -124,7 +118,7 @@ class Batches:
         """Yield all batches that have samples with their numbers; None for another process's.
 
         Raises:
-            DataError: no batch has a sample.
+            DataError: the loader has no sample.
         """
         self.seen, turns = 0, 0
         for number, whole in self._chosen():
@@ -145,17 +139,17 @@ class Batches:
         self._complete = True
         for number, raw in enumerate(self._loader):
             batch = split_batch(raw)
-            if left is not None and batch.size > left:
-                self._complete = False
+            if left is not None:
+                self._complete = self._complete and batch.size <= left
+                if left == 0:
+                    return
                 batch = batch.first(left)
-            if left == 0:
-                return
+                left -= batch.size
             yield number, batch
-            left = None if left is None else left - batch.size
 
     @property
     def expected(self) -> int | None:
-        """How many samples a round has, or at most has; None if that is not known."""
+        """How many samples a round has at most; None if that is not known."""
         return min((n for n in (self._first, self._size()) if n is not None), default=None)
 
     @property
@@ -175,5 +169,5 @@ class Batches:
 def _length(loader: Any) -> int:
     try:
         return len(loader)
-    except TypeError:  # it has none
+    except TypeError:
         return 0

@@ -36,9 +36,7 @@ class Observer(Protocol):
     def finish(self, samples: int, population: int | None) -> None:
         """Sum over the processes, by `shoal.distributed.sum_across`.
 
-        Args:
-            samples: how many samples went through, in all processes.
-            population: of how many; None if that is not known.
+        `samples` of `population` samples were used, in all processes; None if that is not known.
         """
 
 

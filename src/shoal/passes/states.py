@@ -15,7 +15,7 @@ _CHUNK = 1 << 19
 _CHUNK_GPU = 1 << 24
 
 NAN_COUNT = -(1 << 48)
-"""Stands for a count that a NaN has spoiled: no sum of true counts brings it back above zero."""
+"""The count where there is a NaN: no sum of true counts brings it back above zero."""
 
 
 def count_states(
