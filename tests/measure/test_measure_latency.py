@@ -190,7 +190,7 @@ def test_an_exported_module_can_be_measured() -> None:
 
 def test_bad_options_get_one_clear_line() -> None:
     model, x = {"net": nn.Linear(2, 2)}, torch.zeros(1, 2)
-    with pytest.raises(ConfigError, match="threads must be at least 1"):
+    with pytest.raises(ConfigError, match="threads is 0: give at least 1"):
         measure_latency(model, x, threads=0)
     with pytest.raises(ConfigError, match="no device 'nowhere'"):
         measure_latency(model, x, device="nowhere")

@@ -133,7 +133,7 @@ def test_the_garbage_collector_rests_and_comes_back() -> None:
 def test_senseless_limits_are_refused() -> None:
     with pytest.raises(ConfigError, match="nothing to time"):
         time_rounds({})
-    with pytest.raises(ConfigError, match="repeats at least 1"):
+    with pytest.raises(ConfigError, match="repeats is 0: give at least 1"):
         time_rounds({"a": int}, repeats=0)
     with pytest.raises(ConfigError, match="min_seconds"):
         time_rounds({"a": int}, min_seconds=2, max_seconds=1)

@@ -1,6 +1,6 @@
 """Line loss: what linearizing a site, as `linearize_` does it, costs before fine-tuning.
 
-The entropy tells how close to linear a rectifier acts, and not how much it would be missed.
+The entropy says how close to linear a rectifier acts, but not how much it would be missed.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from shoal.errors import ConfigError
+from shoal.errors import OptionError
 
 __all__ = ["SuccessiveHalving"]
 
@@ -35,7 +35,7 @@ class SuccessiveHalving:
         keep: how many of the best of each group are wanted; None keeps all.
 
     Raises:
-        ConfigError: `keep` is below 1.
+        OptionError: `keep` is below 1.
 
     Attributes:
         running: the contestants that have not dropped out, by number.
@@ -43,12 +43,12 @@ class SuccessiveHalving:
 
     def __init__(self, weights: Sequence[float], groups: Sequence[str], keep: int | None) -> None:
         if keep is not None and keep < 1:
-            raise ConfigError(f"keep is {keep}: give at least 1, or None to score all on all data")
+            raise OptionError("keep", keep, "at least 1, or None to score all on all data")
         self._weights = torch.tensor(weights, dtype=torch.float64)
         self._groups = list(groups)
         self._keep = keep
         self._next_check = _FIRST_CHECK
-        self._behind: dict[int, tuple[int, float]] = {}  # of who dropped out: whom, how far
+        self._behind: dict[int, tuple[int, float]] = {}  # behind whom, how far
         self.running = list(range(len(self._groups)))
 
     def due(self, seen: int) -> bool:

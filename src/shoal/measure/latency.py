@@ -9,7 +9,7 @@ from typing import Any, Unpack
 
 import torch
 
-from shoal.errors import ConfigError, ShoalError
+from shoal.errors import ConfigError, OptionError, ShoalError
 from shoal.measure.rounds import (
     WARMUP,
     Timer,
@@ -110,7 +110,7 @@ def measure_latency(
         ShoalError: the runtime is not installed, or a model cannot be translated for it.
     """
     if threads is not None and threads < 1:
-        raise ConfigError(f"threads must be at least 1, not {threads}")
+        raise OptionError("threads", threads, "at least 1")
     size = batch_size(inputs)
     options = {"threads": threads, "channels_last": channels_last, "device": device}
     where = find_runtime(runtime, **options)

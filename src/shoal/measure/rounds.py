@@ -12,7 +12,7 @@ from typing import TypeAlias, TypedDict
 
 import torch
 
-from shoal.errors import ConfigError
+from shoal.errors import ConfigError, OptionError
 
 __all__ = ["Rounds", "Timer", "Timing", "clock_timer", "device_timer", "round_order", "time_rounds"]
 
@@ -161,14 +161,11 @@ def time_rounds(
 def _check(calls: Mapping[str, object], warmup: int, repeats: int, low: float, high: float) -> None:
     if not calls:
         raise ConfigError("there is nothing to time: give at least one model")
-    if warmup < 0 or repeats < 1:
-        raise ConfigError(
-            f"warmup must be at least 0 and repeats at least 1, not {warmup} and {repeats}"
-        )
+    for option, value, least in (("warmup", warmup, 0), ("repeats", repeats, 1)):
+        if value < least:
+            raise OptionError(option, value, f"at least {least}")
     if not 0 <= low <= high:
-        raise ConfigError(
-            f"min_seconds ({low}) must lie between 0 and max_seconds ({high}): change one of them"
-        )
+        raise OptionError("min_seconds", low, f"0 to max_seconds, which is {high}")
 
 
 def _prepare(

@@ -15,7 +15,7 @@ import torch
 from shoal.data.batch import Batch, split_batch
 from shoal.data.loader import ImageLoader
 from shoal.distributed import rank, world
-from shoal.errors import ConfigError, DataError
+from shoal.errors import DataError, OptionError
 
 __all__ = ["Batches", "Data", "plain", "set_epoch"]
 
@@ -68,7 +68,7 @@ class Batches:
         purpose: what the data are for, in the message about an empty loader.
 
     Raises:
-        ConfigError: `samples` is below 1.
+        OptionError: `samples` is below 1.
 
     Attributes:
         seen: samples so far in this round, or in the last one, in all processes.
@@ -94,7 +94,7 @@ class Batches:
         purpose: str = "score",
     ) -> None:
         if samples is not None and samples < 1:
-            raise ConfigError(f"samples is {samples}: give at least 1, or omit it for all")
+            raise OptionError("samples", samples, "at least 1, or None for all")
         self._loader: Any = plain(loader)
         self._first = samples
         self._population: int | None = None  # if it is known before a round
