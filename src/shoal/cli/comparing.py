@@ -14,7 +14,7 @@ from shoal.cli.results import is_run, open_result, open_trained
 from shoal.cli.source import Source, example_inputs, is_folder, open_network
 from shoal.data import DataSet, load_data
 from shoal.errors import ConfigError, ShoalError
-from shoal.measure import InRuntime, count_macs, count_params, depth
+from shoal.measure import InRuntime, Timing, count_macs, count_params, depth
 from shoal.network import Network
 from shoal.network.inputs import tensors_of
 from shoal.report import Compared, Comparison
@@ -146,7 +146,7 @@ def compared(
     top1 = {name: _top1(networks[name], data) for name in tested}
     figures = [_figures(name, network, *top1.get(name, top1[baseline]))
                for name, network in networks.items()]  # fmt: skip
-    limits = {"min_seconds": seconds, "max_seconds": max(60.0, 2 * seconds)}
+    limits = Timing(min_seconds=seconds, max_seconds=max(60.0, 2 * seconds))
     samples = {size: example_inputs(networks[baseline], size) for size in (2, *batches)}
     made = [InRuntime(name, networks, samples[2], threads=threads) for name in runtimes]
     latencies = [
