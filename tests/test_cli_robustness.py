@@ -135,7 +135,7 @@ def test_bad_input_is_one_line(
         ([str(run), "--corruptions", "fogg"], "did you mean 'fog'"),
         ([str(run), "--corruptions", ","], "names with commas"),
         ([str(run), "--image-size", "16"], "corruptions need 32"),
-        ([str(run), "--checkpoint", "w.pt"], "leave --checkpoint"),
+        ([str(run), "--checkpoint", "w.pt"], "omit --checkpoint"),
         ([MODEL], "no data is given: say which with --data"),
         ([str(tmp_path), *data], "has no network.json"),
         (["shoal:cifar_resnet21", *data], "did you mean"),
