@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-slow doctest coverage lint bench clean
+.PHONY: setup demo test test-slow doctest docs coverage lint bench clean
 
 setup: $(STAMP)
 
@@ -29,6 +29,10 @@ test-slow: $(STAMP)
 # The examples in docstrings.
 doctest: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --doctest-modules src/shoal
+
+# docs/options.md, from the classes that define the options.
+docs: $(STAMP)
+	$(BIN)/python docs/options.py
 
 # Coverage with a floor for each room.
 coverage: $(STAMP)

@@ -1,39 +1,55 @@
+"""Each example is short, imports what its reader has, and runs."""
+
 from __future__ import annotations
 
-import importlib.util
-import math
+import ast
+import runpy
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+from shoal.importance import criteria
+from shoal.methods import methods
+
+EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.py"))
+SAYS = {
+    "compress_a_model": "rectifiers removed",
+    "load_a_result": "13 rectifiers in the dense network",
+    "merge_and_export": "digits.pt2",
+    "own_criterion": "10 of 13 rectifiers left",
+    "own_method": "2 of 13 rectifiers removed",
+    "own_training": "blocks removed",
+}
 
 
-def load_example(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture(autouse=True)
+def registries_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    for registry in (criteria, methods):
+        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:onnxruntime")
-def test_quantizing_keeps_the_accuracy_and_shrinks_the_file(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_runs(
+    path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    pytest.importorskip("onnxscript")
-    pytest.importorskip("onnxruntime")
-    arguments = ["--epochs", "2", "--images", "128", "--min-seconds", "0", "--out", str(tmp_path)]
-    eager, fp32, int8 = load_example("quantize").main(arguments)
-    assert fp32.top1 == eager.top1
-    assert eager.top1 > 80
-    assert abs(int8.top1 - fp32.top1) <= 2  # 270 test images: 5 of them
-    assert int8.bytes < 0.6 * fp32.bytes
-    for row in (eager, fp32, int8):
-        assert all(math.isfinite(row.latency[size].median_ms) for size in (1, 64))
-    assert "int8, ONNX Runtime" in capsys.readouterr().out
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["fp32.onnx", "int8.onnx"]
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(path), run_name="__main__")
+    assert SAYS[path.stem] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_is_short_and_imports_only_shoal_and_torch(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 60
+    modules: set[str] = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            modules |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            modules.add(node.module or "")
+    foreign = {name for name in modules if name.split(".")[0] not in sys.stdlib_module_names}
+    assert {name for name in foreign if name.split(".")[0] != "torch"} == {"shoal"}

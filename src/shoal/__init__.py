@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from shoal.surgery import zero_out_ as zero_out_
     from shoal.surgery.block_costs import block_costs as block_costs
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Where the public names lie; imported when first used, so that `shoal --help` does not wait for
 # PyTorch. A module stands for itself.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,7 +18,6 @@ from shoal import registry
 from shoal.errors import ConfigError, NameNotFoundError
 from shoal.importance import (
     Criterion,
-    Scores,
     criteria,
     criterion_for,
     make_criterion,
@@ -208,23 +206,3 @@ def test_the_table_of_the_docs_is_true_of_every_criterion() -> None:
             assert all(year in said for year in re.findall(r"[12][0-9]{3}", formula)), name
     built_in = {n for n in criteria.names() if criteria[n].__module__.startswith("shoal.")}
     assert listed == built_in
-
-
-@pytest.mark.usefixtures("_registry_as_it_was")
-def test_the_example_for_contributors_runs(network: Network, tmp_path: Path) -> None:
-    text = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
-    section = text.split("## Add a criterion")[1].split("\n## ")[0]
-    (example,) = re.findall(r"```python\n(.*?)```", section, re.S)
-    (tmp_path / "mine.py").write_text(example)
-    assert make_criterion(f"{tmp_path / 'mine.py'}:MeanOutput").name == "mean_output"
-    data = batches()
-    outputs: list[Tensor] = []
-    handle = network.get_submodule("3").register_forward_hook(lambda m, i, o: outputs.append(o))
-    with torch.no_grad():
-        network(torch.cat(data))
-    handle.remove()
-    for option, wanted in (("value", outputs[0]), ("magnitude", outputs[0].abs())):
-        scores = shoal.score(network, data, f"mean_output?of={option}")
-        assert isinstance(scores, Scores)
-        assert scores.samples == 11
-        assert scores["3"] == pytest.approx(float(wanted.mean()), rel=1e-6)

@@ -1,0 +1,46 @@
+"""What the documentation says is what the code says."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+import shoal
+
+TOP = Path(__file__).resolve().parents[1]
+
+
+def test_the_tables_of_options_are_those_of_the_code() -> None:
+    spec = importlib.util.spec_from_file_location("docs_options", TOP / "docs" / "options.py")
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    assert script.PAGE.read_text(encoding="utf-8") == script.page(), (
+        "docs/options.md is out of date: run `python docs/options.py`"
+    )
+
+
+PAGES = [*TOP.glob("*.md"), *(TOP / "docs").glob("*.md")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", text)
+    assert [link for link in links if not (page.parent / link).exists()] == []
+    rooms = "|".join(p.name for p in (TOP / "src" / "shoal").iterdir() if p.is_dir())
+    files = re.findall(rf"`((?:src/shoal/)?(?:(?:{rooms})/)\w+\.py)`", text)
+    files += re.findall(r"`((?:benchmarks|examples|tests|docs)/[\w/]+\.py)`", text)
+    inside = [TOP, TOP / "src" / "shoal"]
+    assert [f for f in files if not any((top / f).is_file() for top in inside)] == []
+
+
+def test_one_version() -> None:
+    citation = (TOP / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {shoal.__version__}\n" in citation
+    log = (TOP / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.search(rf"^## \[{re.escape(shoal.__version__)}\] - \d{{4}}-\d\d-\d\d$", log, re.M)
