@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 import shoal
 
@@ -44,3 +46,24 @@ def test_one_version() -> None:
     assert f"\nversion: {shoal.__version__}\n" in citation
     log = (TOP / "CHANGELOG.md").read_text(encoding="utf-8")
     assert re.search(rf"^## \[{re.escape(shoal.__version__)}\] - \d{{4}}-\d\d-\d\d$", log, re.M)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:onnxruntime")
+def test_a_network_is_quantized_as_the_page_on_export_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxscript")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    text = (TOP / "docs" / "export.md").read_text(encoding="utf-8")
+    code = re.findall(r"```python\n(.*?)```", text.split("## Quantization")[1], re.S)[0]
+    torch.manual_seed(0)
+    images = torch.randn(8, 3, 8, 8)
+    model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3), nn.Flatten())
+    net = shoal.capture(model.eval(), images)
+    monkeypatch.chdir(tmp_path)
+    exec(code, {"shoal": shoal, "net": net, "batches": [(images, torch.zeros(8))]})
+    assert Path("int8.onnx").stat().st_size < 0.6 * Path("model.onnx").stat().st_size
+    session = onnxruntime.InferenceSession("int8.onnx")
+    (found,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+    wanted = net(images).detach()
+    assert float((torch.from_numpy(found) - wanted).norm() / wanted.norm()) < 0.1
