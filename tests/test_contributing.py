@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import shoal
 from shoal.importance import criteria
-from shoal.methods import methods
+from shoal.search.method import methods
 from shoal.network import ops
 from shoal.runtimes import RUNTIMES
 from shoal.targets import import_target

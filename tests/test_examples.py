@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from shoal.importance import criteria
-from shoal.methods import methods
+from shoal.search.method import methods
 from shoal.runtimes import RUNTIMES
 from shoal.search import ending
 
