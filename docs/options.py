@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from shoal.importance import criteria
-from shoal.methods import methods
 from shoal.options import DataOptions, Option, Options, Recipe, options_of
+from shoal.search.method import methods
 from shoal.search.options import MachineOptions, SearchOptions
 
 PAGE = Path(__file__).with_name("options.md")

@@ -24,7 +24,8 @@ def main() -> None:
 
     print(shoal.export(network, "digits.pt2"))  # "digits.onnx" for ONNX Runtime and others
     program = torch.export.load("digits.pt2").module()
-    error = float((program(images) - network(images)).abs().max())
+    with torch.inference_mode():
+        error = float((program(images) - network(images)).abs().max())
     print(f"largest difference between file and network: {error:.1e}")
 
 

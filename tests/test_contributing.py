@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 import shoal
 from shoal.importance import criteria
-from shoal.search.method import methods
 from shoal.network import ops
 from shoal.runtimes import RUNTIMES
+from shoal.search.method import methods
 from shoal.targets import import_target
 
 PAGE = Path(__file__).resolve().parents[1] / "CONTRIBUTING.md"
@@ -64,7 +64,6 @@ def test_a_criterion(tmp_path: Path) -> None:
         assert scores["3"] == pytest.approx(float(wanted.mean()), rel=1e-6)
 
 
-@pytest.mark.xfail(reason="the engine is not there yet", strict=False)
 def test_a_method(tmp_path: Path) -> None:
     path = written("Add a method", tmp_path)
     torch.manual_seed(0)

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from shoal.importance import criteria
-from shoal.search.method import methods
 from shoal.runtimes import RUNTIMES
 from shoal.search import ending
+from shoal.search.method import methods
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.py"))
 SAYS = {
@@ -34,14 +34,7 @@ def a_quick_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ending, "_SECONDS", 0.0)
 
 
-ENGINE = pytest.mark.xfail(reason="the engine is not there yet", strict=False)
-
-
-@pytest.mark.parametrize(
-    "path",
-    [pytest.param(p, marks=ENGINE if p.stem == "own_method" else []) for p in EXAMPLES],
-    ids=lambda path: path.stem,
-)
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_an_example_runs(
     path: Path,
     tmp_path: Path,

@@ -97,6 +97,15 @@ def compress(
     Raises:
         ShoalError: one line on what is wrong: options, data, weights that are not finite, a model
             that cannot be captured, a folder that cannot be used.
+
+    Example:
+        >>> import shoal, torch
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        >>> batches = [(torch.randn(8, 4), torch.arange(8) % 3)]
+        >>> result = shoal.compress(model, batches, batches, "easier", max_drop=100.0, lr=0.01)
+        >>> [step.operation for step in result.steps]
+        ['dense', 'linearize']
     """
     _check_arguments(model, {"training": train, "validation": val}, fit)
     if not isinstance(method, Settings):

@@ -5,8 +5,9 @@ Nothing here needs PyTorch: the command line lists methods and their options wit
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from shoal.options import Options
 from shoal.registry import Registry
@@ -26,6 +27,11 @@ class Progress:
         total: how many there were that could be.
         unit: what is counted, in the plural: "rectifiers", "blocks", …
         per_step: how many go at each step at most; None where nobody can know.
+
+    Example:
+        >>> import shoal
+        >>> shoal.Progress(done=3, total=13, unit="rectifiers").done
+        3
     """
 
     done: int
@@ -36,17 +42,6 @@ class Progress:
 
 class Method:
     """A short program that decides what is removed next, and how to train after it.
-
-    A method of one's own is a subclass in a file of its own:
-
-        @shoal.register_method("my_method")
-        class MyMethod(shoal.Method):
-            @dataclass(frozen=True, kw_only=True)
-            class Options(shoal.Options):
-                threshold: float = shoal.option(0.9, "Linearize slopes above this.")
-
-            def step(self, lab): ...
-            def progress(self, lab): ...
 
     All it knows is in the lab: the network, its plan, the steps so far. What it decides must follow
     from these, so that a run that was interrupted goes on alike.
@@ -59,6 +54,21 @@ class Method:
         recipe: the name of the recipe it trains by unless another is given.
         scores: what its option `criterion` scores, "site" or "block": checked before anything is
             done. Empty for a method without such an option.
+
+    Example:
+        >>> import shoal
+        >>> class LastFirst(shoal.Method):
+        ...     def step(self, lab):
+        ...         left = [site.name for site in lab.network.sites if site.linearized is None]
+        ...         if not left:
+        ...             return lab.done()
+        ...         lab.linearize(left[-1:])
+        ...         lab.train()
+        ...         return True
+        ...
+        ...     def progress(self, lab):
+        ...         total = lab.base.sites_left
+        ...         return shoal.Progress(total - lab.network.sites_left, total, "rectifiers")
     """
 
     Options: ClassVar[type[Any]] = Options
@@ -89,5 +99,26 @@ class Method:
         return ""
 
 
+M = TypeVar("M", bound=type[Any])
+
 methods: Registry[Any] = Registry("method", "shoal.methods")
-register_method = methods.register
+
+
+def register_method(name: str) -> Callable[[M], M]:
+    """Return a decorator that makes a `Method` known by a name, as `--method name`.
+
+    Raises:
+        ConfigError: the name is taken.
+
+    Example:
+        >>> import shoal
+        >>> from dataclasses import dataclass
+        >>> @shoal.register_method("patient")
+        ... class Patient(shoal.Method):
+        ...     @dataclass(frozen=True, kw_only=True)
+        ...     class Options(shoal.Options):
+        ...         wait: int = shoal.option(3, "How long to wait.", unit="epochs")
+        >>> Patient(Patient.Options(wait=5)).options.wait
+        5
+    """
+    return methods.register(name)

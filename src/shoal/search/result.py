@@ -18,6 +18,17 @@ class Result(RunRecord):
         model: the last network whose quality is within the allowed drop, in eval mode; it can be
             trained on.
         merged: the same, merged: what to use and to export.
+
+    Example:
+        >>> import shoal, torch
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        >>> batches = [(torch.randn(8, 4), torch.arange(8) % 3)]
+        >>> result = shoal.compress(model, batches, batches, "easier", max_drop=100.0, epochs=0)
+        >>> result.removed, result.total, result.plan.names("linearize")
+        (1, 1, ['1'])
+        >>> torch.allclose(result.merged(batches[0][0]), result.model(batches[0][0]), atol=1e-5)
+        True
     """
 
     model: Network
