@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import shoal.methods  # noqa: F401  registers them
 from shoal.importance import criteria
 from shoal.options import DataOptions, Option, Options, Recipe, options_of
 from shoal.search.method import methods
