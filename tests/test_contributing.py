@@ -10,7 +10,6 @@ from types import ModuleType
 
 import pytest
 import torch
-from small_runs import FakeGauge
 from torch import Tensor, nn
 
 import shoal
@@ -19,6 +18,7 @@ from shoal.network import ops
 from shoal.runtimes import RUNTIMES
 from shoal.search.method import methods
 from shoal.targets import import_target
+from small_runs import FakeGauge
 
 PAGE = Path(__file__).resolve().parents[1] / "CONTRIBUTING.md"
 
@@ -72,7 +72,12 @@ def test_a_method(tmp_path: Path) -> None:
         nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3), nn.Softplus()
     )
     batches = [(torch.randn(8, 4), torch.arange(8) % 3) for _ in range(2)]
-    options = {"method": f"{path}:LastFirst", "max_drop": 100.0, "calm": 0.01, "gauge": FakeGauge(batches)}
+    options = {
+        "method": f"{path}:LastFirst",
+        "max_drop": 100.0,
+        "calm": 0.01,
+        "gauge": FakeGauge(batches),
+    }
     result = shoal.compress(model, batches, batches, out=tmp_path / "run", **options)
     assert result.plan.names("linearize") == ["5", "3", "1"]
     assert (result.removed, result.total, result.unit) == (3, 3, "rectifiers")
