@@ -124,7 +124,7 @@ class Branching(nn.Module):
 
 
 def test_a_network_without_rectifiers(compress: Refused) -> None:
-    assert "no rectifier to linearize: choose --method" in compress(
+    assert "no rectifier to linearize: choose method" in compress(
         "--method", "easier", model=f"{__file__}:Linear"
     )
 
