@@ -22,8 +22,8 @@ class Recipe(Options):
     Example:
         >>> import shoal
         >>> recipe = shoal.Recipe(lr=0.1, schedule="step", milestones=(0.5, 0.75))
-        >>> recipe.changed(lr=0.01).to_dict()["lr"]
-        0.01
+        >>> recipe.gamma, recipe.to_dict()["lr"]
+        (0.1, 0.1)
     """
 
     optimizer: str = option("sgd", "The optimizer.", check=one_of("sgd", "adam", "adamw"))
