@@ -138,7 +138,7 @@ def test_what_saves_nothing_does_not_go_and_stands_as_null_in_json(
 
 
 def test_floors_that_keep_all_are_named(model: Network) -> None:
-    with pytest.raises(ConfigError, match="keep_per_stage keep every block"):
+    with pytest.raises(ConfigError, match="keep_per_stage keep every removable block"):
         compress(model, keep_per_stage=5)
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +20,8 @@ from shoal.errors import ConfigError, TrainingError
 from shoal.importance import score
 from shoal.measure import latency_in
 from shoal.merge.merge import merge_
-from shoal.methods.shoal import Shoal, _best_step
+from shoal.methods.shoal import Shoal
+from shoal.methods.shoal.choosing import best_step
 from shoal.models import cifar_resnet20
 from shoal.network import Network
 from shoal.search import coach
@@ -121,7 +123,7 @@ def test_a_kind_that_saves_a_trifle_waits_while_another_saves_a_steps_share() ->
     saved = {move.title: PRICES[move.kind] for move in found}
     scores = {m.title: {"linearize": 0.1, "collapse": 1.0, "drop": 3.0}[m.kind] for m in found}
     for enough, kind, count in ((4.0, "collapse", 4), (0.4, "linearize", 4), (0.3, "linearize", 3)):
-        chosen = _best_step(found, scores, saved, 4, enough)
+        chosen = best_step(found, scores, saved, 4, enough)
         assert ({move.kind for move in chosen}, len(chosen)) == ({kind}, count), enough
 
 
@@ -245,8 +247,8 @@ def test_everything_is_decided_in_the_runtime_that_is_asked_for(
     asked: list[str] = []
     real = latency_in
 
-    def short(runtime: str, models: Mapping[str, Any], inputs: Any, **options: Any) -> Any:
-        asked.append(runtime)
+    def short(runtime: Any, models: Mapping[str, Any], inputs: Any, **options: Any) -> Any:
+        asked.append(runtime if isinstance(runtime, str) else runtime.name)
         return real(runtime, models, inputs, warmup=0, repeats=3, min_seconds=0.0)
 
     monkeypatch.setenv("SHOAL_CACHE", str(tmp_path))
@@ -299,7 +301,11 @@ def training(monkeypatch: pytest.MonkeyPatch) -> Callable[[Trained], None]:
     """Let a function of the test's own train in trials."""
 
     def by(train: Trained) -> None:
-        monkeypatch.setattr(coach, "fit", lambda network, data, **options: train(network))
+        def fit(network: Network, data: object, **options: object) -> SimpleNamespace:
+            train(network)
+            return SimpleNamespace(notes=())
+
+        monkeypatch.setattr(coach, "fit", fit)
 
     return by
 

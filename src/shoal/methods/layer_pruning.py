@@ -92,9 +92,7 @@ class LayerPruning(Method):
                 f"'{blocks[0].name}': {blocks[0].reason}"
             )
         if not self._candidates(lab, lab.network):
-            return (
-                "keep_first and keep_per_stage keep every block that could be removed: lower them"
-            )
+            return "keep_first and keep_per_stage keep every removable block: lower them"
         return ""
 
     def _candidates(self, lab: Lab, network: Network) -> list[str]:
@@ -146,9 +144,7 @@ class _Floors:
         self._first = first.name if first is not None and options.keep_first else None
 
     def allow(self, name: str) -> bool:
-        """Whether one more block, this one, may go."""
         return name != self._first and self._left[self._stage[name]] > self._least
 
     def drop(self, name: str) -> None:
-        """Count a block as gone."""
         self._left[self._stage[name]] -= 1

@@ -1,0 +1,141 @@
+"""What one step of a search measures and writes down."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import torch
+
+from shoal.distributed import from_main, is_main, sum_across
+from shoal.importance import Scores
+from shoal.modes import device_of, eval_mode
+from shoal.network import Network
+from shoal.passes.batches import Batches
+from shoal.passes.lines import FittedLine
+from shoal.search.coach import Coach
+from shoal.search.meter import Spent
+from shoal.search.records import Step
+from shoal.search.task import Task
+from shoal.training.losses import logits_of
+
+if TYPE_CHECKING:
+    pass
+
+__all__ = ["Notebook"]
+
+T = TypeVar("T")
+
+
+class Notebook:
+    """What is done and measured in one step; the engine makes the step's record of it."""
+
+    def __init__(
+        self,
+        task: Task,
+        network: Network,
+        dense: Network | None,
+        history: Sequence[Step],
+        count: Callable[[Any], int] | None = None,
+    ) -> None:
+        self.task = task
+        self.network = network
+        self.base, self.data, self.listener = task.base, task.data, task.listener
+        self.options, self.machine, self.recipe = task.options, task.machine, task.recipe
+        self.dense = network if dense is None else dense
+        self.history = tuple(history)
+        self.number = len(history)
+        self.operations: list[tuple[str, tuple[str, ...]]] = []
+        self.scores: Scores | None = None
+        self.notes: list[str] = []
+        self.quality_before: float | None = None
+        self.spent: list[Spent] = []
+        self.why = ""
+        self.started = time.perf_counter()
+        self.coach = Coach(task, self.number, history)
+        self._count = count
+        self._known: dict[str, Any] = {}  # what was measured in this step
+        self._lines: Mapping[str, FittedLine] = {}
+        self._fresh = False  # changed and not trained since
+
+    def mark(self, operation: str, names: Sequence[str], scores: Scores | None = None) -> None:
+        """Write down what was done to the network; the verbs above do so themselves.
+
+        A method that changes weights by its own means calls this: `lab.mark("prune", layers)`.
+        """
+        if not names:
+            return
+        self._fresh, self._lines = True, {}
+        self.scores = scores or self.scores
+        if self.operations and self.operations[-1][0] == operation:
+            names = (*self.operations.pop()[1], *names)
+        self.operations.append((operation, tuple(names)))
+
+    def names(self) -> tuple[str, ...]:
+        """Return what was removed in this step; what was replaced where nothing was removed."""
+        done = [names for kind, names in self.operations if kind != "replace"]
+        return tuple(n for names in done or dict(self.operations).values() for n in names)
+
+    def at_most(self, count: int) -> int:
+        """Return `count`, or less if the run asks for fewer removals than that."""
+        if self.options.remove is None or self._count is None:
+            return count
+        return min(count, self.options.remove - self._count(self))
+
+    def energy(self) -> Mapping[str, Any] | None:
+        """Return what the trainings of the step took together, as the meter has it."""
+        found = [spent.energy for spent in self.spent if spent.energy is not None]
+        if not found:
+            return None
+        return {
+            name: sum(one[name] for one in found) if type(value) in (int, float) else value
+            for name, value in found[-1].items()
+        }
+
+    def quality(self, network: Network | None = None) -> float:
+        """Return the quality of a network on the validation data, in points."""
+        return self.task.gauge.quality(self.network if network is None else network, self.data.val)
+
+    def predicts_one_class(self) -> bool:
+        """Whether the network gives all validation samples one class: its signal is dead."""
+        counts = torch.zeros(0, dtype=torch.int64)
+        with eval_mode(self.network), torch.no_grad():
+            for _, batch in Batches(self.data.val, device=device_of(self.network)):
+                logits = logits_of(self.network(*batch.args, **batch.kwargs))
+                found = logits.argmax(dim=1).bincount(minlength=logits.shape[1]).cpu()
+                counts = counts + found if len(counts) else found
+        return int((sum_across(counts) > 0).sum()) == 1
+
+    def once(self, name: str, measure: Callable[[], T], *, together: bool = False) -> T:
+        """Return what `measure` gives, or gave when this step was begun before; JSON values.
+
+        Args:
+            name: another one for each thing that is measured in a step.
+            measure: of one process alone, so that nobody is in the way.
+            together: whether all processes measure, for what they train.
+        """
+
+        def figures() -> Any:
+            return from_main(measure() if together or is_main() else None)
+
+        if name not in self._known:
+            run = self.task.run
+            found = figures() if run is None else run.recall(self.number, name, figures)
+            self._known[name] = found
+        return cast("T", self._known[name])
+
+    @property
+    def batches(self) -> int:
+        """How many batches an epoch of training has."""
+        train: Any = self.data.train
+        return len(train)
+
+    def note(self, text: str) -> None:
+        """Say something the user should know; it stands in the step's record."""
+        self.notes.append(text)
+
+    def done(self, why: str = "nothing is left to remove") -> bool:
+        """Return False, for `step` to return, and keep why nothing more is done."""
+        self.why = why
+        return False
