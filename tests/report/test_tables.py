@@ -127,7 +127,7 @@ def test_all_of_a_finished_run_fits_80_columns(
     small_runs.untimed_commands(monkeypatch)
     small_runs.run(tmp_path / "run", method="easier", criterion="last", remove=3, final_epochs=1)
     found = read_run(tmp_path / "run")
-    latencies = latency_table(found.latency.runtimes)
+    latencies = latency_table(found.latency["runtimes"])
     assert latencies is not None
     inspected = inspect_network(small_runs.captured(), "a model")
     tables = [
