@@ -36,7 +36,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def words(weights: Path, out: Path, *more: str) -> list[str]:
     return [
-        "compress", MODEL, "--checkpoint", str(weights), "--data", "digits",
+        "compress", MODEL, "--checkpoint", str(weights), "--data", "digits", "--method", "easier",
         "--train-samples", "250", "--batch-size", "50", "--precision", "fp32", "--max-drop", "100",
         "--out", str(out), *more,
     ]  # fmt: skip
@@ -136,7 +136,7 @@ def test_random_weights_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[s
     given = ["compress", "shoal:digits_resnet?width=2", "--data", "digits", "--train-samples",
              "50", "--epochs", "0", "--remove", "1", "--max-drop", "100"]  # fmt: skip
     assert main([*given, "--out", str(tmp_path / "run")]) == 0
-    assert "begins with random weights" in capsys.readouterr().err
+    assert "has random weights" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------------- report and benchmark

@@ -122,7 +122,7 @@ def test_what_does_not_go_together_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for words, expected in (
-        (["--keep-per-stage", "-1"], "keep_per_stage is -1"),
+        (["--keep-per-stage", "-1"], "--keep-per-stage is -1"),
         (["--rewind", "2"], "raise dense_epochs"),
         (["--rewind", "0", "--rewind-from", "w.pt"], "choose one of them"),
         (["--score-on", "rewound"], "nothing is rewound"),

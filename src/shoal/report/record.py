@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from shoal.errors import RunError
-from shoal.search.records import Metrics, Step, chosen
+from shoal.search.records import FORMAT, Metrics, Step, chosen
 
 __all__ = ["RunRecord", "read_run"]
 
@@ -66,6 +66,7 @@ class RunRecord:
     def to_dict(self) -> dict[str, Any]:
         """Return what `result.json` holds, also for a run that is not finished."""
         values = {
+            "format": FORMAT,
             "dense": self.dense.to_dict(),
             "final": self.final.to_dict(),
             "steps": [step.to_dict() for step in self.steps],
