@@ -260,24 +260,27 @@ class Run:
         found = None
         if is_main():  # the others have measured other latencies of their own
             try:
-                found = self._ended(base, steps, stopped, energy)
+                found = self._end(base) if self._is_of(steps, stopped, energy) else None
             except ShoalError:  # damaged: it is made again
                 found = None
         if from_main(found is not None) and found is None:
-            found = self._ended(base, steps, stopped, energy)
+            found = self._end(base)  # whose steps took other seconds here
         barrier()  # nobody changes what another process still reads
         return found
 
-    def _ended(
-        self, base: Network, steps: Sequence[Step], stopped: str, energy: bool
-    ) -> tuple[RunRecord, Network] | None:
+    def _is_of(self, steps: Sequence[Step], stopped: str, energy: bool) -> bool:
+        """Whether the folder holds the end of a search of these steps."""
         if not all((self.folder / name).exists() for name in ("result.json", "best", "merged")):
-            return None
-        record = RunRecord.from_dict(_read_json(self.folder / "result.json"))
+            return False
+        record = self._record()
         same = [step.to_dict() for step in record.steps] == [step.to_dict() for step in steps]
-        if not same or record.stopped != stopped or (energy and not record.energy):
-            return None
-        return record, self._load(self.folder / "merged", base).eval()
+        return same and record.stopped == stopped and not (energy and not record.energy)
+
+    def _end(self, base: Network) -> tuple[RunRecord, Network]:
+        return self._record(), self._load(self.folder / "merged", base).eval()
+
+    def _record(self) -> RunRecord:
+        return RunRecord.from_dict(_read_json(self.folder / "result.json"))
 
     def keep_best(self, best: Network) -> None:
         """Write `best/`, the result as it was trained, before anything is measured."""
