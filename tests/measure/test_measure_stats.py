@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from shoal.errors import ConfigError
 from shoal.measure import Ratio
-from shoal.measure.stats import median_interval, quartiles
+from shoal.measure.rounds import median_interval, quartiles
 
 positive = st.floats(0.1, 10.0)
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from shoal.measure.benchmark import Benchmark, benchmark
 from shoal.measure.depth import depth
-from shoal.measure.latency import Latency, latency_in, latency_ratio, measure_latency
+from shoal.measure.latency import (
+    InRuntime,
+    Latency,
+    SideBySide,
+    latency_in,
+    latency_ratio,
+    measure_latency,
+)
 from shoal.measure.macs import MacCount, count_macs, count_params
-from shoal.measure.rounds import Rounds, Timing, clock_timer, time_rounds
-from shoal.measure.side_by_side import InRuntime, SideBySide
-from shoal.measure.stats import Ratio
+from shoal.measure.rounds import Ratio, Rounds, Timing, clock_timer, time_rounds
 from shoal.network.agreement import Agreement, compare_outputs, random_like
 
 __all__ = [

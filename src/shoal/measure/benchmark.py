@@ -13,8 +13,7 @@ from shoal.errors import ConfigError
 from shoal.measure.depth import depth
 from shoal.measure.latency import Latency, latency_ratio, measure_latency
 from shoal.measure.macs import count_macs, count_params
-from shoal.measure.rounds import Timing
-from shoal.measure.stats import Ratio
+from shoal.measure.rounds import Ratio, Timing
 from shoal.network.inputs import Inputs, batch_size
 from shoal.runtimes import EAGER, Runtime
 

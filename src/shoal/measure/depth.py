@@ -8,7 +8,7 @@ from torch import fx, nn
 from torch._ops import OpOverload
 
 from shoal.errors import ConfigError
-from shoal.network.nodes import bound_arguments
+from shoal.network.nodes import bound_arguments, lookup_tensor
 from shoal.network.ops import op_of
 
 __all__ = ["depth"]
@@ -43,14 +43,17 @@ def _longest_path(network: nn.Module, graph: fx.Graph) -> int:
     lengths: dict[fx.Node, int] = {}  # layers before and in each node that depends on the input
     weighted: set[fx.Node] = set()  # nodes that depend on a parameter and not on the input
     for node in graph.nodes:
+        sources = node.all_input_nodes
+        before = [lengths[source] for source in sources if source in lengths]
         if node.op == "placeholder":
             lengths[node] = 0
-            continue
-        before = [lengths[source] for source in node.all_input_nodes if source in lengths]
-        if before:
+        elif before:
             lengths[node] = max(before) + _layers_of(network, node, weighted)
             _pass_on_writes(node, lengths)
-        elif _holds_parameter(network, node) or any(s in weighted for s in node.all_input_nodes):
+        elif not weighted.isdisjoint(sources) or (
+            node.op == "get_attr"
+            and isinstance(lookup_tensor(network, str(node.target)), nn.Parameter)
+        ):
             weighted.add(node)
         if node.op == "output":
             return lengths.get(node, 0)
@@ -61,14 +64,14 @@ def _layers_of(network: nn.Module, node: fx.Node, weighted: set[fx.Node]) -> int
     """Return how many layers with weights this one node adds to a path through it."""
     if node.op == "call_module":
         return _layers_in(network.get_submodule(str(node.target)))
-    if node.op not in ("call_function", "call_method"):
-        return 0
-    if not any(source in weighted for source in node.all_input_nodes):
+    if weighted.isdisjoint(node.all_input_nodes) or not node.op.startswith("call_"):
         return 0
     op = op_of(f"aten.{_target_name(node.target)}")
-    if op.depth:
-        return _number(node, op.depth)
-    return int(op.weighted)  # if an operand comes from a parameter alone
+    if not op.depth:
+        return int(op.weighted)  # if an operand comes from a parameter alone
+    known = bound_arguments(node) if isinstance(node.target, OpOverload) else {}
+    layers = known.get(op.depth)
+    return layers if isinstance(layers, int) else 1
 
 
 def _layers_in(module: nn.Module) -> int:
@@ -85,17 +88,6 @@ def _layers_in(module: nn.Module) -> int:
     return sum(_layers_in(child) for child in module.children())
 
 
-def _holds_parameter(network: nn.Module, node: fx.Node) -> bool:
-    if node.op != "get_attr":
-        return False
-    owner, _, name = str(node.target).rpartition(".")
-    try:
-        value = getattr(network.get_submodule(owner), name, None)
-    except AttributeError:
-        return False
-    return isinstance(value, nn.Parameter)
-
-
 def _target_name(target: Any) -> str:
     """Return 'linear' for `aten.linear.default`, `F.linear` and a method of that name."""
     if isinstance(target, OpOverload):
@@ -104,12 +96,6 @@ def _target_name(target: Any) -> str:
     if name.startswith("__"):  # of an operator, as in `__rmatmul__`
         return str(name).removeprefix("__r").removeprefix("__").removesuffix("__")
     return str(name).rstrip("_")
-
-
-def _number(node: fx.Node, name: str) -> int:
-    """Return an ATen call's argument of that name, or 1 if it cannot be found."""
-    value = bound_arguments(node).get(name) if isinstance(node.target, OpOverload) else None
-    return value if isinstance(value, int) else 1
 
 
 def _pass_on_writes(node: fx.Node, lengths: dict[fx.Node, int]) -> None:

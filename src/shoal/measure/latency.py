@@ -1,4 +1,4 @@
-"""The latency of networks on this machine, measured side by side."""
+"""The latency of networks on this machine, timed in the same rounds and compared by them."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Unpack
 
 import torch
+from torch import nn
 
 from shoal.errors import ConfigError, OptionError, ShoalError
-from shoal.measure.rounds import (
-    WARMUP,
-    Timer,
-    Timing,
-    clock_timer,
-    device_timer,
-    time_rounds,
-)
-from shoal.measure.stats import Ratio, quartiles
+from shoal.measure.rounds import WARMUP, Ratio, Timing, device_timer, quartiles, time_rounds
 from shoal.network.inputs import Inputs, batch_size, first_line
-from shoal.runtimes.runtime import EAGER, Runner, Runtime, find_runtime
+from shoal.runtimes.runtime import EAGER, Runner, Runtime, find_runtime, open_runtime
 
-__all__ = ["Latency", "latency_in", "latency_ratio", "measure_latency"]
+__all__ = [
+    "InRuntime",
+    "Latency",
+    "SideBySide",
+    "latency_in",
+    "latency_ratio",
+    "measure_latency",
+]
 
 
 @dataclass(frozen=True)
@@ -112,8 +112,7 @@ def measure_latency(
     if threads is not None and threads < 1:
         raise OptionError("threads", threads, "at least 1")
     size = batch_size(inputs)
-    options = {"threads": threads, "channels_last": channels_last, "device": device}
-    where = find_runtime(runtime, **options)
+    where = find_runtime(runtime, threads=threads, channels_last=channels_last, device=device)
     where = replace(where, device=where.place(models.values(), inputs))  # one for all
     runners = {
         name: model if isinstance(model, Runner) else where.make(model, inputs)
@@ -121,13 +120,19 @@ def measure_latency(
     }
     queue = next((runner.queue for runner in runners.values() if runner.queue is not None), None)
     with ExitStack() as stack:
-        calls = {}
-        for name, runner in runners.items():
-            calls[name] = stack.enter_context(runner.ready(inputs))
+        calls = {name: stack.enter_context(r.ready(inputs)) for name, r in runners.items()}
         for name, call in calls.items():
-            _try(name, call)
+            try:
+                call()
+            except ShoalError:
+                raise
+            except Exception as error:
+                raise ConfigError(
+                    f"the model '{name}' cannot be called with these inputs ({first_line(error)}): "
+                    "pass inputs of the shapes and types that its forward takes"
+                ) from error
         timing["warmup"] = max(0, timing.get("warmup", WARMUP) - 1)  # the trial was the first
-        rounds = time_rounds(calls, timer=_timer(queue, clock), **timing)
+        rounds = time_rounds(calls, timer=device_timer(queue, clock), **timing)
     found = {}
     for name, runner in runners.items():
         times = tuple(1e3 * s for s in rounds.seconds[name])
@@ -146,21 +151,85 @@ def latency_in(
     return measure_latency(models, inputs, runtime=runtime, **options)
 
 
-def _timer(queue: torch.device | None, clock: Callable[[], float] | None) -> Timer:
-    if queue is None:
-        return clock_timer() if clock is None else clock_timer(clock)
-    if clock is None:
-        return device_timer(queue)
-    return clock_timer(clock, lambda: torch.accelerator.synchronize(queue))
+# ---------------------------------------------------------------------- side by side
 
 
-def _try(name: str, call: Callable[[], Any]) -> None:
-    try:
-        call()
-    except ShoalError:
-        raise
-    except Exception as error:
-        raise ConfigError(
-            f"the model '{name}' cannot be called with these inputs ({first_line(error)}): "
-            "pass inputs of the shapes and types that its forward takes"
-        ) from error
+@dataclass(frozen=True)
+class SideBySide:
+    """Latencies of several networks from the same rounds.
+
+    Attributes:
+        runtime: its name.
+        baseline: the name of the network that the others are compared with.
+        latencies: by name; empty where the runtime cannot run the baseline.
+        missing: by name, why there is no latency of a network.
+    """
+
+    runtime: str
+    baseline: str
+    latencies: Mapping[str, Latency]
+    missing: Mapping[str, str]
+
+    def ratio(self, name: str) -> Ratio:
+        """Return the baseline's latency over that of `name`, by pairs: 2 is twice as fast."""
+        return latency_ratio(self.latencies[self.baseline], self.latencies[name])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures as JSON values."""
+        return {
+            "runtime": self.runtime,
+            "baseline": self.baseline,
+            "latency": {name: found.to_dict() for name, found in self.latencies.items()},
+            "ratio": {name: self.ratio(name).to_dict() for name in self.latencies},
+            "missing": dict(self.missing),
+        }
+
+
+class InRuntime:
+    """Networks made to run in a runtime once, to be timed at several batch sizes.
+
+    Args:
+        runtime: "eager", "onnxruntime", or a `Runtime` of your own.
+        models: by name.
+        example: inputs to make them with, and to compare what was made with the network.
+        threads: threads on the CPU; None takes as many as PyTorch uses here.
+
+    Attributes:
+        missing: by name, one line on why a network is left out.
+
+    Raises:
+        NameNotFoundError: there is no such runtime.
+    """
+
+    def __init__(
+        self,
+        runtime: str | Runtime,
+        models: Mapping[str, nn.Module],
+        example: Inputs,
+        *,
+        threads: int | None = None,
+    ) -> None:
+        where = open_runtime(runtime, threads=threads)
+        lacking = where.lacking()
+        self.name = where.name
+        self.missing: dict[str, str] = {} if lacking is None else dict.fromkeys(models, lacking)
+        self._runners: dict[str, Runner] = {}
+        for name, model in models.items() if lacking is None else ():
+            try:
+                self._runners[name] = where.make(model, example, check=True)
+            except ShoalError as error:
+                self.missing[name] = str(error)
+
+    def measure(self, inputs: Inputs, baseline: str, **timing: Unpack[Timing]) -> SideBySide:
+        """Measure those that can be run, if the baseline is among them; see `Timing`."""
+        found: dict[str, Latency] = {}
+        missing = dict(self.missing)
+        if baseline in self._runners:
+            try:
+                found = measure_latency(self._runners, inputs, **timing)
+            except ShoalError as error:
+                missing |= dict.fromkeys(self._runners, str(error))
+        else:
+            why = f"not timed, since the baseline cannot be ({missing.get(baseline, 'unknown')})"
+            missing |= dict.fromkeys(self._runners, why)
+        return SideBySide(self.name, baseline, found, missing)

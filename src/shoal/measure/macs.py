@@ -7,27 +7,33 @@ assigned to modules, and what it ignored silently is named.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from fnmatch import translate
 from math import prod
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules import module as module_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from torch.utils.module_tracker import ModuleTracker
+from typing_extensions import override
 
 from shoal.errors import ConfigError
+from shoal.modes import eval_mode
+from shoal.network import Network
 from shoal.network.borrow import borrowed
 from shoal.network.inputs import Inputs, as_call, batch_size, first_line, home_device, map_tensors
+from shoal.network.runner import Runner
 from shoal.quiet import quietly
 
-__all__ = ["MacCount", "count_macs", "count_params"]
+__all__ = ["MacCount", "count_macs", "count_node_macs", "count_params"]
 
 _log = logging.getLogger(__name__)
 
@@ -88,11 +94,8 @@ def count_macs(model: nn.Module, example_inputs: Inputs) -> MacCount:
     return MacCount(sum(by_module.values()), by_module, tuple(sorted(unknown)))
 
 
-_Counted: TypeAlias = tuple[dict[str, int], set[str]]
-"""FLOPs of the batch by module path, and the operations that are not known."""
-
-
-def _count_call(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Counted:
+def _count_call(model: nn.Module, args: Any, kwargs: Any) -> tuple[dict[str, int], set[str]]:
+    """Return the FLOPs of the batch by module path, and the operations that are not known."""
     fakes = FakeTensorMode(allow_non_fake_inputs=True)
     fake_args, fake_kwargs = map_tensors(fakes.from_tensor, (args, kwargs))
     try:
@@ -109,7 +112,7 @@ def _count_call(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any])
         ) from error
 
 
-def _counted(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Counted:
+def _counted(model: nn.Module, args: Any, kwargs: Any) -> tuple[dict[str, int], set[str]]:
     counter = FlopCounterMode(display=False, custom_mapping=_MORE_FORMULAS)
     counter.mod_tracker = _Innermost(model)
     with _plain_kernels(), _Witness(counter.flop_registry) as witness, counter:
@@ -207,51 +210,28 @@ def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
 _aten = torch.ops.aten
 # What PyTorch's counter does not know.
 _MORE_FORMULAS: dict[Any, Callable[..., int]] = {
-    _aten.mv: _product(0, 1),
-    _aten.dot: _product(0, 1),
-    _aten.vdot: _product(0, 1),
-    _aten._int_mm: _product(0, 1),
-    _aten._addmm_activation: _product(1, 2),
-    _aten.addbmm: _product(1, 2),
-    _aten.addmv: _product(1, 2),
+    **dict.fromkeys((_aten.mv, _aten.dot, _aten.vdot, _aten._int_mm), _product(0, 1)),
+    **dict.fromkeys((_aten._addmm_activation, _aten.addbmm, _aten.addmv), _product(1, 2)),
     _aten._trilinear: _trilinear,
     # Only a graph that was decomposed before holds it: see `_plain_kernels`.
     _aten._scaled_dot_product_flash_attention_for_cpu: _attention,
 }
 
+# Free operations are told by PyTorch's tags, or where these lack them by name: normalisation,
+# pooling, softmax, resampling, and moving data about.
 _FREE_TAGS = {"pointwise", "reduction", "view_copy", "inplace_view"}
-
-# What PyTorch's tags leave out: normalisation, pooling, softmax, resampling, and moving data about.
 _FREE_NAMES = """
-_native_batch_norm_legit _native_batch_norm_legit_no_training native_batch_norm
-cudnn_batch_norm miopen_batch_norm batch_norm_with_update native_layer_norm native_group_norm
-_fused_rms_norm _local_response_norm _softmax _log_softmax _safe_softmax _prelu_kernel
-hardswish hardsigmoid hardtanh glu rrelu_with_noise native_dropout bernoulli
-avg_pool1d avg_pool2d avg_pool3d max_pool1d_with_indices max_pool2d_with_indices
-max_pool3d_with_indices max_pool2d adaptive_avg_pool2d _adaptive_avg_pool2d
-_adaptive_avg_pool3d adaptive_max_pool2d adaptive_max_pool3d fractional_max_pool2d
-upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d
-_upsample_nearest_exact2d _upsample_nearest_exact3d upsample_linear1d upsample_bilinear2d
-upsample_bicubic2d upsample_trilinear3d _upsample_bilinear2d_aa _upsample_bicubic2d_aa
-grid_sampler_2d grid_sampler_3d affine_grid_generator im2col col2im
-constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d
-replication_pad2d replication_pad3d pixel_shuffle pixel_unshuffle channel_shuffle
-cat stack repeat repeat_interleave roll flip rot90 unsafe_split unsafe_split_with_sizes
-_unsafe_view _reshape_copy _to_copy copy clone contiguous lift_fresh lift_fresh_copy
-_pin_memory resize set set_data
-empty empty_like empty_strided new_empty new_empty_strided zeros zeros_like new_zeros ones
-ones_like new_ones full full_like new_full fill zero arange linspace eye tril_indices
-triu_indices tril triu rand randn rand_like randn_like randint randperm uniform normal
-scalar_tensor _local_scalar_dense
-index _unsafe_index index_put _index_put_impl _unsafe_index_put index_select index_copy
-index_fill gather scatter scatter_add scatter_reduce index_add masked_fill masked_scatter
-masked_select nonzero select_scatter slice_scatter as_strided_scatter take embedding
-_embedding_bag _embedding_bag_forward_only one_hot bucketize searchsorted
-cumsum cumprod logcumsumexp cummax cummin topk sort argsort kthvalue median mode unique_dim
-_unique2 max min argmax argmin any all sum mean var var_mean std std_mean amax amin aminmax
-norm linalg_vector_norm logsumexp histc bincount
+*batch_norm* *layer_norm *group_norm *rms_norm *response_norm *softmax norm linalg_vector_norm
+_prelu_kernel hardswish hardsigmoid hardtanh glu rrelu_with_noise native_dropout bernoulli
+*_pool[123]d* *upsample_* grid_sampler_[23]d affine_grid_generator im2col col2im *_pad_nd
+*_pad[123]d pixel_* channel_shuffle cat stack repeat* roll flip rot90 unsafe_split* _unsafe_view
+*copy clone contiguous lift_fresh _pin_memory resize set set_data empty* new_* zeros* ones* full*
+fill zero arange linspace eye tri[lu]* rand* normal uniform scalar_tensor _local_scalar_dense
+*index* gather scatter* *_scatter masked_* nonzero take embedding _embedding_bag* one_hot bucketize
+searchsorted cumsum cumprod logcumsumexp cummax cummin topk *sort kthvalue median mode *unique* max
+min argmax argmin any all sum mean var* std* amax amin aminmax logsumexp histc bincount
 """
-_FREE = frozenset(_FREE_NAMES.split())
+_is_free_name = re.compile("|".join(map(translate, _FREE_NAMES.split()))).match
 
 
 def _is_free(func: Any) -> bool:
@@ -260,6 +240,46 @@ def _is_free(func: Any) -> bool:
         return False
     if func.namespace == "prim" or func.is_view:
         return True
-    if any(str(tag).rpartition(".")[2] in _FREE_TAGS for tag in func.tags):
-        return True
-    return func._opname.rstrip("_") in _FREE
+    tags = {str(tag).rpartition(".")[2] for tag in func.tags}
+    return bool(tags & _FREE_TAGS) or _is_free_name(func._opname.rstrip("_")) is not None
+
+
+# ---------------------------------------------------------------------- by node
+
+
+def count_node_macs(network: Network, inputs: Inputs) -> dict[str, int]:
+    """Count the multiply-accumulates of each node with any, by name, on one sample.
+
+    Arguments and errors are those of `count_macs`.
+    """
+    with eval_mode(network):
+        counted = count_macs(_NodeByNode(network), inputs).by_module
+    return {path.removeprefix("nodes."): macs for path, macs in counted.items()}
+
+
+class _NodeByNode(nn.Module):
+    """Runs a network's graph with a module for each node, so that each one's work is counted."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.nodes = nn.ModuleDict({node.name: _Node() for node in network.graph.nodes})
+        self._flatten = network.inputs.flatten
+        self._runner = _Runner(network, self.nodes)
+
+    def forward(self, *args: Any, **kwargs: Any) -> None:
+        self._runner.values(*self._flatten(args, kwargs))
+
+
+class _Node(nn.Module):
+    def forward(self, run: Callable[[fx.Node], Any], node: fx.Node) -> Any:
+        return run(node)
+
+
+class _Runner(Runner):
+    def __init__(self, network: Network, modules: nn.ModuleDict) -> None:
+        super().__init__(network)
+        self.modules = modules
+
+    @override
+    def run_node(self, n: fx.Node) -> Any:
+        return self.modules[n.name](super().run_node, n)

@@ -1,4 +1,9 @@
-"""Time several calls in interleaved rounds, so that a drifting machine treats all of them alike."""
+"""Time several calls in interleaved rounds, so that a drifting machine treats all of them alike.
+
+What the rounds say: quartiles, ratios of pairs, and how certain a median is. The interval is that
+of `scipy.stats.quantile_test`, which gives none below six values, does not say what certainty it
+reaches, and takes a second to import.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +11,27 @@ import gc
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from math import ceil
-from typing import TypeAlias, TypedDict
+from dataclasses import asdict, dataclass
+from math import ceil, comb
+from typing import Any, TypeAlias, TypedDict
 
+import numpy as np
 import torch
 
 from shoal.errors import ConfigError, OptionError
 
-__all__ = ["Rounds", "Timer", "Timing", "clock_timer", "device_timer", "round_order", "time_rounds"]
+__all__ = [
+    "WARMUP",
+    "Ratio",
+    "Rounds",
+    "Timing",
+    "clock_timer",
+    "device_timer",
+    "median_interval",
+    "quartiles",
+    "round_order",
+    "time_rounds",
+]
 
 Timer: TypeAlias = Callable[[Callable[[], object], int], float]
 """Runs a call a number of times in a row and returns how many seconds they took together."""
@@ -55,34 +72,33 @@ class Rounds:
 
 def clock_timer(
     clock: Callable[[], float] = time.perf_counter,
-    synchronize: Callable[[], object] | None = None,
+    synchronize: Callable[[], object] = lambda: None,
 ) -> Timer:
     """Return a timer that reads `clock` (in seconds) before and after the calls.
 
     Args:
         clock: where the time comes from.
-        synchronize: waits until the device has finished; None on the CPU.
+        synchronize: waits until the device has finished; nothing on the CPU.
     """
-    wait = synchronize or (lambda: None)
 
     def timed(call: Callable[[], object], inner: int) -> float:
-        wait()
+        synchronize()
         start = clock()
         for _ in range(inner):
             call()
-        wait()
+        synchronize()
         return clock() - start
 
     return timed
 
 
-def device_timer(device: torch.device) -> Timer:
-    """Return the best timer for a device: events on CUDA, else the clock after synchronising."""
-    if device.type == "cuda":
-        return _event_timer(device)
-    if device.type in ("cpu", "meta"):
-        return clock_timer()
-    return clock_timer(synchronize=lambda: torch.accelerator.synchronize(device))
+def device_timer(queue: torch.device | None, clock: Callable[[], float] | None = None) -> Timer:
+    """Return the best timer for calls that a device queues, or None: CUDA's events, or a clock."""
+    if queue is None:
+        return clock_timer(clock or time.perf_counter)
+    if clock is None and queue.type == "cuda":
+        return _event_timer(queue)
+    return clock_timer(clock or time.perf_counter, lambda: torch.accelerator.synchronize(queue))
 
 
 def _event_timer(device: torch.device) -> Timer:
@@ -126,26 +142,22 @@ def time_rounds(
     A timed sample is as many calls in a row as take `min_sample_ms`, far above what a clock can
     resolve. Rounds go on until there are `repeats` of them and they took `min_seconds`, and stop
     earlier, after three at least, once warm-up and rounds together took `max_seconds`. The garbage
-    collector is off meanwhile.
-
-    Args:
-        calls: what to time, by name; each takes no argument.
-        warmup: see `Timing`.
-        repeats: see `Timing`.
-        min_seconds: see `Timing`.
-        max_seconds: see `Timing`.
-        min_sample_ms: least duration of one timed sample, in milliseconds.
-        timer: times a number of calls; the CPU's clock by default.
+    collector is off meanwhile. `timer` is the CPU's clock by default; see `Timing` for the rest.
 
     Raises:
         ConfigError: there is nothing to time, or a limit makes no sense.
     """
-    _check(calls, warmup, repeats, min_seconds, max_seconds)
-    timer = timer or clock_timer()
-    names = list(calls)
+    if not calls:
+        raise ConfigError("there is nothing to time: give at least one model")
+    for option, value, least in (("warmup", warmup, 0), ("repeats", repeats, 1)):
+        if value < least:
+            raise OptionError(option, value, f"at least {least}")
+    if not 0 <= min_seconds <= max_seconds:
+        raise OptionError("min_seconds", min_seconds, f"0 to max_seconds, which is {max_seconds}")
+    timer, names = timer or clock_timer(), list(calls)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
     with _no_collection():
         inner, spent = _prepare(calls, warmup, min_sample_ms / 1e3, timer)
-        seconds: dict[str, list[float]] = {name: [] for name in names}
         in_rounds, done = 0.0, 0
         while done < _MIN_ROUNDS or (
             (done < repeats or in_rounds < min_seconds) and spent + in_rounds < max_seconds
@@ -156,16 +168,6 @@ def time_rounds(
                 seconds[name].append(took / inner[name])
             done += 1
     return Rounds({name: tuple(values) for name, values in seconds.items()}, inner)
-
-
-def _check(calls: Mapping[str, object], warmup: int, repeats: int, low: float, high: float) -> None:
-    if not calls:
-        raise ConfigError("there is nothing to time: give at least one model")
-    for option, value, least in (("warmup", warmup, 0), ("repeats", repeats, 1)):
-        if value < least:
-            raise OptionError(option, value, f"at least {least}")
-    if not 0 <= low <= high:
-        raise OptionError("min_seconds", low, f"0 to max_seconds, which is {high}")
 
 
 def _prepare(
@@ -180,17 +182,13 @@ def _prepare(
         count, took = 1, timer(call, 1)
         spent += took
         while took < min_sample and count < _MAX_INNER:
-            count = _next_count(count, took, min_sample)
+            # A little past the aim, and at most tenfold: the first, tiny times are mostly noise.
+            wanted = ceil(1.2 * count * min_sample / took) if took > 0 else 10 * count
+            count = min(max(wanted, count + 1), 10 * count, _MAX_INNER)
             took = timer(call, count)
             spent += took
         inner[name] = count
     return inner, spent
-
-
-def _next_count(count: int, took: float, min_sample: float) -> int:
-    # A little past the aim, and at most tenfold: the first, tiny times are mostly noise.
-    wanted = ceil(1.2 * count * min_sample / took) if took > 0 else 10 * count
-    return min(max(wanted, count + 1), 10 * count, _MAX_INNER)
 
 
 @contextmanager
@@ -203,3 +201,89 @@ def _no_collection() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
+
+
+# ---------------------------------------------------------------------- what they say
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """Return the lower quartile, the median and the upper quartile, linearly interpolated."""
+    low, middle, high = np.percentile(np.asarray(values, dtype=float), [25, 50, 75])
+    return float(low), float(middle), float(high)
+
+
+def median_interval(
+    values: Sequence[float], confidence: float = 0.95
+) -> tuple[float, float, float]:
+    """Return the ends of an interval for the true median, and its certainty between 0 and 1.
+
+    The sign-test interval: the k-th smallest and k-th largest value, whatever the distribution,
+    with the largest k whose certainty is at least `confidence`. Fewer than six values cannot give
+    95 %: then it is the whole range, with the certainty that it has.
+    """
+    ordered = sorted(values)
+    n = len(ordered)
+    k, certainty = 1, 1 - 2 * _tail(n, 0)
+    while 2 * (k + 1) <= n and 1 - 2 * _tail(n, k) >= confidence:
+        k, certainty = k + 1, 1 - 2 * _tail(n, k)
+    return ordered[k - 1], ordered[n - k], max(0.0, certainty)
+
+
+def _tail(n: int, k: int) -> float:
+    """The chance of at most `k` heads in `n` throws of a fair coin."""
+    return sum(comb(n, i) for i in range(k + 1)) / 2**n
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """The ratio of two quantities measured in pairs, one pair per round.
+
+    A machine that slows down slows both of a pair, so the ratio of pairs holds where the ratio of
+    two separately measured medians does not.
+
+    Attributes:
+        median: the median of the rounds' ratios.
+        q1: their lower quartile.
+        q3: their upper quartile.
+        low: the lower end of an interval for the true median ratio.
+        high: the upper end of that interval.
+        confidence: of the interval, between 0 and 1 (at least 0.95 from six rounds on).
+        pairs: the number of rounds.
+    """
+
+    median: float
+    q1: float
+    q3: float
+    low: float
+    high: float
+    confidence: float
+    pairs: int
+
+    @classmethod
+    def of(cls, numerators: Sequence[float], denominators: Sequence[float]) -> Ratio:
+        """Return the ratio of round i of one to round i of the other.
+
+        Raises:
+            ConfigError: the two do not have the same number of rounds, or none.
+        """
+        if len(numerators) != len(denominators) or not numerators:
+            raise ConfigError(
+                f"a ratio of pairs needs equally many rounds, not {len(numerators)} and "
+                f"{len(denominators)}: measure both in the same call"
+            )
+        ratios = [a / b for a, b in zip(numerators, denominators, strict=True)]
+        q1, median, q3 = quartiles(ratios)
+        low, high, certainty = median_interval(ratios)
+        return cls(median, q1, q3, low, high, certainty, len(ratios))
+
+    @property
+    def settled(self) -> bool:
+        """Whether the interval, at 95 % or more, leaves no doubt which of the two is larger."""
+        return self.confidence >= 0.95 and not self.low <= 1.0 <= self.high
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures as JSON values."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return f"{self.median:.2f} × ({self.q1:.2f} to {self.q3:.2f})"

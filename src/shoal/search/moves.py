@@ -18,8 +18,7 @@ import torch
 from torch import fx
 
 from shoal.errors import NameNotFoundError
-from shoal.measure import latency_in
-from shoal.measure.stats import Ratio
+from shoal.measure import Ratio, latency_in
 from shoal.merge.linear_ops import tensor_shape
 from shoal.merge.merge import merge_
 from shoal.merge.trial import trial_merge_

@@ -10,8 +10,7 @@ from statistics import median
 from typing import Any
 
 from shoal.measure.latency import measure_latency
-from shoal.measure.macs import count_params
-from shoal.measure.node_macs import count_node_macs
+from shoal.measure.macs import count_node_macs, count_params
 from shoal.network import Network
 from shoal.network.inputs import Inputs
 from shoal.runtimes import EAGER
