@@ -121,7 +121,7 @@ def test_options_that_a_factory_would_ignore_are_refused(module):
 def test_classes_of_a_torchvision_like_data_set_are_found(module):
     dataset = TensorDataset(torch.zeros(4, 5), torch.zeros(4, dtype=torch.long))
     dataset.classes = ["a", "b", "c"]
-    from shoal.data.load import _class_names
+    from shoal.data.dataset import _class_names
 
     assert _class_names(DataLoader(dataset)) == ("a", "b", "c")
 

@@ -8,13 +8,12 @@ Example:
     (torch.Size([64, 1, 8, 8]), 10)
 """
 
-from shoal.data import cifar, digits, folder  # noqa: F401  (they register themselves)
+from shoal.data import built_in, folder  # noqa: F401  (they register themselves)
 from shoal.data.augment import Augment
 from shoal.data.batch import Batch, split_batch
-from shoal.data.dataset import DataSet, Loader, Reading, data_sets
-from shoal.data.load import load_data
+from shoal.data.dataset import DataSet, Loader, Reading, data_sets, load_data
+from shoal.data.images import ImageFiles
 from shoal.data.loader import ImageLoader
-from shoal.data.sources import ImageFiles
 
 __all__ = [
     "Augment",

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from shoal.data.augment import Augment, resolve_augment
 from shoal.data.dataset import DataSet, Reading
-from shoal.data.images import Pixels, resize_all
+from shoal.data.images import ImageFiles, Pixels, resize_all
 from shoal.data.loader import ImageLoader
-from shoal.data.sources import ImageFiles
 from shoal.data.split import Indices, shuffled, stratified_split, stratified_subset
 from shoal.errors import ConfigError, DataError
 
@@ -32,24 +30,13 @@ TEST_FRACTION_OF_ALL = 0.15
 
 
 def choose(
-    labels: Labels,
-    classes: Sequence[str],
-    options: Reading,
-    *,
-    split_val: bool,
-    split_test: bool,
+    labels: Labels, classes: Sequence[str], options: Reading, *, split_val: bool, split_test: bool
 ) -> tuple[dict[str, Indices], list[str]]:
     """Share a pool of labelled training images among the parts of a data set.
 
     Test is split off first, then validation; the training part is limited to `train_samples` only
-    after that, so that its size changes no other part.
-
-    Args:
-        labels: the class of every image, `[N]`.
-        classes: the names of the classes.
-        options: seed, fractions and limits.
-        split_val: whether a validation part is needed.
-        split_test: whether a test part is needed; then `val_fraction` is of the whole pool.
+    after that, so that its size changes no other part. If test is split off, `val_fraction` is of
+    the whole pool.
 
     Returns:
         For each part its positions in the pool, in random order, so that the first samples of a
@@ -108,23 +95,12 @@ def from_arrays(
     options: Reading,
     *,
     test: tuple[Pixels, Labels] | None = None,
-    auto: Augment | None = None,
-    mean: Sequence[float] = IMAGENET_MEAN,
-    std: Sequence[float] = IMAGENET_STD,
+    **defaults: Any,
 ) -> DataSet:
-    """Return the data set of images in memory, resized if the options say so.
+    """Return the data set of images in memory, `[N, H, W, C]`, resized if the options say so.
 
-    Args:
-        name: what the user calls it.
-        images: training images, `[N, H, W, C]`; the validation part is split off, and a test part
-            if none is given.
-        labels: their classes, `[N]`.
-        classes: the names of the classes.
-        options: how to read it.
-        test: the test images and their classes.
-        auto: what "auto" augmentation is, as for `assemble`.
-        mean: per channel, where the options give none.
-        std: as `mean`.
+    The validation part is split off, and a test part if none is given; `defaults` are those of
+    `assemble`.
 
     Raises:
         DataError: the images take more memory than allowed, or a class has too few.
@@ -133,11 +109,17 @@ def from_arrays(
     parts = {part: (images[at], labels[at]) for part, at in chosen.items()}
     if test is not None:
         parts["test"] = test
-    _, height, _, channels = images.shape
-    size = options.image_size or height
-    _check_memory(sum(len(part) for part, _ in parts.values()), (channels, size, size), options)
+    size = options.image_size or images.shape[1]
+    count, shape = sum(len(part) for part, _ in parts.values()), (images.shape[3], size, size)
+    gib = gibibytes(count, shape)
+    if gib > options.max_memory_gib:
+        raise DataError(
+            f"{count} images of {'×'.join(map(str, shape))} take {gib:.1f} GiB of memory: "
+            f"{options.max_memory_gib:g} GiB are allowed: give fewer train_samples or a smaller "
+            "image_size, or the images as files in folders, which are decoded as needed"
+        )
     resized = {part: (resize_all(pixels, size), to) for part, (pixels, to) in parts.items()}
-    return assemble(name, resized, classes, options, notes, auto=auto, mean=mean, std=std)
+    return assemble(name, resized, classes, options, notes, **defaults)
 
 
 def assemble(
@@ -157,14 +139,13 @@ def assemble(
     mirror, and shift by an eighth (4 of 32 pixels).
     """
     loaders: dict[str, ImageLoader] = {}
-    for part, (images, labels) in parts.items():
-        given = images if isinstance(images, ImageFiles) else _channels_first(images)
+    for part, (given, labels) in parts.items():
+        images = given if isinstance(given, ImageFiles) else given.transpose(0, 3, 1, 2)
         is_train = part == "train"
-        side = given.shape[-1]
-        flip_crop = Augment(flip=True, crop=max(1, side // 8))
+        flip_crop = Augment(flip=True, crop=max(1, images.shape[-1] // 8))
         augment = resolve_augment(options.transform or options.augment, auto or flip_crop)
         loaders[part] = ImageLoader(
-            given,
+            images,
             labels,
             batch_size=(not is_train and options.eval_batch_size) or options.batch_size,
             mean=options.mean or mean,
@@ -179,30 +160,14 @@ def assemble(
     channels = train.sample_shape[0]
     return DataSet(
         name=name,
-        train=train,
-        val=loaders["val"],
-        test=loaders.get("test"),
+        **loaders,
         classes=tuple(classes),
-        mean=train.mean if len(train.mean) == channels else train.mean * channels,
-        std=train.std if len(train.std) == channels else train.std * channels,
+        mean=(train.mean * channels)[:channels],  # one number stands for all channels
+        std=(train.std * channels)[:channels],
         notes=tuple(notes),
     )
-
-
-def _channels_first(pixels: Pixels) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2)
 
 
 def gibibytes(count: int, shape: Sequence[int]) -> float:
     """Return the memory that `count` uint8 images of `shape` take, in GiB."""
     return count * math.prod(shape) / 2**30
-
-
-def _check_memory(count: int, shape: Sequence[int], options: Reading) -> None:
-    gib = gibibytes(count, shape)
-    if gib > options.max_memory_gib:
-        raise DataError(
-            f"{count} images of {'×'.join(map(str, shape))} take {gib:.1f} GiB of memory: "
-            f"{options.max_memory_gib:g} GiB are allowed: give fewer train_samples or a smaller "
-            "image_size, or the images as files in folders, which are decoded as needed"
-        )

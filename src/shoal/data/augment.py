@@ -66,14 +66,9 @@ class Augment:
         return rng.random((count, len(_COLUMNS)))
 
     def apply(self, images: Tensor, draws: NDArray[np.float64]) -> Tensor:
-        """Return the changed images.
+        """Return uint8 images `[B, H, W, C]` changed, each by its row of what `draw` returned.
 
-        Args:
-            images: uint8 `[B, H, W, C]`.
-            draws: one row for each image, as `draw` returns them.
-
-        Returns:
-            `[B, H, W, C]`, values 0 to 255, uint8 or float32.
+        Values are 0 to 255, uint8 or float32.
         """
         columns = {name: torch.from_numpy(draws[:, i]) for i, name in enumerate(_COLUMNS)}
         if self.flip or self.vertical_flip or self.crop:
@@ -135,28 +130,17 @@ def _rotate(images: Tensor, degrees: Tensor) -> Tensor:
 
 PRESETS: dict[str, Augment] = {
     "none": Augment(),
-    "flip_crop": Augment(flip=True, crop=4),
+    "flip_crop": Augment(flip=True, crop=4),  # the usual recipe of CIFAR
     "shift": Augment(crop=1),
 }
 
 
 def resolve_augment(choice: str | Augment | None, auto: Augment) -> Augment:
-    """Return the augmentation that the user's `choice` names.
-
-    Args:
-        choice: an `Augment`, None for no augmentation, or a name: "none"; "flip_crop" (mirror and
-            4-pixel shift, the usual recipe of CIFAR); "shift" (1-pixel shift, no mirror); "auto".
-        auto: what "auto" means for these data.
-
-    Raises:
-        NameNotFoundError: there is no such preset.
-    """
-    if choice is None:
-        return PRESETS["none"]
+    """Return an augmentation by name, or `auto` for "auto"; None is no augmentation."""
     if isinstance(choice, Augment):
         return choice
-    if choice == "auto":
-        return auto
-    if choice not in PRESETS:
-        raise unknown_name("augmentation", choice, [*PRESETS, "auto"])
-    return PRESETS[choice]
+    presets = PRESETS | {"auto": auto}
+    name = choice or "none"
+    if name not in presets:
+        raise unknown_name("augmentation", name, presets)
+    return presets[name]

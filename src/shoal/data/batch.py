@@ -18,24 +18,24 @@ TARGET_KEYS = ("labels", "label", "target", "y")
 
 @dataclass(frozen=True)
 class Batch:
-    """What a model is called with, and what its output should be.
+    """What a model is called with, positionally or by keyword, and what its output should be.
 
-    Attributes:
-        args: positional inputs, each `[B, ...]`.
-        kwargs: keyword inputs by name.
-        target: class indices `[B]` or soft targets `[B, classes]`; None if the batch has inputs
-            only.
+    The target is class indices `[B]` or soft targets `[B, classes]`; None if there is none.
     """
 
-    args: tuple[Tensor, ...]
+    args: tuple[Tensor, ...]  # each [B, ...]
     kwargs: dict[str, Tensor]
     target: Tensor | None
 
     @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """All inputs, those by keyword last."""
+        return (*self.args, *self.kwargs.values())
+
+    @property
     def size(self) -> int:
         """The number of samples."""
-        first = self.args[0] if self.args else next(iter(self.kwargs.values()))
-        return int(first.shape[0])
+        return len(self.inputs[0])
 
     def first(self, count: int) -> Batch:
         """Return the first `count` samples."""
@@ -96,8 +96,7 @@ def sample_keys(batch: Batch) -> Tensor:
 
     What is drawn by it does not depend on the sample's place in the data.
     """
-    first = batch.args[0] if batch.args else next(iter(batch.kwargs.values()))
-    rows = first.detach().reshape(batch.size, -1).contiguous()
+    rows = batch.inputs[0].detach().reshape(batch.size, -1).contiguous()
     return rows.view(torch.uint8).sum(1, dtype=torch.int64)
 
 

@@ -1,22 +1,26 @@
-"""What a data set is to the rest of shoal, and the options that make one."""
+"""What a data set is, and how one is found by what the user writes: `cifar10:ROOT`, `f.py:name`."""
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from shoal.compat import with_torchvision
 from shoal.data.augment import Augment
 from shoal.data.batch import split_batch
 from shoal.data.loader import ImageLoader
-from shoal.errors import DataError
+from shoal.errors import ConfigError, DataError, NameNotFoundError, unknown_name
 from shoal.options import DataOptions
 from shoal.registry import Registry
+from shoal.targets import call_target, import_target, parse_target
 
-__all__ = ["DataSet", "Loader", "Reading", "data_sets", "register_data"]
+__all__ = ["DataSet", "Loader", "Reading", "data_sets", "load_data", "register_data"]
 
 
 class Loader(Protocol):
@@ -75,11 +79,8 @@ class DataSet:
     def example_inputs(self, batch: int = 2) -> Tensor | tuple[Tensor, ...]:
         """Return the inputs of the first training samples, normalised, not augmented if possible.
 
-        Args:
-            batch: how many samples; at least 2 to capture a model for any batch size.
-
-        Returns:
-            `[batch, ...]`; a tuple if the model takes several inputs.
+        They are `[batch, ...]`, at least 2 to capture a model for any batch size; a tuple if the
+        model takes several inputs.
 
         Raises:
             DataError: there are fewer training samples, or inputs go by keywords.
@@ -118,16 +119,10 @@ class DataSet:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the facts about the data set as plain values; sizes in images or batches."""
-        return {
-            "name": self.name,
-            "sizes": self._sizes(),
-            "sample_shape": list(self.sample_shape),
-            "num_classes": self.num_classes,
-            "classes": list(self.classes),
-            "mean": list(self.mean),
-            "std": list(self.std),
-            "notes": list(self.notes),
-        }
+        names = ("sample_shape", "classes", "mean", "std", "notes")
+        lists = {name: list(getattr(self, name)) for name in names}
+        sizes = self._sizes()
+        return {"name": self.name, "sizes": sizes, "num_classes": self.num_classes, **lists}
 
     def _sizes(self) -> dict[str, int]:
         parts = {"train": self.train, "val": self.val, "test": self.test}
@@ -140,15 +135,10 @@ class DataSet:
 
 @dataclass(frozen=True, kw_only=True)
 class Reading(DataOptions):
-    """How a data source is read: the options, and what only Python can give.
+    """How a data source is read: the options, and what only Python can give."""
 
-    Attributes:
-        device: where batches go.
-        transform: an augmentation to use instead of the one that `augment` names.
-    """
-
-    device: torch.device | str = "cpu"
-    transform: Augment | None = None
+    device: torch.device | str = "cpu"  # where batches go
+    transform: Augment | None = None  # instead of what `augment` names
 
 
 Source = Callable[[str, Reading], DataSet]
@@ -173,3 +163,97 @@ def register_data(name: str) -> Callable[[Source], Source]:
         'noise: 1 train, 1 val batches of 1×8×8'
     """
     return data_sets.register(name)
+
+
+def load_data(spec: str, *, device: torch.device | str = "cpu", **options: Any) -> DataSet:
+    """Return the data set that `spec` names, split into training, validation and test.
+
+    Args:
+        spec: "digits", "cifar10:ROOT", "cifar100:ROOT", "folder:ROOT", or a factory,
+            "package.module:factory" or "path/file.py:factory", with `?key=value&…` for its
+            arguments. A factory returns a `DataSet`, or (train, val) or (train, val, test), each
+            an iterable of batches with a length; the options do not apply to it.
+        device: where batches go.
+        **options: fields of `DataOptions`; `augment` may also be an `Augment`, or None for none.
+
+    Raises:
+        NameNotFoundError: there is no such kind of data set, or no such option.
+        ConfigError: the spec is malformed, an option is out of its range, or the factory failed.
+        DataError: the data are missing, empty or damaged.
+
+    Example:
+        >>> import shoal
+        >>> data = shoal.data.load_data("digits", train_samples=500)
+        >>> data.describe()
+        'digits: 500 train, 270 val, 270 test images of 1×8×8 in 10 classes'
+    """
+    augment = options.get("augment")
+    if isinstance(augment, Augment):
+        options |= {"augment": "none", "transform": augment}
+    elif "augment" in options and augment is None:
+        options["augment"] = "none"
+    reading = Reading.from_dict({"device": device, **options})
+    spec = spec.strip()
+    kind, colon, root = spec.partition(":")
+    if kind in data_sets:
+        return data_sets[kind](root, reading)
+    if colon and _is_factory(spec.partition("?")[0]):
+        return _from_factory(spec, reading)
+    if Path(spec).expanduser().is_dir():
+        raise NameNotFoundError(f"unknown data set '{spec}': write 'folder:{spec}' for a folder")
+    raise unknown_name("data set", kind, data_sets.names())
+
+
+def _is_factory(target: str) -> bool:
+    """Whether `target` is a file or module and a name in it, not a misspelt kind and folder."""
+    source, _, name = target.rpartition(":")
+    if source.endswith(".py") or "/" in source or "." in source:
+        return True
+    misspelt = difflib.get_close_matches(source, data_sets.names(), n=1)
+    return not misspelt and all(part.isidentifier() for part in (source, *name.split(".")))
+
+
+def _from_factory(spec: str, options: Reading) -> DataSet:
+    target, keywords = parse_target(spec)
+    default = Reading()
+    for name in _IGNORED:
+        if getattr(options, name) != getattr(default, name):
+            raise ConfigError(
+                f"{name} does not apply to the data factory {target}: "
+                "let the factory do it, or give it arguments as '?key=value'"
+            )
+    factory = import_target(target, with_torchvision)
+    made = call_target(factory, keywords, target, with_torchvision)
+    if isinstance(made, DataSet):
+        return made
+    if not isinstance(made, tuple | list) or len(made) not in (2, 3):
+        what = f"{len(made)} things" if isinstance(made, tuple | list) else type(made).__name__
+        raise DataError(
+            f"{target} returned {what}: return a shoal.data.DataSet, (train, val) "
+            "or (train, val, test)"
+        )
+    for part, loader in zip(("train", "val", "test"), made, strict=False):
+        if part != "test" or loader is not None:
+            _check_loader(loader, f"the {part} data of {target}")
+    train, val, test = (*made, None)[:3]
+    return DataSet(spec, train, val, test, _class_names(train))
+
+
+# Options that a factory would silently ignore.
+_IGNORED = ("train_samples", "val_fraction", "val_samples", "image_size", "mean", "std", "augment")
+
+
+def _check_loader(loader: Any, what: str) -> None:
+    kind = type(loader).__name__
+    if isinstance(loader, Iterator):
+        raise DataError(f"{what} is a {kind}, which can be read only once: return a list or loader")
+    if not hasattr(loader, "__iter__") or not hasattr(loader, "__len__"):
+        raise DataError(
+            f"{what} is a {kind}: return an iterable of batches with a length, as a DataLoader"
+        )
+
+
+def _class_names(train: Any) -> tuple[str, ...]:
+    """Return the names of the classes if the loader's data set has them, as torchvision's do."""
+    names = getattr(getattr(train, "dataset", None), "classes", None)
+    return tuple(str(name) for name in names) if isinstance(names, tuple | list) else ()

@@ -5,16 +5,17 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+from PIL import Image
 
 from shoal.data.assemble import assemble, choose, gibibytes, limit
 from shoal.data.dataset import DataSet, Reading, data_sets
-from shoal.data.images import Frame, Pixels, decode_all
-from shoal.data.sources import ImageFiles
+from shoal.data.images import Frame, ImageFiles, Pixels, decode_all
+from shoal.data.split import Indices
 from shoal.errors import ConfigError, DataError
 
 __all__ = ["load_folder"]
@@ -30,14 +31,13 @@ class _Files:
     """Image files and their classes: `labels[i]` is the position in `classes`."""
 
     paths: list[Path]
-    labels: NDArray[np.int64]
+    labels: Indices
 
-    def at(self, positions: Sequence[int] | NDArray[np.int64]) -> _Files:
-        return _Files([self.paths[i] for i in positions], self.labels[np.asarray(positions, int)])
+    def at(self, positions: Indices) -> _Files:
+        return _Files([self.paths[i] for i in positions], self.labels[positions])
 
     def without(self, positions: list[int]) -> _Files:
-        left_out = set(positions)
-        return self.at([i for i in range(len(self.paths)) if i not in left_out])
+        return self.at(np.setdiff1d(np.arange(len(self.paths)), positions))
 
 
 @data_sets.register("folder")
@@ -49,10 +49,6 @@ def load_folder(root: str, options: Reading) -> DataSet:
     validation and test images are split off, 15 % each. "auto" augmentation mirrors and shifts by
     up to an eighth of the side. Images are held in memory if they take at most `max_memory_gib`,
     else they are decoded as they are needed, and cropped at random where the others are shifted.
-
-    Args:
-        root: the folder.
-        options: how to read it.
 
     Raises:
         DataError: the folder is missing, empty or not of that form, its parts have different
@@ -70,7 +66,7 @@ def load_folder(root: str, options: Reading) -> DataSet:
     frame = _frame(files["train"], options)
     count = sum(len(part.paths) for part in files.values())
     in_memory = gibibytes(count, (frame.size, frame.size, 3)) <= options.max_memory_gib
-    parts: dict[str, tuple[Pixels | ImageFiles, NDArray[np.int64]]] = {}
+    parts: dict[str, tuple[Pixels | ImageFiles, Indices]] = {}
     for part, chosen in files.items():
         images, broken = _images(chosen, frame, options, in_memory=in_memory)
         kept = chosen.without(broken)
@@ -78,7 +74,12 @@ def load_folder(root: str, options: Reading) -> DataSet:
             raise DataError(f"no {part} image can be decoded: replace the files")
         parts[part] = images, kept.labels
         if broken:
-            notes.append(_broken_note(part, [chosen.paths[i] for i in broken]))
+            what, were = ("files", "were") if len(broken) > 1 else ("file", "was")
+            shown = [*(str(chosen.paths[i]) for i in broken[:5]), *["…"] * (len(broken) > 5)]
+            notes.append(
+                f"{len(broken)} {part} {what} could not be decoded and {were} skipped: "
+                f"{', '.join(shown)}"
+            )
             if part == "train":
                 _check_all_classes(kept, classes)
     return assemble(f"folder:{root}", parts, classes, options, notes)
@@ -97,13 +98,10 @@ def _share(folder: Path, options: Reading) -> tuple[list[str], dict[str, _Files]
         )
     pool = _list_files(top, classes)
     _check_all_classes(pool, classes)
-    given = {}
-    for part in ("val", "test"):
-        if not flat and (folder / part).is_dir():
-            given[part] = _same_classes(folder / part, part, classes)
-    chosen, notes = choose(
-        pool.labels, classes, options, split_val="val" not in given, split_test=flat
-    )
+    names = [part for part in ("val", "test") if not flat and (folder / part).is_dir()]
+    given = {part: _same_classes(folder / part, part, classes) for part in names}
+    split_val = "val" not in given
+    chosen, notes = choose(pool.labels, classes, options, split_val=split_val, split_test=flat)
     files = {part: pool.at(positions) for part, positions in chosen.items()}
     for part, found in given.items():
         count = options.val_samples if part == "val" else None
@@ -127,9 +125,9 @@ def _list_files(folder: Path, classes: Sequence[str]) -> _Files:
     for label, name in enumerate(classes):
         for parent, folders, names in os.walk(folder / name):
             folders[:] = sorted(f for f in folders if not f.startswith("."))
-            found = [n for n in sorted(names) if _is_image(n)]
-            paths += [Path(parent, n) for n in found]
-            labels += [label] * len(found)
+            visible = [Path(parent, n) for n in sorted(names) if not n.startswith(".")]
+            paths += [path for path in visible if path.suffix.lower() in EXTENSIONS]
+        labels += [label] * (len(paths) - len(labels))
     if not paths:
         raise DataError(
             f"'{folder}' has no image in its class folders: "
@@ -138,17 +136,11 @@ def _list_files(folder: Path, classes: Sequence[str]) -> _Files:
     return _Files(paths, np.asarray(labels, dtype=np.int64))
 
 
-def _is_image(name: str) -> bool:
-    return not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS
-
-
 def _check_all_classes(files: _Files, classes: Sequence[str]) -> None:
-    present = set(files.labels.tolist())
-    for label, name in enumerate(classes):
-        if label not in present:
-            raise DataError(
-                f"class '{name}' has no image to train on: add some, or remove its folder"
-            )
+    missing = sorted(set(range(len(classes))) - set(files.labels.tolist()))
+    if missing:
+        name = classes[missing[0]]
+        raise DataError(f"class '{name}' has no image to train on: add some, or remove its folder")
 
 
 def _same_classes(folder: Path, part: str, classes: Sequence[str]) -> _Files:
@@ -164,16 +156,12 @@ def _same_classes(folder: Path, part: str, classes: Sequence[str]) -> _Files:
 
 def _frame(files: _Files, options: Reading) -> Frame:
     """Return the frame of the images, from the options or from a sample of the files."""
-    from PIL import Image
-
     sizes: set[tuple[int, int]] = set()
     sample = np.linspace(0, len(files.paths) - 1, min(_SAMPLE, len(files.paths))).astype(int)
     for position in sample:
-        try:
-            with Image.open(files.paths[position]) as image:  # reads no pixel
-                sizes.add(image.size)
-        except (OSError, ValueError, SyntaxError):
-            continue  # decoding will name the file
+        unreadable = suppress(OSError, ValueError, SyntaxError)  # decoding will name the file
+        with unreadable, Image.open(files.paths[position]) as image:  # reads no pixel
+            sizes.add(image.size)
     uniform = min(next(iter(sizes))) if len(sizes) == 1 else None
     small = uniform is not None and uniform <= SMALL_SIDE
     size = options.image_size or (uniform if small and uniform else DEFAULT_SIDE)
@@ -191,14 +179,6 @@ def _images(
     if options.skip_broken:  # to skip the broken ones they must be known: all are decoded once
         _, broken = decode_all(files.paths, frame, skip_broken=True, keep=False)
     return ImageFiles(files.without(broken).paths, frame, options.workers), broken
-
-
-def _broken_note(part: str, paths: list[Path]) -> str:
-    shown = ", ".join(str(p) for p in paths[:5]) + (", …" if len(paths) > 5 else "")
-    count = f"{len(paths)} {part} file" + ("s" if len(paths) > 1 else "")
-    return (
-        f"{count} could not be decoded and {'were' if len(paths) > 1 else 'was'} skipped: {shown}"
-    )
 
 
 def _no_folder(folder: Path) -> str:

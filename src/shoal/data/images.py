@@ -1,31 +1,33 @@
-"""Image files to arrays of pixels: decoding, resizing and cropping with Pillow.
+"""Where a loader's images lie, in memory or in files, and how files become arrays of pixels.
 
-Everybody needs to read folders of images, so it works without torchvision, which cannot even be
-imported beside many CPU builds of PyTorch. Resizing and cropping round as its transforms do, and
-files are decoded in threads, with the broken ones named.
+Everybody needs to read folders of images, so Pillow decodes, resizes and crops them, without
+torchvision, which cannot even be imported beside many CPU builds of PyTorch. Resizing and cropping
+round as its transforms do, and files are decoded in threads, with the broken ones named.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
+from shoal.data.split import Indices
 from shoal.errors import DataError, OptionError
+from shoal.seeds import generator
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-__all__ = ["Frame", "cpu_count", "decode_all", "decode_error", "open_rgb", "resize_all"]
+__all__ = ["Frame", "ImageFiles", "Pixels", "PixelsInMemory", "decode_all", "resize_all"]
 
 Pixels = NDArray[np.uint8]
 
@@ -37,15 +39,7 @@ _CHUNK = 64  # files a thread decodes in one go
 
 @dataclass(frozen=True)
 class Frame:
-    """How an image of any size becomes a square one.
-
-    Attributes:
-        size: height and width of the result, in pixels.
-        resize: what the shorter side is resized to before the central `size` pixels are cut out.
-
-    Raises:
-        OptionError: not 1 ≤ size ≤ resize.
-    """
+    """How an image becomes a square: resized to a short side of `resize`, cut to `size` pixels."""
 
     size: int
     resize: int
@@ -54,71 +48,64 @@ class Frame:
         if not 1 <= self.size <= self.resize:
             raise OptionError("size", self.size, f"1 to {self.resize} pixels")
 
-    def centre(self, image: Image) -> Pixels:
+    def centre(self, image: Image.Image) -> Pixels:
         """Return the resized image's centre, `[size, size, 3]`."""
-        from PIL.Image import Resampling
-
         width, height = image.size
         short = min(width, height)
         if short != self.resize:
             # The longer side is rounded down, as torchvision does.
             width, height = (self.resize * side // short for side in (width, height))
-            image = image.resize((width, height), Resampling.BILINEAR)
+            image = image.resize((width, height), Image.Resampling.BILINEAR)
         left, top = round((width - self.size) / 2), round((height - self.size) / 2)
         if (width, height) != (self.size, self.size):
             image = image.crop((left, top, left + self.size, top + self.size))
         return np.asarray(image)
 
-    def random(self, image: Image, rng: np.random.Generator) -> Pixels:
+    def random(self, image: Image.Image, rng: np.random.Generator) -> Pixels:
         """Return a random part of the image, of random area and shape, `[size, size, 3]`."""
-        from PIL.Image import Resampling
-
-        box = _random_box(image.size, rng)
-        if box is None:
-            return self.centre(image)
-        return np.asarray(image.crop(box).resize((self.size, self.size), Resampling.BILINEAR))
-
-
-def _random_box(
-    image_size: tuple[int, int], rng: np.random.Generator
-) -> tuple[int, int, int, int] | None:
-    """Return left, top, right and bottom of a random part; None if ten tries do not fit."""
-    width, height = image_size
-    for _ in range(10):
-        area = width * height * rng.uniform(*_CROP_AREA)
-        ratio = math.exp(rng.uniform(*_CROP_LOG_RATIO))
-        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if 0 < w <= width and 0 < h <= height:
-            left, top = (int(rng.integers(free + 1)) for free in (width - w, height - h))
-            return left, top, left + w, top + h
-    return None
+        width, height = image.size
+        for _ in range(10):
+            area = width * height * rng.uniform(*_CROP_AREA)
+            ratio = math.exp(rng.uniform(*_CROP_LOG_RATIO))
+            w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if 0 < w <= width and 0 < h <= height:
+                left, top = (int(rng.integers(free + 1)) for free in (width - w, height - h))
+                part, square = (left, top, left + w, top + h), (self.size, self.size)
+                return np.asarray(image.crop(part).resize(square, Image.Resampling.BILINEAR))
+        return self.centre(image)  # too narrow for such a part
 
 
-def open_rgb(path: Path) -> Image:
+def _open_rgb(path: Path) -> Image.Image:
     """Return a file's image, decoded, as RGB; raises whatever Pillow does."""
-    from PIL import Image as images
-
-    with images.open(path) as image:
+    with Image.open(path) as image:
         if image.mode.startswith("I;16"):
             # Pillow would clip 16-bit grey at 255, to a white image.
-            return images.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+            return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
         if image.mode == "P" and "transparency" in image.info:
             return image.convert("RGBA").convert("RGB")
         return image.convert("RGB")
 
 
-def decode_error(path: Path, error: Exception) -> DataError:
-    """Return the error for a file that cannot be decoded."""
-    reason = " ".join(str(error).split())
-    # Pillow's own message for a file of another format repeats the path.
-    what = "it is not an image" if "cannot identify" in reason else reason or type(error).__name__
-    return DataError(
-        f"cannot decode the image '{path}' ({what}): replace or remove it, "
-        "or skip such files with skip_broken=True"
-    )
+def _decoded(
+    path: Path, frame: Frame, rng: np.random.Generator | None = None
+) -> Pixels | DataError:
+    """Return a file's square image, cut at random where `rng` is given, or what went wrong."""
+    try:
+        image = _open_rgb(path)
+        return frame.centre(image) if rng is None else frame.random(image, rng)
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged file makes decoders raise anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        # Pillow's own message for a file of another format repeats the path.
+        what = "it is not an image" if "cannot identify" in reason else reason
+        return DataError(
+            f"cannot decode the image '{path}' ({what}): replace or remove it, "
+            "or skip such files with skip_broken=True"
+        )
 
 
-def cpu_count() -> int:
+def _cpu_count() -> int:
     """Return the number of CPUs this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
@@ -128,47 +115,34 @@ def cpu_count() -> int:
 def decode_all(
     paths: Sequence[Path], frame: Frame, *, skip_broken: bool, keep: bool = True
 ) -> tuple[Pixels, list[int]]:
-    """Decode files in parallel threads.
-
-    Args:
-        paths: the image files.
-        frame: how each becomes a square image.
-        skip_broken: whether to skip what cannot be decoded.
-        keep: False only checks the files, in little memory.
+    """Decode files in parallel threads; `keep=False` only checks them, in little memory.
 
     Returns:
-        The decoded images, `[N, size, size, 3]`, and the positions in `paths` of the files that
-        were skipped.
+        The images, `[N, size, size, 3]`, and the positions in `paths` of the files skipped.
 
     Raises:
         DataError: a file cannot be decoded and `skip_broken` is False; it is named.
     """
     pixels = np.empty((len(paths) if keep else 0, frame.size, frame.size, 3), dtype=np.uint8)
-
     # In the order of the disk, not the caller's random one.
     order = sorted(range(len(paths)), key=lambda position: str(paths[position]))
 
-    def decode(start: int) -> list[tuple[int, Exception]]:
-        failed: list[tuple[int, Exception]] = []
+    def decode(start: int) -> list[tuple[int, DataError]]:
+        failed = []
         for position in order[start : start + _CHUNK]:
-            try:
-                image = frame.centre(open_rgb(paths[position]))
-            except MemoryError:
-                raise
-            except Exception as error:  # a damaged file makes decoders raise anything
-                failed.append((position, error))
-                continue
-            if keep:
+            image = _decoded(paths[position], frame)
+            if isinstance(image, DataError):
+                failed.append((position, image))
+            elif keep:
                 pixels[position] = image
         return failed
 
     broken: list[int] = []
-    with ThreadPoolExecutor(cpu_count()) as pool:
+    with ThreadPoolExecutor(_cpu_count()) as pool:
         for failed in pool.map(decode, range(0, len(paths), _CHUNK)):
             if failed and not skip_broken:
                 pool.shutdown(wait=False, cancel_futures=True)
-                position, error = failed[0]
-                raise decode_error(paths[position], error) from error
+                raise failed[0][1]
             broken += [position for position, _ in failed]
     broken.sort()
     return np.delete(pixels, broken, axis=0) if broken and keep else pixels, broken
@@ -185,3 +159,111 @@ def resize_all(pixels: Pixels, size: int) -> Pixels:
         rounded = part.round().clamp(0, 255).to(torch.uint8)
         resized[start : start + 1024] = rounded.permute(0, 2, 3, 1).numpy()
     return resized
+
+
+@dataclass(frozen=True)
+class PixelsInMemory:
+    """Images on the device where they are used.
+
+    They lie pixel by pixel: a gather of whole pixels is the fastest way to crop and flip.
+    """
+
+    pixels: Tensor  # uint8 [N, H, W, C]
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width."""
+        _, height, width, channels = self.pixels.shape
+        return channels, height, width
+
+    def to(self, device: torch.device) -> PixelsInMemory:
+        """Return the images on `device`."""
+        return PixelsInMemory(self.pixels.to(device))
+
+    def select(self, positions: Indices) -> PixelsInMemory:
+        """Return a copy of the images at `positions`, in that order."""
+        return PixelsInMemory(self._at(positions))
+
+    def read(self, batches: list[Indices]) -> Iterator[Tensor]:
+        """Yield the images of each batch of positions, uint8 `[B, H, W, C]`."""
+        return map(self._at, batches)
+
+    def _at(self, positions: Indices) -> Tensor:
+        return self.pixels.index_select(0, torch.from_numpy(positions).to(self.pixels.device))
+
+
+@dataclass(frozen=True)
+class ImageFiles(Dataset[Any]):
+    """Image files that worker processes decode as they are needed.
+
+    Without augmentation the images of a loader are those it would hold in memory. With an
+    augmentation whose `crop` is above 0, an image is cut at random, 8 to 100 % of its area resized
+    to the full size, where one in memory is shifted by a few pixels.
+
+    Attributes:
+        paths: the files.
+        frame: how each becomes a square image.
+        workers: processes that decode; 0 decodes in this process.
+        device: where the decoded images go.
+        crop: (seed, epoch) of random crops; None cuts out the centre.
+    """
+
+    paths: Sequence[Path | str]
+    frame: Frame
+    workers: int = 2
+    device: torch.device = torch.device("cpu")  # noqa: RUF009 (it is immutable)
+    crop: tuple[int, int] | None = None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width."""
+        return 3, self.frame.size, self.frame.size
+
+    def to(self, device: torch.device) -> ImageFiles:
+        """Return the files, to be read onto `device`."""
+        return replace(self, device=device)
+
+    def select(self, positions: Indices) -> ImageFiles:
+        """Return the files at `positions`, in that order."""
+        return replace(self, paths=[self.paths[i] for i in positions])
+
+    def read(self, batches: list[Indices]) -> Iterator[Tensor]:
+        """Yield the images of each batch of positions, uint8 `[B, H, W, 3]`.
+
+        Raises:
+            DataError: a file cannot be decoded; it is named.
+        """
+        on_gpu = self.device.type == "cuda"
+        decoded: DataLoader[Any] = DataLoader(
+            self,
+            sampler=batches,  # any sequence of what the data set takes
+            batch_size=None,
+            num_workers=min(self.workers, _cpu_count(), len(batches)),
+            pin_memory=on_gpu,
+            # Without its own generator the loader draws from, and so changes, the global one.
+            generator=torch.Generator(),
+        )
+        for images in decoded:
+            if isinstance(images, str):
+                raise DataError(images)
+            yield images.to(self.device, non_blocking=on_gpu)
+
+    def __getitem__(self, batch: Indices) -> Tensor | str:
+        """Return uint8 `[B, H, W, 3]`, or what went wrong: an error would lose its one line."""
+        pixels = np.empty((len(batch), self.frame.size, self.frame.size, 3), dtype=np.uint8)
+        for row, position in enumerate(batch):
+            rng = None
+            if self.crop is not None:
+                seed, epoch = self.crop
+                rng = generator(seed, "crop", epoch, int(position))
+            image = _decoded(Path(self.paths[position]), self.frame, rng)
+            if isinstance(image, DataError):
+                return str(image)
+            pixels[row] = image
+        return torch.from_numpy(pixels)

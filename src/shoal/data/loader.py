@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from shoal.data.augment import Augment, resolve_augment
-from shoal.data.sources import ImageFiles, PixelsInMemory
+from shoal.data.images import ImageFiles, PixelsInMemory
 from shoal.data.split import Indices, stratified_subset
 from shoal.errors import ConfigError, DataError, OptionError
 from shoal.seeds import generator
@@ -88,7 +88,7 @@ class ImageLoader:
             )
         generator(seed, "order")  # raises for a bad seed now, not at the first batch
         self.num_classes = num_classes or int(self.labels.max()) + 1
-        self.batch_size = _checked_batch_size(batch_size)
+        self.batch_size = _checked("batch_size", batch_size, 1)
         self.mean = _per_channel("mean", mean, source.shape[0])
         self.std = _per_channel("std", std, source.shape[0])
         if min(self.std) <= 0:
@@ -120,7 +120,9 @@ class ImageLoader:
         """Yield this epoch's batches."""
         epoch = self.epoch  # a set_epoch during the pass is for the next one
         batches = self._batches(epoch)
-        parts = [self._slice(len(batch)) for batch in batches]
+        rank, world = self.rank, self.world
+        sizes = [len(batch) for batch in batches]
+        parts = [slice(n * rank // world, n * (rank + 1) // world) for n in sizes]
         mine = [batch[part] for batch, part in zip(batches, parts, strict=True)]
         labels = self.labels.to(self.device)
         source, augment = self.source, self.augment
@@ -137,17 +139,12 @@ class ImageLoader:
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch, which decides order and augmentation; counted from 0."""
-        if epoch < 0:
-            raise OptionError("epoch", epoch, "at least 0: epochs count from 0")
-        self.epoch = epoch
+        self.epoch = _checked("epoch", epoch, 0, ": epochs count from 0")
 
     def plain(self) -> Self:
-        """Return all images in stored order: no shuffle, augmentation, drop_last or shard.
-
-        Scoring and evaluation use it.
-        """
-        none = Augment()
-        return self._but(augment=none, shuffle=False, drop_last=False, rank=0, world=1, epoch=0)
+        """Return all images in stored order: no shuffle, augmentation, drop_last or shard."""
+        off = {"augment": Augment(), "shuffle": False, "drop_last": False}
+        return self._but(**off, rank=0, world=1, epoch=0)
 
     def shard(self, rank: int, world: int) -> Self:
         """Return the loader whose every batch is this rank's slice of the global batch.
@@ -181,7 +178,7 @@ class ImageLoader:
 
     def with_batch_size(self, batch_size: int) -> Self:
         """Return a loader with another number of samples per (global) batch."""
-        return self._but(batch_size=_checked_batch_size(batch_size))
+        return self._but(batch_size=_checked("batch_size", batch_size, 1))
 
     def select(self, positions: Indices) -> Self:
         """Return a loader of the samples at `positions`, in that order; pixels are copied."""
@@ -209,20 +206,15 @@ class ImageLoader:
         starts = range(0, len(self) * self.batch_size, self.batch_size)
         return [order[start : start + self.batch_size] for start in starts]
 
-    def _slice(self, size: int) -> slice:
-        """Return this rank's part of a global batch of `size` samples."""
-        return slice(size * self.rank // self.world, size * (self.rank + 1) // self.world)
-
     def _normalise(self, images: Tensor) -> Tensor:
         """Turn `[B, H, W, C]` of 0 to 255 into normalised float32 `[B, C, H, W]`."""
         std = torch.tensor(self.std, dtype=torch.float64)
         scale = (1 / (255 * std)).to(images.device, torch.float32)
         shift = (-torch.tensor(self.mean, dtype=torch.float64) / std).to(scale)
         normalised = torch.addcmul(shift, images.float(), scale).permute(0, 3, 1, 2)
-        if self.channels_last:
-            # A view already, except that PyTorch leaves the strides of one channel ambiguous.
-            return normalised.contiguous(memory_format=torch.channels_last)
-        return normalised.contiguous()
+        # A view already if channels-last, but PyTorch leaves the strides of one channel ambiguous.
+        form = torch.channels_last if self.channels_last else torch.contiguous_format
+        return normalised.contiguous(memory_format=form)
 
 
 def _in_memory(images: Tensor | NDArray[np.uint8]) -> PixelsInMemory:
@@ -234,10 +226,10 @@ def _in_memory(images: Tensor | NDArray[np.uint8]) -> PixelsInMemory:
     return PixelsInMemory(given.permute(0, 2, 3, 1).contiguous())
 
 
-def _checked_batch_size(batch_size: int) -> int:
-    if batch_size < 1:
-        raise OptionError("batch_size", batch_size, "at least 1")
-    return batch_size
+def _checked(name: str, number: int, least: int, why: str = "") -> int:
+    if number < least:
+        raise OptionError(name, number, f"at least {least}{why}")
+    return number
 
 
 def _per_channel(name: str, values: Sequence[float] | float, channels: int) -> tuple[float, ...]:
@@ -256,9 +248,9 @@ def _checked_labels(
     """Return the labels as int64 `[N]` on the CPU, each in [0, num_classes)."""
     given = torch.as_tensor(labels).cpu()
     if given.ndim != 1 or given.is_floating_point() or given.dtype == torch.bool:
-        shape = list(given.shape)
         raise DataError(
-            f"labels are {given.dtype} of shape {shape}: give one class number (integer) per sample"
+            f"labels are {given.dtype} of shape {list(given.shape)}: "
+            "give one class number (integer) per sample"
         )
     if len(given) == 0:
         raise DataError("a data set has no sample: give at least one image")

@@ -33,8 +33,7 @@ def stratified_counts(sizes: Sequence[int], total: int) -> Indices:
 
     Every count is its exact share rounded down or up; ties go to the class that comes first.
     """
-    everything = sum(sizes)
-    shares = [Fraction(size * total, everything) for size in sizes]
+    shares = [Fraction(size * total, sum(sizes)) for size in sizes]
     counts = [int(share) for share in shares]
     by_remainder = sorted(range(len(sizes)), key=lambda c: counts[c] - shares[c])
     for chosen in by_remainder[: total - sum(counts)]:
@@ -43,41 +42,19 @@ def stratified_counts(sizes: Sequence[int], total: int) -> Indices:
 
 
 def stratified_subset(labels: Indices, count: int, *, seed: int, purpose: str) -> Indices:
-    """Return the sorted positions of `count` samples with the classes in the labels' proportions.
-
-    Returns all positions if there are fewer.
-
-    Raises:
-        OptionError: `count` is below 1.
-    """
+    """Return the sorted positions of `count` samples, all if there are fewer, in proportion."""
     if count < 1:
         raise OptionError("count", count, "at least 1 sample")
     if count >= len(labels):
         return np.arange(len(labels))
     members = _members(labels)
-    counts = stratified_counts([len(m) for m in members], count)
-    return _draw(members, counts, seed=seed, purpose=purpose)
+    return _draw(members, stratified_counts([*map(len, members)], count), seed, purpose)
 
 
 def stratified_split(
-    labels: Indices,
-    fraction: float,
-    *,
-    seed: int,
-    purpose: str,
-    classes: Sequence[str] = (),
+    labels: Indices, fraction: float, *, seed: int, purpose: str, classes: Sequence[str] = ()
 ) -> tuple[Indices, Indices]:
-    """Split samples into a part of about `fraction` and the rest, both with every class.
-
-    Args:
-        labels: the classes of the samples.
-        fraction: the share of the part, between 0 and 1.
-        seed: the user's seed.
-        purpose: of the part, also for messages ("validation").
-        classes: names of the classes for messages.
-
-    Returns:
-        Two sorted, disjoint arrays of positions that cover all samples: the part and the rest.
+    """Split samples into about `fraction` and the rest, both sorted and with every class.
 
     Raises:
         ConfigError: `fraction` is not between 0 and 1.
@@ -89,16 +66,15 @@ def stratified_split(
     for positions in members:
         if len(positions) < 2:
             label = int(labels[positions[0]])
-            name = classes[label] if classes else label
             raise DataError(
-                f"class '{name}' has only 1 image to share between the {purpose} split and the "
-                "rest: add images of it, or a folder of its own for that split"
+                f"class '{classes[label] if classes else label}' has only 1 image to share between "
+                f"the {purpose} split and the rest: add images of it, or a folder of its own for "
+                "that split"
             )
-    sizes = [len(m) for m in members]
+    sizes = [*map(len, members)]
     counts = stratified_counts(sizes, round(fraction * len(labels)))
     # A rare class keeps at least one sample on either side.
-    counts = np.clip(counts, 1, np.asarray(sizes) - 1)
-    part = _draw(members, counts, seed=seed, purpose=purpose)
+    part = _draw(members, np.clip(counts, 1, np.asarray(sizes) - 1), seed, purpose)
     return part, np.setdiff1d(np.arange(len(labels)), part)
 
 
@@ -107,7 +83,7 @@ def _members(labels: Indices) -> list[Indices]:
     return [np.flatnonzero(labels == label) for label in np.unique(labels)]
 
 
-def _draw(members: list[Indices], counts: Indices, *, seed: int, purpose: str) -> Indices:
+def _draw(members: list[Indices], counts: Indices, seed: int, purpose: str) -> Indices:
     """Return the sorted positions of `counts[c]` random members of each class."""
     rng = generator(seed, purpose)
     # The first of a permutation: a smaller subset of the same seed lies within a larger one.
