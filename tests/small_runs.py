@@ -26,8 +26,7 @@ from shoal.search.lab import Lab
 from shoal.search.listener import Listener
 from shoal.search.moves import Move
 from shoal.search.options import MachineOptions, SearchOptions
-from shoal.search.records import LatencyReport
-from shoal.search.result import Result
+from shoal.search.records import LatencyReport, Result
 from shoal.search.rewind import Rewind
 from shoal.search.task import Task
 from shoal.training import fit

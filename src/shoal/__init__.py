@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from shoal.search.method import Method as Method
     from shoal.search.method import Progress as Progress
     from shoal.search.method import register_method as register_method
-    from shoal.search.result import Result as Result
+    from shoal.search.records import Result as Result
     from shoal.surgery import collapse_ as collapse_
     from shoal.surgery import drop_ as drop_
     from shoal.surgery import fit_lines as fit_lines
@@ -50,7 +50,7 @@ _HOMES = {
     "Options": "shoal.options",
     "Progress": "shoal.search.method",
     "Recipe": "shoal.options",
-    "Result": "shoal.search.result",
+    "Result": "shoal.search.records",
     "Scores": "shoal.importance.scores",
     "ShoalError": "shoal.errors",
     "benchmark": "shoal.measure",

@@ -10,7 +10,7 @@ from torch import fx, nn
 
 from shoal.errors import ConfigError
 from shoal.measure import benchmark
-from shoal.report.benchmark_tables import benchmark_table
+from shoal.report.latency_tables import benchmark_table
 
 
 class Stack(nn.Module):

@@ -14,7 +14,7 @@ from shoal.errors import ConfigError, NameNotFoundError
 from shoal.models import cifar_resnet20
 from shoal.network import Network
 from shoal.search.listener import Listener
-from shoal.search.result import Result
+from shoal.search.records import Result
 from shoal.training import EpochReport
 from small_runs import FakeGauge
 

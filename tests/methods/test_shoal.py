@@ -28,7 +28,7 @@ from shoal.search import coach
 from shoal.search import moves as moves_module
 from shoal.search.listener import Listener
 from shoal.search.moves import Move, find_moves, saved_ms
-from shoal.search.result import Result
+from shoal.search.records import Result
 from shoal.search.settings import Settings
 from shoal.search.trial import FirstBatches
 from shoal.surgery import drop_, linearize_

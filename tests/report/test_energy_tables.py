@@ -4,12 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from test_run_tables import record as whole
+from test_run_tables import step
+
 from shoal.report import RunRecord, energy_lines, energy_table, outcome_lines, read_run
 from shoal.report.markdown import markdown as text
-from shoal.search.records import Metrics, Step
-
-DENSE = Metrics(90.0, 88.0, 4_000_000, 2_000, 10, 2.0)
-STEP = Step(0, "dense", DENSE, 3, 0, 1.0, 1.0, 1.0, 1.0, True)
 
 
 def figures(wh: float) -> dict[str, float]:
@@ -27,11 +26,7 @@ ENERGY: dict[str, Any] = {
 
 
 def record(**energy: Any) -> RunRecord:
-    return RunRecord(
-        folder=Path("run"), dense=DENSE, final=DENSE, steps=(STEP,), removed=0, total=3,
-        unit="rectifiers", stopped="it was enough", notes=(), latency={}, latency_batch=8,
-        energy=energy,
-    )  # fmt: skip
+    return whole(step(0), energy=energy, notes=())
 
 
 def test_dense_stands_beside_the_result_with_units() -> None:

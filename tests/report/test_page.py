@@ -68,5 +68,5 @@ def test_names_are_text_and_never_markup(tmp_path: Path) -> None:
 
 
 def test_a_run_that_goes_on_has_a_page_too(tmp_path: Path) -> None:
-    going = replace(record(step(0), step(1), latency={}, stopped=""), folder=tmp_path)
+    going = replace(record(step(0), step(1), latency=None, stopped=""), folder=tmp_path)
     assert "not finished yet" in write_page(going).read_text()

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from shoal.report.wording import UNITS, amount, duration, percent, points
+from shoal.report.table import UNITS, amount, duration, percent, points
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from shoal.errors import RunError
+from shoal.merge.report import MergeReport
 from shoal.report import (
     RunRecord,
     comparison_table,
@@ -19,17 +20,23 @@ from shoal.report import (
 )
 from shoal.report.markdown import markdown
 from shoal.report.table import Table
-from shoal.search.records import Metrics, Step
+from shoal.search.records import LatencyReport, Metrics, Step
 
-LATENCY = {
-    "dense_ms": 2.0,
-    "result_ms": 2.0,
-    "dense_folded_ms": 1.8,
-    "result_merged_ms": 0.9,
-    "speedup": {"median": 2.0, "low": 1.9, "high": 2.2},
-    "merged_depth": 5,
-    "merged_macs": 2_000_000,
-}
+LATENCY = LatencyReport(
+    batch=8,
+    runtime="eager",
+    dense_ms=2.0,
+    dense_folded_ms=1.8,
+    result_ms=2.0,
+    result_merged_ms=0.9,
+    speedup={"median": 2.0, "low": 1.9, "high": 2.2},
+    runtimes=(),
+    merge_max_rel_error=0.0,
+    merged_depth=5,
+    merged_macs=2_000_000,
+    merged_params=1_000,
+)
+MERGE = MergeReport([], [], [], 0.0, None, 2, 10, 10, 5, 5, None, None, 8)
 DENSE = Metrics(90.0, 88.0, 4_000_000, 2_000, 10, 2.0)
 
 
@@ -66,6 +73,7 @@ def record(*steps: Step, **changes: Any) -> RunRecord:
         stopped="it was enough",
         notes=("a note",),
         latency=LATENCY,
+        merge=MERGE,
         latency_batch=8,
     )
     return replace(base, **changes)
@@ -77,7 +85,7 @@ def text(table: Table | None) -> str:
 
 
 def test_a_difference_that_was_not_measurable_is_not_claimed() -> None:
-    going_on = {"latency": {}, "stopped": ""}
+    going_on = {"latency": None, "stopped": ""}
     unsure = step(1, latency_ratio=3.9, latency_ratio_low=0.3, latency_ratio_high=7.6)
     shown = text(comparison_table(record(step(0), unsure, **going_on)))
     assert "not certain (0.30 to 7.60)" in shown
@@ -139,7 +147,7 @@ def test_the_table_shows_dense_result_and_change() -> None:
     for words in ("90.00 %", "89.50 %", "-0.50 points", "4.00 ×", "2.00 ×", "1 removed", "batch 8"):
         assert words in table
     assert "2.00 × (1.90 to 2.20)" in table  # merged, from the rounds of the end
-    unfinished = text(comparison_table(record(step(0), step(1), latency={}, stopped="")))
+    unfinished = text(comparison_table(record(step(0), step(1), latency=None, stopped="")))
     assert "depth, merged" not in unfinished
     assert "best so far" in unfinished
     lines = outcome_lines(record(step(0), step(1)))
@@ -183,9 +191,8 @@ def test_names_are_not_taken_for_markup() -> None:
 
 
 def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
-    written = record(step(0), step(1), folder=tmp_path, merge={"merged": []})
+    written = record(step(0), step(1), folder=tmp_path)
     (tmp_path / "result.json").write_text(json.dumps(written.to_dict()))
-    (tmp_path / "config.yaml").write_text("latency_batch: 8\n")
     assert read_run(tmp_path) == written
 
 

@@ -11,7 +11,6 @@ from rich.console import Console
 
 import shoal.report
 import small_runs
-from shoal.merge.report import MergeReport
 from shoal.report import (
     Compared,
     Comparison,
@@ -127,14 +126,16 @@ def test_all_of_a_finished_run_fits_80_columns(
     small_runs.untimed_commands(monkeypatch)
     small_runs.run(tmp_path / "run", method="easier", criterion="last", remove=3, final_epochs=1)
     found = read_run(tmp_path / "run")
-    latencies = latency_table(found.latency["runtimes"])
+    assert found.latency is not None
+    assert found.merge is not None
+    latencies = latency_table(found.latency.runtimes)
     assert latencies is not None
     inspected = inspect_network(small_runs.captured(), "a model")
     tables = [
         steps_table(found),
         comparison_table(found),
         latencies,
-        *merge_tables(MergeReport.from_dict(found.merge)),
+        *merge_tables(found.merge),
         *inspection_tables(inspected),
     ]
     for table in tables:

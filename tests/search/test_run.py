@@ -17,11 +17,9 @@ import small_runs
 from shoal.errors import FileError, RunError
 from shoal.merge.loading import load
 from shoal.merge.report import MergeReport
-from shoal.report.record import read_run
 from shoal.search.listener import Listener
-from shoal.search.records import lineage
-from shoal.search.result import Result
-from shoal.search.run import Run
+from shoal.search.records import Result, lineage
+from shoal.search.run import Run, read_run
 from small_runs import SITES, facts, result_of, run, same_weights
 
 WORKER = Path(__file__).parents[1] / "run_worker.py"

@@ -15,8 +15,7 @@ from shoal.errors import ConfigError, DataError, NameNotFoundError
 from shoal.network import Network
 from shoal.search import coach
 from shoal.search.listener import Listener
-from shoal.search.records import Step, lineage
-from shoal.search.result import Result
+from shoal.search.records import Result, Step, lineage
 from small_runs import SITES, FakeGauge, digits, facts, removals, run, same_weights
 
 

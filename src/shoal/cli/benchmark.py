@@ -50,7 +50,7 @@ def benchmark(
     """
     from shoal.cli.source import Source, example_inputs, parse_shape
     from shoal.measure import benchmark as measure
-    from shoal.report.benchmark_tables import benchmark_table
+    from shoal.report.latency_tables import benchmark_table
     from shoal.report.terminal import print_table
     from shoal.search.compress import working_device
 

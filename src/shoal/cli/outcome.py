@@ -6,7 +6,6 @@ from pathlib import Path
 
 from shoal.cli.screen import print_json, print_lines, progress_console, result_console
 from shoal.errors import ShoalError
-from shoal.merge.report import MergeReport
 from shoal.report import (
     RunRecord,
     merge_tables,
@@ -50,26 +49,23 @@ def show_run(
         print_json(record.to_dict())
         return
     tables = [*([steps_table(record)] if steps else []), *outcome_tables(record)]
-    if merge and record.merge:
-        tables += merge_tables(MergeReport.from_dict(record.merge))
+    if merge and record.merge is not None:
+        tables += merge_tables(record.merge)
     console = result_console()
     for table in tables:
         print_table(console, table, verbose=verbose)
-    print_lines(console, *outcome_lines(record), *_places(record))
+    print_lines(console, *outcome_lines(record), *_places(record, record.folder or folder))
 
 
-def _places(record: RunRecord) -> list[str]:
+def _places(record: RunRecord, folder: Path) -> list[str]:
     """Return where the networks of the result are; nothing before there is one."""
     if not record.finished:
         return []
     lines = [
-        f"the result, to train on, is in '{record.folder / 'best'}'; in Python: "
-        f"net = shoal.load({str(record.folder)!r}, 'best')"
+        f"the result, to train on, is in '{folder / 'best'}'; in Python: "
+        f"net = shoal.load({str(folder)!r}, 'best')",
+        f"merged, to use and to export, it is in '{folder / 'merged'}'; as a file: "
+        f"shoal export {folder}",
     ]
-    if record.merge:
-        lines.append(
-            f"merged, to use and to export, it is in '{record.folder / 'merged'}'; as a file: "
-            f"shoal export {record.folder}"
-        )
-    page = record.folder / "report.html"
+    page = folder / "report.html"
     return [*lines, f"all figures on one page: '{page}'"] if page.exists() else lines

@@ -19,7 +19,7 @@ from rich.progress import (
 )
 from typing_extensions import override
 
-from shoal.report.wording import DONE, UNITS, duration, percent, points
+from shoal.report.table import DONE, UNITS, duration, percent, points
 from shoal.search.listener import Listener
 from shoal.search.records import Step
 from shoal.training import BatchReport, EpochReport

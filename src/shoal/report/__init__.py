@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from shoal.report.compare_tables import Compared, Comparison, comparison_lines, comparison_tables
-from shoal.report.energy_tables import energy_lines, energy_table
-from shoal.report.inspection import Inspection, inspect_network
-from shoal.report.inspection_tables import inspection_lines, inspection_tables
+from shoal.report.extra_tables import (
+    energy_lines,
+    energy_table,
+    robustness_lines,
+    robustness_table,
+)
+from shoal.report.inspection import (
+    Inspection,
+    inspect_network,
+    inspection_lines,
+    inspection_tables,
+)
 from shoal.report.latency_tables import latency_table, runtime_notes
 from shoal.report.merge_tables import merge_tables
 from shoal.report.page import write_page
-from shoal.report.record import RunRecord, read_run
-from shoal.report.robustness_tables import robustness_lines, robustness_table
 from shoal.report.run_tables import comparison_table, outcome_lines, outcome_tables, steps_table
+from shoal.search.records import RunRecord
+from shoal.search.run import read_run
 
 __all__ = [
     "Compared",

@@ -15,16 +15,9 @@ __all__ = ["Compared", "Comparison", "comparison_lines", "comparison_tables"]
 
 @dataclass(frozen=True)
 class Compared:
-    """The figures of one network.
+    """The figures of one network, in the order of the table's columns.
 
-    Attributes:
-        name: what it is called in the tables.
-        top1_val: validation accuracy in percent; None where there are no data.
-        top1_test: test accuracy in percent; None where there are no test data.
-        sites_left: rectifiers that are not linearized.
-        depth: layers with weights on the longest path.
-        macs: multiply-accumulates of one sample.
-        params: number of parameter elements.
+    Accuracies are in percent; None where there are no data, or no test data.
     """
 
     name: str
@@ -64,26 +57,6 @@ class Comparison:
 
 def comparison_tables(found: Comparison) -> list[Table]:
     """Return the table of figures, and one of latencies for each batch size."""
-    names = {one.name: one.name for one in found.networks}
-    timed = (latency_table([one.to_dict() for one in batch], names) for batch in found.latencies)
-    return [_figures(found.networks), *(table for table in timed if table is not None)]
-
-
-def comparison_lines(found: Comparison) -> list[str]:
-    """Return what to say under the tables."""
-    lines = [
-        "every network is timed as it would be used: a run's result merged, any other with its "
-        "batch norms and lines folded"
-    ]
-    if found.data:
-        lines.append(f"top-1: {found.data}")
-    lines += [f"note: {note}" for note in found.notes]
-    missing = [one.to_dict() for batch in found.latencies[:1] for one in batch]
-    names = {one.name: one.name for one in found.networks}
-    return [*lines, *(f"note: {note}" for note in runtime_notes(missing, names))]
-
-
-def _figures(networks: Sequence[Compared]) -> Table:
     columns = (
         Column("network", align="left"),
         Column("validation", "%"),
@@ -93,5 +66,19 @@ def _figures(networks: Sequence[Compared]) -> Table:
         Column("MACs", "count", meaning="multiply-accumulates of one sample"),
         Column("parameters", "count", priority=1),
     )
-    rows = tuple(Row(astuple(one)) for one in networks)
-    return Table("networks", columns, rows)
+    figures = Table("networks", columns, tuple(Row(astuple(one)) for one in found.networks))
+    names = {one.name: one.name for one in found.networks}
+    timed = (latency_table([one.to_dict() for one in batch], names) for batch in found.latencies)
+    return [figures, *(table for table in timed if table is not None)]
+
+
+def comparison_lines(found: Comparison) -> list[str]:
+    """Return what to say under the tables."""
+    measured = [one.to_dict() for batch in found.latencies[:1] for one in batch]
+    missing = runtime_notes(measured, {one.name: one.name for one in found.networks})
+    return [
+        "every network is timed as it would be used: a run's result merged, any other with its "
+        "batch norms and lines folded",
+        *([f"top-1: {found.data}"] if found.data else []),
+        *(f"note: {note}" for note in [*found.notes, *missing]),
+    ]

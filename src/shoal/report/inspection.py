@@ -1,4 +1,4 @@
-"""What a network is made of, as `shoal inspect` shows it."""
+"""What a network is made of, as `shoal inspect` shows it: figures, tables and lines."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 from shoal.importance import Scores
 from shoal.measure import Benchmark, count_macs, count_params, depth
 from shoal.network import Block, Network, Opaque, Site
+from shoal.report.table import Cell, Column, Row, Table, amount, text_columns
 from shoal.surgery.block_costs import BlockCost, block_costs
 
-__all__ = ["Inspection", "inspect_network"]
+__all__ = ["Inspection", "inspect_network", "inspection_lines", "inspection_tables"]
 
 
 @dataclass(frozen=True)
@@ -128,3 +129,96 @@ def inspect_network(
         scores=scores,
         benchmark=benchmark,
     )
+
+
+def inspection_tables(found: Inspection) -> list[Table]:
+    """Return the tables of a network's sites, its blocks, and what could not be raised."""
+    blocks = [_blocks(found)] if found.blocks else []
+    return [_sites(found), *blocks, *([_opaque(found)] if found.opaque else [])]
+
+
+def _sites(found: Inspection) -> Table:
+    scores = found.scores if found.scored == "site" else None
+    columns = [*text_columns("site", "kind"), Column("channels", priority=2)]
+    if scores is not None:
+        columns += [
+            Column("ON", "%", meaning="how often a neuron is ON"),
+            Column(scores.title, "score"),
+            Column("± standard error", "error", priority=1),
+        ]
+    rows = []
+    for site in found.sites:
+        kind = site.kind if site.linearized is None else f"{site.kind}, now {site.linearized}"
+        cells: list[Cell] = [site.name, kind, "?" if site.channels is None else site.channels]
+        if scores is not None:
+            score, error = scores.by_name.get(site.name), scores.standard_errors.get(site.name)
+            cells += [found.on_percent(site.name), score, error]
+        rows.append(Row(tuple(cells)))
+    return Table("rectifier sites", tuple(columns), tuple(rows))
+
+
+def _blocks(found: Inspection) -> Table:
+    timed = any(cost.latency_ms is not None for cost in found.costs.values())
+    scores = found.scores if found.scored == "block" else None
+    columns = (
+        *text_columns("block", "removable"),
+        Column("MACs", "%", meaning="share of the network's MACs that dropping it saves"),
+        Column("parameters", "%", meaning="share of its parameters", priority=1),
+        *([Column("latency", "ms", meaning="that dropping it saves")] if timed else []),
+        *([] if scores is None else [Column(scores.title, "score")]),
+        Column("layers", align="left", priority=2),
+    )
+
+    def cells(block: Block) -> tuple[Cell, ...]:
+        cost = found.costs.get(block.name)
+        saved: list[Cell] = [None] * 3
+        if cost is not None:
+            saved = [cost.macs_percent, cost.params_percent, cost.latency_ms]
+        return (
+            block.name,
+            "yes" if block.removable else f"no: {block.reason}",
+            *saved[: 3 if timed else 2],
+            *([] if scores is None else [scores.by_name.get(block.name)]),
+            ", ".join(layer.removeprefix(f"{block.name}.") for layer in block.layers),
+        )
+
+    title = "residual blocks, and what dropping each saves"
+    return Table(title, columns, tuple(Row(cells(block)) for block in found.blocks))
+
+
+def _opaque(found: Inspection) -> Table:
+    return Table(
+        "opaque operations: left as they are, and no removal crosses them",
+        text_columns("in", "operation", "reason"),
+        tuple(Row((o.path or "(the model itself)", o.op, o.reason)) for o in found.opaque),
+    )
+
+
+def inspection_lines(found: Inspection) -> list[str]:
+    """Return what to say under the tables: the figures of the whole."""
+    left = sum(site.linearized is None for site in found.sites)
+    removable = sum(block.removable for block in found.blocks)
+    lines = [
+        f"{found.model}, input {'×'.join(map(str, found.input_shape))}",
+        f"{left} of {len(found.sites)} rectifiers, {removable} of {len(found.blocks)} blocks "
+        "removable",
+        f"depth {found.depth} layers, {amount(found.macs)} MACs per sample, "
+        f"{amount(found.params)} parameters",
+    ]
+    if found.uncounted:
+        lines.append(f"not counted in the MACs: {', '.join(found.uncounted)}")
+    if found.scores is not None:
+        settled = {
+            None: "",
+            True: "; the lowest is certain",
+            False: "; the lowest is not certain: score more samples",
+        }[found.scores.settled]
+        lines.append(f"scored on {found.scores.samples} training samples{settled}")
+    if found.benchmark is not None:
+        latency = found.benchmark.latency
+        lines.append(
+            f"latency {latency} for a batch of {latency.batch_size} on {latency.device}, "
+            f"threads: {latency.threads}; median (quartiles) of {latency.samples} rounds, batch "
+            "norms as they are"
+        )
+    return [*lines, *(f"note: {note}" for note in found.notes)]

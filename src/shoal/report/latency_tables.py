@@ -1,13 +1,14 @@
-"""The latency of dense and result in each runtime, in tables."""
+"""Latencies in tables: of dense and result in each runtime, and of one network and its baseline."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from shoal.report.table import Column, Quantity, Row, Table
+from shoal.measure import Benchmark
+from shoal.report.table import Cell, Column, Quantity, Row, Table, text_columns
 
-__all__ = ["latency_table", "quotient", "runtime_name", "runtime_notes"]
+__all__ = ["benchmark_table", "latency_table", "quotient", "runtime_name", "runtime_notes"]
 
 _NETWORKS = {
     "dense": "dense as given",
@@ -30,52 +31,39 @@ def latency_table(
     shown = [found for found in runtimes if found["latency"]]
     if not shown:
         return None
-    some = next(iter(shown[0]["latency"].values()))
     known = names is _NETWORKS
     baseline = "dense with its batch norms folded" if known else names[shown[0]["baseline"]]
     ratio = f"{'dense' if known else 'baseline'} / this"
     meaning = f"latency of {baseline} over this one's, with its 95 % interval"
+    places = [_place(next(iter(found["latency"].values()))) for found in shown]
+    shared = places[0] if len(set(places)) == 1 else ""
+    rows = []
+    for found, place in zip(shown, places, strict=True):
+        here = [name for name in names if name in found["latency"]]
+        where = f"{runtime_name(found['runtime'])}{'' if shared else place}"
+        for name in here:
+            own = "1" if name == found["baseline"] else quotient(found["ratio"][name])
+            time = found["latency"][name]["median_ms"]
+            cells = (where if name == here[0] else "", names[name], time, own)
+            rows.append(Row(cells, last=name == here[-1]))
+    batch = next(iter(shown[0]["latency"].values()))["batch_size"]
     columns = (
-        Column("runtime", align="left"),
-        Column("network", align="left"),
+        *text_columns("runtime", "network"),
         Column("latency", "ms", meaning="median of one call"),
         Column(ratio, meaning=meaning),
     )
-    rows = [
-        row
-        for found in shown
-        for row in _rows(
-            found,
-            {n: words for n, words in names.items() if n in found["latency"]},
-            "" if _shared(shown) else _place(found),
-        )
-    ]
-    title = f"latency at batch {some['batch_size']}{_shared(shown)}"
+    title = f"latency at batch {batch}{shared}"
     return Table(title, columns, tuple(rows), (f"{ratio}: {meaning}",))
 
 
-def _shared(shown: Sequence[Mapping[str, Any]]) -> str:
-    """Return where all of them were measured; nothing where they differ."""
-    places = {_place(found) for found in shown}
-    return places.pop() if len(places) == 1 else ""
+def _place(latency: Mapping[str, Any]) -> str:
+    if latency["device"] != "cpu":
+        return f", {latency['device']}"
+    return f", {_threads(latency['threads'])}"
 
 
-def _rows(found: Mapping[str, Any], names: Mapping[str, str], place: str) -> list[Row]:
-    rows: list[Row] = []
-    for name, words in names.items():
-        runtime = "" if rows else f"{runtime_name(found['runtime'])}{place}"
-        ratio = "1" if name == found["baseline"] else quotient(found["ratio"][name])
-        cells = (runtime, words, found["latency"][name]["median_ms"], ratio)
-        rows.append(Row(cells, last=len(rows) == len(names) - 1))
-    return rows
-
-
-def _place(found: Mapping[str, Any]) -> str:
-    some = next(iter(found["latency"].values()))
-    if some["device"] != "cpu":
-        return f", {some['device']}"
-    threads = some["threads"]
-    return f", {threads} thread{'s' if threads != 1 else ''}"
+def _threads(count: int) -> str:
+    return f"{count} thread{'s' if count != 1 else ''}"
 
 
 def quotient(found: Mapping[str, float]) -> Quantity:
@@ -94,12 +82,44 @@ def runtime_notes(
     """Return why networks were not measured in a runtime; each reason once."""
     notes: list[str] = []
     for found in runtimes:
-        runtime = runtime_name(found["runtime"])
         reasons: dict[str, list[str]] = {}
         for name, reason in found["missing"].items():
             reasons.setdefault(reason, []).append(names.get(name, name))
         for reason, which in reasons.items():
-            everything = len(which) == len(names)
-            who = "" if everything else f" of {', '.join(which)}"
-            notes.append(f"no latency{who} in {runtime}: {reason}")
+            who = "" if len(which) == len(names) else f" of {', '.join(which)}"
+            notes.append(f"no latency{who} in {runtime_name(found['runtime'])}: {reason}")
     return notes
+
+
+def benchmark_table(found: Benchmark) -> Table:
+    """Return latency, throughput, work, parameters and depth; ratios where there is a baseline."""
+    base, latency = found.baseline, found.latency
+    every = [found] if base is None else [found, base]
+    heads = ["network", "baseline", "baseline / network"] if base is not None else ["network"]
+    quotients: list[list[Cell]] = [[]] * 5
+    if base is not None and found.speedup is not None:
+        ratios = (found.macs_ratio, found.params_ratio)
+        work, params = (None if value is None else Quantity(value, "×") for value in ratios)
+        quotients = [[quotient(found.speedup.to_dict())], [""], [work], [params], [""]]
+    rows: list[list[Cell]] = [
+        ["latency", *(str(one.latency) for one in every)],
+        ["samples per second", *(_four_digits(one.latency.images_per_second) for one in every)],
+        ["work, MACs per sample", *(Quantity(one.macs, "count") for one in every)],
+        ["parameters", *(Quantity(one.params, "count") for one in every)],
+        ["depth, layers", *("unknown" if one.depth is None else one.depth for one in every)],
+    ]
+    notes = [
+        f"batch {found.batch_size} on {latency.device}, {_threads(latency.threads)}; median "
+        f"(quartiles) of {latency.samples} rounds"
+    ]
+    if base is not None:
+        notes.append("baseline / network: above 1 is faster or smaller; of latency the median over "
+                     "pairs of rounds, with its 95 % interval")  # fmt: skip
+    if found.uncounted:
+        notes.append(f"work without {', '.join(found.uncounted)}")
+    cells = (Row((*row, *ratio)) for row, ratio in zip(rows, quotients, strict=True))
+    return Table("", (*text_columns(""), *map(Column, heads)), tuple(cells), tuple(notes))
+
+
+def _four_digits(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"

@@ -7,11 +7,10 @@ from pathlib import Path
 
 from shoal.errors import missing_extra
 from shoal.files import write_file
-from shoal.merge.report import MergeReport
 from shoal.report.html import STYLE, html_table
 from shoal.report.merge_tables import merge_tables
-from shoal.report.record import RunRecord
 from shoal.report.run_tables import headline, outcome_lines, outcome_tables, steps_table
+from shoal.search.records import RunRecord
 
 __all__ = ["PAGE", "write_page"]
 
@@ -52,14 +51,11 @@ _TEMPLATE = """<!doctype html>
 
 
 def write_page(record: RunRecord, path: str | Path | None = None) -> Path:
-    """Write a run's figures as one HTML page.
+    """Write a run's figures as one HTML page, and return its path.
 
     Args:
         record: of the run, finished or not.
         path: the file; None for `report.html` in the run's folder.
-
-    Returns:
-        The file.
 
     Raises:
         ShoalError: jinja2 is not installed.
@@ -70,9 +66,10 @@ def write_page(record: RunRecord, path: str | Path | None = None) -> Path:
     except ImportError as error:
         raise missing_extra("jinja2", "report", "a report as a page") from error
     template = Environment(autoescape=True, trim_blocks=True).from_string(_TEMPLATE)
-    merge = merge_tables(MergeReport.from_dict(record.merge)) if record.merge else []
+    folder = record.folder or Path()
+    merge = [] if record.merge is None else merge_tables(record.merge)
     text = template.render(
-        name=record.folder.resolve().name,
+        name=folder.resolve().name,
         finished=record.finished,
         headline=headline(record),
         style=STYLE,
@@ -82,7 +79,7 @@ def write_page(record: RunRecord, path: str | Path | None = None) -> Path:
         steps=html_table(steps_table(record)),
         merge=[html_table(table) for table in merge],
     )
-    target = record.folder / PAGE if path is None else Path(path).expanduser()
+    target = folder / PAGE if path is None else Path(path).expanduser()
     write_file(target, text)
     return target
 

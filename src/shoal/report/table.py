@@ -6,14 +6,72 @@ together once, here, and reads alike wherever it is shown.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
+from types import MappingProxyType
+from typing import Literal
 
-from shoal.report.wording import UNITS
+__all__ = [
+    "DONE",
+    "UNITS",
+    "Cell",
+    "Column",
+    "Quantity",
+    "Row",
+    "Table",
+    "amount",
+    "duration",
+    "percent",
+    "points",
+    "text_columns",
+]
 
-__all__ = ["Cell", "Column", "Quantity", "Row", "Table"]
+DONE = {"linearize": "linearized", "drop": "dropped", "collapse": "collapsed"}
 
-T = TypeVar("T")
+
+def amount(number: float) -> str:
+    """Return a count with four digits and a prefix: 1820000000 is "1.82 G"."""
+    for factor, prefix in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if number >= factor:
+            return f"{number / factor:.4g} {prefix}"
+    return str(int(number))
+
+
+def percent(value: float | None) -> str:
+    """Return an accuracy in percent, or a dash."""
+    return "–" if value is None else f"{value:.2f} %"
+
+
+def points(value: float) -> str:
+    """Return a difference of accuracies in percentage points, with its sign."""
+    value = 0.0 if abs(value) < 0.005 else value  # no "-0.00"
+    return f"{value:+.2f} points"
+
+
+def duration(seconds: float) -> str:
+    """Return a time as "8.5 s", "3 min 20 s" or "2 h 5 min"."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+UNITS: Mapping[str, Callable[[float], str]] = MappingProxyType(
+    {
+        "": str,
+        "count": amount,
+        "%": percent,
+        "points": points,
+        "s": duration,
+        "ms": "{:.3g} ms".format,
+        "×": "{:.2f} ×".format,
+        "score": "{:#.4g}".format,
+        "error": "{:.2g}".format,
+        "Wh": "{:.3g} Wh".format,
+        "g": "{:.3g} g".format,
+    }
+)
+"""How a number is written, by its unit; "count" is for MACs and parameters, as in 68.86 M."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +80,7 @@ class Quantity:
 
     Attributes:
         value: the number.
-        unit: a key of `wording.UNITS`. A ratio ("×") is dense / this: above 1 is faster or smaller.
+        unit: a key of `UNITS`. A ratio ("×") is dense / this: above 1 is faster or smaller.
         low: lower end of its 95 % interval, where it was measured with one.
         high: the upper end.
         sure: whether it is certain; what is not gets a question mark.
@@ -52,7 +110,7 @@ class Column:
 
     Attributes:
         name: its heading.
-        unit: of cells that are bare numbers, a key of `wording.UNITS`.
+        unit: of cells that are bare numbers, a key of `UNITS`.
         align: "left" for text, which may wrap, "right" for figures, which never do.
         meaning: what the figures are, where the heading alone does not say it.
         priority: 0 is shown at every width; of the others the highest is left out first.
@@ -68,9 +126,12 @@ class Column:
         """Return a cell of this column as text; a dash for what is not known."""
         if cell is None:
             return "–"
-        if isinstance(cell, str | Quantity):
-            return str(cell)
-        return UNITS[self.unit](cell)
+        return str(cell) if isinstance(cell, str | Quantity) else UNITS[self.unit](cell)
+
+
+def text_columns(*names: str) -> tuple[Column, ...]:
+    """Return columns of text."""
+    return tuple(Column(name, align="left") for name in names)
 
 
 @dataclass(frozen=True)
@@ -119,9 +180,7 @@ class Table:
 
     def without(self, place: int) -> Table:
         """Return the table without the column at that place, from 0."""
-        rows = tuple(replace(row, cells=_skip(row.cells, place)) for row in self.rows)
-        return replace(self, columns=_skip(self.columns, place), rows=rows)
-
-
-def _skip(values: tuple[T, ...], place: int) -> tuple[T, ...]:
-    return values[:place] + values[place + 1 :]
+        columns = self.columns[:place] + self.columns[place + 1 :]
+        cells = [row.cells[:place] + row.cells[place + 1 :] for row in self.rows]
+        rows = tuple(replace(row, cells=c) for row, c in zip(self.rows, cells, strict=True))
+        return replace(self, columns=columns, rows=rows)

@@ -26,7 +26,7 @@ from shoal.search.gauge import Gauge, MachineGauge
 from shoal.search.listener import Listener
 from shoal.search.meter import Meter
 from shoal.search.method import Method
-from shoal.search.result import Result
+from shoal.search.records import Result
 from shoal.search.rewind import Rewind
 from shoal.search.run import Run
 from shoal.search.settings import Settings

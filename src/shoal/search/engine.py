@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 from shoal.distributed import barrier, from_main, is_main
@@ -12,8 +13,7 @@ from shoal.network import Network
 from shoal.search.ending import Ending
 from shoal.search.lab import Lab
 from shoal.search.method import Method
-from shoal.search.records import Metrics, RunRecord, Step, chosen
-from shoal.search.result import Result
+from shoal.search.records import Metrics, Result, RunRecord, Step, chosen
 from shoal.search.stopping import why_stop
 from shoal.search.task import Task
 
@@ -257,8 +257,8 @@ class _Search:
         progress = self.method.progress(self._lab(best, dense))
         latency = ending.latency
         return RunRecord(
-            dense=self.steps[0].metrics.timed(latency.dense_ms),
-            final=step.metrics.timed(latency.result_ms),
+            dense=replace(self.steps[0].metrics, latency_ms=latency.dense_ms),
+            final=replace(step.metrics, latency_ms=latency.result_ms),
             steps=tuple(self.steps),
             removed=progress.done,
             total=progress.total,
@@ -268,4 +268,5 @@ class _Search:
             merge=ending.report,
             notes=tuple(self.notes),
             energy=energy,
+            latency_batch=self.task.machine.latency_batch,
         )

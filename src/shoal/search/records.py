@@ -4,22 +4,54 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self
 
 from shoal.errors import RunError, ShoalError
 from shoal.merge.report import MergeReport
+from shoal.network import Network, Plan
 
-__all__ = ["FORMAT", "LatencyReport", "Metrics", "RunRecord", "Step", "chosen", "lineage"]
+__all__ = [
+    "LatencyReport",
+    "Metrics",
+    "Result",
+    "RunRecord",
+    "Step",
+    "chosen",
+    "lineage",
+]
 
 FORMAT = 2
 """Of `result.json`."""
 
-_LATER = ("ended", "begun_from", "removed", "total", "unit")
+
+@dataclass(frozen=True)
+class Record:
+    """Fields that are written as JSON; those with a default may be missing, as in old records."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as JSON values; `from_dict` is the way back."""
+        return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Read what `to_dict` wrote; raises `RunError` if something is missing."""
+        for f in fields(cls):
+            if f.name not in data and f.default is MISSING and f.default_factory is MISSING:
+                raise RunError(f"a record of the run has no '{f.name}': the folder is damaged")
+        known = {f.name: data[f.name] for f in fields(cls) if f.name in data}
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in known.items()})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Record | MergeReport):
+        return value.to_dict()
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 @dataclass(frozen=True)
-class Metrics:
+class Metrics(Record):
     """The figures of one network.
 
     Attributes:
@@ -38,54 +70,36 @@ class Metrics:
     depth: int
     latency_ms: float
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the figures as JSON values."""
-        return asdict(self)
-
-    def timed(self, latency_ms: float) -> Metrics:
-        """Return the figures with another latency."""
-        return replace(self, latency_ms=latency_ms)
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Metrics:
-        """Read what `to_dict` wrote; raises `RunError` if something is missing."""
-        try:
-            return cls(**{field.name: data[field.name] for field in fields(cls)})
-        except KeyError as error:
-            raise RunError(f"a step's record has no {error}: the run's folder is damaged") from None
-
 
 @dataclass(frozen=True)
-class Step:
+class Step(Record):
     """One removal with the fine-tuning after it.
 
     Attributes:
         step: its number, from 1; 0 is the dense network.
-        operation: what was done: "linearize", "drop", "collapse", "replace", a word of the method's
-            own, or several of these with "+" between; "dense" for step 0, and "fine-tune" where
-            nothing was changed and the network only trained.
-        names: the sites or blocks it was done to.
+        operation: "linearize", "drop", "collapse", "replace", a word of the method's own, or
+            several with "+" between them; "dense" for step 0, "fine-tune" where nothing changed.
         metrics: the figures after fine-tuning.
         sites_left: sites that have their rectifier.
-        scores: what the criterion said of all candidates before the removal; infinite, and null in
-            JSON, where importance is divided by latency and the removal saves none.
-        settled: whether the scores were certain of the lowest; None where not known.
-        top1_val_before: validation accuracy after the removal and before fine-tuning, in percent.
         epochs: epochs of fine-tuning.
         seconds: time of the whole step.
-        latency_ratio: dense latency over this network's, measured in the same rounds; above 1 is
-            faster.
-        latency_ratio_low: lower end of the 95 % interval of that ratio. If 1 lies within, no
-            difference was measurable.
+        latency_ratio: dense latency over this network's, from the same rounds; above 1 is faster.
+        latency_ratio_low: lower end of its 95 % interval; no difference if 1 lies within.
         latency_ratio_high: its upper end.
         within: whether the accuracy is within the allowed drop from dense and, after the last
             training, not below what it was before.
+        names: the sites, blocks or stretches it was done to.
+        scores: the criterion's, of all candidates before the removal; infinite, and null in JSON,
+            where importance is divided by latency and the removal saves none.
+        settled: whether the lowest scores were certain; None where not known.
+        top1_val_before: validation accuracy after the removal and before fine-tuning, in percent.
         notes: what else happened.
-        energy: what its training took, as JSON values of the search's meter; None without one.
-        ended: of a training after the search: why the search had ended.
+        energy: of its training, as JSON values of the search's meter; None without one.
+        ended: after the last training: why the search had ended.
         begun_from: the number of the step whose network this one was made of.
-        removed: how many are gone in the network, as the method counts; `total` there were, and
-            `unit` says of what.
+        removed: how many are gone in the network, as the method counts.
+        total: how many there were.
+        unit: what is counted.
     """
 
     step: int
@@ -111,33 +125,19 @@ class Step:
     unit: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the step as flat JSON values: its own fields and the metrics' beside them."""
-        skipped = ("metrics", "energy")
-        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in skipped}
+        """Return the step as flat JSON values: its own fields, and the metrics' beside them."""
+        own = super().to_dict()
         # JSON has no infinity, which stands for a removal that saves nothing.
-        scores = {n: score if math.isfinite(score) else None for n, score in self.scores.items()}
-        own |= {"names": list(self.names), "scores": scores, "notes": list(self.notes)}
-        if self.energy is not None:
-            own["energy"] = dict(self.energy)
-        return own | self.metrics.to_dict()
+        own["scores"] = {n: s if math.isfinite(s) else None for n, s in self.scores.items()}
+        if self.energy is None:
+            del own["energy"]
+        return own | own.pop("metrics")
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Step:
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Read what `to_dict` wrote; raises `RunError` if something is missing."""
-        metrics = Metrics.from_dict(data)
-        own = [f.name for f in fields(cls) if f.name not in ("metrics", "energy")]
-        try:
-            # Older records lack these.
-            optional = {f.name: f.default for f in fields(cls) if f.name in _LATER}
-            values = {name: data[name] for name in own if name not in optional}
-            values |= {name: data.get(name, default) for name, default in optional.items()}
-            if data.get("energy") is not None:
-                values["energy"] = dict(data["energy"])
-        except KeyError as error:
-            raise RunError(f"a step's record has no {error}: the run's folder is damaged") from None
-        values |= {"names": tuple(values["names"]), "notes": tuple(values["notes"])}
-        values["scores"] = {n: math.inf if s is None else s for n, s in values["scores"].items()}
-        return cls(metrics=metrics, **values)
+        scores = {n: math.inf if s is None else s for n, s in data.get("scores", {}).items()}
+        return super().from_dict({**data, "metrics": Metrics.from_dict(data), "scores": scores})
 
 
 def chosen(steps: Sequence[Step]) -> Step:
@@ -157,8 +157,8 @@ def lineage(steps: Sequence[Step]) -> list[Step]:
 
 
 @dataclass(frozen=True)
-class LatencyReport:
-    """The end of a search: dense and result as they are and merged, from the same rounds.
+class LatencyReport(Record):
+    """Dense and result as they are and merged, timed in the same rounds at the end of a search.
 
     Folding batch norms alone is no gain of a shallower network, so ratios are against the dense
     network folded.
@@ -191,69 +191,60 @@ class LatencyReport:
     merged_macs: int
     merged_params: int
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON values."""
-        return {**asdict(self), "runtimes": [dict(one) for one in self.runtimes]}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> LatencyReport:
-        """Read what `to_dict` wrote; raises `RunError` if something is missing."""
-        try:
-            values = {f.name: data[f.name] for f in fields(cls)}
-        except KeyError as error:
-            raise RunError(f"the latencies of the result have no {error}") from None
-        return cls(**{**values, "runtimes": tuple(values["runtimes"])})
-
 
 @dataclass(frozen=True, kw_only=True)
-class RunRecord:
+class RunRecord(Record):
     """What a search found, without its networks: all that `result.json` holds.
 
     Attributes:
         dense: figures of the dense network.
-        final: figures of the result as it was trained.
+        final: figures of the result as it was trained; before the end, of the best so far.
         steps: all steps, the dense network (0) first.
         removed: how many rectifiers, or blocks, are gone in the result.
-        total: how many there were that could have gone.
+        total: how many there were that could have gone; None where that is not known yet.
         unit: of these two: "rectifiers", "blocks", or what else the method counts.
-        stopped: why the search ended.
-        latency: of dense and result, as they are and merged.
-        merge: what was merged, and what was kept and why.
+        stopped: why the search ended; empty while it has not.
+        latency: of dense and result, as they are and merged; None before the end.
+        merge: what was merged, and what was kept and why; None before the end.
         notes: what the user should know.
         energy: what the meter measured (`Meter.summary`); empty without one.
+        folder: the run's; None where nothing was kept.
+        latency_batch: the batch size at which latency was measured; None if not known.
     """
 
     dense: Metrics
     final: Metrics
     steps: tuple[Step, ...]
     removed: int
-    total: int
+    total: int | None
     unit: str
-    stopped: str
-    latency: LatencyReport
-    merge: MergeReport
+    stopped: str = ""
+    latency: LatencyReport | None = None
+    merge: MergeReport | None = None
     notes: tuple[str, ...] = ()
     energy: Mapping[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
+    latency_batch: int | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the search has come to its end."""
+        return bool(self.stopped)
+
+    @property
+    def chosen(self) -> Step:
+        """The step whose network is the result."""
+        return chosen(self.steps)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as JSON values; `from_dict` is the way back."""
-        record = {
-            "format": FORMAT,
-            "dense": self.dense.to_dict(),
-            "final": self.final.to_dict(),
-            "steps": [step.to_dict() for step in self.steps],
-            "removed": self.removed,
-            "total": self.total,
-            "unit": self.unit,
-            "stopped": self.stopped,
-            "latency": self.latency.to_dict(),
-            "merge": self.merge.to_dict(),
-            "notes": list(self.notes),
-        }
-        return record | ({"energy": dict(self.energy)} if self.energy else {})
+        names = [f.name for f in fields(RunRecord) if f.name not in ("folder", "latency_batch")]
+        values = {"format": FORMAT, **{name: _plain(getattr(self, name)) for name in names}}
+        values["latency"] = values["latency"] or {}
+        return {k: v for k, v in values.items() if v or k not in ("merge", "energy")}
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> RunRecord:
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Read what `to_dict` wrote, of this format or an older one.
 
         Raises:
@@ -265,20 +256,60 @@ class RunRecord:
                 f"{FORMAT}: update shoal"
             )
         try:
-            return cls(
-                dense=Metrics.from_dict(data["dense"]),
-                final=Metrics.from_dict(data["final"]),
-                steps=tuple(Step.from_dict(step) for step in data["steps"]),
-                removed=data["removed"],
-                total=data["total"],
-                unit=data["unit"],
-                stopped=data["stopped"],
-                latency=LatencyReport.from_dict(data["latency"]),
-                merge=MergeReport.from_dict(data["merge"]),
-                notes=tuple(data["notes"]),
-                energy=dict(data.get("energy", {})),
-            )
-        except RunError:
-            raise
-        except (KeyError, TypeError, ValueError, ShoalError) as error:
-            raise RunError(f"the result is damaged: it has no {error}") from error
+            parts = {name: kind.from_dict(data[name]) for name, kind in _PARTS.items()}
+            parts["steps"] = tuple(map(Step.from_dict, data["steps"]))
+            return super().from_dict({**data, **parts, "latency_batch": data["latency"]["batch"]})
+        except (KeyError, TypeError, ValueError, AttributeError, ShoalError) as error:
+            raise RunError(
+                f"the result is damaged ({error}): give the run's command again to write it anew"
+            ) from error
+
+
+_PARTS: dict[str, Any] = {
+    "dense": Metrics,
+    "final": Metrics,
+    "latency": LatencyReport,
+    "merge": MergeReport,
+}
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Result(RunRecord):
+    """What a search found.
+
+    Attributes:
+        model: the last network whose quality is within the allowed drop, in eval mode; it can be
+            trained on.
+        merged: the same, merged: what to use and to export.
+
+    Example:
+        >>> import shoal, torch
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        >>> batches = [(torch.randn(8, 4), torch.arange(8) % 3)]
+        >>> result = shoal.compress(model, batches, batches, "easier", max_drop=100.0, epochs=0)
+        >>> result.removed, result.total, result.plan.names("linearize")
+        (1, 1, ['1'])
+        >>> torch.allclose(result.merged(batches[0][0]), result.model(batches[0][0]), atol=1e-5)
+        True
+    """
+
+    model: Network
+    merged: Network
+    latency: LatencyReport
+    merge: MergeReport
+
+    def __repr__(self) -> str:
+        """Return the outcome in one line."""
+        dense, final, gain = self.dense, self.final, self.latency.speedup
+        return (
+            f"<shoal result: {self.removed} of {self.total} {self.unit} removed; validation "
+            f"{dense.top1_val:.2f} → {final.top1_val:.2f} %; merged, depth {dense.depth} → "
+            f"{self.latency.merged_depth} and {gain['median']:.2f} × ({gain['low']:.2f} to "
+            f"{gain['high']:.2f}) as fast>"
+        )
+
+    @property
+    def plan(self) -> Plan:
+        """The operations that made `model` out of the original."""
+        return self.model.plan

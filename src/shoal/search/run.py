@@ -21,9 +21,9 @@ from shoal.files import readable_errors, replace_folder, write_file
 from shoal.modes import device_of
 from shoal.network import Network
 from shoal.network.saving import read_network, write_network
-from shoal.search.records import RunRecord, Step
+from shoal.search.records import RunRecord, Step, chosen
 
-__all__ = ["Run"]
+__all__ = ["Run", "read_run"]
 
 try:
     import fcntl
@@ -40,7 +40,7 @@ class Run:
     Args:
         folder: made if needed.
         identity: what decides the result, as JSON values: options, and hashes of weights and data.
-            A folder that was begun with another one is refused, but for the options of the last
+            A folder that was begun with another one is refused, except for the options of the last
             training as long as that was not made.
         config: what is written to `config.yaml`, for people and for running it again.
 
@@ -119,23 +119,19 @@ class Run:
         steps = self.steps()
         if not steps and not self.checkpoint(0).exists():  # there is nothing that could be lost
             before = {}
-        free = () if steps and steps[-1].ended else _LAST_TRAINING
         if before:
-            self._compare(
-                {name: value for name, value in before.items() if name not in free},
-                {name: value for name, value in identity.items() if name not in free},
-            )
+            self._compare(before, identity, () if steps and steps[-1].ended else _LAST_TRAINING)
         if before != identity:
             write_file(self.folder / "config.yaml", _yaml(config))
             write_file(known, json.dumps(identity, indent=2) + "\n")
 
-    def _compare(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    def _compare(self, old: Mapping[str, Any], new: Mapping[str, Any], free: Sequence[str]) -> None:
         before, now = _flat(old), _flat(new)
         changed = [
             "the model or its weights differ"
             if name == "weights"
             else f"{name} was {_short(before.get(name))} and is {_short(now.get(name))}"
-            for name in sorted({*before, *now})
+            for name in sorted({*before, *now} - {*free})
             if before.get(name) != now.get(name)
         ]
         if changed:
@@ -154,12 +150,7 @@ class Run:
     # ------------------------------------------------------------------ steps
 
     def checkpoint(self, step: int, part: str = "") -> Path:
-        """Return where a training of a step keeps its state until the step is saved.
-
-        Args:
-            step: its number.
-            part: tells several trainings of one step apart; empty for the first.
-        """
+        """Return where a training of a step keeps its state; `part` tells several ones apart."""
         return self.folder / f"training-{step:03d}{part and f'-{part}'}.pt"
 
     def forget_training(self, step: int) -> None:
@@ -180,12 +171,8 @@ class Run:
     def recall(self, step: int, name: str, measure: Callable[[], Any]) -> Any:
         """Return what a step measured when it was begun; measure and keep it if it was not.
 
-        So a step that was interrupted decides alike when it is done again.
-
-        Args:
-            step: its number.
-            name: of what is measured.
-            measure: called at most once, in every process; gives the same JSON values in all.
+        So a step that was interrupted decides alike when it is done again. `measure` is called at
+        most once, in every process, and gives the same JSON values in all.
         """
         path = self._measured(step)
         known = from_main(_read_json(path) if is_main() and path.exists() else {})
@@ -200,38 +187,23 @@ class Run:
 
     def steps(self) -> list[Step]:
         """Return the finished steps in order, the dense network first."""
-        found: list[Step] = []
-        folders = sorted((self.folder / "steps").glob("[0-9]*"))
-        for number, folder in enumerate(folders):
-            if int(folder.name) != number:
-                raise RunError(
-                    f"step {number} is missing in '{self.folder}': the folder is damaged; begin "
-                    "in another one"
-                )
-            found.append(Step.from_dict(_read_json(folder / "step.json")))
-        return found
+        return _read_steps(self.folder)
 
     def save_step(self, step: Step, network: Network) -> None:
         """Write a finished step with its network, and drop the state of its training."""
         if is_main():
-            target = self.folder / "steps" / f"{step.step:03d}"
 
             def fill(folder: Path) -> None:
                 write_network(network, folder)
                 (folder / "step.json").write_text(json.dumps(step.to_dict(), indent=2) + "\n")
 
-            replace_folder(target, fill)
+            replace_folder(self.folder / "steps" / f"{step.step:03d}", fill)
             self._forget(step.step)
             self._write_journal()
         barrier()
 
     def load_step(self, number: int, base: Network) -> Network:
-        """Return the network of a finished step.
-
-        Args:
-            number: the step.
-            base: the captured original, on whose device it is put.
-        """
+        """Return the network of a finished step, on the device of the captured original."""
         return self._load(self.folder / "steps" / f"{number:03d}", base)
 
     def _load(self, folder: Path, base: Network) -> Network:
@@ -249,13 +221,9 @@ class Run:
     def ended(
         self, base: Network, steps: Sequence[Step], stopped: str, *, energy: bool
     ) -> tuple[RunRecord, Network] | None:
-        """Return record and merged result, if they are in the folder, whole and of these steps.
+        """Return record and merged result, if the folder holds the whole end of these steps.
 
-        Args:
-            base: the captured original, on whose device it is put.
-            steps: all steps of the search.
-            stopped: why it ended.
-            energy: whether energy has to be known.
+        `stopped` is why they ended; `energy` says whether that has to be known.
         """
         found = None
         if is_main():  # the others have measured other latencies of their own
@@ -269,18 +237,14 @@ class Run:
         return found
 
     def _is_of(self, steps: Sequence[Step], stopped: str, energy: bool) -> bool:
-        """Whether the folder holds the end of a search of these steps."""
         if not all((self.folder / name).exists() for name in ("result.json", "best", "merged")):
             return False
-        record = self._record()
-        same = [step.to_dict() for step in record.steps] == [step.to_dict() for step in steps]
-        return same and record.stopped == stopped and not (energy and not record.energy)
+        record = _read_result(self.folder)
+        alike = list(record.steps) == list(steps) and record.stopped == stopped
+        return alike and bool(record.energy or not energy)
 
     def _end(self, base: Network) -> tuple[RunRecord, Network]:
-        return self._record(), self._load(self.folder / "merged", base).eval()
-
-    def _record(self) -> RunRecord:
-        return RunRecord.from_dict(_read_json(self.folder / "result.json"))
+        return _read_result(self.folder), self._load(self.folder / "merged", base).eval()
 
     def keep_best(self, best: Network) -> None:
         """Write `best/`, the result as it was trained, before anything is measured."""
@@ -294,13 +258,61 @@ class Run:
     def finish(self, record: RunRecord, merged: Network) -> None:
         """Write `merged/` and, last of all, `result.json`; for the main process alone."""
         replace_folder(self.folder / "merged", lambda folder: write_network(merged, folder))
-        text = json.dumps(record.to_dict(), indent=2)
-        write_file(self.folder / "result.json", f"{text}\n")
+        write_file(self.folder / "result.json", json.dumps(record.to_dict(), indent=2) + "\n")
         for unfinished in self.folder.glob("training-*.pt"):  # of a step that failed
             unfinished.unlink(missing_ok=True)
 
 
-# ---------------------------------------------------------------------- helpers
+# ---------------------------------------------------------------------- reading
+
+
+def read_run(folder: str | Path) -> RunRecord:
+    """Read the record of a run, finished or not; nothing in its folder is changed.
+
+    Raises:
+        RunError: the folder is not a run's, has no finished step yet, or is damaged.
+    """
+    path = Path(folder).expanduser()
+    if not path.is_dir():
+        raise RunError(f"there is no folder '{path}': give the --out folder of a run")
+    if (path / "result.json").exists():
+        return _read_result(path)
+    if not (path / "identity.json").exists():
+        raise RunError(f"'{path}' is not a run's folder: give the --out folder of a run")
+    steps = _read_steps(path)
+    if not steps:
+        raise RunError(f"the run in '{path}' has no finished step yet: wait, or start it again")
+    best = chosen(steps)
+    return RunRecord(
+        dense=steps[0].metrics,
+        final=best.metrics,
+        steps=tuple(steps),
+        removed=best.removed,
+        total=best.total,
+        unit=best.unit,
+        folder=path,
+        latency_batch=_latency_batch(path),
+    )
+
+
+def _read_result(folder: Path) -> RunRecord:
+    values = _read_json(folder / "result.json")
+    try:
+        return RunRecord.from_dict({**values, "folder": folder})
+    except RunError as error:
+        raise RunError(f"'{folder / 'result.json'}': {error}") from error
+
+
+def _read_steps(folder: Path) -> list[Step]:
+    found: list[Step] = []
+    for number, place in enumerate(sorted((folder / "steps").glob("[0-9]*"))):
+        if int(place.name) != number:
+            raise RunError(
+                f"step {number} is missing in '{folder}': the folder is damaged; begin in another "
+                "one"
+            )
+        found.append(Step.from_dict(_read_json(place / "step.json")))
+    return found
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -311,6 +323,16 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise RunError(f"'{path}' is damaged: it holds no record")
     return value
+
+
+def _latency_batch(folder: Path) -> int | None:
+    """Return the batch size of the latencies; the file is the user's to edit, so anything goes."""
+    try:
+        found = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return None
+    batch = found.get("latency_batch") if isinstance(found, dict) else None
+    return batch if isinstance(batch, int) else None
 
 
 def _yaml(config: Mapping[str, Any]) -> str:
