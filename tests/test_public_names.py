@@ -10,7 +10,7 @@ import shoal
 import shoal.methods
 from shoal.data import data_sets
 from shoal.importance import criteria
-from shoal.models.catalog import models
+from shoal.models.lookup import models
 from shoal.network import ops
 from shoal.runtimes import RUNTIMES
 from shoal.search import ending

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from shoal.measure import benchmark as benchmark
     from shoal.merge.loading import load as load
     from shoal.merge.merge import merge_ as merge_
-    from shoal.models.catalog import register_model as register_model
+    from shoal.models.lookup import register_model as register_model
     from shoal.network import Network as Network
     from shoal.network import capture as capture
     from shoal.network.ops import register_op as register_op
@@ -70,7 +70,7 @@ _HOMES = {
     "register_criterion": "shoal.importance",
     "register_data": "shoal.data.dataset",
     "register_method": "shoal.search.method",
-    "register_model": "shoal.models.catalog",
+    "register_model": "shoal.models.lookup",
     "register_op": "shoal.network.ops",
     "register_runtime": "shoal.runtimes.runtime",
     "save": "shoal.network.saving",

@@ -26,6 +26,7 @@ __all__ = [
     "ShoalError",
     "TrainingError",
     "missing_extra",
+    "one_line",
     "summary",
     "unknown_name",
 ]
@@ -57,17 +58,11 @@ class ConfigError(ShoalError, ValueError):
 
 
 class OptionError(ConfigError):
-    """An option's value is of another type or out of its range.
-
-    Args:
-        option: its name in Python, which the command line turns into its flag.
-        value: the value.
-        wanted: what to give instead.
-    """
+    """An option's value is of another type or out of its range."""
 
     def __init__(self, option: str, value: object, wanted: str) -> None:
         super().__init__(f"{option} is {value!r}: give {wanted}")
-        self.option = option
+        self.option = option  # its name in Python, which the command line turns into its flag
 
 
 class DataError(ShoalError, ValueError):
@@ -101,10 +96,7 @@ class TrainingError(ShoalError):
 def unknown_name(what: str, name: str, known: Iterable[str]) -> NameNotFoundError:
     """Return the error for a `name` that is none of the `known` ones, with the nearest of them.
 
-    Args:
-        what: the kind of thing, in the singular ("site", "criterion").
-        name: what the user wrote.
-        known: the valid names.
+    `what` is the kind of thing, in the singular ("site", "criterion").
     """
     choices = list(known)
     near = difflib.get_close_matches(name, choices, n=3, cutoff=0.5)
@@ -131,9 +123,6 @@ def summary(error: BaseException) -> str:
 
     Where the error came from a library, the place is the line of user code that called it.
     """
-    if isinstance(error, SyntaxError):
-        # Its own text already ends with "(file.py, line 3)".
-        return f"{type(error).__name__}: {_squeeze(str(error))}"
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
@@ -141,7 +130,9 @@ def summary(error: BaseException) -> str:
     ]
     own = [frame for frame in frames if not _is_library(frame.filename)] or frames
     place = f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
-    message = _squeeze(str(error))
+    if isinstance(error, SyntaxError):  # its own text already ends with "(file.py, line 3)"
+        place = ""
+    message = one_line(str(error), limit=300)
     return f"{type(error).__name__}{': ' if message else ''}{message}{place}"
 
 
@@ -153,6 +144,7 @@ def _is_library(filename: str) -> bool:
     return is_installed or any(path.is_relative_to(root) for root in roots)
 
 
-def _squeeze(text: str, limit: int = 300) -> str:
+def one_line(text: str, limit: int | None = None) -> str:
+    """Return a text without line breaks, cut short where it is longer than `limit`."""
     text = " ".join(text.split())
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    return text if limit is None or len(text) <= limit else text[: limit - 1] + "…"

@@ -19,7 +19,7 @@ stride 1: the same sums, and the same parameters.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -83,9 +83,8 @@ class _SafeConvolutions(TorchFunctionMode):
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        replacement = _REPLACEMENTS.get(func)
-        if replacement is not None and torch.is_grad_enabled():
-            result = replacement(*args, **kwargs)
+        if func in _PARAMETERS and torch.is_grad_enabled():
+            result = _with_stride_1(func, dict(zip(_PARAMETERS[func], args, strict=False)) | kwargs)
             if result is not None:
                 if not self._notes:
                     self._notes.append(_NOTE)
@@ -93,56 +92,34 @@ class _SafeConvolutions(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _conv2d(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> Tensor | None:
-    """Return what `torch.conv2d` would, or None if that is safe."""
-    rows, columns = _pair(stride)
+def _with_stride_1(func: Any, given: dict[str, Any]) -> Tensor | None:
+    """Return what a convolution would, computed the other way; None where that is not needed."""
+    input, weight = given["input"], given["weight"]
+    rows, columns = _pair(given.get("stride", 1))
     height, width = input.shape[-2:]
+    padding = given.get("padding", 0)
     if padding != "valid" and any(_pair(padding)):
         return None
-    if height % rows or width % columns or not _fails(input, weight, (rows, columns), groups):
-        return None
-    return torch.conv2d(input[..., ::rows, ::columns], weight, bias)
-
-
-def _conv_transpose2d(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    output_padding: Any = 0,
-    groups: int = 1,
-    dilation: Any = 1,
-) -> Tensor | None:
-    """Return what `torch.conv_transpose2d` would, or None if that is safe."""
-    rows, columns = _pair(stride)
-    height, width = input.shape[-2:]
-    if any(_pair(padding)) or _pair(output_padding) != (rows - 1, columns - 1):
-        return None
-    if not _fails(input, weight, (rows, columns), groups):
-        return None
-    spread = input.new_zeros(*input.shape[:-2], height * rows, width * columns)
-    spread[..., ::rows, ::columns] = input
-    return torch.conv_transpose2d(spread, weight, bias)
-
-
-def _fails(input: Tensor, weight: Tensor, stride: tuple[int, int], groups: int) -> bool:
-    return (
-        max(stride) > 1
-        and groups == 1
+    transposed = "output_padding" in _PARAMETERS[func]
+    if transposed:
+        exact = _pair(given.get("output_padding", 0)) == (rows - 1, columns - 1)
+    else:
+        exact = not (height % rows or width % columns)
+    if not (
+        exact
+        and max(rows, columns) > 1
+        and given.get("groups", 1) == 1
         and weight.requires_grad
         and _is_small(weight)
         and input.device.type == "cpu"
         and not (_is_contiguous(input) and _is_contiguous(weight))
-    )
+    ):
+        return None
+    if not transposed:
+        return torch.conv2d(input[..., ::rows, ::columns], weight, given.get("bias"))
+    spread = input.new_zeros(*input.shape[:-2], height * rows, width * columns)
+    spread[..., ::rows, ::columns] = input
+    return torch.conv_transpose2d(spread, weight, given.get("bias"))
 
 
 def _pair(value: Any) -> tuple[int, int]:
@@ -150,10 +127,12 @@ def _pair(value: Any) -> tuple[int, int]:
     return sizes[0], sizes[-1]
 
 
-_REPLACEMENTS: dict[Any, Callable[..., Tensor | None]] = {
-    torch.conv2d: _conv2d,
-    torch.ops.aten.conv2d.default: _conv2d,
-    torch.ops.aten.conv2d.padding: _conv2d,
-    torch.conv_transpose2d: _conv_transpose2d,
-    torch.ops.aten.conv_transpose2d.input: _conv_transpose2d,
+_CONV = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+_TRANSPOSED = (*_CONV[:5], "output_padding", "groups", "dilation")
+_PARAMETERS: dict[Any, tuple[str, ...]] = {
+    torch.conv2d: _CONV,
+    torch.ops.aten.conv2d.default: _CONV,
+    torch.ops.aten.conv2d.padding: _CONV,
+    torch.conv_transpose2d: _TRANSPOSED,
+    torch.ops.aten.conv_transpose2d.input: _TRANSPOSED,
 }

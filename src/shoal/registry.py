@@ -60,10 +60,7 @@ class Registry(Generic[T]):
         return bind
 
     def find(self, text: str) -> tuple[T, dict[str, Any]]:
-        """Return the entry that `name?key=value` or `path/file.py:Name?key=value` names.
-
-        Returns:
-            The entry, and the options written after it.
+        """Return what `name?key=value` or `path/file.py:Name?key=value` names, and its options.
 
         Raises:
             NameNotFoundError: there is none of that name; names the nearest.
@@ -80,18 +77,22 @@ class Registry(Generic[T]):
             point = self._points().get(name)
             if point is None:
                 raise unknown_name(self.what, name, self.names())
-            self._entries.setdefault(name, self._load(point))
+            try:
+                loaded: T = point.load()
+            except Exception as error:
+                package = point.dist.name if point.dist else point.value
+                raise ConfigError(
+                    f"the {self.what} '{name}' of the package '{package}' cannot be imported: "
+                    f"{summary(error)}"
+                ) from error
+            self._entries.setdefault(name, loaded)
         return self._entries[name]
 
     def __contains__(self, name: object) -> bool:
         return name in self._entries or name in self._points()
 
     def __iter__(self) -> Iterator[str]:
-        return iter([*self._entries, *(n for n in self._points() if n not in self._entries)])
-
-    def registered(self) -> dict[str, T]:
-        """Return the entries that are there without importing an entry point."""
-        return dict(self._entries)
+        return iter({**self._entries, **self._points()})
 
     def names(self) -> list[str]:
         """Return all names, sorted."""
@@ -102,25 +103,14 @@ class Registry(Generic[T]):
             return {}
         return {point.name: point for point in entry_points(group=self.group)}
 
-    def _load(self, point: EntryPoint) -> T:
-        try:
-            loaded: T = point.load()
-        except Exception as error:
-            raise ConfigError(
-                f"the {self.what} '{point.name}' of the package "
-                f"'{point.dist.name if point.dist else point.value}' cannot be imported: "
-                f"{summary(error)}"
-            ) from error
-        return loaded
-
 
 def _same_code(first: Any, second: Any) -> bool:
     """Whether both are one definition, which a file that is run twice registers twice."""
-
-    def place(entry: Any) -> tuple[Any, Any]:
-        return getattr(entry, "__module__", None), getattr(entry, "__qualname__", id(entry))
-
-    return place(first) == place(second)
+    one, two = (
+        (getattr(entry, "__module__", None), getattr(entry, "__qualname__", id(entry)))
+        for entry in (first, second)
+    )
+    return one == two
 
 
 def import_modules(package: str, path: Iterable[str]) -> None:

@@ -11,12 +11,13 @@ import importlib
 import importlib.util
 import inspect
 import json
+import operator
 import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import Any
 
 import yaml
 
@@ -35,11 +36,6 @@ __all__ = [
 Around = Callable[[Callable[[], Any]], Any]
 """Calls its argument; it may prepare something and call again if that fails."""
 
-
-def _plainly(action: Callable[[], Any]) -> Any:
-    return action()
-
-
 _WORDS = {"null": None, "~": None, "": None, "true": True, "false": False}
 _INT = re.compile(r"[-+]?[0-9]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
@@ -47,9 +43,6 @@ _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 
 def parse_target(text: str) -> tuple[str, dict[str, Any]]:
     """Split `target?key=value&…` into the target and its keyword arguments.
-
-    Raises:
-        ConfigError: the keywords are malformed.
 
     Example:
         >>> parse_target("models.py:build?width=32&pretrained=true")
@@ -123,15 +116,12 @@ def _parse_value(key: str, text: str) -> Any:
     return text
 
 
-def import_target(target: str, around: Around = _plainly) -> Any:
+def import_target(target: str, around: Around = operator.call) -> Any:
     """Return the callable that `path/file.py:name` or `package.module:name` names.
 
     The file's folder, or the current folder for a module, joins the end of `sys.path`, so that
-    user code finds the modules beside it; installed packages keep the precedence.
-
-    Args:
-        target: file or module, a colon, and the name, which may be dotted (`Nets.small`).
-        around: runs the import; see `Around`.
+    user code finds the modules beside it; installed packages keep the precedence. The name may be
+    dotted (`Nets.small`).
 
     Raises:
         ConfigError: the target is malformed, its file or module does not exist or fails to import,
@@ -144,9 +134,7 @@ def import_target(target: str, around: Around = _plainly) -> Any:
             f"'{target}' does not name a factory: "
             "write it as path/file.py:factory or package.module:factory"
         )
-    load = _import_file if is_path(source) else _import_module
-    module = load(source, around)
-    found: Any = module
+    module = found = _import(source, around)
     for part in name.split("."):
         if not hasattr(found, part):
             unknown = unknown_name("factory", name, _callables(module))
@@ -165,29 +153,16 @@ def accepts(factory: Callable[..., Any], keyword: str) -> bool:
 
     A `**kwargs` does not count: nothing tells what the factory does with them.
     """
-    try:
-        parameter = inspect.signature(factory).parameters.get(keyword)
-    except (TypeError, ValueError):
-        return False
-    return parameter is not None and parameter.kind in (
-        inspect.Parameter.POSITIONAL_OR_KEYWORD,
-        inspect.Parameter.KEYWORD_ONLY,
-    )
+    return any(p.name == keyword and p.kind in _BY_NAME for p in _parameters(factory) or ())
 
 
 def call_target(
     factory: Callable[..., Any],
     keywords: Mapping[str, Any],
     target: str,
-    around: Around = _plainly,
+    around: Around = operator.call,
 ) -> Any:
-    """Return `factory(**keywords)`; whatever goes wrong in it becomes one line.
-
-    Args:
-        factory: the callable.
-        keywords: its keyword arguments.
-        target: the user's name for it, for messages.
-        around: runs the call; see `Around`.
+    """Return `factory(**keywords)`; whatever goes wrong in it becomes one line about `target`.
 
     Raises:
         ConfigError: an argument is unknown or missing, or the factory raised an error; the line
@@ -213,7 +188,23 @@ def is_path(source: str) -> bool:
     return source.endswith(".py") or "/" in source or "\\" in source
 
 
-def _import_file(source: str, around: Around) -> ModuleType:
+def _import(source: str, around: Around) -> ModuleType:
+    """Import user code, turning whatever it raises into one line."""
+    load = _loader_of_file(source) if is_path(source) else _loader_of_module(source)
+    try:
+        module: ModuleType = around(load)
+    except (Exception, SystemExit) as error:
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing and f"{source}.".startswith(f"{missing}."):
+            raise ConfigError(
+                f"there is no module '{missing}' to import {source} from: "
+                "install it, run from the folder that holds it, or give the path of its file"
+            ) from error
+        raise ConfigError(f"{source} cannot be imported: {summary(error)}") from error
+    return module
+
+
+def _loader_of_file(source: str) -> Callable[[], ModuleType]:
     path = Path(source).expanduser().resolve()
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
@@ -226,17 +217,30 @@ def _import_file(source: str, around: Around) -> ModuleType:
     _extend_path(path.parent)
     if _is_importable_as(path.stem, path):
         # Under its own name a worker process that starts afresh can import it again.
-        return _run_import(source, lambda: importlib.import_module(path.stem), around)
-    return _run_import(source, lambda: _execute(path), around)
+        return lambda: importlib.import_module(path.stem)
+    return lambda: _execute(path)
+
+
+def _loader_of_module(name: str) -> Callable[[], ModuleType]:
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise ConfigError(
+            f"'{name}' is neither a Python file nor a module: "
+            "write path/file.py:factory or package.module:factory"
+        )
+    _extend_path(Path.cwd())
+    return lambda: importlib.import_module(name)
+
+
+def _extend_path(folder: Path) -> None:
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+    importlib.invalidate_caches()
 
 
 def _is_importable_as(name: str, path: Path) -> bool:
     """Whether `import name` would give the file at `path`, not a namesake."""
-    if not name.isidentifier():
-        return False
-    importlib.invalidate_caches()
     try:
-        spec = importlib.util.find_spec(name)
+        spec = importlib.util.find_spec(name) if name.isidentifier() else None
     except (ImportError, ValueError):
         return False
     return spec is not None and spec.origin is not None and Path(spec.origin).resolve() == path
@@ -260,38 +264,6 @@ def _execute(path: Path) -> ModuleType:
     return module
 
 
-def _import_module(name: str, around: Around) -> ModuleType:
-    if not all(part.isidentifier() for part in name.split(".")):
-        raise ConfigError(
-            f"'{name}' is neither a Python file nor a module: "
-            "write path/file.py:factory or package.module:factory"
-        )
-    _extend_path(Path.cwd())
-    importlib.invalidate_caches()
-    return _run_import(name, lambda: importlib.import_module(name), around)
-
-
-def _run_import(source: str, load: Callable[[], ModuleType], around: Around) -> ModuleType:
-    """Import user code, turning whatever it raises into one line."""
-    try:
-        return cast(ModuleType, around(load))
-    except ModuleNotFoundError as error:
-        missing = error.name or ""
-        if missing and (source == missing or source.startswith(missing + ".")):
-            raise ConfigError(
-                f"there is no module '{missing}' to import {source} from: "
-                "install it, run from the folder that holds it, or give the path of its file"
-            ) from error
-        raise ConfigError(f"{source} cannot be imported: {summary(error)}") from error
-    except (Exception, SystemExit) as error:
-        raise ConfigError(f"{source} cannot be imported: {summary(error)}") from error
-
-
-def _extend_path(folder: Path) -> None:
-    if str(folder) not in sys.path:
-        sys.path.append(str(folder))
-
-
 def _callables(module: ModuleType) -> list[str]:
     """Return the public callables of a module, its own before the ones it imported."""
     names = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
@@ -299,25 +271,30 @@ def _callables(module: ModuleType) -> list[str]:
     return own or names
 
 
+_BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+def _parameters(factory: Callable[..., Any]) -> list[inspect.Parameter] | None:
+    """Return what a factory takes; None for some C functions, which do not say."""
+    try:
+        return list(inspect.signature(factory).parameters.values())
+    except (TypeError, ValueError):
+        return None
+
+
 def _check_arguments(factory: Callable[..., Any], keywords: Mapping[str, Any], target: str) -> None:
     """Raise `ConfigError` for an unknown or a missing argument, before anything is built."""
-    try:
-        signature = inspect.signature(factory)
-    except (TypeError, ValueError):
-        return  # some C functions have none
-    parameters = signature.parameters.values()
-    by_name = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    known = [p.name for p in by_name]
-    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-        for key in keywords:
-            if key not in known:
-                hint = str(unknown_name("argument", key, known))
-                raise ConfigError(f"{target} does not take '{key}': {hint}")
-    positional = [p for p in parameters if p.kind is p.POSITIONAL_ONLY]
-    needed = [
-        p.name for p in [*positional, *by_name] if p.default is p.empty and p.name not in keywords
-    ]
-    if needed:
-        raise ConfigError(
-            f"{target} needs the argument '{needed[0]}': add '?{needed[0]}=…' after its name"
-        )
+    parameters = _parameters(factory)
+    if parameters is None:
+        return
+    known = [p.name for p in parameters if p.kind in _BY_NAME]
+    unknown = [key for key in keywords if key not in known]
+    if unknown and not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        hint = unknown_name("argument", unknown[0], known)
+        raise ConfigError(f"{target} does not take '{unknown[0]}': {hint}")
+    for p in parameters:
+        required = p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+        if required and p.name not in keywords:
+            raise ConfigError(
+                f"{target} needs the argument '{p.name}': add '?{p.name}=…' after its name"
+            )

@@ -10,8 +10,6 @@ Example:
 from __future__ import annotations
 
 from shoal.compat import import_timm, import_torchvision
-from shoal.models.adapted import mobilenetv2_cifar, resnet18_cifar
-from shoal.models.catalog import models
 from shoal.models.checkpoint import CheckpointReport, check_finite, load_checkpoint
 from shoal.models.cifar import (
     CifarResNet,
@@ -20,9 +18,18 @@ from shoal.models.cifar import (
     cifar_resnet44,
     cifar_resnet56,
     cifar_resnet110,
+    mobilenetv2_cifar,
+    resnet18_cifar,
 )
 from shoal.models.digits import DigitsResNet, digits_resnet
-from shoal.models.lookup import ModelSpec, build_model, complete_spec, load_model, parse_spec
+from shoal.models.lookup import (
+    ModelSpec,
+    build_model,
+    complete_spec,
+    load_model,
+    models,
+    parse_spec,
+)
 
 __all__ = [
     "CheckpointReport",

@@ -17,40 +17,22 @@ from shoal.models.weights_file import read_weights
 __all__ = ["CheckpointReport", "check_finite", "load_checkpoint"]
 
 # Where training programs keep the weights, plain before averaged ones.
-_NESTS = (
-    "state_dict",
-    "model",
-    "model_state_dict",
-    "model_state",
-    "net",
-    "network",
-    "module",
-    "params",
-    "weights",
-)
+_NESTS: tuple[str, ...] = ("state_dict", "model", "model_state_dict", "model_state")
+_NESTS += ("net", "network", "module", "params", "weights")
 # What DataParallel, torch.compile, FSDP and activation checkpointing insert into parameter names.
 _WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 
 
 @dataclass(frozen=True)
 class CheckpointReport:
-    """What was loaded.
-
-    Attributes:
-        path: the file.
-        loaded: number of tensors copied.
-        prefix: what was removed from the front of the file's names ("module.").
-        missing: names of the model that the file does not have; they keep their values.
-        unexpected: names of the file that the model does not have.
-        misshapen: names with another shape in the file; they keep their values.
-    """
+    """What was loaded; what is missing or misshapen in the file keeps the model's values."""
 
     path: str
-    loaded: int
-    prefix: str
-    missing: tuple[str, ...]
-    unexpected: tuple[str, ...]
-    misshapen: tuple[str, ...]
+    loaded: int  # number of tensors copied
+    prefix: str  # what was removed from the front of the file's names ("module.")
+    missing: tuple[str, ...]  # names of the model that the file does not have
+    unexpected: tuple[str, ...]  # names of the file that the model does not have
+    misshapen: tuple[str, ...]  # names with another shape in the file
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data."""
@@ -62,17 +44,8 @@ class CheckpointReport:
         return not (self.missing or self.unexpected or self.misshapen)
 
 
-@dataclass(frozen=True)
-class _Match:
-    """One reading of the file: the tensors under the model's names, and how well they fit."""
-
-    found: dict[str, Tensor]
-    report: CheckpointReport
-
-    @property
-    def quality(self) -> tuple[int, int, int]:
-        """Orders readings: right shapes first, then right names, then few unexpected ones."""
-        return (self.report.loaded, len(self.found), -len(self.report.unexpected))
+# One reading of a file: the tensors under the model's names, and how well they fit.
+_Reading = tuple[dict[str, Tensor], CheckpointReport]
 
 
 def load_checkpoint(model: nn.Module, path: str | Path, *, strict: bool = True) -> CheckpointReport:
@@ -89,26 +62,20 @@ def load_checkpoint(model: nn.Module, path: str | Path, *, strict: bool = True) 
         strict: require that names and shapes agree exactly. Otherwise what agrees is loaded and
             the report lists the rest.
 
-    Returns:
-        What was loaded.
-
     Raises:
         CheckpointError: the file cannot be read, holds no weights or pickled code, does not fit
             the model, or holds NaN or infinite weights.
     """
     path = Path(path).expanduser()
     own = {n: t for n, t in model.state_dict().items() if isinstance(t, Tensor)}
-    match = _best_match(read_weights(path), own, path)
-    if strict and not match.report.is_exact:
-        raise CheckpointError(_mismatch(match, own))
-    if own and not match.report.loaded:
+    found, report = _best_reading(read_weights(path), own, path)
+    if strict and not report.is_exact:
+        raise CheckpointError(_mismatch(found, report, own))
+    if own and not report.loaded:
         raise CheckpointError(f"nothing in '{path}' fits the model: {_ADVICE}")
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    converted = {
-        name: _convert(name, tensor, own[name], path)
-        for name, tensor in match.found.items()
-        if name not in match.report.misshapen
-    }
+    fitting = {name: tensor for name, tensor in found.items() if name not in report.misshapen}
+    converted = {name: _convert(name, t, own[name], path) for name, t in fitting.items()}
     for name, tensor in converted.items():
         fault = _fault(tensor, allow_inf=name not in parameters and not _is_statistic(name))
         if fault:
@@ -117,7 +84,7 @@ def load_checkpoint(model: nn.Module, path: str | Path, *, strict: bool = True) 
     state = model.state_dict()
     state.update(converted)
     model.load_state_dict(state)
-    return match.report
+    return report
 
 
 def check_finite(model: nn.Module) -> None:
@@ -159,18 +126,18 @@ def _is_statistic(name: str) -> bool:
     return name.rpartition(".")[2].startswith("running_")
 
 
-def _best_match(content: Any, own: Mapping[str, Tensor], path: Path) -> _Match:
+def _best_reading(content: Any, own: Mapping[str, Tensor], path: Path) -> _Reading:
     """Return the reading of the file that fits the model best; the first of equals."""
-    best: _Match | None = None
-    for weights in _state_dicts(content):
-        for variant in _unwrapped(weights):
-            for prefix in _prefixes(variant, own):
-                match = _compare(variant, prefix, own, path)
-                if best is None or match.quality > best.quality:
-                    best = match
-    if best is None:
+    readings = [
+        _read_as(variant, prefix, own, path)
+        for weights in _state_dicts(content)
+        for variant in _unwrapped(weights)
+        for prefix in _prefixes(variant, own)
+    ]
+    if not readings:
         raise CheckpointError(f"'{path}' holds no weights: give a file with a state_dict in it")
-    return best
+    # Right shapes count first, then right names, then few unexpected ones.
+    return max(readings, key=lambda r: (r[1].loaded, len(r[0]), -len(r[1].unexpected)))
 
 
 def _state_dicts(content: Any, depth: int = 3) -> Iterator[dict[str, Tensor]]:
@@ -214,9 +181,9 @@ def _prefixes(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[
     return ["", *common]
 
 
-def _compare(
+def _read_as(
     weights: Mapping[str, Tensor], prefix: str, own: Mapping[str, Tensor], path: Path
-) -> _Match:
+) -> _Reading:
     """Compare the file's names under `prefix` with the model's.
 
     Names outside the prefix belong to whatever wrapped the model (a counter of averaged models, a
@@ -227,7 +194,7 @@ def _compare(
     # The counter came with torch 0.4.1; nothing depends on it while momentum is a number.
     counter = "num_batches_tracked"
     misshapen = [n for n, t in found.items() if not _fits(t, own[n])]
-    report = CheckpointReport(
+    return found, CheckpointReport(
         path=str(path),
         loaded=len(found) - len(misshapen),
         prefix=prefix,
@@ -235,7 +202,6 @@ def _compare(
         unexpected=tuple(n for n in under if n not in own and not n.endswith(counter)),
         misshapen=tuple(misshapen),
     )
-    return _Match(found, report)
 
 
 def _fits(tensor: Tensor, target: Tensor) -> bool:
@@ -260,18 +226,17 @@ def _convert(name: str, tensor: Tensor, target: Tensor, path: Path) -> Tensor:
         rounds = same_kind and target.is_floating_point()
         if rounds or torch.equal(result.to(tensor.dtype), tensor):
             return result.reshape(target.shape)
+    here, there = (str(t.dtype).removeprefix("torch.") for t in (target, tensor))
     raise CheckpointError(
-        f"'{name}' is {_dtype(target)} here, {_dtype(tensor)} in '{path}': "
+        f"'{name}' is {here} here, {there} in '{path}': "
         "save the checkpoint with floating-point weights"
     )
 
 
-def _dtype(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
-
-
-def _mismatch(match: _Match, own: Mapping[str, Tensor]) -> str:
-    report, parts = match.report, []
+def _mismatch(
+    found: Mapping[str, Tensor], report: CheckpointReport, own: Mapping[str, Tensor]
+) -> str:
+    parts, advice = [], _ADVICE
     if report.missing:
         count = f"{len(report.missing)} of {len(own)}"
         parts.append(f"{count} tensors missing (first '{report.missing[0]}')")
@@ -279,26 +244,16 @@ def _mismatch(match: _Match, own: Mapping[str, Tensor]) -> str:
         parts.append(f"{len(report.unexpected)} unexpected (first '{report.unexpected[0]}')")
     if report.misshapen:
         name = report.misshapen[0]
-        here, there = _shape(own[name]), _shape(match.found[name])
+        here, there = (f"[{','.join(map(str, t[name].shape))}]" for t in (own, found))
         count = f"{len(report.misshapen)} of another shape"
         parts.append(f"{count} ({name} is {here} here, {there} in the file)")
-    return f"'{report.path}' does not fit the model: {', '.join(parts)}; {_advice(match, own)}"
-
-
-def _advice(match: _Match, own: Mapping[str, Tensor]) -> str:
-    """Say what to do, in particular where the file only has another number of classes."""
-    report = match.report
     modules = {name.rpartition(".")[0] for name in report.misshapen}
-    if len(modules) == 1 and not (report.missing or report.unexpected):
-        shapes = [(match.found[n].shape, own[n].shape) for n in report.misshapen]
-        if all(there[:1] != here[:1] and there[1:] == here[1:] for there, here in shapes):
-            there, here = shapes[0][0][0], shapes[0][1][0]
-            return (
-                f"only the last layer differs, it has {there} classes in the file and {here} here: "
-                f"build the model with num_classes={there}"
-            )
-    return _ADVICE
-
-
-def _shape(tensor: Tensor) -> str:
-    return "[" + ",".join(map(str, tensor.shape)) + "]"
+    shapes = [(found[name].shape, own[name].shape) for name in report.misshapen]
+    outputs = all(there[:1] != here[:1] and there[1:] == here[1:] for there, here in shapes)
+    if len(parts) == len(modules) == 1 and outputs:  # nothing but the outputs of one module
+        theirs, ours = shapes[0][0][0], shapes[0][1][0]
+        advice = (
+            f"only the last layer differs, it has {theirs} classes in the file and {ours} here: "
+            f"build the model with num_classes={theirs}"
+        )
+    return f"'{report.path}' does not fit the model: {', '.join(parts)}; {advice}"

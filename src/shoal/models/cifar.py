@@ -1,25 +1,39 @@
-"""The CIFAR ResNets of He et al. 2016, section 4.2: 6n + 2 layers with parameter-free shortcuts.
+"""Networks for 32x32 images: the CIFAR ResNets, and torchvision's networks as papers change them.
 
-The layer-pruning literature measures on these. Parameters are named as in the weights published
-for them: conv1, bn1, layer{1,2,3}.{i}.{conv1,bn1,conv2,bn2}, linear.
+The CIFAR ResNets are those of He et al. 2016, section 4.2: 6n + 2 layers with parameter-free
+shortcuts. The layer-pruning literature measures on these. Parameters are named as in the weights
+published for them: conv1, bn1, layer{1,2,3}.{i}.{conv1,bn1,conv2,bn2}, linear.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shoal.errors import ConfigError
-from shoal.models.catalog import check_counts, models
+from shoal.compat import import_torchvision
+from shoal.errors import ConfigError, OptionError
+from shoal.models.lookup import models
 
 __all__ = [
     "CifarResNet",
+    "check_counts",
     "cifar_resnet20",
     "cifar_resnet32",
     "cifar_resnet44",
     "cifar_resnet56",
     "cifar_resnet110",
+    "mobilenetv2_cifar",
+    "resnet18_cifar",
 ]
+
+
+def check_counts(**counts: int) -> None:
+    """Raise `ConfigError` for the first of the named counts that is not a positive integer."""
+    for name, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise OptionError(name, value, "a whole number of at least 1")
 
 
 def _conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
@@ -97,31 +111,72 @@ def _stage(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential
     return nn.Sequential(first, *(BasicBlock(outputs, outputs, 1) for _ in range(blocks - 1)))
 
 
-@models.register("cifar_resnet20")
-def cifar_resnet20(num_classes: int = 10, in_channels: int = 3, width: int = 16) -> CifarResNet:
-    """Return the CIFAR ResNet with 20 layers: 0.27 M parameters, 40.6 M MACs at 32x32."""
-    return CifarResNet(20, num_classes, in_channels, width)
+def _of_depth(depth: int, size: str) -> Callable[..., CifarResNet]:
+    """Return the function, registered, that builds the CIFAR ResNet of one depth."""
+
+    def build(num_classes: int = 10, in_channels: int = 3, width: int = 16) -> CifarResNet:
+        return CifarResNet(depth, num_classes, in_channels, width)
+
+    build.__name__ = build.__qualname__ = f"cifar_resnet{depth}"
+    build.__doc__ = f"Return the CIFAR ResNet with {depth} layers: {size} at 32x32."
+    models.register(build.__name__)(build)
+    return build
 
 
-@models.register("cifar_resnet32")
-def cifar_resnet32(num_classes: int = 10, in_channels: int = 3, width: int = 16) -> CifarResNet:
-    """Return the CIFAR ResNet with 32 layers: 0.46 M parameters, 68.9 M MACs at 32x32."""
-    return CifarResNet(32, num_classes, in_channels, width)
+cifar_resnet20 = _of_depth(20, "0.27 M parameters, 40.6 M MACs")
+cifar_resnet32 = _of_depth(32, "0.46 M parameters, 68.9 M MACs")
+cifar_resnet44 = _of_depth(44, "0.66 M parameters, 97.2 M MACs")
+cifar_resnet56 = _of_depth(56, "0.85 M parameters, 125.5 M MACs")
+cifar_resnet110 = _of_depth(110, "1.73 M parameters, 252.9 M MACs")
 
 
-@models.register("cifar_resnet44")
-def cifar_resnet44(num_classes: int = 10, in_channels: int = 3, width: int = 16) -> CifarResNet:
-    """Return the CIFAR ResNet with 44 layers: 0.66 M parameters, 97.2 M MACs at 32x32."""
-    return CifarResNet(44, num_classes, in_channels, width)
+@models.register("resnet18_cifar")
+def resnet18_cifar(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
+    """Return torchvision's ResNet-18 with a 3x3 stem of stride 1 and its max-pooling kept.
+
+    The network of EASIER's CIFAR-10 experiments (Quétu et al. 2024): 140.2 M MACs at 32x32, four
+    times fewer than without the max-pooling. Not pretrained.
+
+    Raises:
+        ConfigError: a count is not a positive integer.
+        ShoalError: torchvision is not installed.
+    """
+    check_counts(num_classes=num_classes, in_channels=in_channels)
+    model = import_torchvision().models.resnet18(num_classes=num_classes)
+    model.conv1 = nn.Conv2d(in_channels, 64, kernel_size=3, stride=1, padding=1, bias=False)
+    _init_as_torchvision(model.conv1)
+    return model
 
 
-@models.register("cifar_resnet56")
-def cifar_resnet56(num_classes: int = 10, in_channels: int = 3, width: int = 16) -> CifarResNet:
-    """Return the CIFAR ResNet with 56 layers: 0.85 M parameters, 125.5 M MACs at 32x32."""
-    return CifarResNet(56, num_classes, in_channels, width)
+@models.register("mobilenetv2_cifar")
+def mobilenetv2_cifar(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
+    """Return torchvision's MobileNetV2 with stride 1 in the stem and in the second stage.
+
+    The network of EASIER's CIFAR-10 experiments (Quétu et al. 2024): an eighth of the image's
+    resolution at the end instead of a thirty-second. Not pretrained.
+
+    Raises:
+        ConfigError: a count is not a positive integer.
+        ShoalError: torchvision is not installed.
+    """
+    check_counts(num_classes=num_classes, in_channels=in_channels)
+    stages = [  # expansion, channels, blocks, stride of the first block
+        [1, 16, 1, 1],
+        [6, 24, 2, 1],
+        [6, 32, 3, 2],
+        [6, 64, 4, 2],
+        [6, 96, 3, 1],
+        [6, 160, 3, 2],
+        [6, 320, 1, 1],
+    ]
+    model = import_torchvision().models.MobileNetV2(
+        num_classes=num_classes, inverted_residual_setting=stages
+    )
+    model.features[0][0] = nn.Conv2d(in_channels, 32, kernel_size=3, padding=1, bias=False)
+    _init_as_torchvision(model.features[0][0])
+    return model
 
 
-@models.register("cifar_resnet110")
-def cifar_resnet110(num_classes: int = 10, in_channels: int = 3, width: int = 16) -> CifarResNet:
-    """Return the CIFAR ResNet with 110 layers: 1.73 M parameters, 252.9 M MACs at 32x32."""
-    return CifarResNet(110, num_classes, in_channels, width)
+def _init_as_torchvision(conv: nn.Conv2d) -> None:
+    """Initialise a replaced convolution as both of torchvision's networks do theirs."""
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")

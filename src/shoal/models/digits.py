@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from shoal.models.catalog import check_counts, models
+from shoal.models.cifar import check_counts
+from shoal.models.lookup import models
 
 __all__ = ["DigitsResNet", "digits_resnet"]
 

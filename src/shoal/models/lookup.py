@@ -8,45 +8,61 @@ import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
 from shoal.compat import import_timm, import_torchvision, with_torchvision
 from shoal.errors import ConfigError, unknown_name
-from shoal.models.catalog import models
 from shoal.models.checkpoint import load_checkpoint
 from shoal.models.weights_file import SUFFIXES
-from shoal.targets import (
-    accepts,
-    call_target,
-    format_target,
-    import_target,
-    is_path,
-    parse_target,
-)
+from shoal.registry import Registry
+from shoal.targets import accepts, call_target, format_target, import_target, is_path, parse_target
 
-__all__ = ["ModelSpec", "build_model", "complete_spec", "load_model", "parse_spec"]
+__all__ = [
+    "ModelSpec",
+    "build_model",
+    "complete_spec",
+    "load_model",
+    "models",
+    "parse_spec",
+    "register_model",
+]
 
 _LIBRARIES = ("torchvision", "timm", "shoal")
 _GRAMMAR = (
     "write torchvision:NAME, timm:NAME, shoal:NAME, path/file.py:factory or package.module:factory"
 )
 
+M = TypeVar("M", bound=Callable[..., nn.Module])
+
+models: Registry[Callable[..., nn.Module]] = Registry("model", "shoal.models")
+
+
+def register_model(name: str) -> Callable[[M], M]:
+    """Return a decorator that makes a function that builds a model known as `shoal:name`.
+
+    Raises:
+        ConfigError: the name is taken.
+
+    Example:
+        >>> import shoal, torch
+        >>> @shoal.register_model("linear")
+        ... def linear(width=8, num_classes=10):
+        ...     return torch.nn.Linear(width, num_classes)
+        >>> shoal.models.build_model("shoal:linear?width=3")
+        Linear(in_features=3, out_features=10, bias=True)
+    """
+    return models.register(name)  # type: ignore[return-value]
+
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A model's name, taken apart.
+    """A model's name, taken apart."""
 
-    Attributes:
-        kind: "torchvision", "timm", "shoal", "file" or "module".
-        name: the model's name in its library, or the factory with its file or module.
-        kwargs: keyword arguments of the factory.
-    """
-
-    kind: str
-    name: str
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    kind: str  # "torchvision", "timm", "shoal", "file" or "module"
+    name: str  # of the model in its library, or of the factory with its file or module
+    kwargs: Mapping[str, Any] = field(default_factory=dict)  # of the factory
 
     @property
     def target(self) -> str:
@@ -76,7 +92,17 @@ def parse_spec(text: str) -> ModelSpec:
     if is_path(source):
         return ModelSpec("file", target, kwargs)
     if not colon or not factory:
-        raise _incomplete(target)
+        path = Path(target.rstrip(":"))
+        if path.suffix == ".py":
+            raise ConfigError(f"'{target}' names no factory: write {path}:NAME of the function")
+        if path.suffix in SUFFIXES:
+            raise ConfigError(
+                f"'{target}' is a file of weights, which holds no architecture: "
+                f"name the model ({_GRAMMAR[6:]}) and pass this file as the checkpoint"
+            )
+        raise ConfigError(
+            f"'{target}' is no folder here, and does not say where the model comes from: {_GRAMMAR}"
+        )
     near = difflib.get_close_matches(source.lower(), _LIBRARIES, n=1, cutoff=0.7)
     if near and "." not in source and not _is_module(source):
         raise unknown_name("source of models", source, _LIBRARIES)
@@ -93,11 +119,6 @@ def build_model(
     factory where it has parameters of these names. torchvision with `weights=NAME` (or
     `pretrained=true`) is built with its own head, which is then replaced by a fresh one if the
     number of classes differs.
-
-    Args:
-        spec: the model's name as text or taken apart.
-        num_classes: outputs of the classifier; None leaves the model's own default.
-        in_channels: channels of the input image; None leaves the model's own default.
 
     Raises:
         NameNotFoundError: there is no such source, model, factory or set of weights.
@@ -118,12 +139,7 @@ def build_model(
 def complete_spec(
     spec: str | ModelSpec, *, num_classes: int | None = None, in_channels: int | None = None
 ) -> ModelSpec:
-    """Return the spec with the arguments that `build_model` would add, so that it stands alone.
-
-    Raises:
-        NameNotFoundError: there is no such source, model or factory.
-        ConfigError: the spec is malformed or the factory cannot be imported.
-    """
+    """Return the spec with the arguments that `build_model` would add, so that it stands alone."""
     spec = parse_spec(spec) if isinstance(spec, str) else spec
     factory = _factory(spec)
     kwargs = dict(spec.kwargs)
@@ -141,17 +157,7 @@ def load_model(
     num_classes: int | None = None,
     in_channels: int | None = None,
 ) -> nn.Module:
-    """Build the model that `spec` names and load its weights.
-
-    Args:
-        spec: the model's name, with the numbers that the data give, as for `build_model`.
-        checkpoint: a file of weights, as for `load_checkpoint`; None keeps the weights as built.
-        num_classes: as for `build_model`.
-        in_channels: as for `build_model`.
-
-    Raises:
-        ShoalError: whatever `build_model` and `load_checkpoint` raise.
-    """
+    """Build a model as `build_model` does, and load its weights as `load_checkpoint` does."""
     model = build_model(spec, num_classes=num_classes, in_channels=in_channels)
     if checkpoint is not None:
         load_checkpoint(model, checkpoint)
@@ -233,17 +239,3 @@ def _is_module(name: str) -> bool:
         return importlib.util.find_spec(name) is not None
     except (ImportError, ValueError):
         return False
-
-
-def _incomplete(target: str) -> ConfigError:
-    path = Path(target.rstrip(":"))
-    if path.suffix == ".py":
-        return ConfigError(f"'{target}' names no factory: write {path}:NAME of the function")
-    if path.suffix in SUFFIXES:
-        return ConfigError(
-            f"'{target}' is a file of weights, which holds no architecture: "
-            f"name the model ({_GRAMMAR[6:]}) and pass this file as the checkpoint"
-        )
-    return ConfigError(
-        f"'{target}' is no folder here, and does not say where the model comes from: {_GRAMMAR}"
-    )

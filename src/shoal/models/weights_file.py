@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import pickle
 import re
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
 from shoal.errors import CheckpointError
 
@@ -29,9 +29,29 @@ def read_weights(path: Path) -> Any:
             pickled code.
     """
     _check_file(path)
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    return _read_pickle(path)
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        with warnings.catch_warnings():
+            # On refusing a TorchScript archive torch also warns; one line is enough.
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # Damaged bytes make the readers fail in any way: EOFError, KeyError, IndexError, …
+        if _REFUSALS.search(str(error)):
+            named = re.search(r"GLOBAL (\S+)", str(error))
+            what = f" ({named[1]})" if named else ""
+            raise CheckpointError(
+                f"'{path}' holds pickled code{what}, which shoal never runs: where you trust the "
+                "file, load it in your own program and save plain weights by "
+                "`torch.save(model.state_dict(), 'weights.pt')`"
+            ) from error
+        # torch's own text gives advice that does not apply; its first sentence is the reason.
+        message = re.split(r"\n|(?<=\w)\. ", str(error))[0][:160]
+        reason = f"{type(error).__name__}: {message}".removesuffix(": ")
+        raise CheckpointError(
+            f"'{path}' is damaged, cut short or not a file of weights: copy it again ({reason})"
+        ) from error
 
 
 def _check_file(path: Path) -> None:
@@ -68,47 +88,3 @@ def _nearest(path: Path) -> str:
     if near:
         return "did you mean " + " or ".join(f"'{n}'" for n in near) + "?"
     return "its folder holds no file of weights, check the path"
-
-
-def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise _damaged(path, error) from error
-
-
-def _read_pickle(path: Path) -> Any:
-    try:
-        with warnings.catch_warnings():
-            # On refusing a TorchScript archive torch also warns; one line is enough.
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError) as error:
-        if _REFUSALS.search(str(error)):
-            raise _pickled_code(path, str(error)) from error
-        raise _damaged(path, error) from error
-    except Exception as error:
-        # Damaged bytes make the reader fail in any way: EOFError, KeyError, IndexError, …
-        raise _damaged(path, error) from error
-
-
-def _pickled_code(path: Path, message: str) -> CheckpointError:
-    named = re.search(r"GLOBAL (\S+)", message)
-    what = f" ({named[1]})" if named else ""
-    return CheckpointError(
-        f"'{path}' holds pickled code{what}, which shoal never runs: where you trust the file, "
-        "load it in your own program and save plain weights by "
-        "`torch.save(model.state_dict(), 'weights.pt')`"
-    )
-
-
-def _damaged(path: Path, error: Exception) -> CheckpointError:
-    # torch's own text gives advice that does not apply here; its first sentence is the reason.
-    message = re.split(r"\n|(?<=\w)\. ", str(error))[0][:160]
-    reason = f"{type(error).__name__}: {message}" if message else type(error).__name__
-    return CheckpointError(
-        f"'{path}' is damaged, cut short or not a file of weights: copy it again ({reason})"
-    )
