@@ -27,7 +27,7 @@ import shoal
 from shoal.measure import InRuntime, SideBySide
 from shoal.merge.merge import merge_
 from shoal.report import RunRecord, read_run
-from shoal.search.ending import folded
+from shoal.search.gauge import folded
 from shoal.search.records import lineage
 
 DENSE = "dense"

@@ -30,7 +30,7 @@ from shoal.models import resnet18_cifar
 from shoal.modes import make_channels_last
 from shoal.network import Network, capture
 from shoal.passes.observe import observe
-from shoal.search.fitted import POSITIONS
+from shoal.search.moves import POSITIONS
 from shoal.surgery import LineMoments
 
 BASELINE = "captured network, plain"

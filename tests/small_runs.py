@@ -19,16 +19,13 @@ from shoal.measure import Latency, Ratio, SideBySide, count_macs, count_params, 
 from shoal.merge.merge import merge_
 from shoal.network import Network, capture
 from shoal.options import Recipe
-from shoal.search.data import Data
-from shoal.search.ending import Ending
-from shoal.search.gauge import Figures, MachineGauge
+from shoal.search.gauge import Data, Ending, Figures, MachineGauge
 from shoal.search.lab import Lab
-from shoal.search.listener import Listener
 from shoal.search.moves import Move
 from shoal.search.options import MachineOptions, SearchOptions
 from shoal.search.records import LatencyReport, Result
 from shoal.search.rewind import Rewind
-from shoal.search.task import Task
+from shoal.search.task import Listener, Task
 from shoal.training import fit
 
 TIMED = (

@@ -8,8 +8,8 @@ import torch
 from rich.console import Console
 
 from shoal.cli.progress import showing
-from shoal.search.listener import Listener
 from shoal.search.records import Metrics, Step
+from shoal.search.task import Listener
 from shoal.training import BatchReport, EpochReport
 
 

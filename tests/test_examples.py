@@ -11,7 +11,7 @@ import pytest
 
 from shoal.importance import criteria
 from shoal.runtimes import RUNTIMES
-from shoal.search import ending
+from shoal.search import gauge
 from shoal.search.method import methods
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.py"))
@@ -31,7 +31,7 @@ def a_quick_end(monkeypatch: pytest.MonkeyPatch) -> None:
     for registry in (criteria, methods):
         monkeypatch.setattr(registry, "_entries", dict(registry._entries))
     monkeypatch.setattr(RUNTIMES, "_entries", {"eager": RUNTIMES["eager"]})
-    monkeypatch.setattr(ending, "_SECONDS", 0.0)
+    monkeypatch.setattr(gauge, "_SECONDS", 0.0)
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)

@@ -13,7 +13,7 @@ from shoal.importance import criteria
 from shoal.models.lookup import models
 from shoal.network import ops
 from shoal.runtimes import RUNTIMES
-from shoal.search import ending
+from shoal.search import gauge
 from shoal.search.method import methods
 
 NAMES = sorted(set(shoal.__all__) - {"__version__"})
@@ -25,7 +25,7 @@ def registries_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     for registry in (criteria, data_sets, methods, models):
         monkeypatch.setattr(registry, "_entries", dict(registry._entries))
     monkeypatch.setattr(RUNTIMES, "_entries", {"eager": RUNTIMES["eager"]})
-    monkeypatch.setattr(ending, "_SECONDS", 0.0)
+    monkeypatch.setattr(gauge, "_SECONDS", 0.0)
     for table in ("_TABLE", "_TYPES"):
         monkeypatch.setattr(ops, table, dict(getattr(ops, table)))
 

@@ -26,11 +26,11 @@ from shoal.models import cifar_resnet20
 from shoal.network import Network
 from shoal.search import coach
 from shoal.search import moves as moves_module
-from shoal.search.listener import Listener
+from shoal.search.coach import FirstBatches
 from shoal.search.moves import Move, find_moves, saved_ms
 from shoal.search.records import Result
 from shoal.search.settings import Settings
-from shoal.search.trial import FirstBatches
+from shoal.search.task import Listener
 from shoal.surgery import drop_, linearize_
 from shoal.training import evaluate, recipes
 from small_runs import FakeGauge

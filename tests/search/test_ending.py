@@ -13,7 +13,7 @@ from shoal.measure import InRuntime, SideBySide
 from shoal.measure.latency import Latency
 from shoal.merge.report import MergeReport
 from shoal.network import Network
-from shoal.search.ending import end_of, folded
+from shoal.search.gauge import end_of, folded
 from shoal.surgery import linearize_
 
 

@@ -71,7 +71,7 @@ class Pull(shoal.Method):
 KILLED = """
 import os, signal, sys
 import small_runs
-from shoal.search.listener import Listener
+from shoal.search.task import Listener
 
 class Killer(Listener):
     left = int(sys.argv[3])

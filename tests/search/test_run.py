@@ -17,9 +17,9 @@ import small_runs
 from shoal.errors import FileError, RunError
 from shoal.merge.loading import load
 from shoal.merge.report import MergeReport
-from shoal.search.listener import Listener
 from shoal.search.records import Result, lineage
 from shoal.search.run import Run, read_run
+from shoal.search.task import Listener
 from small_runs import SITES, facts, result_of, run, same_weights
 
 WORKER = Path(__file__).parents[1] / "run_worker.py"

@@ -14,8 +14,8 @@ from shoal.data.loader import ImageLoader
 from shoal.errors import ConfigError, DataError, NameNotFoundError
 from shoal.network import Network
 from shoal.search import coach
-from shoal.search.listener import Listener
 from shoal.search.records import Result, Step, lineage
+from shoal.search.task import Listener
 from small_runs import SITES, FakeGauge, digits, facts, removals, run, same_weights
 
 
@@ -267,7 +267,7 @@ def test_a_network_without_rectifiers_has_nothing_to_remove() -> None:
 def test_what_is_of_another_kind_is_told_in_one_line() -> None:
     for given, error, words in (
         ({"val": None}, DataError, "validation data are a NoneType"),
-        ({"train": iter([])}, DataError, "gone over again and again"),
+        ({"train": iter([])}, DataError, "read again and again"),
         ({"model": "shoal:digits_resnet"}, ConfigError, "load_model builds from a name"),
         ({"fit": 3}, ConfigError, "fit is a int"),
         ({"max_drop": "1"}, ConfigError, "max_drop is '1'"),

@@ -84,7 +84,7 @@ def _opened(text: str, source: Source) -> Network:
 def _baseline(model: str, against: str | None, source: Source) -> Network | None:
     """Return what to compare with: what was asked for, else a run's own dense network, folded."""
     from shoal.cli.results import open_dense
-    from shoal.search.ending import folded
+    from shoal.search.gauge import folded
 
     if against is not None:
         return _opened(against, source)

@@ -18,7 +18,7 @@ from shoal.measure import InRuntime, Timing, count_macs, count_params, depth
 from shoal.network import Network
 from shoal.network.inputs import tensors_of
 from shoal.report import Compared, Comparison
-from shoal.search.ending import folded
+from shoal.search.gauge import folded
 from shoal.training import evaluate
 
 __all__ = ["compared", "open_all", "open_data"]

@@ -17,7 +17,7 @@ from shoal.errors import ConfigError
 if TYPE_CHECKING:
     from shoal.cli.config import Job
     from shoal.data import DataSet
-    from shoal.search.meter import Meter
+    from shoal.search.task import Meter
 
 __all__ = ["compress", "compress_flags", "run_compress"]
 

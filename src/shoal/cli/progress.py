@@ -20,8 +20,8 @@ from rich.progress import (
 from typing_extensions import override
 
 from shoal.report.table import DONE, UNITS, duration, percent, points
-from shoal.search.listener import Listener
 from shoal.search.records import Step
+from shoal.search.task import Listener
 from shoal.training import BatchReport, EpochReport
 
 __all__ = ["Lines", "showing"]

@@ -24,8 +24,8 @@ from shoal.extras.energy import Energy, EnergyMeter, inference_energy, total_ene
 from shoal.modes import device_of
 from shoal.network import Network
 from shoal.search.lab import Lab
-from shoal.search.meter import Spent
 from shoal.search.records import Step
+from shoal.search.task import Spent
 from shoal.training import fit
 
 __all__ = ["SearchEnergy"]

@@ -6,15 +6,14 @@ within δ, and the last network within δ is kept.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from typing_extensions import override
 
-from shoal import options
 from shoal.errors import TrainingError
-from shoal.options import at_least, one_of, option
-from shoal.search.method import Method, Progress, register_method
+from shoal.options import one_of, option
+from shoal.search.method import Method, Progress, ScoreOptions, register_method
 
 if TYPE_CHECKING:
     from shoal.importance import Scores
@@ -31,7 +30,7 @@ class Easier(Method):
     """
 
     @dataclass(frozen=True, kw_only=True)
-    class Options(options.Options):
+    class Options(ScoreOptions):
         """EASIER's own options."""
 
         criterion: str = option(
@@ -45,31 +44,12 @@ class Easier(Method):
             "'identity', as the paper has it, which costs more accuracy.",
             check=one_of("line", "identity"),
         )
-        per_step: int = option(
-            1,
-            "Rectifiers to remove before each fine-tuning. More is quicker and coarser.",
-            check=at_least(1),
-        )
-        samples: int | None = option(
-            None,
-            "Score on this many training samples only. Quicker on large data; a note says when the "
-            "choice is then not certain.",
-            check=at_least(1),
-            default_text="all",
-        )
-        per_latency: bool = option(
-            False,
-            "Divide importance by the milliseconds that the removal was measured to save, so that "
-            "what is slow goes sooner.",
-        )
 
     scores: ClassVar[str] = "site"
 
     @override
     def progress(self, lab: Lab) -> Progress:
-        total = lab.base.sites_left
-        done = total - lab.network.sites_left
-        return Progress(done, total, "rectifiers", per_step=self.options.per_step)
+        return replace(super().progress(lab), per_step=self.options.per_step)
 
     @override
     def nothing_to_remove(self, lab: Lab) -> str:

@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from shoal import options
 from shoal.options import at_least, between, one_of, option
-from shoal.search.method import Method, Progress, register_method
+from shoal.search.method import Method, register_method
 
 if TYPE_CHECKING:
     from shoal.importance import Scores
@@ -54,11 +54,6 @@ class EGP(Method):
         samples: int | None = option(
             None, "Score on this many training samples.", check=at_least(1), default_text="all"
         )
-
-    @override
-    def progress(self, lab: Lab) -> Progress:
-        total = lab.base.sites_left
-        return Progress(total - lab.network.sites_left, total, "rectifiers")
 
     @override
     def nothing_to_remove(self, lab: Lab) -> str:

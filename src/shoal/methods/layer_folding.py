@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from shoal import options
 from shoal.options import above, at_least, between, one_of, option
-from shoal.search.method import Method, Progress, register_method
+from shoal.search.method import Method, register_method
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -76,11 +76,6 @@ class LayerFolding(Method):
             "paper), or the 'line' fitted to it.",
             check=one_of("identity", "line"),
         )
-
-    @override
-    def progress(self, lab: Lab) -> Progress:
-        total = lab.base.sites_left
-        return Progress(total - lab.network.sites_left, total, "rectifiers")
 
     @override
     def nothing_to_remove(self, lab: Lab) -> str:

@@ -19,10 +19,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from typing_extensions import override
 
-from shoal import options
 from shoal.errors import ConfigError
 from shoal.options import at_least, option
-from shoal.search.method import Method, Progress, register_method
+from shoal.search.method import Method, Progress, ScoreOptions, register_method
 
 if TYPE_CHECKING:
     from shoal.network import Network
@@ -40,7 +39,7 @@ class LayerPruning(Method):
     """
 
     @dataclass(frozen=True, kw_only=True)
-    class Options(options.Options):
+    class Options(ScoreOptions):
         """The options of layer pruning."""
 
         criterion: str = option(
@@ -49,28 +48,11 @@ class LayerPruning(Method):
             "'block_influence', 'lesion', 'l1', 'taylor', 'snip', 'grasp', or any other criterion "
             "of blocks.",
         )
-        per_step: int = option(
-            1,
-            "Blocks to remove before each fine-tuning. More is quicker and coarser.",
-            check=at_least(1),
-        )
-        samples: int | None = option(
-            None,
-            "Score on this many training samples only. Quicker on large data; a note says when the "
-            "choice is then not certain.",
-            check=at_least(1),
-            default_text="all",
-        )
         keep_first: bool = option(False, "Never drop the first block.")
         keep_per_stage: int = option(
             0,
             "How many blocks must stay in each stage, the removable ones and the others.",
             check=at_least(0),
-        )
-        per_latency: bool = option(
-            False,
-            "Divide importance by the milliseconds that the removal was measured to save, so that "
-            "what is slow goes sooner.",
         )
 
     scores: ClassVar[str] = "block"

@@ -1,37 +1,42 @@
-"""Training the networks of a step: by the run's recipe, or by the user's own function."""
+"""Training the networks of a step, and trials: what a change costs once it has been trained with.
+
+What a move costs before any training says little of what it costs after: a dropped block costs a
+hundred times what a fitted layer in its place does, and after an epoch three times
+(docs/measured.md). A few dozen optimizer steps on a copy tell the kinds of moves apart.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from shoal.errors import CheckpointError, ConfigError, TrainingError
+import torch
+from torch import Tensor
+
+from shoal.data.batch import Batch
+from shoal.errors import CheckpointError, ConfigError, DataError, TrainingError
 from shoal.models import check_finite
-from shoal.modes import device_of
+from shoal.modes import device_of, eval_mode
 from shoal.network import Network
 from shoal.onednn import safe_convolutions
 from shoal.options import Recipe, find_recipe
+from shoal.passes.batches import Batches, set_epoch
 from shoal.search.records import Step
-from shoal.search.trial import FirstBatches
+from shoal.search.task import Task
 from shoal.seeds import derive_seed
 from shoal.training import EpochReport, fit
+from shoal.training.losses import logits_of, sample_losses
 
-if TYPE_CHECKING:
-    from shoal.search.task import Task
-
-__all__ = ["Coach"]
+__all__ = ["Coach", "FirstBatches", "Trial"]
 
 
 class Coach:
-    """Trains the networks of one step.
+    """Trains the networks of one step: by the run's recipe, or by the user's own function.
 
-    Args:
-        task: data, recipe, and where checkpoints go.
-        number: of the step.
-        history: the steps before it: their epochs tell which ones of the data come next.
+    The epochs of `history`, the steps before it, tell which ones of the data come next.
     """
 
     def __init__(self, task: Task, number: int, history: Sequence[Step]) -> None:
@@ -52,51 +57,43 @@ class Coach:
         trial: str = "",
         **hooks: Any,
     ) -> tuple[str, ...]:
-        """Train a network in place; returns what the trainer remarks.
+        """Train a network of the step, or of a trial, in place; returns what the trainer remarks.
 
-        Args:
-            network: of the step, or of a trial.
-            epochs: how many.
-            recipe: changes the run's; see `Lab.train`.
-            lr: likewise.
-            teacher: used if the recipe distils.
-            trial: the name of the trial that the network is of.
-            **hooks: as `shoal.training.fit` takes them.
+        `recipe` and `lr` are as in `Lab.train`, the hooks as `shoal.training.fit` takes them.
 
         Raises:
             TrainingError: the loss is not finite; the network then has its former weights. Or the
                 user's own training left weights that are not finite.
         """
-        seed: tuple[int | str, ...] = (self._task.options.seed, "step", self._number)
-        if trial:
-            seed = (self._task.options.seed, "rehearsal", self._number)
-        elif self._trainings:
+        task, number = self._task, self._number
+        part = hashlib.sha256(trial.encode()).hexdigest()[:12] if trial else self._trainings or ""
+        checkpoint = None if task.run is None else task.run.checkpoint(number, str(part))
+        seed: tuple[int | str, ...] = ("rehearsal" if trial else "step", number)
+        if self._trainings and not trial:
             seed = (*seed, self._trainings)
-        checkpoint = self._checkpoint(trial)
         first_epoch = self._before + self.epochs
         if not trial:
             self._trainings += 1
             self.epochs += epochs
-        if self._task.fit is not None:
-            return _by_user(self._task.fit, network, hooks)
-        listener = self._task.listener
+        if task.fit is not None:
+            return _by_user(task.fit, network, hooks)
 
         def heard(report: EpochReport) -> None:
-            if self._number == 0:
-                self._task.rewind.remember(network, report)
-            listener.epoch(report, epochs)
+            if number == 0:
+                task.rewind.remember(network, report)
+            task.listener.epoch(report, epochs)
 
         chosen = self._recipe(recipe, lr, teacher)
         report = fit(
             network,
-            self._task.data.train,
+            task.data.train,
             epochs=epochs,
-            seed=derive_seed(*seed),
+            seed=derive_seed(task.options.seed, *seed),
             first_epoch=first_epoch,
-            val=self._task.data.val if chosen.early_stop is not None else None,
+            val=task.data.val if chosen.early_stop is not None else None,
             checkpoint=checkpoint,
             on_epoch=heard,
-            on_batch=lambda report: listener.batch(report, epochs),
+            on_batch=lambda report: task.listener.batch(report, epochs),
             recipe=chosen,
             teacher=teacher if chosen.distill > 0 else None,
             device=device_of(network),
@@ -146,14 +143,6 @@ class Coach:
         # The dense network has nobody to learn from.
         return chosen if teacher is not None else replace(chosen, distill=0.0)
 
-    def _checkpoint(self, trial: str) -> Path | None:
-        if self._task.run is None:
-            return None
-        part = str(self._trainings or "")
-        if trial:
-            part = hashlib.sha256(trial.encode()).hexdigest()[:12]
-        return self._task.run.checkpoint(self._number, part)
-
 
 def _by_user(
     train: Callable[[Network], object], network: Network, hooks: Mapping[str, Any]
@@ -171,3 +160,113 @@ def _by_user(
     except CheckpointError as error:
         raise TrainingError(f"after your own training {error}") from error
     return tuple(notes)
+
+
+class FirstBatches:
+    """The first `count` batches of each epoch of a training loader."""
+
+    def __init__(self, loader: Any, count: int) -> None:
+        self._loader = loader
+        self._count = min(count, len(loader))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Any]:
+        for number, batch in enumerate(self._loader):
+            yield batch
+            if number + 1 == self._count:
+                return
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch, if the loader has several."""
+        set_epoch(self._loader, epoch)
+
+
+class Trial:
+    """A changed and trained copy of a step's network; made by `Lab.trial`.
+
+    The copy is made when a figure is asked for that the run does not remember under the trial's
+    name.
+    """
+
+    def __init__(self, lab: Any, name: str, make: Callable[[], Network], epochs: int) -> None:
+        self.name = name
+        self._lab = lab
+        self._make = make
+        self._epochs = epochs
+        self._network: Network | None = None
+
+    def _once(self, what: str, measure: Callable[[], Any]) -> Any:
+        return self._lab.once(f"{self.name}: {what}", measure, together=True)
+
+    @property
+    def failed(self) -> str:
+        """Why the copy cannot be trained; empty if it can."""
+
+        def attempt() -> str:
+            try:
+                self._made()
+            except TrainingError as error:
+                return str(error)
+            return ""
+
+        return str(self._once("failed", attempt))
+
+    @property
+    def quality(self) -> float:
+        """The copy's quality on the validation data, in points."""
+        return float(self._once("quality", lambda: self._lab.quality(self._made())))
+
+    def costs(self, metric: str = "loss", samples: int | None = None) -> Tensor:
+        """Return what each training sample costs with the copy, [samples], float64.
+
+        Args:
+            metric: "loss" in nats, or "accuracy": 100 where the answer is wrong, else 0.
+            samples: of the training data, without augmentation; None takes all.
+        """
+
+        def measure() -> list[float]:
+            network = self._made()
+            data = self._lab.data.train
+            batches = Batches(data, device_of(network), samples=samples, shared=False)
+            with eval_mode(network), torch.no_grad():
+                found = [_costs_of(network, batch, metric) for _, batch in batches]
+            return torch.cat(found).tolist()
+
+        costs = self._once(f"{metric} of {samples or 'all'}", measure)
+        return torch.tensor(costs, dtype=torch.float64)
+
+    def cost_above(
+        self, other: Trial, metric: str = "loss", samples: int | None = None
+    ) -> tuple[float, float]:
+        """Return how much more the copy costs than another, and the standard error of that.
+
+        The error is that of the mean as an estimate for other data.
+        """
+        above = self.costs(metric, samples) - other.costs(metric, samples)
+        spread = float(above.std()) if len(above) > 1 else 0.0
+        return float(above.mean()), spread / math.sqrt(len(above))
+
+    def adopt(self) -> None:
+        """Make the copy the step's network; its training counts as the step's."""
+        self._lab.take(self._made(), self._epochs)
+
+    def forget(self) -> None:
+        """Free the copy; its figures stay."""
+        self._network = None
+
+    def _made(self) -> Network:
+        if self._network is None:
+            self._network = self._make()
+        return self._network
+
+
+def _costs_of(network: Network, batch: Batch, metric: str) -> Tensor:
+    logits, target = logits_of(network(*batch.args, **batch.kwargs)), batch.target
+    if target is None:
+        raise DataError("the training data have no labels: trials compare what they cost")
+    if metric == "loss":
+        return sample_losses(logits, target).double().cpu()
+    wanted = target.argmax(dim=1) if target.is_floating_point() else target
+    return (100.0 * (logits.argmax(dim=1) != wanted)).double().cpu()

@@ -20,17 +20,14 @@ from shoal.network.saving import state_hash
 from shoal.options import Recipe
 from shoal.passes.batches import plain
 from shoal.runtimes import find_runtime
-from shoal.search.data import Data
 from shoal.search.engine import search
-from shoal.search.gauge import Gauge, MachineGauge
-from shoal.search.listener import Listener
-from shoal.search.meter import Meter
+from shoal.search.gauge import Data, Gauge, MachineGauge
 from shoal.search.method import Method
 from shoal.search.records import Result
 from shoal.search.rewind import Rewind
 from shoal.search.run import Run
 from shoal.search.settings import Settings
-from shoal.search.task import Task
+from shoal.search.task import Listener, Meter, Task
 
 __all__ = ["compress", "method_of", "working_device"]
 
@@ -65,29 +62,28 @@ def compress(
         val: validation batches. All choices follow from them, so they must not be the test data.
         method: a registered name, `path/file.py:Name` or `package.module:Name`, each with options
             as in "easier?how=identity"; a subclass of `Method`, or an instance of one; or complete
-            `Settings`, which then are all the options.
+            `Settings`, which replace all options.
         max_drop: points of validation accuracy that the result may lose against the dense network.
         epochs: epochs of fine-tuning after each removal.
-        out: a folder for every step, the result and a journal. A run that was interrupted goes on
-            from it when called again with the same arguments; None keeps nothing.
+        out: a folder for every step, the result and a journal. Called again with the same
+            arguments, an interrupted run goes on from it; None keeps nothing.
         test: test batches: measured at every step and reported, never used for a choice.
-        fit: trains a network in place instead of the built-in trainer. It is called after each
-            removal, once before if `dense_epochs` is above 0, and at the end if `final_epochs` is.
-        evaluate: returns the quality of a network on data in points, higher is better, in place of
-            the accuracy.
+        fit: trains a network in place, instead of the built-in trainer: after each removal, before
+            the first if `dense_epochs` is above 0, and at the end if `final_epochs` is.
+        evaluate: returns the quality of a network on data, in points, higher is better, in place
+            of the accuracy.
         recipe: how to train: a `Recipe`, the name of one, or options that differ from the method's
-            own, which is "distill" for "shoal" and else "finetune".
-        base: how the model is built again when the result is loaded ("torchvision:resnet18").
+            own, which is "distill" for "shoal" and "finetune" for the others.
+        base: how to build the model again when the result is loaded ("torchvision:resnet18").
         device: where to work; None takes a GPU if there is one.
-        listener: called with the progress.
-        config: what else stands in the folder's `config.yaml`, beside all options: where model and
-            data come from.
+        listener: told of the progress.
+        config: what else `config.yaml` records beside all options: where model and data come from.
         identity: what else decides the result, such as the batch size: a folder that was begun
             with other values is refused.
-        meter: measures what training takes: `shoal.extras.search_energy.SearchEnergy` the energy
-            and CO2 of the run's training, and of an epoch of training and 1,000 inferences of
-            dense and result. None measures nothing.
-        gauge: measures quality and latency in place of this machine: for tests.
+        meter: measures what training takes: `shoal.extras.search_energy.SearchEnergy` measures
+            energy and CO2 of the run's training, and of an epoch of training and 1,000 inferences
+            of dense and result. None measures nothing.
+        gauge: measures quality and latency in place of this machine, for tests.
         **options: fields of `SearchOptions`, `MachineOptions` and `Recipe`, and of the method's
             `Options`.
 
@@ -117,13 +113,13 @@ def compress(
         method = Settings.of(kind, recipe, max_drop=max_drop, epochs=epochs, **options)
     settings, wanted, machine = method, method.search, method.machine
     chosen = method_of(settings)
-    if fit is None and max(wanted.epochs, wanted.dense_epochs, wanted.final_epochs):
-        _check_length(train)
+    trains = fit is None and max(wanted.epochs, wanted.dense_epochs, wanted.final_epochs)
+    if trains and not isinstance(train, Sized):
+        raise DataError("the training data have no length: give them a __len__, in batches")
     check_finite(model)
     first = _first_batch(train, "training")
     _first_batch(val, "validation")
-    network = _captured(model, first, base).to(working_device(machine.device))
-    network.train(False)
+    network = _captured(model, first, base).to(working_device(machine.device)).eval()
     run = None
     if out is not None:
         run = Run(
@@ -153,11 +149,7 @@ def compress(
 
 
 def method_of(settings: Settings) -> Method:
-    """Return the method of some settings, once its criterion and the runtime are known to exist.
-
-    Raises:
-        ShoalError: one line on what is wrong.
-    """
+    """Return the method of some settings; raises if its criterion or the runtime does not exist."""
     chosen: Method = settings.method(settings.options)
     find_runtime(settings.machine.runtime)
     if chosen.scores:
@@ -181,7 +173,6 @@ def working_device(device: torch.device | str | None) -> torch.device:
 
 
 def _check_arguments(model: object, data: Mapping[str, object], fit: object) -> None:
-    """Raise for what is not of the kind that it should be."""
     if not isinstance(model, nn.Module):
         raise ConfigError(
             f"the model is a {type(model).__name__}: give the nn.Module itself, which "
@@ -192,14 +183,9 @@ def _check_arguments(model: object, data: Mapping[str, object], fit: object) -> 
     for what, loader in data.items():
         if not isinstance(loader, Iterable) or isinstance(loader, Iterator):
             raise DataError(
-                f"the {what} data are a {type(loader).__name__}: give batches that can be gone "
-                "over again and again, such as a list or a DataLoader"
+                f"the {what} data are a {type(loader).__name__}: give batches that can be read "
+                "again and again, such as a list or a DataLoader"
             )
-
-
-def _check_length(train: Iterable[Any]) -> None:
-    if not isinstance(train, Sized):
-        raise DataError("the training data have no length: give them a __len__, in batches")
 
 
 def _captured(model: nn.Module, first: Any, base: str | None) -> Network:
@@ -230,11 +216,10 @@ def _identity(
     model: nn.Module, train: Iterable[Any], val: Iterable[Any], test: Iterable[Any] | None
 ) -> dict[str, Any]:
     """Return what tells this task from another one: the weights and the sizes of the data."""
-    loaders = {"train": train, "val": val, "test": test}
-    return {
-        "weights": state_hash(model),
-        "samples_in": {
-            name: getattr(loader, "num_samples", len(loader) if isinstance(loader, Sized) else None)
-            for name, loader in loaders.items()
-        },
-    }
+
+    def size(loader: Iterable[Any] | None) -> int | None:
+        batches = len(loader) if isinstance(loader, Sized) else None
+        return getattr(loader, "num_samples", batches)
+
+    sizes = {"train": size(train), "val": size(val), "test": size(test)}
+    return {"weights": state_hash(model), "samples_in": sizes}

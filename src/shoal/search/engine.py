@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import takewhile
 from typing import Any
 
 from shoal.distributed import barrier, from_main, is_main
 from shoal.errors import ConfigError, NothingToRemoveError, RunError, TrainingError
 from shoal.measure import Ratio
 from shoal.network import Network
-from shoal.search.ending import Ending
+from shoal.search.gauge import Ending
 from shoal.search.lab import Lab
 from shoal.search.method import Method
+from shoal.search.options import SearchOptions
 from shoal.search.records import Metrics, Result, RunRecord, Step, chosen
-from shoal.search.stopping import why_stop
 from shoal.search.task import Task
 
 __all__ = ["search"]
@@ -22,10 +24,6 @@ __all__ = ["search"]
 
 def search(method: Method, task: Task) -> Result:
     """Let a method take step after step until the quality, a target or the method itself ends it.
-
-    Args:
-        method: decides what goes, and how to train.
-        task: network, data, options, and what measures.
 
     Returns:
         The last network within `max_drop` points of the dense one's validation quality.
@@ -134,13 +132,9 @@ class _Search:
     def _keep(
         self, lab: Lab, operation: str, *, begun: Step | None = None, ended: str = ""
     ) -> Step:
-        """Measure and write down a network as the next step.
+        """Measure a network and write it down as the next step.
 
-        Args:
-            lab: what was done, and the network.
-            operation: what that was.
-            begun: the step it was made of, whose quality it must have; None for the last one.
-            ended: why the search had ended.
+        `begun` is the step it was made of, whose quality it must have; None for the last one.
         """
         network, gauge, data = lab.network, self.task.gauge, self.task.data
         self.listener.stage(lab.number, "evaluate")
@@ -149,19 +143,14 @@ class _Search:
             quality = gauge.quality(network, data.val)
             test = None if data.test is None else gauge.quality(network, data.test)
             found = gauge.measure(network)
-            ratio = Ratio.of([1.0], [1.0])
-            if network is not lab.dense:
-                ratio = gauge.ratio(lab.dense, network)
-            metrics = Metrics(
-                quality, test, found.macs, found.params, found.depth, found.latency_ms
-            )
-            return metrics, ratio
+            unchanged = network is lab.dense
+            ratio = Ratio.of([1.0], [1.0]) if unchanged else gauge.ratio(lab.dense, network)
+            return Metrics(quality, test, **vars(found)), ratio
 
         metrics, ratio = from_main(measured())  # all decide alike by it
         dense_quality = self.steps[0].metrics.top1_val if self.steps else metrics.top1_val
-        least = max(
-            dense_quality - self.options.max_drop, 0.0 if begun is None else begun.metrics.top1_val
-        )
+        least = dense_quality - self.options.max_drop
+        least = max(least, 0.0 if begun is None else begun.metrics.top1_val)
         scores, progress = lab.scores, self.method.progress(lab)
         begun_from = None if lab.number == 0 else lab.number - 1 if begun is None else begun.step
         step = Step(
@@ -207,7 +196,7 @@ class _Search:
 
     def _stopped(self, network: Network, dense: Network) -> str:
         removed = self._removed(self._lab(network, dense))
-        return why_stop(self.options, self.steps, removed=removed)
+        return _why_stop(self.options, self.steps, removed)
 
     def _say(self, note: str) -> None:
         self.notes.append(note)
@@ -220,12 +209,11 @@ class _Search:
             ending = self.task.gauge.ending(dense, best)
             record = self._record(dense, best, stopped, ending)
             return Result(**vars(record), model=best, merged=ending.merged)
-        known = self.run.ended(self.base, self.steps, stopped, energy=self.task.meter is not None)
+        wanted: dict[str, Any] = {"stopped": stopped, "energy": self.task.meter is not None}
+        known = self.run.ended(self.base, self.steps, **wanted)
         if known is None:
             self._write_end(dense, best, stopped)
-            known = self.run.ended(
-                self.base, self.steps, stopped, energy=self.task.meter is not None
-            )
+            known = self.run.ended(self.base, self.steps, **wanted)
         if known is None:
             raise RunError(f"'{self.run.folder}' cannot be read back: give the command again")
         record, merged = known
@@ -247,15 +235,13 @@ class _Search:
     def _record(self, dense: Network, best: Network, stopped: str, ending: Ending | None) -> Any:
         """Return the record of the search; None in a process that did not measure its end."""
         energy: Any = {}
-        step = chosen(self.steps)
+        step, lab = chosen(self.steps), self._lab(best, dense)
         if self.task.meter is not None:
             self.listener.stage(step.step, "measure energy")
-            lab = self._lab(best, dense)
             energy = self.task.meter.summary(dense, best, self.steps, lab)
         if ending is None:
             return None
-        progress = self.method.progress(self._lab(best, dense))
-        latency = ending.latency
+        progress, latency = self.method.progress(lab), ending.latency
         return RunRecord(
             dense=replace(self.steps[0].metrics, latency_ms=latency.dense_ms),
             final=replace(step.metrics, latency_ms=latency.result_ms),
@@ -270,3 +256,25 @@ class _Search:
             energy=energy,
             latency_batch=self.task.machine.latency_batch,
         )
+
+
+def _why_stop(options: SearchOptions, steps: Sequence[Step], removed: int) -> str:
+    """Return why a search must end after its last step, or an empty string."""
+    dense, last = steps[0], steps[-1]
+    failed = sum(1 for _ in takewhile(lambda step: not step.within, reversed(steps)))
+    if failed > options.patience:
+        drop = dense.metrics.top1_val - last.metrics.top1_val
+        return (
+            f"validation accuracy is {drop:.2f} points below dense, at most "
+            f"{options.max_drop:g} allowed"
+        )
+    if options.remove is not None and removed >= options.remove:
+        return f"removed {options.remove}, as asked"
+    macs = last.metrics.macs / max(1, dense.metrics.macs)
+    for what, share, wanted in (
+        ("latency", 1.0 / last.latency_ratio, options.target_latency),
+        ("the number of MACs", macs, options.target_macs),
+    ):
+        if last.within and wanted is not None and share <= wanted:
+            return f"{what} is {share:.2f} of dense's, {wanted:g} was the target"
+    return ""

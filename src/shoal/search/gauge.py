@@ -1,35 +1,73 @@
-"""What measures the networks of a search: quality, work and latency, and what removals save."""
+"""What measures the networks of a search: quality, work and latency, and the end of it all."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
-from shoal.measure import Latency, Ratio, benchmark, latency_in, latency_ratio
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from shoal.data.batch import Batch, split_batch
+from shoal.errors import DataError, ShoalError
+from shoal.measure import InRuntime, Ratio, benchmark, count_params, latency_in, latency_ratio
 from shoal.merge.merge import merge_
 from shoal.merge.padding import find_movable_paddings
+from shoal.merge.report import MergeReport
 from shoal.modes import device_of
 from shoal.network import Network
-from shoal.runtimes import EAGER
-from shoal.search.data import Data
-from shoal.search.ending import Ending, end_of, folded
+from shoal.runtimes import EAGER, RUNTIMES
 from shoal.search.moves import Move, saved_ms
+from shoal.search.records import LatencyReport
 from shoal.training import evaluate
 
-__all__ = ["Figures", "Gauge", "MachineGauge"]
+__all__ = ["Data", "Ending", "Figures", "Gauge", "MachineGauge", "end_of", "folded"]
+
+_BASELINE = "dense_folded"
+_SECONDS = 2.0  # of each of the two measurements: what users read first must not be a fluke
+
+
+@dataclass(frozen=True)
+class Data:
+    """The data of a search.
+
+    Attributes:
+        train: training batches; scoring reads them without shuffling and augmentation where the
+            loader can (`plain`).
+        val: validation batches: all choices follow from them.
+        test: test batches, reported only.
+    """
+
+    train: Iterable[Any]
+    val: Iterable[Any]
+    test: Iterable[Any] | None = None
+
+    def example(self, batch: int, device: torch.device) -> Any:
+        """Return `batch` samples of the validation data, repeated if there are fewer."""
+        whole = self._first
+
+        def take(value: Tensor) -> Tensor:
+            times = -(-batch // len(value))
+            return value.repeat(times, *[1] * (value.dim() - 1))[:batch].to(device)
+
+        if whole.kwargs:
+            return {name: take(value) for name, value in whole.kwargs.items()}
+        return tuple(map(take, whole.args))
+
+    @cached_property
+    def _first(self) -> Batch:
+        first = next(iter(self.val), None)
+        if first is None:
+            raise DataError("the validation data are empty: give at least one batch")
+        return split_batch(first)
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What a network costs: work, size and time.
-
-    Attributes:
-        macs: multiply-accumulates of one sample.
-        params: parameter elements.
-        depth: layers with weights on the longest path.
-        latency_ms: median time of a call, in milliseconds.
-    """
+    """What a network costs: MACs of one sample, parameters, depth, median time of a call."""
 
     macs: int
     params: int
@@ -37,8 +75,17 @@ class Figures:
     latency_ms: float
 
 
+@dataclass(frozen=True)
+class Ending:
+    """What is made of a search's result: merged, what that did, and the latencies around it."""
+
+    merged: Network
+    report: MergeReport
+    latency: LatencyReport
+
+
 class Gauge(Protocol):
-    """Measures for a search; a test hands in one that takes no time (`compress(gauge=)`)."""
+    """Measures for a search; a test passes one that takes no time (`compress(gauge=)`)."""
 
     def quality(self, network: Network, data: Iterable[Any]) -> float:
         """Return the task's quality on data, in points: accuracy in percent."""
@@ -49,13 +96,13 @@ class Gauge(Protocol):
         ...
 
     def ratio(self, dense: Network, network: Network) -> Ratio:
-        """Return the latency of dense, folded, over the network's, merged."""
+        """Return the latency of dense, folded, over the network's, merged, from the same rounds."""
         ...
 
     def saved_ms(
         self, network: Network, moves: Sequence[Move], how: str
     ) -> tuple[float, Mapping[str, float]]:
-        """Return the network's latency and, by the moves' titles, what each one saves of it."""
+        """Return the network's latency merged, and what each move, by its title, saves of it."""
         ...
 
     def paddings(self, network: Network) -> list[tuple[str, str]]:
@@ -63,11 +110,11 @@ class Gauge(Protocol):
         ...
 
     def ending(self, dense: Network, best: Network) -> Ending:
-        """Return the result merged, and measured beside dense."""
+        """Return the result merged, and measured beside dense in every runtime."""
         ...
 
 
-class MachineGauge:
+class MachineGauge(Gauge):
     """Measures on this machine.
 
     Args:
@@ -90,48 +137,106 @@ class MachineGauge:
         self._evaluate = evaluate
         self._dense: tuple[Network, Network] | None = None  # as it is, and folded
 
+    @override
     def quality(self, network: Network, data: Iterable[Any]) -> float:
-        """Return the accuracy in percent, or what the user's own function returns."""
         if self._evaluate is not None:
             return float(self._evaluate(network, data))
         return evaluate(network, data).top1
 
+    @override
     def measure(self, network: Network) -> Figures:
-        """Return work, size and latency of a network as it is."""
         inputs = self._data.example(self._batch, device_of(network))
-        options: dict[str, Any] = {"min_seconds": 0.3, "max_seconds": 20.0}
-        found = benchmark(network, inputs, runtime=self._runtime, **options)
+        found = benchmark(network, inputs, runtime=self._runtime, min_seconds=0.3, max_seconds=20.0)
         return Figures(found.macs, found.params, found.depth or 0, found.latency.median_ms)
 
+    @override
     def ratio(self, dense: Network, network: Network) -> Ratio:
-        """Return dense's latency, folded, over the network's, merged, from the same rounds.
-
-        Folding batch norms alone is no gain of a shallower network.
-        """
+        # Folding batch norms alone is no gain of a shallower network.
         if self._dense is None or self._dense[0] is not dense:
             self._dense = dense, folded(dense, self._batch)
         merged = network.copy()
         merge_(merged, batch=self._batch, runtime=self._runtime)
         inputs = self._data.example(self._batch, device_of(network))
-        timed = self._timed({"dense": self._dense[1], "own": merged}, inputs)
+        both = {"dense": self._dense[1], "own": merged}
+        timed = latency_in(self._runtime, both, inputs, min_seconds=0.3, max_seconds=20.0)
         return latency_ratio(timed["dense"], timed["own"])
 
+    @override
     def saved_ms(
         self, network: Network, moves: Sequence[Move], how: str
     ) -> tuple[float, Mapping[str, float]]:
-        """Return the latency of the network merged, and what each move saves of it."""
         args, kwargs = network.example_inputs(self._batch)
         return saved_ms(network, moves, kwargs or args, how, self._runtime)
 
+    @override
     def paddings(self, network: Network) -> list[tuple[str, str]]:
-        """Return the pairs of convolutions that would merge faster if their padding were moved."""
         return find_movable_paddings(network, batch=self._batch, runtime=self._runtime)
 
+    @override
     def ending(self, dense: Network, best: Network) -> Ending:
-        """Return the result merged, and measured beside dense in every runtime."""
         inputs = self._data.example(self._batch, device_of(best))
         options: dict[str, Any] = {"batch": self._batch, "runtime": self._runtime}
         return end_of(dense, best, inputs, loader=self._data.val, **options)
 
-    def _timed(self, networks: Mapping[str, Network], inputs: Any) -> dict[str, Latency]:
-        return latency_in(self._runtime, networks, inputs, min_seconds=0.3, max_seconds=20.0)
+
+def end_of(
+    dense: Network,
+    best: Network,
+    inputs: Any,
+    *,
+    batch: int,
+    runtime: str = EAGER,
+    loader: Iterable[Any] | None = None,
+) -> Ending:
+    """Merge the result of a search, and measure it beside the dense network; both stay as they are.
+
+    Four networks are timed in the same rounds: dense as given and with its batch norms folded, the
+    result as it was trained and merged. Folding alone is no gain of a shallower network, so every
+    ratio is against the dense network folded.
+
+    Args:
+        dense: the dense network.
+        best: the result.
+        inputs: one batch, of the size `batch`.
+        batch: the batch size at which latency decides what is merged.
+        runtime: where it is measured for that.
+        loader: real inputs, for the comparison before and after merging.
+
+    Raises:
+        ShoalError: a network cannot be exported for the runtime that decides.
+    """
+    merged = best.copy()
+    report = merge_(merged, loader, batch=batch, runtime=runtime)
+    networks = {"dense": dense, _BASELINE: folded(dense, batch), "result": best}
+    networks["result_merged"] = merged
+    found = [
+        InRuntime(name, networks, inputs).measure(
+            inputs, _BASELINE, min_seconds=_SECONDS, max_seconds=30.0
+        )
+        for name in RUNTIMES.names()
+    ]
+    own = next(one for one in found if one.runtime == report.runtime)
+    if own.missing:
+        raise ShoalError(next(iter(own.missing.values())))
+    latency = LatencyReport(
+        batch=batch,
+        runtime=report.runtime,
+        dense_ms=own.latencies["dense"].median_ms,
+        dense_folded_ms=own.latencies[_BASELINE].median_ms,
+        result_ms=own.latencies["result"].median_ms,
+        result_merged_ms=own.latencies["result_merged"].median_ms,
+        speedup=own.ratio("result_merged").to_dict(),
+        runtimes=tuple(one.to_dict() for one in found),
+        merge_max_rel_error=report.max_rel_error,
+        merged_depth=report.depth_after,
+        merged_macs=report.macs_after,
+        merged_params=count_params(merged),
+    )
+    return Ending(merged, report, latency)
+
+
+def folded(network: Network, batch: int = 1) -> Network:
+    """Return a copy in eval mode with its batch norms and lines folded into their neighbours."""
+    copy = network.copy().eval()
+    merge_(copy, policy="fold", batch=batch)
+    return copy

@@ -12,7 +12,8 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from shoal.importance import Scores, Stage, criterion_for, per_latency, score_by, stages
+from shoal.importance import Scores, Stage, criterion_for, score_by, stages
+from shoal.importance import per_latency as over_latency
 from shoal.importance.criteria import ALL
 from shoal.merge.padding import move_paddings_
 from shoal.modes import device_of
@@ -20,13 +21,21 @@ from shoal.network import Network, Site
 from shoal.network.feeding import layer_before
 from shoal.network.modules import Blend
 from shoal.options import Recipe
+from shoal.passes.batches import Data
 from shoal.passes.lines import FittedLine, LineMoments
 from shoal.passes.observe import Observer
-from shoal.search.fitted import POSITIONS, Fitted, fit_moves, predicted_costs
-from shoal.search.meter import Spent
-from shoal.search.moves import KINDS, Move, find_moves
+from shoal.search.coach import Trial
+from shoal.search.moves import (
+    KINDS,
+    POSITIONS,
+    Fitted,
+    Move,
+    find_moves,
+    fit_moves,
+    predicted_costs,
+)
 from shoal.search.notebook import Notebook
-from shoal.search.trial import Trial
+from shoal.search.task import Spent
 from shoal.seeds import derive_seed, preserved_rng, seed_everything
 from shoal.surgery import collapse_, drop_, linearize_
 from shoal.surgery.collapse import collapsed_layers, put_collapsed_
@@ -71,13 +80,12 @@ class Lab(Notebook):
         Args:
             criterion: its name, with options as in "l1?scope=global".
             kind: "site", "block" or "stretch".
-            wanted: how many of the lowest will be taken; None ranks all. Criteria that can spare
-                work on the others do.
-            how: for criteria that try it out: what takes a rectifier's place.
+            wanted: how many of the lowest will be taken; None ranks all, which takes some criteria
+                longer.
+            how: what takes a rectifier's place, for criteria that try it out.
             samples: score on this many samples only.
-            beside: what else is to see the data, in the same pass where the criterion needs one.
-            per_latency: divide by the milliseconds that each removal saves; those that save none
-                are infinite.
+            beside: what else observes the data, in the same pass where the criterion needs one.
+            per_latency: divide by the milliseconds that each removal saves; infinite for none.
             fit_lines: fit the line of each site in the same pass, for `linearize`.
 
         Raises:
@@ -99,16 +107,13 @@ class Lab(Notebook):
         if moments:
             self._lines = moments[0].lines()
         if per_latency:
-            scores = self._per_latency(scores, _REMOVES[kind], how)
+            moves = find_moves(self.network, [_REMOVES[kind]])
+            _, saved = self.saved_ms(moves, how)
+            scores = over_latency(scores, {move.name: saved[move.title] for move in moves})
         if scores.settled is False and samples is not None:
             self.note("the lowest score is not settled: score on more samples to be sure")
         self.scores = scores
         return scores
-
-    def _per_latency(self, scores: Scores, kind: str, how: str) -> Scores:
-        moves = find_moves(self.network, [kind])
-        _, saved = self.saved_ms(moves, how)
-        return per_latency(scores, {move.name: saved[move.title] for move in moves})
 
     def find_moves(self, kinds: Collection[str] = KINDS) -> list[Move]:
         """Return what may be done: each a site to linearize, a stretch to collapse, …."""
@@ -117,7 +122,7 @@ class Lab(Notebook):
     def saved_ms(
         self, moves: Sequence[Move], how: str = "line"
     ) -> tuple[float, Mapping[str, float]]:
-        """Return the network's latency merged, and by the moves' titles what each one saves."""
+        """Return the network's latency merged, and what each move, by its title, saves of it."""
         found = self.once("saved_ms", lambda: self.task.gauge.saved_ms(self.network, moves, how))
         return found[0], found[1]
 
@@ -126,8 +131,7 @@ class Lab(Notebook):
     ) -> Fitted:
         """Fit what the moves put in on training data."""
         with self._scoring():
-            options: dict[str, Any] = {"how": how, "samples": samples}
-            return fit_moves(self.network, moves, self.data.train, **options)
+            return fit_moves(self.network, moves, self.data.train, how=how, samples=samples)
 
     def score_moves(
         self,
@@ -142,29 +146,21 @@ class Lab(Notebook):
         """Score moves by what they are predicted to cost per millisecond they save.
 
         Args:
-            moves: by their titles they are scored.
+            moves: scored under their titles.
             fitted: what they put in.
             saved: what each saves, in milliseconds.
             metric: "loss" in nats, or "accuracy" in points.
             keep: how many of the best of each kind are wanted.
             samples: of the training data.
         """
+        data = Data(self.data.train, samples, self.listener.scored)
         with self._scoring():
-            self.scores = predicted_costs(
-                fitted,
-                moves,
-                saved,
-                self.data.train,
-                metric=metric,
-                keep=keep,
-                samples=samples,
-                progress=self.listener.scored,
-            )
+            self.scores = predicted_costs(fitted, moves, saved, data, metric=metric, keep=keep)
         return self.scores
 
     def stages(self, network: Network | None = None) -> list[Stage]:
         """Return a network's stages: its blocks, by the shape of what they give."""
-        return stages(self.network if network is None else network)
+        return stages(network or self.network)
 
     # ------------------------------------------------------------------ changing
 
@@ -195,7 +191,7 @@ class Lab(Notebook):
     def collapse(
         self, names: Sequence[str], layers: Mapping[str, FittedLayer] | None = None
     ) -> None:
-        """Put one layer each in the place of stretches; it is fitted now where none is given."""
+        """Put one layer in the place of each stretch; fitted now where none is given."""
         if layers is None:
             collapse_(self.network, names, self.data.train)
         else:
@@ -216,8 +212,8 @@ class Lab(Notebook):
 
         Args:
             names: the sites.
-            make: returns the module for a site: of a type that a saved network can hold, such as
-                nn.PReLU, or one that was registered by `shoal.register_op`.
+            make: returns the module for a site, of a type that a saved network can hold: such as
+                nn.PReLU, or one registered by `shoal.register_op`.
         """
         replace_(self.network, {name: make(self.network.site(name)) for name in names})
         self.mark("replace", names)
@@ -235,7 +231,7 @@ class Lab(Notebook):
 
     def slopes(self, network: nn.Module | None = None) -> dict[str, nn.Parameter]:
         """Return the slopes that can be learned, by the names of their sites."""
-        modules = (self.network if network is None else network).named_modules()
+        modules = (network or self.network).named_modules()
         return {name: module.slope for name, module in modules if isinstance(module, Blend)}
 
     def layer_before(self, site: str) -> str | None:
@@ -278,44 +274,37 @@ class Lab(Notebook):
         if epochs == 0:
             return
         self.listener.stage(self.number, "fine-tune" if self.number else "train")
-        hooks: dict[str, Any] = {
-            "penalty": penalty,
-            "at": tuple(at),
-            "groups": groups,
-            "after_step": after_step,
-        }
-        with self._metered():
+        meter = self.task.meter
+        with nullcontext(Spent()) if meter is None else meter.training() as spent:
             self.notes += self.coach.train(
                 self.network,
                 epochs,
                 recipe=recipe,
                 lr=lr,
                 teacher=teacher or (self.dense if self.number else None),
-                **hooks,
+                penalty=penalty,
+                at=tuple(at),
+                groups=groups,
+                after_step=after_step,
             )
+        self.spent.append(spent)
 
     def _make_ready(self, epochs: int) -> None:
         """Do what comes between a change and the training after it."""
-        if self._fresh:
-            self._fresh = False
-            if self.options.move_padding and epochs:
-                pairs = self.once("paddings", lambda: self.task.gauge.paddings(self.network))
-                move_paddings_(self.network, pairs)
-            self.task.rewind.apply_(self.network)
-            if self.quality_before is None:
-                self.listener.stage(self.number, "evaluate")
-                self.quality_before = self.quality(self.network)
-
-    @contextmanager
-    def _metered(self) -> Iterator[None]:
-        meter = self.task.meter
-        with nullcontext(Spent()) if meter is None else meter.training() as spent:
-            yield
-        self.spent.append(spent)
+        if not self._fresh:
+            return
+        self._fresh = False
+        if self.options.move_padding and epochs:
+            pairs = self.once("paddings", lambda: self.task.gauge.paddings(self.network))
+            move_paddings_(self.network, pairs)
+        self.task.rewind.apply_(self.network)
+        if self.quality_before is None:
+            self.listener.stage(self.number, "evaluate")
+            self.quality_before = self.quality()
 
     @property
     def can_rehearse(self) -> bool:
-        """Whether a trial may be trained for a few batches: not where the user's own `fit` does."""
+        """Whether a trial can train for a few batches: not where the user's own `fit` trains."""
         return self.task.fit is None and self.options.epochs > 0
 
     def trial(
@@ -332,8 +321,8 @@ class Lab(Notebook):
         Args:
             name: under which the run remembers what it found; another one for each trial.
             change: done to the copy, in place; None leaves it as it is.
-            epochs: of training, by the arguments of `train` (`recipe`, `penalty`, …).
-            batches: train on this many batches only, in place of whole epochs. All trials of a
+            epochs: of training.
+            batches: train on this many batches only, in place of whole epochs; all trials of a
                 step train on the same ones.
             **training: as `train` takes them.
         """

@@ -9,13 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from shoal.options import Options
+from shoal.options import Options, at_least, option
 from shoal.registry import Registry
 
 if TYPE_CHECKING:
     from shoal.search.lab import Lab
 
-__all__ = ["Method", "Progress", "methods", "register_method"]
+__all__ = ["Method", "Progress", "ScoreOptions", "methods", "register_method"]
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,6 @@ class Method:
         ...         lab.linearize(left[-1:])
         ...         lab.train()
         ...         return True
-        ...
-        ...     def progress(self, lab):
-        ...         total = lab.base.sites_left
-        ...         return shoal.Progress(total - lab.network.sites_left, total, "rectifiers")
     """
 
     Options: ClassVar[type[Any]] = Options
@@ -91,12 +87,37 @@ class Method:
         raise NotImplementedError
 
     def progress(self, lab: Lab) -> Progress:
-        """Return how much of `lab.base` is gone in `lab.network`."""
-        raise NotImplementedError
+        """Return how much of `lab.base` is gone in `lab.network`: here, of its rectifiers."""
+        total = lab.base.sites_left
+        return Progress(total - lab.network.sites_left, total, "rectifiers")
 
     def nothing_to_remove(self, lab: Lab) -> str:
         """Return why there is nothing to do on the network that was just captured, or ""."""
         return ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreOptions(Options):
+    """The options of a method that scores places and removes the lowest."""
+
+    criterion: str = option("", "What decides which place goes: the lowest score does.")
+    per_step: int = option(
+        1,
+        "Removals before each fine-tuning. More is quicker and coarser.",
+        check=at_least(1),
+    )
+    samples: int | None = option(
+        None,
+        "Score on this many training samples only. Quicker on large data; a note says when the "
+        "choice is then not certain.",
+        check=at_least(1),
+        default_text="all",
+    )
+    per_latency: bool = option(
+        False,
+        "Divide importance by the milliseconds that the removal was measured to save, so that "
+        "what is slow goes sooner.",
+    )
 
 
 M = TypeVar("M", bound=type[Any])

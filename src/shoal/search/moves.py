@@ -1,4 +1,4 @@
-"""Moves: everything that makes a network shallower by one step, and the time each would save.
+"""Moves: everything that makes a network shallower by one step, what each saves, what it costs.
 
 A move linearizes a site (with the merge that this allows), puts one fitted layer in the place of a
 block or stretch, or drops a block. What it saves is measured: on the network with its batch norms
@@ -10,52 +10,64 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from shoal.errors import NameNotFoundError
+from shoal.importance import Scores
+from shoal.importance.collapse_loss import apply_layer
+from shoal.importance.line_loss import computing_line, unchanged
+from shoal.importance.replaced import Replacement, TrialOptions, replacement_scores
 from shoal.measure import Ratio, latency_in
 from shoal.merge.linear_ops import tensor_shape
 from shoal.merge.merge import merge_
 from shoal.merge.trial import trial_merge_
+from shoal.modes import device_of
 from shoal.network import Network
 from shoal.network.stretches import Stretch
+from shoal.passes.batches import Data
+from shoal.passes.lines import LineMoments
+from shoal.passes.observe import observe
 from shoal.runtimes import EAGER
 from shoal.surgery import FittedLine, drop_, linearize_
-from shoal.surgery.collapse import put_collapsed_
+from shoal.surgery.collapse import collapsed_layers, put_collapsed_
+from shoal.surgery.fit_conv import FittedLayer
+from shoal.surgery.fit_stretches import fit_stretches
 
-__all__ = ["KINDS", "Move", "find_moves", "saved_ms"]
+__all__ = [
+    "KINDS",
+    "POSITIONS",
+    "Fitted",
+    "Move",
+    "find_moves",
+    "fit_moves",
+    "predicted_costs",
+    "saved_ms",
+]
 
 Kind = Literal["linearize", "collapse", "drop"]
 KINDS: tuple[Kind, ...] = ("linearize", "collapse", "drop")
 
+POSITIONS = 8192  # of each batch, for the fit of a line
 _ROUNDS = 30
 _LEAST = 1.005  # whole over variant, below which a move saves nothing
 
 
 @dataclass(frozen=True)
 class Move:
-    """One change of a network.
-
-    Attributes:
-        kind: what is done.
-        name: of the site, stretch or block it is done to.
-        node: the node whose value it changes.
-        source: the node it then is computed from.
-        nodes: all nodes that it replaces; two moves with a common one exclude each other.
-        stretch: what a collapse replaces.
-    """
+    """One change of a network."""
 
     kind: Kind
-    name: str
-    node: fx.Node
-    source: fx.Node
-    nodes: frozenset[fx.Node]
-    stretch: Stretch | None = None
+    name: str  # of the site, stretch or block it is done to
+    node: fx.Node  # whose value it changes
+    source: fx.Node  # that the node is then computed from
+    nodes: frozenset[fx.Node]  # all that it replaces; moves with a common one exclude each other
+    stretch: Stretch | None = None  # what a collapse replaces
 
     @property
     def title(self) -> str:
@@ -65,24 +77,25 @@ class Move:
 
 def find_moves(network: Network, kinds: Collection[str] = KINDS) -> list[Move]:
     """Return the moves that a network allows, in the order of the forward pass."""
-    found: list[Move] = []
-    if "linearize" in kinds:
-        for site in network.sites:
-            if site.linearized is None:
-                source, nodes = site.node.all_input_nodes[0], frozenset([site.node])
-                found.append(Move("linearize", site.name, site.node, source, nodes))
-    if "collapse" in kinds:
-        found += [
-            Move("collapse", s.name, s.end, s.start, frozenset(s.nodes), s)
-            for s in network.stretches
-        ]
-    if "drop" in kinds:
-        for b in network.blocks:
-            if b.removable:
-                nodes = frozenset([*b.branch, b.addition])
-                found.append(Move("drop", b.name, b.addition, b.shortcut, nodes))
+    found = [
+        Move("linearize", s.name, s.node, s.node.all_input_nodes[0], frozenset([s.node]))
+        for s in network.sites
+        if "linearize" in kinds and s.linearized is None
+    ]
+    found += [
+        Move("collapse", s.name, s.end, s.start, frozenset(s.nodes), s)
+        for s in (network.stretches if "collapse" in kinds else ())
+    ]
+    found += [
+        Move("drop", b.name, b.addition, b.shortcut, frozenset([*b.branch, b.addition]))
+        for b in (network.blocks if "drop" in kinds else ())
+        if b.removable
+    ]
     order = network.view.order
     return sorted(found, key=lambda move: (order[move.node], KINDS.index(move.kind)))
+
+
+# ---------------------------------------------------------------------- what moves save
 
 
 def saved_ms(
@@ -110,14 +123,15 @@ def saved_ms(
         hard to tell from nothing.
     """
     batch = len(next(iter(inputs.values() if isinstance(inputs, Mapping) else inputs)))
-    moves = list(moves)
     folded = network.copy().eval()
     merge_(folded, policy="fold", batch=batch)
     whole = trial_merge_(_shallow_copy(folded), batch=batch, runtime=runtime)
     before = _content(whole)
-    signatures: dict[str, tuple[Any, ...]] = {}
-    variants: dict[tuple[Any, ...], Network] = {}
+    saved: dict[str, float] = {}
+    titles: dict[tuple[Any, ...], list[str]] = {}  # of moves that are alike
+    models = {"": whole}  # and, by its title, the first of these
     for move in moves:
+        saved[move.title] = 0.0
         variant = _shallow_copy(folded)
         try:
             _make(move, variant, how)
@@ -126,21 +140,16 @@ def saved_ms(
         trial_merge_(variant, batch=batch, runtime=runtime)
         now = _content(variant)
         signature = (tuple(sorted((before - now).items())), tuple(sorted((now - before).items())))
-        signatures[move.title] = signature
-        variants.setdefault(signature, variant)
-    names = {signature: str(number) for number, signature in enumerate(variants)}
-    models = {"": whole, **{names[signature]: v for signature, v in variants.items()}}
+        if signature not in titles:
+            models[move.title] = variant
+        titles.setdefault(signature, []).append(move.title)
     times = latency_in(runtime, models, inputs, repeats=_ROUNDS, min_seconds=4.0)
-    rounds, whole_ms = times[""].rounds_ms, times[""].median_ms
-    found = {}
-    for signature, name in names.items():
-        ratio = Ratio.of(rounds, times[name].rounds_ms)
-        saved = whole_ms * (1.0 - 1.0 / ratio.median)
-        found[signature] = saved if ratio.median > _LEAST else 0.0
-    return whole_ms, {
-        move.title: found[signatures[move.title]] if move.title in signatures else 0.0
-        for move in moves
-    }
+    whole_ms = times[""].median_ms
+    for alike in titles.values():
+        ratio = Ratio.of(times[""].rounds_ms, times[alike[0]].rounds_ms)
+        if ratio.median > _LEAST:
+            saved |= dict.fromkeys(alike, whole_ms * (1.0 - 1.0 / ratio.median))
+    return whole_ms, saved
 
 
 def _shallow_copy(network: Network) -> Network:
@@ -158,10 +167,12 @@ def _make(move: Move, network: Network, how: str) -> None:
         line = FittedLine(torch.full((channels,), 0.5), torch.full((channels,), 0.1), 0.0)
         linearize_(network, move.name, how=how, lines={move.name: line})
     else:
-        stretch = network.stretch(move.name)
-        like = next(p for p in network.parameters() if p.is_floating_point())
-        layer = stretch.shape.make(device=like.device, dtype=like.dtype)
-        put_collapsed_(network, stretch, layer)
+        stretch, like = network.stretch(move.name), _weight(network)
+        put_collapsed_(network, stretch, stretch.shape.make(device=like.device, dtype=like.dtype))
+
+
+def _weight(network: Network) -> Tensor:
+    return next(p for p in network.parameters() if p.is_floating_point())
 
 
 def _content(network: Network) -> Counter[tuple[str, tuple[int | None, ...]]]:
@@ -169,10 +180,106 @@ def _content(network: Network) -> Counter[tuple[str, tuple[int | None, ...]]]:
     found: Counter[tuple[str, tuple[int | None, ...]]] = Counter()
     for node in network.graph.nodes:
         if node.op == "call_module":
-            what = repr(network.get_submodule(str(node.target)))
+            found[repr(network.get_submodule(str(node.target))), tensor_shape(node)] += 1
         elif node.op == "call_function":
-            what = str(node.target)
-        else:
-            continue
-        found[what, tensor_shape(node)] += 1
+            found[str(node.target), tensor_shape(node)] += 1
     return found
+
+
+# ---------------------------------------------------------------------- what moves cost
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What moves put in: a line for each site, a layer for each stretch with data enough."""
+
+    network: Network
+    how: str
+    lines: Mapping[str, FittedLine]
+    layers: Mapping[str, FittedLayer]
+
+    def allows(self, move: Move) -> bool:
+        """Whether there were data enough to fit what the move puts in."""
+        return move.stretch is None or move.name in self.layers
+
+    def make(self, move: Move, target: Network) -> None:
+        """Make the move on a network like the one that was fitted."""
+        if move.kind == "drop":
+            drop_(target, move.name)
+        elif move.kind == "linearize":
+            linearize_(target, move.name, how=self.how, lines=self.lines)
+        else:
+            stretch = target.stretch(move.name)
+            layers = collapsed_layers(target, stretch, self.layers[move.name])
+            put_collapsed_(target, stretch, *layers)
+
+    def compute(self, move: Move) -> Callable[[Tensor], Tensor]:
+        """Return what gives the value of the move's node from that of its source."""
+        if move.kind == "collapse":
+            return partial(apply_layer, self.layers[move.name].layer(_weight(self.network)))
+        if move.kind == "drop" or self.how == "identity":
+            return unchanged
+        site = self.network.site(move.name)
+        return computing_line(self.lines[move.name], site, device_of(self.network))
+
+
+def fit_moves(
+    network: Network, moves: Sequence[Move], data: Iterable[Any], *, how: str, samples: int | None
+) -> Fitted:
+    """Fit lines and layers to data; stretches with too few samples are left out."""
+    lines: Mapping[str, FittedLine] = {}
+    sites = [move.name for move in moves if move.kind == "linearize"]
+    if sites:
+        moments = LineMoments(sites, positions=POSITIONS)
+        observe(network, data, [moments], samples=samples)
+        lines = moments.lines()
+    stretches = [move.stretch for move in moves if move.stretch is not None]
+    layers = fit_stretches(network, stretches, data, samples=samples, leave_out=True)
+    return Fitted(network, how, lines, layers)
+
+
+def predicted_costs(
+    fitted: Fitted,
+    moves: Sequence[Move],
+    saved: Mapping[str, float],
+    data: Data,
+    *,
+    metric: str,
+    keep: int,
+) -> Scores:
+    """Score moves by predicted cost per millisecond saved, the best `keep` of each kind well.
+
+    A move's cost is what the network loses on data where it is made and nothing is trained. A cost
+    below its own standard error (as an estimate for other data) cannot be told from it: the error
+    stands for it, so that among moves that cost nothing the saving decides.
+    """
+    candidates = [
+        Replacement(
+            move.title,
+            move.node,
+            move.source,
+            fitted.compute(move),
+            weight=1.0 / saved[move.title],
+            group=move.kind,
+        )
+        for move in moves
+    ]
+    how = TrialOptions(metric=metric, keep=keep)
+    found = replacement_scores("shoal", fitted.network, candidates, data, how)
+    details = {
+        move.title: {
+            **found.details[move.title],
+            "kind": move.kind,
+            "cost": found[move.title],
+            "saved_ms": saved[move.title],
+        }
+        for move in moves
+    }
+    costs = {t: max(cost, details[t]["cost_standard_error"]) for t, cost in found.items()}
+    return replace(
+        found,
+        by_name={title: cost / saved[title] for title, cost in costs.items()},
+        standard_errors={t: e / saved[t] for t, e in found.standard_errors.items()},
+        settled=None,
+        details=details,
+    )

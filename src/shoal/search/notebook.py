@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 
@@ -15,13 +15,9 @@ from shoal.network import Network
 from shoal.passes.batches import Batches
 from shoal.passes.lines import FittedLine
 from shoal.search.coach import Coach
-from shoal.search.meter import Spent
 from shoal.search.records import Step
-from shoal.search.task import Task
+from shoal.search.task import Spent, Task
 from shoal.training.losses import logits_of
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["Notebook"]
 
@@ -60,7 +56,7 @@ class Notebook:
         self._fresh = False  # changed and not trained since
 
     def mark(self, operation: str, names: Sequence[str], scores: Scores | None = None) -> None:
-        """Write down what was done to the network; the verbs above do so themselves.
+        """Write down what was done to the network; the lab's verbs do so themselves.
 
         A method that changes weights by its own means calls this: `lab.mark("prune", layers)`.
         """
@@ -95,7 +91,7 @@ class Notebook:
 
     def quality(self, network: Network | None = None) -> float:
         """Return the quality of a network on the validation data, in points."""
-        return self.task.gauge.quality(self.network if network is None else network, self.data.val)
+        return self.task.gauge.quality(network or self.network, self.data.val)
 
     def predicts_one_class(self) -> bool:
         """Whether the network gives all validation samples one class: its signal is dead."""
@@ -112,8 +108,8 @@ class Notebook:
 
         Args:
             name: another one for each thing that is measured in a step.
-            measure: of one process alone, so that nobody is in the way.
-            together: whether all processes measure, for what they train.
+            measure: called in the main process alone, so that no other one slows it down.
+            together: whether all processes call it, for what they train.
         """
 
         def figures() -> Any:
@@ -132,7 +128,7 @@ class Notebook:
         return len(train)
 
     def note(self, text: str) -> None:
-        """Say something the user should know; it stands in the step's record."""
+        """Say something the user should know; the step's record keeps it."""
         self.notes.append(text)
 
     def done(self, why: str = "nothing is left to remove") -> bool:

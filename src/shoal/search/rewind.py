@@ -24,16 +24,10 @@ class Rewind:
     """The weights that a search goes back to after each removal, if it does.
 
     They are those of a file, those the search was given (epoch 0), or those of an epoch of the
-    dense network's training in this run, which are kept in the run's folder.
-
-    Args:
-        search: its `rewind` and `rewind_from` say what is wanted.
-        base: the captured original.
-        run: the folder to keep an epoch's weights in; None keeps them in memory.
-        own_training: whether a user's own function trains, which tells nothing of its epochs.
+    dense network's training, which the run's folder keeps, or memory where there is none.
 
     Raises:
-        ConfigError: epochs are asked for that nobody can tell.
+        ConfigError: an epoch is asked for and a user's own function trains, which reports none.
         CheckpointError: the file cannot be read or does not fit.
     """
 
@@ -49,12 +43,11 @@ class Rewind:
                 f"rewind={search.rewind} needs the built-in trainer, for fit= does not tell its "
                 "epochs: use rewind=0 or rewind_from="
             )
-        if search.rewind_from is not None:
+        if search.rewind_from is not None or self.epoch == 0:
             rewound = base.copy()
-            load_checkpoint(rewound, Path(search.rewind_from))
+            if search.rewind_from is not None:
+                load_checkpoint(rewound, Path(search.rewind_from))
             self._state = dict(rewound.state_dict())
-        elif self.epoch == 0:
-            self._state = dict(base.copy().state_dict())
 
     @property
     def missing(self) -> bool:
@@ -64,34 +57,23 @@ class Rewind:
 
     def remember(self, network: Network, report: EpochReport) -> None:
         """Keep the weights if this is the epoch."""
-        if not self.wanted or not self.epoch or report.epoch != self.epoch:
+        if not self.epoch or report.epoch != self.epoch:
             return
-        state = {name: t.detach().cpu().clone() for name, t in network.state_dict().items()}
+        state = {
+            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for name, tensor in network.state_dict().items()
+        }
         if self._file is None:
             self._state = state
             return
         if is_main():
-            tensors = {name: tensor.contiguous() for name, tensor in state.items()}
-            write_file(self._file, lambda path: save_file(tensors, path))
+            write_file(self._file, lambda path: save_file(state, path))
         barrier()
 
     def apply_(self, network: Network) -> None:
-        """Give a network the earlier weights of what it still has; the rest stays.
-
-        Raises:
-            RunError: the run's folder lost them.
-        """
+        """Give a network the earlier weights of what it still has; the rest stays."""
         if not self.wanted:
             return
-        state = self._loaded()
-        own = network.state_dict()
-        with torch.no_grad():
-            for name, tensor in own.items():
-                earlier = state.get(name)
-                if earlier is not None and earlier.shape == tensor.shape:
-                    tensor.copy_(earlier)
-
-    def _loaded(self) -> dict[str, Tensor]:
         if self._state is None:
             if self._file is None or not self._file.exists():
                 raise RunError(
@@ -99,4 +81,8 @@ class Rewind:
                     "another one"
                 )
             self._state = load_file(self._file)
-        return self._state
+        with torch.no_grad():
+            for name, tensor in network.state_dict().items():
+                earlier = self._state.get(name)
+                if earlier is not None and earlier.shape == tensor.shape:
+                    tensor.copy_(earlier)

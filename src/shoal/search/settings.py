@@ -21,16 +21,7 @@ __all__ = ["Settings", "option_classes"]
 
 @dataclass(frozen=True)
 class Settings:
-    """A method with the options of everything.
-
-    Attributes:
-        name: how the method was named.
-        method: its class.
-        options: of the method.
-        search: how far to go, and when to stop.
-        machine: where to work, and where latency is measured.
-        recipe: how to train.
-    """
+    """A method, under the name it was given by, with the options of everything."""
 
     name: str
     method: Any
@@ -55,7 +46,7 @@ class Settings:
             **values: options of the search, the machine, the recipe and the method.
 
         Raises:
-            NameNotFoundError: there is no such method, recipe or option; tells the nearest.
+            NameNotFoundError: there is no such method, recipe or option; names the nearest.
             OptionError: a value makes no sense.
             ConfigError: the method has no such option, and others have.
 
@@ -67,14 +58,15 @@ class Settings:
         found, written = methods.find(method) if isinstance(method, str) else (method, {})
         values = {**written, **values}
         parts = (SearchOptions, MachineOptions, Recipe, found.Options)
-        _refuse_others(_name_of(method), parts, values)
+        name = _name_of(method)
+        _refuse_others(name, parts, values)
         search, machine, training, own = share_out(values, *parts)
         usual = getattr(found, "recipe", "finetune")
         trained_by = find_recipe(recipe if isinstance(recipe, Recipe | str) else usual)
         if isinstance(recipe, Mapping):
             training = {**recipe, **training}
         return cls(
-            name=_name_of(method),
+            name=name,
             method=found,
             options=found.Options.from_dict(own),
             search=SearchOptions.from_dict(search),
@@ -84,25 +76,21 @@ class Settings:
 
     def to_dict(self) -> dict[str, Any]:
         """Return all values, flat; `Settings.of(**values)` is the way back."""
-        return {"method": self.name, **self._merged("to_dict")}
+        return self._merged("to_dict")
 
     def identity(self) -> dict[str, Any]:
         """Return the values that decide the result, flat."""
-        return {"method": self.name, **self._merged("identity")}
+        return self._merged("identity")
 
     def _merged(self, what: str) -> dict[str, Any]:
-        merged: dict[str, Any] = {}
+        merged: dict[str, Any] = {"method": self.name}
         for part in (self.search, self.machine, self.recipe, self.options):
             merged |= getattr(part, what)()
         return merged
 
 
 def option_classes(method: str | None = None) -> dict[str, type[Options]]:
-    """Return the option classes of the methods that are there, by name.
-
-    Args:
-        method: one more, as the user named it.
-    """
+    """Return the option classes of all methods, by name, and of one more as the user named it."""
     known = {name: methods[name].Options for name in methods.names()}
     if method is not None and method.partition("?")[0] not in known:
         known[method.partition("?")[0]] = methods.find(method)[0].Options
@@ -123,9 +111,7 @@ def _refuse_others(
 ) -> None:
     """Raise for an option that nothing reads: other methods', or nobody's."""
     own = {f.name for part in parts for f in fields(part)}
-    for name in values:
-        if name in own:
-            continue
+    for name in (name for name in values if name not in own):
         classes = option_classes()
         others = [k for k, cls in classes.items() if name in {f.name for f in fields(cls)}]
         if not others:

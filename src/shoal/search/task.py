@@ -1,45 +1,82 @@
-"""What stays the same for all steps of a search."""
+"""What stays the same for all steps of a search, and who is told of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from shoal.network import Network
 from shoal.options import Recipe
-from shoal.search.data import Data
-from shoal.search.gauge import Gauge
-from shoal.search.listener import Listener
-from shoal.search.meter import Meter
+from shoal.search.gauge import Data, Gauge
 from shoal.search.options import MachineOptions, SearchOptions
+from shoal.search.records import Step
 from shoal.search.rewind import Rewind
+from shoal.search.run import Run
+from shoal.training import BatchReport, EpochReport
 
-if TYPE_CHECKING:
-    from shoal.search.run import Run
+__all__ = ["Listener", "Meter", "Spent", "Task"]
 
-__all__ = ["Task"]
+
+class Listener:
+    """Is told of a search's progress; this one ignores it. Subclass it to show something."""
+
+    def plan(self, steps: int | None) -> None:
+        """Called once with the largest number of steps; None if nobody can know."""
+
+    def stage(self, step: int, text: str) -> None:
+        """Called when something begins: "score", "fine-tune", "evaluate", …."""
+
+    def scored(self, done: int, total: int) -> None:
+        """Called when `done` of `total` batches are scored; the total is 0 if it is not known."""
+
+    def batch(self, report: BatchReport, epochs: int) -> None:
+        """Called after each optimizer step of a training of so many epochs."""
+
+    def epoch(self, report: EpochReport, epochs: int) -> None:
+        """Called after each epoch."""
+
+    def step(self, step: Step, resumed: bool) -> None:
+        """Called after each step; `resumed` if an earlier call finished it."""
+
+    def note(self, text: str) -> None:
+        """Called with what the user should know."""
+
+
+@dataclass
+class Spent:
+    """What a piece of training took: JSON values, known at its end in the main process alone."""
+
+    energy: Mapping[str, Any] | None = None
+
+
+class Meter(Protocol):
+    """Measures what a search spends and what its result saves; `shoal.extras` has one of energy."""
+
+    def training(self) -> AbstractContextManager[Spent]:
+        """Return a context that measures the training inside it."""
+        ...
+
+    def summary(
+        self, dense: Network, best: Network, steps: Sequence[Step], lab: Any
+    ) -> Mapping[str, Any]:
+        """Return JSON values for the end of the search: `Result.energy`.
+
+        Args:
+            dense: the dense network; leave it as it is.
+            best: the result; likewise.
+            steps: all steps of the search, each with what its training took.
+            lab: the search's `Lab`, with its data and options.
+        """
+        ...
 
 
 @dataclass(frozen=True)
 class Task:
-    """What stays the same for all steps of a search.
+    """What stays the same for all steps of a search."""
 
-    Attributes:
-        base: the captured original, with an empty plan.
-        data: for training, validation and test.
-        options: of the search.
-        machine: where it works and measures.
-        recipe: how it trains.
-        gauge: what measures.
-        listener: who watches.
-        rewind: the weights to go back to after each removal.
-        fit: the user's own training in place of the built-in one.
-        run: the folder that remembers; None keeps nothing.
-        meter: measures what training takes; None measures nothing.
-    """
-
-    base: Network
+    base: Network  # the captured original, with an empty plan
     data: Data
     options: SearchOptions
     machine: MachineOptions
@@ -47,6 +84,6 @@ class Task:
     gauge: Gauge
     listener: Listener
     rewind: Rewind
-    fit: Callable[[Network], object] | None = None
-    run: Run | None = None
+    fit: Callable[[Network], object] | None = None  # trains in place of the built-in trainer
+    run: Run | None = None  # None keeps nothing
     meter: Meter | None = None

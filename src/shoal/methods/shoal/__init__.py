@@ -9,30 +9,26 @@ is made and nothing else changes; the most promising ones are then trained brief
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING, ClassVar
 
 from typing_extensions import override
 
 from shoal import options
-from shoal.errors import ConfigError, TrainingError
-from shoal.methods.shoal.choosing import best_step, promising
+from shoal.errors import ConfigError
+from shoal.methods.shoal.choosing import best_step, rehearsed
 from shoal.options import at_least, between, one_of, option
 from shoal.search.method import Method, Progress, register_method
 
 if TYPE_CHECKING:
-    from shoal.importance import Scores
-    from shoal.search.fitted import Fitted
     from shoal.search.lab import Lab
-    from shoal.search.moves import Move
 
 __all__ = ["Shoal"]
 
-_BATCHES = 20  # of a rehearsal
 _NONE = "no removal that is left was measured to save time"
+_WHAT = {"linearize": "rectifier to linearize", "collapse": "stretch to collapse",
+         "drop": "block to drop"}  # fmt: skip
 
 
 @register_method("shoal")
@@ -94,21 +90,15 @@ class Shoal(Method):
 
     @override
     def progress(self, lab: Lab) -> Progress:
-        total, per_step = lab.base.sites_left, self.options.per_step
         bounded = self.options.step_saving == 1.0  # else a step ends by what it saves
-        done = total - lab.network.sites_left
-        return Progress(done, total, "rectifiers", per_step=per_step if bounded else None)
+        per_step = self.options.per_step if bounded else None
+        return replace(super().progress(lab), per_step=per_step)
 
     @override
     def nothing_to_remove(self, lab: Lab) -> str:
         if lab.find_moves(self.options.moves):
             return ""
-        what = {
-            "linearize": "rectifier to linearize",
-            "collapse": "stretch to collapse",
-            "drop": "block to drop",
-        }
-        return f"the network has no {', no '.join(what[kind] for kind in self.options.moves)}"
+        return f"the network has no {', no '.join(_WHAT[kind] for kind in self.options.moves)}"
 
     @override
     def step(self, lab: Lab) -> bool:
@@ -133,16 +123,11 @@ class Shoal(Method):
         enough_ms = whole_ms * self._wanted_share(lab)
         likely = math.ceil(enough_ms / median(saved[move.title] for move in moves))
         tries = chosen.tries if lab.can_rehearse else 0
-        scores = lab.score_moves(
-            moves,
-            fitted,
-            saved,
-            metric=chosen.criterion,
-            keep=tries or min(count, likely),
-            samples=chosen.samples,
-        )
+        data = {"metric": chosen.criterion, "samples": chosen.samples}
+        keep = tries or min(count, likely)
+        scores = lab.score_moves(moves, fitted, saved, keep=keep, **data)
         if tries:
-            scores = self._rehearsed(lab, promising(moves, scores, tries), fitted, scores, saved)
+            scores = rehearsed(lab, moves, fitted, scores, saved, tries=tries, **data)
             moves = [move for move in moves if move.title in scores]
         lab.make(best_step(moves, scores, saved, count, enough_ms), fitted)
         lab.train()
@@ -156,40 +141,3 @@ class Shoal(Method):
         # The network's latency is dense's over the ratio.
         missing = 1.0 - target * lab.history[-1].latency_ratio
         return min(share, missing) if missing > 0.0 else share
-
-    def _rehearsed(
-        self,
-        lab: Lab,
-        tried: Sequence[Move],
-        fitted: Fitted,
-        scores: Scores,
-        saved: Mapping[str, float],
-    ) -> Scores:
-        """Return the scores of moves by what they cost once they are trained with for a while.
-
-        The cost is that above the network trained likewise without a move. One below its own
-        standard error is not told from it, as in what is predicted.
-        """
-        against = lab.trial("no move", batches=_BATCHES)
-        costs: dict[str, tuple[float, float]] = {}
-        failed = against.failed
-        if failed:
-            raise TrainingError(failed)
-        for done, move in enumerate(tried, start=1):
-            trial = lab.trial(move.title, partial(fitted.make, move), batches=_BATCHES)
-            failed = trial.failed or failed
-            if not trial.failed:
-                options = {"metric": self.options.criterion, "samples": self.options.samples}
-                costs[move.title] = trial.cost_above(against, **options)
-            trial.forget()
-            lab.listener.scored(done, len(tried))
-        if not costs:
-            raise TrainingError(failed)
-        lab.scores = replace(
-            scores,
-            by_name={t: max(cost, error) / saved[t] for t, (cost, error) in costs.items()},
-            standard_errors={t: error / saved[t] for t, (_, error) in costs.items()},
-            settled=None,
-            details={t: {**scores.details[t], "cost_rehearsed": costs[t][0]} for t in costs},
-        )
-        return lab.scores

@@ -3,22 +3,64 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
+from shoal.errors import TrainingError
+
 if TYPE_CHECKING:
-    from shoal.search.moves import Move
+    from shoal.importance import Scores
+    from shoal.search.lab import Lab
+    from shoal.search.moves import Fitted, Move
 
-__all__ = ["best_step", "promising"]
+__all__ = ["best_step", "rehearsed"]
+
+_BATCHES = 20  # of a rehearsal
 
 
-def promising(moves: Sequence[Move], scores: Mapping[str, float], tries: int) -> list[Move]:
-    """Return the moves of each kind that are the best by their untrained cost."""
+def rehearsed(
+    lab: Lab,
+    moves: Sequence[Move],
+    fitted: Fitted,
+    scores: Scores,
+    saved: Mapping[str, float],
+    *,
+    tries: int,
+    metric: str,
+    samples: int | None,
+) -> Scores:
+    """Return the scores of the most promising moves of each kind once they are trained briefly.
+
+    The cost is that above the network trained likewise without a move. One below its own standard
+    error is not told from it, as in what is predicted.
+    """
     by_kind: dict[str, list[Move]] = {}
     for move in sorted(moves, key=lambda move: scores[move.title]):
-        of_kind = by_kind.setdefault(move.kind, [])
-        if len(of_kind) < tries:
-            of_kind.append(move)
-    return [move for of_kind in by_kind.values() for move in of_kind]
+        by_kind.setdefault(move.kind, []).append(move)
+    tried = [move for of_kind in by_kind.values() for move in of_kind[:tries]]
+    against = lab.trial("no move", batches=_BATCHES)
+    failed = against.failed
+    if failed:
+        raise TrainingError(failed)
+    costs: dict[str, tuple[float, float]] = {}
+    for done, move in enumerate(tried, start=1):
+        trial = lab.trial(move.title, partial(fitted.make, move), batches=_BATCHES)
+        failed = trial.failed or failed
+        if not trial.failed:
+            costs[move.title] = trial.cost_above(against, metric, samples)
+        trial.forget()
+        lab.listener.scored(done, len(tried))
+    if not costs:
+        raise TrainingError(failed)
+    lab.scores = replace(
+        scores,
+        by_name={t: max(cost, error) / saved[t] for t, (cost, error) in costs.items()},
+        standard_errors={t: error / saved[t] for t, (_, error) in costs.items()},
+        settled=None,
+        details={t: {**scores.details[t], "cost_rehearsed": costs[t][0]} for t in costs},
+    )
+    return lab.scores
 
 
 def best_step(
