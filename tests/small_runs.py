@@ -19,7 +19,7 @@ from shoal.measure import Latency, Ratio, SideBySide, count_macs, count_params, 
 from shoal.merge.merge import merge_
 from shoal.network import Network, capture
 from shoal.options import Recipe
-from shoal.search.gauge import Data, Ending, Figures, MachineGauge
+from shoal.search.gauge import Data, Ending, Figures, Gauge
 from shoal.search.lab import Lab
 from shoal.search.moves import Move
 from shoal.search.options import MachineOptions, SearchOptions
@@ -145,7 +145,7 @@ def same_weights(one: nn.Module, other: nn.Module) -> bool:
     )
 
 
-class FakeGauge(MachineGauge):
+class FakeGauge(Gauge):
     """Measures quality and work truly and takes every latency for 1 ms: timing is most of a run.
 
     Args:
@@ -225,7 +225,7 @@ def relabelled(batches: Iterable[Any], shift: int) -> list[Any]:
 
 def untimed_commands(patch: pytest.MonkeyPatch) -> None:
     """Let the command line, which takes no gauge, time nothing."""
-    patch.setattr("shoal.search.compress.MachineGauge", lambda data, *_: FakeGauge(data.val))
+    patch.setattr("shoal.search.compress.Gauge", lambda data, *_: FakeGauge(data.val))
 
 
 def lab(network: Network, train: Iterable[Any], val: Iterable[Any], **options: Any) -> Lab:

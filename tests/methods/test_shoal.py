@@ -181,7 +181,7 @@ def test_an_interrupted_step_keeps_what_it_measured(model: Network, tmp_path: Pa
         pytest.fail("tried again")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("shoal.search.coach.Coach.rehearse", trained)
+        patch.setattr("shoal.search.coach.FirstBatches", trained)
         result = run(model, **options, saved=lambda *given: pytest.fail("measured again"))
     assert len(result.steps) == 2
     assert not (tmp_path / "run" / "measured-001.json").exists()

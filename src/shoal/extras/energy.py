@@ -9,9 +9,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from types import TracebackType
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from shoal.errors import ConfigError, OptionError, missing_extra
 from shoal.modes import device_of
 from shoal.network.borrow import borrowed
 from shoal.network.inputs import Inputs, as_call, batch_size, map_tensors
+from shoal.search.records import Record
 
 __all__ = ["Energy", "EnergyMeter", "inference_energy", "total_energy"]
 
@@ -31,7 +31,7 @@ _COUNTERS = ("intel_rapl", "intel_power_gadget", "apple_powermetrics")
 
 
 @dataclass(frozen=True)
-class Energy:
+class Energy(Record):
     """What a stretch of work used.
 
     Attributes:
@@ -48,19 +48,10 @@ class Energy:
     estimated: bool
     source: str
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the figures as JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Energy:
-        """Read what `to_dict` wrote."""
-        return cls(**{field.name: values[field.name] for field in fields(cls)})
-
     def scaled(self, factor: float) -> Energy:
         """Return the figures of `factor` times the work."""
-        scaled = {name: factor * getattr(self, name) for name in _AMOUNTS}
-        return replace(self, **scaled)
+        amounts: dict[str, Any] = {name: factor * getattr(self, name) for name in _AMOUNTS}
+        return replace(self, **amounts)
 
 
 def total_energy(parts: Sequence[Energy]) -> Energy:
@@ -72,22 +63,21 @@ def total_energy(parts: Sequence[Energy]) -> Energy:
 class EnergyMeter:
     """Measures what is done inside a `with` block; afterwards `energy` holds the figures.
 
-    It measures the whole machine: other work that runs at that time is counted too.
+    It measures the whole machine, with whatever else runs on it at that time.
 
     Args:
         country: three letters (ISO 3166) of where the electricity is made, for the CO2; None takes
             the world's mean.
-        interval: seconds between readings.
 
     Raises:
         ShoalError: codecarbon is not installed.
         ConfigError: there is no such country.
 
-    Measure a training by `with EnergyMeter(country="DEU") as meter:` around it; `meter.energy.wh`
-    then holds the watt-hours.
+    Put `with EnergyMeter(country="DEU") as meter:` around a training; `meter.energy.wh` then holds
+    its watt-hours.
     """
 
-    def __init__(self, *, country: str | None = None, interval: float = 1.0) -> None:
+    def __init__(self, *, country: str | None = None) -> None:
         if country is not None and (len(country) != 3 or not country.isalpha()):
             raise OptionError("country", country, "three letters, such as DEU or BRA")
         try:
@@ -99,7 +89,7 @@ class EnergyMeter:
         _quiet()
         self._tracker = OfflineEmissionsTracker(
             country_iso_code=(country or "USA").upper(),
-            measure_power_secs=interval,
+            measure_power_secs=1,
             save_to_file=False,
             log_level="critical",
             allow_multiple_runs=True,
@@ -107,11 +97,7 @@ class EnergyMeter:
 
     @property
     def energy(self) -> Energy:
-        """The figures of the block.
-
-        Raises:
-            ConfigError: the block has not ended yet.
-        """
+        """The figures of the block; raises `ConfigError` before its end."""
         if self._energy is None:
             raise ConfigError("the energy is known only after the `with` block: read it there")
         return self._energy
@@ -121,12 +107,7 @@ class EnergyMeter:
         self._tracker.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._tracker.stop()
         data = self._tracker.final_emissions_data
         wh = 1e3 * float(data.energy_consumed)

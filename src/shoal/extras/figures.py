@@ -20,14 +20,7 @@ def l1_by_stage(network: Network, path: str | Path) -> Path:
     """Draw the mean absolute weight of each removable block, coloured by stage.
 
     Figure 3 of Jordao et al. 2023 for any network: where the bare scores follow the stage, ranking
-    all blocks together always picks the same stages.
-
-    Args:
-        network: the captured network.
-        path: where to write; .png, .svg or .pdf.
-
-    Returns:
-        The path.
+    all blocks together always picks the same stages. Returns the path, of a .png, .svg or .pdf.
 
     Raises:
         ConfigError: there is no removable block, or the ending is another one.
@@ -56,16 +49,13 @@ def l1_by_stage(network: Network, path: str | Path) -> Path:
 def criteria_map(
     network: Network, scores: Mapping[str, Scores], path: str | Path, *, remove: int = 1
 ) -> Path:
-    """Draw in which order each criterion would remove the blocks, side by side.
+    """Draw in which order each criterion would remove the blocks, side by side; return the path.
 
     Args:
         network: the network that was scored; its stages are marked.
         scores: by a title for each, all of blocks.
         path: where to write; .png, .svg or .pdf.
         remove: how many removals are highlighted.
-
-    Returns:
-        The path.
 
     Raises:
         ConfigError: there are no scores, they are not of this network's blocks, or the ending is
@@ -104,12 +94,9 @@ def criteria_map(
 def _cell(axes: Any, column: int, row: int, turn: int, count: int, remove: int) -> None:
     gone = turn <= remove
     shade = 0.55 + 0.4 * (turn - 1) / max(1, count - 1)
-    colour = (0.80, 0.15, 0.15) if gone else (shade, shade, shade)
+    colour, text = ((0.80, 0.15, 0.15), "white") if gone else ((shade, shade, shade), "black")
     axes.fill_between([column - 0.5, column + 0.5], row - 0.5, row + 0.5, color=colour, lw=0)
-    axes.text(
-        column, row, str(turn), ha="center", va="center", fontsize=8,
-        color="white" if gone else "black",
-    )  # fmt: skip
+    axes.text(column, row, str(turn), ha="center", va="center", fontsize=8, color=text)
 
 
 def check_path(path: str | Path) -> Path:

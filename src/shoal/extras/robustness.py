@@ -8,7 +8,8 @@ in the published files of CIFAR-10-C: compare networks by these figures, not wit
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from itertools import count
 from statistics import fmean
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from shoal.errors import ConfigError, DataError, OptionError, missing_extra, unknown_name
 from shoal.passes.batches import Batches
+from shoal.search.records import Record
 from shoal.seeds import derive_seed, preserved_rng
 from shoal.training.evaluate import evaluate
 
@@ -44,7 +46,7 @@ Image = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Robustness:
+class Robustness(Record):
     """Accuracy of a network on corrupted images, in percent.
 
     Attributes:
@@ -62,11 +64,6 @@ class Robustness:
     severities: tuple[int, ...]
     samples: int
     seed: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the figures as JSON values."""
-        lists = {name: list(values) for name, values in self.by_corruption.items()}
-        return {**asdict(self), "by_corruption": lists, "severities": list(self.severities)}
 
 
 def robustness(network: nn.Module, loader: Iterable[Any], **options: Any) -> Robustness:
@@ -86,7 +83,7 @@ def compare_robustness(
     std: Sequence[float] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Robustness]:
-    """Evaluate several networks on the very same corrupted images, which are made once.
+    """Evaluate networks on the very same corrupted images; returns their accuracies by name.
 
     Args:
         networks: classifiers of images, by any names.
@@ -100,9 +97,6 @@ def compare_robustness(
         std: what they were divided by; likewise.
         progress: called with the corruptions and severities done and their total.
 
-    Returns:
-        The accuracies of each network, by the same names.
-
     Raises:
         ShoalError: the package is not installed.
         NameNotFoundError: there is no such corruption.
@@ -111,7 +105,7 @@ def compare_robustness(
         DataError: the loader is empty, or its batches are not images.
     """
     check_options(corruptions, severities)
-    clean, count = _accuracies(networks, loader, samples)
+    clean, seen = _accuracies(networks, loader, samples)
     found: dict[tuple[str, int], dict[str, float]] = {}
     for name in corruptions:
         for severity in severities:
@@ -128,7 +122,7 @@ def compare_robustness(
                 for name in corruptions
             },
             severities=tuple(severities),
-            samples=count,
+            samples=seen,
             seed=seed,
         )
         for network in networks
@@ -157,7 +151,7 @@ def corrupted(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> Iterable[tuple[Tensor, Tensor | None]]:
-    """Return a loader of the same images, corrupted; see `robustness`.
+    """Return a loader of the same images, corrupted; see `compare_robustness`.
 
     An image's corruption depends on the seed and its place in the data, not on the batches.
     """
@@ -182,16 +176,13 @@ class _Corrupted:
     std: tuple[float, ...]
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
-        corrupt = _library()
-        number = 0
+        corrupt, numbers = _library(), count()
         for _, batch in Batches(self.loader, samples=self.samples, shared=False, purpose="corrupt"):
             images = batch.args[0] if batch.args else next(iter(batch.kwargs.values()))
-            pixels = self._pixels(images)
             changed = []
-            for image in pixels:
+            for image, number in zip(self._pixels(images), numbers, strict=False):
                 seed = derive_seed(self.seed, self.corruption, self.severity, number) % 2**32
                 changed.append(corrupt(image, self.severity, self.corruption, seed))
-                number += 1
             yield self._normalised(np.stack(changed), images), batch.target
 
     def _pixels(self, images: Tensor) -> Image:
@@ -219,11 +210,8 @@ class _Corrupted:
         return normalised.contiguous(memory_format=torch.channels_last)
 
     def _scales(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        mean, std = (
-            torch.tensor(values, dtype=torch.float64, device=like.device).view(1, -1, 1, 1)
-            for values in (self.mean, self.std)
-        )
-        return mean, std
+        both = torch.tensor([self.mean, self.std], dtype=torch.float64, device=like.device)
+        return both[0].view(1, -1, 1, 1), both[1].view(1, -1, 1, 1)
 
 
 def _accuracies(

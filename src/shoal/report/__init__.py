@@ -3,18 +3,8 @@
 from __future__ import annotations
 
 from shoal.report.compare_tables import Compared, Comparison, comparison_lines, comparison_tables
-from shoal.report.extra_tables import (
-    energy_lines,
-    energy_table,
-    robustness_lines,
-    robustness_table,
-)
-from shoal.report.inspection import (
-    Inspection,
-    inspect_network,
-    inspection_lines,
-    inspection_tables,
-)
+from shoal.report.extra_tables import energy_lines, energy_table, robustness_lines, robustness_table
+from shoal.report.inspection import Inspection, inspect_network, inspection_lines, inspection_tables
 from shoal.report.latency_tables import latency_table, runtime_notes
 from shoal.report.merge_tables import merge_tables
 from shoal.report.page import write_page

@@ -31,18 +31,11 @@ class Compared:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Several networks side by side.
-
-    Attributes:
-        networks: the figures of each, the first one's as given before them where it was folded.
-        latencies: of each batch size, in each runtime.
-        data: what the accuracies were measured on, in words; empty for nothing.
-        notes: what the user should know.
-    """
+    """Several networks side by side; the first as given stands before them where it was folded."""
 
     networks: Sequence[Compared]
-    latencies: Sequence[Sequence[SideBySide]]
-    data: str
+    latencies: Sequence[Sequence[SideBySide]]  # of each batch size, in each runtime
+    data: str  # what the accuracies were measured on, in words
     notes: Sequence[str]
 
     def to_dict(self) -> dict[str, Any]:

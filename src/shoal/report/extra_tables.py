@@ -15,11 +15,7 @@ __all__ = ["energy_lines", "energy_table", "robustness_lines", "robustness_table
 
 
 def energy_table(found: Mapping[str, Any]) -> Table:
-    """Return what an epoch of training and 1,000 inferences take, dense against result.
-
-    Args:
-        found: the JSON values of a run's meter.
-    """
+    """Return what an epoch of training and 1,000 inferences take, by a run's meter."""
     inference = found["inference"]
     rows = _energy_rows("an epoch of training", found["epoch"]) if found["epoch"] else []
     if "dense" in inference:
@@ -64,11 +60,9 @@ def energy_lines(found: Mapping[str, Any]) -> list[str]:
 
 
 def robustness_table(found: Mapping[str, Robustness]) -> Table:
-    """Return the accuracies by corruption, each the mean over severities.
+    """Return the accuracies of networks by corruption, each the mean over severities.
 
-    Args:
-        found: by the name of the network, measured alike; of two, the change from the first to the
-            other is given too.
+    Of two networks, the change from the first to the other is given too.
     """
     every = list(found.values())
     names = list(every[0].by_corruption)
@@ -91,10 +85,7 @@ def _with_change(values: Sequence[float]) -> list[Cell]:
 def robustness_lines(found: Mapping[str, Robustness], *, part: str, image_size: int) -> list[str]:
     """Return what is to be said under the table: how it was measured and what it compares with.
 
-    Args:
-        found: what the table shows.
-        part: which part of the data it was, "test" or "validation".
-        image_size: height and width of the images, in pixels.
+    `part` of the data is "test" or "validation"; `image_size` is in pixels.
     """
     one = next(iter(found.values()))
     stronger = ""

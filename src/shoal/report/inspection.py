@@ -17,36 +17,20 @@ __all__ = ["Inspection", "inspect_network", "inspection_lines", "inspection_tabl
 
 @dataclass(frozen=True)
 class Inspection:
-    """The parts and the figures of a network.
-
-    Attributes:
-        model: what the user calls it.
-        input_shape: of one sample.
-        sites: all rectifier sites in the order of the forward pass.
-        blocks: all residual blocks.
-        costs: what dropping each removable block saves; with latencies if they were measured.
-        opaque: operations that could not be raised to modules, with reasons.
-        notes: what else the user should know.
-        depth: layers with weights on the longest path.
-        macs: multiply-accumulates of one sample.
-        params: number of parameter elements.
-        uncounted: operations that `macs` leaves out.
-        scores: of the sites that still have their rectifier, or of the blocks; None without data.
-        benchmark: the latency measured here; None if not asked for.
-    """
+    """The parts and the figures of a network, named `model` by the user."""
 
     model: str
-    input_shape: tuple[int, ...]
+    input_shape: tuple[int, ...]  # of one sample
     sites: tuple[Site, ...]
     blocks: tuple[Block, ...]
-    costs: Mapping[str, BlockCost]
+    costs: Mapping[str, BlockCost]  # of dropping each removable block
     opaque: tuple[Opaque, ...]
     notes: tuple[str, ...]
     depth: int
-    macs: int
+    macs: int  # of one sample, without what is `uncounted`
     params: int
     uncounted: tuple[str, ...]
-    scores: Scores | None = None
+    scores: Scores | None = None  # of the sites that have their rectifier, or of the blocks
     benchmark: Benchmark | None = None
 
     @property
@@ -77,9 +61,9 @@ class Inspection:
 
     def _site(self, site: Site) -> dict[str, Any]:
         values = {name: getattr(site, name) for name in ("name", "kind", "channels", "linearized")}
-        if self.scored != "site":
-            return values
-        return values | self._score(site.name) | {"on_percent": self.on_percent(site.name)}
+        if self.scored == "site":
+            values |= self._score(site.name) | {"on_percent": self.on_percent(site.name)}
+        return values
 
     def _block(self, block: Block) -> dict[str, Any]:
         names = ("name", "removable", "reason", "layers", "sites")
@@ -101,14 +85,9 @@ def inspect_network(
     benchmark: Benchmark | None = None,
     costs: Mapping[str, BlockCost] | None = None,
 ) -> Inspection:
-    """Collect what a network is made of; it runs once, to count its work.
+    """Collect what a network, which the user calls `model`, is made of.
 
-    Args:
-        network: the captured network; it is left as it is.
-        model: what the user calls it.
-        scores: of its sites or blocks, if there are data.
-        benchmark: of its latency, if it was measured.
-        costs: of its removable blocks, where their latencies were measured.
+    It runs once, to count its work. Without `costs`, those of its blocks leave out latency.
     """
     args, kwargs = network.example_inputs(2)
     inputs: Any = kwargs or args

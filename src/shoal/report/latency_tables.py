@@ -24,9 +24,7 @@ def latency_table(
 ) -> Table | None:
     """Return the table of networks, runtime by runtime; None where nothing was measured.
 
-    Args:
-        runtimes: what `SideBySide.to_dict` gives, of one batch size.
-        names: how the networks are called in the table, in its order.
+    It shows what `SideBySide.to_dict` gives, of one batch size, under the names and in their order.
     """
     shown = [found for found in runtimes if found["latency"]]
     if not shown:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import io
+from html import escape
 from pathlib import Path
 
 from shoal.errors import missing_extra
 from shoal.files import write_file
-from shoal.report.html import STYLE, html_table
 from shoal.report.merge_tables import merge_tables
 from shoal.report.run_tables import headline, outcome_lines, outcome_tables, steps_table
+from shoal.report.table import Column, Table
 from shoal.search.records import RunRecord
 
-__all__ = ["PAGE", "write_page"]
-
-PAGE = "report.html"
+__all__ = ["html_table", "write_page"]
 
 _TEMPLATE = """<!doctype html>
 <html lang="en">
@@ -30,7 +29,17 @@ _TEMPLATE = """<!doctype html>
   ul { padding-left: 1.2rem; } summary { margin-top: 2.2rem; font-weight: 700; cursor: pointer; }
   .shoal table { font-size: .93em; }
   @media (max-width: 40rem) { body { font-size: 14px; margin-top: 1rem; } }
-{{ style }}</style>
+  .shoal { overflow-x: auto; }
+  .shoal table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+  .shoal th, .shoal td { padding: .3rem .7rem .3rem 0; text-align: left; vertical-align: top; }
+  .shoal th { color: #5b6b7a; font-weight: 600; border-bottom: 1px solid #b8c4cf; }
+  .shoal .right { text-align: right; white-space: nowrap; }
+  .shoal .strong { font-weight: 700; }
+  .shoal .faint, .shoal p { color: #6b7988; }
+  .shoal .last:not(:last-child) td { border-bottom: 1px solid #e3e9ee; }
+  .shoal .narrow { display: none; }
+  @media (max-width: 40rem) { .shoal .narrow { display: inline; } }
+</style>
 </head>
 <body>
 <h1>{{ name }}{% if not finished %}: not finished yet{% endif %}</h1>
@@ -72,14 +81,13 @@ def write_page(record: RunRecord, path: str | Path | None = None) -> Path:
         name=folder.resolve().name,
         finished=record.finished,
         headline=headline(record),
-        style=STYLE,
         tables=map(html_table, outcome_tables(record)),
         lines=outcome_lines(record),
         curve=_curve(record),
         steps=html_table(steps_table(record)),
         merge=[html_table(table) for table in merge],
     )
-    target = folder / PAGE if path is None else Path(path).expanduser()
+    target = folder / "report.html" if path is None else Path(path).expanduser()
     write_file(target, text)
     return target
 
@@ -109,3 +117,33 @@ def _curve(record: RunRecord) -> str:
     drawn = io.StringIO()
     figure.savefig(drawn, format="svg")
     return drawn.getvalue()[drawn.getvalue().index("<svg") :]
+
+
+def html_table(table: Table) -> str:
+    """Return a table as HTML, with its title above and its notes below."""
+    lines = [f"<h2>{escape(table.title)}</h2>"] if table.title else []
+    heads = "".join(_head(column) for column in table.columns)
+    lines += ['<div class="shoal"><table>', f"<thead><tr>{heads}</tr></thead>", "<tbody>"]
+    for row, texts in zip(table.rows, table.texts(), strict=True):
+        names = " ".join(filter(None, [row.tone, "last" if row.last else ""]))
+        cells = "".join(map(_cell, table.columns, texts))
+        lines.append(f"<tr{_class(names)}>{cells}</tr>")
+    lines += ["</tbody>", "</table>"]
+    lines += [f"<p>{escape(note)}</p>" for note in table.notes]
+    return "\n".join([*lines, "</div>"])
+
+
+def _head(column: Column) -> str:
+    title = f' title="{escape(column.meaning)}"' if column.meaning else ""
+    return f"<th{_class(column.align)}{title}>{escape(column.name)}</th>"
+
+
+def _cell(column: Column, text: str) -> str:
+    shown = escape(text)
+    if column.align == "right":  # on a phone, an interval stands below its figure
+        shown = shown.replace(" (", ' <br class="narrow">(')
+    return f"<td{_class(column.align)}>{shown}</td>"
+
+
+def _class(names: str) -> str:
+    return f' class="{names}"' if names not in ("", "left") else ""

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-from shoal.report.table import Column, Table
+from shoal.report.table import Table
 
 __all__ = ["print_table"]
 
@@ -18,17 +18,21 @@ _STYLES = {"strong": "bold", "faint": "dim", "": ""}
 
 
 def print_table(console: Console, table: Table, *, verbose: bool = False) -> None:
-    """Print a table with its notes.
+    """Print a table with its notes; the console's width decides which columns are shown.
 
-    Args:
-        console: where to; its width decides which columns are shown.
-        table: to show.
-        verbose: whether to show all columns, even if the lines then are wider than the console.
+    With `verbose` all are, even if the lines are then wider than the console.
     """
     shown = table if verbose else _fitting(table, console.width)
     if table.title:
         console.print(table.title, markup=False, style="bold")
-    drawn = _rich(shown)
+    drawn = RichTable(header_style="dim", box=box.SIMPLE_HEAD, show_edge=False)
+    for column in shown.columns:
+        wraps = column.align == "left"
+        drawn.add_column(
+            escape(column.name), justify=column.align, no_wrap=not wraps, overflow="fold"
+        )
+    for row, texts in zip(shown.rows, shown.texts(), strict=True):
+        drawn.add_row(*map(escape, texts), style=_STYLES[row.tone], end_section=row.last)
     if (least := _least_width(shown)) > console.width:
         drawn.width = least
     console.print(drawn, crop=False)
@@ -39,18 +43,6 @@ def print_table(console: Console, table: Table, *, verbose: bool = False) -> Non
     for note in notes:
         console.print(note, markup=False, style="dim")
     console.print()
-
-
-def _rich(table: Table) -> RichTable:
-    shown = RichTable(header_style="dim", box=box.SIMPLE_HEAD, show_edge=False)
-    for column in table.columns:
-        wrap = column.align == "left"
-        shown.add_column(
-            escape(column.name), justify=column.align, no_wrap=not wrap, overflow="fold"
-        )
-    for row, texts in zip(table.rows, table.texts(), strict=True):
-        shown.add_row(*map(escape, texts), style=_STYLES[row.tone], end_section=row.last)
-    return shown
 
 
 def _fitting(table: Table, width: int) -> Table:
@@ -65,13 +57,8 @@ def _fitting(table: Table, width: int) -> Table:
 
 def _least_width(table: Table) -> int:
     """Return how wide the table is when all that may wrap does."""
-    widths = [
-        _column_width(column, texts)
-        for column, *texts in zip(table.columns, *table.texts(), strict=True)
-    ]
+    widths = []
+    for column, *texts in zip(table.columns, *table.texts(), strict=True):
+        width = max(map(cell_len, [column.name, *texts]))
+        widths.append(min(width, _LEAST_TEXT) if column.align == "left" else width)
     return sum(widths) + _BETWEEN * (len(widths) - 1) + 2  # and one at either end
-
-
-def _column_width(column: Column, texts: list[str]) -> int:
-    width = max(map(cell_len, [column.name, *texts]))
-    return min(width, _LEAST_TEXT) if column.align == "left" else width

@@ -55,26 +55,29 @@ class Coach:
         lr: float | None = None,
         teacher: Network | None = None,
         trial: str = "",
+        batches: int | None = None,
         **hooks: Any,
     ) -> tuple[str, ...]:
         """Train a network of the step, or of a trial, in place; returns what the trainer remarks.
 
-        `recipe` and `lr` are as in `Lab.train`, the hooks as `shoal.training.fit` takes them.
+        `recipe` and `lr` are as in `Lab.train`, the hooks as `shoal.training.fit` takes them. A
+        trial may be trained on the next few `batches` alone.
 
         Raises:
             TrainingError: the loss is not finite; the network then has its former weights. Or the
                 user's own training left weights that are not finite.
         """
         task, number = self._task, self._number
-        part = hashlib.sha256(trial.encode()).hexdigest()[:12] if trial else self._trainings or ""
-        checkpoint = None if task.run is None else task.run.checkpoint(number, str(part))
         seed: tuple[int | str, ...] = ("rehearsal" if trial else "step", number)
-        if self._trainings and not trial:
-            seed = (*seed, self._trainings)
-        first_epoch = self._before + self.epochs
-        if not trial:
+        part, first_epoch = str(self._trainings or ""), self._before + self.epochs
+        if trial:
+            part = hashlib.sha256(trial.encode()).hexdigest()[:12]
+        else:
+            seed += (self._trainings,) if self._trainings else ()
             self._trainings += 1
             self.epochs += epochs
+        if task.fit is not None and batches is not None:
+            raise ConfigError("a trial of a few batches needs the built-in trainer: omit fit=")
         if task.fit is not None:
             return _by_user(task.fit, network, hooks)
 
@@ -84,48 +87,28 @@ class Coach:
             task.listener.epoch(report, epochs)
 
         chosen = self._recipe(recipe, lr, teacher)
+        data = task.data.train
+        if batches is not None:
+            chosen, data = replace(chosen, early_stop=None), FirstBatches(data, batches)
+        else:
+            hooks |= {
+                "checkpoint": task.run and task.run.checkpoint(number, part),
+                "on_epoch": heard,
+                "on_batch": lambda report: task.listener.batch(report, epochs),
+            }
         report = fit(
             network,
-            task.data.train,
+            data,
             epochs=epochs,
             seed=derive_seed(task.options.seed, *seed),
             first_epoch=first_epoch,
             val=task.data.val if chosen.early_stop is not None else None,
-            checkpoint=checkpoint,
-            on_epoch=heard,
-            on_batch=lambda report: task.listener.batch(report, epochs),
             recipe=chosen,
             teacher=teacher if chosen.distill > 0 else None,
             device=device_of(network),
             **hooks,
         )
         return report.notes
-
-    def rehearse(
-        self,
-        network: Network,
-        batches: int,
-        *,
-        recipe: Recipe | str | Mapping[str, Any] | None = None,
-        lr: float | None = None,
-        teacher: Network | None = None,
-        **hooks: Any,
-    ) -> None:
-        """Train a network on the next few batches of the data."""
-        if self._task.fit is not None:
-            raise ConfigError("a trial of a few batches needs the built-in trainer: omit fit=")
-        chosen = replace(self._recipe(recipe, lr, teacher), early_stop=None)
-        fit(
-            network,
-            FirstBatches(self._task.data.train, batches),
-            epochs=1,
-            seed=derive_seed(self._task.options.seed, "rehearsal", self._number),
-            first_epoch=self._before + self.epochs,
-            recipe=chosen,
-            teacher=teacher if chosen.distill > 0 else None,
-            device=device_of(network),
-            **hooks,
-        )
 
     def _recipe(
         self,
@@ -150,8 +133,8 @@ def _by_user(
     wanted = [name for name, hook in hooks.items() if hook]
     if wanted:
         raise ConfigError(
-            f"the method trains with {' and '.join(wanted)}, which a function of one's own does "
-            "not know: omit fit="
+            f"the method trains with {' and '.join(wanted)}, which your own training function "
+            "does not take: omit fit="
         )
     with safe_convolutions(network) as notes:
         train(network)

@@ -21,7 +21,7 @@ from shoal.options import Recipe
 from shoal.passes.batches import plain
 from shoal.runtimes import find_runtime
 from shoal.search.engine import search
-from shoal.search.gauge import Data, Gauge, MachineGauge
+from shoal.search.gauge import Data, Gauge
 from shoal.search.method import Method
 from shoal.search.records import Result
 from shoal.search.rewind import Rewind
@@ -135,7 +135,7 @@ def compress(
             options=wanted,
             machine=machine,
             recipe=settings.recipe,
-            gauge=gauge or MachineGauge(data, machine.latency_batch, machine.runtime, evaluate),
+            gauge=gauge or Gauge(data, machine.latency_batch, machine.runtime, evaluate),
             listener=listener or Listener(),
             rewind=Rewind(wanted, network, run, own_training=fit is not None),
             fit=fit,

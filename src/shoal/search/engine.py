@@ -124,7 +124,7 @@ class _Search:
         try:
             lab.train(self.options.final_epochs, lr=self.options.final_lr)
         except TrainingError as error:
-            self._say(f"the last fine-tuning failed, the result is as before it: {error}")
+            self._say(f"the last fine-tuning failed, so the result stays as it was before: {error}")
             return best
         step = self._keep(lab, "fine-tune", begun=begun, ended=stopped)
         return lab.network if step.within else best
@@ -215,7 +215,7 @@ class _Search:
             self._write_end(dense, best, stopped)
             known = self.run.ended(self.base, self.steps, **wanted)
         if known is None:
-            raise RunError(f"'{self.run.folder}' cannot be read back: give the command again")
+            raise RunError(f"'{self.run.folder}' cannot be read back: repeat the command")
         record, merged = known
         # Notes of this call: those of an earlier one are in the folder.
         return Result(**{**vars(record), "notes": tuple(self.notes)}, model=best, merged=merged)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
-from typing_extensions import override
 
 from shoal.data.batch import Batch, split_batch
-from shoal.errors import DataError, ShoalError
+from shoal.errors import ShoalError
 from shoal.measure import InRuntime, Ratio, benchmark, count_params, latency_in, latency_ratio
 from shoal.merge.merge import merge_
 from shoal.merge.padding import find_movable_paddings
@@ -24,7 +23,7 @@ from shoal.search.moves import Move, saved_ms
 from shoal.search.records import LatencyReport
 from shoal.training import evaluate
 
-__all__ = ["Data", "Ending", "Figures", "Gauge", "MachineGauge", "end_of", "folded"]
+__all__ = ["Data", "Ending", "Figures", "Gauge", "end_of", "folded"]
 
 _BASELINE = "dense_folded"
 _SECONDS = 2.0  # of each of the two measurements: what users read first must not be a fluke
@@ -32,16 +31,9 @@ _SECONDS = 2.0  # of each of the two measurements: what users read first must no
 
 @dataclass(frozen=True)
 class Data:
-    """The data of a search.
+    """The data of a search: batches to train on, to choose by, and to report."""
 
-    Attributes:
-        train: training batches; scoring reads them without shuffling and augmentation where the
-            loader can (`plain`).
-        val: validation batches: all choices follow from them.
-        test: test batches, reported only.
-    """
-
-    train: Iterable[Any]
+    train: Iterable[Any]  # scoring reads it without shuffling and augmentation, by `plain`
     val: Iterable[Any]
     test: Iterable[Any] | None = None
 
@@ -59,10 +51,7 @@ class Data:
 
     @cached_property
     def _first(self) -> Batch:
-        first = next(iter(self.val), None)
-        if first is None:
-            raise DataError("the validation data are empty: give at least one batch")
-        return split_batch(first)
+        return split_batch(next(iter(self.val)))
 
 
 @dataclass(frozen=True)
@@ -84,44 +73,10 @@ class Ending:
     latency: LatencyReport
 
 
-class Gauge(Protocol):
-    """Measures for a search; a test passes one that takes no time (`compress(gauge=)`)."""
+class Gauge:
+    """Measures on this machine; a subclass that takes no time may stand in (`compress(gauge=)`).
 
-    def quality(self, network: Network, data: Iterable[Any]) -> float:
-        """Return the task's quality on data, in points: accuracy in percent."""
-        ...
-
-    def measure(self, network: Network) -> Figures:
-        """Return what a network costs as it is."""
-        ...
-
-    def ratio(self, dense: Network, network: Network) -> Ratio:
-        """Return the latency of dense, folded, over the network's, merged, from the same rounds."""
-        ...
-
-    def saved_ms(
-        self, network: Network, moves: Sequence[Move], how: str
-    ) -> tuple[float, Mapping[str, float]]:
-        """Return the network's latency merged, and what each move, by its title, saves of it."""
-        ...
-
-    def paddings(self, network: Network) -> list[tuple[str, str]]:
-        """Return the pairs of convolutions that would merge faster if their padding were moved."""
-        ...
-
-    def ending(self, dense: Network, best: Network) -> Ending:
-        """Return the result merged, and measured beside dense in every runtime."""
-        ...
-
-
-class MachineGauge(Gauge):
-    """Measures on this machine.
-
-    Args:
-        data: of the search.
-        batch: batch size at which latency is measured.
-        runtime: where it is measured to decide anything.
-        evaluate: returns the quality of a network in points in place of the accuracy.
+    Latency decides at one batch size in one runtime; `evaluate` takes the place of the accuracy.
     """
 
     def __init__(
@@ -132,51 +87,53 @@ class MachineGauge(Gauge):
         evaluate: Callable[[Network, Iterable[Any]], float] | None = None,
     ) -> None:
         self._data = data
-        self._batch = batch
-        self._runtime = runtime
         self._evaluate = evaluate
+        self._where: dict[str, Any] = {"batch": batch, "runtime": runtime}
         self._dense: tuple[Network, Network] | None = None  # as it is, and folded
 
-    @override
     def quality(self, network: Network, data: Iterable[Any]) -> float:
+        """Return the task's quality on data, in points: accuracy in percent."""
         if self._evaluate is not None:
             return float(self._evaluate(network, data))
         return evaluate(network, data).top1
 
-    @override
     def measure(self, network: Network) -> Figures:
-        inputs = self._data.example(self._batch, device_of(network))
-        found = benchmark(network, inputs, runtime=self._runtime, min_seconds=0.3, max_seconds=20.0)
+        """Return what a network costs as it is."""
+        runtime, inputs = self._where["runtime"], self._inputs(network)
+        found = benchmark(network, inputs, runtime=runtime, min_seconds=0.3, max_seconds=20.0)
         return Figures(found.macs, found.params, found.depth or 0, found.latency.median_ms)
 
-    @override
     def ratio(self, dense: Network, network: Network) -> Ratio:
-        # Folding batch norms alone is no gain of a shallower network.
+        """Return the latency of dense, folded, over the network's, merged, from the same rounds.
+
+        Folding batch norms alone is no gain of a shallower network.
+        """
         if self._dense is None or self._dense[0] is not dense:
-            self._dense = dense, folded(dense, self._batch)
+            self._dense = dense, folded(dense, self._where["batch"])
         merged = network.copy()
-        merge_(merged, batch=self._batch, runtime=self._runtime)
-        inputs = self._data.example(self._batch, device_of(network))
-        both = {"dense": self._dense[1], "own": merged}
-        timed = latency_in(self._runtime, both, inputs, min_seconds=0.3, max_seconds=20.0)
+        merge_(merged, **self._where)
+        both, runtime = {"dense": self._dense[1], "own": merged}, self._where["runtime"]
+        inputs = self._inputs(network)
+        timed = latency_in(runtime, both, inputs, min_seconds=0.3, max_seconds=20.0)
         return latency_ratio(timed["dense"], timed["own"])
 
-    @override
     def saved_ms(
         self, network: Network, moves: Sequence[Move], how: str
     ) -> tuple[float, Mapping[str, float]]:
-        args, kwargs = network.example_inputs(self._batch)
-        return saved_ms(network, moves, kwargs or args, how, self._runtime)
+        """Return the network's latency merged, and what each move, by its title, saves of it."""
+        args, kwargs = network.example_inputs(self._where["batch"])
+        return saved_ms(network, moves, kwargs or args, how, self._where["runtime"])
 
-    @override
     def paddings(self, network: Network) -> list[tuple[str, str]]:
-        return find_movable_paddings(network, batch=self._batch, runtime=self._runtime)
+        """Return the pairs of convolutions that would merge faster if their padding were moved."""
+        return find_movable_paddings(network, **self._where)
 
-    @override
     def ending(self, dense: Network, best: Network) -> Ending:
-        inputs = self._data.example(self._batch, device_of(best))
-        options: dict[str, Any] = {"batch": self._batch, "runtime": self._runtime}
-        return end_of(dense, best, inputs, loader=self._data.val, **options)
+        """Return the result merged, and measured beside dense in every runtime."""
+        return end_of(dense, best, self._inputs(best), loader=self._data.val, **self._where)
+
+    def _inputs(self, network: Network) -> Any:
+        return self._data.example(self._where["batch"], device_of(network))
 
 
 def end_of(
@@ -192,15 +149,8 @@ def end_of(
 
     Four networks are timed in the same rounds: dense as given and with its batch norms folded, the
     result as it was trained and merged. Folding alone is no gain of a shallower network, so every
-    ratio is against the dense network folded.
-
-    Args:
-        dense: the dense network.
-        best: the result.
-        inputs: one batch, of the size `batch`.
-        batch: the batch size at which latency decides what is merged.
-        runtime: where it is measured for that.
-        loader: real inputs, for the comparison before and after merging.
+    ratio is against the dense network folded. The loader gives real inputs to compare the outputs
+    on, before and after merging.
 
     Raises:
         ShoalError: a network cannot be exported for the runtime that decides.

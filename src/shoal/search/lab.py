@@ -22,8 +22,7 @@ from shoal.network.feeding import layer_before
 from shoal.network.modules import Blend
 from shoal.options import Recipe
 from shoal.passes.batches import Data
-from shoal.passes.lines import FittedLine, LineMoments
-from shoal.passes.observe import Observer
+from shoal.passes.lines import LineMoments
 from shoal.search.coach import Trial
 from shoal.search.moves import (
     KINDS,
@@ -38,8 +37,6 @@ from shoal.search.notebook import Notebook
 from shoal.search.task import Spent
 from shoal.seeds import derive_seed, preserved_rng, seed_everything
 from shoal.surgery import collapse_, drop_, linearize_
-from shoal.surgery.collapse import collapsed_layers, put_collapsed_
-from shoal.surgery.fit_conv import FittedLayer
 from shoal.surgery.replace import replace_
 
 __all__ = ["Lab"]
@@ -71,7 +68,6 @@ class Lab(Notebook):
         wanted: int | None = None,
         how: str = "line",
         samples: int | None = None,
-        beside: Sequence[Observer] = (),
         per_latency: bool = False,
         fit_lines: bool = False,
     ) -> Scores:
@@ -84,7 +80,6 @@ class Lab(Notebook):
                 longer.
             how: what takes a rectifier's place, for criteria that try it out.
             samples: score on this many samples only.
-            beside: what else observes the data, in the same pass where the criterion needs one.
             per_latency: divide by the milliseconds that each removal saves; infinite for none.
             fit_lines: fit the line of each site in the same pass, for `linearize`.
 
@@ -102,7 +97,7 @@ class Lab(Notebook):
                 self.data.train,
                 samples=samples,
                 progress=self.listener.scored,
-                beside=[*moments, *beside],
+                beside=moments,
             )
         if moments:
             self._lines = moments[0].lines()
@@ -164,41 +159,24 @@ class Lab(Notebook):
 
     # ------------------------------------------------------------------ changing
 
-    def linearize(
-        self,
-        names: Sequence[str],
-        how: str = "line",
-        lines: Mapping[str, FittedLine] | None = None,
-    ) -> None:
-        """Put lines, or the identity, in the place of sites' rectifiers.
+    def linearize(self, names: Sequence[str], how: str = "line") -> None:
+        """Put the "identity", or a "line", in the place of sites' rectifiers.
 
-        Args:
-            names: the sites.
-            how: "line" or "identity".
-            lines: to put in; None takes those that `score` fitted, or fits them now.
+        Lines are those that `score` fitted; else they are fitted now.
         """
-        if not names:
-            return
-        fitted = self._lines if lines is None else lines
-        linearize_(self.network, names, how=how, loader=self.data.train, lines=fitted)
-        self.mark("linearize", names)
+        if names:
+            data, lines = self.data.train, self._lines
+            linearize_(self.network, names, how=how, loader=data, lines=lines)
+            self.mark("linearize", names)
 
     def drop(self, names: Sequence[str]) -> None:
         """Remove blocks."""
         drop_(self.network, names)
         self.mark("drop", names)
 
-    def collapse(
-        self, names: Sequence[str], layers: Mapping[str, FittedLayer] | None = None
-    ) -> None:
-        """Put one layer in the place of each stretch; fitted now where none is given."""
-        if layers is None:
-            collapse_(self.network, names, self.data.train)
-        else:
-            for name in names:
-                stretch = self.network.stretch(name)
-                made = collapsed_layers(self.network, stretch, layers[name])
-                put_collapsed_(self.network, stretch, *made)
+    def collapse(self, names: Sequence[str]) -> None:
+        """Put one layer, fitted to training data, in the place of each stretch."""
+        collapse_(self.network, names, self.data.train)
         self.mark("collapse", names)
 
     def make(self, moves: Sequence[Move], fitted: Fitted) -> None:
@@ -210,10 +188,8 @@ class Lab(Notebook):
     def replace(self, names: Sequence[str], make: Callable[[Site], nn.Module]) -> None:
         """Put modules of the method's own in the place of sites' rectifiers.
 
-        Args:
-            names: the sites.
-            make: returns the module for a site, of a type that a saved network can hold: such as
-                nn.PReLU, or one registered by `shoal.register_op`.
+        `make` returns the module for a site, of a type that a saved network can hold: such as
+        nn.PReLU, or one registered by `shoal.register_op`.
         """
         replace_(self.network, {name: make(self.network.site(name)) for name in names})
         self.mark("replace", names)
@@ -332,10 +308,9 @@ class Lab(Notebook):
             if change is not None:
                 change(copy)
             how = {"teacher": self.dense, **training}
-            if batches is not None:
-                self.coach.rehearse(copy, batches, **how)
-            elif epochs:
-                self.coach.train(copy, epochs, trial=name, **how)
+            if epochs or batches is not None:
+                whole = 1 if batches is not None else epochs
+                self.coach.train(copy, whole, trial=name, batches=batches, **how)
             return copy
 
         return Trial(self, name, make, epochs)

@@ -102,9 +102,7 @@ class ScoreOptions(Options):
 
     criterion: str = option("", "What decides which place goes: the lowest score does.")
     per_step: int = option(
-        1,
-        "Removals before each fine-tuning. More is quicker and coarser.",
-        check=at_least(1),
+        1, "Removals before each fine-tuning. More is quicker and coarser.", check=at_least(1)
     )
     samples: int | None = option(
         None,

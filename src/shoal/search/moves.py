@@ -99,28 +99,16 @@ def find_moves(network: Network, kinds: Collection[str] = KINDS) -> list[Move]:
 
 
 def saved_ms(
-    network: Network,
-    moves: Iterable[Move],
-    inputs: Any,
-    how: str = "line",
-    runtime: str = EAGER,
+    network: Network, moves: Iterable[Move], inputs: Any, how: str = "line", runtime: str = EAGER
 ) -> tuple[float, dict[str, float]]:
     """Measure the network and what each move saves of it, in milliseconds per call.
 
-    Network and moves are measured merged, as they would be used. The network is left as it is.
-
-    Args:
-        network: the captured network.
-        moves: of this network.
-        inputs: one batch: a tuple of tensors, or a dict of keyword inputs.
-        how: what linearizing puts in: "line", which stays a layer where nothing next to it can
-            take it up, or "identity".
-        runtime: where it is measured, "eager" or "onnxruntime".
+    Network and moves are measured merged, as they would be used, on one batch of `inputs`. A "line"
+    stays a layer where nothing next to it can take it up. The network is left as it is.
 
     Returns:
-        The network's median, and by the moves' titles the share of the time saved, as the median
-        over rounds, of it; 0 where that is below half a percent, which is not worth a step and
-        hard to tell from nothing.
+        The network's median, and of that, by the moves' titles, the share saved as the median over
+        rounds: 0 below half a percent, which is not worth a step and hard to tell from nothing.
     """
     batch = len(next(iter(inputs.values() if isinstance(inputs, Mapping) else inputs)))
     folded = network.copy().eval()

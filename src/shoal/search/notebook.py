@@ -106,10 +106,8 @@ class Notebook:
     def once(self, name: str, measure: Callable[[], T], *, together: bool = False) -> T:
         """Return what `measure` gives, or gave when this step was begun before; JSON values.
 
-        Args:
-            name: another one for each thing that is measured in a step.
-            measure: called in the main process alone, so that no other one slows it down.
-            together: whether all processes call it, for what they train.
+        Each thing that is measured in a step has its own name. The main process alone calls
+        `measure`, so that no other one slows it down; all do for what they train `together`.
         """
 
         def figures() -> Any:

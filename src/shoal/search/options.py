@@ -37,16 +37,12 @@ class SearchOptions(Options):
     )
     final_epochs: int = option(
         0,
-        "Epochs of fine-tuning the result when the search has ended; it stays as it was where that "
-        "does not help. Ten or more often win back part of what was lost. A finished run takes "
-        "them too.",
+        "Epochs of fine-tuning the result when the search has ended, kept only if they help. Ten "
+        "or more often win back part of what was lost. A finished run accepts them too.",
         check=at_least(0),
     )
     final_lr: float | None = option(
-        None,
-        "Learning rate of the last fine-tuning.",
-        check=above(0),
-        default_text="the recipe's",
+        None, "Learning rate of the last fine-tuning.", check=above(0), default_text="the recipe's"
     )
     remove: int | None = option(
         None,
@@ -96,9 +92,7 @@ class SearchOptions(Options):
         check=one_of("trained", "rewound"),
     )
     seed: int = option(
-        0,
-        "Decides all that is random: the same seed gives the same result.",
-        check=at_least(0),
+        0, "Decides all that is random: the same seed gives the same result.", check=at_least(0)
     )
 
     def __post_init__(self) -> None:
@@ -131,7 +125,7 @@ class MachineOptions(Options):
     )
     latency_batch: int = option(
         1,
-        "Batch size at which latency is measured. Take that of your deployment.",
+        "Batch size at which latency is measured. Use the one you deploy with.",
         check=at_least(1),
     )
     runtime: str = option(

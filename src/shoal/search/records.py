@@ -12,15 +12,7 @@ from shoal.errors import RunError, ShoalError
 from shoal.merge.report import MergeReport
 from shoal.network import Network, Plan
 
-__all__ = [
-    "LatencyReport",
-    "Metrics",
-    "Result",
-    "RunRecord",
-    "Step",
-    "chosen",
-    "lineage",
-]
+__all__ = ["LatencyReport", "Metrics", "Result", "RunRecord", "Step", "chosen", "lineage"]
 
 FORMAT = 2
 """Of `result.json`."""
@@ -47,6 +39,8 @@ class Record:
 def _plain(value: Any) -> Any:
     if isinstance(value, Record | MergeReport):
         return value.to_dict()
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
@@ -261,7 +255,7 @@ class RunRecord(Record):
             return super().from_dict({**data, **parts, "latency_batch": data["latency"]["batch"]})
         except (KeyError, TypeError, ValueError, AttributeError, ShoalError) as error:
             raise RunError(
-                f"the result is damaged ({error}): give the run's command again to write it anew"
+                f"the result is damaged ({error}): repeat the run's command to write it again"
             ) from error
 
 

@@ -40,8 +40,8 @@ class Rewind:
         self._state: dict[str, Tensor] | None = None
         if search.rewind and own_training:
             raise ConfigError(
-                f"rewind={search.rewind} needs the built-in trainer, for fit= does not tell its "
-                "epochs: use rewind=0 or rewind_from="
+                f"rewind={search.rewind} needs the built-in trainer, as fit= reports no epochs: "
+                "use rewind=0 or rewind_from="
             )
         if search.rewind_from is not None or self.epoch == 0:
             rewound = base.copy()
@@ -77,8 +77,8 @@ class Rewind:
         if self._state is None:
             if self._file is None or not self._file.exists():
                 raise RunError(
-                    f"the weights of epoch {self.epoch} are missing in the run's folder: begin in "
-                    "another one"
+                    f"the weights of epoch {self.epoch} are missing in the run's folder: start "
+                    "again in another one"
                 )
             self._state = load_file(self._file)
         with torch.no_grad():

@@ -69,7 +69,8 @@ class Run:
             if self.folder.exists() and not self.folder.is_dir():
                 raise RunError(f"'{self.folder}' is a file: give a folder to --out")
             known = self.folder / "identity.json"
-            if self.folder.is_dir() and not known.exists() and self._foreign_files():
+            files = self.folder.iterdir() if self.folder.is_dir() and not known.exists() else ()
+            if any(not file.name.startswith(".") for file in files):
                 raise RunError(
                     f"'{self.folder}' holds files that are not a run's: give an empty or a new "
                     "folder to --out"
@@ -97,9 +98,6 @@ class Run:
                         leftover.unlink(missing_ok=True)
         for finished in (self.folder / "steps").glob("[0-9]*"):
             self._forget(int(finished.name))
-
-    def _foreign_files(self) -> bool:
-        return any(not entry.name.startswith(".") for entry in self.folder.iterdir())
 
     def _take_lock(self) -> None:
         if fcntl is None:
@@ -308,8 +306,8 @@ def _read_steps(folder: Path) -> list[Step]:
     for number, place in enumerate(sorted((folder / "steps").glob("[0-9]*"))):
         if int(place.name) != number:
             raise RunError(
-                f"step {number} is missing in '{folder}': the folder is damaged; begin in another "
-                "one"
+                f"step {number} is missing in '{folder}': the folder is damaged; start again in "
+                "another one"
             )
         found.append(Step.from_dict(_read_json(place / "step.json")))
     return found

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from shoal.errors import ConfigError, unknown_name
+from shoal.errors import ConfigError
 from shoal.options import Options, Recipe, find_recipe, share_out
 from shoal.registry import Registry
 from shoal.search.method import methods
@@ -109,14 +109,13 @@ def _name_of(method: Any) -> str:
 def _refuse_others(
     method: str, parts: tuple[type[Options], ...], values: Mapping[str, Any]
 ) -> None:
-    """Raise for an option that nothing reads: other methods', or nobody's."""
+    """Raise for an option that only other methods have."""
     own = {f.name for part in parts for f in fields(part)}
     for name in (name for name in values if name not in own):
-        classes = option_classes()
-        others = [k for k, cls in classes.items() if name in {f.name for f in fields(cls)}]
+        classes = option_classes().items()
+        others = [repr(k) for k, cls in classes if name in {f.name for f in fields(cls)}]
         if not others:
-            raise unknown_name("option", name, sorted(own))
+            return  # nobody's: told where the values are shared out
         raise ConfigError(
-            f"the method '{method}' has no option {name}: omit it, or choose "
-            f"{' or '.join(repr(other) for other in others)}"
+            f"the method '{method}' has no option {name}: omit it, or choose {' or '.join(others)}"
         )

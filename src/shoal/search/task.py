@@ -61,13 +61,9 @@ class Meter(Protocol):
     def summary(
         self, dense: Network, best: Network, steps: Sequence[Step], lab: Any
     ) -> Mapping[str, Any]:
-        """Return JSON values for the end of the search: `Result.energy`.
+        """Return JSON values for the end of the search, `Result.energy`; leave the networks be.
 
-        Args:
-            dense: the dense network; leave it as it is.
-            best: the result; likewise.
-            steps: all steps of the search, each with what its training took.
-            lab: the search's `Lab`, with its data and options.
+        Each step says what its training took; `lab`, the search's `Lab`, has data and options.
         """
         ...
 

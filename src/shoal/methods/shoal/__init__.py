@@ -75,9 +75,7 @@ class Shoal(Method):
             check=at_least(0),
         )
         samples: int | None = option(
-            1000,
-            "Compare moves on this many training samples.",
-            check=at_least(1),
+            1000, "Compare moves on this many training samples.", check=at_least(1)
         )
 
         def __post_init__(self) -> None:
