@@ -356,12 +356,12 @@ def test_folders_that_are_no_runs(refused: Refused, tmp_path: Path) -> None:
 def test_a_defect_is_one_line_too_and_debug_shows_more(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from shoal.cli import outcome
+    from shoal import report
 
     def broken(folder: Path) -> None:
         raise ValueError("of two\nlines")
 
-    monkeypatch.setattr(outcome, "read_run", broken)
+    monkeypatch.setattr(report, "read_run", broken)
     assert main(["report", "somewhere"]) == 1
     err = capsys.readouterr().err
     assert err.startswith("shoal: unexpected ValueError: of two lines (this is a defect of shoal")
@@ -380,12 +380,12 @@ def test_debug_shows_where_bad_input_was_noticed(capsys: pytest.CaptureFixture[s
 def test_too_little_memory_says_what_to_make_smaller(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from shoal.cli import outcome
+    from shoal import report
 
     def full(folder: Path) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
-    monkeypatch.setattr(outcome, "read_run", full)
+    monkeypatch.setattr(report, "read_run", full)
     assert main(["report", "somewhere"]) == 1
     assert "smaller --batch-size" in capsys.readouterr().err
 

@@ -24,14 +24,24 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_help_does_not_wait_for_pytorch() -> None:
+@pytest.mark.parametrize("words", [["--help"], ["compress", "--help"]])
+def test_help_does_not_wait_for_pytorch(words: list[str]) -> None:
     done = python(
         "import sys\nfrom shoal.cli import main\n"
-        "assert main(['--help']) == 0\n"
+        f"assert main({words}) == 0\n"
         "assert not {'torch', 'numpy', 'accelerate'} & set(sys.modules), 'imported too early'"
     )
     assert done.returncode == 0, done.stderr
     assert "compress" in done.stdout
+
+
+def test_the_list_of_commands_needs_no_options() -> None:
+    """Each takes its milliseconds, and `--help` at most half a second."""
+    done = python(
+        "import sys\nfrom shoal.cli import main\nassert main(['--help']) == 0\n"
+        "assert not {'yaml', 'importlib.metadata', 'shoal.options'} & set(sys.modules)"
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_package_imports_pytorch_when_a_name_is_used() -> None:

@@ -43,40 +43,30 @@ __version__ = "0.2.0"
 
 # Where the public names lie; imported when first used, so that `shoal --help` does not wait for
 # PyTorch. A module stands for itself.
-_HOMES = {
-    "Criterion": "shoal.importance.criterion",
-    "Method": "shoal.search.method",
-    "Network": "shoal.network",
-    "Options": "shoal.options",
-    "Progress": "shoal.search.method",
-    "Recipe": "shoal.options",
-    "Result": "shoal.search.records",
-    "Scores": "shoal.importance.scores",
-    "ShoalError": "shoal.errors",
-    "benchmark": "shoal.measure",
-    "block_costs": "shoal.surgery.block_costs",
-    "capture": "shoal.network",
-    "collapse_": "shoal.surgery",
-    "compress": "shoal.search.compress",
-    "data": "",
-    "drop_": "shoal.surgery",
-    "export": "shoal.runtimes",
-    "fit_lines": "shoal.surgery",
-    "linearize_": "shoal.surgery",
-    "load": "shoal.merge.loading",
-    "merge_": "shoal.merge.merge",
-    "models": "",
-    "option": "shoal.options",
-    "register_criterion": "shoal.importance",
-    "register_data": "shoal.data.dataset",
-    "register_method": "shoal.search.method",
-    "register_model": "shoal.models.lookup",
-    "register_op": "shoal.network.ops",
-    "register_runtime": "shoal.runtimes.runtime",
-    "save": "shoal.network.saving",
-    "score": "shoal.importance",
-    "zero_out_": "shoal.surgery",
+_NAMES = {
+    "shoal.data.dataset": "register_data",
+    "shoal.errors": "ShoalError",
+    "shoal.importance": "register_criterion score",
+    "shoal.importance.criterion": "Criterion",
+    "shoal.importance.scores": "Scores",
+    "shoal.measure": "benchmark",
+    "shoal.merge.loading": "load",
+    "shoal.merge.merge": "merge_",
+    "shoal.models.lookup": "register_model",
+    "shoal.network": "Network capture",
+    "shoal.network.ops": "register_op",
+    "shoal.network.saving": "save",
+    "shoal.options": "Options Recipe option",
+    "shoal.runtimes": "export",
+    "shoal.runtimes.runtime": "register_runtime",
+    "shoal.search.compress": "compress",
+    "shoal.search.method": "Method Progress register_method",
+    "shoal.search.records": "Result",
+    "shoal.surgery": "collapse_ drop_ fit_lines linearize_ zero_out_",
+    "shoal.surgery.block_costs": "block_costs",
 }
+_HOMES = {name: home for home, names in _NAMES.items() for name in names.split()}
+_HOMES |= {"data": "", "models": ""}
 
 __all__ = ["__version__", *_HOMES]
 
@@ -88,8 +78,7 @@ def __getattr__(name: str) -> Any:
         importlib.import_module("shoal.methods")
     home = _HOMES[name]
     found = importlib.import_module(home or f"shoal.{name}")
-    value = getattr(found, name) if home else found
-    globals()[name] = value
+    value = globals()[name] = getattr(found, name) if home else found
     return value
 
 

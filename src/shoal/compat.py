@@ -18,8 +18,6 @@ import torch
 
 from shoal.errors import ShoalError, missing_extra, summary
 
-__all__ = ["import_timm", "import_torchvision", "with_torchvision"]
-
 _MISSING_OPERATORS = ("nms", "qnms")
 _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
@@ -36,8 +34,15 @@ def import_torchvision() -> ModuleType:
     try:
         return _import("torchvision")
     except RuntimeError:  # it lacks operators: `_import` lets nothing else through
-        _forget("torchvision")
-        _define_operators()
+        for name in list(sys.modules):  # what the failed import left behind
+            if name.partition(".")[0] == "torchvision":
+                del sys.modules[name]
+        # A fragment: the namespace may already be somebody else's.
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        for name in _MISSING_OPERATORS:
+            if not hasattr(torch.ops.torchvision, name):
+                library.define(name + _SCHEMA)
+        _libraries.append(library)
         return _import("torchvision")
 
 
@@ -54,21 +59,15 @@ def import_timm() -> ModuleType:
 def _import(package: str) -> ModuleType:
     try:
         return importlib.import_module(package)
-    except ModuleNotFoundError as error:
-        if error.name == package:
-            raise missing_extra(package, package, f"a {package} model or transform") from None
-        raise _broken(package, error) from error
     except (ImportError, RuntimeError) as error:
         if _lacks_operators(error):
             raise
-        raise _broken(package, error) from error
-
-
-def _broken(package: str, error: Exception) -> ShoalError:
-    return ShoalError(
-        f"{package} is installed but cannot be imported beside torch {torch.__version__}: "
-        f"{summary(error)}; install the release of {package} that belongs to this torch"
-    )
+        if isinstance(error, ModuleNotFoundError) and error.name == package:
+            raise missing_extra(package, package, f"a {package} model or transform") from None
+        raise ShoalError(
+            f"{package} is installed but cannot be imported beside torch {torch.__version__}: "
+            f"{summary(error)}; install the release of {package} that belongs to this torch"
+        ) from error
 
 
 def _lacks_operators(error: BaseException) -> bool:
@@ -87,20 +86,3 @@ def with_torchvision(action: Callable[[], Any]) -> Any:
             raise
     import_torchvision()
     return action()
-
-
-def _forget(package: str) -> None:
-    """Remove what a failed import left behind."""
-    for name in list(sys.modules):
-        if name == package or name.startswith(package + "."):
-            del sys.modules[name]
-
-
-def _define_operators() -> None:
-    """Define the schemas of the operators that do not exist yet."""
-    # A fragment: the namespace may already be somebody else's.
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for name in _MISSING_OPERATORS:
-        if not hasattr(torch.ops.torchvision, name):
-            library.define(name + _SCHEMA)
-    _libraries.append(library)

@@ -17,18 +17,6 @@ from torch import Tensor
 
 from shoal.errors import ConfigError
 
-__all__ = [
-    "barrier",
-    "broadcast_buffers",
-    "default_device",
-    "ensure_initialised",
-    "from_main",
-    "is_main",
-    "rank",
-    "sum_across",
-    "world",
-]
-
 T = TypeVar("T")
 
 _MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
@@ -37,12 +25,7 @@ _MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 def ensure_initialised(device: torch.device | None = None) -> None:
     """Bring up the process group if a launcher started several processes; else do nothing.
 
-    Args:
-        device: where the work will run; None lets accelerate choose. "cpu" on a machine with
-            GPUs makes the processes talk over gloo.
-
-    Raises:
-        ConfigError: the group is up already and cannot serve that device.
+    "cpu" on a machine with GPUs makes the processes talk over gloo; None lets accelerate choose.
     """
     if not dist.is_available():
         return
@@ -87,14 +70,10 @@ def barrier() -> None:
 
 
 def sum_across(tensor: Tensor) -> Tensor:
-    """Add up `tensor` over all processes, in place, and return it.
-
-    All processes must call this with the same shape and type. A CPU tensor is fine when the
-    processes talk over NCCL: it goes by the GPU.
-    """
+    """Add up `tensor`, of one shape and type, over all processes, in place, and return it."""
     if world() == 1:
         return tensor
-    if tensor.device.type == "cpu" and _needs_gpu():
+    if tensor.device.type == "cpu" and _needs_gpu():  # it goes by the GPU
         moved = tensor.to(torch.accelerator.current_accelerator())
         dist.all_reduce(moved)
         return tensor.copy_(moved)

@@ -12,25 +12,6 @@ import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = [
-    "CaptureError",
-    "CheckpointError",
-    "ConfigError",
-    "DataError",
-    "FileError",
-    "NameNotFoundError",
-    "NothingToRemoveError",
-    "OptionError",
-    "PlanError",
-    "RunError",
-    "ShoalError",
-    "TrainingError",
-    "missing_extra",
-    "one_line",
-    "summary",
-    "unknown_name",
-]
-
 
 class ShoalError(Exception):
     """The root of all errors that shoal raises on purpose.
@@ -119,15 +100,9 @@ def missing_extra(package: str, extra: str, purpose: str) -> ShoalError:
 
 
 def summary(error: BaseException) -> str:
-    """Return an error in one line: its type, its message, and the place in the user's own code.
-
-    Where the error came from a library, the place is the line of user code that called it.
-    """
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith("<frozen")
-    ]
+    """Return an error in one line: its type, its message, and the user's line it came from."""
+    trace = traceback.extract_tb(error.__traceback__)
+    frames = [frame for frame in trace if not frame.filename.startswith("<frozen")]
     own = [frame for frame in frames if not _is_library(frame.filename)] or frames
     place = f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
     if isinstance(error, SyntaxError):  # its own text already ends with "(file.py, line 3)"

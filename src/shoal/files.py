@@ -13,18 +13,12 @@ from pathlib import Path
 
 from shoal.errors import FileError, ShoalError
 
-__all__ = ["readable_errors", "replace_folder", "sync_folder", "write_file"]
-
 # Of Linux's renameat2, which Python does not offer.
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 def write_file(path: Path, write: Callable[[Path], None] | bytes | str) -> None:
-    """Write a file under a temporary name, sync it to disk, and rename it to `path`.
-
-    Args:
-        path: the file; its folder exists.
-        write: the content, or a function that writes it to a path.
+    """Write a file, or have it written, under a temporary name, sync it, and rename it to `path`.
 
     Raises:
         FileError: the disk is full, or the folder cannot be written.
@@ -34,24 +28,18 @@ def write_file(path: Path, write: Callable[[Path], None] | bytes | str) -> None:
         try:
             if callable(write):
                 write(temporary)
-            elif isinstance(write, bytes):
-                temporary.write_bytes(write)
             else:
-                temporary.write_text(write, encoding="utf-8")
+                temporary.write_bytes(write.encode() if isinstance(write, str) else write)
             _sync(temporary)
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        sync_folder(path.parent)
+        _sync_folder(path.parent)
 
 
 def replace_folder(path: Path, fill: Callable[[Path], None]) -> None:
     """Fill a temporary folder and rename it to `path`, replacing what is there.
-
-    Args:
-        path: the folder; its parent exists.
-        fill: writes the content into a folder.
 
     Raises:
         FileError: the disk is full, or the parent cannot be written.
@@ -66,7 +54,7 @@ def replace_folder(path: Path, fill: Callable[[Path], None]) -> None:
             for file in temporary.rglob("*"):
                 if file.is_file():
                     _sync(file)
-            sync_folder(temporary)
+            _sync_folder(temporary)
             if path.exists() and not _exchange(temporary, path):
                 path.replace(old)
             if not path.exists():
@@ -76,16 +64,15 @@ def replace_folder(path: Path, fill: Callable[[Path], None]) -> None:
                 old.replace(path)
             shutil.rmtree(temporary, ignore_errors=True)
             raise
-        sync_folder(path.parent)
+        _sync_folder(path.parent)
         for former in (old, temporary):
             shutil.rmtree(former, ignore_errors=True)
 
 
 def _exchange(one: Path, other: Path) -> bool:
     """Swap two folders in one step; return False where the system has no call for it."""
-    if not sys.platform.startswith("linux"):
-        return False
-    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    linux = sys.platform.startswith("linux")
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if linux else None
     if rename is None:
         return False
     names = os.fsencode(one), os.fsencode(other)
@@ -93,19 +80,18 @@ def _exchange(one: Path, other: Path) -> bool:
     return done == 0
 
 
-def sync_folder(path: Path) -> None:
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sync_folder(path: Path) -> None:
     """Make renames inside a folder last; does nothing where the system has no such call."""
     with contextlib.suppress(OSError):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as handle:
-        os.fsync(handle.fileno())
+        _sync(path)
 
 
 @contextlib.contextmanager

@@ -8,16 +8,6 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-__all__ = [
-    "device_of",
-    "dtype_of",
-    "eval_mode",
-    "is_channels_last",
-    "kept_flags",
-    "make_channels_last",
-    "placed",
-]
-
 
 @contextmanager
 def kept_flags(network: nn.Module) -> Iterator[None]:

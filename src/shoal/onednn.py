@@ -27,8 +27,6 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["safe_convolutions"]
-
 _NOTE = (
     "PyTorch's oneDNN damages memory on this CPU (AVX2 without AVX-512) in the backward pass of "
     "1×1 convolutions with a stride and fewer than 8 channels; they were computed with stride 1 "

@@ -8,8 +8,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 
-__all__ = ["quietly"]
-
 _TALKATIVE = (
     "onnx_ir",
     "onnxscript",

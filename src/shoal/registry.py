@@ -17,37 +17,19 @@ from typing import Any, Generic, TypeVar
 from shoal.errors import ConfigError, summary, unknown_name
 from shoal.targets import import_target, parse_target
 
-__all__ = ["Registry", "import_modules"]
-
 T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Names bound to things of one kind.
-
-    Args:
-        what: the kind of thing in the singular, for messages and entry points ("criterion").
-        group: of the entry points; None for a kind that others cannot extend.
-
-    Example:
-        >>> criteria = Registry("criterion")
-        >>> @criteria.register("entropy")
-        ... class Entropy: ...
-        >>> criteria["entropy"] is Entropy
-        True
-    """
+    """Names bound to things of one kind."""
 
     def __init__(self, what: str, group: str | None = None) -> None:
-        self.what = what
-        self.group = group
+        self.what = what  # the kind of thing in the singular, for messages ("criterion")
+        self.group = group  # of the entry points; None for a kind that others cannot extend
         self._entries: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Return a decorator that files its argument under `name`.
-
-        Raises:
-            ConfigError: the name is taken, or could not be told from a target.
-        """
+        """Return a decorator that files its argument under `name`, if that is free."""
         if not name or ":" in name or "?" in name:
             raise ConfigError(f"'{name}' cannot name a {self.what}: use no ':' and no '?'")
 
@@ -60,12 +42,7 @@ class Registry(Generic[T]):
         return bind
 
     def find(self, text: str) -> tuple[T, dict[str, Any]]:
-        """Return what `name?key=value` or `path/file.py:Name?key=value` names, and its options.
-
-        Raises:
-            NameNotFoundError: there is none of that name; names the nearest.
-            ConfigError: the file or module cannot be imported, or the options are malformed.
-        """
+        """Return what `name?key=value` or `path/file.py:Name?key=value` names, and its options."""
         name, options = parse_target(text)
         if ":" in name and name not in self:
             return import_target(name), options

@@ -18,30 +18,17 @@ import torch
 
 from shoal.errors import OptionError
 
-__all__ = ["derive_seed", "generator", "preserved_rng", "seed_everything"]
-
 
 def derive_seed(*parts: int | str) -> int:
-    """Return a seed in [0, 2**63) that depends on `parts` only: not on the process, nor on Python.
-
-    Example:
-        >>> derive_seed(0, "epoch", 3) == derive_seed(0, "epoch", 3)
-        True
-    """
+    """Return a seed in [0, 2**63) that depends on `parts` only, not on process or Python."""
     text = "\x1f".join(f"{type(part).__name__}:{part}" for part in parts)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def generator(seed: int, purpose: str, *numbers: int) -> np.random.Generator:
-    """Return the random generator of one purpose ("order", "augment", …).
+    """Return the random generator of one purpose ("order", "augment", …) of the user's seed.
 
-    Args:
-        seed: the user's seed, at least 0.
-        purpose: keeps apart what else would draw the same numbers from one seed.
-        numbers: an epoch, a batch, a sample: each at least 0.
-
-    Raises:
-        ConfigError: the seed is negative.
+    The purpose keeps apart what else would draw the same; numbers are an epoch, a batch, a sample.
     """
     if seed < 0:
         raise OptionError("seed", seed, "a number of at least 0")

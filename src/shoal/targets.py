@@ -23,16 +23,6 @@ import yaml
 
 from shoal.errors import ConfigError, NameNotFoundError, ShoalError, summary, unknown_name
 
-__all__ = [
-    "accepts",
-    "call_target",
-    "format_target",
-    "import_target",
-    "is_path",
-    "parse_keywords",
-    "parse_target",
-]
-
 Around = Callable[[Callable[[], Any]], Any]
 """Calls its argument; it may prepare something and call again if that fails."""
 
@@ -42,12 +32,7 @@ _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 
 
 def parse_target(text: str) -> tuple[str, dict[str, Any]]:
-    """Split `target?key=value&…` into the target and its keyword arguments.
-
-    Example:
-        >>> parse_target("models.py:build?width=32&pretrained=true")
-        ('models.py:build', {'width': 32, 'pretrained': True})
-    """
+    """Split `target?key=value&…` into the target and its keyword arguments."""
     target, _, keywords = text.strip().partition("?")
     return target.strip(), parse_keywords(keywords)
 
@@ -57,10 +42,6 @@ def parse_keywords(text: str) -> dict[str, Any]:
 
     `true`, `false`, `null`, `10`, `1e-3` have their type, anything else is a string. Quotes make a
     string of anything (`name='10'`), and brackets a list (`layers=[1, 1]`).
-
-    Raises:
-        ConfigError: a part is not `key=value`, a key is no identifier or comes twice, or a quoted
-            or bracketed value is not closed.
     """
     keywords: dict[str, Any] = {}
     for part in text.split("&") if text.strip() else []:
@@ -122,11 +103,6 @@ def import_target(target: str, around: Around = operator.call) -> Any:
     The file's folder, or the current folder for a module, joins the end of `sys.path`, so that
     user code finds the modules beside it; installed packages keep the precedence. The name may be
     dotted (`Nets.small`).
-
-    Raises:
-        ConfigError: the target is malformed, its file or module does not exist or fails to import,
-            or the name is not callable.
-        NameNotFoundError: the module has no such name; the nearest ones are given.
     """
     source, _, name = target.rpartition(":")
     if not source or not name:
@@ -149,10 +125,7 @@ def import_target(target: str, around: Around = operator.call) -> Any:
 
 
 def accepts(factory: Callable[..., Any], keyword: str) -> bool:
-    """Return whether `factory` has a parameter of that name.
-
-    A `**kwargs` does not count: nothing tells what the factory does with them.
-    """
+    """Return whether `factory` has a parameter of that name; a `**kwargs` tells nothing."""
     return any(p.name == keyword and p.kind in _BY_NAME for p in _parameters(factory) or ())
 
 
@@ -162,12 +135,7 @@ def call_target(
     target: str,
     around: Around = operator.call,
 ) -> Any:
-    """Return `factory(**keywords)`; whatever goes wrong in it becomes one line about `target`.
-
-    Raises:
-        ConfigError: an argument is unknown or missing, or the factory raised an error; the line
-            then ends with the file and the line number where it did.
-    """
+    """Return `factory(**keywords)`; whatever goes wrong in it becomes one line about `target`."""
     _check_arguments(factory, keywords, target)
     try:
         return around(lambda: factory(**keywords))

@@ -57,7 +57,6 @@ def test_types_and_shapes():
     assert y.dtype == torch.int64
     assert (loader.num_samples, loader.num_classes, loader.sample_shape) == (50, 5, (3, 8, 6))
     assert torch.equal(loader.labels, LABELS)
-    assert next(iter(make(channels_last=False)))[0].is_contiguous()
 
 
 def test_grey_images_and_one_mean_for_all_channels():

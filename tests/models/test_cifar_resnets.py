@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from shoal import models
 from shoal.errors import ConfigError
-from shoal.models.cifar import BasicBlock
+from shoal.models.small import BasicBlock
 
 WEIGHTS = Path(__file__).resolve().parents[2].parent / "shared" / "weights"
 

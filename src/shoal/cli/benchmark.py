@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from shoal.cli import params
 from shoal.cli.params import option
-from shoal.cli.screen import print_json, progress_console, result_console
-
-if TYPE_CHECKING:
-    from shoal.cli.source import Source
-    from shoal.network import Network
-
-__all__ = ["benchmark"]
+from shoal.cli.screen import progress_console, show
 
 
 def benchmark(
@@ -48,16 +41,18 @@ def benchmark(
 
     Both are timed in turn, round by round: a machine that is busy at times is so for both.
     """
-    from shoal.cli.source import Source, example_inputs, parse_shape
+    from shoal.cli.source import Source, example_inputs, open_dense, open_usable, parse_shape
     from shoal.measure import benchmark as measure
     from shoal.report.latency_tables import benchmark_table
-    from shoal.report.terminal import print_table
     from shoal.search.compress import working_device
+    from shoal.search.gauge import folded
 
     where = working_device(device)
     source = Source(None, num_classes, image_size, parse_shape(input_shape))
-    network = _opened(model, source).to(where)
-    baseline = _baseline(model, against, source)
+    network = open_usable(model, source).to(where)
+    baseline = open_dense(model) if against is None else open_usable(against, source)
+    if baseline is not None and against is None:
+        baseline = folded(baseline)
     with progress_console().status("measuring"):
         result = measure(
             network,
@@ -67,26 +62,4 @@ def benchmark(
             min_seconds=seconds,
             max_seconds=max(60.0, 2 * seconds),
         )
-    if as_json:
-        print_json(result.to_dict())
-    else:
-        print_table(result_console(), benchmark_table(result))
-
-
-def _opened(text: str, source: Source) -> Network:
-    """Return the network of that name; of a run, its result merged, as it would be used."""
-    from shoal.cli.results import is_run, open_result
-    from shoal.cli.source import open_network
-
-    return open_result(text) if is_run(Path(text).expanduser()) else open_network(text, source)
-
-
-def _baseline(model: str, against: str | None, source: Source) -> Network | None:
-    """Return what to compare with: what was asked for, else a run's own dense network, folded."""
-    from shoal.cli.results import open_dense
-    from shoal.search.gauge import folded
-
-    if against is not None:
-        return _opened(against, source)
-    dense = open_dense(model)
-    return None if dense is None else folded(dense)
+    show(result.to_dict(), [benchmark_table(result)], as_json=as_json)

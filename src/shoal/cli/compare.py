@@ -9,10 +9,8 @@ import typer
 
 from shoal.cli import params
 from shoal.cli.params import option
-from shoal.cli.screen import print_json, print_lines, progress_console, result_console
+from shoal.cli.screen import progress_console, show
 from shoal.errors import ConfigError
-
-__all__ = ["compare"]
 
 
 def compare(
@@ -54,7 +52,6 @@ def compare(
     from shoal.cli.comparing import compared, open_all, open_data
     from shoal.cli.source import Source, parse_shape, random_weights
     from shoal.report import comparison_lines, comparison_tables
-    from shoal.report.terminal import print_table
     from shoal.search.compress import working_device
 
     if len(models) < 2:
@@ -78,9 +75,5 @@ def compare(
             runtimes=("eager", *["onnxruntime"] * onnx),
             notes=notes,
         )
-    if as_json:
-        print_json(found.to_dict())
-        return
-    for table in comparison_tables(found):
-        print_table(result_console(), table, verbose=verbose)
-    print_lines(result_console(), *comparison_lines(found))
+    tables, lines = comparison_tables(found), comparison_lines(found)
+    show(found.to_dict(), tables, lines, as_json=as_json, verbose=verbose)

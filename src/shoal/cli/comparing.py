@@ -5,60 +5,56 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from shoal.cli.config import data_options, run_options
-from shoal.cli.results import is_run, open_result, open_trained
-from shoal.cli.source import Source, example_inputs, is_folder, open_network
-from shoal.data import DataSet, load_data
+from shoal.cli.config import run_options
+from shoal.cli.source import (
+    Source,
+    example_inputs,
+    is_folder,
+    open_network,
+    open_result,
+    open_trained,
+    read_data,
+    spelled,
+)
+from shoal.data import DataSet, Loader
 from shoal.errors import ConfigError, ShoalError
 from shoal.measure import InRuntime, Timing, count_macs, count_params, depth
+from shoal.merge.loading import is_run
 from shoal.network import Network
 from shoal.network.inputs import tensors_of
 from shoal.report import Compared, Comparison
 from shoal.search.gauge import folded
 from shoal.training import evaluate
 
-__all__ = ["compared", "open_all", "open_data"]
-
 
 def open_data(
     models: Sequence[str], asked: str | None, image_size: int | None, device: torch.device
 ) -> tuple[DataSet | None, list[str]]:
     """Return the data to measure top-1 on, read as a run among the models reads them, and notes."""
-    runs = {text: run_options(Path(text).expanduser()) for text in models}
-    configs = {text: found for text, found in runs.items() if found.get("data")}
-    fitting = [found for found in configs.values() if asked in (None, found["data"])]
-    notes = _splits(configs)
-    if fitting:
-        options = data_options(fitting[0])
-        if image_size is not None:
-            options["image_size"] = image_size
-        try:
-            return load_data(fitting[0]["data"], device=device, **options), notes
-        except ShoalError as error:
-            if asked is not None:
-                raise
-            return None, [f"top-1 is not measured: {error}"]
-    if asked is None:
-        return None, ["top-1 is not measured: give --data"]
-    return load_data(asked, image_size=image_size, device=device), notes
-
-
-def _splits(configs: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Say where what validates here may have trained another run."""
+    found = {text: run_options(Path(text).expanduser()) for text in models}
+    runs = {text: options for text, options in found.items() if options.get("data")}
+    fitting = [options for options in runs.values() if asked in (None, options["data"])]
     names = ("data", "train_samples", "val_fraction", "val_samples", "seed")
-    splits = {text: [c.get(name) for name in names] for text, c in configs.items()}
-    first = next(iter(splits.values()), None)
-    others = [text for text, split in splits.items() if split != first]
-    if not others:
-        return []
-    return [
-        f"{', '.join(others)}: trained on another part of the data, maybe on images that validate "
-        "here: trust the test accuracy"
-    ]
+    splits = {text: [options.get(name) for name in names] for text, options in runs.items()}
+    others = [text for text in splits if splits[text] != next(iter(splits.values()))]
+    notes = []
+    if others:  # what validates here may have trained them
+        notes.append(
+            f"{', '.join(others)}: trained on another part of the data, maybe on images that "
+            "validate here: trust the test accuracy"
+        )
+    run = fitting[0] if fitting else {"data": asked}
+    if run["data"] is None:
+        return None, ["top-1 is not measured: give --data"]
+    try:
+        return read_data(run["data"], device, run, image_size=image_size), notes
+    except ShoalError as error:
+        if asked is not None:
+            raise
+        return None, [f"top-1 is not measured: {error}"]
 
 
 def open_all(
@@ -94,7 +90,13 @@ def open_all(
             network = folded(given.to(device))
         networks[title] = network.to(device)
         baseline = baseline or title
-    _check_inputs(networks)
+    (first, one), *others = ((name, _shapes(network)) for name, network in networks.items())
+    for name, two in others:
+        if one != two:
+            raise ConfigError(
+                f"{first} takes samples of {spelled(one)} and {name} of {spelled(two)}: compare "
+                "networks for the same inputs (--input-shape is for models)"
+            )
     return networks, baseline
 
 
@@ -110,20 +112,6 @@ def _with_shape(source: Source, models: Sequence[str], data: DataSet | None) -> 
 
 def _shapes(network: Network) -> list[tuple[int, ...]]:
     return [tuple(tensor.shape[1:]) for tensor in tensors_of(network.example_inputs(batch=2))]
-
-
-def _check_inputs(networks: Mapping[str, Network]) -> None:
-    (first, one), *others = ((name, _shapes(network)) for name, network in networks.items())
-    for name, two in others:
-        if one != two:
-            raise ConfigError(
-                f"{first} takes samples of {_spelled(one)} and {name} of {_spelled(two)}: compare "
-                "networks for the same inputs (--input-shape is for models)"
-            )
-
-
-def _spelled(shapes: Sequence[tuple[int, ...]]) -> str:
-    return " and ".join("×".join(map(str, shape)) for shape in shapes)
 
 
 def compared(
@@ -143,9 +131,14 @@ def compared(
     """
     names = list(networks)
     tested = names[names.index(baseline) :]
-    top1 = {name: _top1(networks[name], data) for name in tested}
-    figures = [_figures(name, network, *top1.get(name, top1[baseline]))
-               for name, network in networks.items()]  # fmt: skip
+    parts = (None, None) if data is None else (data.val, data.test)
+    top1 = {name: [_top1(networks[name], part) for part in parts] for name in tested}
+    figures = []
+    for name, network in networks.items():
+        val, test = top1.get(name, top1[baseline])
+        macs = count_macs(network, example_inputs(network, 1)).total
+        sizes = {"depth": depth(network), "macs": macs, "params": count_params(network)}
+        figures.append(Compared(name, val, test, network.sites_left, **sizes))
     limits = Timing(min_seconds=seconds, max_seconds=max(60.0, 2 * seconds))
     samples = {size: example_inputs(networks[baseline], size) for size in (2, *batches)}
     made = [InRuntime(name, networks, samples[2], threads=threads) for name in runtimes]
@@ -155,23 +148,5 @@ def compared(
     return Comparison(figures, latencies, "" if data is None else data.describe(), notes)
 
 
-def _top1(network: Network, data: DataSet | None) -> tuple[float | None, float | None]:
-    """Return the accuracy on validation and test data."""
-    if data is None:
-        return None, None
-    test = None if data.test is None else evaluate(network, data.test).top1
-    return evaluate(network, data.val).top1, test
-
-
-def _figures(
-    name: str, network: Network, top1_val: float | None, top1_test: float | None
-) -> Compared:
-    return Compared(
-        name=name,
-        top1_val=top1_val,
-        top1_test=top1_test,
-        sites_left=network.sites_left,
-        depth=depth(network),
-        macs=count_macs(network, example_inputs(network, 1)).total,
-        params=count_params(network),
-    )
+def _top1(network: Network, data: Loader | None) -> float | None:
+    return None if data is None else evaluate(network, data).top1

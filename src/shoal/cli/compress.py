@@ -9,17 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from shoal.cli import params
-from shoal.cli.flags import Flag, flags_of, read_flags
 from shoal.cli.params import option
+from shoal.cli.report import show_run
 from shoal.cli.screen import Interrupted, is_main_process, print_lines, progress_console
 from shoal.errors import ConfigError
 
 if TYPE_CHECKING:
     from shoal.cli.config import Job
+    from shoal.cli.flags import Flag
     from shoal.data import DataSet
-    from shoal.search.task import Meter
-
-__all__ = ["compress", "compress_flags", "run_compress"]
 
 
 def compress(
@@ -105,105 +103,85 @@ def compress(
     Example: shoal compress timm:resnet18 --checkpoint r18.pth --data folder:photos --out run
     """
     from shoal.cli.config import read_job
+    from shoal.cli.flags import read_flags
 
-    given = {
-        "model": model,
-        "data": data,
-        "checkpoint": None if checkpoint is None else str(checkpoint),
-        "recipe": recipe,
-        "method": method,
-        "energy": energy,
-        "country": country,
-        **read_flags(compress_flags(method), flags),
-    }
-    run_compress(read_job(config, given), out)
+    weights = None if checkpoint is None else str(checkpoint)
+    own = {"model": model, "checkpoint": weights, "data": data, "energy": energy}
+    own |= {"recipe": recipe, "method": method, "country": country}
+    run_compress(read_job(config, own | read_flags(compress_flags(method), flags)), out)
     if is_main_process():
-        from shoal.cli.outcome import show_run
-
         show_run(out, merge=verbose, verbose=verbose, as_json=as_json)
 
 
 def run_compress(job: Job, out: Path) -> None:
-    """Do a job, with the progress on standard error.
-
-    Raises:
-        ShoalError: one line on what is wrong.
-        Interrupted: the user pressed Ctrl-C.
-    """
-    try:
-        _compress(job, out)
-    except KeyboardInterrupt:
-        raise Interrupted(
-            f"interrupted: finished steps are kept in '{out}'; the same command resumes"
-        ) from None
-
-
-def _compress(job: Job, out: Path) -> None:
+    """Do a job, with the progress on standard error."""
     from shoal.cli.progress import showing
     from shoal.cli.source import build, is_folder, spec_for
     from shoal.data import load_data
     from shoal.search.compress import compress as search
     from shoal.search.compress import method_of, working_device
 
-    meter = _meter(job)  # what is wrong is said before the data are read
+    meter = None  # what is wrong is said before the data are read
+    if job.energy:
+        from shoal.extras.search_energy import SearchEnergy
+
+        meter = SearchEnergy(job.country)
+    elif job.country is not None:
+        raise ConfigError("country is given without energy: add --energy")
     method_of(job.settings)
     if is_folder(job.model):
         raise ConfigError(
             f"'{job.model}' is a folder, and compress takes a model: to continue a run, give its "
             "own command again"
         )
-    device = working_device(job.settings.machine.device)
-    data = load_data(job.data, device=device, **job.reading.to_dict())
-    spec = spec_for(job.model, data)
-    model = build(spec, job.checkpoint, job.reading.seed)
-    notes = [f"note: {note}" for note in _notes(job, data)]
-    print_lines(progress_console(), f"{job.model} on {device}", data.describe(), *notes)
-    with showing(progress_console()) as listener:
-        search(
-            model,
-            data.train,
-            data.val,
-            job.settings,
-            test=data.test,
-            out=out,
-            base=spec.text,
-            listener=listener,
-            config=job.about(),
-            identity=job.identity(),
-            meter=meter,
-        )
+    try:
+        device = working_device(job.settings.machine.device)
+        data = load_data(job.data, device=device, **job.reading.to_dict())
+        spec = spec_for(job.model, data)
+        model = build(spec, job.checkpoint, job.reading.seed)
+        notes = [f"note: {note}" for note in _notes(job, data)]
+        print_lines(progress_console(), f"{job.model} on {device}", data.describe(), *notes)
+        with showing(progress_console()) as listener:
+            search(
+                model,
+                data.train,
+                data.val,
+                job.settings,
+                test=data.test,
+                out=out,
+                base=spec.text,
+                listener=listener,
+                config=job.about(),
+                identity=job.identity(),
+                meter=meter,
+            )
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"interrupted: finished steps are kept in '{out}'; the same command resumes"
+        ) from None
 
 
 def compress_flags(method: str | None = None) -> list[Flag]:
     """Return the flags of `shoal compress`: of all methods, and of `method` if it is another."""
     import shoal.methods  # noqa: F401  registers them
+    from shoal.cli.flags import flags_of
     from shoal.options import DataOptions, Recipe
     from shoal.search.options import MachineOptions, SearchOptions
     from shoal.search.settings import option_classes
 
     flags = flags_of(
-        [
-            ("Search", {"": SearchOptions}),
-            ("Method", option_classes(method)),
-            ("Data", {"": DataOptions}),
-            ("Training", {"": Recipe}),
-            ("Machine", {"": MachineOptions}),
-        ]
+        {
+            "Search": {"": SearchOptions},
+            "Method": option_classes(method),
+            "Data": {"": DataOptions},
+            "Training": {"": Recipe},
+            "Machine": {"": MachineOptions},
+        }
     )
     return [
         replace(flag, default="the recipe's") if flag.panel == "Training" else flag
         for flag in flags
     ]
-
-
-def _meter(job: Job) -> Meter | None:
-    if job.energy:
-        from shoal.extras.search_energy import SearchEnergy
-
-        return SearchEnergy(job.country)
-    if job.country is not None:
-        raise ConfigError("country is given without energy: add --energy")
-    return None
 
 
 def _notes(job: Job, data: DataSet) -> list[str]:
@@ -223,10 +201,8 @@ def _notes(job: Job, data: DataSet) -> list[str]:
     if job.checkpoint or limits.dense_epochs or not library:
         return notes
     if random_weights(job.model, job.checkpoint):
-        notes.append(
-            f"{job.model} has random weights: give --checkpoint, or --dense-epochs to train it "
-            "first"
-        )
+        advice = "give --checkpoint, or --dense-epochs to train it first"
+        notes.append(f"{job.model} has random weights: {advice}")
     elif data.num_classes != 1000:
         notes.append(
             f"published weights are for other classes than these {data.num_classes}: the last "

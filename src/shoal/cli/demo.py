@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 from shoal.cli import params
+from shoal.cli.compress import run_compress
 from shoal.cli.params import option
+from shoal.cli.report import show_run
 from shoal.cli.screen import is_main_process, print_lines, progress_console
-
-__all__ = ["demo"]
 
 # A third of the digits validates: one point is then five images and not two. fp32, because the
 # network is too small for bf16 to gain anything.
@@ -33,19 +31,6 @@ _OPTIONS: dict[str, Any] = {
 }
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Compute on one core: images of 8×8 pixels leave a second one waiting, and in the way."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 def demo(
     out: Annotated[
         Path | None,
@@ -64,9 +49,9 @@ def demo(
     then does at each step what costs least per millisecond it saves on this machine, until more
     than 1 point of validation accuracy is lost.
     """
-    from shoal.cli.compress import run_compress
+    import torch
+
     from shoal.cli.config import read_job, run_options
-    from shoal.cli.outcome import show_run
 
     folder = out or Path("shoal-demo" if seed == 0 else f"shoal-demo-seed{seed}")
     job = read_job(None, {**_OPTIONS, "seed": seed})
@@ -75,7 +60,11 @@ def demo(
         print_lines(progress_console(), text)
     else:
         print_lines(progress_console(), f"the run is in '{folder}'")
-        with _one_thread():
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # images of 8×8 pixels leave a second core waiting, and in the way
+        try:
             run_compress(job, folder)
+        finally:
+            torch.set_num_threads(threads)
     if is_main_process():
         show_run(folder)

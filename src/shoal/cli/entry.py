@@ -1,4 +1,4 @@
-"""The entry point: runs a command and turns whatever goes wrong into one line and an exit code.
+"""The commands by name, and the entry point: whatever goes wrong is one line and an exit code.
 
 0: done. 1: a defect of shoal, or no memory left. 2: bad input. 130: Ctrl-C. 141: the reader of the
 output went away.
@@ -13,15 +13,25 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
-from shoal.cli.app import build_app
+from shoal import __version__
+from shoal.cli.benchmark import benchmark
+from shoal.cli.compare import compare
+from shoal.cli.compress import compress, compress_flags
+from shoal.cli.demo import demo
+from shoal.cli.export import export
+from shoal.cli.figure import figure
+from shoal.cli.inspect import inspect
+from shoal.cli.params import with_flags
+from shoal.cli.report import report
+from shoal.cli.robustness import robustness
 from shoal.cli.screen import Interrupted, is_main_process
-from shoal.errors import ConfigError, OptionError, ShoalError
+from shoal.errors import ConfigError, OptionError, ShoalError, one_line
 
-__all__ = ["main"]
+_COMPLETING = "_SHOAL_COMPLETE"
 
 # What the parser raises for a wrong command line. Older releases of typer take it from click,
 # newer ones bring their own; it is an ancestor of typer's public error in both.
@@ -29,14 +39,7 @@ _UsageError = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "Click
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Args:
-        argv: the words after the program's name; None takes those of this process.
-
-    Returns:
-        The exit code.
-    """
+    """Run the words after the program's name, by default this process's; return the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"] or ["--help"]
@@ -48,7 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         except SystemExit as error:  # a library's way out, such as rich's for a broken pipe
             return error.code if isinstance(error.code, int) else 1
         except BrokenPipeError:
-            return _reader_left()
+            # The reader, such as `| head`, left; Python would complain at exit.
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 141
         except BaseException as error:
             message, code = _explain(error)
             if is_main_process() or debug:
@@ -59,9 +65,61 @@ def main(argv: Sequence[str] | None = None) -> int:
             return code
 
 
+def _build_app(words: Sequence[str]) -> typer.Typer:
+    """Return the commands.
+
+    Only `compress` itself has its flags, which come from the methods: the list of commands need
+    not wait for these.
+    """
+    app = typer.Typer(
+        name="shoal",
+        no_args_is_help=True,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        epilog="Begin with `shoal demo`: it needs no data and no model, and takes a minute or two.",
+    )
+    app.callback()(_shoal)
+    wanted = "compress" in words or _COMPLETING in os.environ
+    flags = compress_flags(_method_in(words)) if wanted else []
+    first = (demo, inspect, with_flags(compress, flags), benchmark, report)
+    for command in (*first, compare, export, robustness):
+        app.command()(command)
+    app.add_typer(figure)
+    return app
+
+
+def _method_in(words: Sequence[str]) -> str | None:
+    """Return the method that a command line names; its options are flags then."""
+    for word, following in zip(words, [*words[1:], None], strict=True):
+        flag, equals, value = word.partition("=")
+        if flag == "--method":
+            return value if equals else following
+    return None
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"shoal {__version__}")
+        raise typer.Exit
+
+
+def _shoal(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
+    ] = False,
+    debug: Annotated[
+        bool,
+        typer.Option("--debug", help="Show tracebacks and warnings; anywhere on the line."),
+    ] = False,
+) -> None:
+    """Make trained neural networks shallower and really faster, with proof."""
+
+
 def _run(words: list[str]) -> int:
     """Parse and run; errors come out as exceptions, apart from Ctrl-C between commands."""
-    command = typer.main.get_command(build_app(words))
+    command = typer.main.get_command(_build_app(words))
     try:
         code = command.main(args=words, prog_name="shoal", standalone_mode=False)
     except OptionError as error:
@@ -83,9 +141,13 @@ def _flags(command: Any) -> set[str]:
 def _explain(error: BaseException) -> tuple[str, int]:
     """Return the line and the exit code for an error."""
     if isinstance(error, ShoalError):
-        return _as_flags(_one_line(str(error))), 2
+        # A library's `skip_broken=True` is `--skip-broken` here.
+        pattern, text = r"\b([a-z_]+)=True\b", one_line(str(error))
+        return re.sub(pattern, lambda found: f"--{found[1].replace('_', '-')}", text), 2
     if isinstance(error, _UsageError):
-        return _explain_usage(error)
+        message = one_line(error.format_message())  # type: ignore[attr-defined]
+        path = getattr(getattr(error, "ctx", None), "command_path", "shoal")
+        return f"{message.rstrip('.')} (see `{path} --help`)", 2
     if isinstance(error, Interrupted):
         return str(error), 130
     if isinstance(error, KeyboardInterrupt):
@@ -95,36 +157,11 @@ def _explain(error: BaseException) -> tuple[str, int]:
     kind = type(error).__name__
     if isinstance(error, MemoryError) or kind == "OutOfMemoryError":
         return "out of memory: give a smaller --batch-size or a smaller --image-size", 1
-    text = _one_line(str(error), limit=300)
+    text = one_line(str(error), limit=300)
     return (
         f"unexpected {kind}{': ' if text else ''}{text} (this is a defect of shoal: please report "
         "it with the output of the same command with --debug)"
     ), 1
-
-
-def _as_flags(text: str) -> str:
-    """Return a library's line with `skip_broken=True` as `--skip-broken`."""
-    return re.sub(r"\b([a-z_]+)=True\b", lambda found: f"--{found[1].replace('_', '-')}", text)
-
-
-def _explain_usage(error: BaseException) -> tuple[str, int]:
-    message = _one_line(error.format_message())  # type: ignore[attr-defined]
-    context = getattr(error, "ctx", None)
-    path = getattr(context, "command_path", "shoal")
-    return f"{message.rstrip('.')} (see `{path} --help`)", 2
-
-
-def _one_line(text: str, limit: int | None = None) -> str:
-    line = " ".join(text.split())
-    return line if limit is None or len(line) <= limit else line[: limit - 1] + "…"
-
-
-def _reader_left() -> int:
-    """End quietly when a pipe such as `| head` was closed; Python would complain at exit."""
-    with suppress(OSError, ValueError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-    return 141
 
 
 @contextmanager

@@ -9,12 +9,8 @@ import typer
 
 from shoal.cli import params
 from shoal.cli.params import option
-from shoal.cli.screen import print_json, print_lines, progress_console, result_console
+from shoal.cli.screen import progress_console, show
 from shoal.errors import ConfigError, OptionError
-
-__all__ = ["export"]
-
-_FORMATS = ("onnx", "pt2")
 
 
 def export(
@@ -60,7 +56,7 @@ def export(
 
     Example: shoal export run --format onnx
     """
-    from shoal.cli.results import open_result, open_trained
+    from shoal.cli.source import open_result, open_trained
     from shoal.measure import depth
     from shoal.runtimes import export as write
 
@@ -70,16 +66,14 @@ def export(
     with progress_console().status("exporting"):
         network = open_result(folder, batch) if merge else open_trained(folder)
         report = write(network, target)
-    if as_json:
-        print_json({**report.to_dict(), "merged": merge, "depth": depth(network)})
-        return
-    form = "merged" if merge else "as it was trained"
-    deep = f"the network {form}: {depth(network)} layers deep"
-    print_lines(result_console(), str(report), deep)
+    layers = depth(network)
+    deep = f"the network {'merged' if merge else 'as it was trained'}: {layers} layers deep"
+    value = {**report.to_dict(), "merged": merge, "depth": layers}
+    show(value, lines=[str(report), deep], as_json=as_json)
 
 
 def _target(folder: str, form: str | None, out: Path | None) -> Path:
-    if form is not None and form not in _FORMATS:
+    if form not in (None, "onnx", "pt2"):
         raise OptionError("format", form, "onnx or pt2")
     if out is None:
         return Path(folder).expanduser() / f"model.{form or 'onnx'}"

@@ -9,9 +9,7 @@ import typer
 
 from shoal.cli import params
 from shoal.cli.params import option
-from shoal.cli.screen import is_main_process, print_lines, progress_console, result_console
-
-__all__ = ["figure"]
+from shoal.cli.screen import is_main_process, progress_console, show
 
 figure = typer.Typer(
     name="figure",
@@ -51,7 +49,7 @@ def l1_by_stage(
     network = open_network(model, source)
     if is_main_process():
         figures.l1_by_stage(network, out)
-    print_lines(result_console(), _written(out))
+    show(lines=[f"the figure is in '{out}'"])
 
 
 @figure.command("criteria")
@@ -59,8 +57,7 @@ def criteria(
     model: params.Model,
     out: _Out,
     data: Annotated[
-        str,
-        option("Data to score on: digits, cifar10:ROOT, folder:ROOT, ….", metavar="D"),
+        str, option("Data to score on: digits, cifar10:ROOT, folder:ROOT, ….", metavar="D")
     ],
     criteria: Annotated[
         str,
@@ -74,9 +71,7 @@ def criteria(
     remove: Annotated[
         int, option("How many removals are shown in red.", min=1, show_default=True)
     ] = 3,
-    samples: Annotated[
-        int, option("Score on this many training images; 0 for all.", min=0, show_default=True)
-    ] = 2000,
+    samples: params.Samples = 2000,
     checkpoint: params.Checkpoint = None,
     image_size: params.ImageSize = None,
     mean: params.Mean = None,
@@ -89,8 +84,7 @@ def criteria(
     All criteria score the network as it is: one removal and its fine-tuning change the scores.
     """
     from shoal.cli.flags import read_names, read_values
-    from shoal.cli.source import Source, open_network
-    from shoal.data import load_data
+    from shoal.cli.source import Source, open_network, read_data
     from shoal.extras import figures
     from shoal.importance import criterion_for, score_several
     from shoal.search.compress import working_device
@@ -100,7 +94,7 @@ def criteria(
     chosen = [criterion_for(name, "block", seed=seed) for name in names]
     where = working_device(device)
     given = {"image_size": image_size, "seed": seed, **read_values(mean=mean, std=std)}
-    examples = load_data(data, device=where, **given)
+    examples = read_data(data, where, **given)
     network = open_network(model, Source(checkpoint), examples).to(where)
     with progress_console().status("scoring"):
         found = score_several(network, examples.train, chosen, samples=samples or None)
@@ -108,8 +102,4 @@ def criteria(
     if is_main_process():
         figures.criteria_map(network, scores, out, remove=remove)
     lines = [f"{name}: {', '.join(own.lowest(remove))}" for name, own in scores.items()]
-    print_lines(result_console(), *lines, _written(out))
-
-
-def _written(path: Path) -> str:
-    return f"the figure is in '{path}'"
+    show(lines=[*lines, f"the figure is in '{out}'"])

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import wraps
 from typing import Annotated, Any
 
 import typer
@@ -13,22 +11,14 @@ import typer
 from shoal.errors import OptionError
 from shoal.options import DataOptions, Option, Options, options_of
 
-__all__ = ["Flag", "flags_of", "read_flags", "read_names", "read_values", "with_flags"]
-
 
 @dataclass(frozen=True)
 class Flag:
-    """An option on the command line.
-
-    Attributes:
-        option: what it sets.
-        panel: the heading it stands under in the help.
-        default: the default as the help shows it.
-    """
+    """An option on the command line."""
 
     option: Option
-    panel: str
-    default: str
+    panel: str  # the heading it stands under in the help
+    default: str  # as the help shows it
 
     @property
     def spelling(self) -> str:
@@ -51,33 +41,27 @@ class Flag:
         return Annotated[kind | None, made]
 
 
-def flags_of(groups: Iterable[tuple[str, Mapping[str, type[Options]]]]) -> list[Flag]:
+def flags_of(groups: Mapping[str, Mapping[str, type[Options]]]) -> list[Flag]:
     """Return one flag for each option that the command line has.
 
-    Args:
-        groups: headings, each with the classes under it by name; an option that several of them
-            have is one flag with the help and the defaults of all.
+    The groups are headings, each with the classes under it by name; an option that several of
+    them have is one flag with the help and the defaults of all.
     """
     flags: dict[str, Flag] = {}
-    for panel, classes in groups:
+    for panel, classes in groups.items():
         found: dict[str, dict[str, Option]] = {}
         for name, cls in classes.items():
             for known in options_of(cls):
                 if known.flag:
                     found.setdefault(known.name, {})[name] = known
         for name, owners in found.items():
-            if name not in flags:
-                flags[name] = _flag(panel, owners, every=len(owners) == len(classes))
+            default = _each({of: _shown(known) for of, known in owners.items()})
+            text = _each({of: known.help for of, known in owners.items()}, " ")
+            if len(owners) < len(classes) and len({known.help for known in owners.values()}) == 1:
+                text = f"For {' and '.join(owners)}: {text}"
+            first = next(iter(owners.values()))
+            flags.setdefault(name, Flag(replace(first, help=text), panel, default))
     return list(flags.values())
-
-
-def _flag(panel: str, owners: Mapping[str, Option], *, every: bool) -> Flag:
-    first = next(iter(owners.values()))
-    default = _each({name: _shown(known) for name, known in owners.items()})
-    text = _each({name: known.help for name, known in owners.items()}, " ")
-    if not every and len({known.help for known in owners.values()}) == 1:
-        text = f"For {' and '.join(owners)}: {text}"
-    return Flag(replace(first, help=text), panel, default)
 
 
 def _each(texts: Mapping[str, str], between: str = ", ") -> str:
@@ -98,49 +82,8 @@ def _shown(known: Option) -> str:
     return f"{text} {known.unit}" if known.unit else text
 
 
-def with_flags(command: Callable[..., Any], flags: Iterable[Flag]) -> Callable[..., Any]:
-    """Return a command that ends in `**flags` with one parameter for each flag.
-
-    Its own parameters that stand under one of the flags' headings come before these flags.
-    """
-    signature = inspect.signature(command, eval_str=True)
-    own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    made = [
-        inspect.Parameter(
-            flag.option.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=None,
-            annotation=flag.annotation,
-        )
-        for flag in flags
-    ]
-    panels = list(dict.fromkeys([None, *map(_panel, made), *map(_panel, own)]))
-    parameters = sorted(
-        [*(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own), *made],
-        key=lambda parameter: panels.index(_panel(parameter)),
-    )
-
-    @wraps(command)
-    def with_these(**given: Any) -> Any:
-        return command(**given)
-
-    # typer reads the one or the other, depending on its release.
-    with_these.__dict__["__signature__"] = signature.replace(parameters=parameters)
-    with_these.__annotations__ = {p.name: p.annotation for p in parameters}
-    return with_these
-
-
-def _panel(parameter: inspect.Parameter) -> str | None:
-    made = getattr(parameter.annotation, "__metadata__", (None,))[0]
-    return getattr(made, "rich_help_panel", None)
-
-
 def read_flags(flags: Iterable[Flag], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the flags that were given, in the types of their options.
-
-    Raises:
-        OptionError: a list holds something else than its items.
-    """
+    """Return the flags that were given, in the types of their options."""
     known = {flag.option.name: flag.option for flag in flags}
     return {
         name: _items(known[name], value) if name in known and known[name].of else value
@@ -151,15 +94,11 @@ def read_flags(flags: Iterable[Flag], given: Mapping[str, Any]) -> dict[str, Any
 
 def read_values(**given: str | None) -> dict[str, Any]:
     """Return options of reading data that a command takes by itself, as `read_flags` does."""
-    return read_flags(flags_of([("Data", {"": DataOptions})]), given)
+    return read_flags(flags_of({"Data": {"": DataOptions}}), given)
 
 
 def read_names(option: str, text: str) -> list[str]:
-    """Return the names between the commas, each once.
-
-    Raises:
-        OptionError: there is none.
-    """
+    """Return the names between the commas, each once."""
     names = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
     if not names:
         raise OptionError(option, text, "names with commas between them")

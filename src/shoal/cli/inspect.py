@@ -6,19 +6,15 @@ from typing import Annotated
 
 from shoal.cli import params
 from shoal.cli.params import option
-from shoal.cli.screen import print_json, print_lines, progress_console, result_console
-
-__all__ = ["inspect"]
+from shoal.cli.screen import print_lines, progress_console, show
+from shoal.errors import ConfigError
 
 
 def inspect(
     model: params.Model,
     checkpoint: params.Checkpoint = None,
     data: params.Data = None,
-    samples: Annotated[
-        int,
-        option("Score on this many training images; 0 for all.", min=0, show_default=True),
-    ] = 2000,
+    samples: params.Samples = 2000,
     criterion: Annotated[
         str | None,
         option(
@@ -48,20 +44,18 @@ def inspect(
         open_network,
         parse_shape,
         random_weights,
+        read_data,
     )
-    from shoal.data import load_data
-    from shoal.errors import ConfigError
     from shoal.importance import make_criterion, score_by
     from shoal.measure import benchmark
     from shoal.report import inspect_network, inspection_lines, inspection_tables
-    from shoal.report.terminal import print_table
     from shoal.search.compress import working_device
     from shoal.surgery.block_costs import block_costs
 
     if data is None and criterion is not None:
         raise ConfigError("criterion is given without data to score on: add --data")
     where = working_device(device)
-    examples = None if data is None else load_data(data, image_size=image_size, device=where)
+    examples = None if data is None else read_data(data, where, image_size=image_size)
     source = Source(checkpoint, num_classes, image_size, parse_shape(input_shape))
     network = open_network(model, source, examples).to(where)
     scores = measured = costs = None
@@ -78,9 +72,5 @@ def inspect(
             measured = benchmark(network, inputs)
             costs = block_costs(network, inputs, min_seconds=2.0)
     found = inspect_network(network, model, scores=scores, benchmark=measured, costs=costs)
-    if as_json:
-        print_json(found.to_dict())
-        return
-    for table in inspection_tables(found):
-        print_table(result_console(), table, verbose=verbose)
-    print_lines(result_console(), *inspection_lines(found))
+    tables, lines = inspection_tables(found), inspection_lines(found)
+    show(found.to_dict(), tables, lines, as_json=as_json, verbose=verbose)

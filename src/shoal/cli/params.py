@@ -1,11 +1,20 @@
-"""Parameters that several commands take, each stated once."""
+"""Parameters that several commands take, each stated once, and those made from options.
+
+A command's parameters with their help stand in its signature: that is what makes some of them long.
+"""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Iterable
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from shoal.cli.flags import Flag
 
 
 def option(help: str, *names: str, **more: Any) -> Any:
@@ -56,11 +65,13 @@ Mean = Annotated[
     ),
 ]
 Std = Annotated[str | None, option(f"Each channel is divided by it. {_CHANNELS}", metavar="A,B,…")]
+Samples = Annotated[
+    int, option("Score on this many training images; 0 for all.", min=0, show_default=True)
+]
 Seed = Annotated[int, option("Decides all that is random.", min=0, show_default=True)]
 Device = Annotated[str | None, option("Where to work. Default: a GPU if there is one.")]
 Batch = Annotated[
-    int,
-    option("Samples per call. Use that of your deployment.", min=1, show_default=True),
+    int, option("Samples per call. Use that of your deployment.", min=1, show_default=True)
 ]
 Threads = Annotated[int | None, option("Threads on the CPU. Default: PyTorch's.", min=1)]
 Seconds = Annotated[
@@ -73,3 +84,33 @@ Verbose = Annotated[
     bool, option("Show all columns, however narrow the terminal is.", "--verbose", "-v")
 ]
 Json = Annotated[bool, option("Print JSON to standard output, and nothing else.", "--json")]
+
+
+def with_flags(command: Callable[..., Any], flags: Iterable[Flag]) -> Callable[..., Any]:
+    """Return a command that ends in `**flags` with one parameter for each flag.
+
+    Its own parameters that stand under one of the flags' headings come before these flags.
+    """
+    signature = inspect.signature(command, eval_str=True)
+    own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    made = [
+        inspect.Parameter(flag.option.name, keyword, default=None, annotation=flag.annotation)
+        for flag in flags
+    ]
+    panels = list(dict.fromkeys([None, *map(_panel, made), *map(_panel, own)]))
+    parameters = sorted([*own, *made], key=lambda parameter: panels.index(_panel(parameter)))
+
+    @wraps(command)
+    def with_these(**given: Any) -> Any:
+        return command(**given)
+
+    # typer reads the one or the other, depending on its release.
+    with_these.__dict__["__signature__"] = signature.replace(parameters=parameters)
+    with_these.__annotations__ = {p.name: p.annotation for p in parameters}
+    return with_these
+
+
+def _panel(parameter: inspect.Parameter) -> str | None:
+    made = getattr(parameter.annotation, "__metadata__", (None,))[0]
+    return getattr(made, "rich_help_panel", None)

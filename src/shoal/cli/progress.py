@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -19,12 +18,11 @@ from rich.progress import (
 )
 from typing_extensions import override
 
+from shoal.cli.screen import print_lines
 from shoal.report.table import DONE, UNITS, duration, percent, points
 from shoal.search.records import Step
 from shoal.search.task import Listener
 from shoal.training import BatchReport, EpochReport
-
-__all__ = ["Lines", "showing"]
 
 
 @contextmanager
@@ -33,7 +31,16 @@ def showing(console: Console) -> Iterator[Listener]:
     if console.quiet:
         yield Listener()
     elif console.is_terminal:
-        with _bars(console) as bars:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left:"),
+            TimeRemainingColumn(),
+        )
+        # Latency is measured meanwhile; a busy screen would disturb it.
+        with Progress(*columns, console=console, transient=True, refresh_per_second=2) as bars:
             yield _Bars(console, bars)
     else:
         yield Lines(console)
@@ -57,8 +64,8 @@ class Lines(Listener):
     @override
     def stage(self, step: int, text: str) -> None:
         self._number = step
-        if step > 0 and self._done == 0:
-            self._begun = time.monotonic() if text == "score" else self._begun
+        if step > 0 and self._done == 0 and text == "score":
+            self._begun = time.monotonic()
 
     @override
     def epoch(self, report: EpochReport, epochs: int) -> None:
@@ -66,9 +73,10 @@ class Lines(Listener):
         accuracy = "" if report.train_top1 is None else f", training {percent(report.train_top1)}"
         if report.val_top1 is not None:
             accuracy += f", validation {percent(report.val_top1)}"
-        self.say(
+        print_lines(
+            self.console,
             f"  {where}: epoch {report.epoch}/{epochs}, loss {report.loss:.4f}{accuracy}, "
-            f"{duration(report.seconds)}"
+            f"{duration(report.seconds)}",
         )
 
     @override
@@ -77,15 +85,11 @@ class Lines(Listener):
             self._dense = step.metrics.top1_val
         elif not resumed:
             self._done += 1
-        self.say(f"{self._headline(step)}{self._ending(step, resumed)}")
+        print_lines(self.console, f"{self._headline(step)}{self._ending(step, resumed)}")
 
     @override
     def note(self, text: str) -> None:
-        self.say(f"note: {text}")
-
-    def say(self, text: str) -> None:
-        """Print a line as it is, however long."""
-        self.console.print(escape(text), soft_wrap=True)
+        print_lines(self.console, f"note: {text}")
 
     def _headline(self, step: Step) -> str:
         accuracy = f"validation {percent(step.metrics.top1_val)}"
@@ -105,14 +109,11 @@ class Lines(Listener):
     def _ending(self, step: Step, resumed: bool) -> str:
         if resumed:
             return " (done before)"
-        left = self._seconds_left(step.step)
-        return f"; {duration(step.seconds)}" + (f", at most {duration(left)} left" if left else "")
-
-    def _seconds_left(self, number: int) -> float:
-        """Return the time until the last possible step at the pace so far, 0 if not known."""
-        if self._done == 0 or self.steps is None or number >= self.steps:
-            return 0.0
-        return (time.monotonic() - self._begun) / self._done * (self.steps - number)
+        text = f"; {duration(step.seconds)}"
+        if self._done and self.steps is not None and step.step < self.steps:
+            pace = (time.monotonic() - self._begun) / self._done
+            text += f", at most {duration(pace * (self.steps - step.step))} left"
+        return text
 
 
 def _gain(step: Step) -> str:
@@ -120,21 +121,6 @@ def _gain(step: Step) -> str:
     if step.latency_ratio_low <= 1.0 <= step.latency_ratio_high:
         return ""
     return f", merged {UNITS['×'](step.latency_ratio)} as fast as dense"
-
-
-def _bars(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=30),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left:"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        # Latency is measured meanwhile; a busy screen would disturb it.
-        refresh_per_second=2,
-    )
 
 
 class _Bars(Lines):
@@ -155,13 +141,10 @@ class _Bars(Lines):
     @override
     def stage(self, step: int, text: str) -> None:
         super().stage(step, text)
-        where = f"step {step}" if step else "dense"
-        self._begin(f"{where}: {text}")
-
-    def _begin(self, title: str) -> None:
         if self._now is not None:
             self.bars.remove_task(self._now)
-        self._now = self.bars.add_task(title, total=None)
+        where = f"step {step}" if step else "dense"
+        self._now = self.bars.add_task(f"{where}: {text}", total=None)
 
     @override
     def scored(self, done: int, total: int) -> None:

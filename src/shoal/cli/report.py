@@ -1,15 +1,18 @@
-"""`shoal report`: the steps of a run."""
+"""`shoal report`: the steps of a run; and what other commands show of one."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from shoal.cli import params
+from shoal.cli.screen import print_lines, progress_console, show
+from shoal.errors import ShoalError
 
-__all__ = ["report"]
+if TYPE_CHECKING:
+    from shoal.report import RunRecord
 
 
 def report(
@@ -21,6 +24,42 @@ def report(
     as_json: params.Json = False,
 ) -> None:
     """Show the steps of a run, and dense against result; write them as a page, report.html."""
-    from shoal.cli.outcome import show_run
-
     show_run(folder, steps=True, merge=merge or verbose, verbose=verbose, as_json=as_json)
+
+
+def show_run(
+    folder: Path,
+    *,
+    steps: bool = False,
+    merge: bool = False,
+    verbose: bool = False,
+    as_json: bool = False,
+) -> None:
+    """Write a run's page into its folder, and print the run, finished or not."""
+    from shoal import report as made
+
+    record = made.read_run(folder)
+    try:
+        made.write_page(record)
+    except ShoalError as error:  # the extra for pages is not installed, or the disk is full
+        print_lines(progress_console(), f"note: {error}")
+    tables = [made.steps_table(record)] if steps else []
+    tables += made.outcome_tables(record)
+    if merge and record.merge is not None:
+        tables += made.merge_tables(record.merge)
+    lines = [*made.outcome_lines(record), *_places(record, record.folder or folder)]
+    show(record.to_dict(), tables, lines, as_json=as_json, verbose=verbose)
+
+
+def _places(record: RunRecord, folder: Path) -> list[str]:
+    """Return where the networks of the result are; nothing before there is one."""
+    if not record.finished:
+        return []
+    lines = [
+        f"the result, to train on, is in '{folder / 'best'}'; in Python: "
+        f"net = shoal.load({str(folder)!r}, 'best')",
+        f"merged, to use and to export, it is in '{folder / 'merged'}'; as a file: "
+        f"shoal export {folder}",
+    ]
+    page = folder / "report.html"
+    return [*lines, f"all figures on one page: '{page}'"] if page.exists() else lines

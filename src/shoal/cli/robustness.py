@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from shoal.cli import params
 from shoal.cli.params import option
-from shoal.cli.screen import print_json, print_lines, progress_console, result_console
-
-if TYPE_CHECKING:
-    import torch
-
-    from shoal.cli.source import Source
-    from shoal.data import DataSet
-    from shoal.network import Network
-
-__all__ = ["robustness"]
+from shoal.cli.screen import progress_console, show
+from shoal.errors import ConfigError, OptionError
 
 
 def robustness(
@@ -64,28 +56,29 @@ def robustness(
 
     So compare networks with each other by them, not with papers. Needs shoal's extra 'robustness'.
     """
+    from shoal.cli.config import run_options
     from shoal.cli.flags import read_names, read_values
-    from shoal.cli.source import Source
+    from shoal.cli.source import Source, open_dense, open_network, read_data
     from shoal.extras.robustness import CORRUPTIONS, check_options, compare_robustness
     from shoal.report import robustness_lines, robustness_table
-    from shoal.report.terminal import print_table
     from shoal.search.compress import working_device
 
     names = CORRUPTIONS if corruptions is None else read_names("corruptions", corruptions)
     levels = _levels(severities)
     check_options(names, levels)
-    where = working_device(device)
-    given = {"image_size": image_size, **read_values(mean=mean, std=std)}
-    examples = _data(model, data, given, where)
-    networks = {
-        name: network.to(where)
-        for name, network in _networks(model, Source(checkpoint), examples).items()
-    }
-    loader: Any = examples.test if examples.test is not None else examples.val
+    where, run = working_device(device), run_options(Path(model).expanduser())
+    name = data or run.get("data")
+    if not name:
+        raise ConfigError("no data is given: say which with --data")
+    examples = read_data(name, where, run, image_size=image_size, **read_values(mean=mean, std=std))
+    network, dense = open_network(model, Source(checkpoint), examples), open_dense(model)
+    networks = {"network": network} if dense is None else {"dense": dense, "result": network}
+    part = "validation" if examples.test is None else "test"
+    images: Any = examples.val if examples.test is None else examples.test
     with progress_console().status("corrupting and evaluating") as status:
         found = compare_robustness(
-            networks,
-            loader,
+            {name: network.to(where) for name, network in networks.items()},
+            images,
             corruptions=names,
             severities=levels,
             seed=seed,
@@ -96,49 +89,19 @@ def robustness(
                 f"corrupting and evaluating: {done} of {total}"
             ),
         )
-    part = "test" if examples.test is not None else "validation"
     size = examples.sample_shape[-1]
-    if as_json:
-        print_json(
-            {
-                "data": examples.name,
-                "part": part,
-                "image_size": size,
-                "strengths": "ImageNet-C",
-                "networks": {name: one.to_dict() for name, one in found.items()},
-            }
-        )
-        return
-    print_table(result_console(), robustness_table(found))
-    print_lines(result_console(), *robustness_lines(found, part=part, image_size=size))
-
-
-def _networks(model: str, source: Source, data: DataSet) -> dict[str, Network]:
-    """Return what is compared: of a run its dense network and its result, else the one network."""
-    from shoal.cli.results import open_dense
-    from shoal.cli.source import open_network
-
-    network, dense = open_network(model, source, data), open_dense(model)
-    return {"network": network} if dense is None else {"dense": dense, "result": network}
-
-
-def _data(model: str, spec: str | None, given: dict[str, Any], device: torch.device) -> DataSet:
-    """Return the data, read as the run read them where `model` is a run's folder."""
-    from shoal.cli.config import data_options, run_options
-    from shoal.data import load_data
-    from shoal.errors import ConfigError
-
-    own = run_options(Path(model).expanduser())
-    read = {**data_options(own), **{k: v for k, v in given.items() if v is not None}}
-    name = spec or own.get("data")
-    if not name:
-        raise ConfigError("no data is given: say which with --data")
-    return load_data(name, device=device, **read)
+    value = {
+        "data": examples.name,
+        "part": part,
+        "image_size": size,
+        "strengths": "ImageNet-C",
+        "networks": {name: one.to_dict() for name, one in found.items()},
+    }
+    lines = robustness_lines(found, part=part, image_size=size)
+    show(value, [robustness_table(found)], lines, as_json=as_json)
 
 
 def _levels(text: str) -> list[int]:
-    from shoal.errors import OptionError
-
     try:
         return list(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError:

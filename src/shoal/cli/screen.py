@@ -5,18 +5,13 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import Any, TextIO
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 
-__all__ = [
-    "Interrupted",
-    "is_main_process",
-    "print_json",
-    "print_lines",
-    "progress_console",
-    "result_console",
-]
+if TYPE_CHECKING:
+    from shoal.report.table import Table
 
 _PLAIN_WIDTH = 140  # where the output is a file or a pipe, whose width nobody knows
 
@@ -31,11 +26,6 @@ def is_main_process() -> bool:
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         return bool(distributed.get_rank() == 0)
     return os.environ.get("RANK", "0") == "0"
-
-
-def result_console() -> Console:
-    """Return the console for what the user asked for: standard output."""
-    return _console(sys.stdout)
 
 
 def progress_console() -> Console:
@@ -59,7 +49,22 @@ def print_lines(console: Console, *lines: str) -> None:
         console.print(line, markup=False, soft_wrap=True)
 
 
-def print_json(value: Any) -> None:
-    """Write a value to standard output as JSON, and nothing else."""
-    if is_main_process():
-        print(json.dumps(value, indent=2))
+def show(
+    value: Any = None,
+    tables: Iterable[Table] = (),
+    lines: Iterable[str] = (),
+    *,
+    as_json: bool = False,
+    verbose: bool = False,
+) -> None:
+    """Print what the user asked for to standard output: a value as JSON, or tables and lines."""
+    if as_json:
+        if is_main_process():
+            print(json.dumps(value, indent=2))
+        return
+    from shoal.report.terminal import print_table
+
+    console = _console(sys.stdout)
+    for table in tables:
+        print_table(console, table, verbose=verbose)
+    print_lines(console, *lines)

@@ -1,7 +1,8 @@
-"""What stands for MODEL on the command line: a name, or a folder that shoal wrote."""
+"""What stands for MODEL and for D on the command line: names, and folders that shoal wrote."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,42 +10,25 @@ from typing import Any
 import torch
 from torch import nn
 
-from shoal.cli.results import open_trained
-from shoal.data import DataSet
+from shoal.cli.config import data_options
+from shoal.data import DataSet, load_data
 from shoal.errors import CaptureError, ConfigError, OptionError, ShoalError
+from shoal.merge.loading import is_run, load
+from shoal.merge.merge import merge_
 from shoal.models import ModelSpec, check_finite, complete_spec, load_model, parse_spec
 from shoal.network import Network, capture
+from shoal.network.saving import is_saved
 from shoal.training import preserved_rng, seed_everything
-
-__all__ = [
-    "Source",
-    "build",
-    "example_inputs",
-    "is_folder",
-    "open_network",
-    "parse_shape",
-    "random_weights",
-    "spec_for",
-]
-
-_CIFAR_SIZE, _DIGITS_SIZE, _USUAL_SIZE = 32, 8, 224
 
 
 @dataclass(frozen=True)
 class Source:
-    """How a network is made from what the user named.
-
-    Attributes:
-        checkpoint: a file of weights, or None.
-        num_classes: outputs of the classifier; None leaves the model's own.
-        image_size: height and width of the example image; None takes the model's usual one.
-        input_shape: of one sample, `(C, H, W)` for images; None takes the usual one.
-    """
+    """How a network is made from what the user named; None takes what is usual for it."""
 
     checkpoint: Path | None = None
     num_classes: int | None = None
     image_size: int | None = None
-    input_shape: tuple[int, ...] | None = None
+    input_shape: tuple[int, ...] | None = None  # of one sample
 
 
 def is_folder(text: str) -> bool:
@@ -52,16 +36,47 @@ def is_folder(text: str) -> bool:
     return Path(text).expanduser().is_dir()
 
 
+def open_trained(text: str) -> Network:
+    """Return the network of a folder as it was trained: of a run, the result."""
+    return load(text, "best" if is_saved(Path(text).expanduser() / "best") else None)
+
+
+def open_dense(text: str) -> Network | None:
+    """Return the dense network of a run's folder; None for anything else."""
+    folder = Path(text).expanduser() / "steps" / "000"
+    return open_trained(str(folder)) if folder.is_dir() else None
+
+
+def open_result(text: str, batch: int | None = None) -> Network:
+    """Return the network of a folder, merged.
+
+    A finished run holds it merged already, for the run's own batch size and machine: this is
+    taken unless another batch size is asked for.
+    """
+    if batch is None and (Path(text).expanduser() / "result.json").exists():
+        return load(text)
+    network = open_trained(text)
+    merge_(network, batch=batch or 1)
+    return network
+
+
+def open_usable(text: str, source: Source) -> Network:
+    """Return the network as it would be used: of a run, its result merged."""
+    return open_result(text) if is_run(Path(text).expanduser()) else open_network(text, source)
+
+
+def read_data(
+    name: str, device: torch.device, run: Mapping[str, Any] | None = None, **options: Any
+) -> DataSet:
+    """Return the data, read as a run's options say, and with what else is given over them."""
+    given = {key: value for key, value in options.items() if value is not None}
+    return load_data(name, device=device, **{**data_options(run or {}), **given})
+
+
 def open_network(text: str, source: Source, data: DataSet | None = None) -> Network:
     """Return the network that a folder holds, or the capture of the model that a name builds.
 
-    Args:
-        text: a run's folder or a saved one, or a model's name.
-        source: how to build the model; a folder needs nothing of it.
-        data: decides the number of classes and the example inputs, where given.
-
-    Raises:
-        ShoalError: one line on what is wrong.
+    The data decide the number of classes and the example inputs, where given.
     """
     if is_folder(text):
         if source.checkpoint is not None:
@@ -93,12 +108,16 @@ def _check_samples(network: Network, text: str, data: DataSet) -> None:
         with torch.no_grad():
             network(*args)
     except (RuntimeError, ShoalError) as error:
-        sizes = [", ".join("×".join(map(str, shape)) for shape in shapes) or "another kind"
-                 for shapes in (own, [tuple(data.sample_shape)])]  # fmt: skip
+        mine, theirs = (spelled(shapes) or "another kind" for shapes in (own, [data.sample_shape]))
         raise ConfigError(
-            f"'{text}' takes samples of {sizes[0]} and the data give {sizes[1]}: give the data it "
-            "was made for, or --image-size"
+            f"'{text}' takes samples of {mine} and the data give {theirs}: give the data it was "
+            "made for, or --image-size"
         ) from error
+
+
+def spelled(shapes: Iterable[Iterable[int]]) -> str:
+    """Return shapes as a message says them, such as 3×32×32."""
+    return " and ".join("×".join(map(str, shape)) for shape in shapes)
 
 
 def random_weights(text: str, checkpoint: Path | str | None) -> bool:
@@ -139,16 +158,12 @@ def _usual_shape(spec: ModelSpec, model: nn.Module) -> tuple[int, ...]:
         channels = spec.kwargs.get("in_chans", config["input_size"][0])
         return (int(channels), *map(int, config["input_size"][1:]))
     digits = spec.kind == "shoal" and spec.name.startswith("digits")
-    size = _DIGITS_SIZE if digits else _CIFAR_SIZE if spec.kind == "shoal" else _USUAL_SIZE
+    size = 8 if digits else 32 if spec.kind == "shoal" else 224
     return (int(spec.kwargs.get("in_channels", 1 if digits else 3)), size, size)
 
 
 def parse_shape(text: str | None) -> tuple[int, ...] | None:
-    """Read the shape of a sample, "3,32,32" or "3x32x32".
-
-    Raises:
-        OptionError: it is something else.
-    """
+    """Read the shape of a sample, "3,32,32" or "3x32x32"."""
     if text is None:
         return None
     try:
@@ -166,8 +181,7 @@ def _captured(model: nn.Module, inputs: Any, *, guessed: bool) -> Network:
     except CaptureError as error:
         if not guessed:
             raise
-        shape = "×".join(map(str, inputs.shape[1:]))
         raise CaptureError(
-            f"{error} (tried with an input of {shape}: if the model takes another, give "
-            "--input-shape or --data)"
+            f"{error} (tried with an input of {spelled([inputs.shape[1:]])}: if the model takes "
+            "another, give --input-shape or --data)"
         ) from error

@@ -16,8 +16,6 @@ from shoal.data.loader import ImageLoader
 from shoal.data.split import Indices, shuffled, stratified_split, stratified_subset
 from shoal.errors import ConfigError, DataError
 
-__all__ = ["assemble", "choose", "from_arrays", "gibibytes", "limit"]
-
 Labels = NDArray[np.int64]
 
 # The default for colour images: networks for ImageNet and for CIFAR are published with these.
@@ -36,14 +34,8 @@ def choose(
 
     Test is split off first, then validation; the training part is limited to `train_samples` only
     after that, so that its size changes no other part. If test is split off, `val_fraction` is of
-    the whole pool.
-
-    Returns:
-        For each part its positions in the pool, in random order, so that the first samples of a
-        part are of all classes; and notes for the user.
-
-    Raises:
-        DataError: a class has too few images, or there are fewer `train_samples` than classes.
+    the whole pool. Positions are in random order, so that the first samples of a part are of all
+    classes; notes are for the user.
     """
     rest: Indices = np.arange(len(labels))
     parts: dict[str, Indices] = {}
@@ -101,9 +93,6 @@ def from_arrays(
 
     The validation part is split off, and a test part if none is given; `defaults` are those of
     `assemble`.
-
-    Raises:
-        DataError: the images take more memory than allowed, or a class has too few.
     """
     chosen, notes = choose(labels, classes, options, split_val=True, split_test=test is None)
     parts = {part: (images[at], labels[at]) for part, at in chosen.items()}

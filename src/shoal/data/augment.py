@@ -19,8 +19,6 @@ from torch import Tensor
 
 from shoal.errors import OptionError, unknown_name
 
-__all__ = ["PRESETS", "Augment", "resolve_augment"]
-
 # The columns of a batch's random numbers; their order is part of what a seed means.
 _COLUMNS = ("flip", "vertical_flip", "down", "right", "rotation", "brightness", "contrast")
 
@@ -111,8 +109,7 @@ class Augment:
 
 def _factors(uniform: Tensor, spread: float, device: torch.device) -> Tensor:
     """Return the factors of the images, `[B, 1, 1, 1]`."""
-    factors = (1 + (2 * uniform - 1) * spread).to(torch.float32)
-    return factors.to(device)[:, None, None, None]
+    return (1 + (2 * uniform - 1) * spread).to(device, torch.float32)[:, None, None, None]
 
 
 def _rotate(images: Tensor, degrees: Tensor) -> Tensor:

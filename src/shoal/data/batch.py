@@ -11,8 +11,6 @@ from torch import Tensor
 
 from shoal.errors import DataError
 
-__all__ = ["Batch", "sample_keys", "split_batch"]
-
 TARGET_KEYS = ("labels", "label", "target", "y")
 
 

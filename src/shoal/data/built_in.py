@@ -15,7 +15,7 @@ from shoal.data.assemble import from_arrays
 from shoal.data.augment import Augment
 from shoal.data.dataset import DataSet, Reading, data_sets
 from shoal.data.images import Pixels
-from shoal.errors import ConfigError, DataError
+from shoal.errors import ConfigError, DataError, one_line
 
 
 @data_sets.register("digits")
@@ -70,7 +70,7 @@ def _read(
     except (RuntimeError, OSError) as error:  # torchvision's own checks, or the download
         if options.download:
             raise DataError(
-                f"{name} cannot be downloaded to '{folder}' ({' '.join(str(error).split())}): "
+                f"{name} cannot be downloaded to '{folder}' ({one_line(str(error))}): "
                 f"check the network, or put {reader.base_folder} there by hand"
             ) from error
         raise DataError(

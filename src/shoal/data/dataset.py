@@ -20,8 +20,6 @@ from shoal.options import DataOptions
 from shoal.registry import Registry
 from shoal.targets import call_target, import_target, parse_target
 
-__all__ = ["DataSet", "Loader", "Reading", "data_sets", "load_data", "register_data"]
-
 
 class Loader(Protocol):
     """Data to train and evaluate on: batches as `split_batch` takes them, and their number.
@@ -29,13 +27,9 @@ class Loader(Protocol):
     `ImageLoader` and PyTorch's `DataLoader` are such loaders.
     """
 
-    def __iter__(self) -> Iterator[Any]:
-        """Yield the batches of a pass over the data."""
-        ...
+    def __iter__(self) -> Iterator[Any]: ...
 
-    def __len__(self) -> int:
-        """Return the number of batches."""
-        ...
+    def __len__(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -90,8 +84,7 @@ class DataSet:
             loader = loader.plain().with_batch_size(batch)
         parts: list[tuple[Tensor, ...]] = []
         size = 0
-        for item in loader:
-            given = split_batch(item)
+        for given in map(split_batch, loader):
             if given.kwargs:
                 raise DataError(
                     f"the data set '{self.name}' gives its inputs by keywords "
@@ -111,26 +104,16 @@ class DataSet:
 
     def describe(self) -> str:
         """Return one line: sizes, shape and classes."""
-        sizes = ", ".join(f"{size:,} {part}" for part, size in self._sizes().items())
+        parts = {"train": self.train, "val": self.val, "test": self.test}
+        sizes = ", ".join(
+            f"{getattr(part, 'num_samples', len(part)):,} {name}"
+            for name, part in parts.items()
+            if part is not None
+        )
         unit = "images" if isinstance(self.train, ImageLoader) else "batches"
         shape = "×".join(str(side) for side in self.sample_shape)
         classes = f" in {self.num_classes} classes" if self.num_classes else ""
         return f"{self.name}: {sizes} {unit} of {shape}{classes}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the facts about the data set as plain values; sizes in images or batches."""
-        names = ("sample_shape", "classes", "mean", "std", "notes")
-        lists = {name: list(getattr(self, name)) for name in names}
-        sizes = self._sizes()
-        return {"name": self.name, "sizes": sizes, "num_classes": self.num_classes, **lists}
-
-    def _sizes(self) -> dict[str, int]:
-        parts = {"train": self.train, "val": self.val, "test": self.test}
-        return {
-            name: part.num_samples if isinstance(part, ImageLoader) else len(part)
-            for name, part in parts.items()
-            if part is not None
-        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,9 +132,6 @@ data_sets: Registry[Source] = Registry("data set", "shoal.data")
 
 def register_data(name: str) -> Callable[[Source], Source]:
     """Return a decorator that makes a `Source` of data known by a name: `--data name:ROOT`.
-
-    Raises:
-        ConfigError: the name is taken.
 
     Example:
         >>> import shoal, torch

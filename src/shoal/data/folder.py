@@ -18,8 +18,6 @@ from shoal.data.images import Frame, ImageFiles, Pixels, decode_all
 from shoal.data.split import Indices
 from shoal.errors import ConfigError, DataError
 
-__all__ = ["load_folder"]
-
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"}
 SMALL_SIDE = 64  # pixels: up to here images of one size are taken as they are
 DEFAULT_SIDE = 224  # pixels
@@ -49,10 +47,6 @@ def load_folder(root: str, options: Reading) -> DataSet:
     validation and test images are split off, 15 % each. "auto" augmentation mirrors and shifts by
     up to an eighth of the side. Images are held in memory if they take at most `max_memory_gib`,
     else they are decoded as they are needed, and cropped at random where the others are shifted.
-
-    Raises:
-        DataError: the folder is missing, empty or not of that form, its parts have different
-            classes, a class has too few images, or a file cannot be decoded.
     """
     if not root:
         raise ConfigError("the data set 'folder' needs its folder: write 'folder:FOLDER'")

@@ -24,10 +24,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from shoal.data.split import Indices
-from shoal.errors import DataError, OptionError
+from shoal.errors import DataError, OptionError, one_line
 from shoal.seeds import generator
-
-__all__ = ["Frame", "ImageFiles", "Pixels", "PixelsInMemory", "decode_all", "resize_all"]
 
 Pixels = NDArray[np.uint8]
 
@@ -96,7 +94,7 @@ def _decoded(
     except MemoryError:
         raise
     except Exception as error:  # a damaged file makes decoders raise anything
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(str(error)) or type(error).__name__
         # Pillow's own message for a file of another format repeats the path.
         what = "it is not an image" if "cannot identify" in reason else reason
         return DataError(
@@ -117,11 +115,8 @@ def decode_all(
 ) -> tuple[Pixels, list[int]]:
     """Decode files in parallel threads; `keep=False` only checks them, in little memory.
 
-    Returns:
-        The images, `[N, size, size, 3]`, and the positions in `paths` of the files skipped.
-
-    Raises:
-        DataError: a file cannot be decoded and `skip_broken` is False; it is named.
+    Returns the images, `[N, size, size, 3]`, and the positions in `paths` of the files skipped;
+    raises `DataError` for the first broken one if none is to be skipped.
     """
     pixels = np.empty((len(paths) if keep else 0, frame.size, frame.size, 3), dtype=np.uint8)
     # In the order of the disk, not the caller's random one.
@@ -234,11 +229,7 @@ class ImageFiles(Dataset[Any]):
         return replace(self, paths=[self.paths[i] for i in positions])
 
     def read(self, batches: list[Indices]) -> Iterator[Tensor]:
-        """Yield the images of each batch of positions, uint8 `[B, H, W, 3]`.
-
-        Raises:
-            DataError: a file cannot be decoded; it is named.
-        """
+        """Yield the images of each batch of positions, uint8 `[B, H, W, 3]`."""
         on_gpu = self.device.type == "cuda"
         decoded: DataLoader[Any] = DataLoader(
             self,

@@ -22,17 +22,14 @@ from shoal.data.split import Indices, stratified_subset
 from shoal.errors import ConfigError, DataError, OptionError
 from shoal.seeds import generator
 
-__all__ = ["ImageLoader"]
-
 
 class ImageLoader:
     """An iterable of batches `(images, labels)` that is a function of (seed, epoch) alone.
 
     Images are float32 `[B, C, H, W]` on `device`, normalised as `(value / 255 - mean) / std` and
-    in channels_last memory format unless asked otherwise; labels are int64 `[B]`. Every pass over
-    a loader of one epoch gives the same batches, in every process and after a restart: call
-    `set_epoch` before each epoch of training. All other methods return a new loader that shares
-    the images.
+    in channels_last memory format; labels are int64 `[B]`. Every pass over a loader of one epoch
+    gives the same batches, in every process and after a restart: call `set_epoch` before each
+    epoch of training. All other methods return a new loader that shares the images.
 
     Args:
         images: uint8 `[N, C, H, W]`, kept on `device` (in channels_last memory format without a
@@ -47,7 +44,6 @@ class ImageLoader:
         device: where the batches go.
         drop_last: whether to omit a last batch of fewer than `batch_size` samples.
         num_classes: None counts up to the largest label.
-        channels_last: whether images have channels_last memory format.
 
     Raises:
         DataError: the images are not uint8 `[N, C, H, W]`, there is none, or a label is out of
@@ -75,7 +71,6 @@ class ImageLoader:
         device: torch.device | str = "cpu",
         drop_last: bool = False,
         num_classes: int | None = None,
-        channels_last: bool = True,
     ) -> None:
         self.labels = _checked_labels(labels, num_classes)
         self.device = torch.device(device)
@@ -97,7 +92,6 @@ class ImageLoader:
         self.shuffle = shuffle
         self.seed = seed
         self.drop_last = drop_last
-        self.channels_last = channels_last
         self.epoch = 0
         self.rank, self.world = 0, 1
 
@@ -212,9 +206,8 @@ class ImageLoader:
         scale = (1 / (255 * std)).to(images.device, torch.float32)
         shift = (-torch.tensor(self.mean, dtype=torch.float64) / std).to(scale)
         normalised = torch.addcmul(shift, images.float(), scale).permute(0, 3, 1, 2)
-        # A view already if channels-last, but PyTorch leaves the strides of one channel ambiguous.
-        form = torch.channels_last if self.channels_last else torch.contiguous_format
-        return normalised.contiguous(memory_format=form)
+        # A view already, except that PyTorch leaves the strides of one channel ambiguous.
+        return normalised.contiguous(memory_format=torch.channels_last)
 
 
 def _in_memory(images: Tensor | NDArray[np.uint8]) -> PixelsInMemory:

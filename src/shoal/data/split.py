@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 from shoal.errors import ConfigError, DataError, OptionError
 from shoal.seeds import generator
 
-__all__ = ["shuffled", "stratified_counts", "stratified_split", "stratified_subset"]
-
 Indices = NDArray[np.int64]
 
 
@@ -54,12 +52,7 @@ def stratified_subset(labels: Indices, count: int, *, seed: int, purpose: str) -
 def stratified_split(
     labels: Indices, fraction: float, *, seed: int, purpose: str, classes: Sequence[str] = ()
 ) -> tuple[Indices, Indices]:
-    """Split samples into about `fraction` and the rest, both sorted and with every class.
-
-    Raises:
-        ConfigError: `fraction` is not between 0 and 1.
-        DataError: a class has fewer than two samples, one for each side.
-    """
+    """Split samples into about `fraction` and the rest, both sorted and with every class."""
     if not 0.0 < fraction < 1.0:
         raise ConfigError(f"the {purpose} fraction is {fraction}: give a number between 0 and 1")
     members = _members(labels)

@@ -11,17 +11,6 @@ from __future__ import annotations
 
 from shoal.compat import import_timm, import_torchvision
 from shoal.models.checkpoint import CheckpointReport, check_finite, load_checkpoint
-from shoal.models.cifar import (
-    CifarResNet,
-    cifar_resnet20,
-    cifar_resnet32,
-    cifar_resnet44,
-    cifar_resnet56,
-    cifar_resnet110,
-    mobilenetv2_cifar,
-    resnet18_cifar,
-)
-from shoal.models.digits import DigitsResNet, digits_resnet
 from shoal.models.lookup import (
     ModelSpec,
     build_model,
@@ -29,6 +18,18 @@ from shoal.models.lookup import (
     load_model,
     models,
     parse_spec,
+)
+from shoal.models.small import (
+    CifarResNet,
+    DigitsResNet,
+    cifar_resnet20,
+    cifar_resnet32,
+    cifar_resnet44,
+    cifar_resnet56,
+    cifar_resnet110,
+    digits_resnet,
+    mobilenetv2_cifar,
+    resnet18_cifar,
 )
 
 __all__ = [

@@ -1,20 +1,29 @@
-"""Load a checkpoint into a model: find the weights in the file, check everything, then copy."""
+"""Load a file of weights into a model: read it, find the weights, check everything, then copy.
+
+Code from a file is never run.
+"""
 
 from __future__ import annotations
 
+import difflib
+import re
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from shoal.errors import CheckpointError
-from shoal.models.weights_file import read_weights
 
-__all__ = ["CheckpointReport", "check_finite", "load_checkpoint"]
+SUFFIXES = (".safetensors", ".pt", ".pth", ".th", ".bin", ".ckpt", ".tar")
+
+# How torch's restricted reader words a refusal, as opposed to damage.
+_REFUSALS = re.compile(r"Unsupported (?:global|class)|unrecognized function|TorchScript|GLOBAL")
 
 # Where training programs keep the weights, plain before averaged ones.
 _NESTS: tuple[str, ...] = ("state_dict", "model", "model_state_dict", "model_state")
@@ -33,15 +42,6 @@ class CheckpointReport:
     missing: tuple[str, ...]  # names of the model that the file does not have
     unexpected: tuple[str, ...]  # names of the file that the model does not have
     misshapen: tuple[str, ...]  # names with another shape in the file
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data."""
-        return asdict(self)
-
-    @property
-    def is_exact(self) -> bool:
-        """Whether names and shapes agree exactly."""
-        return not (self.missing or self.unexpected or self.misshapen)
 
 
 # One reading of a file: the tensors under the model's names, and how well they fit.
@@ -68,8 +68,8 @@ def load_checkpoint(model: nn.Module, path: str | Path, *, strict: bool = True) 
     """
     path = Path(path).expanduser()
     own = {n: t for n, t in model.state_dict().items() if isinstance(t, Tensor)}
-    found, report = _best_reading(read_weights(path), own, path)
-    if strict and not report.is_exact:
+    found, report = _best_reading(_read(path), own, path)
+    if strict and (report.missing or report.unexpected or report.misshapen):
         raise CheckpointError(_mismatch(found, report, own))
     if own and not report.loaded:
         raise CheckpointError(f"nothing in '{path}' fits the model: {_ADVICE}")
@@ -77,7 +77,7 @@ def load_checkpoint(model: nn.Module, path: str | Path, *, strict: bool = True) 
     fitting = {name: tensor for name, tensor in found.items() if name not in report.misshapen}
     converted = {name: _convert(name, t, own[name], path) for name, t in fitting.items()}
     for name, tensor in converted.items():
-        fault = _fault(tensor, allow_inf=name not in parameters and not _is_statistic(name))
+        fault = _fault(name, tensor, name in parameters)
         if fault:
             raise CheckpointError(f"'{path}' holds {fault} in '{name}': use an earlier checkpoint")
     # The model's own dictionary carries the versions of its modules, which some of them check.
@@ -98,7 +98,7 @@ def check_finite(model: nn.Module) -> None:
     kinds = {"parameter": model.named_parameters(), "buffer": model.named_buffers()}
     for kind, tensors in kinds.items():
         for name, tensor in tensors:
-            fault = _fault(tensor, allow_inf=kind == "buffer" and not _is_statistic(name))
+            fault = _fault(name, tensor, kind == "parameter")
             if fault:
                 raise CheckpointError(
                     f"the model's {kind} '{name}' holds {fault}: load a checkpoint with finite "
@@ -109,21 +109,18 @@ def check_finite(model: nn.Module) -> None:
 _ADVICE = "pass the checkpoint that was saved from this architecture"
 
 
-def _fault(tensor: Tensor, allow_inf: bool) -> str | None:
-    """Say how many values are not finite, or return None."""
+def _fault(name: str, tensor: Tensor, is_parameter: bool) -> str | None:
+    """Say how many values are not finite; buffers but running statistics may hold infinities."""
     if not (tensor.is_floating_point() or tensor.is_complex()):
         return None
     if tensor.element_size() == 1:  # float8 has no such tests of its own
         tensor = tensor.float()
     nans = int(tensor.isnan().sum())
-    bad = nans if allow_inf else int((~tensor.isfinite()).sum())
+    strict = is_parameter or name.rpartition(".")[2].startswith("running_")
+    bad = int((~tensor.isfinite()).sum()) if strict else nans
     if not bad:
         return None
     return f"{'NaN' if nans else 'Inf'} ({bad} of {tensor.numel()} values are not finite)"
-
-
-def _is_statistic(name: str) -> bool:
-    return name.rpartition(".")[2].startswith("running_")
 
 
 def _best_reading(content: Any, own: Mapping[str, Tensor], path: Path) -> _Reading:
@@ -257,3 +254,72 @@ def _mismatch(
             f"build the model with num_classes={theirs}"
         )
     return f"'{report.path}' does not fit the model: {', '.join(parts)}; {advice}"
+
+
+def _read(path: Path) -> Any:
+    """Return what a `.safetensors` file, or one that `torch.save` wrote, holds, on the CPU.
+
+    Raises:
+        CheckpointError: the file is missing, a folder, empty, damaged, of another type, or holds
+            pickled code.
+    """
+    _check_file(path)
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        with warnings.catch_warnings():
+            # On refusing a TorchScript archive torch also warns; one line is enough.
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # Damaged bytes make the readers fail in any way: EOFError, KeyError, IndexError, …
+        if _REFUSALS.search(str(error)):
+            named = re.search(r"GLOBAL (\S+)", str(error))
+            what = f" ({named[1]})" if named else ""
+            raise CheckpointError(
+                f"'{path}' holds pickled code{what}, which shoal never runs: where you trust the "
+                "file, load it in your own program and save plain weights by "
+                "`torch.save(model.state_dict(), 'weights.pt')`"
+            ) from error
+        # torch's own text gives advice that does not apply; its first sentence is the reason.
+        message = re.split(r"\n|(?<=\w)\. ", str(error))[0][:160]
+        reason = f"{type(error).__name__}: {message}".removesuffix(": ")
+        raise CheckpointError(
+            f"'{path}' is damaged, cut short or not a file of weights: copy it again ({reason})"
+        ) from error
+
+
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        inside = sorted(p.name for p in path.iterdir() if p.suffix in SUFFIXES)
+        hint = f"it holds {', '.join(inside[:4])}" if inside else "it holds no file of weights"
+        raise CheckpointError(f"'{path}' is a folder: name the file of weights ({hint})")
+    if not path.is_file():
+        raise CheckpointError(f"there is no file '{path}': {_nearest(path)}")
+    if path.suffix not in SUFFIXES:
+        known = ", ".join(SUFFIXES)
+        raise CheckpointError(
+            f"'{path}' does not look like a file of weights: give one that ends in {known}"
+        )
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+    except OSError as error:
+        raise CheckpointError(f"'{path}' cannot be read: {error.strerror}") from error
+    if not start:
+        raise CheckpointError(f"'{path}' is empty: copy or download it again")
+    if start.startswith(b"version https://git-lfs"):
+        raise CheckpointError(
+            f"'{path}' is a Git LFS pointer, not the weights: run `git lfs pull` in its folder"
+        )
+
+
+def _nearest(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f"there is no folder '{path.parent}' either, check the path"
+    names = sorted(p.name for p in path.parent.iterdir() if p.is_file())
+    near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5)
+    near = near or [name for name in names if name.endswith(SUFFIXES)][:3]
+    if near:
+        return "did you mean " + " or ".join(f"'{n}'" for n in near) + "?"
+    return "its folder holds no file of weights, check the path"

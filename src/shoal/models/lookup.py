@@ -6,6 +6,7 @@ import difflib
 import functools
 import importlib.util
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,20 +15,9 @@ from torch import nn
 
 from shoal.compat import import_timm, import_torchvision, with_torchvision
 from shoal.errors import ConfigError, unknown_name
-from shoal.models.checkpoint import load_checkpoint
-from shoal.models.weights_file import SUFFIXES
+from shoal.models.checkpoint import SUFFIXES, load_checkpoint
 from shoal.registry import Registry
 from shoal.targets import accepts, call_target, format_target, import_target, is_path, parse_target
-
-__all__ = [
-    "ModelSpec",
-    "build_model",
-    "complete_spec",
-    "load_model",
-    "models",
-    "parse_spec",
-    "register_model",
-]
 
 _LIBRARIES = ("torchvision", "timm", "shoal")
 _GRAMMAR = (
@@ -41,9 +31,6 @@ models: Registry[Callable[..., nn.Module]] = Registry("model", "shoal.models")
 
 def register_model(name: str) -> Callable[[M], M]:
     """Return a decorator that makes a function that builds a model known as `shoal:name`.
-
-    Raises:
-        ConfigError: the name is taken.
 
     Example:
         >>> import shoal, torch
@@ -76,12 +63,7 @@ class ModelSpec:
 
 
 def parse_spec(text: str) -> ModelSpec:
-    """Take apart `SOURCE:NAME?key=value&…`; nothing is imported.
-
-    Raises:
-        ConfigError: the text names no source, no model, or has malformed keyword arguments.
-        NameNotFoundError: the source is a misspelt "torchvision", "timm" or "shoal".
-    """
+    """Take apart `SOURCE:NAME?key=value&…`; nothing is imported."""
     target, kwargs = parse_target(text)
     library, colon, name = target.partition(":")
     if library in _LIBRARIES:
@@ -233,9 +215,7 @@ def _timm_factory(name: str) -> Callable[..., nn.Module]:
 
 def _is_module(name: str) -> bool:
     """Say whether `import name` would find something, from the current folder too."""
-    if Path(f"{name}.py").exists() or Path(name).is_dir():
-        return True
-    try:
-        return importlib.util.find_spec(name) is not None
-    except (ImportError, ValueError):
-        return False
+    with suppress(ImportError, ValueError):
+        here = Path(f"{name}.py").exists() or Path(name).is_dir()
+        return here or importlib.util.find_spec(name) is not None
+    return False

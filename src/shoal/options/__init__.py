@@ -14,8 +14,7 @@ from shoal.options.base import (
     options_of,
     share_out,
 )
-from shoal.options.data import DataOptions
-from shoal.options.training import Recipe, find_recipe, recipes
+from shoal.options.training import DataOptions, Recipe, find_recipe, recipes
 
 __all__ = [
     "Check",

@@ -7,6 +7,7 @@ these classes.
 from __future__ import annotations
 
 import math
+import operator
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -15,35 +16,16 @@ from typing import Any, Self
 
 from shoal.errors import ConfigError, OptionError, unknown_name
 
-__all__ = [
-    "Check",
-    "Option",
-    "Options",
-    "above",
-    "at_least",
-    "between",
-    "one_of",
-    "option",
-    "options_of",
-    "share_out",
-]
-
 _META = "shoal"
 
 
 @dataclass(frozen=True)
 class Check:
-    """What a value must satisfy.
+    """What a value must satisfy."""
 
-    Attributes:
-        text: the condition as a message says it, such as "0 or more".
-        holds: whether a value satisfies it.
-        choices: the values that are allowed, where there are few.
-    """
-
-    text: str
+    text: str  # as a message says it, such as "0 or more"
     holds: Callable[[Any], bool]
-    choices: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()  # the values that are allowed, where there are few
 
 
 def at_least(low: float) -> Check:
@@ -58,15 +40,12 @@ def above(low: float) -> Check:
 
 def between(low: float, high: float, *, ends: str = "[]") -> Check:
     """Return the check that a number is in an interval; `ends` as in "[0, 1)"."""
+    above_low = operator.ge if ends[0] == "[" else operator.gt
+    below_high = operator.le if ends[1] == "]" else operator.lt
     first = "from" if ends[0] == "[" else "above"
     last = "to" if ends[1] == "]" else "to below" if ends[0] == "[" else "and below"
-
-    def holds(value: float) -> bool:
-        return (low <= value if ends[0] == "[" else low < value) and (
-            value <= high if ends[1] == "]" else value < high
-        )
-
-    return Check(f"{first} {low:g} {last} {high:g}", holds)
+    text = f"{first} {low:g} {last} {high:g}"
+    return Check(text, lambda value: above_low(value, low) and below_high(value, high))
 
 
 def one_of(*choices: str) -> Check:
@@ -76,46 +55,28 @@ def one_of(*choices: str) -> Check:
 
 @dataclass(frozen=True)
 class Option:
-    """One option, as whoever derives something from it sees it.
-
-    Attributes:
-        name: of the field.
-        kind: the type of its value, without the None that an optional one also takes.
-        of: the type of a tuple's items; None for a single value.
-        optional: whether None is a value.
-        default: its default.
-        help: what it means and when to change it, in sentences.
-        unit: of the number, such as "points" or "ms"; empty if it has none.
-        check: what a value (each item of a tuple) must satisfy.
-        decides: whether it belongs to a run's identity: another value gives another result.
-        default_text: how the help shows the default, where the value itself says too little.
-        flag: whether the command line has it.
-    """
+    """One option, as whoever derives something from it sees it."""
 
     name: str
-    kind: type
-    of: type | None
-    optional: bool
+    kind: type  # of its value, without the None that an optional one also takes
+    of: type | None  # the type of a tuple's items; None for a single value
+    optional: bool  # whether None is a value
     default: Any
-    help: str
-    unit: str
-    check: Check | None
-    decides: bool
-    default_text: str
-    flag: bool
+    help: str  # what it means and when to change it, in sentences
+    unit: str  # of the number, such as "points" or "ms"; empty if it has none
+    check: Check | None  # what a value (each item of a tuple) must satisfy
+    decides: bool  # whether it belongs to a run's identity: another value gives another result
+    default_text: str  # how the help shows the default, where the value itself says too little
+    flag: bool  # whether the command line has it
 
     def checked(self, value: Any) -> Any:
-        """Return a value in the option's type.
-
-        Raises:
-            OptionError: it is of another type, or does not satisfy the check.
-        """
+        """Return a value in the option's type; raise `OptionError` where it does not fit."""
         if value is None and self.optional:
             return None
         if self.of is None:
             return self._single(value, self.kind)
         if isinstance(value, str) or not isinstance(value, Iterable):
-            raise OptionError(self.name, value, f"a list of {_WORDS[self.of][1]}")
+            raise OptionError(self.name, value, f"a list of {_PLURALS[self.of]}")
         return tuple(self._single(item, self.of) for item in value)
 
     def _single(self, value: Any, kind: type) -> Any:
@@ -130,15 +91,11 @@ class Option:
             raise OptionError(self.name, value, self.check.text)
         unit = f" of {self.unit}" if self.unit else ""
         limits = "" if self.check is None else f", {self.check.text}"
-        raise OptionError(self.name, value, f"{_WORDS[kind][0]}{unit}{limits}")
+        raise OptionError(self.name, value, f"{_WORDS[kind]}{unit}{limits}")
 
 
-_WORDS = {
-    bool: ("true or false", "true or false"),
-    int: ("a whole number", "whole numbers"),
-    float: ("a number", "numbers"),
-    str: ("a text", "texts"),
-}
+_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+_PLURALS = {bool: "true or false", int: "whole numbers", float: "numbers", str: "texts"}
 
 
 def option(
@@ -162,14 +119,8 @@ def option(
         >>> Folding(threshold=0.5).to_dict()
         {'threshold': 0.5}
     """
-    about = {
-        "help": help,
-        "unit": unit,
-        "check": check,
-        "decides": decides,
-        "default_text": default_text,
-        "flag": flag,
-    }
+    about = {"help": help, "unit": unit, "check": check, "decides": decides}
+    about |= {"default_text": default_text, "flag": flag}
     return field(default=default, metadata={_META: about})
 
 
@@ -224,12 +175,10 @@ class Options:
 
 def options_of(cls: type[Options]) -> tuple[Option, ...]:
     """Return the options of a class, in the order of its fields."""
-    known = _KNOWN.get(cls)
-    if known is None:
+    if cls not in _KNOWN:
         hints = typing.get_type_hints(cls)
-        known = tuple(_option(f, hints[f.name]) for f in fields(cls) if _META in f.metadata)
-        _KNOWN[cls] = known
-    return known
+        _KNOWN[cls] = tuple(_option(f, hints[f.name]) for f in fields(cls) if _META in f.metadata)
+    return _KNOWN[cls]
 
 
 _KNOWN: dict[type, tuple[Option, ...]] = {}
@@ -249,11 +198,7 @@ def _option(f: Field[Any], hint: Any) -> Option:
 
 
 def share_out(values: Mapping[str, Any], *classes: type[Options]) -> tuple[dict[str, Any], ...]:
-    """Return which of some flat values belong to which class; one may belong to several.
-
-    Raises:
-        NameNotFoundError: no class has such an option; names the nearest.
-    """
+    """Return which of some flat values belong to which class; one may belong to several."""
     names = [{f.name for f in fields(cls)} for cls in classes]
     for name in values:
         if not any(name in of_class for of_class in names):

@@ -1,4 +1,4 @@
-"""Networks for 32x32 images: the CIFAR ResNets, and torchvision's networks as papers change them.
+"""Networks for small images: CIFAR ResNets, torchvision's as papers change them, one for digits.
 
 The CIFAR ResNets are those of He et al. 2016, section 4.2: 6n + 2 layers with parameter-free
 shortcuts. The layer-pruning literature measures on these. Parameters are named as in the weights
@@ -15,18 +15,6 @@ from torch import Tensor, nn
 from shoal.compat import import_torchvision
 from shoal.errors import ConfigError, OptionError
 from shoal.models.lookup import models
-
-__all__ = [
-    "CifarResNet",
-    "check_counts",
-    "cifar_resnet20",
-    "cifar_resnet32",
-    "cifar_resnet44",
-    "cifar_resnet56",
-    "cifar_resnet110",
-    "mobilenetv2_cifar",
-    "resnet18_cifar",
-]
 
 
 def check_counts(**counts: int) -> None:
@@ -136,10 +124,6 @@ def resnet18_cifar(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
 
     The network of EASIER's CIFAR-10 experiments (Quétu et al. 2024): 140.2 M MACs at 32x32, four
     times fewer than without the max-pooling. Not pretrained.
-
-    Raises:
-        ConfigError: a count is not a positive integer.
-        ShoalError: torchvision is not installed.
     """
     check_counts(num_classes=num_classes, in_channels=in_channels)
     model = import_torchvision().models.resnet18(num_classes=num_classes)
@@ -154,10 +138,6 @@ def mobilenetv2_cifar(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
 
     The network of EASIER's CIFAR-10 experiments (Quétu et al. 2024): an eighth of the image's
     resolution at the end instead of a thirty-second. Not pretrained.
-
-    Raises:
-        ConfigError: a count is not a positive integer.
-        ShoalError: torchvision is not installed.
     """
     check_counts(num_classes=num_classes, in_channels=in_channels)
     stages = [  # expansion, channels, blocks, stride of the first block
@@ -180,3 +160,69 @@ def mobilenetv2_cifar(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
 def _init_as_torchvision(conv: nn.Conv2d) -> None:
     """Initialise a replaced convolution as both of torchvision's networks do theirs."""
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+
+
+class DigitsBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut, with one ReLU module that is called twice."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = _conv3x3(inputs, outputs, stride)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = _conv3x3(outputs, outputs)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.downsample: nn.Sequential | None = None
+        if stride != 1 or inputs != outputs:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the block's output, (N, outputs, H / stride, W / stride)."""
+        shortcut = x if self.downsample is None else self.downsample(x)
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        return self.relu(out + shortcut)
+
+
+class DigitsResNet(nn.Module):
+    """A stem and six residual blocks in two stages: 13 rectifier calls, 5 identity shortcuts.
+
+    Args:
+        num_classes: outputs.
+        in_channels: channels of the input image.
+        width: channels of the first stage; the second has twice as many.
+
+    Raises:
+        ConfigError: a count is not a positive integer.
+    """
+
+    def __init__(self, num_classes: int = 10, in_channels: int = 1, width: int = 16) -> None:
+        check_counts(num_classes=num_classes, in_channels=in_channels, width=width)
+        super().__init__()
+        self.conv1 = _conv3x3(in_channels, width)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.layer1 = nn.Sequential(*(DigitsBlock(width, width, 1) for _ in range(3)))
+        self.layer2 = nn.Sequential(
+            DigitsBlock(width, 2 * width, 2),
+            *(DigitsBlock(2 * width, 2 * width, 1) for _ in range(2)),
+        )
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(2 * width, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits, (N, num_classes), of images (N, in_channels, 8, 8)."""
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.layer2(self.layer1(x))
+        return self.fc(self.avgpool(x).flatten(1))
+
+
+@models.register("digits_resnet")
+def digits_resnet(num_classes: int = 10, in_channels: int = 1, width: int = 16) -> DigitsResNet:
+    """Return the small residual network of the embedded demonstration."""
+    return DigitsResNet(num_classes, in_channels, width)
