@@ -14,7 +14,7 @@ from torch import fx
 from shoal.merge.algebra import then
 from shoal.merge.conv_map import ConvMap
 from shoal.merge.cut import Prices, best_cut, cheapest
-from shoal.merge.regions import Layer
+from shoal.merge.linear_ops import Linear
 
 Cut = tuple[tuple[int, int], ...]
 
@@ -43,7 +43,7 @@ def test_the_recurrence_finds_the_cheapest_of_all_cuts(n: int) -> None:
         assert cost[tuple(found)] == pytest.approx(min(cost.values()), rel=1e-12)
 
 
-def chain_of(maps: list[ConvMap]) -> tuple[list[Layer], list[fx.Node]]:
+def chain_of(maps: list[ConvMap]) -> tuple[list[Linear], list[fx.Node]]:
     """A chain of weighted layers, one after the other."""
     graph = fx.Graph()
     nodes = [graph.placeholder("x")]
@@ -51,7 +51,7 @@ def chain_of(maps: list[ConvMap]) -> tuple[list[Layer], list[fx.Node]]:
     for i, conv in enumerate(maps):
         node = graph.call_module(f"layer{i}", (nodes[-1],))
         node.meta["shape"] = (None, conv.channels_out, *[9] * conv.spatial)
-        layers.append(Layer(node, nodes[-1], lambda conv=conv: conv, True))
+        layers.append(Linear(node, nodes[-1], None, lambda conv=conv: conv, True))
         nodes.append(node)
     nodes[0].meta["shape"] = (None, maps[0].channels_in, *[9] * maps[0].spatial)
     return layers, nodes

@@ -17,9 +17,9 @@ from shoal.errors import PlanError
 from shoal.measure import Latency
 from shoal.merge.algebra import then
 from shoal.merge.conv_map import ConvMap
+from shoal.merge.cut import LatencyCosts
 from shoal.merge.loading import load
 from shoal.merge.merge import merge_
-from shoal.merge.prices import LatencyCosts
 from shoal.merge.report import MergeReport
 from shoal.models import cifar_resnet20
 from shoal.network import Network, capture
@@ -378,17 +378,10 @@ def test_the_mlps_of_a_swin_are_one_linear_layer_each(monkeypatch: pytest.Monkey
     ],
 )
 def test_a_composed_layer_may_do_a_part_of_the_work_of_a_part(
-    first: nn.Module, second: nn.Module, within: bool
+    first: nn.Conv2d | nn.Linear, second: nn.Conv2d | nn.Linear, within: bool
 ) -> None:
-    maps = []
-    for layer in (first, second):
-        if isinstance(layer, nn.Linear):
-            maps.append(ConvMap.of_linear(layer))
-        else:
-            assert isinstance(layer, nn.Conv2d)
-            maps.append(ConvMap.of_conv(layer, (0, 0)))
-    composed = then(maps[0], maps[1])
-    assert any(composed.works_within(part) for part in maps) is within
+    maps = [ConvMap.of_layer(layer, (0, 0)) for layer in (first, second)]
+    assert any(then(*maps).works_within(part) for part in maps) is within
 
 
 def test_a_bias_before_padding_is_carried_by_a_channel_of_ones() -> None:

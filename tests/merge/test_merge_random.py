@@ -18,8 +18,8 @@ import shoal
 from shoal.errors import CaptureError
 from shoal.measure import Latency
 from shoal.merge.conv_map import ConvMap
+from shoal.merge.cut import LatencyCosts
 from shoal.merge.merge import merge_
-from shoal.merge.prices import LatencyCosts
 from shoal.network import Network, capture
 from shoal.surgery import linearize_
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 import shoal
 from shoal.errors import PlanError
-from shoal.merge.format1 import replay_
+from shoal.merge.cut import LatencyCosts
+from shoal.merge.loading import replay_
 from shoal.merge.merge import merge_
 from shoal.merge.padding import find_movable_paddings, move_paddings_
-from shoal.merge.prices import LatencyCosts
 from shoal.network import Network, capture
 from shoal.surgery import linearize_
 

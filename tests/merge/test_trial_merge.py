@@ -9,9 +9,8 @@ import torch
 from torch import nn
 
 from shoal.measure import compare_outputs, depth
-from shoal.merge.merge import merge_
-from shoal.merge.prices import LatencyCosts
-from shoal.merge.trial import trial_merge_
+from shoal.merge.cut import LatencyCosts
+from shoal.merge.merge import merge_, trial_merge_
 from shoal.network import capture
 from shoal.surgery import linearize_
 

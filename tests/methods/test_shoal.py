@@ -253,7 +253,7 @@ def test_everything_is_decided_in_the_runtime_that_is_asked_for(
 
     monkeypatch.setenv("SHOAL_CACHE", str(tmp_path))
     monkeypatch.setattr(moves_module, "latency_in", short)
-    monkeypatch.setattr("shoal.merge.prices.latency_in", short)
+    monkeypatch.setattr("shoal.merge.cut.latency_in", short)
     monkeypatch.setattr("shoal.merge.merge.latency_in", short)
     network = linearize_(model.copy(), "layer1.0.relu", how="identity")
     found = find_moves(network, ["drop"])[:2]

@@ -10,7 +10,7 @@ import shoal
 from shoal.errors import ConfigError, NameNotFoundError, ShoalError
 from shoal.measure import latency_in, latency_ratio, measure_latency
 from shoal.runtimes import RUNTIMES, Runner, Runtime, export, find_runtime
-from shoal.runtimes.onnx_session import OnnxRunner
+from shoal.runtimes.onnx_file import OnnxRunner
 
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")

@@ -29,6 +29,7 @@ from shoal.errors import ConfigError
 from shoal.modes import eval_mode
 from shoal.network import Network
 from shoal.network.borrow import borrowed
+from shoal.network.exporting import without_fast_path
 from shoal.network.inputs import Inputs, as_call, batch_size, first_line, home_device, map_tensors
 from shoal.network.runner import Runner
 from shoal.quiet import quietly
@@ -124,16 +125,14 @@ def _counted(model: nn.Module, args: Any, kwargs: Any) -> tuple[dict[str, int], 
 @contextmanager
 def _plain_kernels() -> Iterator[None]:
     """Keep attention and recurrent layers from disappearing into fused kernels."""
-    fast_path = torch.backends.mha.get_fastpath_enabled()
     # `mkldnn.flags` would do the same, but warns on machines without Intel GPUs.
     one_dnn = torch.backends.mkldnn.set_flags(False, _fp32_precision=None)
-    torch.backends.mha.set_fastpath_enabled(False)
+    plain_attention, plain_rnn = sdpa_kernel(SDPBackend.MATH), torch.backends.cudnn.flags(False)
     try:
-        with sdpa_kernel(SDPBackend.MATH), torch.backends.cudnn.flags(enabled=False):
+        with without_fast_path(), plain_attention, plain_rnn:
             yield
     finally:
         torch.backends.mkldnn.set_flags(one_dnn[0], _fp32_precision=None)
-        torch.backends.mha.set_fastpath_enabled(fast_path)
 
 
 class _Innermost(ModuleTracker):

@@ -38,6 +38,7 @@ Timer: TypeAlias = Callable[[Callable[[], object], int], float]
 
 WARMUP = 3
 _MIN_ROUNDS = 3
+_MIN_SAMPLE = 5e-3  # seconds of one timed sample
 _MAX_INNER = 1_000_000
 
 
@@ -76,9 +77,7 @@ def clock_timer(
 ) -> Timer:
     """Return a timer that reads `clock` (in seconds) before and after the calls.
 
-    Args:
-        clock: where the time comes from.
-        synchronize: waits until the device has finished; nothing on the CPU.
+    `synchronize` waits until the device has finished; there is nothing to wait for on the CPU.
     """
 
     def timed(call: Callable[[], object], inner: int) -> float:
@@ -134,15 +133,14 @@ def time_rounds(
     repeats: int = 20,
     min_seconds: float = 0.5,
     max_seconds: float = 60.0,
-    min_sample_ms: float = 5.0,
     timer: Timer | None = None,
 ) -> Rounds:
     """Time each call once per round until there are enough rounds.
 
-    A timed sample is as many calls in a row as take `min_sample_ms`, far above what a clock can
-    resolve. Rounds go on until there are `repeats` of them and they took `min_seconds`, and stop
-    earlier, after three at least, once warm-up and rounds together took `max_seconds`. The garbage
-    collector is off meanwhile. `timer` is the CPU's clock by default; see `Timing` for the rest.
+    A timed sample is as many calls in a row as take 5 ms, far above what a clock can resolve.
+    Rounds go on until there are `repeats` of them and they took `min_seconds`, and stop earlier,
+    after three at least, once warm-up and rounds together took `max_seconds`. The garbage collector
+    is off meanwhile. `timer` is the CPU's clock by default; see `Timing` for the rest.
 
     Raises:
         ConfigError: there is nothing to time, or a limit makes no sense.
@@ -157,7 +155,7 @@ def time_rounds(
     timer, names = timer or clock_timer(), list(calls)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     with _no_collection():
-        inner, spent = _prepare(calls, warmup, min_sample_ms / 1e3, timer)
+        inner, spent = _prepare(calls, warmup, timer)
         in_rounds, done = 0.0, 0
         while done < _MIN_ROUNDS or (
             (done < repeats or in_rounds < min_seconds) and spent + in_rounds < max_seconds
@@ -171,7 +169,7 @@ def time_rounds(
 
 
 def _prepare(
-    calls: Mapping[str, Callable[[], object]], warmup: int, min_sample: float, timer: Timer
+    calls: Mapping[str, Callable[[], object]], warmup: int, timer: Timer
 ) -> tuple[dict[str, int], float]:
     """Warm up; return how many calls of each fill a sample, and the seconds that this took."""
     inner: dict[str, int] = {}
@@ -181,9 +179,9 @@ def _prepare(
             spent += timer(call, 1)
         count, took = 1, timer(call, 1)
         spent += took
-        while took < min_sample and count < _MAX_INNER:
+        while took < _MIN_SAMPLE and count < _MAX_INNER:
             # A little past the aim, and at most tenfold: the first, tiny times are mostly noise.
-            wanted = ceil(1.2 * count * min_sample / took) if took > 0 else 10 * count
+            wanted = ceil(1.2 * count * _MIN_SAMPLE / took) if took > 0 else 10 * count
             count = min(max(wanted, count + 1), 10 * count, _MAX_INNER)
             took = timer(call, count)
             spent += took
@@ -261,11 +259,7 @@ class Ratio:
 
     @classmethod
     def of(cls, numerators: Sequence[float], denominators: Sequence[float]) -> Ratio:
-        """Return the ratio of round i of one to round i of the other.
-
-        Raises:
-            ConfigError: the two do not have the same number of rounds, or none.
-        """
+        """Return the ratio of round i of one to round i of the other; `ConfigError` without any."""
         if len(numerators) != len(denominators) or not numerators:
             raise ConfigError(
                 f"a ratio of pairs needs equally many rounds, not {len(numerators)} and "

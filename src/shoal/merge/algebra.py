@@ -29,10 +29,7 @@ def in_a_row(maps: Sequence[ConvMap]) -> ConvMap:
     """Return the one map that does one after the other.
 
     Where joining from the front is not exact, joining from the back may be: a shift before a padded
-    layer in groups cannot be carried on, but can if a dense layer follows.
-
-    Raises:
-        Inexact: neither is.
+    layer in groups cannot be carried on, but can if a dense layer follows. `Inexact`: neither is.
     """
     try:
         return reduce(then, maps)
@@ -51,10 +48,8 @@ def then(first: ConvMap, second: ConvMap) -> ConvMap:
     M[o,i,t] = Σ_c Σ W2[o,c,b]·W1[c,i,a] over d1·a + s1·d2·b = t; stride s1·s2, padding p1 + s1·p2.
     It is exact where the second map reads no padding, or where the first one turns the zeros
     outside the image into zeros. A pointwise map whose bias stands in the way gives it to a channel
-    of ones, which is zero outside the image as the second map's padding is.
-
-    Raises:
-        Inexact: the second map's padding would have to hold what the first one computes there.
+    of ones, which is zero outside the image as the second map's padding is. Else it is `Inexact`:
+    the second map's padding would have to hold what the first one computes there.
     """
     if first.spatial != second.spatial:
         raise Inexact("the layers work on other dimensions")
@@ -77,25 +72,18 @@ def _convolved(first: ConvMap, second: ConvMap) -> ConvMap:
     inner, outer = first.in_groups(groups), second.in_groups(groups)
     weight, dilation = _kernel(first, second, inner, outer)
     taps = outer.flatten(3).sum(3) if second.spatial else outer
-    moved = torch.einsum("goc,gc->go", taps, first.bias.view(groups, -1))
-    bias = second.bias + moved.flatten()
-    return _stepping(first, second, weight.flatten(0, 1), bias, dilation, groups)
+    moved = torch.einsum("goc,gc->go", taps, first.bias.view(groups, -1)).flatten()
+    return _stepping(
+        first, second, weight=weight.flatten(0, 1), bias=second.bias + moved, dilation=dilation,
+        groups=groups,
+    )  # fmt: skip
 
 
-def _stepping(
-    first: ConvMap,
-    second: ConvMap,
-    weight: Tensor,
-    bias: Tensor,
-    dilation: tuple[int, ...],
-    groups: int,
-) -> ConvMap:
-    """Return a map with the stride and padding of both in a row."""
-    steps = list(zip(first.stride, second.stride, strict=True))
-    paddings = zip(first.padding, first.stride, second.padding, strict=True)
-    stride = tuple(a * b for a, b in steps)
-    padding = tuple(p + s * q for p, s, q in paddings)
-    return ConvMap(weight, bias, stride, padding, dilation, groups, first.ones)
+def _stepping(first: ConvMap, second: ConvMap, **parts: Any) -> ConvMap:
+    """Return a map of these parts, with the stride and padding of both in a row."""
+    steps = zip(first.padding, first.stride, second.padding, strict=True)
+    stride = tuple(a * b for a, b in zip(first.stride, second.stride, strict=True))
+    return replace(first, stride=stride, padding=tuple(p + s * q for p, s, q in steps), **parts)
 
 
 def _with_depthwise(first: ConvMap, second: ConvMap) -> ConvMap | None:
@@ -108,11 +96,12 @@ def _with_depthwise(first: ConvMap, second: ConvMap) -> ConvMap | None:
     if all(k == 1 for k in first.kernel) and second.is_depthwise:
         step = tuple(s * d for s, d in zip(first.stride, second.dilation, strict=True))
         bias = second.bias + second.weight.flatten(1).sum(1) * first.bias
-        return _stepping(first, second, first.weight * second.weight, bias, step, first.groups)
+        weight = first.weight * second.weight
+        return _stepping(first, second, weight=weight, bias=bias, dilation=step)
     if first.is_depthwise and second.groups == 1 and all(k == 1 for k in second.kernel):
         weight = second.weight * first.weight.transpose(0, 1)
         bias = second.bias + second.weight.flatten(1) @ first.bias
-        return _stepping(first, second, weight, bias, first.dilation, 1)
+        return _stepping(first, second, weight=weight, bias=bias, groups=1)
     return None
 
 
@@ -180,11 +169,7 @@ def _kernel(
 
 
 def plus(a: ConvMap, b: ConvMap) -> ConvMap:
-    """Return the one map that adds the outputs of both, fed the same input.
-
-    Raises:
-        Inexact: their strides or output sizes differ.
-    """
+    """Return the one map that adds the outputs of both; `Inexact` if strides or sizes differ."""
     if a.spatial != b.spatial:
         raise Inexact("the branches that are added work on other dimensions")
     if a.stride != b.stride:

@@ -9,19 +9,19 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import fx, nn
 
-from shoal.merge.conv_map import ConvMap
+from shoal.merge.algebra import Inexact, then
 from shoal.merge.cut import Prices, best_cut
-from shoal.merge.flattening import as_built, place_of_flattening
 from shoal.merge.linear_ops import linear_map, operands, tensor_shape
-from shoal.merge.reasons import NEEDED, boundary, why_apart
-from shoal.merge.regions import Region
+from shoal.merge.regions import Region, boundary, inside
 from shoal.merge.report import Boundary, Kept, Merged
-from shoal.merge.units import Segment
+from shoal.merge.units import Segment, as_built, place_of_flattening
 from shoal.network import Network
 from shoal.network.rewrite import between, free_path, is_closed, replace_stretch_
 from shoal.network.weights import is_weighted
 
-__all__ = ["Attempt", "Builder"]
+__all__ = ["FOLD_ONLY", "Attempt", "Builder"]
+
+FOLD_ONLY = "only scales and shifts were to be folded"
 
 
 @dataclass
@@ -37,44 +37,39 @@ class Attempt:
     error: float = math.inf
     error_float64: float | None = None
 
-    def take(self, builder: Builder) -> None:
-        """Add what one pass over the regions did."""
-        self.merged += builder.merged
-        self.kept = builder.kept
-        seen = {boundary.region for boundary in builder.boundaries}
-        self.boundaries = [b for b in self.boundaries if b.region not in seen]
-        self.boundaries += builder.boundaries
-        self.joined |= builder.joined
+    def take(self, later: Attempt) -> None:
+        """Add what another pass over the regions did."""
+        self.merged += later.merged
+        self.kept = later.kept
+        seen = {boundary.region for boundary in later.boundaries}
+        self.boundaries = [b for b in self.boundaries if b.region not in seen] + later.boundaries
+        self.joined |= later.joined
 
 
 class Builder:
     """Puts the best cut of one region after the other into a network, in one pass.
 
-    The network is changed in place; dead nodes stay. What was done is kept as `Attempt` has it.
+    The network is changed in place; dead nodes stay. What was done is in `done`.
     """
 
     def __init__(self, network: Network, prices: Prices) -> None:
         self.network = network
         self.prices = prices
-        self.merged: list[Merged] = []
-        self.kept: list[Kept] = []
-        self.boundaries: list[Boundary] = []
-        self.joined = False
+        self.done = Attempt(network)
         self._region = ""
         self._now: dict[fx.Node, fx.Node] = {}  # who gives a tensor that was replaced
 
     def build(self, region: Region, *, leave: bool = False) -> None:
         """Cut a region into its layers; `leave` only writes down where it begins and ends."""
         self._region = region.end.name
-        self.boundaries.append(boundary(region, self.network))
+        self.done.boundaries.append(boundary(region, self.network))
         if not leave:
             self._build(best_cut(region.chain, self.prices))
 
     def _build(self, segments: Sequence[Segment]) -> None:
         """Build the segments of a region or of a branch."""
         for segment, following in zip(segments, [*segments[1:], None], strict=False):
-            reason = why_apart(segment, following, joins=self.prices.joins)
-            kept = Kept(self._names(segment), reason, self._region)
+            kept = self._kept(segment, _why_apart(segment, following, joins=self.prices.joins))
             if segment.map is None and segment.branches:
                 for branch in segment.branches:
                     self._build(branch)
@@ -82,27 +77,30 @@ class Builder:
             elif segment.changed:
                 self._replace(segment)
             if kept.reason and (segment.layers or segment.scales):
-                self.kept.append(kept)
+                self.done.kept.append(kept)
 
-    def _names(self, segment: Segment) -> tuple[str, ...]:
-        """Return the paths of a segment's layers with weights, or of what it has instead."""
-        inside = between(self._now.get(segment.start, segment.start), segment.end)
-        nodes = [node for node in self.network.graph.nodes if node in inside]
+    def _kept(self, segment: Segment, reason: str) -> Kept:
+        """Name a segment's layers with weights, or what it has instead."""
+        nodes = inside(self.network, self._now.get(segment.start, segment.start), segment.end)
         called = [node for node in nodes if node.op == "call_module"]
         weighted = [node for node in nodes if is_weighted(node, self.network)]
-        return tuple(str(n.target) for n in weighted or called) or (segment.end.name,)
+        names = tuple(str(node.target) for node in weighted or called) or (segment.end.name,)
+        return Kept(names, reason, self._region)
 
     def _replace(self, segment: Segment) -> None:
-        start = self._now.get(segment.start, segment.start)
-        end = self._now.get(segment.end, segment.end)
+        start, end = (self._now.get(node, node) for node in (segment.start, segment.end))
         if not is_closed(start, end):
-            self.kept.append(Kept(self._names(segment), NEEDED, self._region))
+            self.done.kept.append(self._kept(segment, "a tensor inside is needed elsewhere"))
             return
         merged = self._describe(segment, start, end)
         flatten = place_of_flattening(start, end, segment.map)
-        layers = self._layers(segment, merged.name, flatten, start, end)
-        self.merged.append(merged)
-        self.joined |= segment.layers > 1
+        layers: list[tuple[str, nn.Module]] = []
+        if segment.map is not None and not segment.map.is_identity:
+            made = as_built(segment.map, start, flatten).layers(self._like(start, end))
+            paths = [free_path(self.network, f"{merged.name}_ones"), merged.name]
+            layers = list(zip(paths[-len(made) :], made, strict=True))
+        self.done.merged.append(merged)
+        self.done.joined |= segment.layers > 1
         if not layers and not flatten:
             end.replace_all_uses_with(start)
             self._now[segment.end] = start
@@ -120,53 +118,39 @@ class Builder:
         if total is segment.end:
             return
         gone = replace(segment, start=total, branches=(), layers=0)
-        self.merged.append(self._describe(gone, total, segment.end))
+        self.done.merged.append(self._describe(gone, total, segment.end))
         segment.end.replace_all_uses_with(total)
         self._now[segment.end] = total
-
-    def _layers(
-        self, segment: Segment, path: str, flatten: str | None, start: fx.Node, end: fx.Node
-    ) -> list[tuple[str, nn.Module]]:
-        """Return the new layers with their paths; none where the segment does nothing."""
-        found = segment.map
-        if found is None or found.is_identity:
-            return []
-        *helpers, layer = as_built(found, start, flatten).layers(self._like(start, end))
-        ones = [(free_path(self.network, f"{path}_ones"), module) for module in helpers]
-        return [*ones, (path, layer)]
 
     def _like(self, start: fx.Node, end: fx.Node) -> torch.Tensor:
         """Return a tensor of the type and place that the layers between two tensors have."""
         called = (str(n.target) for n in between(start, end) if n.op == "call_module")
-        inside = [p for path in called for p in self.network.get_submodule(path).parameters()]
-        return next(iter((*inside, *self.network.parameters())), torch.empty(0)).detach()
+        own = [p for path in called for p in self.network.get_submodule(path).parameters()]
+        return next(iter((*own, *self.network.parameters())), torch.empty(0)).detach()
 
     def _describe(self, segment: Segment, start: fx.Node, end: fx.Node) -> Merged:
-        order = list(self.network.graph.nodes).index
-        inside = sorted(between(start, end), key=order)
-        weighted = [node for node in inside if is_weighted(node, self.network)]
+        nodes = inside(self.network, start, end)
+        weighted = [node for node in nodes if is_weighted(node, self.network)]
         found = None if segment.map is None or segment.map.is_identity else segment.map
         return Merged(
-            name=self._path(inside, weighted, end),
-            layers=tuple(str(node.target) for node in inside if node.op == "call_module"),
-            before=" + ".join(self._words(node) for node in inside),
+            name=self._path(nodes, weighted, end),
+            layers=tuple(str(node.target) for node in nodes if node.op == "call_module"),
+            before=" + ".join(self._words(node) for node in nodes),
             after="nothing" if found is None else found.describe(),
             weighted_before=len(weighted),
-            macs_before=sum(_macs(self.network, node) for node in weighted),
-            macs_after=0 if found is None else _map_macs(found, end),
+            macs_before=sum(self._macs(node) for node in weighted),
+            macs_after=0 if found is None or found.is_affine else _macs(found.weight, end),
             latency_before_ms=segment.cost_apart if self.prices.in_ms else None,
             latency_after_ms=segment.cost if self.prices.in_ms else None,
             region=self._region,
         )
 
-    def _path(self, inside: list[fx.Node], weighted: list[fx.Node], end: fx.Node) -> str:
+    def _path(self, nodes: list[fx.Node], weighted: list[fx.Node], end: fx.Node) -> str:
         """Return the path for the new layer: the last weighted layer's, if nobody else calls it."""
-        called = [node for node in weighted or inside if node.op == "call_module"]
+        called = [node for node in weighted or nodes if node.op == "call_module"]
         for node in reversed(called):
-            path = str(node.target)
-            calls = [n for n in self.network.graph.nodes if n.target == path]
-            if set(calls) <= set(inside):
-                return path
+            if all(n in nodes for n in self.network.graph.nodes if n.target == node.target):
+                return str(node.target)
         base = str(called[-1].target) if called else f"{end.meta.get('path', '')}.merged"
         return free_path(self.network, base.lstrip("."))
 
@@ -178,22 +162,40 @@ class Builder:
         name = type(module).__name__
         return f"{name} {'×'.join(map(str, kernel))}" if isinstance(kernel, tuple) else name
 
+    def _macs(self, node: fx.Node) -> int:
+        if node.op != "call_module":
+            return 0
+        weight = self.network.get_submodule(str(node.target)).weight
+        assert isinstance(weight, torch.Tensor)
+        return _macs(weight, node)
 
-def _positions(node: fx.Node, channels_last: bool) -> int:
+
+def _macs(weight: torch.Tensor, node: fx.Node) -> int:
+    """Return the multiply-accumulates of a layer with this weight that gives a node's value."""
     shape = tensor_shape(node)
-    sizes = shape[1:-1] if channels_last else shape[2:]
-    return math.prod(n for n in sizes if n is not None)
+    positions = shape[1:-1] if weight.dim() == 2 else shape[2:]
+    return weight.numel() * math.prod(n for n in positions if n is not None)
 
 
-def _macs(network: Network, node: fx.Node) -> int:
-    if node.op != "call_module":
-        return 0
-    weight = network.get_submodule(str(node.target)).weight
-    assert isinstance(weight, torch.Tensor)
-    return weight.numel() * _positions(node, channels_last=weight.dim() == 2)
+def _why_apart(segment: Segment, following: Segment | None, *, joins: bool) -> str:
+    """Return why a segment is not one layer with the following one, or a sum not one at all.
 
-
-def _map_macs(found: ConvMap, end: fx.Node) -> int:
-    if found.is_affine:
-        return 0
-    return found.weight.numel() * _positions(end, channels_last=found.spatial == 0)
+    `joins` is whether layers could become one at all. Empty where there is nothing to say.
+    """
+    if segment.map is None and segment.branches:
+        return segment.reason or FOLD_ONLY
+    if following is None:
+        return ""
+    if segment.map is None or (following.map is None and not following.branches):
+        return "what comes after it is flattened first"
+    if following.map is None:
+        return "its neighbour is a sum of branches"
+    try:
+        then(segment.map, following.map)
+    except Inexact as error:
+        return str(error)
+    if joins:
+        return "merging it with the next layer would be slower"
+    if segment.scales:
+        return "folding it would cost the next layer a channel of ones"
+    return FOLD_ONLY if segment.layers and following.layers else ""

@@ -6,38 +6,33 @@ per-channel scale and shift being a 1×1 depthwise one.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from shoal.network.modules import Line, OnesChannel
 
-__all__ = ["ConvMap", "conv_padding"]
+__all__ = ["Conv", "ConvMap", "conv_padding"]
+
+Conv: TypeAlias = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
 @dataclass(frozen=True)
 class ConvMap:
-    """y = conv(x, weight, bias) with zero padding.
+    """y = conv(x, weight, bias) with zero padding; stride and the like per spatial dimension."""
 
-    Attributes:
-        weight: float64, shape [out, in / groups, *kernel].
-        bias: float64, shape [out].
-        stride: per spatial dimension.
-        padding: zeros on both sides, per spatial dimension.
-        dilation: per spatial dimension.
-        groups: of channels.
-        ones: whether the last input channel is a constant 1 that is added to the input. It carries
-            what an inner bias gives where a padding of the composed layers does not reach.
-    """
-
-    weight: Tensor
-    bias: Tensor
+    weight: Tensor  # float64, [out, in / groups, *kernel]
+    bias: Tensor  # float64, [out]
     stride: tuple[int, ...]
-    padding: tuple[int, ...]
+    padding: tuple[int, ...]  # zeros on both sides
     dilation: tuple[int, ...]
-    groups: int
+    groups: int  # of channels
+    # Whether the last input channel is a constant 1 that is added to the input. It carries what an
+    # inner bias gives where a padding of the composed layers does not reach.
     ones: bool = False
 
     # ------------------------------------------------------------------ makers
@@ -46,8 +41,7 @@ class ConvMap:
     def affine(cls, scale: Tensor, shift: Tensor, spatial: int) -> ConvMap:
         """Return the per-channel map scale·x + shift; both have shape [channels]."""
         weight = scale.double().reshape(-1, 1, *[1] * spatial)
-        ones, zeros = (1,) * spatial, (0,) * spatial
-        return cls(weight, shift.double(), ones, zeros, ones, len(weight))
+        return cls.over(weight, shift.double(), len(weight))
 
     @classmethod
     def identity(cls, channels: int, spatial: int) -> ConvMap:
@@ -55,18 +49,21 @@ class ConvMap:
         return cls.affine(torch.ones(channels), torch.zeros(channels), spatial)
 
     @classmethod
-    def of_linear(cls, layer: nn.Linear) -> ConvMap:
-        """Return the map of a linear layer."""
+    def of_layer(cls, layer: nn.Linear | Conv, padding: tuple[int, ...] = ()) -> ConvMap:
+        """Return the map of a layer; `conv_padding` gives a convolution's padding in numbers."""
         weight = layer.weight.detach().cpu().double()
-        return cls(weight, _bias(layer.bias, weight), (), (), (), 1)
-
-    @classmethod
-    def of_conv(cls, layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, padding: tuple[int, ...]) -> ConvMap:
-        """Return the map of a convolution whose padding, in numbers, `conv_padding` gave."""
-        weight = layer.weight.detach().cpu().double()
-        bias = _bias(layer.bias, weight)
+        bias = layer.bias
+        bias = weight.new_zeros(len(weight)) if bias is None else bias.detach().cpu().double()
+        if isinstance(layer, nn.Linear):
+            return cls.over(weight, bias)
         stride, dilation = tuple(layer.stride), tuple(layer.dilation)
         return cls(weight, bias, stride, padding, dilation, layer.groups)
+
+    @classmethod
+    def over(cls, weight: Tensor, bias: Tensor, groups: int = 1) -> ConvMap:
+        """Return the map of a kernel that is moved by one position and pads nothing."""
+        ones = (1,) * (weight.dim() - 2)
+        return cls(weight, bias, ones, (0,) * len(ones), ones, groups)
 
     # ------------------------------------------------------------------ what it is
 
@@ -118,27 +115,34 @@ class ConvMap:
 
     def flat(self) -> ConvMap:
         """Return a map that covers its images as one of their elements, C × positions in order."""
-        return ConvMap(self.weight.flatten(1), self.bias, (), (), (), 1)
+        return ConvMap.over(self.weight.flatten(1), self.bias)
+
+    def at_one_position(self) -> ConvMap:
+        """Return a convolution from one position to one as a linear layer.
+
+        Of its taps one reads the position, the others padding; a channel of ones is a bias there.
+        """
+        axes = list(zip(self.padding, self.dilation, self.kernel, strict=True))
+        weight = torch.zeros_like(self.weight.flatten(2)[:, :, 0])
+        if all(p % d == 0 and p // d < k for p, d, k in axes):
+            read: tuple[Any, ...] = tuple(p // d for p, d, _ in axes)
+            weight = self.weight[(..., *read)]
+        bias = self.bias
+        if self.ones:
+            weight, bias = weight[:, :-1], bias + weight[:, -1]
+        return ConvMap.over(weight, bias, self.groups)
 
     def works_within(self, other: ConvMap) -> bool:
-        """Whether this does a part of the work of `other`: the same with no more channels.
-
-        Args:
-            other: a map that gives no fewer output positions.
-        """
-        taps = zip(self.kernel, self.dilation, other.dilation, strict=True)
-        apart = all(k == 1 or mine == theirs for k, mine, theirs in taps)
-        one_group = self.groups == other.groups == 1
-        sizes = zip(self.weight.shape[:2], other.weight.shape[:2], strict=True)
-        smaller = all(mine <= theirs for mine, theirs in sizes)
-        paddings = zip(self.padding, other.padding, strict=True)
-        strides = zip(self.stride, other.stride, strict=True)
+        """Whether this does a part of the work of `other`, which gives no fewer positions."""
+        mine, theirs = ((*m.weight.shape[:2], *m.padding, m.ones) for m in (self, other))
+        steps = zip(self.kernel, self.dilation, other.dilation, strict=True)
         return (
-            self.kernel == other.kernel and apart and one_group and smaller
-            and self.ones <= other.ones
-            and all(mine <= theirs for mine, theirs in paddings)
-            and all(mine >= theirs for mine, theirs in strides)
-        )  # fmt: skip
+            self.kernel == other.kernel
+            and self.groups == other.groups == 1
+            and all(k == 1 or d == e for k, d, e in steps)
+            and all(map(operator.le, mine, theirs))
+            and all(map(operator.ge, self.stride, other.stride))
+        )
 
     # ------------------------------------------------------------------ simple changes
 
@@ -169,27 +173,21 @@ class ConvMap:
         if self.is_affine:
             dim = 1 if self.spatial else -1
             return [Line(self.weight.flatten().to(like), self.bias.to(like), dim)]
-        layer = self._plain_layer(like)
-        return [OnesChannel(), layer] if self.ones else [layer]
-
-    def _plain_layer(self, like: Tensor) -> nn.Module:
-        bias = bool(self.bias.any())
+        weight, has_bias = self.weight, bool(self.bias.any())
+        layer: nn.Linear | Conv
         if self.spatial == 0:
-            linear = nn.Linear(self.channels_in, self.channels_out, bias=bias, device="meta")
-            return _filled(linear, self.in_groups(1).squeeze(0), self.bias, like)
-        make = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[self.spatial - 1]
-        conv = make(
-            self.channels_in + self.ones,
-            self.channels_out,
-            self.kernel,  # type: ignore[arg-type]
-            stride=self.stride,  # type: ignore[arg-type]
-            padding=self.padding,  # type: ignore[arg-type]
-            dilation=self.dilation,  # type: ignore[arg-type]
-            groups=self.groups,
-            bias=bias,
-            device="meta",
-        )
-        return _filled(conv, self.weight, self.bias, like)
+            weight = self.in_groups(1).squeeze(0)
+            layer = nn.Linear(self.channels_in, self.channels_out, bias=has_bias, device="meta")
+        else:
+            make: Any = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[self.spatial - 1]
+            layer = make(
+                self.channels_in + self.ones, self.channels_out, self.kernel, self.stride,
+                self.padding, self.dilation, self.groups, has_bias, device="meta",
+            )  # fmt: skip
+        layer.weight = nn.Parameter(weight.to(like).contiguous())
+        if has_bias:
+            layer.bias = nn.Parameter(self.bias.to(like))
+        return [OnesChannel(), layer] if self.ones else [layer]
 
     def describe(self) -> str:
         """Return the kind of layer in a few words, for reports."""
@@ -204,7 +202,7 @@ class ConvMap:
         return f"conv {kernel}{stride}{groups} {self.channels_in}{ones}→{self.channels_out}"
 
 
-def conv_padding(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> tuple[int, ...] | None:
+def conv_padding(layer: Conv) -> tuple[int, ...] | None:
     """Return how many zeros a convolution pads each side with; None if it pads otherwise."""
     if layer.padding_mode != "zeros":
         return None
@@ -214,14 +212,3 @@ def conv_padding(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> tuple[int, ...] | 
         return (0,) * len(layer.kernel_size)
     extent = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
     return None if any(e % 2 for e in extent) else tuple(e // 2 for e in extent)
-
-
-def _bias(bias: Tensor | None, weight: Tensor) -> Tensor:
-    return weight.new_zeros(len(weight)) if bias is None else bias.detach().cpu().double()
-
-
-def _filled(layer: nn.Module, weight: Tensor, bias: Tensor, like: Tensor) -> nn.Module:
-    layer.weight = nn.Parameter(weight.to(like).contiguous())
-    if layer.bias is not None:
-        layer.bias = nn.Parameter(bias.to(like))
-    return layer

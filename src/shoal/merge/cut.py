@@ -1,49 +1,57 @@
 """Choose how to cut a region into layers: the cut with the least cost, by dynamic programming.
 
 Any run of units that composes exactly may become one layer; the best cut is found over all
-boundaries (Kim et al. 2023), with measured costs.
+boundaries (Kim et al. 2023), by what layers cost here: measured once, remembered on disk.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
 import math
+import os
+import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
-from torch import fx
+import torch
+from torch import fx, nn
 
+from shoal.files import write_file
+from shoal.measure import latency_in
 from shoal.merge.algebra import Inexact, in_a_row
 from shoal.merge.conv_map import ConvMap
-from shoal.merge.reasons import SUM_IS_FASTER
+from shoal.merge.linear_ops import tensor_shape
 from shoal.merge.regions import Element
-from shoal.merge.units import Segment, folded_units
+from shoal.merge.units import Segment, as_built, folded_units
+from shoal.modes import device_of, dtype_of
+from shoal.network import Network
+from shoal.runtimes import EAGER, find_runtime
 
-__all__ = ["Prices", "best_cut", "cheapest"]
+__all__ = ["LatencyCosts", "Prices", "best_cut", "cheapest"]
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Prices:
-    """By what a cut is chosen.
+    """By what a cut is chosen."""
 
-    Attributes:
-        of: the cost of a map on the tensor of a node, in milliseconds or any other unit.
-        joins: whether layers may become one at all; else only scales and shifts are folded.
-        most_work: composed layers with more than this times the work of their parts are not
-            considered: they cannot pay, and measuring them takes long.
-        margin: a merged layer must cost less than this times its parts; what is nearer to them is
-            within the noise of a measurement.
-        in_ms: whether costs are milliseconds, to be reported.
-    """
-
+    # The cost of a map on the tensor of a node, in milliseconds or any other unit
     of: Callable[[ConvMap, fx.Node], float]
+    # Whether layers may become one at all; else only scales and shifts are folded
     joins: bool = True
+    # Composed layers with more than this times the work of their parts are not considered: they
+    # cannot pay, and measuring them takes long
     most_work: float = 4.0
+    # A merged layer must cost less than this times its parts; what is nearer to them is within the
+    # noise of a measurement
     margin: float = 0.97
-    in_ms: bool = True
+    in_ms: bool = True  # whether costs are milliseconds, to be reported
 
 
 def best_cut(chain: Sequence[Element], prices: Prices) -> list[Segment]:
@@ -62,11 +70,8 @@ def cheapest(n: int, piece: Callable[[int, int], tuple[float, T] | None]) -> lis
     """
     best: list[tuple[float, list[T]]] = [(0.0, [])]
     for j in range(1, n + 1):
-        options = []
-        for i in range(j - 1, -1, -1):
-            last = piece(i, j)
-            if last is not None:
-                options.append((best[i][0] + last[0], [*best[i][1], last[1]]))
+        lasts = [(best[i], piece(i, j)) for i in range(j - 1, -1, -1)]
+        options = [(b[0] + last[0], [*b[1], last[1]]) for b, last in lasts if last is not None]
         best.append(min(options, key=lambda option: option[0]))
     return best[n][1]
 
@@ -75,11 +80,11 @@ def _join(units: Sequence[Segment], prices: Prices) -> tuple[float, Segment] | N
     """Return the cost of these units as one segment, None if they cannot or need not be one."""
     if len(units) == 1:
         return _alone(units[0], prices)
-    if not prices.joins or any(unit.map is None for unit in units):
-        return None
-    if not any(unit.layers for unit in units):
-        return None  # slices and paddings only move data: a layer in their place costs more
     parts = [unit.map for unit in units if unit.map is not None]
+    layers = sum(unit.layers for unit in units)
+    # Slices and paddings alone only move data: a layer in their place costs more.
+    if not prices.joins or len(parts) < len(units) or not layers:
+        return None
     try:
         composed = in_a_row(parts)
     except Inexact:
@@ -87,7 +92,6 @@ def _join(units: Sequence[Segment], prices: Prices) -> tuple[float, Segment] | N
     if _work(composed) > prices.most_work * sum(map(_work, parts)):
         return None
     price, apart = _price(composed, units, prices), sum(_alone(unit, prices)[0] for unit in units)
-    layers = sum(unit.layers for unit in units)
     start, end = units[0].start, units[-1].end
     segment = Segment(start, end, composed, layers, True, cost=price, cost_apart=apart)
     return price / prices.margin, segment
@@ -109,7 +113,7 @@ def _alone(unit: Segment, prices: Prices) -> tuple[float, Segment]:
         if together <= apart:
             price = together * prices.margin
             return together, replace(unit, branches=(), cost=price, cost_apart=apart)
-        reason = SUM_IS_FASTER
+        reason = "as one layer it would be slower"
     changed = any(part.changed for part in parts)
     return apart, replace(unit, map=None, changed=changed, reason=reason)
 
@@ -119,11 +123,79 @@ def _price(composed: ConvMap, units: Sequence[Segment], prices: Prices) -> float
 
     The map cannot cost more than such a unit; a measurement that says so comes from a busy machine.
     """
-    more = [u for u in units if u.map is not None and composed.works_within(u.map)]
-    known = [prices.of(unit.map, unit.start) for unit in more if unit.map is not None]
+    known = (
+        prices.of(unit.map, unit.start)
+        for unit in units
+        if unit.map is not None and composed.works_within(unit.map)
+    )
     return min([prices.of(composed, units[0].start), *known])
 
 
 def _work(composed: ConvMap) -> float:
     """Return multiply-accumulates per output position, in proportion to the output's size."""
     return composed.weight.numel() / math.prod(composed.stride)
+
+
+# ---------------------------------------------------------------------- what layers cost
+
+
+class LatencyCosts:
+    """Latency of layers by configuration and input shape, in milliseconds.
+
+    Layers get the device and number type of `network`. They are timed one after another, not side
+    by side, and the figures are kept for later runs on this machine, in $SHOAL_CACHE or the user's
+    cache folder: so the fastest round counts, which other work disturbs least.
+    """
+
+    def __init__(self, network: Network, batch: int, runtime: str = EAGER) -> None:
+        self.batch = batch
+        self.device = device_of(network)
+        self.dtype = dtype_of(network) or torch.float32
+        self.runtime = find_runtime(runtime)
+        chosen, users = os.environ.get("SHOAL_CACHE"), os.environ.get("XDG_CACHE_HOME")
+        folder = Path(chosen) if chosen else Path(users or Path.home() / ".cache") / "shoal"
+        self.path = folder / f"latency-{self._machine()}.json"
+        self._known: dict[str, float] = self._read()
+        self._fresh = False
+
+    def _machine(self) -> str:
+        where = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else ""
+        parts = [
+            "fastest", platform.machine(), platform.processor(), platform.node(), where,
+            self.device.type, str(torch.get_num_threads()), torch.__version__,
+            self.runtime.name, self.runtime.version,
+        ]  # fmt: skip
+        return hashlib.sha256("|".join(parts).encode()).hexdigest()[:12]
+
+    def _read(self) -> dict[str, float]:
+        try:
+            return {str(k): float(v) for k, v in json.loads(self.path.read_text()).items()}
+        except (OSError, ValueError, AttributeError):
+            return {}  # a damaged cache is only a cache
+
+    def save(self) -> None:
+        """Write new figures to disk; a folder that cannot be written is no error."""
+        if self._fresh:
+            with contextlib.suppress(OSError):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                write_file(self.path, json.dumps({**self._read(), **self._known}))
+                self._fresh = False
+
+    def map_ms(self, found: ConvMap, node: fx.Node) -> float:
+        """Return the latency of the layers that compute a map of a node's value."""
+        shape = tensor_shape(node)
+        place = "before" if found.covers(shape[2:]) else None  # of a flattening
+        like = torch.empty(0, dtype=self.dtype, device=self.device)
+        layers = as_built(found, node, place).layers(like)
+        if place is not None:
+            shape = (shape[0], found.weight[0].numel())
+        size = (self.batch, *(n if n is not None else self.batch for n in shape[1:]))
+        key = f"{[repr(layer) for layer in layers]}|{size}|{self.dtype}"
+        if key not in self._known:
+            inputs = torch.randn(size, device=self.device).to(self.dtype)
+            model = nn.Sequential(*layers) if len(layers) != 1 else layers[0]
+            options = {"min_seconds": 0.05, "max_seconds": 5.0, "repeats": 7, "warmup": 2}
+            timing = latency_in(self.runtime, {"layers": model}, inputs, **options)
+            self._known[key] = min(timing["layers"].rounds_ms)
+            self._fresh = True
+        return self._known[key]

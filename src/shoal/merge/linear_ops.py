@@ -10,16 +10,16 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, fx, nn
 
-from shoal.merge.conv_map import ConvMap, conv_padding
+from shoal.merge.conv_map import Conv, ConvMap, conv_padding
 from shoal.network import Network
-from shoal.network.modules import Line
 from shoal.network.nodes import bound_arguments, lookup_tensor
 from shoal.network.ops import op_of
+from shoal.network.weights import is_weighted
 
 __all__ = ["Linear", "linear_map", "operands", "tensor_shape"]
 
@@ -28,19 +28,20 @@ aten = torch.ops.aten
 
 @dataclass(frozen=True)
 class Linear:
-    """A node that is linear in one tensor.
+    """A node that is linear in one tensor."""
 
-    Attributes:
-        source: the tensor it reads.
-        layout: "conv" where channels are second, "last" where they are last, None where it does
-            not matter (a node that does nothing).
-        make: gives the map that it computes, in float64; None for a flattening of
-            [N, C, *positions] to [N, C·positions].
-    """
-
-    source: fx.Node
+    node: fx.Node
+    source: fx.Node  # the tensor it reads
+    # "conv" where channels are second, "last" where they are last, None where it does not matter
+    # (a node that does nothing)
     layout: str | None
+    # Gives its map, in float64; None for a flattening of [N, C, *positions] to [N, C·positions]
     make: Callable[[], ConvMap] | None
+    weighted: bool  # whether it is a layer with weights
+
+
+Found: TypeAlias = tuple[fx.Node, str | None, Callable[[], ConvMap] | None]
+"""Of a `Linear`: source, layout and make."""
 
 
 def tensor_shape(node: fx.Node) -> tuple[int | None, ...]:
@@ -63,9 +64,14 @@ def operands(node: fx.Node) -> tuple[fx.Node, fx.Node, float] | None:
 
 def linear_map(node: fx.Node, network: Network) -> Linear | None:
     """Return how a node is linear in one tensor in eval mode, or None."""
-    source = node.args[0] if node.args else None
     if len(tensor_shape(node)) < 2:
         return None
+    found = _find(node, network)
+    return found and Linear(node, *found, is_weighted(node, network))
+
+
+def _find(node: fx.Node, network: Network) -> Found | None:
+    source = node.args[0] if node.args else None
     if node.op == "call_module" and isinstance(source, fx.Node):
         return _of_layer(source, network.get_submodule(str(node.target)))
     if node.op != "call_function":
@@ -79,36 +85,32 @@ def linear_map(node: fx.Node, network: Network) -> Linear | None:
     return make(source, node) if make is not None and isinstance(source, fx.Node) else None
 
 
-def _nothing(source: fx.Node, _: object) -> Linear | None:
+def _nothing(source: fx.Node, _: object) -> Found | None:
     shape = tensor_shape(source)
     if len(shape) < 2 or not isinstance(shape[1], int):
         return None
-    return Linear(source, None, partial(ConvMap.identity, 1, 0))
+    return source, None, partial(ConvMap.identity, 1, 0)
 
 
 # ---------------------------------------------------------------------- layers
 
 
-def _of_layer(source: fx.Node, layer: nn.Module) -> Linear | None:
+def _of_layer(source: fx.Node, layer: nn.Module) -> Found | None:
     linear = op_of(layer).linear
     if callable(linear):
         return _of_layer(source, linear(layer))
     make = _LAYERS.get(linear or "")
-    return None if make is None else make(source, layer)
+    return make and make(source, layer)
 
 
-def _of_linear(source: fx.Node, layer: nn.Linear) -> Linear | None:
-    return Linear(source, "last", partial(ConvMap.of_linear, layer))
-
-
-def _of_conv(source: fx.Node, conv: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> Linear | None:
+def _of_conv(source: fx.Node, conv: Conv) -> Found | None:
     padding = conv_padding(conv)
     if padding is None or len(tensor_shape(source)) != conv.weight.dim():
         return None
-    return Linear(source, "conv", partial(ConvMap.of_conv, conv, padding))
+    return source, "conv", partial(ConvMap.of_layer, conv, padding)
 
 
-def _of_batch_norm(source: fx.Node, norm: nn.modules.batchnorm._BatchNorm) -> Linear | None:
+def _of_batch_norm(source: fx.Node, norm: nn.modules.batchnorm._BatchNorm) -> Found | None:
     if norm.running_mean is None or norm.running_var is None:
         return None  # it normalises by the batch, also in eval mode
     scale = (norm.running_var.cpu().double() + norm.eps).rsqrt()
@@ -120,32 +122,31 @@ def _of_batch_norm(source: fx.Node, norm: nn.modules.batchnorm._BatchNorm) -> Li
     return _affine(source, scale, shift, 1)
 
 
-def _of_line(source: fx.Node, line: Line) -> Linear | None:
-    return _affine(source, line.slope.flatten(), line.intercept.flatten(), line.channel_dim)
-
-
-def _affine(source: fx.Node, scale: Tensor, shift: Tensor, channel_dim: int) -> Linear | None:
+def _affine(source: fx.Node, scale: Tensor, shift: Tensor, channel_dim: int) -> Found | None:
     """Return the scale and shift of the channels at `channel_dim`."""
     rank = len(tensor_shape(source))
-    scale, shift = scale.detach().cpu().double(), shift.detach().cpu().double()
+    scale, shift = (values.detach().cpu().double().flatten() for values in (scale, shift))
     channel_dim %= rank
     if channel_dim == rank - 1:
-        return Linear(source, "last", partial(ConvMap.affine, scale, shift, 0))
+        return source, "last", partial(ConvMap.affine, scale, shift, 0)
     if channel_dim == 1 and 3 <= rank <= 5:
-        return Linear(source, "conv", partial(ConvMap.affine, scale, shift, rank - 2))
+        return source, "conv", partial(ConvMap.affine, scale, shift, rank - 2)
     return None
 
 
-_LAYERS: dict[str, Callable[[fx.Node, Any], Linear | None]] = {
-    "linear": _of_linear, "conv": _of_conv, "norm": _of_batch_norm, "line": _of_line,
+_LAYERS: dict[str, Callable[[fx.Node, Any], Found | None]] = {
+    "linear": lambda source, layer: (source, "last", partial(ConvMap.of_layer, layer)),
+    "conv": _of_conv,
+    "norm": _of_batch_norm,
+    "line": lambda source, line: _affine(source, line.slope, line.intercept, line.channel_dim),
     "nothing": _nothing,
-}  # fmt: skip
+}
 
 
 # ---------------------------------------------------------------------- functions
 
 
-def _of_constant(node: fx.Node, network: Network) -> Linear | None:
+def _of_constant(node: fx.Node, network: Network) -> Found | None:
     """x·c, x/c, x + c or x − c, with c a number or a parameter along the channels."""
     source, constant = node.args[0], node.args[1] if len(node.args) > 1 else None
     if node.kwargs.get("alpha", 1) != 1:
@@ -193,7 +194,7 @@ def _channel_vector(
     return value.detach().cpu().double().flatten(), along[0]
 
 
-def _of_flatten(source: fx.Node, node: fx.Node) -> Linear | None:
+def _of_flatten(source: fx.Node, node: fx.Node) -> Found | None:
     """[N, C, *positions] to [N, C·positions], by whatever name it goes."""
     (batch, *sizes), flat = tensor_shape(source) or (None,), tensor_shape(node)
     if len(sizes) not in (2, 3, 4) or not all(isinstance(n, int) for n in sizes):
@@ -201,17 +202,16 @@ def _of_flatten(source: fx.Node, node: fx.Node) -> Linear | None:
     # As many elements in a row as a sample has: so the rows are the samples.
     if batch is not None or flat != (None, math.prod(n for n in sizes if n is not None)):
         return None
-    return Linear(source, "conv", None)
+    return source, "conv", None
 
 
 def _image(source: fx.Node) -> tuple[int, int]:
     """Return how many channels and spatial dimensions an image has; zeros for what is none."""
     shape = tensor_shape(source)
-    channels = shape[1] if len(shape) in (3, 4, 5) else None
-    return (0, 0) if channels is None else (channels, len(shape) - 2)
+    return (shape[1] or 0, len(shape) - 2) if len(shape) in (3, 4, 5) else (0, 0)
 
 
-def _of_padding(source: fx.Node, node: fx.Node) -> Linear | None:
+def _of_padding(source: fx.Node, node: fx.Node) -> Found | None:
     """Zeros around an image, or beside its channels."""
     (channels, spatial), a = _image(source), bound_arguments(node)
     pads = [*a["pad"], *[0] * (2 * spatial + 4 - len(a["pad"]))]
@@ -226,18 +226,17 @@ def _of_padding(source: fx.Node, node: fx.Node) -> Linear | None:
     padding = tuple(side for side, _ in reversed(sides[:spatial]))
 
     def make() -> ConvMap:
-        if not before and not after:
-            return replace(ConvMap.identity(channels, spatial), padding=padding)
         eye = torch.eye(channels, dtype=torch.float64)
         weight = torch.cat([eye.new_zeros(before, channels), eye, eye.new_zeros(after, channels)])
-        ones = (1,) * spatial
-        weight = weight.reshape(*weight.shape, *ones)
-        return ConvMap(weight, weight.new_zeros(len(weight)), ones, padding, ones, 1)
+        weight = weight.reshape(*weight.shape, *[1] * spatial)
+        wider = ConvMap.over(weight, weight.new_zeros(len(weight)))
+        same = not before and not after
+        return replace(ConvMap.identity(channels, spatial) if same else wider, padding=padding)
 
-    return Linear(source, "conv", make)
+    return source, "conv", make
 
 
-def _of_slice(source: fx.Node, node: fx.Node) -> Linear | None:
+def _of_slice(source: fx.Node, node: fx.Node) -> Found | None:
     """Every n-th position of an image along one dimension, from the first on."""
     (channels, spatial), a = _image(source), bound_arguments(node)
     dim, end, step = a["dim"], a["end"], a["step"]
@@ -249,13 +248,10 @@ def _of_slice(source: fx.Node, node: fx.Node) -> Linear | None:
         return _nothing(source, node) if step == 1 else None
     stride = tuple(step if d == place else 1 for d in range(spatial))
 
-    def make() -> ConvMap:
-        return replace(ConvMap.identity(channels, spatial), stride=stride)
-
-    return Linear(source, "conv", make)
+    return source, "conv", lambda: replace(ConvMap.identity(channels, spatial), stride=stride)
 
 
-def _of_average_pool(source: fx.Node, node: fx.Node) -> Linear | None:
+def _of_average_pool(source: fx.Node, node: fx.Node) -> Found | None:
     (channels, spatial), a = _image(source), bound_arguments(node)
     if spatial != 2 or a["ceil_mode"] or a["divisor_override"] is not None:
         return None
@@ -269,7 +265,7 @@ def _of_average_pool(source: fx.Node, node: fx.Node) -> Linear | None:
         weight = torch.full((channels, 1, *kernel), share, dtype=torch.float64)
         return ConvMap(weight, weight.new_zeros(channels), stride, padding, (1, 1), channels)
 
-    return Linear(source, "conv", make)
+    return source, "conv", make
 
 
 def _pair(value: Any) -> tuple[int, int]:
@@ -277,7 +273,7 @@ def _pair(value: Any) -> tuple[int, int]:
     return int(values[0]), int(values[-1])
 
 
-_FUNCTIONS: dict[str, Callable[[fx.Node, fx.Node], Linear | None]] = {
+_FUNCTIONS: dict[str, Callable[[fx.Node, fx.Node], Found | None]] = {
     "flatten": _of_flatten, "slice": _of_slice, "pad": _of_padding,
     "average": _of_average_pool, "nothing": _nothing,
 }  # fmt: skip

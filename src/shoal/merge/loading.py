@@ -1,17 +1,54 @@
-"""Load a network from a folder that `shoal.save` or a run wrote."""
+"""Load a network from a folder that `shoal.save` or a run wrote.
+
+A folder of format 1 holds a plan, which is replayed on a capture of the base model, and weights.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
-from shoal.errors import PlanError
-from shoal.merge.format1 import PLAN_FILE, read_format1
-from shoal.network import Network
-from shoal.network.saving import NETWORK_FILE, read_network
+from shoal.errors import CheckpointError, PlanError, ShoalError
+from shoal.merge.padding import move_paddings_
+from shoal.merge.peephole import fix_lines, simplify_
+from shoal.models import load_model, parse_spec
+from shoal.modes import make_channels_last
+from shoal.network import Network, Operation, Plan, capture
+from shoal.network.cleanup import remove_dead_, used_paths
+from shoal.network.modules import Line, OnesChannel
+from shoal.network.rewrite import replace_stretch_
+from shoal.network.saving import (
+    NETWORK_FILE,
+    WEIGHTS_FILE,
+    read_description,
+    read_network,
+    read_weights,
+)
+from shoal.surgery import FittedLine
+from shoal.surgery.drop import drop_
+from shoal.surgery.linearize import put_linear_
 
-__all__ = ["is_run", "load"]
+__all__ = ["is_run", "load", "replay_"]
+
+_PLAN_FILE = "plan.json"
+_DOWNLOADS = ("pretrained", "weights")  # arguments of a base model that fetch weights
+_LAYERS: dict[str, Callable[..., nn.Module]] = {
+    "conv1d": nn.Conv1d,
+    "conv2d": nn.Conv2d,
+    "conv3d": nn.Conv3d,
+    "linear": nn.Linear,
+    "line": lambda channels, channel_dim: Line(
+        torch.ones(channels), torch.zeros(channels), channel_dim
+    ),
+    "ones": OnesChannel,
+    "batch_norm2d": nn.BatchNorm2d,
+}
 
 
 def load(folder: str | Path, part: str | None = None, model: nn.Module | None = None) -> Network:
@@ -57,11 +94,161 @@ def load(folder: str | Path, part: str | None = None, model: nn.Module | None = 
         raise PlanError(f"there is no folder '{path}': give one that shoal.save or a run made")
     if (path / NETWORK_FILE).exists():
         return read_network(path)
-    if (path / PLAN_FILE).exists():
-        return read_format1(path, model)
+    if (path / _PLAN_FILE).exists():
+        return _read_format1(path, model)
     raise PlanError(f"'{path}' has no {NETWORK_FILE}: it was not made by shoal.save or a run")
 
 
 def is_run(folder: Path) -> bool:
     """Return whether a folder is a run's, finished or not."""
     return (folder / "identity.json").exists() or (folder / "result.json").exists()
+
+
+# ---------------------------------------------------------------------- format 1
+
+
+def _read_format1(folder: Path, model: nn.Module | None) -> Network:
+    """Replay the plan of a folder on a capture of its base model, and put in its weights."""
+    description = read_description(folder / _PLAN_FILE, 1)
+    plan = Plan.from_dict(description)
+    network = _capture_base(plan, description, model)
+    if plan.fingerprint and network.plan.fingerprint != plan.fingerprint:
+        raise PlanError(
+            f"'{folder}' was made from another model than {plan.base or type(model).__name__} as "
+            "it is here: its layers or rectifiers differ"
+        )
+    replay_(network, plan)
+    _load_weights(network, folder, description)
+    return network.eval()
+
+
+def replay_(network: Network, plan: Plan) -> Network:
+    """Do a plan's operations to a capture of its base model, in place; weights are placeholders.
+
+    Raises `PlanError` if the plan does not fit the network, or holds an operation unknown here.
+    """
+    for operation in plan.operations:
+        try:
+            _replay(network, operation)
+        except PlanError:
+            raise
+        except ShoalError as error:
+            raise PlanError(f"the plan does not fit this model: {error}") from error
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            raise PlanError(
+                f"the plan's operation '{operation.kind}' is damaged: {error}"
+            ) from error
+    network.plan.operations[:] = plan.operations
+    network.plan.base = plan.base
+    return network
+
+
+# ---------------------------------------------------------------------- operations
+
+
+def _replay(network: Network, operation: Operation) -> None:
+    match operation.kind:
+        case "linearize":
+            _linearize(network, operation)
+        case "drop":
+            drop_(network, operation.names)
+        case "collapse":
+            stretch = network.stretch(operation.names[0])
+            like = next((p for p in network.parameters() if p.is_floating_point()), torch.empty(0))
+            layers = [(path, layer.to(like)) for path, layer in _layers(operation.options)]
+            replace_stretch_(network, stretch.start, stretch.end, layers)
+            remove_dead_(network)
+        case "pad":
+            move_paddings_(network, [operation.names])
+        case "merge":
+            _merge(network, operation)
+        case unknown:
+            raise PlanError(
+                f"the plan holds the operation '{unknown}', which this version of shoal does not "
+                "know: update shoal"
+            )
+
+
+def _linearize(network: Network, operation: Operation) -> None:
+    how = operation.options.get("how")
+    if how not in ("line", "identity"):
+        raise PlanError(f"the plan linearizes by '{how}', which is neither 'line' nor 'identity'")
+    for name in operation.names:
+        site, line = network.site(name), None
+        if site.linearized is not None:
+            raise PlanError(f"the plan linearizes site '{name}' twice: the file is damaged")
+        if how == "line":
+            if site.channels is None:
+                raise PlanError(f"the number of channels of site '{name}' is unknown")
+            line = FittedLine(torch.ones(site.channels), torch.zeros(site.channels), 0.0)
+        put_linear_(network, site, line)
+
+
+def _merge(network: Network, operation: Operation) -> None:
+    pool_first = operation.options.get("pool_first") is True
+    used = used_paths(network.graph.nodes)
+    for cuts in operation.options["rounds"]:
+        simplify_(network, pool_first=pool_first)
+        used |= used_paths(network.graph.nodes)
+        for cut in cuts:
+            nodes = dict(enumerate(network.graph.nodes))
+            start, end, layers = nodes[cut["start"]], nodes[cut["end"]], _layers(cut)
+            if layers or cut["flatten"]:
+                replace_stretch_(network, start, end, layers, flatten=cut["flatten"])
+            else:
+                end.replace_all_uses_with(start)
+        used |= used_paths(network.graph.nodes)
+        remove_dead_(network, used)
+    simplify_(network, pool_first=pool_first)
+    remove_dead_(network, used)
+    fix_lines(network)
+
+
+def _layers(record: Mapping[str, Any]) -> list[tuple[str, nn.Module]]:
+    specs = [(str(path), dict(spec)) for path, spec in record["layers"]]
+    return [(path, _LAYERS[spec.pop("type")](**spec)) for path, spec in specs]
+
+
+# ---------------------------------------------------------------------- base and weights
+
+
+def _capture_base(plan: Plan, description: Mapping[str, Any], model: nn.Module | None) -> Network:
+    if model is None:
+        if not plan.base:
+            raise PlanError(
+                "the saved network does not say how its base model is built: give it as model="
+            )
+        spec = parse_spec(plan.base)
+        options = {k: v for k, v in spec.kwargs.items() if k not in _DOWNLOADS}
+        model = load_model(replace(spec, kwargs=options))
+    try:
+        inputs = description["inputs"]
+        leaves = [
+            leaf["value"]
+            if "value" in leaf
+            else torch.zeros(leaf["shape"], dtype=getattr(torch, leaf["dtype"]))
+            for leaf in inputs["leaves"]
+        ]
+        args, kwargs = pytree.tree_unflatten(leaves, pytree.treespec_loads(inputs["structure"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise PlanError(
+            f"{_PLAN_FILE} does not describe the inputs: the file is damaged"
+        ) from error
+    return capture(model, tuple(args), example_kwargs=kwargs).copy()
+
+
+def _load_weights(network: Network, folder: Path, description: Mapping[str, Any]) -> None:
+    tensors = read_weights(folder, description)
+    for alias, name in description.get("tied", {}).items():
+        tensors[alias] = tensors[name]
+    kinds = {v.dtype for v in tensors.values() if v.dtype.is_floating_point}
+    if len(kinds) == 1:
+        network.to(kinds.pop())
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        path = folder / WEIGHTS_FILE
+        raise CheckpointError(f"'{path}' does not belong to this network: {reason}") from error
+    if description.get("channels_last") is True:
+        make_channels_last(network)

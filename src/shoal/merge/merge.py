@@ -4,29 +4,35 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
+import torch
 from torch import fx
 
-from shoal.errors import OptionError
+from shoal.data.batch import split_batch
+from shoal.errors import ConfigError, OptionError
 from shoal.measure import count_macs, depth, latency_in, latency_ratio
-from shoal.merge.build import Attempt, Builder
+from shoal.merge.build import FOLD_ONLY, Attempt, Builder
 from shoal.merge.conv_map import ConvMap
-from shoal.merge.cut import Prices
+from shoal.merge.cut import LatencyCosts, Prices
 from shoal.merge.peephole import fix_lines, simplify_
-from shoal.merge.prices import LatencyCosts
-from shoal.merge.reasons import CHANGED, CHANGED_ALL, FOLD_ONLY, WHOLE_IS_SLOWER
 from shoal.merge.regions import find_regions
 from shoal.merge.report import Kept, MergeReport
-from shoal.merge.verify import Verifier, resized, sample_inputs
-from shoal.modes import is_channels_last, make_channels_last
+from shoal.merge.units import weighted
+from shoal.modes import device_of, dtype_of, is_channels_last, make_channels_last
 from shoal.network import Network
+from shoal.network.agreement import compare_outputs
 from shoal.network.cleanup import remove_dead_, used_paths
+from shoal.network.inputs import as_call, map_tensors, repeat_rows
+from shoal.passes.batches import plain
 from shoal.runtimes import EAGER
 
-__all__ = ["merge_"]
+__all__ = ["merge_", "trial_merge_"]
 
+_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 5e-3}
 _SLOWER = 1.02  # a merge that makes the whole network slower than this is undone
 
 
@@ -78,20 +84,20 @@ def merge_(
         raise OptionError("policy", policy, "'measured', 'always' or 'fold'")
     if batch < 1:
         raise OptionError("batch", batch, "at least 1")
-    return _Merger(network, sample_inputs(network, loader), policy, batch, runtime).run()
+    return _Merger(network, _sample_inputs(network, loader), policy, batch, runtime).run()
 
 
+@dataclass
 class _Merger:
-    def __init__(
-        self, network: Network, inputs: list[Any], policy: str, batch: int, runtime: str
-    ) -> None:
-        self.network = network
-        self.inputs = inputs
-        self.batch = batch
-        self.runtime = runtime
-        self.policy = policy
-        self.verifier = Verifier(network, inputs)
-        self.costs = LatencyCosts(network, batch, runtime)
+    network: Network
+    inputs: list[Any]
+    policy: str
+    batch: int
+    runtime: str
+
+    def __post_init__(self) -> None:
+        self.verifier = _Verifier(self.network, self.inputs)
+        self.costs = LatencyCosts(self.network, self.batch, self.runtime)
 
     def run(self) -> MergeReport:
         attempt, slower = self._verified(self.policy), False
@@ -102,9 +108,10 @@ class _Merger:
                 before_ms, after_ms, ratio = self._latencies(folded.network, attempt.network)
                 slower = ratio > _SLOWER
             if slower:
+                reason = "the whole network was measured to be slower with it"
                 joined = [m for m in attempt.merged if m.weighted_before > 1]
                 folded.kept = [k for k in folded.kept if k.reason != FOLD_ONLY]
-                folded.kept += [Kept(m.layers, WHOLE_IS_SLOWER, m.region) for m in joined]
+                folded.kept += [Kept(m.layers, reason, m.region) for m in joined]
                 attempt, after_ms = folded, before_ms
         self.costs.save()
         example = self.inputs[0]
@@ -146,26 +153,27 @@ class _Merger:
 
     def _verified(self, policy: str) -> Attempt:
         """Return an attempt that computes what the network computes, leaving out what does not."""
-        attempt = self._attempt(policy, skip=frozenset())
+        attempt = self._attempt(policy)
         if self.verifier.agrees(attempt):
             return attempt
         skip: set[str] = set()
+        regions = {found.region for found in attempt.boundaries}
         for found in attempt.boundaries:
-            alone = {other.region for other in attempt.boundaries} - {found.region} - skip
-            if not self.verifier.agrees(self._attempt(policy, skip=frozenset(alone | skip))):
+            if not self.verifier.agrees(self._attempt(policy, regions - {found.region} | skip)):
                 skip.add(found.region)
-        attempt = self._attempt(policy, skip=frozenset(skip))
+        attempt = self._attempt(policy, skip)
         if self.verifier.agrees(attempt):
+            reason = "merging it changed the output by more than rounding"
             undone = [found for found in attempt.boundaries if found.region in skip]
-            attempt.kept += [Kept(found.layers, CHANGED, found.region) for found in undone]
+            attempt.kept += [Kept(found.layers, reason, found.region) for found in undone]
             return attempt
-        nothing = Attempt(self.network.copy().eval(), boundaries=attempt.boundaries)
-        nothing.kept = [Kept(m.layers, CHANGED_ALL, m.region) for m in attempt.merged]
-        nothing.error = 0.0
+        nothing = Attempt(self.network.copy().eval(), boundaries=attempt.boundaries, error=0.0)
+        reason = "merging changed the output"
+        nothing.kept = [Kept(m.layers, reason, m.region) for m in attempt.merged]
         return nothing
 
     def _latencies(self, folded: Network, merged: Network) -> tuple[float, float, float]:
-        inputs = resized(self.inputs[-1], self.batch)
+        inputs = map_tensors(lambda tensor: repeat_rows(tensor, self.batch), self.inputs[-1])
         networks = {"folded": folded, "merged": merged}
         timing = latency_in(self.runtime, networks, inputs, min_seconds=0.3)
         before, after = timing["folded"], timing["merged"]
@@ -180,7 +188,7 @@ class _Merger:
         joins = policy == "always"
         return Prices(_count_layers, joins=joins, most_work=math.inf, margin=1.0, in_ms=False)
 
-    def _attempt(self, policy: str, skip: frozenset[str]) -> Attempt:
+    def _attempt(self, policy: str, skip: Collection[str] = ()) -> Attempt:
         """Return a merged copy, in which another merge finds nothing to do."""
         work = self.verifier.base.copy()
         attempt = Attempt(work)
@@ -193,11 +201,11 @@ class _Merger:
             builder = Builder(work, prices)
             for region in find_regions(work):
                 builder.build(region, leave=region.end.name in skip)
-            if builder.merged or not again:
-                attempt.take(builder)
+            if builder.done.merged or not again:
+                attempt.take(builder.done)
             used |= used_paths(work.graph.nodes)
             remove_dead_(work, used)
-            if not builder.merged:
+            if not builder.done.merged:
                 break
         attempt.reshaped = fix_lines(work)
         if is_channels_last(self.network):
@@ -207,3 +215,84 @@ class _Merger:
 
 def _count_layers(found: ConvMap, node: fx.Node) -> float:
     return 0.0 if found.is_identity else 0.1 if found.is_affine else 1.0 + 0.01 * found.ones
+
+
+def trial_merge_(network: Network, *, batch: int, runtime: str = EAGER) -> Network:
+    """Merge the layers of a network whose scales and shifts are folded, for a measurement only.
+
+    Regions are cut as `merge_` cuts them under "measured", in place. Nothing is compared or
+    recorded, so the network, which is returned, is good for measuring and for nothing else.
+    """
+    used = used_paths(network.graph.nodes)
+    simplify_(network, pool_first=True)
+    regions = [region for region in find_regions(network) if weighted(region.chain) > 1]
+    if regions:
+        costs = LatencyCosts(network, batch, runtime)
+        builder = Builder(network, Prices(costs.map_ms))
+        for region in regions:
+            builder.build(region)
+        costs.save()
+    remove_dead_(network, used)
+    fix_lines(network)
+    return network
+
+
+# ---------------------------------------------------------------------- the proof
+
+
+def _sample_inputs(network: Network, loader: Iterable[Any] | None) -> list[Any]:
+    """Return what outputs are compared on: a real batch if there is one, and random ones."""
+    device, calls = device_of(network), []
+    for raw in islice(plain(loader), 1) if loader is not None else ():
+        real = split_batch(raw).first(8).to(device)
+        calls.append((real.args, real.kwargs))
+    calls += [network.example_inputs(batch=batch, seed=seed) for seed, batch in ((0, 2), (1, 3))]
+    # A call's inputs are a tuple, or a mapping if some go by keyword.
+    names = network.inputs.parameters
+    return [{**dict(zip(names, a, strict=False)), **k} if k else a for a, k in calls]
+
+
+def _cast(inputs: Any, dtype: torch.dtype) -> Any:
+    return map_tensors(lambda t: t.to(dtype) if t.is_floating_point() else t, inputs)
+
+
+class _Verifier:
+    """Compares merged copies of a network with it, on `inputs`.
+
+    `base` is a copy to merge: in float64 where the network can run so, else as it is.
+    """
+
+    def __init__(self, network: Network, inputs: list[Any]) -> None:
+        self.network = network
+        self.inputs = inputs
+        self.dtype = dtype_of(network)
+        self.base = self._in_float64()
+
+    def _in_float64(self) -> Network:
+        copy = self.network.copy().eval()
+        if self.dtype in (None, torch.float64):
+            return copy
+        try:
+            copy.double()
+            args, kwargs = as_call(_cast(self.inputs[-1], torch.float64))
+            with torch.no_grad():
+                copy(*args, **kwargs)
+        except (RuntimeError, TypeError):  # some devices have no float64
+            return self.network.copy().eval()
+        return copy
+
+    def agrees(self, attempt: Attempt) -> bool:
+        """Compare an attempt's outputs with the network's; brings it to the network's type."""
+        merged, dtype = attempt.network, self.dtype or torch.float32
+        try:
+            if dtype_of(self.base) == torch.float64:
+                inputs = [_cast(given, torch.float64) for given in self.inputs]
+                attempt.error_float64 = compare_outputs(self.base, merged, inputs).max_rel_error
+                if attempt.error_float64 > _TOLERANCE[torch.float64]:
+                    return False
+            if self.dtype is not None:
+                merged.to(self.dtype)
+            attempt.error = compare_outputs(self.network, merged, self.inputs).max_rel_error
+        except ConfigError:  # the merged network cannot even be called
+            attempt.error = math.inf
+        return attempt.error <= _TOLERANCE.get(dtype, 1e-5)

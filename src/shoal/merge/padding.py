@@ -14,11 +14,10 @@ from collections.abc import Iterator, Sequence
 from torch import fx, nn
 
 from shoal.errors import PlanError
-from shoal.merge.conv_map import conv_padding
-from shoal.merge.cut import Prices, best_cut
+from shoal.merge.conv_map import Conv, conv_padding
+from shoal.merge.cut import LatencyCosts, Prices, best_cut
 from shoal.merge.peephole import simplify_
-from shoal.merge.prices import LatencyCosts
-from shoal.merge.regions import Element, Layer, find_regions
+from shoal.merge.regions import Element, Sum, find_regions
 from shoal.network import Network
 from shoal.network.rewrite import between
 from shoal.runtimes import EAGER
@@ -28,19 +27,13 @@ __all__ = ["find_movable_paddings", "move_paddings_"]
 _WORTH = 0.8  # one layer over two, in latency: borders change and work grows, so not for a trifle
 
 Pair = tuple[str, str]  # paths of two convolutions, one after the other
-Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
 def find_movable_paddings(network: Network, *, batch: int = 1, runtime: str = EAGER) -> list[Pair]:
     """Return the pairs of convolutions that a merge would join if the padding were moved.
 
-    Args:
-        network: the captured network; it is left as it is.
-        batch: batch size at which measured latency decides what a merge would join.
-        runtime: where it is measured, "eager" or "onnxruntime".
-
-    Returns:
-        The paths of the first and the second convolution of each pair.
+    What a merge would join is decided by latency measured in the runtime at this batch size. The
+    network is left as it is.
     """
     costs = LatencyCosts(network, batch, runtime)
     prices = Prices(costs.map_ms, margin=_WORTH)
@@ -60,15 +53,7 @@ def find_movable_paddings(network: Network, *, batch: int = 1, runtime: str = EA
 def move_paddings_(network: Network, pairs: Sequence[Sequence[str]]) -> Network:
     """Let the first convolution of each pair pad for the second one, in place; recorded.
 
-    Args:
-        network: changed in place; the borders of what it computes change.
-        pairs: as `find_movable_paddings` gives them.
-
-    Returns:
-        The network itself.
-
-    Raises:
-        PlanError: the network has no such pair.
+    The borders of what the network computes change. Raises `PlanError` if it has no such pair.
     """
     for first, second in pairs:
         if (first, second) not in _all_pairs(network):
@@ -89,24 +74,20 @@ def _all_pairs(network: Network) -> list[Pair]:
 
 def _pairs(network: Network, chain: Sequence[Element]) -> Iterator[Pair]:
     """Give the neighbouring convolutions of a chain whose second one pads."""
-    last: Layer | None = None
+    last: fx.Node | None = None
     for element in chain:
-        if not isinstance(element, Layer):
+        if isinstance(element, Sum):
             yield from _pairs(network, element.first)
             yield from _pairs(network, element.second)
             last = None
         elif element.weighted:
-            if last is not None and _fits(network, last, element):
-                yield str(last.node.target), str(element.node.target)
-            last = element
+            if last is not None:
+                paddings = [p for node in (last, element.node) for _, p in _conv(network, node)]
+                if len(paddings) == 2 and len(paddings[0]) == len(paddings[1]) and any(paddings[1]):
+                    yield str(last.target), str(element.node.target)
+            last = element.node
         elif element.make is None or not element.make().is_affine:
             last = None  # what comes between would change the size of what is padded
-
-
-def _fits(network: Network, first: Layer, second: Layer) -> bool:
-    found = [conv for layer in (first, second) for conv in _conv(network, layer.node)]
-    paddings = [padding for _, padding in found]
-    return len(found) == 2 and len(paddings[0]) == len(paddings[1]) and any(paddings[1])
 
 
 def _conv(network: Network, node: fx.Node) -> list[tuple[Conv, tuple[int, ...]]]:

@@ -20,10 +20,8 @@ aten = torch.ops.aten
 def simplify_(network: Network, *, pool_first: bool = False) -> None:
     """Rewrite a network's graph in place without changing what it computes in eval mode.
 
-    Args:
-        network: changed in place, not compiled.
-        pool_first: let 1×1 convolutions before a mean over the image come after it, as lines do in
-            any case.
+    With `pool_first`, 1×1 convolutions before a mean over the image come after it, as lines do in
+    any case. The network is not compiled again.
     """
     for node in list(network.graph.nodes):
         found = linear_map(node, network)
@@ -57,17 +55,17 @@ def _take_mean_first(node: fx.Node, network: Network, *, layers: bool) -> None:
     source = node.args[0]
     if not isinstance(source, fx.Node) or len(source.users) != 1:
         return
-    rank = len(tensor_shape(source))
     found = linear_map(source, network)
     if found is None or found.layout != "conv" or found.make is None:
         return
-    if node.target is aten.mean.dim and not _over_positions(node, rank):
+    if node.target is aten.mean.dim and not _over_positions(node, len(tensor_shape(source))):
         return
     pointwise = found.make()
     if not pointwise.is_affine and not layers:
         return
-    like = next((p for p in network.parameters()), torch.empty(0)).detach()
-    layer = _after_mean(pointwise, len(tensor_shape(node)), like)
+    shape = tensor_shape(node)
+    like = next(network.parameters(), torch.empty(0)).detach()
+    layer = _after_mean(pointwise, len(shape), like)
     if layer is None:
         return
     path = free_path(network, f"{source.meta.get('path', '')}.after_mean".lstrip("."))
@@ -76,7 +74,6 @@ def _take_mean_first(node: fx.Node, network: Network, *, layers: bool) -> None:
     with network.graph.inserting_after(node):
         after = network.graph.call_module(path, (node,))
     after.meta = dict(node.meta)
-    shape = tensor_shape(node)
     node.meta["shape"] = (shape[0], pointwise.channels_in, *shape[2:])
     node.replace_all_uses_with(after, delete_user_cb=lambda user: user is not after)
     network.graph.erase_node(source)
@@ -90,7 +87,7 @@ def _after_mean(pointwise: ConvMap, rank: int, like: torch.Tensor) -> nn.Module 
     whatever the map's is, so that it follows from the structure alone.
     """
     if pointwise.is_affine:
-        return Line(pointwise.weight.flatten().to(like), pointwise.bias.to(like), 1)
+        return pointwise.layers(like)[0]
     if not pointwise.is_pointwise or any(step != 1 for step in pointwise.stride):
         return None
     sizes, groups = (pointwise.channels_in, pointwise.channels_out), pointwise.groups
@@ -101,11 +98,9 @@ def _after_mean(pointwise: ConvMap, rank: int, like: torch.Tensor) -> nn.Module 
         layer = nn.Conv2d(*sizes, 1, groups=groups)
     else:
         return None
-    layer = layer.to(like.device, like.dtype)
-    assert layer.bias is not None
-    with torch.no_grad():
-        layer.weight.copy_(pointwise.weight.reshape(layer.weight.shape))
-        layer.bias.copy_(pointwise.bias)
+    weight = pointwise.weight.reshape(layer.weight.shape)
+    layer.weight = nn.Parameter(weight.to(like, copy=True))
+    layer.bias = nn.Parameter(pointwise.bias.to(like, copy=True))
     return layer
 
 
@@ -121,8 +116,7 @@ def fix_lines(network: Network) -> bool:
     """Shape the lines that are left for the tensors they read; returns whether one was not."""
     before = {name: value.shape for name, value in network.state_dict().items()}
     for node in network.graph.nodes:
-        if node.op == "call_module":
-            module = network.get_submodule(str(node.target))
-            if isinstance(module, Line):
-                module.fix_rank(len(tensor_shape(node)))
+        module = network.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if isinstance(module, Line):
+            module.fix_rank(len(tensor_shape(node)))
     return before != {name: value.shape for name, value in network.state_dict().items()}

@@ -15,64 +15,39 @@ __all__ = ["Boundary", "Kept", "MergeReport", "Merged"]
 
 @dataclass(frozen=True)
 class Merged:
-    """A stretch that became one layer, or vanished.
+    """A stretch that became one layer, or vanished."""
 
-    Attributes:
-        name: path of the new layer; of the last old one where nothing is left.
-        layers: the old layers, in order.
-        before: the old layers in words.
-        after: the new layer in words; "nothing" where it vanished.
-        weighted_before: how many layers with weights there were.
-        macs_before: multiply-accumulates of the old layers for one sample.
-        macs_after: of the new layer.
-        latency_before_ms: measured latency of the old layers with scales and shifts folded; None
-            where only scales and shifts were folded, which is not measured.
-        latency_after_ms: of the new layer.
-        region: the region it lies in, as `Boundary.region` names it.
-    """
-
-    name: str
-    layers: tuple[str, ...]
-    before: str
-    after: str
-    weighted_before: int
-    macs_before: int
-    macs_after: int
+    name: str  # path of the new layer; of the last old one where nothing is left
+    layers: tuple[str, ...]  # the old layers, in order
+    before: str  # the old layers in words
+    after: str  # the new layer in words; "nothing" where it vanished
+    weighted_before: int  # how many layers with weights there were
+    macs_before: int  # multiply-accumulates of the old layers for one sample
+    macs_after: int  # of the new layer
+    # Measured latency of the old layers with scales and shifts folded, and of the new layer; None
+    # where only scales and shifts were folded, which is not measured
     latency_before_ms: float | None
     latency_after_ms: float | None
-    region: str = ""
+    region: str = ""  # the region it lies in, as `Boundary` names it
 
 
 @dataclass(frozen=True)
 class Kept:
-    """A linear stretch that was left as it is, and why.
+    """A linear stretch that was left as it is, and why."""
 
-    Attributes:
-        layers: its layers, in order.
-        reason: why it was not merged with what follows it, or into one layer.
-        region: the region it lies in.
-    """
-
-    layers: tuple[str, ...]
-    reason: str
+    layers: tuple[str, ...]  # in order
+    reason: str  # why it was not merged with what follows it, or into one layer
     region: str = ""
 
 
 @dataclass(frozen=True)
 class Boundary:
-    """Where a region begins and ends.
+    """Where a region begins and ends."""
 
-    Attributes:
-        region: its name, that of its last node.
-        layers: what lies in it, in order.
-        begins: why it does not begin earlier.
-        ends: why it goes no further.
-    """
-
-    region: str
-    layers: tuple[str, ...]
-    begins: str
-    ends: str
+    region: str  # its name, that of its last node
+    layers: tuple[str, ...]  # what lies in it, in order
+    begins: str  # why it does not begin earlier
+    ends: str  # why it goes no further
 
 
 @dataclass(frozen=True)
@@ -87,10 +62,8 @@ class MergeReport:
         max_rel_error_float64: the same with both networks in float64 before the merged weights are
             rounded to the network's own type; None where it was not computed.
         checked_inputs: how many batches the outputs were compared on.
-        macs_before: multiply-accumulates of one sample.
-        macs_after: the same after the merge.
-        depth_before: layers with weights on the longest path.
-        depth_after: the same after the merge.
+        macs_before, macs_after: multiply-accumulates of one sample.
+        depth_before, depth_after: layers with weights on the longest path.
         latency_before_ms: median latency of the network with scales and shifts folded; None where
             nothing beyond folding was done.
         latency_after_ms: of the merged network, from the same rounds.
@@ -115,8 +88,7 @@ class MergeReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON values."""
-        values: dict[str, Any] = json.loads(json.dumps(asdict(self)))  # lists for tuples
-        return values
+        return dict(json.loads(json.dumps(asdict(self))))  # lists for tuples
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> MergeReport:

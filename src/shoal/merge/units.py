@@ -2,49 +2,43 @@
 
 Each layer of a chain is a unit, and so is each sum of two branches, as one map where that is exact.
 Scales and shifts are folded into the unit before them, or after them, where that is exact.
+
+Flattening and the linear layer after it are a convolution over the whole image, whose output has a
+single position; later linear layers are convolutions over that position. A convolution over the
+whole image computes the same as a linear layer, and much slower, so what is built is a linear layer
+again, with the flattening before it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
+from typing import TypeAlias
 
 from torch import fx
 
 from shoal.merge.algebra import Inexact, in_a_row, plus, then
 from shoal.merge.conv_map import ConvMap
-from shoal.merge.flattening import over_one_position, whole_image
-from shoal.merge.linear_ops import tensor_shape
+from shoal.merge.linear_ops import Linear, tensor_shape
 from shoal.merge.regions import Element, Sum
 
-__all__ = ["Segment", "folded_units", "weighted"]
+__all__ = ["Segment", "as_built", "folded_units", "place_of_flattening", "weighted"]
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A run of elements that becomes one layer, or stays as it is.
+    """A run of elements that becomes one layer, or stays as it is."""
 
-    Attributes:
-        start: the tensor it reads.
-        end: the tensor it gives.
-        map: what it computes, composed; None where it stays a sum of branches, or flattens.
-        layers: how many weighted layers or sums it replaces.
-        changed: whether anything is different from what is there.
-        branches: for a sum that stays, the cuts of its branches.
-        reason: why a sum is not one layer.
-        cost: what the one layer costs; None where nothing was joined.
-        cost_apart: what its parts cost, scales and shifts folded.
-    """
-
-    start: fx.Node
-    end: fx.Node
-    map: ConvMap | None
-    layers: int
-    changed: bool
-    branches: tuple[tuple[Segment, ...], ...] = ()
-    reason: str = ""
-    cost: float | None = None
-    cost_apart: float | None = None
+    start: fx.Node  # the tensor it reads
+    end: fx.Node  # the tensor it gives
+    map: ConvMap | None  # composed; None where it stays a sum of branches, or flattens
+    layers: int  # how many weighted layers or sums it replaces
+    changed: bool  # whether anything is different from what is there
+    branches: tuple[tuple[Segment, ...], ...] = ()  # for a sum that stays, their cuts
+    reason: str = ""  # why a sum is not one layer
+    cost: float | None = None  # of the one layer; None where nothing was joined
+    cost_apart: float | None = None  # of its parts, scales and shifts folded
 
     @property
     def is_light(self) -> bool:
@@ -57,7 +51,7 @@ class Segment:
         return self.map is not None and self.map.is_affine and not self.map.is_identity
 
 
-Cut = Callable[[Sequence[Element]], Sequence[Segment]]
+Cut: TypeAlias = Callable[[Sequence[Element]], Sequence[Segment]]
 
 
 def folded_units(chain: Sequence[Element], cut: Cut) -> list[Segment]:
@@ -73,12 +67,12 @@ def folded_units(chain: Sequence[Element], cut: Cut) -> list[Segment]:
     return folded
 
 
-def weighted(chain: Sequence[Element]) -> int:
-    """Return how many layers with weights there are, in the branches too."""
+def weighted(chain: Sequence[Element], of_sum: int = 0) -> int:
+    """Return how many layers with weights there are, in branches too; sums may count as well."""
     return sum(
-        weighted(element.first) + weighted(element.second)
+        of_sum + weighted((*element.first, *element.second), of_sum)
         if isinstance(element, Sum)
-        else int(element.weighted)
+        else element.weighted
         for element in chain
     )
 
@@ -95,45 +89,39 @@ def _units(chain: Sequence[Element], cut: Cut) -> list[Segment]:
         if isinstance(element, Sum):
             unit = _sum(element, cut)
         else:
-            made = None if element.make is None else element.make()
+            made = element.make and element.make()
             unit = Segment(element.source, element.node, made, int(element.weighted), False)
         if isinstance(element, Sum) or element.make is not None:
-            units.append(unit if flat is None else _spread(unit, flat))
-        elif (found := whole_image(chain, position)) is not None:
+            unit = unit if flat is None else _spread(unit, flat)
+        elif (found := _whole_image(chain, position)) is not None:
             whole, last = found
-            units.append(replace(unit, end=chain[last].node, map=whole, layers=1,
-                                 changed=last > position + 1))  # fmt: skip
+            unit = replace(
+                unit, end=chain[last].node, map=whole, layers=1, changed=last > position + 1
+            )
             flat, position = whole.spatial, last
-        else:
-            units.append(unit)
+        units.append(unit)
         position += 1
     return units
 
 
 def _spread(unit: Segment, spatial: int) -> Segment:
     """Return a unit of linear layers, and all in its branches, as over a single position."""
-    return replace(
-        unit,
-        map=None if unit.map is None else over_one_position(unit.map, spatial),
-        branches=tuple(tuple(_spread(s, spatial) for s in branch) for branch in unit.branches),
-    )
+    one = unit.map
+    if one is not None:
+        one = ConvMap.over(one.weight[(..., *[None] * spatial)], one.bias, one.groups)
+    branches = tuple(tuple(_spread(s, spatial) for s in branch) for branch in unit.branches)
+    return replace(unit, map=one, branches=branches)
 
 
 def _sum(element: Sum, cut: Cut) -> Segment:
     """Return the unit of a sum: one map if its branches compose, else a sum of cut branches."""
-    layers = _sums(element) + weighted([element])
+    layers = weighted([element], of_sum=1)
     branches = (tuple(cut(element.first)), tuple(cut(element.second)))
     unit = Segment(element.source, element.node, None, layers, False, branches)
     try:
         return replace(unit, map=_composed_sum(element), changed=True)
     except Inexact as error:
         return replace(unit, reason=str(error))
-
-
-def _sums(element: Element) -> int:
-    if not isinstance(element, Sum):
-        return 0
-    return 1 + sum(map(_sums, (*element.first, *element.second)))
 
 
 def _composed_sum(element: Sum) -> ConvMap:
@@ -163,6 +151,56 @@ def _composed(chain: Sequence[Element]) -> ConvMap | None:
     return in_a_row(maps) if maps else None
 
 
+# ---------------------------------------------------------------------- flattening
+
+
+def _whole_image(chain: Sequence[Element], position: int) -> tuple[ConvMap, int] | None:
+    """Return flattening and what follows, up to the first linear layer, as one convolution.
+
+    The flattening is at `position`; the linear layer's position is returned with the map. None if
+    none follows.
+    """
+    channels, *size = (n for n in tensor_shape(chain[position].source)[1:] if n is not None)
+    layers: list[ConvMap] = []
+    for after in range(position + 1, len(chain)):
+        element = chain[after]
+        if not isinstance(element, Linear) or element.make is None:
+            return None
+        layers.append(element.make())
+        composed = reduce(then, layers)
+        if not composed.is_affine:
+            weight = composed.weight.reshape(len(composed.weight), channels, *size)
+            return ConvMap.over(weight, composed.bias), after
+    return None
+
+
+def place_of_flattening(start: fx.Node, end: fx.Node, composed: ConvMap | None) -> str | None:
+    """Return where a flattening between two tensors goes: "before" or "after" the layers.
+
+    It goes before layers that see the whole image, or one position; None where there is none.
+    """
+    shape = tensor_shape(start)
+    if len(shape) == 2 or len(tensor_shape(end)) != 2:
+        return None
+    if all(n == 1 for n in shape[2:]):
+        single = composed is None or composed.channels_out == tensor_shape(end)[1]
+        return "before" if single else "after"
+    return "before" if composed is not None and composed.covers(shape[2:]) else "after"
+
+
+def as_built(composed: ConvMap, start: fx.Node, place: str | None) -> ConvMap:
+    """Return the map of `start` in the form it is built in: linear where it reads flat values.
+
+    `place` is that of a flattening, as `place_of_flattening` gives it.
+    """
+    shape = tensor_shape(start)
+    if place == "before" and composed.covers(shape[2:]):
+        return composed.flat()
+    if composed.spatial and (place == "before" or len(shape) == 2):
+        return composed.at_one_position()
+    return composed
+
+
 # ---------------------------------------------------------------------- folding
 
 
@@ -184,16 +222,13 @@ def _folded(first: Segment, second: Segment) -> Segment | None:
 def _into_branches(unit: Segment, light: Segment) -> Segment | None:
     """Push a scale and shift after a sum into its two branches, if both end with layers."""
     assert light.map is not None
-    ends = [branch[-1] if branch else None for branch in unit.branches]
-    if any(end is None or end.map is None or end.layers == 0 for end in ends):
-        return None
-    if any(end is not None and len(end.end.users) > 1 for end in ends):
-        return None  # another reader wants it as it is
     pushed = []
-    for k, branch in enumerate(unit.branches):
-        last = branch[-1]
-        assert last.map is not None
-        scaled = then(last.map, light.map if k == 0 else light.map.without_shift())
-        pushed.append((*branch[:-1], replace(last, map=scaled, changed=True)))
-    whole = None if unit.map is None else then(unit.map, light.map)
+    for branch, scale in zip(unit.branches, (light.map, light.map.without_shift()), strict=True):
+        last = branch[-1] if branch else None
+        if last is None or last.map is None or last.layers == 0:
+            return None
+        if len(last.end.users) > 1:
+            return None  # another reader wants it as it is
+        pushed.append((*branch[:-1], replace(last, map=then(last.map, scale), changed=True)))
+    whole = unit.map and then(unit.map, light.map)
     return replace(unit, end=light.end, map=whole, changed=True, branches=tuple(pushed))

@@ -38,20 +38,17 @@ class Eager(Runtime):
 
     @override
     def make(self, network: Any, inputs: Inputs, *, check: bool = False) -> Runner:
-        place = self.place([network], inputs)
-        return _EagerRunner(network, place, self.threads, self.channels_last)
+        return _EagerRunner(network, self.place([network], inputs), self)
 
 
 class _EagerRunner(Runner):
-    def __init__(
-        self, network: Any, place: torch.device, threads: int | None, channels_last: bool
-    ) -> None:
+    def __init__(self, network: Any, place: torch.device, asked: Eager) -> None:
         self.network = network
         self.place = place
         self.device = str(place)
-        self.threads = threads if threads is not None else torch.get_num_threads()
+        self.threads = torch.get_num_threads() if asked.threads is None else asked.threads
         self.queue = None if place.type in ("cpu", "meta") else place
-        self.channels_last = channels_last
+        self.channels_last = asked.channels_last
 
     @override
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -62,25 +59,19 @@ class _EagerRunner(Runner):
     @contextmanager
     def ready(self, inputs: Inputs) -> Iterator[Callable[[], object]]:
         last = self.channels_last and any(t.dim() == 4 for t in tensors_of(inputs))
+
+        def copy(tensor: torch.Tensor) -> torch.Tensor:  # no network can change another's
+            images = last and tensor.dim() == 4
+            layout = torch.channels_last if images else torch.preserve_format
+            return tensor.detach().to(self.place, copy=True, memory_format=layout)
+
         with (
             _thread_count(self.threads),
             borrowed(self.network, device=self.place, channels_last=last) as lent,
         ):
-            args, kwargs = as_call(_prepared(inputs, self.place, last))
+            args, kwargs = as_call(map_tensors(copy, inputs))
             with torch.inference_mode():
                 yield lambda: lent(*args, **kwargs)
-
-
-def _prepared(inputs: Inputs, place: torch.device, channels_last: bool) -> Inputs:
-    """Return copies of the inputs on the device, so that no network can change another's."""
-
-    def copy(tensor: torch.Tensor) -> torch.Tensor:
-        tensor = tensor.detach().to(place, copy=True)
-        if channels_last and tensor.dim() == 4:
-            return tensor.contiguous(memory_format=torch.channels_last)
-        return tensor
-
-    return map_tensors(copy, inputs)
 
 
 @contextmanager

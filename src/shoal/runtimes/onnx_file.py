@@ -1,17 +1,24 @@
-"""The ONNX half of exporting: from an exported program to one small, clean model."""
+"""One `.onnx` file: made from an exported program, small and clean, and run by ONNX Runtime."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from typing_extensions import override
 
-from shoal.errors import ConfigError, ShoalError, missing_extra
+from shoal.errors import ConfigError, OptionError, ShoalError, missing_extra
+from shoal.network.inputs import Inputs, as_call, first_line, tensors_of
+from shoal.network.nodes import numbered
 from shoal.quiet import quietly
+from shoal.runtimes.runtime import Runner
 
-__all__ = ["BATCH", "MAX_BYTES", "onnx_model", "opset_of", "root_cause"]
+__all__ = ["BATCH", "MAX_BYTES", "OnnxRunner", "onnx_model", "opset_of", "root_cause"]
 
 BATCH = "batch"
 MAX_BYTES = 2**31 - 1  # what protobuf holds in one message
@@ -20,6 +27,7 @@ _RANDOM = (
     "Bernoulli", "Dropout", "Multinomial",
     "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",
 )  # fmt: skip
+_CPU = "CPUExecutionProvider"
 
 
 def onnx_model(
@@ -28,23 +36,22 @@ def onnx_model(
     output_names: Sequence[str],
     opset: int | None,
 ) -> Any:
-    """Translate an exported program to an `onnx.ModelProto` that holds its weights.
+    """Translate an exported program, from tensors to tensors, to an `onnx.ModelProto`.
 
-    Dimension 0 of the first input is named "batch" wherever it appears. The notes of the exporter
-    (stack traces with paths of this machine) are left out.
-
-    Args:
-        program: takes tensors only, and gives tensors only.
-        input_names: the inputs' names, in order.
-        output_names: the outputs' names, in order.
-        opset: the version of ONNX's operators; None takes PyTorch's choice.
+    It holds its weights. Dimension 0 of the first input is named "batch" wherever it appears. The
+    notes of the exporter (stack traces with paths of this machine) are left out. Without `opset`,
+    PyTorch chooses the version of ONNX's operators.
 
     Raises:
         ConfigError: the operators do not exist in that version.
         ShoalError: the exporter is not installed, an operation has no ONNX form, the network
             draws random numbers, or it is too large for one file.
     """
-    _require("onnx", "onnxscript")
+    for package in ("onnx", "onnxscript"):
+        try:
+            __import__(package)
+        except ImportError as error:
+            raise missing_extra(package, "onnx", "exporting to .onnx") from error
     model = _translate(program, opset)
     given = opset_of(model)
     if opset is not None and given != opset:
@@ -65,14 +72,6 @@ def root_cause(error: BaseException) -> str:
         error = error.__cause__
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
-
-
-def _require(*packages: str) -> None:
-    for package in packages:
-        try:
-            __import__(package)
-        except ImportError as error:
-            raise missing_extra(package, "onnx", "exporting to .onnx") from error
 
 
 def _translate(program: torch.export.ExportedProgram, opset: int | None) -> Any:
@@ -147,11 +146,8 @@ def _name_values(graph: Any, input_names: list[str], output_names: list[str]) ->
     }
     taken = reserved | inner | initializers
     for name in sorted((inner | initializers) & reserved - set(new)):
-        fresh = f"{name}_value"
-        while fresh in taken:
-            fresh += "_"
-        taken.add(fresh)
-        new[name] = fresh
+        new[name] = numbered(f"{name}_value", taken.__contains__)
+        taken.add(new[name])
     for one in _graphs(graph):
         for node in one.node:
             node.input[:] = [new.get(name, name) for name in node.input]
@@ -194,3 +190,109 @@ def _name_batch(model: Any) -> None:
             for dim in value.type.tensor_type.shape.dim:
                 if dim.dim_param:
                     dim.dim_param = pattern.sub(BATCH, dim.dim_param)
+
+
+# ---------------------------------------------------------------------- running it
+
+
+class OnnxRunner(Runner):
+    """An `.onnx` file in ONNX Runtime, called with PyTorch tensors.
+
+    `threads` are those of one operation, by default as many as PyTorch uses here; of `providers`,
+    ONNX Runtime's, the preferred one comes first. `inputs` and `outputs` are the model's names.
+
+    Raises:
+        ConfigError: there is no such file, or `threads` is less than 1.
+        ShoalError: onnxruntime is not installed, or cannot run the file.
+    """
+
+    def __init__(
+        self, path: str | Path, *, threads: int | None = None, providers: Sequence[str] = (_CPU,)
+    ) -> None:
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise ConfigError(f"there is no file '{self.path}': give one that shoal.export wrote")
+        if threads is not None and threads < 1:
+            raise OptionError("threads", threads, "at least 1")
+        self.threads = threads if threads is not None else torch.get_num_threads()
+        self._session = _open_session(self.path, self.threads, list(providers))
+        first: str = self._session.get_providers()[0]
+        self.device = first.removesuffix("ExecutionProvider").lower()
+        self.inputs: tuple[str, ...] = tuple(i.name for i in self._session.get_inputs())
+        self.outputs: tuple[str, ...] = tuple(o.name for o in self._session.get_outputs())
+
+    @override
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor | dict[str, Tensor]:
+        """Run one batch: tensors (nested ones too) for the first inputs in order, others by name.
+
+        Returns the output on the CPU; where there are several, all of them by name. Raises
+        `ConfigError` if the inputs are not the model's.
+        """
+        values = self.run(self.feed(*args, **kwargs))
+        if len(values) == 1:
+            return values[0]
+        return dict(zip(self.outputs, values, strict=True))
+
+    def run(self, feed: Mapping[str, Any]) -> list[Tensor]:
+        """Run numpy arrays by input name; return all outputs in order; raises `ConfigError`."""
+        try:
+            values = self._session.run(None, dict(feed))
+        except Exception as error:
+            raise ConfigError(
+                f"'{self.path}' cannot be run with these inputs ({first_line(error)}): pass "
+                f"tensors of the exported shapes and types for {', '.join(self.inputs)}"
+            ) from error
+        return [torch.as_tensor(value) for value in values]
+
+    @override
+    @contextmanager
+    def ready(self, inputs: Inputs) -> Iterator[Callable[[], object]]:
+        args, kwargs = as_call(inputs)
+        feed = self.feed(*args, **kwargs)
+        session = self._session
+        self.run(feed)  # inputs that do not fit are reported here, in our words
+        yield lambda: session.run(None, feed)
+
+    def feed(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Return these inputs as contiguous numpy arrays by name; raises `ConfigError`."""
+        positional = tensors_of(args)
+        named = {key: value for key, value in kwargs.items() if isinstance(value, Tensor)}
+        free = [name for name in self.inputs if name not in named]
+        unknown = sorted(set(named) - set(self.inputs))
+        if unknown or len(positional) != len(free):
+            raise ConfigError(
+                f"'{self.path}' takes the inputs ({', '.join(self.inputs)}), and was given "
+                f"{len(positional)} positional ones and {sorted(named)}: give each of them once"
+            )
+        named.update(zip(free, positional, strict=True))
+        return {name: _array(name, named[name]) for name in self.inputs}
+
+
+def _open_session(path: Path, threads: int, providers: list[str]) -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise missing_extra("onnxruntime", "onnx", "running an .onnx file") from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # errors only
+    # A session's threads go on spinning after a run, in the way of whatever is timed next.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:
+        raise ShoalError(
+            f"ONNX Runtime {onnxruntime.__version__} cannot run '{path}' ({first_line(error)}): "
+            "it may lack an operation for the network's number type; export in float32"
+        ) from error
+
+
+def _array(name: str, tensor: Tensor) -> Any:
+    """Return a contiguous numpy array: ONNX Runtime would copy any other on each run."""
+    try:
+        return tensor.detach().cpu().contiguous().numpy()
+    except TypeError as error:  # numpy has no bfloat16
+        raise ConfigError(
+            f"input '{name}' has type {str(tensor.dtype).removeprefix('torch.')}, which numpy "
+            "lacks: export the network in float32 or float16"
+        ) from error

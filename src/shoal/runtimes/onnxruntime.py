@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from shoal.errors import ConfigError, missing_extra
 from shoal.network.inputs import Inputs
-from shoal.runtimes.onnx_session import OnnxRunner
+from shoal.runtimes.onnx_file import OnnxRunner
 from shoal.runtimes.runtime import Runtime, register_runtime
 from shoal.runtimes.write import export
 

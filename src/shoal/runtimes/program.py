@@ -32,15 +32,10 @@ __all__ = ["Example", "called_program", "flat_program", "outputs_of"]
 
 @dataclass(frozen=True)
 class Example:
-    """The inputs of one call, as the leaves of their tree; tensors are batch first.
+    """The inputs of one call, as the leaves of their tree; tensors are batch first."""
 
-    Attributes:
-        spec: how the network is called.
-        leaves: tensors on the CPU, and other values as they are.
-    """
-
-    spec: InputSpec
-    leaves: tuple[Any, ...]
+    spec: InputSpec  # how the network is called
+    leaves: tuple[Any, ...]  # tensors on the CPU, and other values as they are
 
     @classmethod
     def of(cls, network: Network, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Example:
@@ -92,10 +87,7 @@ def outputs_of(network: Network, example: Example) -> tuple[str, ...]:
     """Return a name for each tensor the network gives out, by running it on the example.
 
     Entries of a dict get their key, those of a tuple "output_0", "output_1", …; a single tensor is
-    the "output".
-
-    Raises:
-        ConfigError: the network cannot be called with the example.
+    the "output". Raises `ConfigError` if the network cannot be called with the example.
     """
     args, kwargs = example.call(example.tensors)
     with borrowed(network, device=torch.device("cpu")) as lent, torch.inference_mode():
@@ -112,7 +104,7 @@ def outputs_of(network: Network, example: Example) -> tuple[str, ...]:
 
 def _named_leaves(tree: Any, top: str) -> list[tuple[str, Any]]:
     """Return the leaves of a tree, each named by its path below the name `top`."""
-    by_path: Sequence[tuple[tuple[Any, ...], Any]]
+    by_path: Any
     try:
         by_path = pytree.tree_flatten_with_path(tree)[0]
     except ValueError:  # a registered class that does not name its parts
@@ -130,11 +122,9 @@ def _named_leaves(tree: Any, top: str) -> list[tuple[str, Any]]:
 def flat_program(network: Network, example: Example) -> ExportedProgram:
     """Return a program from the example's tensors to a list of all tensors given out.
 
-    Raises:
-        ShoalError: `torch.export` cannot take the network with a free batch dimension.
+    Raises `ShoalError` if `torch.export` cannot take the network with a free batch dimension.
     """
-    twin = _evaluation_twin(network)
-    _spell_lines_as_norms(twin)
+    twin = _evaluation_twin(network, norms=True)
     for tensor in (*twin.parameters(), *twin.buffers()):
         tensor.data = tensor.data.contiguous()  # a file knows no memory formats
     tensors = example.tensors
@@ -144,11 +134,7 @@ def flat_program(network: Network, example: Example) -> ExportedProgram:
 
 
 def called_program(network: Network, example: Example) -> ExportedProgram:
-    """Return a program that is called as the network is, with its outputs.
-
-    Raises:
-        ShoalError: `torch.export` cannot take the network with a free batch dimension.
-    """
+    """Return a program that is called as the network is; raises as `flat_program` does."""
     args, kwargs = example.call(example.tensors)
     names = example.parameters(len(args))
     signature = inspect.Signature(
@@ -163,9 +149,7 @@ def called_program(network: Network, example: Example) -> ExportedProgram:
 class _Exportable(nn.Module):
     """A network's own children and tensors under their names, behind any forward function."""
 
-    def __init__(
-        self, network: Network, run: Callable[..., Any], signature: inspect.Signature
-    ) -> None:
+    def __init__(self, network: Network, run: Callable[..., Any], signature: Any) -> None:
         super().__init__()
         self._modules = network._modules
         self._parameters = network._parameters
@@ -179,15 +163,21 @@ class _Exportable(nn.Module):
         self.__dict__.update(forward=forward, training=False)
 
 
-def _evaluation_twin(network: Network) -> Network:
-    """Return a copy in eval mode on the CPU, without the modules that act only in training."""
+def _evaluation_twin(network: Network, *, norms: bool = False) -> Network:
+    """Return a copy in eval mode on the CPU, without the modules that act only in training.
+
+    With `norms`, lines along the second dimension are batch norms.
+    """
     twin = network.copy().eval().cpu()
     for node in list(twin.graph.nodes):
         if node.op != "call_module":
             continue
-        if op_of(twin.get_submodule(str(node.target))).linear == "nothing":
+        layer, rank = twin.get_submodule(str(node.target)), len(node.meta.get("shape") or ())
+        if op_of(layer).linear == "nothing":
             node.replace_all_uses_with(node.all_input_nodes[0])
             twin.graph.erase_node(node)
+        elif norms and isinstance(layer, Line) and rank > 1 and layer.channel_dim % rank == 1:
+            twin.replace_module(str(node.target), _LineAsNorm(layer))
     twin.recompile()
     return twin
 
@@ -217,23 +207,11 @@ class _LineAsNorm(nn.Module):
         return norm(z, self.mean, self.variance, self.weight, self.bias, eps=self.EPS)
 
 
-def _spell_lines_as_norms(twin: Network) -> None:
-    for node in twin.graph.nodes:
-        if node.op != "call_module":
-            continue
-        line = twin.get_submodule(str(node.target))
-        rank = len(node.meta.get("shape") or ())
-        if isinstance(line, Line) and rank > 1 and line.channel_dim % rank == 1:
-            twin.replace_module(str(node.target), _LineAsNorm(line))
-
-
 def _free_batch(leaf: Any) -> Any:
     return {0: Dim(BATCH)} if isinstance(leaf, Tensor) and leaf.dim() > 0 else None
 
 
-def _export(
-    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any
-) -> ExportedProgram:
+def _export(module: nn.Module, args: Any, kwargs: Any, shapes: Any) -> ExportedProgram:
     try:
         with quietly():
             program = torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)

@@ -49,10 +49,8 @@ class Runner(ABC):
     def ready(self, inputs: Inputs) -> AbstractContextManager[Callable[[], object]]:
         """Give, for a while, a call that runs these inputs and does nothing else.
 
-        Inputs are converted and put in place beforehand, so that the call can be timed.
-
-        Raises:
-            ConfigError: the inputs are not the network's.
+        Inputs are converted and put in place beforehand, so that the call can be timed. Raises
+        `ConfigError` if they are not the network's.
         """
 
 
@@ -85,22 +83,16 @@ class Runtime(ABC):
     def place(self, networks: Iterable[Any], inputs: Inputs) -> torch.device:
         """Return the device on which these run side by side: the one asked for, or the usual one.
 
-        Raises:
-            ConfigError: there is no such device here.
+        Raises `ConfigError` if there is no such device here.
         """
         return resolve_device("cpu" if self.device is None else self.device)
 
     @abstractmethod
     def make(self, network: Any, inputs: Inputs, *, check: bool = False) -> Runner:
-        """Return a network made to run here.
+        """Return a module made to run here, given one batch of any size.
 
-        Args:
-            network: a module.
-            inputs: one batch, of any size.
-            check: compare what was made with the network, where it is translated.
-
-        Raises:
-            ShoalError: the runtime cannot take the network.
+        With `check`, what was made is compared with the network, where it is translated. Raises
+        `ShoalError` if the runtime cannot take the network.
         """
 
 
@@ -129,26 +121,17 @@ def register_runtime(name: str) -> Callable[[type[Runtime]], type[Runtime]]:
 def open_runtime(runtime: str | Runtime, **options: Any) -> Runtime:
     """Return the runtime of a name, which may lack packages; one that is given stays as it is.
 
-    Args:
-        runtime: "eager", "onnxruntime", a registered one, or `path/file.py:Name`.
-        **options: `threads`, `device` and `channels_last` of `Runtime`.
-
-    Raises:
-        NameNotFoundError: there is no such runtime.
+    A name is "eager", "onnxruntime", a registered one, or `path/file.py:Name`; options are those of
+    `Runtime`. Raises `NameNotFoundError` if there is no such runtime.
     """
-    if isinstance(runtime, str):
-        kind, written = RUNTIMES.find(runtime)
-        runtime = kind(**{**options, **written})
-    return runtime
+    if not isinstance(runtime, str):
+        return runtime
+    kind, written = RUNTIMES.find(runtime)
+    return kind(**{**options, **written})
 
 
 def find_runtime(runtime: str | Runtime, **options: Any) -> Runtime:
-    """Return what `open_runtime` returns, if it can be used here.
-
-    Raises:
-        NameNotFoundError: there is no such runtime.
-        ShoalError: a package that it needs is not installed.
-    """
+    """Return what `open_runtime` returns; `ShoalError` if a package that it needs is missing."""
     runtime = open_runtime(runtime, **options)
     lacking = runtime.lacking()
     if lacking is not None:

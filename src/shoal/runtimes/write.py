@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -24,13 +24,15 @@ from shoal.network.inputs import (
     home_device,
     map_tensors,
     repeat_rows,
-)
+)  # fmt: skip
 from shoal.quiet import quietly
-from shoal.runtimes.onnx_file import MAX_BYTES, onnx_model, opset_of, root_cause
-from shoal.runtimes.onnx_session import OnnxRunner
+from shoal.runtimes.onnx_file import MAX_BYTES, OnnxRunner, onnx_model, opset_of, root_cause
 from shoal.runtimes.program import Example, called_program, flat_program, outputs_of
 
 __all__ = ["ExportReport", "export"]
+
+Run: TypeAlias = Callable[..., list[Tensor]]
+"""From the example's tensors to all tensors given out."""
 
 _BATCHES = (1, 5)  # one sample alone, and a size that hardly any example has
 _TOLERANCES = {  # from the finest type to the coarsest
@@ -76,13 +78,10 @@ class ExportReport:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()}
 
     def __str__(self) -> str:
-        """Return one line: the file, its size, and the error."""
-        if self.max_rel_error is None:
-            proof = "not checked"
-        else:
+        proof, opset = "not checked", f", opset {self.opset}" if self.opset is not None else ""
+        if self.max_rel_error is not None:
             sizes = " and ".join(map(str, self.checked_batches))
             proof = f"relative error {self.max_rel_error:.1e} at batch {sizes}"
-        opset = f", opset {self.opset}" if self.opset is not None else ""
         return f"{self.path}: {self.bytes / 1e6:.2f} MB{opset}, {proof}"
 
 
@@ -136,7 +135,9 @@ def export(
     path = Path(path).expanduser()
     form = _format_of(path, opset)
     net, example = _prepare(network, example_inputs)
-    allowed = _tolerance(net, tolerance)
+    allowed = _TOLERANCES[_float_type(net)] if tolerance is None else tolerance
+    if not allowed >= 0:
+        raise OptionError("tolerance", tolerance, "the largest relative error allowed, from 0")
     made = _to_onnx(net, example, opset) if form == "onnx" else _to_pt2(net, example)
     errors: list[float] = []
 
@@ -185,27 +186,20 @@ def _prepare(network: nn.Module, given: Inputs | None) -> tuple[Network, Example
     """Return the network, captured, and an example of at least two samples for it."""
     if not isinstance(network, nn.Module):
         raise ConfigError(f"export takes a torch.nn.Module, not {type(network).__name__}")
-    if given is None and not isinstance(network, Network):
+    if given is not None:
+        size, place = max(2, batch_size(given)), home_device(network, given)  # capture needs two
+        args, kwargs = as_call(map_tensors(lambda t: repeat_rows(t, size).to(place), given))
+    elif isinstance(network, Network):
+        kind = _float_type(network)  # the network may have been converted since its capture
+        args, kwargs = map_tensors(
+            lambda t: t.to(kind) if t.is_floating_point() else t, network.example_inputs(batch=2)
+        )
+    else:
         raise ConfigError(
             f"{type(network).__name__} was not captured: give example_inputs= to export it"
         )
-    args, kwargs = _example_call(network, given)
     net = network if isinstance(network, Network) else capture(network, args or kwargs)
     return net, Example.of(net, args, kwargs)
-
-
-def _example_call(
-    network: nn.Module, given: Inputs | None
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if given is not None:
-        size, place = max(2, batch_size(given)), home_device(network, given)  # capture needs two
-        return as_call(map_tensors(lambda t: repeat_rows(t, size).to(place), given))
-    assert isinstance(network, Network)
-    kind = _float_type(network)  # the network may have been converted since its capture
-    args, kwargs = map_tensors(
-        lambda t: t.to(kind) if t.is_floating_point() else t, network.example_inputs(batch=2)
-    )
-    return args, kwargs
 
 
 def _float_type(network: nn.Module) -> torch.dtype:
@@ -214,26 +208,15 @@ def _float_type(network: nn.Module) -> torch.dtype:
     return next((kind for kind in reversed(_TOLERANCES) if kind in used), torch.float32)
 
 
-def _tolerance(network: Network, asked: float | None) -> float:
-    if asked is None:
-        return _TOLERANCES[_float_type(network)]
-    if not asked >= 0:
-        raise OptionError("tolerance", asked, "the largest relative error allowed, from 0")
-    return asked
-
-
 # ---------------------------------------------------------------------- the two formats
 
 
 @dataclass(frozen=True)
 class _Made:
-    """A network in the form of a file, not yet written.
-
-    `load` opens the file, as a function from the example's tensors to all tensors given out.
-    """
+    """A network in the form of a file, not yet written; `load` opens the file."""
 
     write: Callable[[Path], object]
-    load: Callable[[Path], Callable[..., list[Tensor]]]
+    load: Callable[[Path], Run]
     outputs: tuple[str, ...]
     opset: int | None = None
 
@@ -249,8 +232,15 @@ def _to_onnx(network: Network, example: Example, opset: int | None) -> _Made:
     model = onnx_model(flat_program(network, example), example.names, outputs, opset)
     content: bytes = model.SerializeToString()
 
-    def load(path: Path) -> Callable[..., list[Tensor]]:
-        _check_onnx(path)
+    def load(path: Path) -> Run:
+        import onnx
+
+        try:
+            onnx.checker.check_model(str(path), full_check=True)
+        except Exception as error:  # its errors have no common class
+            raise ShoalError(
+                f"ONNX's checker refuses the exported network ({first_line(error)}): export to .pt2"
+            ) from error
         runner = OnnxRunner(path)
         return lambda *tensors: runner.run(runner.feed(*tensors))
 
@@ -258,26 +248,14 @@ def _to_onnx(network: Network, example: Example, opset: int | None) -> _Made:
     return _Made(lambda path: path.write_bytes(content), load, names, opset_of(model))
 
 
-def _check_onnx(path: Path) -> None:
-    import onnx
-
-    try:
-        onnx.checker.check_model(str(path), full_check=True)
-    except Exception as error:  # its errors have no common class
-        raise ShoalError(
-            f"ONNX's checker refuses the exported network ({first_line(error)}): export to .pt2"
-        ) from error
-
-
 def _to_pt2(network: Network, example: Example) -> _Made:
-    outputs = outputs_of(network, example)
-    program = called_program(network, example)
+    outputs, program = outputs_of(network, example), called_program(network, example)
 
     def write(path: Path) -> None:
         with path.open("wb") as file, quietly():
             torch.export.save(program, file)
 
-    def load(path: Path) -> Callable[..., list[Tensor]]:
+    def load(path: Path) -> Run:
         with path.open("rb") as file, quietly():
             return example.flat(torch.export.load(file).module())
 
@@ -287,16 +265,10 @@ def _to_pt2(network: Network, example: Example) -> _Made:
 # ---------------------------------------------------------------------- the proof
 
 
-def _verify(
-    network: Network,
-    example: Example,
-    found: Callable[..., list[Tensor]],
-    allowed: float,
-    path: Path,
-) -> float:
+def _verify(net: Network, example: Example, found: Run, allowed: float, path: Path) -> float:
     """Return the largest relative error of the written file; raises `ShoalError` if too large."""
     worst = 0.0
-    with borrowed(network, device=torch.device("cpu")) as lent:
+    with borrowed(net, device=torch.device("cpu")) as lent:
         expected = example.flat(lent)
         for size in _BATCHES:
             tensors = example.with_batch(size).tensors

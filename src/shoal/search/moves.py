@@ -25,8 +25,7 @@ from shoal.importance.line_loss import computing_line, unchanged
 from shoal.importance.replaced import Replacement, TrialOptions, replacement_scores
 from shoal.measure import Ratio, latency_in
 from shoal.merge.linear_ops import tensor_shape
-from shoal.merge.merge import merge_
-from shoal.merge.trial import trial_merge_
+from shoal.merge.merge import merge_, trial_merge_
 from shoal.modes import device_of
 from shoal.network import Network
 from shoal.network.stretches import Stretch
