@@ -12,17 +12,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import islice
 from typing import Any
 
 import torch
 
-from shoal.data.loader import ImageLoader
 from shoal.distributed import is_main, sum_across
 from shoal.errors import ShoalError
 from shoal.extras.energy import Energy, EnergyMeter, inference_energy, total_energy
 from shoal.modes import device_of
 from shoal.network import Network
+from shoal.search.coach import FirstBatches
 from shoal.search.lab import Lab
 from shoal.search.records import Step
 from shoal.search.task import Spent
@@ -153,14 +152,9 @@ def _amount(network: Network, lab: Lab) -> tuple[int, int]:
 
 def _train(network: Network, lab: Lab, batches: int, epochs: int) -> None:
     """Train a copy on so many batches, as the search does but without a teacher."""
-    loader: Any = lab.data.train
-    if isinstance(loader, ImageLoader):
-        loader = loader.take(batches * loader.batch_size)
-    elif batches < lab.batches:
-        loader = list(islice(loader, batches))
     fit(
         network.copy(),
-        loader,
+        FirstBatches(lab.data.train, batches),
         epochs=epochs,
         recipe=replace(lab.recipe, distill=0.0, early_stop=None),
         seed=lab.options.seed,

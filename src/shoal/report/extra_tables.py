@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from shoal.report.table import Cell, Column, Quantity, Row, Table, text_columns
+from shoal.report.table import Cell, Column, Quantity, Row, Table, ratio_row, text_columns
 
 if TYPE_CHECKING:
     from shoal.extras.robustness import Robustness
@@ -29,14 +29,11 @@ def energy_table(found: Mapping[str, Any]) -> Table:
 
 
 def _energy_rows(title: str, pair: Mapping[str, Any]) -> list[Row]:
-    rows = []
-    for name, key, unit in ((title, "seconds", "s"), ("  energy", "wh", "Wh"),
-                            ("  CO2", "co2_g", "g")):  # fmt: skip
-        before, after = pair["dense"][key], pair["result"][key]
-        ratio = Quantity(before / after, "×") if after else None
-        cells = (name, Quantity(before, unit), Quantity(after, unit), ratio)
-        rows.append(Row(cells, last=key == "co2_g"))
-    return rows
+    units = ((title, "seconds", "s"), ("  energy", "wh", "Wh"), ("  CO2", "co2_g", "g"))
+    return [
+        ratio_row(name, unit, pair["dense"][key], pair["result"][key], last=key == "co2_g")
+        for name, key, unit in units
+    ]
 
 
 def energy_lines(found: Mapping[str, Any]) -> list[str]:

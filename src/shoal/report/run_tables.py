@@ -8,7 +8,7 @@ from typing import Any
 
 from shoal.report.extra_tables import energy_lines, energy_table
 from shoal.report.latency_tables import latency_table, quotient, runtime_name, runtime_notes
-from shoal.report.table import DONE, Cell, Column, Quantity, Row, Table, text_columns
+from shoal.report.table import DONE, Cell, Column, Quantity, Row, Table, ratio_row, text_columns
 from shoal.runtimes import EAGER
 from shoal.search.records import RunRecord, Step, lineage
 
@@ -80,14 +80,10 @@ def _size_rows(record: RunRecord) -> list[Row]:
             ("work, merged", "count", dense.macs, end.merged_macs),
             ("parameters, merged", "count", dense.params, end.merged_params),
         ]
-    rows = [Row((f"{left} left", *counts, f"{removed} removed"))]
-    for size in sizes:
-        name, unit, before, after = size
-        ratio: Cell = Quantity(before / after, "×") if after else None
-        change = "same" if before == after else ratio
-        cells = (name, Quantity(before, unit), Quantity(after, unit), change)
-        rows.append(Row(cells, last=size is sizes[-1]))
-    return rows
+    return [
+        Row((f"{left} left", *counts, f"{removed} removed")),
+        *(ratio_row(*size, last=size is sizes[-1]) for size in sizes),
+    ]
 
 
 def _latency_row(record: RunRecord) -> Row:

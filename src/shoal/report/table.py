@@ -23,6 +23,7 @@ __all__ = [
     "duration",
     "percent",
     "points",
+    "ratio_row",
     "text_columns",
 ]
 
@@ -147,6 +148,13 @@ class Row:
     cells: tuple[Cell, ...]
     tone: Literal["", "strong", "faint"] = ""
     last: bool = False
+
+
+def ratio_row(name: str, unit: str, before: float, after: float, *, last: bool) -> Row:
+    """Return the row of two figures and of how many times smaller the second one is."""
+    ratio: Cell = Quantity(before / after, "×") if after else None
+    pair = (Quantity(before, unit), Quantity(after, unit))
+    return Row((name, *pair, "same" if before == after else ratio), last=last)
 
 
 @dataclass(frozen=True)

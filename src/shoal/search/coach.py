@@ -202,11 +202,9 @@ class Trial:
         return float(self._once("quality", lambda: self._lab.quality(self._made())))
 
     def costs(self, metric: str = "loss", samples: int | None = None) -> Tensor:
-        """Return what each training sample costs with the copy, [samples], float64.
+        """Return what each training sample, not augmented, costs with the copy: float64 [samples].
 
-        Args:
-            metric: "loss" in nats, or "accuracy": 100 where the answer is wrong, else 0.
-            samples: of the training data, without augmentation; None takes all.
+        That is "loss" in nats, or of "accuracy" 100 where the answer is wrong, else 0.
         """
 
         def measure() -> list[float]:

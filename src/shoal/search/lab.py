@@ -138,15 +138,10 @@ class Lab(Notebook):
         keep: int = 1,
         samples: int | None = None,
     ) -> Scores:
-        """Score moves by what they are predicted to cost per millisecond they save.
+        """Score moves, by their titles, by what they should cost per millisecond they save.
 
-        Args:
-            moves: scored under their titles.
-            fitted: what they put in.
-            saved: what each saves, in milliseconds.
-            metric: "loss" in nats, or "accuracy" in points.
-            keep: how many of the best of each kind are wanted.
-            samples: of the training data.
+        The metric is "loss" in nats or "accuracy" in points, on training data; `keep` of the best
+        of each kind are wanted.
         """
         data = Data(self.data.train, samples, self.listener.scored)
         with self._scoring():

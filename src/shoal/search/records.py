@@ -244,7 +244,7 @@ class RunRecord(Record):
         Raises:
             RunError: something is missing, or a newer version of shoal wrote it.
         """
-        if data.get("format", 1) > FORMAT:
+        if data.get("format", 1) not in range(1, FORMAT + 1):
             raise RunError(
                 f"the result has format {data['format']} and this version of shoal reads up to "
                 f"{FORMAT}: update shoal"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -224,22 +225,17 @@ class Run:
         `stopped` is why they ended; `energy` says whether that has to be known.
         """
         found = None
-        if is_main():  # the others have measured other latencies of their own
-            try:
-                found = self._end(base) if self._is_of(steps, stopped, energy) else None
-            except ShoalError:  # damaged: it is made again
-                found = None
+        names = ("result.json", "best", "merged")
+        if is_main() and all((self.folder / name).exists() for name in names):
+            with suppress(ShoalError):  # damaged: it is made again
+                record = _read_result(self.folder)
+                alike = list(record.steps) == list(steps) and record.stopped == stopped
+                found = self._end(base) if alike and (record.energy or not energy) else None
+        # The others have measured other latencies of their own, and their steps took other seconds.
         if from_main(found is not None) and found is None:
-            found = self._end(base)  # whose steps took other seconds here
+            found = self._end(base)
         barrier()  # nobody changes what another process still reads
         return found
-
-    def _is_of(self, steps: Sequence[Step], stopped: str, energy: bool) -> bool:
-        if not all((self.folder / name).exists() for name in ("result.json", "best", "merged")):
-            return False
-        record = _read_result(self.folder)
-        alike = list(record.steps) == list(steps) and record.stopped == stopped
-        return alike and bool(record.energy or not energy)
 
     def _end(self, base: Network) -> tuple[RunRecord, Network]:
         return _read_result(self.folder), self._load(self.folder / "merged", base).eval()
