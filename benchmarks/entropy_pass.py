@@ -29,7 +29,7 @@ from shoal.measure.rounds import quartiles
 from shoal.models import resnet18_cifar
 from shoal.modes import make_channels_last
 from shoal.network import Network, capture
-from shoal.passes.observe import observe
+from shoal.passes.batches import observe
 from shoal.search.moves import POSITIONS
 from shoal.surgery import LineMoments
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from shoal.importance import register_criterion as register_criterion
     from shoal.importance import score as score
     from shoal.importance.criterion import Criterion as Criterion
-    from shoal.importance.scores import Scores as Scores
+    from shoal.importance.criterion import Scores as Scores
     from shoal.measure import benchmark as benchmark
     from shoal.merge.loading import load as load
     from shoal.merge.merge import merge_ as merge_
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from shoal.surgery import fit_lines as fit_lines
     from shoal.surgery import linearize_ as linearize_
     from shoal.surgery import zero_out_ as zero_out_
-    from shoal.surgery.block_costs import block_costs as block_costs
+    from shoal.surgery.drop import block_costs as block_costs
 
 __version__ = "0.2.0"
 
@@ -47,8 +47,7 @@ _NAMES = {
     "shoal.data.dataset": "register_data",
     "shoal.errors": "ShoalError",
     "shoal.importance": "register_criterion score",
-    "shoal.importance.criterion": "Criterion",
-    "shoal.importance.scores": "Scores",
+    "shoal.importance.criterion": "Criterion Scores",
     "shoal.measure": "benchmark",
     "shoal.merge.loading": "load",
     "shoal.merge.merge": "merge_",
@@ -63,7 +62,7 @@ _NAMES = {
     "shoal.search.method": "Method Progress register_method",
     "shoal.search.records": "Result",
     "shoal.surgery": "collapse_ drop_ fit_lines linearize_ zero_out_",
-    "shoal.surgery.block_costs": "block_costs",
+    "shoal.surgery.drop": "block_costs",
 }
 _HOMES = {name: home for home, names in _NAMES.items() for name in names.split()}
 _HOMES |= {"data": "", "models": ""}

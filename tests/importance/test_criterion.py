@@ -27,7 +27,7 @@ from shoal.importance import (
 )
 from shoal.network import Network, capture
 from shoal.options import options_of
-from shoal.passes.lines import LineMoments
+from shoal.surgery import LineMoments
 
 OWN = '''
 from dataclasses import dataclass

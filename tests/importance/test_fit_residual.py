@@ -8,12 +8,11 @@ from torch import Tensor, nn
 
 from shoal.errors import ConfigError, DataError, NameNotFoundError
 from shoal.importance import score
-from shoal.importance.collapse_loss import CollapseLoss
 from shoal.importance.criteria import criterion_for
-from shoal.importance.fit_residual import FitResidual
+from shoal.importance.trials import CollapseLoss, FitResidual
 from shoal.models import cifar_resnet20
 from shoal.network import Network, capture
-from shoal.surgery import fit_stretches as fitting
+from shoal.surgery import collapse as collapsing
 from shoal.surgery.collapse import collapse_
 from shoal.training import evaluate
 
@@ -86,7 +85,7 @@ def test_several_passes_give_what_one_gives(
     network: Network, loader: list[Batch], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     once = score(network, loader, criterion="fit_residual")
-    monkeypatch.setattr(fitting, "_PASS_BYTES", 1)
+    monkeypatch.setattr(collapsing, "_PASS_BYTES", 1)
     assert dict(score(network, loader, criterion="fit_residual")) == dict(once)
 
 

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from shoal.errors import ConfigError, DataError, TrainingError
 from shoal.importance import score
-from shoal.importance.line_loss import LineLoss
-from shoal.importance.replaced import Replacement, TrialOptions, replacement_scores
+from shoal.importance.candidates import Candidate
+from shoal.importance.replaced import TrialOptions, replacement_scores
+from shoal.importance.trials import LineLoss
 from shoal.models import cifar_resnet20
 from shoal.network import Network, capture
 from shoal.passes import Data
@@ -92,7 +93,7 @@ def test_putting_back_the_same_value_costs_exactly_nothing(
     network: Network, loader: list[Batch]
 ) -> None:
     nodes = [network.node_of(site.name) for site in network.sites]
-    same = [Replacement(n.name, n, n, lambda value: value) for n in nodes]
+    same = [Candidate(n.name, n, n) for n in nodes]
     options = TrialOptions(keep=3, precision="fp32")
     scores = replacement_scores("same", network, same, Data(loader), options)
     assert set(scores.values()) == {0.0}

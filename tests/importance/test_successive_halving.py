@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from shoal.errors import ConfigError
-from shoal.importance.successive_halving import SuccessiveHalving
+from shoal.importance.replaced import SuccessiveHalving
 
 
 def race(

@@ -13,7 +13,7 @@ from shoal.errors import ConfigError
 from shoal.importance import score
 from shoal.importance.entropy import Entropy
 from shoal.network import Network, capture
-from shoal.passes.observe import observe
+from shoal.passes.batches import observe
 from shoal.surgery import LineMoments, fit_lines
 
 

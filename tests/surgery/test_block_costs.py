@@ -13,7 +13,7 @@ from shoal.errors import ConfigError, NameNotFoundError
 from shoal.measure import count_macs
 from shoal.models import cifar_resnet20, cifar_resnet32, cifar_resnet56
 from shoal.surgery import drop_
-from shoal.surgery.block_costs import block_costs
+from shoal.surgery.drop import block_costs
 
 
 def with_projections(model: nn.Module) -> nn.Module:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from shoal.training import Recipe, recipes
-from shoal.training.schedule import learning_rate
+from shoal.training.optimizer import learning_rate
 
 
 def rates(recipe: Recipe, steps: int, epochs: int) -> list[float]:

@@ -50,7 +50,7 @@ def inspect(
     from shoal.measure import benchmark
     from shoal.report import inspect_network, inspection_lines, inspection_tables
     from shoal.search.compress import working_device
-    from shoal.surgery.block_costs import block_costs
+    from shoal.surgery.drop import block_costs
 
     if data is None and criterion is not None:
         raise ConfigError("criterion is given without data to score on: add --data")

@@ -18,7 +18,7 @@ from shoal.merge.merge import merge_
 from shoal.models import ModelSpec, check_finite, complete_spec, load_model, parse_spec
 from shoal.network import Network, capture
 from shoal.network.saving import is_saved
-from shoal.training import preserved_rng, seed_everything
+from shoal.seeds import preserved_rng, seed_everything
 
 
 @dataclass(frozen=True)

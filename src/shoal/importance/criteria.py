@@ -1,33 +1,42 @@
-"""Make criteria by their names, and score a network by them."""
+"""Make criteria by their names, and score a network by them: by one, or by what several vote."""
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
+from typing_extensions import override
+
 from shoal.errors import ConfigError, unknown_name
-from shoal.importance.criterion import Criterion, Joint, OnePass, criteria
-from shoal.importance.scores import Scores, per_latency
+from shoal.importance.criterion import (
+    Criterion,
+    Joint,
+    OnePass,
+    PlaceOptions,
+    Scores,
+    criteria,
+    per_latency,
+    register_criterion,
+)
 from shoal.network import Network
-from shoal.options import options_of
-from shoal.passes.batches import Data
-from shoal.passes.observe import Observer, observe
+from shoal.options import option, options_of
+from shoal.passes.batches import Data, Observer, observe
 
-__all__ = ["ALL", "criterion_for", "make_criterion", "score", "score_by", "score_several"]
+__all__ = [
+    "ALL", "Consensus", "criterion_for", "make_criterion", "score", "score_by", "score_several",
+]  # fmt: skip
 
-ALL = sys.maxsize
-"""All candidates are wanted; see `criterion_for`."""
+ALL = sys.maxsize  # all candidates are wanted; see `criterion_for`
 
 
 def make_criterion(name: str, **options: Any) -> Criterion:
-    """Return a fresh criterion.
+    """Return a fresh criterion, by its name in the registry or as `path/file.py:Name`.
 
-    Args:
-        name: of the registry, or `path/file.py:Name` or `package.module:Name` of a subclass of
-            `Criterion`; options may follow as in "l1?scope=global".
-        **options: the criterion's own; they win over those in `name`.
+    Options may follow the name, as in "l1?scope=global"; those given by keyword win over them.
+    `package.module:Name` of a subclass of `Criterion` is a name, too.
 
     Raises:
         NameNotFoundError: no criterion has that name; tells the nearest.
@@ -43,25 +52,19 @@ def criterion_for(
     """Return a fresh criterion that scores sites, or blocks, as a method needs it.
 
     Args:
-        name: as in `make_criterion`. Where it scores other places and its `twin` these, that one
-            is taken ("entropy" and "block_entropy").
-        place: "site" or "block".
+        name: as in `make_criterion`, with its errors. Where it scores other places and its `twin`
+            these, that one is taken ("entropy" and "block_entropy").
+        place: "site" or "block"; a criterion that cannot score it is a `ConfigError`.
         seed: for criteria that draw random numbers.
         wanted: how many of the lowest will be taken, for criteria that save work on the others;
             `ALL` where all are to be ranked. None takes the criterion's default.
         how: for criteria that try it out: what takes a rectifier's place, "line" or "identity".
-
-    Raises:
-        NameNotFoundError: no criterion has that name; tells the nearest.
-        ConfigError: it does not take the options in `name`, or cannot score these places.
     """
     cls, written = _find(name)
     if cls.twin and cls.place != place and criteria[cls.twin].place == place:
         cls = criteria[cls.twin]
-    offered = {"place": place, "seed": seed, "how": how}
-    if wanted is not None:
-        offered["keep"] = wanted
-    asked = {option: value for option, value in offered.items() if option in cls.asks}
+    offered = {"place": place, "seed": seed, "how": how, "keep": wanted}
+    asked = {key: value for key, value in offered.items() if key in cls.asks and value is not None}
     made = _made(name, cls, {**asked, **written})
     if made.place != place:
         raise ConfigError(
@@ -112,8 +115,7 @@ def score_several(
         else:
             found[id(criterion)] = criterion.compute(network, data)
     for group in joint.values():
-        every = type(group[0]).compute_together(group, network, data)
-        found |= zip(map(id, group), every, strict=True)
+        found |= zip(map(id, group), group[0].compute_together(group, network, data), strict=True)
     return [_with_unit(found[id(criterion)], criterion) for criterion in chosen]
 
 
@@ -155,22 +157,19 @@ def score(
 ) -> Scores:
     """Score the sites, blocks or stretches of a network: the lowest matter least to the task.
 
-    The network runs in eval mode on its own device; its training flags and state are left alone.
-    Under several processes (torchrun, accelerate launch) the work is shared and every process
-    returns what one process alone would have found.
+    Scores come by name, in the order of the forward pass. The network runs in eval mode on its own
+    device; its training flags and state are left alone. Under several processes (torchrun,
+    accelerate launch) the work is shared and every process returns what one alone would have found.
 
     Args:
         network: what `shoal.capture` gave.
         loader: the data, unshuffled and without augmentation; shoal's own loaders see to that.
         criterion: what `make_criterion` takes, "entropy" for EASIER's; or a fresh criterion.
-        samples: use only this many samples; the scores then have standard errors and say whether
-            the lowest is settled.
+        samples: use only this many; the scores then have standard errors and say whether the lowest
+            is settled.
         progress: called with the batches done and their total.
         saved_ms: milliseconds that each removal saves, by name; the scores are divided by them.
         **options: the criterion's own, such as `zeros` and `pooling` of "entropy".
-
-    Returns:
-        A mapping from names to scores, in the order of the forward pass.
 
     Raises:
         NameNotFoundError: there is no such criterion.
@@ -190,3 +189,59 @@ def score(
     chosen = criterion if isinstance(criterion, Criterion) else make_criterion(criterion, **options)
     scores = score_by(chosen, network, loader, samples=samples, progress=progress)
     return scores if saved_ms is None else per_latency(scores, saved_ms)
+
+
+@register_criterion("consensus")
+class Consensus(Criterion):
+    """Scores by the sum of ranks that several criteria give (after Duarte et al. 2024).
+
+    The lowest score of a criterion has rank 0; equal ones share their mean rank. What a criterion
+    does not score (a block without a rectifier, by its entropy) is left out. The criteria are named
+    as a sequence, or as one text with plus signs, commas or spaces between them.
+    """
+
+    asks = frozenset({"place", "seed"})
+
+    @dataclass(frozen=True, kw_only=True)
+    class Options(PlaceOptions):
+        """Which criteria vote, and on what."""
+
+        criteria: str = option("cka+lesion", "The criteria that vote, with a plus between them.")
+        seed: int = option(0, "For criteria that draw random numbers.")
+
+    options: Options
+
+    def __init__(self, *, criteria: Sequence[str] | str | None = None, **options: Any) -> None:
+        if criteria is not None:
+            options["criteria"] = criteria if isinstance(criteria, str) else "+".join(criteria)
+        super().__init__(**options)
+        self.names = re.sub(r"[+,]", " ", self.options.criteria).split()
+        if len(self.names) < 2:
+            raise ConfigError("a consensus needs two criteria or more, such as criteria=cka+lesion")
+        seed = self.options.seed
+        self.members = [
+            criterion_for(name, self.place, seed=seed, wanted=ALL) for name in self.names
+        ]
+
+    @override
+    def compute(self, network: Network, data: Data) -> Scores:
+        every = score_several(
+            network, data.loader, self.members, samples=data.samples, progress=data.progress
+        )
+        common = [name for name in every[0] if all(name in scores for scores in every)]
+        ranks = [_ranks({name: scores[name] for name in common}) for scores in every]
+        sums = {name: sum(rank[name] for rank in ranks) for name in common}
+        details = {
+            name: {own: scores[name] for own, scores in zip(self.names, every, strict=True)}
+            for name in common
+        }
+        return Scores(self.name, sums, max(s.samples for s in every), details=details)
+
+
+def _ranks(values: Mapping[str, float]) -> dict[str, float]:
+    """Return each value's rank from 0; equal values share their mean rank."""
+    return {
+        name: sum(other < value for other in values.values())
+        + (sum(other == value for other in values.values()) - 1) / 2
+        for name, value in values.items()
+    }

@@ -1,50 +1,37 @@
-"""What a criterion is, and the registry that names them."""
+"""What a criterion is, what it says of each place, and the registry that names criteria."""
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self, TypeVar
 
 from typing_extensions import override
 
 from shoal import options as shoal_options
 from shoal.data.batch import Batch
-from shoal.importance.scores import Scores
+from shoal.errors import ConfigError, TrainingError
 from shoal.network import Network
 from shoal.options import one_of, option
-from shoal.passes.batches import Data
-from shoal.passes.observe import Observer, observe
+from shoal.passes.batches import Data, Observer, observe
 from shoal.registry import Registry
 
 __all__ = [
-    "METRICS",
-    "Criterion",
-    "Joint",
-    "MetricOptions",
-    "OnePass",
-    "PlaceOptions",
-    "criteria",
-    "register_criterion",
-]
+    "METRICS", "Criterion", "Joint", "MetricOptions", "OnePass", "PlaceOptions", "Scores",
+    "criteria", "per_latency", "register_criterion",
+]  # fmt: skip
 
-METRICS = {"loss": "nats", "accuracy": "points"}
-"""What a removal may cost, and the units."""
+METRICS = {"loss": "nats", "accuracy": "points"}  # what a removal may cost, and the units
 
 
 class Criterion(ABC):
     """Scores the places of one kind in a network; the lowest matter least to the task.
 
     A criterion that can gather its figures in one pass over the data extends `OnePass`; any other
-    one implements `compute`. `register_criterion` gives it a name.
-
-    Args:
-        **options: those of its `Options`, by keyword.
-
-    Raises:
-        NameNotFoundError: it has no such option; tells the nearest.
-        OptionError: a value makes no sense.
+    one implements `compute`. `register_criterion` gives it a name. It is made with the options of
+    its `Options`, by keyword, and raises `NameNotFoundError` or `OptionError` for wrong ones.
 
     Attributes:
         name: as it was registered; else that of the class.
@@ -95,10 +82,8 @@ class Criterion(ABC):
     def compute(self, network: Network, data: Data) -> Scores:
         """Return the scores of the network's places, in the order of the forward pass.
 
-        Args:
-            network: must be left as it is.
-            data: `data.batches(device)` gives this process's share. Sum over the processes with
-                `shoal.distributed.sum_across`.
+        Leave the network as it is. `data.batches(device)` gives this process's share of the data;
+        sum over the processes with `shoal.distributed.sum_across`.
         """
 
 
@@ -128,9 +113,7 @@ class MetricOptions(Criterion.Options):
 class Joint(Criterion):
     """A criterion that shares its passes over the data with others.
 
-    Attributes:
-        needs: what it needs of the data. Those with equal needs are computed together, by the
-            `compute_together` of the first.
+    Those with equal `needs` of the data are computed together, by the first.
     """
 
     needs: Hashable
@@ -177,11 +160,7 @@ C = TypeVar("C", bound=type[Criterion])
 def register_criterion(name: str) -> Callable[[C], C]:
     """Return a decorator that makes a subclass of `Criterion` known by a name.
 
-    Args:
-        name: what `shoal.score(criterion=…)` and `--criterion` call it.
-
-    Raises:
-        ConfigError: the name is taken.
+    `shoal.score(criterion=…)` and `--criterion` then take it; a taken name is a `ConfigError`.
 
     Example:
         >>> import shoal
@@ -199,3 +178,109 @@ def register_criterion(name: str) -> Callable[[C], C]:
         return criteria.register(name)(cls)  # type: ignore[return-value]
 
     return bind
+
+
+@dataclass(frozen=True, eq=False)  # equal to any mapping with the same items
+class Scores(Mapping[str, float]):
+    """Scores by the name of the site or block; the lowest goes first.
+
+    A score that is NaN raises `TrainingError`.
+
+    Attributes:
+        criterion: the name of the criterion.
+        by_name: the scores, in the order of the forward pass.
+        samples: the number of samples they were computed from.
+        standard_errors: of each score as an estimate of the score on all data; 0 where all data
+            was used, empty where the criterion gives none.
+        settled: whether the lowest score is below the second by more than twice the standard
+            error of their difference; None where the criterion gives no standard errors.
+        details: more about each site or block, as JSON values.
+        unit: of the scores ("bits", "nats", "points"); empty for plain numbers.
+
+    Example:
+        >>> import shoal
+        >>> scores = shoal.Scores("entropy", {"relu": 0.9, "relu_1": 0.1}, samples=100, unit="bits")
+        >>> scores.lowest(1), scores["relu"], scores.title
+        (['relu_1'], 0.9, 'entropy, bits')
+    """
+
+    criterion: str
+    by_name: Mapping[str, float]
+    samples: int
+    standard_errors: Mapping[str, float] = field(default_factory=dict)
+    settled: bool | None = None
+    details: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    unit: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse NaN: it is neither low nor high, so the order would follow from chance."""
+        for name, value in self.by_name.items():
+            if math.isnan(value):
+                raise TrainingError(
+                    f"the {self.criterion} score of '{name}' is NaN: the network's weights or its "
+                    "data are broken; check them before scoring"
+                )
+
+    @property
+    def title(self) -> str:
+        """The criterion and the unit of its scores, for the head of a table: "entropy, bits"."""
+        return f"{self.criterion}, {self.unit}" if self.unit else self.criterion
+
+    def __getitem__(self, name: str) -> float:
+        return self.by_name[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.by_name)
+
+    def __len__(self) -> int:
+        return len(self.by_name)
+
+    def lowest(self, count: int = 1) -> list[str]:
+        """Return the `count` names with the lowest scores, lowest first; ties by forward order."""
+        if count < 1:
+            raise ConfigError(f"cannot pick {count} names: give at least 1")
+        return sorted(self.by_name, key=self.by_name.__getitem__)[:count]
+
+    def worth_removing(self) -> list[str]:
+        """Return all names, lowest first, without the infinite: their removal saves no latency."""
+        return [name for name in self.lowest(len(self) or 1) if math.isfinite(self[name])]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON values."""
+        return {
+            "criterion": self.criterion,
+            "unit": self.unit,
+            "samples": self.samples,
+            "settled": self.settled,
+            "values": dict(self.by_name),
+            "standard_errors": dict(self.standard_errors),
+            "details": {name: dict(detail) for name, detail in self.details.items()},
+        }
+
+
+def per_latency(scores: Scores, saved_ms: Mapping[str, float]) -> Scores:
+    """Divide each score by the measured latency that the removal saves (Practise, CVPR 2023).
+
+    A negative score, of a removal that does good, is multiplied instead: the more it saves, the
+    earlier it goes. What saves nothing goes last: its score is infinite.
+    `saved_ms` is by name, as `shoal.block_costs` measures it; a scored name without one is a
+    `ConfigError`.
+    """
+    values = {}
+    for name, score in scores.items():
+        if name not in saved_ms:
+            raise ConfigError(
+                f"the latency that '{name}' saves was not measured: measure all that is scored"
+            )
+        saved = saved_ms[name]
+        values[name] = math.inf if saved <= 0 else score / saved if score >= 0 else score * saved
+    errors = {
+        name: error * abs(values[name] / scores[name])
+        for name, error in scores.standard_errors.items()
+        if scores[name] != 0 and math.isfinite(values[name])
+    }
+    details = {n: {**scores.details.get(n, {}), "saved_ms": saved_ms[n]} for n in scores}
+    return replace(
+        scores, by_name=values, standard_errors=errors, settled=None, details=details,
+        unit=f"{scores.unit} per ms".strip(),
+    )  # fmt: skip

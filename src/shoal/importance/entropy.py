@@ -18,9 +18,7 @@ from shoal.data.batch import Batch
 from shoal.distributed import sum_across
 from shoal.errors import ConfigError, TrainingError
 from shoal.importance.candidates import block_candidates
-from shoal.importance.criterion import OnePass, register_criterion
-from shoal.importance.jackknife import GROUPS, leave_one_out, standard_error
-from shoal.importance.scores import Scores
+from shoal.importance.criterion import OnePass, Scores, register_criterion
 from shoal.network import Network, Site
 from shoal.options import one_of, option
 from shoal.passes.states import count_states
@@ -30,6 +28,9 @@ __all__ = ["BlockEntropy", "Entropy", "binary_entropy"]
 # Entropies of single batches are added up as integers of this many parts of a bit: the sum then
 # does not depend on which process adds which batch.
 _PARTS_OF_A_BIT = 1 << 40
+
+GROUPS = 32  # that samples are dealt to
+_FEWEST = 16  # groups; an error from fewer pairs is itself too uncertain
 
 
 def binary_entropy(on: Tensor, off: Tensor) -> Tensor:
@@ -257,3 +258,25 @@ def _add_in_turn(sums: Tensor, counts: Tensor, start: int) -> None:
     else:
         rows = (start + torch.arange(len(counts), device=sums.device)) % len(sums)
         sums.index_add_(0, rows, counts)
+
+
+def leave_one_out(sums: Tensor) -> Tensor:
+    """Return the total without each of the groups, from what each adds, `[groups, …]`."""
+    return sums.sum(0) - sums
+
+
+def standard_error(without: Tensor, share: float) -> float | None:
+    """Return the standard error of a score, or None where there are too few groups.
+
+    The score is computed without each of the groups, [groups], by a share of all data (the
+    jackknife, Efron 1982); the variance shrinks by 1 − share. Data are often in the order of their
+    classes; neighbouring samples then are of one class, and neighbouring groups differ by chance
+    alone. So their difference gives the error, without what distinguishes the classes.
+    """
+    groups, pairs = len(without), len(without) // 2
+    if groups < _FEWEST:
+        return None
+    differences = without[: 2 * pairs : 2] - without[1 : 2 * pairs : 2]
+    # A score without a group differs from the whole by the group's part over g − 1.
+    mean = float(differences.square().mean())
+    return math.sqrt(max(0.0, 1.0 - share) * mean * groups / 2) * (groups - 1) / groups

@@ -1,21 +1,27 @@
-"""Criteria that look at no data: chance, and the order of the layers."""
+"""Criteria that look at no data: chance, the order of the layers, and a branch's weights."""
 
 from __future__ import annotations
 
 import random
+from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor, nn
 from typing_extensions import override
 
-from shoal.importance.candidates import candidates
-from shoal.importance.criterion import Criterion, PlaceOptions, register_criterion
-from shoal.importance.scores import Scores
+from shoal.errors import ConfigError
+from shoal.importance.candidates import block_candidates, candidates, relative_to_stage
+from shoal.importance.criterion import Criterion, PlaceOptions, Scores, register_criterion
 from shoal.network import Network
-from shoal.options import option
+from shoal.network.blocks import Block
+from shoal.network.weights import is_weighted, own_tensors
+from shoal.options import one_of, option
 from shoal.passes.batches import Data
 from shoal.seeds import derive_seed
 
-__all__ = ["Last", "Random"]
+__all__ = ["L1", "L2", "BatchNormScale", "Last", "Random"]
 
 
 @register_criterion("random")
@@ -58,3 +64,83 @@ class Last(Criterion):
     def compute(self, network: Network, data: Data) -> Scores:
         names = [candidate.name for candidate in candidates(network, self.place)]
         return Scores(self.name, {n: float(len(names) - i) for i, n in enumerate(names, 1)}, 0)
+
+
+class _Magnitude(Criterion):
+    """A score from weights, ranked within stages by default."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Options(Criterion.Options):
+        """How blocks of different stages compare."""
+
+        scope: str = option(
+            "stage",
+            "stage divides each score by the mean of its stage, so that blocks of all stages can "
+            "be ranked together; global compares the bare values, which follow the stage (Jordao "
+            "et al. 2023, Figure 3) and so always pick the same one.",
+            check=one_of("stage", "global"),
+        )
+
+    options: Options
+
+    @abstractmethod
+    def of(self, network: Network, block: Block) -> float:
+        """Return the bare score of one block."""
+
+    @override
+    def compute(self, network: Network, data: Data) -> Scores:
+        values = {b.name: self.of(network, b) for b in block_candidates(network)}
+        details = {name: {"value": value} for name, value in values.items()}
+        if self.options.scope == "stage":
+            values = relative_to_stage(values, network)
+        return Scores(self.name, values, 0, details=details)
+
+
+@register_criterion("l1")
+class L1(_Magnitude):
+    """The mean absolute weight of the branch's convolutions and linear layers.
+
+    After Jordao et al. 2023, A.2. `details` holds the bare value, whatever the scope.
+    """
+
+    @override
+    def of(self, network: Network, block: Block) -> float:
+        return _mean(network, block, torch.abs)
+
+
+@register_criterion("l2")
+class L2(_Magnitude):
+    """The mean square weight of the same layers as for l1 (after Jordao et al. 2023, A.2)."""
+
+    @override
+    def of(self, network: Network, block: Block) -> float:
+        return _mean(network, block, torch.square)
+
+
+@register_criterion("bn_scale")
+class BatchNormScale(_Magnitude):
+    """The mean absolute scale γ of the branch's last batch norm (after Liu et al. 2017)."""
+
+    @override
+    def of(self, network: Network, block: Block) -> float:
+        called = (str(n.target) for n in reversed(block.branch) if n.op == "call_module")
+        for module in map(network.get_submodule, called):
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.weight is not None:
+                return float(module.weight.detach().double().abs().mean())
+        raise ConfigError(
+            f"block '{block.name}' has no batch norm with a scale: choose another criterion "
+            "than bn_scale"
+        )
+
+
+def _mean(network: Network, block: Block, of: Callable[[Tensor], Tensor]) -> float:
+    """Return the mean of a function over all weights, without biases; 0 if there are none."""
+    used = [
+        tensor
+        for node in block.branch
+        if is_weighted(node, network)
+        for tensor in own_tensors(node, network).values()
+    ]
+    weights = {id(w): w.detach().double() for w in used if w.dim() > 1}.values()
+    total = sum(float(of(weight).sum()) for weight in weights)
+    return total / max(1, sum(weight.numel() for weight in weights))

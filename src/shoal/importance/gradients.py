@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
@@ -12,22 +12,20 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.batchnorm import _BatchNorm
 from typing_extensions import override
 
-from shoal.data.batch import Batch
 from shoal.distributed import sum_across
 from shoal.errors import TrainingError
 from shoal.importance.candidates import block_candidates
-from shoal.importance.criterion import Joint, register_criterion
-from shoal.importance.scores import Scores
-from shoal.modes import device_of, kept_flags
+from shoal.importance.criterion import Joint, Scores, register_criterion
+from shoal.modes import device_of, eval_mode
 from shoal.network import Network
-from shoal.network.blocks import Block
 from shoal.network.weights import own_tensors
 from shoal.onednn import safe_convolutions
 from shoal.options import one_of, option
 from shoal.passes.batches import Batches, Data
-from shoal.training.losses import check_targets, logits_of, sample_losses
+from shoal.training.evaluate import check_targets, logits_of, sample_losses
 
 __all__ = ["GraSP", "Gradient", "Snip", "Taylor"]
 
@@ -75,14 +73,19 @@ class Gradient(Joint):
         with _differentiable(network, parameters, of_batch), safe_convolutions(network):
             gradient = _gradient(network, batches, parameters)
             curvature = _gradient(network, batches, parameters, gradient) if curved else gradient
+        used = {
+            block.name: {id(t) for n in block.branch for t in own_tensors(n, network).values()}
+            for block in blocks
+        }
         found = []
         for criterion in criteria:
-            directions = curvature if criterion.curved else gradient
             terms = {
                 id(p): float(criterion.term(p.detach().cpu().double(), direction).sum())
-                for p, direction in zip(parameters, directions, strict=True)
+                for p, direction in zip(
+                    parameters, curvature if criterion.curved else gradient, strict=True
+                )
             }
-            values = {block.name: _total(network, block, terms) for block in blocks}
+            values = {n: sum(terms[key] for key in own if key in terms) for n, own in used.items()}
             broken = next((name for name, v in values.items() if not math.isfinite(v)), None)
             if broken is not None:
                 raise TrainingError(
@@ -146,33 +149,30 @@ def _gradient(
     # The fused kernels of attention cannot be differentiated twice.
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         for _, batch in batches:
-            parts = _gradient_of_batch(network, batch, parameters, along)
+            logits = logits_of(network(*batch.args, **batch.kwargs))
+            loss = sample_losses(logits, check_targets(logits, batch.target)).sum()
+            parts: Sequence[Tensor | None] = torch.autograd.grad(
+                loss, parameters, create_graph=along is not None, allow_unused=True
+            )
+            if along is not None:
+                parts = _product(parts, along, parameters)
             for total, part in zip(sums, parts, strict=True):
                 if part is not None:
                     total += part.detach().cpu().double()
     return [sum_across(total) / batches.seen for total in sums]
 
 
-def _gradient_of_batch(
-    network: Network,
-    batch: Batch,
-    parameters: Sequence[nn.Parameter],
-    along: Sequence[Tensor] | None,
-) -> Sequence[Tensor | None]:
-    logits = logits_of(network(*batch.args, **batch.kwargs))
-    check_targets(logits, batch.target)
-    assert batch.target is not None  # for mypy: check_targets has made sure of it
-    loss = sample_losses(logits, batch.target).sum()
-    first = torch.autograd.grad(loss, parameters, create_graph=along is not None, allow_unused=True)
-    if along is None:
-        return first
+def _product(
+    gradient: Sequence[Tensor | None], along: Sequence[Tensor], parameters: Sequence[nn.Parameter]
+) -> tuple[Tensor | None, ...]:
+    """Return the product of the Hessian with a direction, from the gradient and its graph."""
     products = [
         (g * v.to(g.device, g.dtype)).sum()
-        for g, v in zip(first, along, strict=True)
+        for g, v in zip(gradient, along, strict=True)
         if g is not None and g.requires_grad
     ]
     if not products:
-        return [None] * len(parameters)
+        return (None,) * len(parameters)
     return torch.autograd.grad(sum(products), parameters, allow_unused=True)  # type: ignore[arg-type]
 
 
@@ -182,11 +182,10 @@ def _differentiable(
 ) -> Iterator[None]:
     """Let all parameters have gradients for a while, in eval mode but for batch statistics."""
     frozen = [p for p in parameters if not p.requires_grad]
-    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    buffers = [(b, b.clone()) for m in norms for b in m.buffers()] if batch_statistics else []
-    with kept_flags(network):
-        network.eval()
-        for norm in norms if batch_statistics else ():
+    norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and batch_statistics]
+    buffers = [(b, b.clone()) for m in norms for b in m.buffers()]
+    with eval_mode(network):
+        for norm in norms:
             norm.training = True
         try:
             for parameter in frozen:
@@ -198,8 +197,3 @@ def _differentiable(
             with torch.no_grad():
                 for buffer, value in buffers:
                     buffer.copy_(value)
-
-
-def _total(network: Network, block: Block, terms: Mapping[int, float]) -> float:
-    used = {id(t) for node in block.branch for t in own_tensors(node, network).values()}
-    return sum(terms[key] for key in used if key in terms)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -13,8 +12,7 @@ from typing_extensions import override
 
 from shoal.distributed import sum_across
 from shoal.importance.candidates import block_candidates
-from shoal.importance.criterion import OnePass, register_criterion
-from shoal.importance.scores import Scores
+from shoal.importance.criterion import OnePass, Scores, register_criterion
 from shoal.network import Network
 from shoal.network.blocks import Block
 from shoal.network.runner import Tap, listen
@@ -46,14 +44,10 @@ class BlockInfluence(OnePass):
 
     options: Options
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._sums: dict[str, Tensor] = {}  # [2]: cosines and their number
-        self._samples = 0
-
     @override
     def attach(self, network: Network) -> Sequence[RemovableHandle]:
         blocks = block_candidates(network)
+        # By block, [2]: cosines and their number.
         self._sums = {b.name: torch.zeros(2, dtype=torch.float64) for b in blocks}
         return [listen(network, [self._tap(network, b) for b in blocks])]
 
@@ -82,19 +76,15 @@ class BlockInfluence(OnePass):
 
     @override
     def scores(self) -> Scores:
-        values = {name: 1.0 - float(s[0] / s[1]) for name, s in self._sums.items()}
         # A block that changes nothing is not below 0, whatever rounding does; NaN stays.
-        values = {name: 0.0 if value < 0.0 else value for name, value in values.items()}
+        values = {name: max(1.0 - float(s[0] / s[1]), 0.0) for name, s in self._sums.items()}
         return Scores(self.name, values, self._samples)
 
 
 def _following_rectifier(network: Network, addition: fx.Node) -> fx.Node | None:
-    users = list(addition.users)
-    if len(users) == 1 and users[0].op == "call_module":
-        sites = {site.name for site in network.sites if site.linearized is None}
-        if users[0].target in sites:
-            return users[0]
-    return None
+    rectifiers = {site.node for site in network.sites if site.linearized is None}
+    users = set(addition.users)
+    return users.pop() if len(users) == 1 and users <= rectifiers else None
 
 
 def _cosines(x: Tensor, y: Tensor, dim: int | None) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from shoal.passes.batches import Batches, Data, plain, set_epoch
-from shoal.passes.observe import Observer, observe
+from shoal.passes.batches import Batches, Data, Observer, observe, plain, set_epoch
 
 __all__ = ["Batches", "Data", "Observer", "observe", "plain", "set_epoch"]

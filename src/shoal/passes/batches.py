@@ -1,4 +1,4 @@
-"""The batches of a pass over data: which samples, whose share of them, and on which device.
+"""A pass over data: which samples, whose share of them, on which device; and who observes it.
 
 What a loader is able to do is asked here: `plain()` and `take(count)` (shoal's own loaders),
 `set_epoch(epoch)`, `num_samples`, `batch_size`, a length.
@@ -6,18 +6,23 @@ What a loader is able to do is asked here: `plain()` and `take(count)` (shoal's 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, Protocol
 
 import torch
+from torch.utils.hooks import RemovableHandle
 
 from shoal.data.batch import Batch, split_batch
 from shoal.data.loader import ImageLoader
 from shoal.distributed import rank, world
 from shoal.errors import DataError, OptionError
+from shoal.modes import device_of, eval_mode
+from shoal.network import Network
 
-__all__ = ["Batches", "Data", "plain", "set_epoch"]
+__all__ = ["Batches", "Data", "Observer", "observe", "plain", "set_epoch"]
 
 
 def plain(loader: Iterable[Any]) -> Iterable[Any]:
@@ -49,26 +54,13 @@ class Data:
         )
 
 
+@dataclass
 class Batches:
     """The batches of one pass over data, or of several; each process gets its share of them.
 
     A loader with `plain()` is read in stored order, without augmentation; any other one is iterated
     as it is, so it should not shuffle or augment. Every process reads the same batches and takes
     every n-th of them, whole: sums over the processes are what one process would find.
-
-    Args:
-        loader: batches as `split_batch` takes them.
-        device: where the batches go; None leaves them where they are.
-        samples: use only this many samples; None takes all.
-        stratified: choose them in the proportions of the classes where the loader can do that
-            (`take`). Otherwise they are the first ones.
-        shared: False gives every process all batches.
-        progress: called after each batch with the batches done and their total, 0 if not known.
-        rounds: how often the data will be read in all, for `progress`.
-        purpose: what the data are for, in the message about an empty loader.
-
-    Raises:
-        OptionError: `samples` is below 1.
 
     Attributes:
         seen: samples so far in this round, or in the last one, in all processes.
@@ -81,63 +73,55 @@ class Batches:
         ([(0, 4), (1, 2)], 6)
     """
 
-    def __init__(
-        self,
-        loader: Iterable[Any],
-        device: torch.device | None = None,
-        *,
-        samples: int | None = None,
-        stratified: bool = True,
-        shared: bool = True,
-        progress: Callable[[int, int], None] | None = None,
-        rounds: int = 1,
-        purpose: str = "score",
-    ) -> None:
-        if samples is not None and samples < 1:
-            raise OptionError("samples", samples, "at least 1, or None for all")
-        self._loader: Any = plain(loader)
-        self._first = samples
+    loader: Any  # batches as `split_batch` takes them
+    device: torch.device | None = None  # where they go; None leaves them where they are
+    _: KW_ONLY
+    samples: int | None = None  # use only this many
+    # In the proportions of the classes where the loader can do that (`take`), or the first ones.
+    stratified: bool = True
+    shared: bool = True  # False gives every process all batches
+    progress: Callable[[int, int], None] | None = None  # gets batches done, their total or 0
+    rounds: int = 1  # how often the data will be read in all, for `progress`
+    purpose: str = "score"  # what the data are for, in the message about an empty loader
+
+    def __post_init__(self) -> None:
+        if self.samples is not None and self.samples < 1:
+            raise OptionError("samples", self.samples, "at least 1, or None for all")
+        self.loader = plain(self.loader)
         self._population: int | None = None  # if it is known before a round
-        if samples is not None and stratified and isinstance(self._loader, ImageLoader):
-            self._population = self._loader.num_samples
-            self._loader, self._first = self._loader.take(samples), None
-        self._device = device
-        self._shared = shared
-        self._progress = progress
-        self._rounds, self._done = rounds, 0
-        self._purpose = purpose
+        if self.samples is not None and self.stratified and isinstance(self.loader, ImageLoader):
+            self._population = self.loader.num_samples
+            self.loader, self.samples = self.loader.take(self.samples), None
+        self._done = 0
         self._complete = True
-        self.count = _length(self._loader)
-        self.seen = 0
+        self.seen = self.count = 0
+        with suppress(TypeError):  # it has no length
+            self.count = len(self.loader)
 
     def __iter__(self) -> Iterator[tuple[int, Batch]]:
-        """Yield this process's batches with their numbers among all, from 0; raises as `turns`."""
+        """Yield this process's batches with their numbers among all, from 0."""
         return ((number, batch) for number, batch in self.turns() if batch is not None)
 
     def turns(self) -> Iterator[tuple[int, Batch | None]]:
-        """Yield all batches that have samples with their numbers; None for another process's.
-
-        Raises:
-            DataError: the loader has no sample.
-        """
+        """Yield all batches that have samples with their numbers; None for another process's."""
         self.seen, turns = 0, 0
         for number, whole in self._chosen():
             turns = number + 1
             if whole.size == 0:
                 continue
             self.seen += whole.size
-            mine = not self._shared or number % world() == rank()
-            yield number, whole.to(self._device) if mine else None
-            if self._progress is not None:
-                self._progress(self._done + turns, self.count * self._rounds)
+            mine = not self.shared or number % world() == rank()
+            yield number, whole.to(self.device) if mine else None
+            if self.progress is not None:
+                self.progress(self._done + turns, self.count * self.rounds)
         self._done += self.count or turns
         if self.seen == 0:
-            raise DataError(f"the loader is empty: there is nothing to {self._purpose}")
+            raise DataError(f"the loader is empty: there is nothing to {self.purpose}")
 
     def _chosen(self) -> Iterator[tuple[int, Batch]]:
-        left = self._first
+        left = self.samples
         self._complete = True
-        for number, raw in enumerate(self._loader):
+        for number, raw in enumerate(self.loader):
             batch = split_batch(raw)
             if left is not None:
                 self._complete = self._complete and batch.size <= left
@@ -150,7 +134,7 @@ class Batches:
     @property
     def expected(self) -> int | None:
         """How many samples a round has at most; None if that is not known."""
-        return min((n for n in (self._first, self._size()) if n is not None), default=None)
+        return min((n for n in (self.samples, self._size()) if n is not None), default=None)
 
     @property
     def population(self) -> int | None:
@@ -158,16 +142,65 @@ class Batches:
         return self._population or (self.seen if self._complete else None)
 
     def _size(self) -> int | None:
-        if isinstance(self._loader, ImageLoader):
-            return self._loader.num_samples
-        if isinstance(self._loader, list | tuple):
-            return sum(split_batch(batch).size for batch in self._loader)
-        size = getattr(self._loader, "batch_size", None)
+        if isinstance(self.loader, ImageLoader):
+            return self.loader.num_samples
+        if isinstance(self.loader, list | tuple):
+            return sum(split_batch(batch).size for batch in self.loader)
+        size = getattr(self.loader, "batch_size", None)
         return self.count * size if isinstance(size, int) and self.count else None
 
 
-def _length(loader: Any) -> int:
+class Observer(Protocol):
+    """Collects figures while a network runs in eval mode.
+
+    First `attach` is called, then `begin` before each batch of this process, and `finish` once at
+    the end, in every process.
+    """
+
+    @abstractmethod
+    def attach(self, network: Network) -> Sequence[RemovableHandle]:
+        """Forget earlier figures, put hooks on the network and return their handles."""
+
+    @abstractmethod
+    def begin(self, index: int, batch: Batch) -> None:
+        """Get ready for the batch that runs next; `index` is its number among all batches."""
+
+    @abstractmethod
+    def finish(self, samples: int, population: int | None) -> None:
+        """Sum over the processes, by `shoal.distributed.sum_across`.
+
+        `samples` of `population` samples were used, in all processes; None if that is not known.
+        """
+
+
+def observe(
+    network: Network,
+    loader: Iterable[Any],
+    observers: Sequence[Observer],
+    *,
+    samples: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> int:
+    """Run the network in eval mode over the data, once, with all observers attached.
+
+    Data, samples and progress are as for `Batches`; targets are not used. The network's training
+    flags are restored. Returns the number of samples, over all processes.
+    """
+    batches = Batches(loader, device_of(network), samples=samples, progress=progress)
+    handles: list[RemovableHandle] = []
     try:
-        return len(loader)
-    except TypeError:
-        return 0
+        for observer in observers:
+            handles += observer.attach(network)
+        # Not inference_mode: what a module keeps from such a pass (a table of positions, say)
+        # could not take part in training later.
+        with eval_mode(network), torch.no_grad():
+            for number, batch in batches:
+                for observer in observers:
+                    observer.begin(number, batch)
+                network(*batch.args, **batch.kwargs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for observer in observers:
+        observer.finish(batches.seen, batches.population)
+    return batches.seen

@@ -10,7 +10,7 @@ from shoal.importance import Scores
 from shoal.measure import Benchmark, count_macs, count_params, depth
 from shoal.network import Block, Network, Opaque, Site
 from shoal.report.table import Cell, Column, Row, Table, amount, text_columns
-from shoal.surgery.block_costs import BlockCost, block_costs
+from shoal.surgery.drop import BlockCost, block_costs
 
 __all__ = ["Inspection", "inspect_network", "inspection_lines", "inspection_tables"]
 

@@ -28,7 +28,7 @@ from shoal.search.records import Step
 from shoal.search.task import Task
 from shoal.seeds import derive_seed
 from shoal.training import EpochReport, fit
-from shoal.training.losses import logits_of, sample_losses
+from shoal.training.evaluate import logits_of, sample_losses
 
 __all__ = ["Coach", "FirstBatches", "Trial"]
 

@@ -22,7 +22,6 @@ from shoal.network.feeding import layer_before
 from shoal.network.modules import Blend
 from shoal.options import Recipe
 from shoal.passes.batches import Data
-from shoal.passes.lines import LineMoments
 from shoal.search.coach import Trial
 from shoal.search.moves import (
     KINDS,
@@ -36,8 +35,7 @@ from shoal.search.moves import (
 from shoal.search.notebook import Notebook
 from shoal.search.task import Spent
 from shoal.seeds import derive_seed, preserved_rng, seed_everything
-from shoal.surgery import collapse_, drop_, linearize_
-from shoal.surgery.replace import replace_
+from shoal.surgery import LineMoments, collapse_, drop_, linearize_, replace_
 
 __all__ = ["Lab"]
 

@@ -20,23 +20,20 @@ from torch import Tensor, fx
 
 from shoal.errors import NameNotFoundError
 from shoal.importance import Scores
-from shoal.importance.collapse_loss import apply_layer
-from shoal.importance.line_loss import computing_line, unchanged
-from shoal.importance.replaced import Replacement, TrialOptions, replacement_scores
+from shoal.importance.candidates import Candidate, unchanged
+from shoal.importance.replaced import TrialOptions, replacement_scores
+from shoal.importance.trials import applied
 from shoal.measure import Ratio, latency_in
 from shoal.merge.linear_ops import tensor_shape
 from shoal.merge.merge import merge_, trial_merge_
 from shoal.modes import device_of
 from shoal.network import Network
 from shoal.network.stretches import Stretch
-from shoal.passes.batches import Data
-from shoal.passes.lines import LineMoments
-from shoal.passes.observe import observe
+from shoal.passes.batches import Data, observe
 from shoal.runtimes import EAGER
-from shoal.surgery import FittedLine, drop_, linearize_
-from shoal.surgery.collapse import collapsed_layers, put_collapsed_
+from shoal.surgery import FittedLine, LineMoments, drop_, linearize_
+from shoal.surgery.collapse import collapsed_layers, fit_stretches, put_collapsed_
 from shoal.surgery.fit_conv import FittedLayer
-from shoal.surgery.fit_stretches import fit_stretches
 
 __all__ = [
     "KINDS",
@@ -203,11 +200,12 @@ class Fitted:
     def compute(self, move: Move) -> Callable[[Tensor], Tensor]:
         """Return what gives the value of the move's node from that of its source."""
         if move.kind == "collapse":
-            return partial(apply_layer, self.layers[move.name].layer(_weight(self.network)))
+            return partial(applied, self.layers[move.name].layer(_weight(self.network)))
         if move.kind == "drop" or self.how == "identity":
             return unchanged
         site = self.network.site(move.name)
-        return computing_line(self.lines[move.name], site, device_of(self.network))
+        like = torch.empty(0, device=device_of(self.network))
+        return partial(applied, self.lines[move.name].layer(like, site.channel_dim))
 
 
 def fit_moves(
@@ -241,7 +239,7 @@ def predicted_costs(
     stands for it, so that among moves that cost nothing the saving decides.
     """
     candidates = [
-        Replacement(
+        Candidate(
             move.title,
             move.node,
             move.source,

@@ -13,11 +13,11 @@ from shoal.importance import Scores
 from shoal.modes import device_of, eval_mode
 from shoal.network import Network
 from shoal.passes.batches import Batches
-from shoal.passes.lines import FittedLine
 from shoal.search.coach import Coach
 from shoal.search.records import Step
 from shoal.search.task import Spent, Task
-from shoal.training.losses import logits_of
+from shoal.surgery import FittedLine
+from shoal.training.evaluate import logits_of
 
 __all__ = ["Notebook"]
 

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from shoal.passes.lines import FittedLine, LineMoments
 from shoal.surgery.collapse import collapse_
 from shoal.surgery.drop import drop_, zero_out_
-from shoal.surgery.linearize import fit_lines, linearize_
+from shoal.surgery.linearize import FittedLine, LineMoments, fit_lines, linearize_, replace_
 
 __all__ = [
-    "FittedLine",
-    "LineMoments",
-    "collapse_",
-    "drop_",
-    "fit_lines",
-    "linearize_",
+    "FittedLine", "LineMoments", "collapse_", "drop_", "fit_lines", "linearize_", "replace_",
     "zero_out_",
-]
+]  # fmt: skip

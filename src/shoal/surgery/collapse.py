@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import combinations
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from shoal.errors import ConfigError
+from shoal.data.batch import Batch, sample_keys
+from shoal.errors import ConfigError, OptionError
+from shoal.modes import eval_mode
 from shoal.network import Network
 from shoal.network.cleanup import remove_dead_
 from shoal.network.rewrite import free_path, replace_stretch_
+from shoal.network.runner import Tap, listen
 from shoal.network.stretches import Stretch, with_kernel
-from shoal.surgery.fit_conv import FittedLayer
-from shoal.surgery.fit_stretches import fit_stretches
-from shoal.surgery.names import named_once
+from shoal.passes.batches import Batches, observe
+from shoal.surgery.fit_conv import FittedLayer, LayerMoments
+from shoal.surgery.linearize import named_once
 
-__all__ = ["collapse_", "collapsed_layers", "put_collapsed_"]
+__all__ = ["collapse_", "collapsed_layers", "fit_stretches", "put_collapsed_"]
+
+_PASS_BYTES = 1 << 30  # of matrices held during one pass; solving one of them comes on top
 
 
 def collapse_(
@@ -36,7 +46,7 @@ def collapse_(
     call, from what it gives now, and so makes up for the layers before it. Where the stretch held
     a batch norm the new layer gets one too, "collapsed_norm": it changes nothing at first and lets
     the network be fine-tuned at the rates it was trained with. Fine-tune afterwards; a merge folds
-    the norm.
+    the norm. Returns the network itself.
 
     Args:
         network: the captured network.
@@ -45,11 +55,7 @@ def collapse_(
         kernel_size: of the new convolutions; None takes that of each stretch's largest layer.
         samples: fit on this many samples only; about 1,000 are plenty, as each fit draws its
             32,768 positions (more where layers are wide) from all of them.
-        ridge: strength of the regularisation as a part of the input's mean variance; None for
-            1e-5.
-
-    Returns:
-        The network itself.
+        ridge: the regularisation as a part of the input's mean variance; None for 1e-5.
 
     Raises:
         NameNotFoundError: there is no such block or stretch; names the nearest ones.
@@ -94,14 +100,7 @@ def collapsed_layers(
 def put_collapsed_(
     network: Network, stretch: Stretch, layer: nn.Module, norm: nn.Module | None = None
 ) -> None:
-    """Put a layer in the place of a stretch and record it in the plan.
-
-    Args:
-        network: changed in place.
-        stretch: of this network as it is now.
-        layer: of the stretch's shape.
-        norm: comes after it.
-    """
+    """Put a layer, and a norm after it, in the place of a stretch and record it in the plan."""
     path = free_path(network, f"{stretch.path}.collapsed".lstrip("."))
     layers = [(path, layer)]
     if norm is not None:
@@ -117,14 +116,9 @@ def _in_order(network: Network, names: Sequence[str], kernel_size: int | None) -
     for name in names:
         _sized(network, name, kernel_size)
     chosen = [stretch for stretch in network.stretches if stretch.name in names]
-    owner: dict[Any, str] = {}
-    for stretch in chosen:
-        for node in stretch.nodes:
-            if node in owner:
-                raise ConfigError(
-                    f"'{owner[node]}' and '{stretch.name}' overlap: collapse one of them"
-                )
-            owner[node] = stretch.name
+    for one, other in combinations(chosen, 2):
+        if set(one.nodes) & set(other.nodes):
+            raise ConfigError(f"'{one.name}' and '{other.name}' overlap: collapse one of them")
     return [stretch.name for stretch in chosen]
 
 
@@ -134,3 +128,94 @@ def _sized(network: Network, name: str, kernel_size: int | None) -> Stretch:
     if isinstance(sized, str):
         raise ConfigError(sized)
     return sized
+
+
+def fit_stretches(
+    network: Network,
+    stretches: Sequence[Stretch],
+    loader: Iterable[Any],
+    *,
+    samples: int | None = None,
+    ridge: float | None = None,
+    reference: Network | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    leave_out: bool = False,
+) -> dict[str, FittedLayer]:
+    """Fit one layer to each stretch, in one pass over the data where memory allows.
+
+    What the network computes at its stretches is the target; or a `reference`, another network with
+    stretches of these names. The matrices of one pass take at most 1 GiB, unless a single stretch
+    needs more. `leave_out` skips stretches that there are too few samples for; the other arguments
+    are those of `collapse_` and `shoal.score`. Returns the fitted layers by name.
+    """
+    if ridge is not None and not ridge >= 0.0:
+        raise OptionError("ridge", ridge, "a number from 0, or None")
+    expected = Batches(loader, samples=samples).expected
+    found: dict[str, FittedLayer] = {}
+    for group in _groups(stretches):
+        moments = {s.name: LayerMoments(s.shape, name=s.name, samples=expected) for s in group}
+        observer = _StretchObserver({s.name: s for s in group}, moments, reference)
+        observe(network, loader, [observer], samples=samples, progress=progress)
+        for name in list(moments):
+            one = moments.pop(name)
+            if one.spare > 0 or not leave_out:
+                found[name] = one.solve(ridge)
+    return found
+
+
+def _groups(stretches: Sequence[Stretch]) -> list[list[Stretch]]:
+    """Share the stretches among passes so that their matrices fit into memory together."""
+    groups: list[list[Stretch]] = []
+    held = 0
+    for stretch in stretches:
+        held += stretch.shape.fit_bytes
+        if not groups or held > _PASS_BYTES:
+            groups.append([])
+            held = stretch.shape.fit_bytes
+        groups[-1].append(stretch)
+    return groups
+
+
+@dataclass
+class _StretchObserver:
+    """Feeds what goes into and comes out of each stretch to its moments.
+
+    A reference runs on each batch first, and its values are the outputs.
+    """
+
+    stretches: Mapping[str, Stretch]
+    moments: Mapping[str, LayerMoments]
+    reference: Network | None
+    targets: dict[str, Tensor] = field(default_factory=dict)
+    keys: Tensor | None = None
+
+    def attach(self, network: Network) -> Sequence[RemovableHandle]:
+        named, model = self.stretches, self.reference
+        if model is None:
+            taps = [Tap(s.end, (s.start, s.end), partial(self._add, n)) for n, s in named.items()]
+            return [listen(network, taps)]
+        ends = {name: model.stretch(name).end for name in named}
+        keep = self.targets.__setitem__
+        targets = [Tap(end, (end,), partial(keep, name)) for name, end in ends.items()]
+        inputs = [Tap(s.start, (s.start,), partial(self._add, n)) for n, s in named.items()]
+
+        def run_reference(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            with eval_mode(model), torch.no_grad():
+                model(*args, **kwargs)
+
+        return [
+            listen(model, targets),
+            listen(network, inputs),
+            network.register_forward_pre_hook(run_reference, with_kwargs=True),
+        ]
+
+    def _add(self, name: str, x: Tensor, y: Tensor | None = None) -> None:
+        target = self.targets.pop(name) if y is None else y
+        self.moments[name].add(x, target, self.keys)
+
+    def begin(self, index: int, batch: Batch) -> None:
+        self.keys = sample_keys(batch)
+
+    def finish(self, samples: int, population: int | None) -> None:
+        for moments in self.moments.values():
+            moments.finish()

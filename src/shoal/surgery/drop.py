@@ -1,24 +1,32 @@
-"""Drop: take a residual branch out, so that its shortcut alone remains."""
+"""Drop: take a residual branch out, so that its shortcut alone remains; and what that saves."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from operator import sub
+from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from shoal.errors import ConfigError
+from shoal.measure.latency import measure_latency
+from shoal.measure.macs import count_node_macs, count_params
 from shoal.modes import eval_mode
 from shoal.network import Network
 from shoal.network.blocks import Block
 from shoal.network.cleanup import remove_dead_
+from shoal.network.inputs import Inputs
 from shoal.network.runner import Tap, listen
 from shoal.network.weights import own_tensors
-from shoal.surgery.names import named_once
+from shoal.runtimes import EAGER
+from shoal.surgery.linearize import named_once
 
-__all__ = ["branch_parameters", "check_removable", "drop_", "zero_out_"]
+__all__ = ["BlockCost", "block_costs", "drop_", "zero_out_"]
 
 
 def drop_(network: Network, names: Sequence[str] | str) -> Network:
@@ -27,14 +35,8 @@ def drop_(network: Network, names: Sequence[str] | str) -> Network:
     The branch goes, with its layers and their `state_dict` keys; the shortcut stays. What remains
     keeps its weights and names. The network then computes what it computed before with the
     branch's output multiplied by zero (Jordao et al. 2023, A.1: yᵢ = yᵢ₋₁), and any order of drops
-    gives the same network. A block inside a dropped branch goes with it.
-
-    Args:
-        network: the captured network.
-        names: the blocks (see `network.blocks`), or one block.
-
-    Returns:
-        The network itself.
+    gives the same network. A block inside a dropped branch goes with it. The names are those of
+    `network.blocks`, or one of them. Returns the network itself.
 
     Raises:
         NameNotFoundError: a block does not exist; names the nearest ones.
@@ -67,14 +69,7 @@ def zero_out_(network: Network, names: Sequence[str] | str) -> Network:
     It is here for comparison (Jordao et al. 2023, A.1, "the widely employed zeroed-out scheme"):
     the output is that of `drop_`, the cost that of the dense network. Only weights change, so
     nothing is recorded in the plan; `shoal.save` keeps the zeros as it keeps all weights, and
-    fine-tuning may fill them again.
-
-    Args:
-        network: the captured network.
-        names: the blocks, or one block.
-
-    Returns:
-        The network itself.
+    fine-tuning may fill them again. Returns the network itself.
 
     Raises:
         NameNotFoundError: a block does not exist; names the nearest ones.
@@ -89,7 +84,7 @@ def zero_out_(network: Network, names: Sequence[str] | str) -> Network:
         True
     """
     blocks = _blocks(network, named_once(names))
-    weights = {id(w): w for block in blocks for w in branch_parameters(network, block)}.values()
+    weights = {id(w): w for block in blocks for w in _parameters(network, block)}.values()
     before = [weight.detach().clone() for weight in weights]
     with torch.no_grad():
         for weight in weights:
@@ -105,37 +100,120 @@ def zero_out_(network: Network, names: Sequence[str] | str) -> Network:
     return network
 
 
-def check_removable(block: Block) -> None:
-    """Raise `ConfigError` with the reason unless the block can be removed."""
-    if not block.removable:
-        raise ConfigError(f"block '{block.name}' cannot be removed: {block.reason}")
-
-
-def branch_parameters(network: Network, block: Block) -> list[nn.Parameter]:
+def _parameters(network: Network, block: Block) -> list[nn.Parameter]:
     """Return the parameters that a block's branch uses, each once."""
-    used = [t for node in block.branch for t in own_tensors(node, network).values()]
-    return list(
-        {id(tensor): tensor for tensor in used if isinstance(tensor, nn.Parameter)}.values()
-    )
+    used = (t for node in block.branch for t in own_tensors(node, network).values())
+    return list({id(t): t for t in used if isinstance(t, nn.Parameter)}.values())
 
 
 def _blocks(network: Network, names: Sequence[str]) -> list[Block]:
     """Return the named blocks, in the order of the graph."""
-    for name in names:
-        check_removable(network.block(name))
+    for block in map(network.block, names):
+        if not block.removable:
+            raise ConfigError(f"block '{block.name}' cannot be removed: {block.reason}")
     return [block for block in network.blocks if block.name in names]
 
 
 def _not_zero(network: Network, blocks: Sequence[Block]) -> str | None:
     """Return the first block whose branch gives something other than zero, on random inputs."""
-    wrong: list[str] = []
-
-    def check(name: str, value: Tensor) -> None:
-        if bool((value != 0).any()):
-            wrong.append(name)
-
-    taps = [Tap(b.output, (b.output,), partial(check, b.name)) for b in blocks]
+    outputs: dict[str, Tensor] = {}
+    taps = [Tap(b.output, (b.output,), partial(outputs.__setitem__, b.name)) for b in blocks]
     args, kwargs = network.example_inputs()
     with eval_mode(network), listen(network, taps):
         network(*args, **kwargs)
-    return wrong[0] if wrong else None
+    return next((name for name, value in outputs.items() if bool((value != 0).any())), None)
+
+
+@dataclass(frozen=True)
+class BlockCost:
+    """What dropping a block saves.
+
+    Attributes:
+        macs: multiply-accumulates of one sample.
+        params: number of parameter elements.
+        latency_ms: the median over rounds of the network's latency minus that without the block,
+            in milliseconds per batch; around zero or below where nothing measurable is saved.
+            None if it was not measured.
+        macs_percent, params_percent, latency_percent: the same as a share of the network's.
+    """
+
+    macs: int
+    macs_percent: float
+    params: int
+    params_percent: float
+    latency_ms: float | None = None
+    latency_percent: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures as JSON values."""
+        return asdict(self)
+
+
+def block_costs(
+    network: Network,
+    inputs: Inputs | None = None,
+    names: Sequence[str] | None = None,
+    *,
+    latency: bool = True,
+    repeats: int = 10,
+    min_seconds: float = 0.0,
+    runtime: str = EAGER,
+) -> dict[str, BlockCost]:
+    """Count what dropping each block saves, and measure it.
+
+    MACs and parameters are those of the branch. Latencies of the network and of copies without
+    each block, which share its weights, are measured in the same interleaved rounds and compared
+    round by round. The network is left as it is. Costs come in the order of the forward pass.
+
+    Args:
+        network: the captured network.
+        inputs: a batch, as a tensor, tuple or dict of keyword inputs; None for one random sample.
+        names: the blocks; None for all that can be removed.
+        latency: whether to measure latency, which takes a few seconds.
+        repeats: number of rounds.
+        min_seconds: rounds go on for at least this long, in seconds.
+        runtime: where latency is measured, "eager" or "onnxruntime".
+
+    Raises:
+        NameNotFoundError: a block does not exist.
+        ConfigError: a block cannot be removed, or the network cannot be called with the inputs.
+
+    Example:
+        >>> import shoal, torch
+        >>> net = shoal.capture(shoal.models.digits_resnet(), torch.randn(2, 1, 8, 8))
+        >>> costs = shoal.block_costs(net, latency=False)
+        >>> f"{costs['layer1.1'].macs:,} MACs, {costs['layer1.1'].macs_percent:.1f} %"
+        '294,912 MACs, 17.2 %'
+    """
+    if names is None:
+        blocks = [block for block in network.blocks if block.removable]
+    else:
+        blocks = _blocks(network, names)
+    if inputs is None:
+        args, kwargs = network.example_inputs(1)
+        inputs = kwargs or args
+    by_node, params = count_node_macs(network, inputs), count_params(network)
+    macs = sum(by_node.values())
+    costs = {}
+    for block in blocks:
+        own_macs = sum(by_node.get(node.name, 0) for node in block.branch)
+        own_params = sum(p.numel() for p in _parameters(network, block))
+        shares = 100.0 * own_macs / max(1, macs), 100.0 * own_params / max(1, params)
+        costs[block.name] = BlockCost(own_macs, shares[0], own_params, shares[1])
+    if latency and blocks:
+        models = {"": network, **{name: _without(network, name) for name in costs}}
+        times = measure_latency(
+            models, inputs, runtime=runtime, repeats=repeats, min_seconds=min_seconds
+        )
+        whole = times.pop("")
+        for name, without in times.items():
+            saved = median(map(sub, whole.rounds_ms, without.rounds_ms))
+            share = 100.0 * saved / whole.median_ms
+            costs[name] = replace(costs[name], latency_ms=saved, latency_percent=share)
+    return costs
+
+
+def _without(network: Network, name: str) -> Network:
+    """Return a copy without the block, which shares all weights."""
+    tensors = (*network.parameters(), *network.buffers())
+    return drop_(copy.deepcopy(network, {id(tensor): tensor for tensor in tensors}), name)

@@ -35,29 +35,21 @@ _SPREAD = 2654435761  # a large prime (Knuth, multiplicative hashing)
 
 @dataclass(frozen=True)
 class FittedLayer:
-    """A fitted layer.
+    """A fitted layer; tensors are float64.
 
-    Attributes:
-        shape: which layer it is.
-        weight: float64, as the layer's own: [out, in, kernel height, kernel width] or [out, in].
-        bias: float64, shape [out].
-        residual: the expected squared error over the variance of the target, summed over channels;
-            0 is exact, 1 is no better than a constant. Corrected for the number of weights, which
-            flatter a fit on few positions.
-        mean: of what it gives, about; float64, shape [out].
-        variance: of what it gives; float64, shape [out].
-        rows: positions it was fitted on.
-        samples: samples they were taken from.
+    The residual is the expected squared error over the variance of the target, summed over
+    channels: 0 is exact, 1 is no better than a constant. It is corrected for the number of weights,
+    which flatter a fit on few positions.
     """
 
     shape: LayerShape
-    weight: Tensor
-    bias: Tensor
+    weight: Tensor  # as the layer's own: [out, in, kernel height, kernel width] or [out, in]
+    bias: Tensor  # [out]
     residual: float
-    mean: Tensor
-    variance: Tensor
-    rows: int
-    samples: int
+    mean: Tensor  # of what it gives, about: [out]
+    variance: Tensor  # the same
+    rows: int  # positions it was fitted on
+    samples: int  # that they were taken from
 
     def layer(self, like: Tensor) -> nn.Conv2d | nn.Linear:
         """Return it as a module, with the device and dtype of `like`, and its memory format."""
@@ -80,20 +72,12 @@ class FittedLayer:
 class LayerMoments:
     """Adds up what the fit of one layer needs, from batches of input and output.
 
-    Args:
-        shape: the layer to fit.
-        name: what is fitted, for messages.
-        rows: use about this many positions, drawn at random; None for `shape.rows`.
-        samples: how many samples there will be; None, for not known, reckons with 256.
+    It uses about so many rows, positions drawn at random; None for `shape.rows`. Samples are how
+    many there will be; None, for not known, reckons with 256. Messages tell the name.
     """
 
     def __init__(
-        self,
-        shape: LayerShape,
-        *,
-        name: str = "the layer",
-        rows: int | None = None,
-        samples: int | None = None,
+        self, shape: LayerShape, *, samples: int | None, rows: int | None = None, name: str = ""
     ) -> None:
         self.shape = shape
         self.name = name
@@ -103,17 +87,12 @@ class LayerMoments:
         self._pilot: tuple[Tensor, Tensor] | None = None  # about which sums are taken: [d], [m]
         self._sums: tuple[Tensor, ...] = ()  # x [d], y [m], xx [d, d], xy [d, m], yy [m]
 
-    # ------------------------------------------------------------------ adding up
-
     def add(self, inputs: Tensor, outputs: Tensor, keys: Tensor | None = None) -> None:
-        """Add a batch.
+        """Add a batch: inputs [N, C, H, W], or [N, …, C] for a linear layer, and its outputs.
 
-        Args:
-            inputs: [N, C, H, W], or [N, …, C] for a linear layer.
-            outputs: what the layer should give for it.
-            keys: an integer for each sample, as `sample_keys` gives them, which decides which of
-                its positions are used; N may be a multiple of their number, as of windows. None
-                takes the sample's number in the batch.
+        Keys are an integer for each sample, as `sample_keys` gives them, which decides which of its
+        positions are used; N may be a multiple of their number, as of windows. None takes the
+        sample's number in the batch.
         """
         inputs, outputs = inputs.detach(), outputs.detach()
         self._samples += len(inputs)
@@ -163,15 +142,9 @@ class LayerMoments:
         sizes = [(d,), (m,), (d, d), (d, m), (m,)]
         return tuple(torch.zeros(size, dtype=dtype, device=device) for size in sizes)
 
-    # ------------------------------------------------------------------ solving
-
     @property
-    def determined(self) -> bool:
-        """Whether there are more positions than weights per output channel."""
-        return self._spare > 0
-
-    @property
-    def _spare(self) -> int:
+    def spare(self) -> int:
+        """By how many the positions exceed the weights per output channel; a fit needs one."""
         return self._count - self.shape.columns - 1
 
     def finish(self) -> None:
@@ -198,8 +171,7 @@ class LayerMoments:
     def solve(self, ridge: float | None = None) -> FittedLayer:
         """Return the fitted layer; `finish` comes first.
 
-        Args:
-            ridge: λ as a part of the mean squared deviation of a column; None for 1e-5.
+        `ridge` is λ as a part of the mean squared deviation of a column; None for 1e-5.
 
         Raises:
             ConfigError: there are fewer positions than weights per output channel.
@@ -212,7 +184,7 @@ class LayerMoments:
                 f"the activations at '{self.name}' are not finite: the network's weights or its "
                 "data are broken; check them first"
             )
-        if not self.determined:
+        if self.spare <= 0:
             raise ConfigError(
                 f"'{self.name}' has {self._count} positions to fit {self.shape.columns} weights "
                 "per channel on: give more samples or a smaller kernel_size"
@@ -221,21 +193,18 @@ class LayerMoments:
         lost = yy.sum() - 2 * (weight * xy).sum() + (weight * (xx @ weight)).sum()
         variance = float(yy.sum())
         share = max(0.0, float(lost)) / variance if variance > 0 else 0.0
+        # Columns are (position in the kernel, channel).
+        kernel = weight.T.reshape(-1, *self.shape.kernel_size, self.shape.in_channels)
         return FittedLayer(
             shape=self.shape,
-            weight=self._as_kernel(weight).cpu(),
+            weight=kernel.movedim(-1, 1).contiguous().cpu(),
             bias=(mean_y - mean_x @ weight).cpu(),
-            residual=share * (self._count - 1) / self._spare,
+            residual=share * (self._count - 1) / self.spare,
             mean=mean_y.cpu(),
             variance=((weight * (xx @ weight)).sum(0) / self._count).clamp(min=0.0).cpu(),
             rows=self._count,
             samples=self._samples,
         )
-
-    def _as_kernel(self, weight: Tensor) -> Tensor:
-        """Bring [d, m] into the layer's own order; columns are (position in kernel, channel)."""
-        shaped = weight.T.reshape(-1, *self.shape.kernel_size, self.shape.in_channels)
-        return shaped.movedim(-1, 1).contiguous()
 
 
 def _ridge_solution(xx: Tensor, xy: Tensor, ridge: float) -> Tensor:
@@ -254,10 +223,7 @@ def _ridge_solution(xx: Tensor, xy: Tensor, ridge: float) -> Tensor:
 
 
 def _patches(images: Tensor, shape: LayerShape) -> Callable[[Tensor], Tensor]:
-    """Return what gives the patches at output positions, counted in [N, H, W] order.
-
-    They are [n, kernel height · kernel width · channels].
-    """
+    """Return what gives the patches, [n, kernel area · channels], at positions in [N, H, W]."""
     top, left = shape.padding
     padded = F.pad(images, (left, left, top, top)) if top or left else images
     flat = padded.permute(0, 2, 3, 1).reshape(-1, images.shape[1])  # a view if channels-last

@@ -1,22 +1,32 @@
-"""Linearize: put a line, or the identity, in the place of a site's rectifier."""
+"""Linearize: put a fitted line, the identity, or a module of one's own in a rectifier's place."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from typing_extensions import override
 
-from shoal.errors import ConfigError, OptionError
+from shoal.data.batch import Batch
+from shoal.distributed import sum_across
+from shoal.errors import ConfigError, OptionError, TrainingError
 from shoal.network import Network, Site
 from shoal.network.cleanup import hand_over
 from shoal.network.modules import Line
-from shoal.passes.lines import FittedLine, LineMoments
-from shoal.passes.observe import observe
-from shoal.surgery.names import named_once
+from shoal.network.ops import name_of
+from shoal.passes.batches import Observer, observe
+from shoal.passes.states import chunks_of_parts
 
-__all__ = ["fit_lines", "linearize_", "put_linear_"]
+__all__ = [
+    "FittedLine", "LineMoments", "fit_lines", "linearize_", "named_once", "put_linear_", "replace_",
+]  # fmt: skip
+
+_CHUNK = 1 << 17  # entries; 1 MiB of float64, which stays in a CPU's cache
 
 
 def fit_lines(
@@ -26,16 +36,10 @@ def fit_lines(
     *,
     samples: int | None = None,
 ) -> dict[str, FittedLine]:
-    """Fit the least-squares line of each site's rectifier in one pass over the data.
+    """Fit the least-squares line of each site's rectifier, by its name, in one pass over the data.
 
-    Args:
-        network: the captured network.
-        loader: the data, unshuffled and without augmentation.
-        names: the sites; None for all that still have their rectifier.
-        samples: use only this many samples.
-
-    Returns:
-        The lines by the names of the sites.
+    The data are unshuffled and without augmentation; only so many samples of them are used. By
+    default lines are fitted to all sites that still have their rectifier.
 
     Raises:
         NameNotFoundError: a site does not exist.
@@ -72,6 +76,8 @@ def linearize_(
 ) -> Network:
     """Replace the rectifiers of sites by linear maps, in place, and record it in the plan.
 
+    Returns the network itself.
+
     Args:
         network: the captured network.
         names: the sites, or one site.
@@ -80,9 +86,6 @@ def linearize_(
         loader: the data that lines are fitted on, unshuffled and without augmentation.
         samples: fit on this many samples only.
         lines: lines fitted before (`fit_lines`), in place of `loader`; they are copied.
-
-    Returns:
-        The network itself.
 
     Raises:
         NameNotFoundError: a site does not exist; names the nearest ones.
@@ -104,28 +107,23 @@ def linearize_(
     if how not in ("line", "identity"):
         raise OptionError("how", how, "'line' or 'identity'")
     chosen = named_once(names)
-    sites = [network.site(name) for name in chosen]
-    for site in sites:
-        if site.linearized is not None:
-            raise ConfigError(f"site '{site.name}' is linearized already: leave it out")
-    fitted: Mapping[str, FittedLine] = lines or {}
+    sites = [_with_rectifier(network, name) for name in chosen]
+    fitted = lines or {}
     if how == "line" and not set(chosen) <= set(fitted):
         if loader is None:
             raise ConfigError(
                 "how='line' fits the lines to data: give loader=, or use how='identity'"
             )
         fitted = fit_lines(network, loader, chosen, samples=samples)
-    if how == "line":
-        for site in sites:
-            _check_line(site, fitted[site.name])
-    for site in sites:
-        put_linear_(network, site, fitted[site.name] if how == "line" else None)
+    put = [(s, _checked(s, fitted[s.name]) if how == "line" else None) for s in sites]
+    for site, line in put:
+        put_linear_(network, site, line)
     if sites:
         network.plan.record("linearize", tuple(chosen), how=how)
     return network
 
 
-def _check_line(site: Site, line: FittedLine) -> None:
+def _checked(site: Site, line: FittedLine) -> FittedLine:
     if site.channels is None:
         raise ConfigError(
             f"the number of channels of site '{site.name}' is not fixed: use how='identity'"
@@ -136,17 +134,199 @@ def _check_line(site: Site, line: FittedLine) -> None:
                 f"the line of site '{site.name}' has the shape {list(part.shape)}, but the site "
                 f"has {site.channels} channels: fit the lines to this network"
             )
+    return line
+
+
+def replace_(network: Network, modules: Mapping[str, nn.Module]) -> Network:
+    """Put modules in the place of sites' rectifiers, in place, and record it in the plan.
+
+    The modules come by the names of the sites; each maps a tensor to one of the same shape, and is
+    of a type that a saved network can hold, such as nn.PReLU. A site keeps its name, and may be
+    linearized later. Returns the network itself.
+
+    Raises:
+        NameNotFoundError: a site does not exist; tells the nearest.
+        ConfigError: a site is linearized already, or a module's type cannot be saved.
+    """
+    sites = [_with_rectifier(network, name) for name in modules]
+    types = {name: name_of(type(module)) for name, module in modules.items()}
+    for name, known in types.items():
+        if known is None:
+            raise ConfigError(
+                f"a {type(modules[name]).__name__} cannot be saved: register its type by "
+                "shoal.register_op, or take a module of PyTorch"
+            )
+    like = _like(network)
+    for site in sites:
+        _put(network, site, modules[site.name].to(like.device, like.dtype))
+    if sites:
+        network.plan.record("replace", tuple(types), modules=types)
+    return network
 
 
 def put_linear_(network: Network, site: Site, line: FittedLine | None) -> None:
     """Put a line, or the identity for None, where the site's rectifier is; not recorded."""
+    made = nn.Identity() if line is None else line.layer(_like(network), site.channel_dim)
+    _put(network, site, made)
+
+
+def named_once(names: Sequence[str] | str) -> list[str]:
+    """Return the names as a list; raises `ConfigError` if one is given twice."""
+    chosen = [names] if isinstance(names, str) else list(names)
+    twice = next((name for name in chosen if chosen.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"'{twice}' is named twice: name each once")
+    return chosen
+
+
+def _with_rectifier(network: Network, name: str) -> Site:
+    site = network.site(name)
+    if site.linearized is not None:
+        raise ConfigError(f"site '{site.name}' is linearized already: leave it out")
+    return site
+
+
+def _like(network: Network) -> Tensor:
+    return next((p for p in network.parameters() if p.is_floating_point()), torch.empty(0))
+
+
+def _put(network: Network, site: Site, module: nn.Module) -> None:
     old = network.get_submodule(site.name)
     hand_over(network, old)
-    new: nn.Module = nn.Identity()
-    if line is not None:
-        like = next((p for p in network.parameters() if p.is_floating_point()), torch.empty(0))
-        parts = line.slope, line.intercept
+    network.replace_module(site.name, module.train(old.training))
+
+
+@dataclass(frozen=True)
+class FittedLine:
+    """A fitted line per channel."""
+
+    slope: Tensor  # [channels], float64, as the intercept
+    intercept: Tensor  # in units of the rectifier's output
+    residual: float  # the mean squared error over the variance of the rectifier's output, 0 to 1
+
+    def layer(self, like: Tensor, channel_dim: int) -> Line:
+        """Return it as a module, with the device and dtype of `like`."""
+        parts = self.slope, self.intercept
         slope, intercept = (v.detach().to(like.device, like.dtype, copy=True) for v in parts)
-        new = Line(slope, intercept, site.channel_dim)
-    new.train(old.training)
-    network.replace_module(site.name, new)
+        return Line(slope, intercept, channel_dim)
+
+
+class LineMoments(Observer):
+    """Collects what the fit of each site's line needs; of all that have their rectifier by default.
+
+    With z the rectifier's input and r its output, the line a·z + b with the least mean squared
+    error is a = cov(z, r) / var(z), b = mean(r) − a·mean(z). Sums are taken about pilot means (of
+    the first entries seen) and in float64, so that a large mean does not cost the variance its
+    digits, and so that it does not matter which process saw what.
+
+    About so many `positions` of each batch are used, spread evenly over samples and image and
+    others in each batch; None uses all. A few thousand fix two numbers per channel to a fraction of
+    a percent and save nearly all of the time.
+    """
+
+    def __init__(self, names: Sequence[str] | None = None, *, positions: int | None = None) -> None:
+        self._names = None if names is None else set(names)
+        self._positions = positions
+        self._batch = 0
+        self._sites: list[Site] = []
+        self._pilots: dict[str, Tensor] = {}  # [2, channels]: of z and r
+        self._sums: dict[str, Tensor] = {}  # [6, channels]: 1, z, r, z·z, z·r, r·r
+
+    @override
+    def attach(self, network: Network) -> Sequence[RemovableHandle]:
+        self._pilots, self._sums = {}, {}
+        left = [site for site in network.sites if site.linearized is None]
+        self._sites = [s for s in left if self._names is None or s.name in self._names]
+        missing = (self._names or set()) - {site.name for site in self._sites}
+        if missing or not self._sites:
+            what = f"site '{min(missing)}'" if missing else "the network"
+            raise ConfigError(f"{what} has no rectifier left to fit a line to")
+        return [
+            network.get_submodule(site.name).register_forward_hook(partial(self._collect, site))
+            for site in self._sites
+        ]
+
+    @override
+    def begin(self, index: int, batch: Batch) -> None:
+        self._batch = index
+
+    def _collect(
+        self, site: Site, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor
+    ) -> None:
+        z, r = (value.detach().movedim(site.channel_dim, -1) for value in (inputs[0], output))
+        if self._positions is not None:
+            z, r = self._spread(z, r, self._positions)
+        for dz, dr in _rows_in_chunks(z, r):
+            if site.name not in self._sums:
+                self._pilots[site.name] = torch.stack([dz.mean(0), dr.mean(0)])
+                self._sums[site.name] = dz.new_zeros((6, dz.shape[1]))
+            pilot, sums = self._pilots[site.name], self._sums[site.name]
+            dz -= pilot[0]
+            dr -= pilot[1]
+            sums[0] += len(dz)
+            sums[1] += dz.sum(0)
+            sums[2] += dr.sum(0)
+            sums[4] += (dz * dr).sum(0)
+            sums[3] += dz.square_().sum(0)
+            sums[5] += dr.square_().sum(0)
+
+    def _spread(self, z: Tensor, r: Tensor, positions: int) -> tuple[Tensor, Tensor]:
+        """Return about this many positions of both, as [samples, places, channels]."""
+        z, r = (v.flatten(1, -2) if v.dim() > 2 else v.reshape(-1, 1, v.shape[-1]) for v in (z, r))
+        step = max(1, z.shape[0] * z.shape[1] // positions)
+        along = min(step, z.shape[1])  # first fewer places of each sample, then fewer samples
+        across = max(1, step // max(1, along))
+        chosen = slice(self._batch % across, None, across), slice(self._batch % along, None, along)
+        return z[chosen], r[chosen]
+
+    @override
+    def finish(self, samples: int, population: int | None) -> None:
+        """Sum over processes, and move the sums from the pilot means to the means of all data."""
+        for site in self._sites:
+            # Zeros if this process had no batch.
+            sums = self._sums.get(site.name, torch.zeros(6, site.channels or 1)).double().cpu()
+            pilots = self._pilots.get(site.name, torch.zeros(2, site.channels or 1)).double().cpu()
+            n, z, r, zz, zr, rr = sums
+            total = sum_across(torch.stack([n, z + n * pilots[0], r + n * pilots[1]]))
+            means = total[1:] / total[0]
+            dz, dr = pilots - means
+            about_means = [
+                zz + 2 * dz * z + n * dz * dz,
+                zr + dz * r + dr * z + n * dz * dr,
+                rr + 2 * dr * r + n * dr * dr,
+            ]
+            self._sums[site.name] = torch.stack(
+                [total[0], *means, *sum_across(torch.stack(about_means))]
+            )
+
+    def lines(self) -> dict[str, FittedLine]:
+        """Return the fitted line of each site.
+
+        A channel whose input never varies gets slope 0 and the constant output as intercept.
+        """
+        return {site.name: _fit(site.name, self._sums[site.name]) for site in self._sites}
+
+
+def _fit(name: str, sums: Tensor) -> FittedLine:
+    n, mean_z, mean_r, zz, zr, rr = sums
+    if not bool(sums.isfinite().all()):
+        raise TrainingError(
+            f"the activations at site '{name}' are not finite: the network's weights or its data "
+            "are broken; check them first"
+        )
+    # What rounding alone may leave of a constant input's variance.
+    constant = zz <= n * mean_z.square() * 1e-28
+    slope = torch.where(constant, torch.zeros_like(zr), zr / zz.where(~constant, 1.0))
+    lost, total = float((rr - slope * zr).clamp(min=0).sum()), float(rr.sum())
+    return FittedLine(slope, mean_r - slope * mean_z, lost / total if total > 0 else 0.0)
+
+
+def _rows_in_chunks(z: Tensor, r: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield fresh copies of pieces of both, as [positions, channels] in float64."""
+    if z.numel() == 0:
+        return
+    dtype = torch.float32 if z.device.type == "mps" else torch.float64  # it has no float64
+    both = (chunks_of_parts(value, 1, _CHUNK) for value in (z, r))
+    for (_, _, z_part), (_, _, r_part) in zip(*both, strict=True):
+        z_rows, r_rows = (v.reshape(-1, v.shape[-1]) for v in (z_part, r_part))
+        yield z_rows.to(dtype, copy=True), r_rows.to(dtype, copy=True)

@@ -13,22 +13,29 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shoal.distributed import broadcast_buffers, default_device, ensure_initialised
+from shoal.distributed import (
+    barrier,
+    broadcast_buffers,
+    default_device,
+    ensure_initialised,
+    is_main,
+    sum_across,
+    world,
+)
 from shoal.errors import ConfigError, DataError, OptionError, ShoalError, TrainingError
+from shoal.files import write_file
 from shoal.modes import eval_mode, kept_flags, make_channels_last, placed
 from shoal.onednn import safe_convolutions
 from shoal.options import Recipe, find_recipe
 from shoal.seeds import preserved_rng
-from shoal.training.evaluate import evaluate
-from shoal.training.feed import Feed
-from shoal.training.hooks import Hooks, Values
-from shoal.training.objective import Loss, Objective
-from shoal.training.precision import resolve_precision
+from shoal.training.evaluate import evaluate, resolve_precision
+from shoal.training.objective import Hooks, Loss, Objective, Values
 from shoal.training.reports import BatchReport, EpochReport, FitReport, best_epoch
-from shoal.training.resume import cpu_state, fingerprint, load_checkpoint, save_checkpoint
-from shoal.training.trainer import Trainer
+from shoal.training.trainer import Feed, Trainer
 
 __all__ = ["fit"]
+
+_FORMAT = {"format": "shoal.fit", "version": 2}
 
 
 # Long because each of its arguments is explained; the body is short.
@@ -53,7 +60,7 @@ def fit(
     groups: Callable[[nn.Module], Iterable[Mapping[str, Any]]] | None = None,
     after_step: Callable[[nn.Module], object] | None = None,
 ) -> FitReport:
-    """Train `network` in place.
+    """Train `network` in place, and return losses, accuracies and times per epoch.
 
     Afterwards the network is on the device it was trained on, unwrapped, in fp32, with the
     training flags it came with; its 4-D weights are channels-last if the recipe says so, which
@@ -64,60 +71,51 @@ def fit(
     was never interrupted. On GPUs both hold as far as cuDNN's kernels are deterministic.
 
     Under `accelerate launch` or `torchrun` every process calls this and ends with the same
-    weights. The global batch has the size that it has in one process, and so has the gradient, but
-    batch norm normalises with each process's part of the batch and its running statistics are
-    those of the main process, as in data parallelism generally. Random layers such as dropout draw
-    the same numbers in each process.
+    weights. Global batch and gradient are those of one process, but batch norm normalises with each
+    process's part of the batch and its running statistics are those of the main process. Random
+    layers such as dropout draw the same numbers in each process.
 
     If the fit fails with a `ShoalError`, the network has its weights from before; if something
     else stops it (a callback, Ctrl-C), those of the moment.
 
     Args:
         network: any module; each call builds its own optimizer.
-        train: iterable of batches with a length. Its `set_epoch`, if it has one, is called before
-            each epoch.
+        train: iterable of batches with a length; a `set_epoch` of it is called before each epoch.
         epochs: how many, from 0.
         recipe: a `Recipe`, the name of one in `recipes`, a mapping of its options, or None for
             "finetune".
         seed: decides all that is random, but for what the loader draws by its own seed.
-        first_epoch: number that the loader's `set_epoch` gets at the first epoch. Fits that follow
-            one another on the same data count on, or each would see the same random changes of
-            the images in the same order.
+        first_epoch: number that the loader's `set_epoch` gets at the first epoch. Fits on the same
+            data count on, or each would see the same random changes of the images.
         val: validation batches, evaluated in fp32 after every epoch; needed for early stopping.
-        teacher: network to distil from; used, and needed, if the recipe's `distill` is above 0. It
-            is left as it came.
+        teacher: network to distil from, left as it came; needed if the recipe's `distill` is set.
         loss: called with the network's output and the target instead of the cross-entropy; returns
             the mean over the batch or one loss per sample.
-        checkpoint: file that is rewritten after every epoch. If it is there at the start, the fit
-            goes on from it; if it is damaged or belongs to another fit (network's shapes, recipe,
-            epochs, seed, first epoch, number of batches, names of the hooks), the fit starts over
-            and the report notes it. It is left in place at the end.
+        checkpoint: file that is rewritten after every epoch, and left at the end. If it is there at
+            the start, the fit goes on from it; if it is damaged or belongs to another fit (shapes,
+            recipe, epochs, seed, first epoch, number of batches, names of the hooks), the fit
+            starts over and the report notes it.
         on_epoch: called in every process after each epoch, when the checkpoint is written.
         on_batch: called in every process after each optimizer step.
         device: where to train; None takes accelerate's choice, a GPU if there is one.
         accelerator: an `accelerate.Accelerator` whose device, and whose mixed precision if the
             recipe says "auto", are used.
         penalty: called in every forward pass with the network and the values at the places that
-            `at` names; returns a scalar that is added to the mean loss of the batch. So it counts
-            once per optimizer step, also with `accumulate` and in several processes, where the
-            batches' penalties are averaged by their sizes. Reports give it apart from the loss.
-            Like `after_step` it may depend on what it is given and on torch's random numbers, or
-            a fit that goes on from a checkpoint would end differently.
+            `at` names; returns a scalar that is added to the mean loss of the batch. It counts once
+            per optimizer step: batches' penalties are averaged by their sizes. Reports give it
+            apart from the loss. Like `after_step` it may depend on what it is given and on torch's
+            random numbers only, or a fit that goes on from a checkpoint would end differently.
         at: names of places. Of a site the penalty gets the tensor that goes into the rectifier; of
-            a block a pair, what goes in and what comes out of the addition; of a stretch such a
-            pair too. The tensors carry gradients, in the precision of the forward pass.
+            a block or stretch a pair, what goes in and what comes out (of the addition). The
+            tensors carry gradients, in the precision of the forward pass.
         groups: called with the network; returns groups of parameters with settings of their own:
             `{"params": [...], "lr": ..., "weight_decay": ..., "momentum": ..., "nesterov": ...,
             "optimizer": "sgd", "constant": False}`, all but "params" optional. What is left out is
-            as in the recipe, but a group with another optimizer than the recipe's has no momentum
-            unless it says so. The learning rate follows the recipe's schedule from its own peak,
-            or stays if "constant" is true. Other parameters are trained by the recipe. The
-            gradient is clipped as a whole.
+            as in the recipe, but another optimizer than the recipe's has no momentum unless the
+            group says so. The learning rate follows the recipe's schedule from its own peak, or
+            stays if "constant" is true. The gradient is clipped as a whole.
         after_step: called with the network after each optimizer step, without gradients, to apply
             masks or to clamp parameters.
-
-    Returns:
-        Losses, accuracies and times per epoch.
 
     Raises:
         ConfigError: options that do not go together, or that the device cannot do.
@@ -134,9 +132,11 @@ def fit(
     plan = find_recipe(recipe)
     hooks = Hooks(penalty, tuple(at), groups, after_step)
     where = _device(device, accelerator)
-    precision = resolve_precision(_asked_precision(plan, accelerator), where)
+    own = getattr(accelerator, "mixed_precision", "no")
+    asked = own if plan.precision == "auto" and own in ("bf16", "fp16") else plan.precision
+    precision = resolve_precision(asked, where)
     _check(network, plan, epochs=epochs, val=val, teacher=teacher)
-    start = cpu_state(network)
+    start = _cpu_state(network)
     try:
         with ExitStack() as stack:
             stack.enter_context(preserved_rng(where))
@@ -147,21 +147,10 @@ def fit(
             network.to(where)
             if plan.channels_last:
                 make_channels_last(network)
-            feed = Feed(
-                train,
-                seed=seed,
-                device=where,
-                channels_last=plan.channels_last,
-                first_epoch=first_epoch,
-            )
+            feed = Feed(train, seed, where, plan.channels_last, first_epoch)
             stack.callback(feed.close)
-            trainer = Trainer(
-                Objective(network, plan, loss=loss, teacher=teacher, hooks=hooks),
-                feed,
-                epochs=epochs,
-                precision=precision,
-                on_batch=on_batch,
-            )
+            objective = Objective(network, plan, loss, teacher, hooks)
+            trainer = Trainer(objective, feed, epochs, precision, on_batch)
             run = _Run(trainer, None if checkpoint is None else Path(checkpoint))
             notes = stack.enter_context(safe_convolutions(network))
             report = run.finish(val, on_epoch)
@@ -172,7 +161,11 @@ def fit(
 
 
 class _Run:
-    """The epochs of a fit and what of them is saved."""
+    """The epochs of a fit, and the file that lets an interrupted one go on.
+
+    The file is written whole or not at all, and never trusted: one that is damaged or belongs to
+    another fit is replaced after the first epoch.
+    """
 
     def __init__(self, trainer: Trainer, path: Path | None) -> None:
         self.trainer = trainer
@@ -182,15 +175,16 @@ class _Run:
         self.history: list[EpochReport] = []
         self.skipped = 0
         self.best: dict[str, Any] | None = None
-        self._identity = fingerprint(
-            self.network,
-            self.recipe,
-            epochs=trainer.epochs,
-            seed=trainer.feed.seed,
-            first_epoch=trainer.feed.first_epoch,
-            batches=len(trainer.feed),
-            hooks=trainer.hooks.names(),
-        )
+        # What a checkpoint must agree on with the fit that goes on from it.
+        self._identity = {
+            "recipe": self.recipe.to_dict(),
+            "shapes": {name: list(p.shape) for name, p in self.network.named_parameters()},
+            "hooks": trainer.hooks.names(),
+            "epochs": trainer.epochs,
+            "seed": trainer.feed.seed,
+            "first_epoch": trainer.feed.first_epoch,
+            "batches": len(trainer.feed),
+        }
 
     def finish(self, val: Any, on_epoch: Callable[[EpochReport], None] | None) -> FitReport:
         """Train the epochs that are left and return the report of all."""
@@ -200,11 +194,11 @@ class _Run:
             report = self._epoch(val)
             self.history.append(report)
             if self.recipe.early_stop and best_epoch(self.history) == report.epoch:
-                self.best = cpu_state(self.network)
+                self.best = _cpu_state(self.network)
             self._save()
             if on_epoch is not None:
                 on_epoch(report)
-        trainer.optimizers.zero_grad()
+        self.network.zero_grad()
         chosen = None if self.best is None else best_epoch(self.history)
         if self.best is not None and chosen != len(self.history):
             self.network.load_state_dict(self.best)
@@ -217,7 +211,7 @@ class _Run:
             resumed_from=resumed,
             precision=trainer.precision,
             device=str(trainer.feed.device),
-            notes=() if note is None else (note,),
+            notes=() if note is None else (f"checkpoint {note}: started over",),
         )
 
     def _epoch(self, val: Any) -> EpochReport:
@@ -248,32 +242,64 @@ class _Run:
         return patience is not None and len(self.history) - best_epoch(self.history) >= patience
 
     def _save(self) -> None:
+        """Write the checkpoint in one piece; the main process writes, the others wait."""
         if self.path is None:
             return
         state = {
-            "network": cpu_state(self.network),
-            "optimizers": self.trainer.optimizers.state_dict(),
+            "network": _cpu_state(self.network),
+            "optimizers": [each.state_dict() for each in self.trainer.optimizers.each],
             "scaler": self.trainer.scaler.state_dict(),
             "history": [report.to_dict() for report in self.history],
             "skipped": self.skipped,
             "best": self.best,
         }
-        save_checkpoint(self.path, self._identity, state)
+        if is_main():
+            payload = {**_FORMAT, "fit": self._identity, "state": state}
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_file(self.path, lambda temporary: torch.save(payload, temporary))
+        barrier()
 
     def _resume(self) -> tuple[int | None, str | None]:
         """Go on from the checkpoint; return the epochs it brings, and a note if it is of no use."""
         if self.path is None:
             return None, None
-        state, note = load_checkpoint(self.path, self._identity)
+        state, note = _read(self.path, self._identity)
+        readers = int(sum_across(torch.tensor(int(state is not None))))
+        if 0 < readers < world():
+            return None, f"{self.path.name} is not readable by every process"
         if state is None:
             return None, note
         self.network.load_state_dict(state["network"])
-        self.trainer.optimizers.load_state_dict(state["optimizers"])
+        for each, own in zip(self.trainer.optimizers.each, state["optimizers"], strict=True):
+            each.load_state_dict(own)
         self.trainer.scaler.load_state_dict(state["scaler"])
         self.history = [EpochReport(**values) for values in state["history"]]
         self.skipped = state["skipped"]
         self.best = state["best"]
         return len(self.history), None
+
+
+def _read(path: Path, identity: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str | None]:
+    """Return the state saved at `path`, or None and, if there is a file, why it is of no use."""
+    if not path.exists():
+        return None, None
+    try:
+        payload = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # torch.load fails in as many ways as there are damaged files
+        return None, f"{path.name} is damaged or no checkpoint"
+    if not isinstance(payload, dict) or not _FORMAT.items() <= payload.items():
+        return None, f"{path.name} has an unknown format"
+    if payload.get("fit") != identity:
+        return None, f"{path.name} belongs to another fit"
+    return payload["state"], None
+
+
+def _cpu_state(network: nn.Module) -> dict[str, Any]:
+    """Return a copy of the network's state on the CPU."""
+    return {
+        name: value.detach().to("cpu", copy=True) if isinstance(value, Tensor) else value
+        for name, value in network.state_dict().items()
+    }
 
 
 def _check_weights(network: nn.Module, epoch: int) -> None:
@@ -290,12 +316,12 @@ def _check_weights(network: nn.Module, epoch: int) -> None:
 
 def _device(device: torch.device | str | None, accelerator: Any) -> torch.device:
     """Return where to train; brings the process group up."""
-    if accelerator is not None:
-        kind = str(getattr(accelerator.distributed_type, "value", accelerator.distributed_type))
-        if kind in {"FSDP", "DEEPSPEED", "MEGATRON_LM", "TP"}:
-            raise ConfigError(
-                f"shoal trains with plain data parallelism, not {kind}: start accelerate without it"
-            )
+    kind = getattr(accelerator, "distributed_type", None)
+    kind = str(getattr(kind, "value", kind))
+    if kind in {"FSDP", "DEEPSPEED", "MEGATRON_LM", "TP"}:
+        raise ConfigError(
+            f"shoal trains with plain data parallelism, not {kind}: start accelerate without it"
+        )
     try:
         chosen = None if device is None else torch.device(device)
     except RuntimeError:
@@ -304,12 +330,6 @@ def _device(device: torch.device | str | None, accelerator: Any) -> torch.device
     if chosen is not None:
         return chosen
     return accelerator.device if accelerator is not None else default_device()
-
-
-def _asked_precision(recipe: Recipe, accelerator: Any) -> str:
-    """Return the recipe's precision, or the accelerator's if the recipe leaves it open."""
-    own = getattr(accelerator, "mixed_precision", "no")
-    return own if recipe.precision == "auto" and own in {"bf16", "fp16"} else recipe.precision
 
 
 def _check(

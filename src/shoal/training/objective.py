@@ -1,55 +1,79 @@
-"""The network together with its loss, as one module.
+"""The network together with its loss, as one module, and what a method adds to training.
 
 The loss is inside the module that data parallelism wraps, so everything that comes out of it takes
-part in the loss, whatever else the network returns.
+part in the loss, whatever else the network returns. The penalty sees what no module hands out: the
+values at sites, blocks and stretches of the graph.
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from shoal.data.batch import Batch
-from shoal.errors import TrainingError
+from shoal.errors import ConfigError, TrainingError, unknown_name
+from shoal.network import Network
+from shoal.network.runner import Tap, listen
 from shoal.options import Recipe
-from shoal.training.hooks import Hooks, listening, penalty_of, places
-from shoal.training.losses import (
+from shoal.training.evaluate import (
     check_targets,
-    count_hits,
     distillation_losses,
+    hits,
     logits_of,
     sample_losses,
 )
 
-__all__ = ["Loss", "Objective"]
+__all__ = ["Hooks", "Loss", "Objective", "Values"]
 
-Loss = Callable[[Any, Tensor], Tensor]
+Loss: TypeAlias = Callable[[Any, Tensor], Tensor]
+
+Values: TypeAlias = Mapping[str, Any]
+"""By place: the tensor that goes into a site; what goes into a block or stretch and comes out."""
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """The four of `fit`; see there."""
+
+    penalty: Callable[[nn.Module, Values], Tensor] | None = None
+    at: tuple[str, ...] = ()
+    groups: Callable[[nn.Module], Iterable[Mapping[str, Any]]] | None = None
+    after_step: Callable[[nn.Module], object] | None = None
+
+    def __post_init__(self) -> None:
+        if self.at and self.penalty is None:
+            raise ConfigError("at names places but there is no penalty: give penalty, or omit at")
+
+    def names(self) -> dict[str, Any]:
+        """Return what a checkpoint remembers of them: names, not code."""
+        functions = {"penalty": self.penalty, "groups": self.groups, "after_step": self.after_step}
+        given = {key: _name_of(hook) for key, hook in functions.items() if hook is not None}
+        return {**given, "at": [*self.at]}
+
+
+def _name_of(hook: Any) -> str:
+    while isinstance(hook, functools.partial):
+        hook = hook.func
+    return str(getattr(hook, "__qualname__", type(hook).__qualname__))
 
 
 class Objective(nn.Module):
-    """Maps a batch to the sum of its samples' losses, with the network's weights as parameters.
-
-    Args:
-        network: what is trained.
-        recipe: gives label smoothing, the weight and the temperature of distillation.
-        loss: replaces the cross-entropy, as for `fit`.
-        teacher: in eval mode, on the network's device; used when `recipe.distill` is above 0.
-        hooks: their penalty is added for every sample.
-    """
+    """Maps a batch to the sum of its samples' losses, with the network's weights as parameters."""
 
     def __init__(
         self,
         network: nn.Module,
         recipe: Recipe,
-        *,
-        loss: Loss | None = None,
-        teacher: nn.Module | None = None,
-        hooks: Hooks | None = None,
+        loss: Loss | None,
+        teacher: nn.Module | None,
+        hooks: Hooks,
     ) -> None:
         super().__init__()
         self.network = network
@@ -58,13 +82,21 @@ class Objective(nn.Module):
         # In a tuple, because a module's attribute would count the teacher's weights as its own.
         self._teacher = (teacher,)
         self.check = True
-        self.hooks = Hooks() if hooks is None else hooks
-        self._places = places(network, self.hooks.at)
+        self.hooks = hooks
         self._values: dict[str, Any] = {}
+        self._taps = [self._tap(name, nodes) for name, nodes in _places(network, hooks.at).items()]
 
-    def listening(self) -> AbstractContextManager[None]:
+    def _tap(self, name: str, nodes: tuple[fx.Node, ...]) -> Tap:
+        def store(*tensors: Tensor) -> None:
+            self._values[name] = tensors[0] if len(tensors) == 1 else tensors
+
+        return Tap(nodes[-1], nodes, store)
+
+    def listening(self) -> AbstractContextManager[object]:
         """Return the context in which forward passes collect what the penalty asked for."""
-        return listening(self.network, self._places, self._values)
+        if not self._taps or not isinstance(self.network, Network):
+            return nullcontext()
+        return listen(self.network, self._taps)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the sum over the batch of losses and penalty [], and what to report of it [3].
@@ -72,11 +104,6 @@ class Objective(nn.Module):
         That is the sum of the losses alone, the number of hits (NaN: not a classification) and the
         sum of the penalty (0 without one), detached. Labels are checked while `self.check` is set;
         each check waits for the device.
-
-        Raises:
-            DataError: the targets do not fit the outputs.
-            TrainingError: `loss` returned something else than a mean or one loss per sample, or
-                the penalty something else than a scalar.
         """
         output = self.network(*batch.args, **batch.kwargs)
         share = self.recipe.distill
@@ -86,42 +113,57 @@ class Objective(nn.Module):
         if share > 0.0:
             parts.append(share * self._teacher_loss(output, batch))
         loss = torch.stack(parts).sum()
-        hits = self._hits(output, batch)
-        hits = torch.full_like(loss, math.nan) if hits is None else hits.to(loss)
-        penalty = penalty_of(self.hooks, self.network, self._values)
-        if penalty is None:
-            return loss, torch.stack([loss, hits, torch.zeros_like(loss)]).detach()
+        found = _hits(output, batch.target).to(loss)
+        if self.hooks.penalty is None:
+            return loss, torch.stack([loss, found, torch.zeros_like(loss)]).detach()
+        given = self.hooks.penalty(self.network, dict(self._values))
+        self._values.clear()  # the graph of autograd holds what backward needs
         # A sample's share: the mean over the samples of a step then counts the penalty once.
-        penalty = penalty.to(loss) * batch.size
-        return loss + penalty, torch.stack([loss, hits, penalty]).detach()
+        penalty = _scalar(given).to(loss) * batch.size
+        return loss + penalty, torch.stack([loss, found, penalty]).detach()
 
     def _task_loss(self, output: Any, batch: Batch) -> Tensor:
         if self.loss is not None:
             return _summed(self.loss(output, batch.target), batch.size)  # type: ignore[arg-type]
-        logits = logits_of(output)
-        if self.check or logits.ndim != 2 or batch.target is None:
-            check_targets(logits, batch.target)
-        assert batch.target is not None  # check_targets has seen to it; this tells mypy
-        return sample_losses(logits, batch.target, self.recipe.label_smoothing).sum()
+        logits, target = logits_of(output), batch.target
+        if self.check or logits.ndim != 2 or target is None:
+            target = check_targets(logits, target)
+        return sample_losses(logits, target, self.recipe.label_smoothing).sum()
 
     def _teacher_loss(self, output: Any, batch: Batch) -> Tensor:
         (teacher,) = self._teacher
-        if teacher is None:
-            raise TrainingError("distillation needs a teacher: give one, or set distill=0")
+        assert teacher is not None  # `fit` has seen to it
         with torch.no_grad():
             wanted = logits_of(teacher(*batch.args, **batch.kwargs))
         return distillation_losses(logits_of(output), wanted, self.recipe.temperature).sum()
 
-    @torch.no_grad()
-    def _hits(self, output: Any, batch: Batch) -> Tensor | None:
-        """Return the number of hits; None if the outputs or the targets do not classify."""
-        target = batch.target
-        if target is None:
-            return None
+
+def _places(network: nn.Module, at: tuple[str, ...]) -> dict[str, tuple[fx.Node, ...]]:
+    """Return the nodes to listen to by place: a site's input, or where a part starts and ends."""
+    if not at:
+        return {}
+    if not isinstance(network, Network):
+        raise ConfigError("at needs a captured network: call shoal.capture(model, inputs) first")
+    known: dict[str, tuple[fx.Node, ...]] = {}
+    known |= {stretch.name: (stretch.start, stretch.end) for stretch in network.stretches}
+    known |= {b.name: (b.start, b.addition) for b in network.blocks}
+    known |= {s.name: (s.node.all_input_nodes[0],) for s in network.sites}
+    for place in at:
+        if place not in known:
+            raise unknown_name("site, block or stretch", place, known)
+    return {place: known[place] for place in at}
+
+
+@torch.no_grad()
+def _hits(output: Any, target: Tensor | None) -> Tensor:
+    """Return the number of hits; NaN if the outputs or the targets do not classify."""
+    if target is not None:
         logits = logits_of(output)
         soft = target.is_floating_point() and target.shape == logits.shape
         hard = not target.is_floating_point() and target.ndim == 1
-        return count_hits(logits, target) if logits.ndim == 2 and (soft or hard) else None
+        if logits.ndim == 2 and (soft or hard):
+            return hits(logits, target).sum()
+    return torch.tensor(math.nan)
 
 
 def _summed(loss: Any, size: int) -> Tensor:
@@ -134,3 +176,10 @@ def _summed(loss: Any, size: int) -> Tensor:
         f"the loss function returned {given}: return the mean over the batch (a tensor of one "
         f"element) or one loss per sample ({size} here)"
     )
+
+
+def _scalar(penalty: Any) -> Tensor:
+    if isinstance(penalty, Tensor) and penalty.numel() == 1:
+        return penalty.reshape(())
+    given = f"shape {list(penalty.shape)}" if isinstance(penalty, Tensor) else repr(penalty)
+    raise TrainingError(f"the penalty returned {given}: return a tensor of one element")

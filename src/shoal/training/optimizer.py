@@ -1,7 +1,12 @@
-"""The optimizers of a fit, built for every fit because surgery changes the parameters."""
+"""The optimizers of a fit, and their learning rate.
+
+Optimizers are built for every fit, because surgery changes the parameters. The learning rate is a
+pure function of the step, so that there is no state to save.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -12,7 +17,7 @@ from torch import nn
 from shoal.errors import ConfigError, TrainingError, unknown_name
 from shoal.options import Recipe
 
-__all__ = ["Optimizers", "parameter_groups"]
+__all__ = ["Optimizers", "learning_rate", "parameter_groups"]
 
 _SETTINGS = ("optimizer", "lr", "momentum", "nesterov", "weight_decay")
 
@@ -22,24 +27,14 @@ def parameter_groups(
 ) -> list[tuple[Recipe, dict[str, Any]]]:
     """Return the trainable parameters in groups, each with the recipe it is trained by.
 
-    First come those of the recipe, with weight decay and without, then the network's own ones.
-
-    Args:
-        network: its parameters.
-        recipe: for the parameters that `own` does not name.
-        own: groups as `fit` takes them.
-
-    Raises:
-        TrainingError: no parameter requires a gradient.
-        ConfigError: a group names a parameter that is not the network's, is frozen, or is in
-            another group too; or a setting is out of its range.
+    First come those of the recipe, with weight decay and without, then the `own` ones, as `fit`
+    takes them.
     """
     names = {id(p): name for name, p in network.named_parameters()}
     taken: set[int] = set()
     chosen = []
     for group in own:
-        parameters = _parameters(group, names, taken)
-        chosen += _split(parameters, _recipe_of(group, recipe))
+        chosen += _split(_parameters(group, names, taken), _recipe_of(group, recipe))
     left = [p for p in network.parameters() if p.requires_grad and id(p) not in taken]
     groups = [*_split(left, recipe), *chosen]
     if not groups:
@@ -89,23 +84,18 @@ def _split(
     parameters: Iterable[nn.Parameter], recipe: Recipe
 ) -> list[tuple[Recipe, dict[str, Any]]]:
     """Return the parameters in up to two groups: with weight decay and without."""
-    decayed: list[nn.Parameter] = []
-    spared: list[nn.Parameter] = []
+    parts: dict[bool, list[nn.Parameter]] = {True: [], False: []}
     for parameter in parameters:
-        (decayed if recipe.decay_all or parameter.ndim > 1 else spared).append(parameter)
-    groups = [(decayed, recipe.weight_decay), (spared, 0.0)]
+        parts[recipe.decay_all or parameter.ndim > 1].append(parameter)
     return [
-        (recipe, {"params": part, "weight_decay": decay, "lr": recipe.lr})
-        for part, decay in groups
+        (recipe, {"params": part, "weight_decay": decayed * recipe.weight_decay, "lr": recipe.lr})
+        for decayed, part in parts.items()
         if part
     ]
 
 
 class Optimizers:
-    """One optimizer for all groups that ask for the same kind: most often a single one.
-
-    Built from what `parameter_groups` takes, and raises what it raises.
-    """
+    """One optimizer for all of the `parameter_groups` that ask for the same kind: mostly one."""
 
     def __init__(
         self, network: nn.Module, recipe: Recipe, own: Iterable[Mapping[str, Any]] = ()
@@ -130,20 +120,6 @@ class Optimizers:
             if any(p.grad is not None for group in optimizer.param_groups for p in group["params"])
         ]
 
-    def zero_grad(self) -> None:
-        """Forget the gradients."""
-        for optimizer in self.each:
-            optimizer.zero_grad()
-
-    def state_dict(self) -> list[dict[str, Any]]:
-        """Return what `load_state_dict` needs to go on."""
-        return [optimizer.state_dict() for optimizer in self.each]
-
-    def load_state_dict(self, states: Iterable[dict[str, Any]]) -> None:
-        """Go on from a state."""
-        for optimizer, state in zip(self.each, states, strict=True):
-            optimizer.load_state_dict(state)
-
 
 def _build(kind: str, groups: list[tuple[Recipe, dict[str, Any]]]) -> torch.optim.Optimizer:
     if kind == "sgd":
@@ -153,3 +129,24 @@ def _build(kind: str, groups: list[tuple[Recipe, dict[str, Any]]]) -> torch.opti
         )
     adam = torch.optim.Adam if kind == "adam" else torch.optim.AdamW
     return adam([group for _, group in groups])
+
+
+def learning_rate(recipe: Recipe, step: int, *, steps_per_epoch: int, epochs: int) -> float:
+    """Return the learning rate of the `step`-th optimizer step of a run (from 0).
+
+    The warm-up rises linearly to the peak, which its last step reaches, and covers half of the
+    run at most. The cosine falls from the peak, right after the warm-up, towards 0 at the end
+    of the run. Milestones are fractions of the whole run, warm-up included.
+    """
+    total = max(1, steps_per_epoch * epochs)
+    warm = round(min(recipe.warmup_epochs * steps_per_epoch, total / 2))
+    if step < warm:
+        return recipe.lr * (step + 1) / warm
+    if recipe.schedule == "cosine":
+        progress = min(1.0, (step - warm) / max(1, total - warm))
+        return recipe.lr * 0.5 * (1.0 + math.cos(math.pi * progress))
+    if recipe.schedule == "step":
+        # Rounded, so that 0.8 of 30 epochs is epoch 24 and not the step after.
+        passed = sum(step >= round(milestone * total) for milestone in recipe.milestones)
+        return float(recipe.lr * recipe.gamma**passed)
+    return recipe.lr

@@ -1,4 +1,4 @@
-"""The steps of a fit: forward, backward, update, in one process or several.
+"""The steps of a fit, forward, backward, update, and the batches they take, in any process.
 
 accelerate says on which device a process works, forms the group of processes and splits foreign
 loaders. Its `Accelerator` does not take the steps: it holds one precision for the whole process,
@@ -15,49 +15,42 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, RandomSampler
+from torch.utils.data.distributed import DistributedSampler
 
-from shoal.data.batch import Batch
-from shoal.distributed import sum_across, world
-from shoal.errors import TrainingError
-from shoal.options import Recipe
-from shoal.training.feed import Feed
+from shoal.data.batch import Batch, split_batch
+from shoal.distributed import rank, sum_across, world
+from shoal.errors import DataError, TrainingError
+from shoal.passes.batches import set_epoch
+from shoal.seeds import derive_seed, seed_everything
+from shoal.training.evaluate import autocast
 from shoal.training.objective import Objective
-from shoal.training.optimizer import Optimizers
-from shoal.training.precision import autocast
+from shoal.training.optimizer import Optimizers, learning_rate
 from shoal.training.reports import BatchReport
-from shoal.training.schedule import learning_rate
 
-__all__ = ["EpochSums", "Trainer"]
+__all__ = ["EpochSums", "Feed", "Trainer"]
 
 
 class EpochSums:
     """What an epoch of training adds up to, over all processes.
 
     Reading a number from a GPU makes it wait, and summing over processes makes all wait, so both
-    are done for several steps at once; a number that is not finite then stops the fit.
-
-    Args:
-        epoch: its number, from 0, and
-        steps: how many it has, for messages.
-        every: for how many steps at once the numbers are read.
-
-    Attributes:
-        loss: sum of the samples' losses.
-        hits: samples whose largest logit was at the target; NaN if the task is no classification.
-        penalty: sum of the penalty, once per sample.
-        samples: number of samples trained on.
-        lr: learning rate of the last step.
-        skipped: batches left out because batch norm cannot train on one sample.
+    are done for several steps at once (`every`); a number that is not finite then stops the fit.
     """
 
     def __init__(self, epoch: int, steps: int, *, every: int) -> None:
-        self.loss = self.hits = self.penalty = self.lr = 0.0
-        self.samples = self.skipped = 0
+        self.loss = self.penalty = 0.0  # summed over samples
+        self.hits = 0.0  # NaN if the task is no classification
+        self.samples = 0
+        self.lr = 0.0  # of the last step
+        self.skipped = 0  # batches left out because batch norm cannot train on one sample
         self._epoch, self._steps, self._every = epoch, steps, every
         self._pending: list[tuple[int, Tensor]] = []
 
@@ -69,11 +62,7 @@ class EpochSums:
             self.read()
 
     def read(self) -> None:
-        """Read what is pending.
-
-        Raises:
-            TrainingError: a loss or a penalty is not finite.
-        """
+        """Read what is pending; raises `TrainingError` if a loss or a penalty is not finite."""
         if not self._pending:
             return
         rows = sum_across(torch.stack([sums for _, sums in self._pending])).tolist()
@@ -91,79 +80,61 @@ class EpochSums:
         self._pending.clear()
 
 
+@dataclass
 class Trainer:
-    """The moving parts of one fit; nothing of it outlives the fit.
+    """The moving parts of one fit; nothing of it outlives the fit."""
 
-    Args:
-        objective: the network with its loss, on the feed's device.
-        feed: this process's batches.
-        epochs: of the whole fit, for the schedule.
-        precision: "fp32", "bf16" or "fp16".
-        on_batch: called after each optimizer step.
-    """
+    objective: Objective
+    feed: Feed
+    epochs: int
+    precision: str
+    on_batch: Callable[[BatchReport], None] | None
 
-    def __init__(
-        self,
-        objective: Objective,
-        feed: Feed,
-        *,
-        epochs: int,
-        precision: str,
-        on_batch: Callable[[BatchReport], None] | None = None,
-    ) -> None:
-        self.objective = objective
-        self.feed = feed
-        self.recipe = objective.recipe
-        self.hooks = objective.hooks
-        self.epochs = epochs
-        self.precision = precision
-        self.device = feed.device
-        self.on_batch = on_batch
-        self.steps = math.ceil(len(feed) / self.recipe.accumulate)
+    def __post_init__(self) -> None:
+        objective, self.device = self.objective, self.feed.device
+        self.recipe, self.hooks = objective.recipe, objective.hooks
+        self.steps = math.ceil(len(self.feed) / self.recipe.accumulate)
         own = () if self.hooks.groups is None else self.hooks.groups(objective.network)
         self.optimizers = Optimizers(objective.network, self.recipe, own)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self._has_batch_norm = any(isinstance(m, _BatchNorm) for m in objective.network.modules())
         self._model: nn.Module = objective
         if world() > 1:
             # A captured network may hold parameters that no output depends on: data parallelism
             # would wait for their gradients for ever unless it looks for them, and warns if there
             # are none.
-            message = "find_unused_parameters=True was specified"
-            warnings.filterwarnings("ignore", message=message)
+            warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
             self._model = DistributedDataParallel(objective, find_unused_parameters=True)
 
     def train_epoch(self, epoch: int) -> EpochSums:
-        """Train one epoch (from 0) in train mode.
-
-        Raises:
-            TrainingError: the loss is not finite, or batch norm got a single value per channel.
-            DataError: labels do not fit the network's outputs.
-        """
-        with self.objective.listening():
-            return self._train_epoch(epoch)
-
-    def _train_epoch(self, epoch: int) -> EpochSums:
+        """Train one epoch (from 0) in train mode."""
         self.objective.network.train()
         sums = EpochSums(epoch, self.steps, every=1 if self.device.type == "cpu" else 20)
+        batches = self.feed.epoch(epoch)
+        groups = iter(lambda: list(itertools.islice(batches, self.recipe.accumulate)), [])
         largest = 0
-        for step, group in enumerate(_grouped(self.feed.epoch(epoch), self.recipe.accumulate)):
-            sums.lr = self._learning_rate(self.recipe, epoch, step)
-            sizes, lonely = self._across(group)
-            largest = max(largest, *sizes)
-            usable = [not (one and size < largest) for one, size in zip(lonely, sizes, strict=True)]
-            sums.skipped += usable.count(False)
-            total = sum(itertools.compress(sizes, usable))
-            if not total:
-                continue
-            self.optimizers.set_learning_rates(
-                functools.partial(self._learning_rate, epoch=epoch, step=step)
-            )
-            added = self._step(list(itertools.compress(group, usable)), total)
-            sums.add(step, added, total)
-            if self.on_batch is not None:
-                mean = added[0] * (world() / total)
-                self.on_batch(BatchReport(epoch + 1, step + 1, self.steps, sums.lr, mean))
+        with self.objective.listening():
+            for step, group in enumerate(groups):
+                rate = functools.partial(
+                    learning_rate,
+                    step=epoch * self.steps + step,
+                    steps_per_epoch=self.steps,
+                    epochs=self.epochs,
+                )
+                sums.lr = rate(self.recipe)
+                sizes, lonely = self._across(group)
+                largest = max(largest, *sizes)
+                usable = [not (one and n < largest) for one, n in zip(lonely, sizes, strict=True)]
+                sums.skipped += usable.count(False)
+                total = sum(itertools.compress(sizes, usable))
+                if not total:
+                    continue
+                self.optimizers.set_learning_rates(rate)
+                added = self._step(list(itertools.compress(group, usable)), total)
+                sums.add(step, added, total)
+                if self.on_batch is not None:
+                    mean = added[0] * (world() / total)
+                    self.on_batch(BatchReport(epoch + 1, step + 1, self.steps, sums.lr, mean))
         sums.read()
         # Looking at labels makes a GPU wait, so they are looked at in one epoch only.
         self.objective.check = False
@@ -172,10 +143,9 @@ class Trainer:
     def _step(self, group: list[Batch], total: int) -> Tensor:
         """Do one optimizer step on batches of `total` samples over all processes.
 
-        Returns:
-            The sums of loss, hits and penalty over this process's samples, [3].
+        Returns the sums of loss, hits and penalty over this process's samples, [3].
         """
-        self.optimizers.zero_grad()
+        self.objective.zero_grad()
         sums = []
         for index, batch in enumerate(group):
             with self._sync(last=index == len(group) - 1):
@@ -202,8 +172,7 @@ class Trainer:
     def _forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         try:
             with autocast(self.precision, self.device):
-                loss, parts = self._model(batch)
-                return loss, parts
+                return self._model(batch)
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
@@ -219,10 +188,6 @@ class Trainer:
             own, ones = sum_across(torch.tensor([own, ones], device=self.device)).tolist()
         return own, [bool(count) and self._has_batch_norm for count in ones]
 
-    def _learning_rate(self, recipe: Recipe, epoch: int, step: int) -> float:
-        done = epoch * self.steps + step
-        return learning_rate(recipe, done, steps_per_epoch=self.steps, epochs=self.epochs)
-
     def _sync(self, *, last: bool) -> AbstractContextManager[None]:
         """Return the context in which processes exchange gradients at the last batch only."""
         if last or not isinstance(self._model, DistributedDataParallel):
@@ -230,7 +195,119 @@ class Trainer:
         return self._model.no_sync()
 
 
-def _grouped(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
-    """Yield the batches in lists of `size`; the last list may be shorter."""
-    while group := list(itertools.islice(batches, size)):
-        yield group
+class Feed:
+    """Batches of a training loader, epoch by epoch, on the training device.
+
+    In one process the loader is used as it is. Among several, a loader with `shard(rank, world)`
+    (shoal's own) is sharded by it; a torch `DataLoader` by accelerate, which splits every batch if
+    its size is a multiple of the number of processes; a `DataLoader` with a `DistributedSampler`
+    is sharded already; of anything else each process reads every batch and keeps its slice. The
+    global batch always keeps the size that the loader has in one process.
+
+    The seed decides, with the number of the epoch, all that is random in it; `first_epoch` is the
+    number that a loader with `set_epoch` gets for epoch 0.
+    """
+
+    def __init__(
+        self, loader: Any, seed: int, device: torch.device, channels_last: bool, first_epoch: int
+    ) -> None:
+        self.seed = seed
+        self.first_epoch = first_epoch
+        self.device = device
+        self.channels_last = channels_last
+        self._owners = _generator_owners(loader)
+        generators = [owner.generator for owner in self._owners]
+        self._before = [(each, each and each.get_state()) for each in generators]
+        _check_length(loader)
+        self._prepared = self._slice = False
+        self.loader = self._share(loader)
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """Yield the batches of an epoch (from 0), the same ones at every call.
+
+        Seeds Python's, NumPy's and torch's generators first. All processes get the same seed,
+        because a `DataLoader` may draw its order from it and they must agree on the order.
+        """
+        seed_everything(derive_seed(self.seed, "epoch", epoch), self.device)
+        for owner in self._owners:
+            if owner.generator is None and isinstance(owner, RandomSampler):
+                # One of its own, so that the order does not hang on the number of processes.
+                owner.generator = torch.Generator()
+            if owner.generator is not None:
+                owner.generator.manual_seed(derive_seed(self.seed, "order", epoch))
+        set_epoch(self.loader, self.first_epoch + epoch)
+        return self._batches()
+
+    def close(self) -> None:
+        """Restore the user's generators, and end accelerate's bookkeeping."""
+        if self._prepared:
+            self.loader.end()  # accelerate's loaders do this themselves only if read to the end
+        for owner, (generator, state) in zip(self._owners, self._before, strict=True):
+            owner.generator = generator
+            if generator is not None:
+                generator.set_state(state)
+
+    def _batches(self) -> Iterator[Batch]:
+        for raw in self.loader:
+            # A slice is cut before it moves: the rest of the batch is other processes' business.
+            whole = split_batch(raw, None if self._slice else self.device)
+            batch = _slice_of(whole, rank(), world()).to(self.device) if self._slice else whole
+            yield batch.each(_channels_last) if self.channels_last else batch
+
+    def _share(self, loader: Any) -> Any:
+        if hasattr(loader, "shard"):
+            # On the device, shoal's loaders also augment and normalise there.
+            loader = loader.to(self.device) if hasattr(loader, "to") else loader
+            return loader.shard(rank(), world()) if world() > 1 else loader
+        if world() == 1 or isinstance(getattr(loader, "sampler", None), DistributedSampler):
+            return loader
+        size = None
+        if isinstance(loader, DataLoader):
+            size = loader.batch_size or getattr(loader.batch_sampler, "batch_size", None)
+        if not isinstance(size, int) or size % world():
+            self._slice = True
+            return loader
+        from accelerate.data_loader import prepare_data_loader
+
+        self._prepared = True
+        # Its own seeding stays off (rng_types): `epoch` seeds all processes alike.
+        return prepare_data_loader(
+            loader, num_processes=world(), process_index=rank(), split_batches=True
+        )
+
+
+def _check_length(loader: Any) -> None:
+    try:
+        batches = len(loader)
+    except TypeError:
+        raise DataError(
+            f"the training loader ({type(loader).__name__}) has no length: give one with __len__, "
+            "because the learning-rate schedule needs the number of batches"
+        ) from None
+    if batches == 0:
+        raise DataError("the training loader is empty: check the data, batch_size and drop_last")
+
+
+def _generator_owners(loader: Any) -> list[Any]:
+    """Return the parts of a torch `DataLoader` that hold a random generator or could hold one."""
+    if not isinstance(loader, DataLoader):
+        return []
+    parts: list[Any] = [loader, loader.sampler, getattr(loader.batch_sampler, "sampler", None)]
+    return list({id(part): part for part in parts if hasattr(part, "generator")}.values())
+
+
+def _channels_last(value: Tensor) -> Tensor:
+    return value.contiguous(memory_format=torch.channels_last) if value.ndim == 4 else value
+
+
+def _slice_of(batch: Batch, index: int, count: int) -> Batch:
+    """Return every `count`-th sample from `index` on, at least one.
+
+    A batch smaller than the number of processes gives the late ones a sample that another one has
+    too: a process without a sample could not take part in the step.
+    """
+    start = index if index < batch.size else index % batch.size
+    return batch.each(lambda value: value[start::count])

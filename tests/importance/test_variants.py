@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 import shoal
+from shoal.importance.candidates import Variants, candidates
 from shoal.models import cifar_resnet20
 from shoal.network import Network
-from shoal.passes.variants import Variants
 from shoal.surgery import drop_
 
 
@@ -20,28 +20,23 @@ def network() -> Network:
 
 
 def test_a_variant_is_the_network_with_another_value(network: Network) -> None:
-    blocks = [b for b in network.blocks if b.removable]
+    blocks = candidates(network, "block")
     features = network.node_of("linear").all_input_nodes[0]
-    variants = Variants(
-        network,
-        [b.addition for b in blocks],
-        reads=[b.shortcut for b in blocks],
-        watch=[features],
-    )
+    variants = Variants(network, blocks, watch=[features])
     head = network.get_submodule("linear")
     with torch.no_grad():
         for seed in range(2):
             x = torch.randn(5, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
             assert torch.equal(variants.run(x), network(x))
             for b in [*blocks, blocks[0]]:
-                found = variants.with_override(b.addition, variants.value(b.shortcut))
+                found = variants.run_with(b)
                 assert torch.equal(found, drop_(network.copy(), b.name)(x))
                 assert torch.equal(head(variants.watched(features)), found)
 
 
 def test_only_what_comes_later_runs_again(network: Network) -> None:
-    blocks = [b for b in network.blocks if b.removable]
-    variants = Variants(network, [b.addition for b in blocks], reads=[b.shortcut for b in blocks])
+    blocks = candidates(network, "block")
+    variants = Variants(network, blocks)
     calls: list[str] = []
     handles = [
         module.register_forward_hook(lambda m, x, y, name=name: calls.append(name))
@@ -54,7 +49,7 @@ def test_only_what_comes_later_runs_again(network: Network) -> None:
         last = blocks[-1]
         for b, wanted in ((last, 0), (blocks[0], 16), (blocks[-2], 2)):
             calls.clear()
-            variants.with_override(b.addition, variants.value(b.shortcut))
+            variants.run_with(b)
             assert len(calls) == wanted
     for handle in handles:
         handle.remove()
@@ -77,13 +72,13 @@ def test_memory_that_the_network_writes_into_is_made_anew() -> None:
     model = Writes().eval()
     x = torch.randn(3, 4)
     network = shoal.capture(model, x)
-    blocks = [b for b in network.blocks if b.removable]
+    blocks = candidates(network, "block")
     assert len(blocks) == 2
-    variants = Variants(network, [b.addition for b in blocks], reads=[b.shortcut for b in blocks])
+    variants = Variants(network, blocks)
     with torch.no_grad():
         variants.run(x)
         for b in (blocks[0], blocks[1], blocks[0]):
-            found = variants.with_override(b.addition, variants.value(b.shortcut))
+            found = variants.run_with(b)
             assert torch.equal(found, drop_(network.copy(), b.name)(x))
 
 
@@ -99,10 +94,10 @@ def test_structured_inputs_and_outputs() -> None:
     model = Two().eval()
     x, y = torch.randn(2, 4), torch.randn(2, 4)
     network = shoal.capture(model, (x, y))
-    (block,) = [b for b in network.blocks if b.removable]
-    variants = Variants(network, [block.addition], reads=[block.shortcut])
+    (block,) = candidates(network, "block")
+    variants = Variants(network, [block])
     with torch.no_grad():
         assert torch.equal(variants.run(x, y=y)["logits"], model(x, y)["logits"])
-        found = variants.with_override(block.addition, variants.value(block.shortcut))
+        found = variants.run_with(block)
     assert torch.equal(found["logits"], x)
     assert torch.equal(found["sum"], x + y)

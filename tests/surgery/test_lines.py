@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from shoal.errors import ConfigError, DataError, NameNotFoundError, TrainingError
 from shoal.network import Network, capture
-from shoal.passes.observe import observe
+from shoal.passes.batches import observe
 from shoal.surgery import FittedLine, LineMoments, fit_lines
 
 RECTIFIERS = [
