@@ -11,7 +11,6 @@ from torch import nn
 import shoal
 import small_runs
 from shoal.methods.egp import budgets
-from shoal.network.feeding import layer_before
 from small_runs import run
 
 LEFT = {"a": 4, "b": 6, "c": 10}
@@ -83,7 +82,7 @@ def test_pruned_weights_stay_pruned_through_training(tmp_path: Path) -> None:
 
 def test_the_layer_before_each_rectifier_is_found() -> None:
     net = small_runs.captured()
-    found = {name: layer_before(net, name) for name in small_runs.SITES}
+    found = {name: net.view.layer_before(net.node_of(name)) for name in small_runs.SITES}
     assert found == {"relu": "conv1", "act": "conv2", "relu_1": "conv3", "last": "hidden"}
 
 

@@ -12,9 +12,9 @@ from torch import nn
 import shoal
 from shoal.merge.linear_ops import linear_map
 from shoal.network import capture, modules, raising  # noqa: F401 (raising fills the table)
+from shoal.network.calls import rectifier
 from shoal.network.ops import ATEN, Op, op_of
 from shoal.network.reach import is_passed
-from shoal.network.rectifiers import rectifier
 
 # By property: the operations, all overloads of a name.
 _PACKETS: dict[tuple[str, Any], str] = {

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from shoal.errors import ConfigError, TrainingError
-from shoal.network.layer_shape import LayerShape
+from shoal.network.reach import LayerShape
 from shoal.surgery.fit_conv import FittedLayer, LayerMoments
 
 
@@ -176,7 +176,7 @@ def test_activations_that_are_not_finite_are_an_error() -> None:
 def test_512_channels_with_a_3x3_kernel_stay_below_2_gib() -> None:
     script = (
         "import resource, torch\n"
-        "from shoal.network.layer_shape import LayerShape\n"
+        "from shoal.network.reach import LayerShape\n"
         "from shoal.surgery.fit_conv import LayerMoments\n"
         "shape = LayerShape(512, 512, (3, 3), (1, 1), (1, 1), (1, 1))\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"

@@ -18,8 +18,7 @@ from torch import nn
 
 from shoal.errors import ConfigError, OptionError, missing_extra
 from shoal.modes import device_of
-from shoal.network.borrow import borrowed
-from shoal.network.inputs import Inputs, as_call, batch_size, map_tensors
+from shoal.network.inputs import Inputs, as_call, batch_size, borrowed, map_tensors
 from shoal.search.records import Record
 
 __all__ = ["Energy", "EnergyMeter", "inference_energy", "total_energy"]

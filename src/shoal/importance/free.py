@@ -16,7 +16,7 @@ from shoal.importance.candidates import block_candidates, candidates, relative_t
 from shoal.importance.criterion import Criterion, PlaceOptions, Scores, register_criterion
 from shoal.network import Network
 from shoal.network.blocks import Block
-from shoal.network.weights import is_weighted, own_tensors
+from shoal.network.flow import is_weighted, own_tensors
 from shoal.options import one_of, option
 from shoal.passes.batches import Data
 from shoal.seeds import derive_seed

@@ -21,7 +21,7 @@ from shoal.importance.candidates import block_candidates
 from shoal.importance.criterion import Joint, Scores, register_criterion
 from shoal.modes import device_of, eval_mode
 from shoal.network import Network
-from shoal.network.weights import own_tensors
+from shoal.network.flow import own_tensors
 from shoal.onednn import safe_convolutions
 from shoal.options import one_of, option
 from shoal.passes.batches import Batches, Data

@@ -27,7 +27,7 @@ from shoal.importance.criterion import (
 )
 from shoal.modes import device_of, eval_mode
 from shoal.network import Network
-from shoal.network.weights import is_weighted
+from shoal.network.flow import is_weighted
 from shoal.passes.batches import Data
 from shoal.training.evaluate import check_targets, hits, logits_of, sample_losses
 

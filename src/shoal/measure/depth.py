@@ -8,8 +8,9 @@ from torch import fx, nn
 from torch._ops import OpOverload
 
 from shoal.errors import ConfigError
-from shoal.network.nodes import bound_arguments, lookup_tensor
+from shoal.network.flow import bound_arguments
 from shoal.network.ops import op_of
+from shoal.network.paths import lookup_tensor
 
 __all__ = ["depth"]
 

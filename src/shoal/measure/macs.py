@@ -28,9 +28,16 @@ from typing_extensions import override
 from shoal.errors import ConfigError
 from shoal.modes import eval_mode
 from shoal.network import Network
-from shoal.network.borrow import borrowed
 from shoal.network.exporting import without_fast_path
-from shoal.network.inputs import Inputs, as_call, batch_size, first_line, home_device, map_tensors
+from shoal.network.inputs import (
+    Inputs,
+    as_call,
+    batch_size,
+    borrowed,
+    first_line,
+    home_device,
+    map_tensors,
+)
 from shoal.network.runner import Runner
 from shoal.quiet import quietly
 

@@ -16,8 +16,8 @@ from shoal.merge.regions import Region, boundary, inside
 from shoal.merge.report import Boundary, Kept, Merged
 from shoal.merge.units import Segment, as_built, place_of_flattening
 from shoal.network import Network
+from shoal.network.flow import is_weighted
 from shoal.network.rewrite import between, free_path, is_closed, replace_stretch_
-from shoal.network.weights import is_weighted
 
 __all__ = ["FOLD_ONLY", "Attempt", "Builder"]
 

@@ -17,9 +17,9 @@ from torch import Tensor, fx, nn
 
 from shoal.merge.conv_map import Conv, ConvMap, conv_padding
 from shoal.network import Network
-from shoal.network.nodes import bound_arguments, lookup_tensor
+from shoal.network.flow import bound_arguments, is_weighted
 from shoal.network.ops import op_of
-from shoal.network.weights import is_weighted
+from shoal.network.paths import lookup_tensor
 
 __all__ = ["Linear", "linear_map", "operands", "tensor_shape"]
 

@@ -20,9 +20,8 @@ from shoal.merge.peephole import fix_lines, simplify_
 from shoal.models import load_model, parse_spec
 from shoal.modes import make_channels_last
 from shoal.network import Network, Operation, Plan, capture
-from shoal.network.cleanup import remove_dead_, used_paths
 from shoal.network.modules import Line, OnesChannel
-from shoal.network.rewrite import replace_stretch_
+from shoal.network.rewrite import remove_dead_, replace_stretch_, used_paths
 from shoal.network.saving import (
     NETWORK_FILE,
     WEIGHTS_FILE,

@@ -25,8 +25,8 @@ from shoal.merge.units import weighted
 from shoal.modes import device_of, dtype_of, is_channels_last, make_channels_last
 from shoal.network import Network
 from shoal.network.agreement import compare_outputs
-from shoal.network.cleanup import remove_dead_, used_paths
 from shoal.network.inputs import as_call, map_tensors, repeat_rows
+from shoal.network.rewrite import remove_dead_, used_paths
 from shoal.passes.batches import plain
 from shoal.runtimes import EAGER
 

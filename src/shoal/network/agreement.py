@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import inf
 from typing import Any
@@ -11,38 +12,31 @@ import torch
 from torch.utils import _pytree as pytree
 
 from shoal.errors import ConfigError
-from shoal.network.borrow import borrowed
 from shoal.network.inputs import (
     Inputs,
     as_call,
+    borrowed,
     first_line,
     home_device,
     map_tensors,
     resolve_device,
     tensors_of,
-)
+)  # fmt: skip
 
-__all__ = ["Agreement", "compare_outputs", "random_like"]
+__all__ = ["Agreement", "compare_leaf", "compare_outputs", "random_like"]
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How well the outputs of two networks agree.
+    """How well the outputs of two networks agree."""
 
-    Attributes:
-        max_abs_error: the largest |a - b| over all outputs; infinite where only one is NaN or
-            infinite, or where the outputs differ in structure or shape.
-        max_rel_error: the largest, over the output tensors, of max |a - b| / max |a|.
-        identical: whether all outputs are equal bit by bit.
-        n_inputs: how many inputs (batches) were compared.
-        mismatch: in words, where structure, shape or a plain value differs; empty otherwise.
-    """
-
+    # The largest |a - b| over all outputs; infinite where only one is NaN or infinite, or where the
+    # outputs differ in structure or shape.
     max_abs_error: float
-    max_rel_error: float
-    identical: bool
-    n_inputs: int
-    mismatch: str = ""
+    max_rel_error: float  # the largest, over the output tensors, of max |a - b| / max |a|
+    identical: bool  # whether all outputs are equal bit by bit
+    n_inputs: int  # how many inputs (batches) were compared
+    mismatch: str = ""  # where structure, shape or a plain value differs, in words
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as plain values (errors may be infinite)."""
@@ -65,10 +59,8 @@ def compare_outputs(
     Args:
         a: the reference, which relative errors are relative to.
         b: the network that should do the same.
-        inputs_list: the inputs, each a tensor, a tuple of them or a dict of keyword inputs. A
-            single tensor or dict is taken as a list of one.
-        dtype: run both in this floating type (`torch.float64` for a strict proof); None runs them
-            as they are.
+        inputs_list: tensors, tuples of them or dicts of keyword inputs; or a single tensor or dict.
+        dtype: run both in this floating type (`torch.float64` for a strict proof).
         device: where to run; by default where `a` is.
 
     Raises:
@@ -77,7 +69,7 @@ def compare_outputs(
     """
     if isinstance(inputs_list, torch.Tensor | Mapping):
         inputs_list = [inputs_list]
-    worst: Agreement | None = None
+    found: list[Agreement] = []
     there = resolve_device(device) if device is not None else None
     with (
         borrowed(a, device=there, dtype=dtype) as first,
@@ -86,12 +78,11 @@ def compare_outputs(
     ):
         for inputs in inputs_list:
             place = there or home_device(a, inputs)
-            expected = _run("first", first, inputs, dtype, place)
-            found = _run("second", second, inputs, dtype, place)
-            worst = _worse(worst, _compare(expected, found))
-    if worst is None:
+            outputs = _run("first", first, inputs, dtype, place)
+            found.append(_compare(outputs, _run("second", second, inputs, dtype, place)))
+    if not found:
         raise ConfigError("there are no inputs to compare the networks on: give at least one")
-    return worst
+    return _worst(found, len(found))
 
 
 def _run(
@@ -111,15 +102,13 @@ def _run(
         ) from error
 
 
-def _worse(worst: Agreement | None, one: Agreement) -> Agreement:
-    if worst is None:
-        return one
+def _worst(found: Sequence[Agreement], n_inputs: int) -> Agreement:
     return Agreement(
-        max(worst.max_abs_error, one.max_abs_error),
-        max(worst.max_rel_error, one.max_rel_error),
-        worst.identical and one.identical,
-        worst.n_inputs + one.n_inputs,
-        worst.mismatch or one.mismatch,
+        max((one.max_abs_error for one in found), default=0.0),
+        max((one.max_rel_error for one in found), default=0.0),
+        all(one.identical for one in found),
+        n_inputs,
+        next((one.mismatch for one in found if one.mismatch), ""),
     )
 
 
@@ -128,22 +117,21 @@ def _compare(expected: Any, found: Any) -> Agreement:
     found_leaves, found_form = pytree.tree_flatten(found)
     if expected_form != found_form:
         return Agreement(inf, inf, False, 1, "the outputs differ in structure")
-    worst = Agreement(0.0, 0.0, True, 0)
-    for index, (x, y) in enumerate(zip(expected_leaves, found_leaves, strict=True)):
-        worst = _worse(worst, _compare_leaf(index, x, y))
-    return Agreement(worst.max_abs_error, worst.max_rel_error, worst.identical, 1, worst.mismatch)
+    return _worst(list(map(compare_leaf, expected_leaves, found_leaves, itertools.count())), 1)
 
 
-def _compare_leaf(index: int, x: Any, y: Any) -> Agreement:
+def compare_leaf(x: Any, y: Any, index: int = 0) -> Agreement:
+    """Compare one of the values that two networks give out."""
     if not (isinstance(x, torch.Tensor) and isinstance(y, torch.Tensor)):
         if type(x) is type(y) and x == y:
-            return Agreement(0.0, 0.0, True, 0)
-        return Agreement(inf, inf, False, 0, f"output {index} is {x!r} in one, {y!r} in the other")
+            return Agreement(0.0, 0.0, True, 1)
+        return Agreement(inf, inf, False, 1, f"output {index} is {x!r} in one, {y!r} in the other")
     if x.shape != y.shape:
         shapes = f"{tuple(x.shape)} in one, {tuple(y.shape)} in the other"
-        return Agreement(inf, inf, False, 0, f"output {index} has shape {shapes}")
+        return Agreement(inf, inf, False, 1, f"output {index} has shape {shapes}")
     x, y = x.detach().cpu(), y.detach().cpu()
-    return Agreement(*_errors(x, y), _same_bits(x, y), 0)
+    identical = x.dtype == y.dtype and torch.equal(_bytes(x), _bytes(y))
+    return Agreement(*_errors(x, y), identical, 1)
 
 
 def _errors(x: torch.Tensor, y: torch.Tensor) -> tuple[float, float]:
@@ -161,10 +149,6 @@ def _errors(x: torch.Tensor, y: torch.Tensor) -> tuple[float, float]:
     return largest, largest / scale if scale > 0 else inf
 
 
-def _same_bits(x: torch.Tensor, y: torch.Tensor) -> bool:
-    return x.dtype == y.dtype and torch.equal(_bytes(x), _bytes(y))
-
-
 def _bytes(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
 
@@ -175,29 +159,23 @@ def random_like(inputs: Inputs, seed: int = 0) -> Inputs:
     Floating and complex values are standard normal; integers are uniform between the smallest and
     the largest of the given tensor, so that indices stay valid; booleans are fair coins. The same
     seed gives the same values on every device; the global random state is not touched.
-
-    Args:
-        inputs: a tensor, a tuple of them, or a dict of keyword inputs.
-        seed: of the generator.
     """
     generator = torch.Generator().manual_seed(seed)
     if not tensors_of(inputs):
         raise ConfigError("the inputs hold no tensor to make random ones like: give at least one")
-    return map_tensors(lambda tensor: _random(tensor, generator), inputs)
 
+    def random(tensor: torch.Tensor) -> torch.Tensor:
+        shape = tuple(tensor.shape)
+        if tensor.is_complex() or tensor.is_floating_point():
+            wide = torch.complex128 if tensor.is_complex() else torch.float64
+            values = torch.randn(shape, dtype=wide, generator=generator)
+        elif tensor.numel() == 0:
+            values = torch.zeros(shape)
+        else:
+            coin = tensor.dtype == torch.bool
+            low, high = (0, 1) if coin else (int(tensor.min()), int(tensor.max()))
+            values = torch.randint(low, high + 1, shape, generator=generator)
+        # Keeps the memory format (channels_last) of the given tensor.
+        return torch.empty_like(tensor, requires_grad=False).copy_(values)
 
-def _random(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    shape = tuple(tensor.shape)
-    if tensor.is_complex():
-        values = torch.randn(shape, dtype=torch.complex128, generator=generator)
-    elif tensor.is_floating_point():
-        values = torch.randn(shape, dtype=torch.float64, generator=generator)
-    elif tensor.dtype == torch.bool:
-        values = torch.randint(0, 2, shape, generator=generator)
-    elif tensor.numel() == 0:
-        values = torch.zeros(shape)
-    else:
-        low, high = int(tensor.min()), int(tensor.max())
-        values = torch.randint(low, high + 1, shape, generator=generator)
-    # Keeps the memory format (channels_last) of the given tensor.
-    return torch.empty_like(tensor, requires_grad=False).copy_(values)
+    return map_tensors(random, inputs)

@@ -9,17 +9,16 @@ arithmetic alone, as in a rectifier that is written out, is none.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import fx, nn
 
-from shoal.network.flow import Flow, upstream
-from shoal.network.nodes import numbered
+from shoal.network.flow import Flow, is_weighted, own_tensors, upstream
 from shoal.network.ops import op_of
-from shoal.network.weights import is_weighted, own_tensors
+from shoal.network.paths import numbered
 
 __all__ = ["Block", "find_blocks", "fix_block_names"]
 
@@ -38,11 +37,6 @@ class Block:
         reason: why it cannot be, else an empty string.
         layers: paths of the branch's layers with weights.
         sites: names of the branch's rectifier sites.
-        start: the node where branch and shortcut part.
-        branch: the nodes of the branch, in the order of the graph.
-        output: the branch's last node, an operand of the addition.
-        addition: the node that joins branch and shortcut.
-        shortcut: the addition's other operand.
     """
 
     name: str
@@ -50,50 +44,11 @@ class Block:
     reason: str
     layers: tuple[str, ...]
     sites: tuple[str, ...]
-    start: fx.Node = field(repr=False, compare=False)
-    branch: tuple[fx.Node, ...] = field(repr=False, compare=False)
-    output: fx.Node = field(repr=False, compare=False)
-    addition: fx.Node = field(repr=False, compare=False)
-    shortcut: fx.Node = field(repr=False, compare=False)
-
-
-def find_blocks(flow: Flow, root: nn.Module, sites: Collection[str]) -> list[Block]:
-    """Return the residual blocks of a network in the order of the forward pass."""
-    joints = _joints(flow, root)
-    readers = _readers(flow, root)
-    found = []
-    for name, joint in zip(_names(joints, root), joints, strict=True):
-        reason = _obstacle(joint, flow, root, readers)
-        block = Block(
-            name=name,
-            removable=not reason,
-            reason=reason,
-            layers=tuple(_layer_path(n) for n in joint.branch if is_weighted(n, root)),
-            sites=tuple(str(n.target) for n in joint.branch if n.target in sites),
-            **joint._asdict(),
-        )
-        found.append(block)
-    return found
-
-
-_Readers = Mapping[int, Mapping[fx.Node, str]]  # by a parameter's id: who uses it, by what path
-
-
-def _readers(flow: Flow, root: nn.Module) -> _Readers:
-    """Return which nodes compute with each parameter."""
-    found: dict[int, dict[fx.Node, str]] = {}
-    for node in flow.order:
-        for path, tensor in own_tensors(node, root, flow).items():
-            if isinstance(tensor, nn.Parameter) and flow.carries(node):
-                found.setdefault(id(tensor), {})[node] = path
-    return found
-
-
-def fix_block_names(graph: fx.Graph, root: nn.Module) -> None:
-    """Write each block's name on its addition, so that it stays whatever is removed elsewhere."""
-    joints = _joints(Flow(graph), root)
-    for joint, name in zip(joints, _names(joints, root), strict=True):
-        joint.addition.meta[_NAME] = name
+    start: fx.Node = field(repr=False, compare=False)  # where branch and shortcut part
+    branch: tuple[fx.Node, ...] = field(repr=False, compare=False)  # in the order of the graph
+    output: fx.Node = field(repr=False, compare=False)  # the branch's last node, which is added
+    addition: fx.Node = field(repr=False, compare=False)  # joins branch and shortcut
+    shortcut: fx.Node = field(repr=False, compare=False)  # the addition's other operand
 
 
 class _Joint(NamedTuple):
@@ -106,10 +61,60 @@ class _Joint(NamedTuple):
     shortcut: fx.Node
 
 
-def _joints(flow: Flow, root: nn.Module) -> list[_Joint]:
+_Readers = list[dict[fx.Node, str]]  # of each parameter: the nodes that use it, by what path
+
+
+def find_blocks(flow: Flow, root: nn.Module, sites: Collection[str]) -> dict[str, Block]:
+    """Return the residual blocks of a network by name, in the order of the forward pass."""
+    readers: dict[int, dict[fx.Node, str]] = {}
+    for node in filter(flow.carries, flow.order):
+        for path, tensor in own_tensors(node, root, flow).items():
+            if isinstance(tensor, nn.Parameter):
+                readers.setdefault(id(tensor), {})[node] = path
+    found = {}
+    for name, joint in _named_joints(flow, root).items():
+        reason = _obstacle(joint, flow, root, list(readers.values()))
+        found[name] = Block(
+            name=name,
+            removable=not reason,
+            reason=reason,
+            layers=tuple(
+                str(n.target if n.op == "call_module" else n.meta.get("path", n.name))
+                for n in joint.branch
+                if is_weighted(n, root)
+            ),
+            sites=tuple(str(n.target) for n in joint.branch if n.target in sites),
+            **joint._asdict(),
+        )
+    return found
+
+
+def fix_block_names(graph: fx.Graph, root: nn.Module) -> None:
+    """Write each block's name on its addition, so that it stays whatever is removed elsewhere."""
+    for name, joint in _named_joints(Flow(graph), root).items():
+        joint.addition.meta[_NAME] = name
+
+
+def _named_joints(flow: Flow, root: nn.Module) -> dict[str, _Joint]:
+    """Name each block by the module that adds; where one adds twice, by the branch's main child.
+
+    A name given at capture stays.
+    """
     additions = (node for node in flow.order if op_of(node.target).addition == 1.0)
-    joints = (_joint(addition, flow, root) for addition in additions)
-    return [joint for joint in joints if joint is not None]
+    joints = [joint for joint in (_joint(node, flow, root) for node in additions) if joint]
+    paths = [str(joint.addition.meta.get("path", "")) for joint in joints]
+    taken = {joint.addition.meta.get(_NAME) for joint in joints}
+    named: dict[str, _Joint] = {}
+    for path, joint in zip(paths, joints, strict=True):
+        name = joint.addition.meta.get(_NAME)
+        if name is None:
+            alone = path and paths.count(path) == 1
+            name = path if alone else _main_child(path, joint.branch, root)
+            name = name or f"{path}.{joint.addition.name}".lstrip(".")
+            name = numbered(name, taken.__contains__)
+            taken.add(name)
+        named[name] = joint
+    return named
 
 
 def _joint(addition: fx.Node, flow: Flow, root: nn.Module) -> _Joint | None:
@@ -117,38 +122,30 @@ def _joint(addition: fx.Node, flow: Flow, root: nn.Module) -> _Joint | None:
     if len(operands) != 2 or operands[0] is operands[1]:
         return None
     start = flow.dominator.get(addition)
-    shortcut = next((k for k in (0, 1) if flow.leads(operands[k], operands[1 - k])), None)
-    if shortcut is not None:
-        start = operands[shortcut]
-        longer = 1 - shortcut
+    output, shortcut = operands
+    if flow.leads(output, shortcut):
+        start, output, shortcut = output, shortcut, output
+    elif flow.leads(shortcut, output):
+        start = shortcut
     elif start is None:
         return None
-    elif _sums_from(operands[0], start) != _sums_from(operands[1], start):
-        longer = 1 if _sums_from(operands[0], start) else 0
-    else:
-        longer = _heavier(operands, start, flow, root)
-    branch = flow.between(start, operands[longer])
+    elif _precedence(shortcut, start, flow, root) < _precedence(output, start, flow, root):
+        output, shortcut = shortcut, output
+    branch = flow.between(start, output)
     if _NAME not in addition.meta and not any(own_tensors(n, root, flow) for n in branch):
         return None
-    return _Joint(start, branch, operands[longer], addition, operands[1 - longer])
+    return _Joint(start, branch, output, addition, shortcut)
 
 
-def _heavier(operands: Sequence[fx.Node], start: fx.Node, flow: Flow, root: nn.Module) -> int:
-    """Return which operand has more layers with weights on its way from `start`."""
-    weights = [
-        sum(is_weighted(node, root) for node in flow.between(start, operand))
-        for operand in operands
-    ]
-    return 0 if weights[0] >= weights[1] else 1
+def _precedence(operand: fx.Node, start: fx.Node, flow: Flow, root: nn.Module) -> tuple[bool, int]:
+    """Order operands: the identity shortcut last, else the one with fewer layers with weights."""
+    layers = sum(is_weighted(node, root) for node in flow.between(start, operand))
+    return _sums_from(operand, start), -layers
 
 
 def _sums_from(node: fx.Node, start: fx.Node) -> bool:
     """Whether `node` is `start` plus branches: an identity shortcut through additions."""
     return start in upstream(node, lambda n: n is start or op_of(n.target).addition == 1.0)
-
-
-def _layer_path(node: fx.Node) -> str:
-    return str(node.target) if node.op == "call_module" else str(node.meta.get("path", node.name))
 
 
 def _obstacle(joint: _Joint, flow: Flow, root: nn.Module, readers: _Readers) -> str:
@@ -174,7 +171,7 @@ def _obstacle(joint: _Joint, flow: Flow, root: nn.Module, readers: _Readers) -> 
                 return f"the branch also reads '{source.name}', which another part computes"
         if node.meta.get("opaque") and not is_weighted(node, root):
             return f"it holds '{node.name}', which was not understood"
-    for users in readers.values():
+    for users in readers:
         own = [path for node, path in users.items() if node in inside]
         if own and len(own) < len(users):
             return f"its weights '{own[0]}' are used elsewhere too"
@@ -185,40 +182,14 @@ def _text(shape: tuple[int | None, ...] | None) -> str:
     return "?" if shape is None else "×".join("N" if s is None else str(s) for s in shape)
 
 
-# ---------------------------------------------------------------------- names
-
-
-def _names(joints: Sequence[_Joint], root: nn.Module) -> list[str]:
-    """Name each block by the module that adds; where one adds twice, by the branch's main child.
-
-    A name given at capture stays.
-    """
-    paths = [str(joint.addition.meta.get("path", "")) for joint in joints]
-    shared = Counter(paths)
-    taken: set[str] = {j.addition.meta[_NAME] for j in joints if _NAME in j.addition.meta}
-    names = []
-    for path, joint in zip(paths, joints, strict=True):
-        if _NAME in joint.addition.meta:
-            names.append(joint.addition.meta[_NAME])
-            continue
-        name = path
-        if shared[path] > 1 or not path:
-            main = _main_child(path, joint.branch, root)
-            name = main or f"{path}.{joint.addition.name}".lstrip(".")
-        name = numbered(name, taken.__contains__)
-        taken.add(name)
-        names.append(name)
-    return names
-
-
 def _main_child(path: str, branch: tuple[fx.Node, ...], root: nn.Module) -> str | None:
     """Return the child of `path` that holds most of the branch's parameters."""
     prefix = f"{path}." if path else ""
     size: Counter[str] = Counter()
     for node in branch:
-        if node.op != "call_module" or not str(node.target).startswith(prefix):
-            continue
-        child = prefix + str(node.target)[len(prefix) :].split(".")[0]
-        module = root.get_submodule(str(node.target))
-        size[child] += sum(p.numel() for p in module.parameters(recurse=False))
-    return size.most_common(1)[0][0] if size else None
+        target = str(node.target)
+        if node.op == "call_module" and target.startswith(prefix):
+            own = root.get_submodule(target).parameters(recurse=False)
+            child = target.removeprefix(prefix).split(".")[0]
+            size[prefix + child] += sum(parameter.numel() for parameter in own)
+    return max(size, key=size.__getitem__, default=None)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import inspect
 import json
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,19 +15,24 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from shoal.errors import CaptureError
-from shoal.modes import kept_flags
+from shoal.modes import eval_mode, kept_flags
+from shoal.network.agreement import compare_leaf
 from shoal.network.blocks import fix_block_names
-from shoal.network.check import check_capture
-from shoal.network.exporting import Exported, export_model
-from shoal.network.inplace import make_out_of_place
-from shoal.network.inputs import as_call
+from shoal.network.exporting import Exported, export_model, without_fast_path
+from shoal.network.inputs import as_call, map_tensors, tensors_of
 from shoal.network.network import InputSpec, Network, TensorSpec
+from shoal.network.normalize import make_out_of_place
+from shoal.network.paths import Skeleton
 from shoal.network.plan import Plan
 from shoal.network.raising import raise_graph
-from shoal.network.skeleton import Skeleton
+from shoal.network.runner import Runner, Tap
 from shoal.network.training_only import restore_training_only
 
 __all__ = ["capture"]
+
+# On a CPU both run the same kernels and agree to the bit; elsewhere a library may choose another
+# kernel for a second call, which moves the last digits.
+_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
 
 def capture(
@@ -76,51 +82,36 @@ def capture(
     leaves, structure = pytree.tree_flatten((args, kwargs))
     batch = _batch_size(leaves)
     with kept_flags(model), _buffers_restored(model):
-        model.eval()
-        evaluated = export_model(model, args, kwargs, batch)
+        evaluated = export_model(model.eval(), args, kwargs, batch)
         _assert_tensor_output(model, evaluated)
         kept = make_out_of_place(evaluated.graph)
         notes = _restore_training(model, args, kwargs, batch, evaluated)
-    network = _assemble(model, evaluated, kept, _input_spec(model, structure, kwargs, leaves))
-    network._keep(notes=tuple(notes))
-    network.train(model.training)
-    _copy_modes(model, network)
+    inputs = _input_spec(model, structure, kwargs, leaves)
+    network = _assemble(model, evaluated, kept, inputs=inputs, notes=notes)
     if check:
         with kept_flags(model), _buffers_restored(model):
-            check_capture(model.eval(), network, args, kwargs)
+            _check(model.eval(), network, args, kwargs)
     return network
 
 
 def _assemble(
-    model: nn.Module, exported: Exported, kept: Mapping[fx.Node, fx.Node], inputs: InputSpec
+    model: nn.Module, exported: Exported, kept: Mapping[fx.Node, fx.Node], **state: Any
 ) -> Network:
-    network = Network()
+    network = Network(meta={}, _output_structure=exported.output_structure, **state)
     graph, sites, opaque = raise_graph(exported, Skeleton(model, network), kept)
-    network._keep(
-        graph=graph,
-        plan=Plan(fingerprint=_fingerprint(network, sites)),
-        opaque=opaque,
-        notes=(),
-        meta={},
-        inputs=inputs,
-        _output_structure=exported.output_structure,
-        _site_records=sites,
-    )
+    # A hash of the architecture: its sites, and the names and shapes of its tensors.
+    tensors = {name: list(value.shape) for name, value in network.state_dict().items()}
+    text = json.dumps([*([k, kind] for k, (kind, _) in sites.items()), tensors], sort_keys=True)
+    plan = Plan(fingerprint=hashlib.sha256(text.encode()).hexdigest())
+    network._keep(graph=graph, plan=plan, opaque=opaque, _site_records=sites)
     network.recompile()
     fix_block_names(network.graph, network)
+    network.train(model.training)
+    originals = dict(model.named_modules(remove_duplicate=False))
+    for path, module in network.named_modules(remove_duplicate=False):
+        if path in originals:  # frozen norms stay frozen
+            module.training = originals[path].training
     return network
-
-
-def _fingerprint(network: nn.Module, sites: Mapping[str, tuple[str, str]]) -> str:
-    """Return a hash of the architecture: its sites, and the names and shapes of its tensors."""
-    tensors = {name: list(value.shape) for name, value in network.state_dict().items()}
-    text = json.dumps(
-        [[name, kind] for name, (kind, _) in sites.items()] + [tensors], sort_keys=True
-    )
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-# ---------------------------------------------------------------------- the inputs
 
 
 def _batch_size(leaves: list[Any]) -> int:
@@ -156,33 +147,27 @@ def _input_spec(
     return InputSpec(structure, tuple(kwargs), parameters, specs, weights)
 
 
-# ---------------------------------------------------------------------- training
-
-
 def _restore_training(
     model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], batch: int, evaluated: Exported
-) -> list[str]:
+) -> tuple[str, ...]:
     """Put what only training does into the graph; return notes on what could not be put back."""
-    if all(_same_in_both_modes(module) for module in model.modules()):
-        return []
+    if all(
+        # Known not to look at its training flag beyond what is raised.
+        type(module).__module__.startswith("torch.nn.modules")
+        and not isinstance(module, nn.MultiheadAttention)
+        for module in model.modules()
+    ):
+        return ()
     try:
         with kept_flags(model):
             trained = export_model(model.train(), args, kwargs, batch)
     except CaptureError:
-        return ["training mode could not be captured: the network trains as its eval-mode graph"]
+        return ("training mode could not be captured: the network trains as its eval-mode graph",)
     make_out_of_place(trained.graph)
     lost = restore_training_only(evaluated.graph, trained.graph)
-    if not lost:
-        return []
     shown = ", ".join(lost[:3]) + (", …" if len(lost) > 3 else "")
-    return [f"only in training mode the model also computes {shown}: the network leaves that out"]
-
-
-def _same_in_both_modes(module: nn.Module) -> bool:
-    """Whether a module is known not to look at its training flag beyond what is raised."""
-    return type(module).__module__.startswith("torch.nn.modules") and not isinstance(
-        module, nn.MultiheadAttention
-    )
+    note = f"only in training mode the model also computes {shown}: the network leaves that out"
+    return (note,) if lost else ()
 
 
 def _assert_tensor_output(model: nn.Module, exported: Exported) -> None:
@@ -194,28 +179,102 @@ def _assert_tensor_output(model: nn.Module, exported: Exported) -> None:
         )
 
 
-# ---------------------------------------------------------------------- flags and buffers
-
-
-@contextlib.contextmanager
+@contextmanager
 def _buffers_restored(model: nn.Module) -> Iterator[None]:
     """Undo what a forward pass does to buffers, be it in their memory or by replacing them."""
     owners = [(module, dict(module._buffers)) for module in model.modules()]
-    values = {id(b): b.clone() for _, own in owners for b in own.values() if b is not None}
+    buffers = [buffer for _, own in owners for buffer in own.values() if buffer is not None]
+    values = [buffer.clone() for buffer in buffers]
     try:
         yield
     finally:
+        for module, own in owners:
+            module._buffers.update(own)
         with torch.no_grad():
-            for module, own in owners:
-                module._buffers.update(own)
-                for buffer in own.values():
-                    if buffer is not None:
-                        buffer.copy_(values[id(buffer)])
+            for buffer, value in zip(buffers, values, strict=True):
+                buffer.copy_(value)
 
 
-def _copy_modes(model: nn.Module, network: Network) -> None:
-    """Give each layer the training flag of the original at its path (frozen norms stay frozen)."""
-    originals = dict(model.named_modules(remove_duplicate=False))
-    for path, module in network.named_modules(remove_duplicate=False):
-        if path in originals:
-            module.training = originals[path].training
+# ---------------------------------------------------------------------- the check
+
+
+def _check(
+    model: nn.Module, network: Network, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    """Compare outputs of both in eval mode on the example batch and on its first sample."""
+    first_sample = map_tensors(lambda x: x[:1] if x.dim() > 0 else x, (args, kwargs))
+    with without_fast_path(), eval_mode(network), torch.no_grad():
+        for call in ((args, kwargs), first_sample):
+            _check_call(model, network, *call)
+
+
+def _check_call(
+    model: nn.Module, network: Network, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    def outputs(module: nn.Module) -> Any:
+        own_args, own_kwargs = map_tensors(Tensor.clone, (args, kwargs))  # it may overwrite them
+        return module(*own_args, **own_kwargs)
+
+    expected = outputs(model)
+    try:
+        found = outputs(network)
+    except Exception as error:
+        batch = next(x.shape[0] for x in tensors_of((args, kwargs)) if x.dim() > 0)
+        reason = " ".join(str(error).split())[:200]
+        raise CaptureError(
+            f"the captured network does not run at batch size {batch}: {reason}"
+        ) from error
+    if _agree(expected, found):
+        return
+    if not _agree(expected, outputs(model)):
+        raise CaptureError(
+            f"{type(model).__name__} gives other outputs when it is called again on the same "
+            "inputs in eval mode: make what it draws or counts depend on self.training"
+        )
+    raise CaptureError(
+        "the captured network does not compute what the model computes"
+        f"{_first_difference(model, network, args, kwargs)}"
+    )
+
+
+def _agree(expected: Any, found: Any) -> bool:
+    leaves, structure = pytree.tree_flatten(expected)
+    own_leaves, own_structure = pytree.tree_flatten(found)
+    return structure == own_structure and all(map(_leaves_agree, leaves, own_leaves))
+
+
+def _leaves_agree(a: Any, b: Any) -> bool:
+    found = compare_leaf(a, b)
+    if found.identical or found.mismatch or a.dtype != b.dtype:
+        return found.identical
+    return a.is_floating_point() and found.max_rel_error <= _TOLERANCE.get(a.dtype, 1e-4)
+
+
+def _first_difference(
+    model: nn.Module, network: Network, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> str:
+    """Return " from the layer 'x' on", or a hint if no layer of both can be compared."""
+    seen: dict[str, list[Any]] = defaultdict(list)
+    outputs: list[tuple[str, Any]] = []
+    calls = [node for node in network.graph.nodes if node.op == "call_module"]
+    taps = [Tap(n, (n,), lambda v, n=n: outputs.append((n.target, v))) for n in calls]
+
+    def keep(path: str) -> Any:
+        return lambda _module, _inputs, output: seen[path].append(map_tensors(Tensor.clone, output))
+
+    handles = [
+        module.register_forward_hook(keep(path))
+        for path, module in model.named_modules(remove_duplicate=False)
+        if not module._modules
+    ]
+    try:
+        model(*args, **kwargs)
+        Runner(network, taps=taps).values(*network.inputs.flatten(args, kwargs))
+    finally:
+        for handle in handles:
+            handle.remove()
+    for path, value in outputs:
+        known = seen.get(path)
+        if known and not _agree(known.pop(0), value):
+            return f": they differ from the layer '{path}' on"
+    return ": they differ outside the layers, in the model's own forward code"

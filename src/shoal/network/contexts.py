@@ -44,8 +44,7 @@ def flatten_contexts(module: fx.GraphModule) -> None:
 def _inline(module: fx.GraphModule, node: fx.Node) -> None:
     options = 4 if node.target is _AUTOCAST else 1
     holder: Any = node.args[options]
-    body = module.get_submodule(str(holder.target))
-    assert isinstance(body, fx.GraphModule)
+    body: Any = module.get_submodule(str(holder.target))
     inputs = iter(node.args[options + 1 :])
     inner: dict[fx.Node, Any] = {}
     graph, results = module.graph, ()
@@ -57,7 +56,7 @@ def _inline(module: fx.GraphModule, node: fx.Node) -> None:
             elif step.op == "output":
                 results = map_arg(step.args[0], inner.__getitem__)
             else:
-                inner[step] = graph.node_copy(step, lambda n: inner[n])
+                inner[step] = graph.node_copy(step, inner.__getitem__)
         leave()
     for user in list(node.users):
         assert user.target is operator.getitem
@@ -80,19 +79,16 @@ def _enter(graph: fx.Graph, node: fx.Node, options: tuple[Any, ...]) -> Any:
 
 def context_device(graph: fx.Graph) -> str | None:
     """Return the device type whose autocast the graph's contexts concern; None without contexts."""
-    devices = [n.args[0] for n in graph.nodes if n.target is _enter_autocast]
-    if devices:
-        return str(devices[0])
-    return "cpu" if any(n.target in CONTEXT_CALLS for n in graph.nodes) else None
+    contexts = [node for node in graph.nodes if node.target in CONTEXT_CALLS]
+    devices = [str(node.args[0]) for node in contexts if node.target is _enter_autocast]
+    return (devices or ["cpu"])[0] if contexts else None
 
 
 @contextmanager
 def restored_on_error(device: str) -> Iterator[None]:
     """Put autocast and gradient mode back if what runs inside breaks off between two nodes."""
-    gradient = torch.is_grad_enabled()
-    enabled = torch.is_autocast_enabled(device)
-    dtype = torch.get_autocast_dtype(device)
-    cache = torch.is_autocast_cache_enabled()
+    gradient, cache = torch.is_grad_enabled(), torch.is_autocast_cache_enabled()
+    enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
     level = _autocast_level()
     try:
         yield

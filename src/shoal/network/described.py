@@ -18,41 +18,54 @@ from shoal.errors import CheckpointError, PlanError
 from shoal.network.modules import SharedPReLU
 from shoal.network.ops import function_named, name_of, op_of, type_named
 
-__all__ = ["DTYPES", "Reader", "Writer"]
+__all__ = ["DTYPES", "Reader", "Writer", "describe_nodes", "plain_name", "read_nodes"]
 
-DTYPES = {
-    str(value).removeprefix("torch."): value
-    for value in vars(torch).values()
-    if isinstance(value, torch.dtype)
-}
-_NAMED: dict[str, dict[str, Any]] = {
-    "dtype": DTYPES,
-    "memory_format": {
-        str(value).removeprefix("torch."): value
-        for value in (torch.contiguous_format, torch.preserve_format, torch.channels_last,
-                      torch.channels_last_3d)
-    },
-    "layout": {"strided": torch.strided},
-}  # fmt: skip
-_ATTRIBUTES = ("device", "dtype")  # what a graph reads of a tensor by getattr
+
+def plain_name(constant: Any) -> str:
+    """Return the name of a constant of torch, such as a type, without the library's."""
+    return str(constant).removeprefix("torch.")
+
+
+def _constants(kind: type) -> dict[str, Any]:
+    return {plain_name(value): value for value in vars(torch).values() if isinstance(value, kind)}
+
+
+DTYPES = _constants(torch.dtype)
 _META = ("path", "shape", "dtype", "block", "opaque")
 _PATH = re.compile(r"[^\"\\\x00-\x1f]*")
 
+# What JSON lacks: the type, how a value of it is written, and how it is read.
+_FORMS: dict[str, tuple[type, Callable[[Any], Any], Callable[[Any], Any]]] = {
+    "tuple": (tuple, list, tuple),
+    "dict": (dict, lambda value: [list(item) for item in value.items()], dict),
+    "slice": (slice, lambda value: [value.start, value.stop, value.step], lambda v: slice(*v)),
+    "float": (float, str, float),  # infinity and NaN
+    "device": (torch.device, str, torch.device),
+    "ellipsis": (type(...), lambda value: True, lambda _: ...),
+    "complex": (complex, lambda value: [value.real, value.imag], lambda parts: complex(*parts)),
+    "dtype": (torch.dtype, plain_name, DTYPES.__getitem__),
+    "memory_format": (
+        torch.memory_format, plain_name, _constants(torch.memory_format).__getitem__,
+    ),
+    "layout": (torch.layout, plain_name, _constants(torch.layout).__getitem__),
+}  # fmt: skip
+
+
+def _held(module: nn.Module) -> dict[str, dict[str, Any]]:
+    """Return the very dictionaries that hold a module's tensors."""
+    return {"parameters": module._parameters, "buffers": module._buffers}
+
+
+# ---------------------------------------------------------------------- writing
+
 
 class Writer:
-    """Describes one network and gathers its tensors.
-
-    Attributes:
-        tensors: what the descriptions name, each memory once.
-    """
+    """Describes modules and gathers their tensors in `tensors`, each memory once."""
 
     def __init__(self) -> None:
         self.tensors: dict[str, Tensor] = {}
-        self._paths: dict[int, str] = {}  # of modules, by id
         self._names: dict[int, str] = {}  # of tensors, by id
         self._memories: dict[tuple[Any, ...], str] = {}
-
-    # ------------------------------------------------------------------ modules
 
     def modules(self, root: nn.Module) -> dict[str, Any]:
         """Return all modules by path, parents first; "" is the root, of which only tensors count.
@@ -60,53 +73,32 @@ class Writer:
         Raises:
             PlanError: a type of module is not registered.
         """
+        paths = {id(module): path for path, module in root.named_modules()}
         entries: dict[str, Any] = {}
-        self._walk(root, "", entries)
-        for path, entry in entries.items():
-            if isinstance(entry.get("owner"), nn.Module):
-                entries[path] = {**entry, "owner": self._paths[id(entry["owner"])]}
+        waiting = [("", root)]
+        while waiting:
+            path, module = waiting.pop()
+            if paths[id(module)] != path:
+                entries[path] = {"same": paths[id(module)]}
+                continue
+            if isinstance(module, SharedPReLU):
+                entry = {"type": "SharedPReLU", "owner": paths[id(module.owner)]}
+            else:
+                entry = {} if not path or type(module) is nn.Module else _layer(module, path)
+            prefix = f"{path}." if path else ""
+            for key, held in _held(module).items():
+                if held:
+                    entry[key] = {
+                        name: None if value is None else self._tensor(prefix + name, value)
+                        for name, value in held.items()
+                    }
+            for name in sorted(module._non_persistent_buffers_set & set(module._buffers)):
+                if entry["buffers"][name] is not None:
+                    entry["buffers"][name]["persistent"] = False
+            entries[path] = entry
+            children = [(prefix + name, child) for name, child in module._modules.items()]
+            waiting += [(path, child) for path, child in reversed(children) if child is not None]
         return entries
-
-    def _walk(self, module: nn.Module, path: str, entries: dict[str, Any]) -> None:
-        if id(module) in self._paths:
-            entries[path] = {"same": self._paths[id(module)]}
-            return
-        self._paths[id(module)] = path
-        entry = {} if not path or type(module) is nn.Module else self._layer(module, path)
-        prefix = f"{path}." if path else ""
-        for key, held in _held(module).items():
-            if held:
-                entry[key] = {
-                    name: None if value is None else self._tensor(prefix + name, value)
-                    for name, value in held.items()
-                }
-        for name in sorted(module._non_persistent_buffers_set & set(module._buffers)):
-            if entry["buffers"][name] is not None:
-                entry["buffers"][name]["persistent"] = False
-        entries[path] = entry
-        for name, child in module._modules.items():
-            if child is not None:
-                self._walk(child, prefix + name, entries)
-
-    def _layer(self, module: nn.Module, path: str) -> dict[str, Any]:
-        if isinstance(module, fx.GraphModule):
-            return {"nodes": self.nodes(module.graph)}
-        if isinstance(module, SharedPReLU):
-            return {"type": "SharedPReLU", "owner": module.owner}
-        name = name_of(type(module))
-        if name is None:
-            raise PlanError(
-                f"'{path}' is a {type(module).__name__}, which cannot be written: register it with "
-                "shoal.register_op"
-            )
-        op = op_of(module)
-        if op.write is not None:
-            return {"type": name, **op.write(module)}
-        values = {key: getattr(module, key) for key in op.arguments}
-        if "bias" in values:
-            values["bias"] = values["bias"] is not None
-        return {"type": name, **{k: list(v) if isinstance(v, tuple) else v
-                                 for k, v in values.items()}}  # fmt: skip
 
     def _tensor(self, name: str, value: Tensor) -> dict[str, Any]:
         """Describe a tensor; one that is or shares another's memory is not stored again."""
@@ -121,56 +113,54 @@ class Writer:
         if value.numel() and memory in self._memories:
             return {**entry, "memory": self._memories[memory]}
         self._memories[memory] = name
-        dense = sum((n - 1) * s for n, s in zip(value.shape, strides, strict=True)) < value.numel()
-        if dense and strides != torch.empty(value.shape, device="meta").stride():
+        usual = torch.empty(value.shape, device="meta").stride()
+        if strides != usual and _span(value.shape, strides) < value.numel():
             entry["strides"] = list(strides)
         self.tensors[name] = value.detach().cpu().contiguous().clone()
         return entry
 
-    # ------------------------------------------------------------------ nodes
 
-    def nodes(self, graph: fx.Graph) -> list[dict[str, Any]]:
-        """Return the nodes of a graph in order.
-
-        Raises:
-            PlanError: a function is not registered, or an argument is of a type without a form.
-        """
-        return [self._node(node) for node in graph.nodes]
-
-    def _node(self, node: fx.Node) -> dict[str, Any]:
-        target: Any = node.target
-        if node.op == "call_function":
-            target = name_of(target)
-            if target is None:
-                raise PlanError(
-                    f"the network calls the operator '{node.target}', which cannot be written: "
-                    "register it with shoal.register_op"
-                )
-        entry = {"name": node.name, "op": node.op, "target": target}
-        entry["args"] = [_written(value, node) for value in node.args]
-        if node.kwargs:
-            entry["kwargs"] = {key: _written(value, node) for key, value in node.kwargs.items()}
-        meta = {key: node.meta[key] for key in _META if key in node.meta}
-        if isinstance(meta.get("dtype"), torch.dtype):
-            meta["dtype"] = str(meta["dtype"]).removeprefix("torch.")
-        return {**entry, "meta": meta}
+def _layer(module: nn.Module, path: str) -> dict[str, Any]:
+    if isinstance(module, fx.GraphModule):
+        return {"nodes": describe_nodes(module.graph)}
+    name = name_of(type(module))
+    if name is None:
+        raise PlanError(
+            f"'{path}' is a {type(module).__name__}, which cannot be written: register it with "
+            "shoal.register_op"
+        )
+    op = op_of(module)
+    if op.write is not None:
+        return {"type": name, **op.write(module)}
+    values = {key: getattr(module, key) for key in op.arguments}
+    if "bias" in values:
+        values["bias"] = values["bias"] is not None
+    lists = {key: list(value) for key, value in values.items() if isinstance(value, tuple)}
+    return {"type": name, **values, **lists}
 
 
-def _held(module: nn.Module) -> dict[str, dict[str, Any]]:
-    """Return the very dictionaries that hold a module's tensors."""
-    return {"parameters": module._parameters, "buffers": module._buffers}
+def describe_nodes(graph: fx.Graph) -> list[dict[str, Any]]:
+    """Return the nodes of a graph in order; `PlanError` if one cannot be written."""
+    return [_described(node) for node in graph.nodes]
 
 
-# What JSON lacks: the type, how a value of it is written, and how it is read.
-_FORMS: dict[str, tuple[type, Callable[[Any], Any], Callable[[Any], Any]]] = {
-    "tuple": (tuple, list, tuple),
-    "dict": (dict, lambda value: [list(item) for item in value.items()], dict),
-    "slice": (slice, lambda value: [value.start, value.stop, value.step], lambda v: slice(*v)),
-    "float": (float, str, float),  # infinity and NaN
-    "device": (torch.device, str, torch.device),
-    "ellipsis": (type(...), lambda value: True, lambda _: ...),
-    "complex": (complex, lambda value: [value.real, value.imag], lambda parts: complex(*parts)),
-}
+def _described(node: fx.Node) -> dict[str, Any]:
+    target: Any = node.target
+    if node.op == "call_function":
+        target = name_of(target)
+        if target is None:
+            raise PlanError(
+                f"the network calls the operator '{node.target}', which cannot be written: "
+                "register it with shoal.register_op"
+            )
+    entry = {"name": node.name, "op": node.op, "target": target}
+    entry["args"] = [_written(value, node) for value in node.args]
+    if node.kwargs:
+        entry["kwargs"] = {key: _written(value, node) for key, value in node.kwargs.items()}
+    meta = {key: node.meta[key] for key in _META if key in node.meta}
+    if isinstance(meta.get("dtype"), torch.dtype):
+        meta["dtype"] = plain_name(meta["dtype"])
+    return {**entry, "meta": meta}
 
 
 def _written(value: Any, node: fx.Node) -> Any:
@@ -185,43 +175,34 @@ def _written(value: Any, node: fx.Node) -> Any:
     for kind, (written_type, write, _) in _FORMS.items():
         if isinstance(value, written_type):
             return {kind: _written(write(value), node)}
-    for kind, names in _NAMED.items():
-        for name, known in names.items():
-            if value is known:
-                return {kind: name}
     raise PlanError(
         f"the operator '{node.target}' has an argument of the type {type(value).__name__}, which "
         "cannot be written"
     )
 
 
-class Reader:
-    """Makes the modules and the graph of one network from their descriptions.
+def _span(shape: Sequence[int], strides: Sequence[int]) -> int:
+    """Return how far a tensor's last entry lies from its first in memory."""
+    return sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
 
-    Args:
-        root: receives the modules.
-        tensors: by name; each is used.
-    """
+
+# ---------------------------------------------------------------------- reading
+
+
+class Reader:
+    """Makes the modules of one network, below `root`, from their descriptions."""
 
     def __init__(self, root: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         self.root = root
-        self.tensors = tensors
+        self.tensors = tensors  # by name; each is used
         self._modules: dict[str, nn.Module] = {}
         self._made: dict[str, Tensor] = {}
         self._used: set[str] = set()
 
-    # ------------------------------------------------------------------ modules
-
     def modules(self, entries: Mapping[str, Mapping[str, Any]]) -> None:
-        """Make all modules.
-
-        Raises:
-            PlanError: a type of module is not registered here.
-            CheckpointError: a tensor is missing, is not used, or has another shape than its layer.
-        """
+        """Make all modules; `CheckpointError` where a tensor is missing, left over or misshapen."""
         for path, entry in entries.items():
-            module = self.root if not path else self._module(path, entry)
-            self._modules[path] = module
+            self._modules[path] = module = self._module(path, entry) if path else self.root
             if path:
                 parent, _, name = path.rpartition(".")
                 self._modules[parent]._modules[name] = module
@@ -243,24 +224,23 @@ class Reader:
             return self._modules[entry["same"]]
         if "nodes" in entry:
             body = fx.GraphModule(nn.Module(), fx.Graph())
-            body.graph = self.nodes(entry["nodes"])
+            body.graph = read_nodes(entry["nodes"])
             return body
         if "type" not in entry:
             return nn.Module()
-        name = entry["type"]
+        if entry["type"] == "SharedPReLU":
+            return SharedPReLU(cast(nn.PReLU, None))
+        kind = type_named(entry["type"])
+        if kind is None:
+            raise PlanError(
+                f"'{path}' is a {entry['type']}, which is not registered here: import what "
+                "registers it, or update shoal"
+            )
         options = {
             key: tuple(value) if isinstance(value, list) else value
             for key, value in entry.items()
             if key not in ("type", "parameters", "buffers")
         }
-        if name == "SharedPReLU":
-            return SharedPReLU(cast(nn.PReLU, None))
-        kind = type_named(name)
-        if kind is None:
-            raise PlanError(
-                f"'{path}' is a {name}, which is not registered here: import what registers it, or "
-                "update shoal"
-            )
         with torch.device("meta"):
             return (op_of(kind).read or kind)(**options)
 
@@ -269,13 +249,11 @@ class Reader:
         prefix = f"{path}." if path else ""
         for key, own in _held(module).items():
             described = entry.get(key, {})
-            for name, value in own.items():
-                absent = described.get(name) is None
-                if key == "buffers":  # a norm that is written as a function counts no batches
-                    absent = name not in described
-                if value is not None and absent:
-                    raise CheckpointError(f"'{prefix}{name}' is missing")
             shapes = {name: value.shape for name, value in own.items() if value is not None}
+            for name in shapes:
+                # A norm that is written as a function counts no batches: its buffer is null.
+                if name not in described or (described[name] is None and key == "parameters"):
+                    raise CheckpointError(f"'{prefix}{name}' is missing")
             own.clear()
             for name, data in described.items():
                 if not _PATH.fullmatch(name) or "." in name:
@@ -311,57 +289,50 @@ class Reader:
         self._made[name] = value
         return value
 
-    # ------------------------------------------------------------------ nodes
 
-    def nodes(self, entries: Sequence[Mapping[str, Any]]) -> fx.Graph:
-        """Make a graph; the functions that it calls are in the operator table.
+def read_nodes(entries: Sequence[Mapping[str, Any]]) -> fx.Graph:
+    """Make a graph; the functions that it calls are in the operator table."""
+    graph, made = fx.Graph(), dict[str, fx.Node]()
+    for entry in entries:
+        args = tuple(_read(value, made) for value in entry["args"])
+        kwargs = {key: _read(value, made) for key, value in entry.get("kwargs", {}).items()}
+        target = _target(entry, args)
+        node = graph.create_node(entry["op"], target, args, kwargs, name=entry["name"])
+        node.meta = dict(entry["meta"])
+        if "shape" in node.meta:
+            node.meta["shape"] = tuple(node.meta["shape"])
+        if "dtype" in node.meta:
+            node.meta["dtype"] = DTYPES[node.meta["dtype"]]
+        made[entry["name"]] = node
+    return graph
 
-        Raises:
-            PlanError: an operator is not registered here, or a name is none.
-        """
-        graph, made = fx.Graph(), dict[str, fx.Node]()
-        for entry in entries:
-            args = tuple(_read(value, made) for value in entry["args"])
-            kwargs = {key: _read(value, made) for key, value in entry.get("kwargs", {}).items()}
-            target = self._target(entry, args)
-            node = graph.create_node(entry["op"], target, args, kwargs, name=entry["name"])
-            node.meta = dict(entry["meta"])
-            if "shape" in node.meta:
-                node.meta["shape"] = tuple(node.meta["shape"])
-            if "dtype" in node.meta:
-                node.meta["dtype"] = DTYPES[node.meta["dtype"]]
-            made[entry["name"]] = node
-        return graph
 
-    def _target(self, entry: Mapping[str, Any], args: tuple[Any, ...]) -> Any:
-        op, target = entry["op"], entry["target"]
-        if not isinstance(target, str) or not all(
-            k.isidentifier() for k in entry.get("kwargs", {})
-        ):
-            raise PlanError(f"the node '{entry['name']}' is damaged")
-        if op == "call_function":
-            function = function_named(target)
-            if function is None:
-                raise PlanError(
-                    f"the network calls the operator '{target}', which is not registered here: "
-                    "import what registers it, or update shoal"
-                )
-            if function is getattr and (len(args) != 2 or args[1] not in _ATTRIBUTES):
-                raise PlanError(f"the network reads '{args[-1]}' of a tensor, which is not allowed")
-            return function
-        if op in ("placeholder", "output") and target.isidentifier():
-            return target
-        if op in ("call_module", "get_attr") and _PATH.fullmatch(target):
-            return target
-        raise PlanError(f"the node '{entry['name']}' calls '{target}', which is no name")
+def _target(entry: Mapping[str, Any], args: tuple[Any, ...]) -> Any:
+    op, target = entry["op"], entry["target"]
+    if not isinstance(target, str) or not all(k.isidentifier() for k in entry.get("kwargs", {})):
+        raise PlanError(f"the node '{entry['name']}' is damaged")
+    if op == "call_function":
+        function = function_named(target)
+        if function is None:
+            raise PlanError(
+                f"the network calls the operator '{target}', which is not registered here: "
+                "import what registers it, or update shoal"
+            )
+        if function is getattr and (len(args) != 2 or args[1] not in ("device", "dtype")):
+            raise PlanError(f"the network reads '{args[-1]}' of a tensor, which is not allowed")
+        return function
+    if op in ("placeholder", "output") and target.isidentifier():
+        return target
+    if op in ("call_module", "get_attr") and _PATH.fullmatch(target):
+        return target
+    raise PlanError(f"the node '{entry['name']}' calls '{target}', which is no name")
 
 
 def _strided(value: Tensor, strides: Sequence[int] | None) -> Tensor:
     """Return a tensor with the strides that it had, of which some kernels choose."""
     if strides is None:
         return value
-    span = sum((n - 1) * s for n, s in zip(value.shape, strides, strict=True))
-    if span >= value.numel() or min(strides) < 0:
+    if _span(value.shape, strides) >= value.numel() or min(strides) < 0:
         raise PlanError("a tensor's strides are damaged")
     return torch.empty_strided(value.shape, strides, dtype=value.dtype).copy_(value)
 
@@ -374,8 +345,6 @@ def _read(value: Any, nodes: Mapping[str, fx.Node]) -> Any:
     ((kind, data),) = value.items()
     if kind == "node":
         return nodes[data]
-    if kind in _NAMED:
-        return _NAMED[kind][data]
     if kind in _FORMS:
         return _FORMS[kind][2](_read(data, nodes))
     raise PlanError(f"a node has an argument of the kind '{kind}', which is unknown")

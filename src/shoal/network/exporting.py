@@ -24,35 +24,25 @@ __all__ = ["Exported", "export_model", "without_fast_path"]
 
 @dataclass(frozen=True)
 class Exported:
-    """A model as a graph of ATen calls.
+    """A model as a graph of ATen calls."""
 
-    Attributes:
-        graph: its `get_attr` nodes name tensors by their path in the model.
-        tensors: holds what these paths name, the constants that the forward pass made included.
-        output_structure: how the flat outputs of the graph make up the model's.
-    """
-
-    graph: fx.Graph
-    tensors: nn.Module
+    graph: fx.Graph  # its `get_attr` nodes name tensors by their path in the model
+    tensors: nn.Module  # holds these, and the constants that the forward pass made
     output_structure: pytree.TreeSpec
 
 
 def export_model(
     model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], batch: int
 ) -> Exported:
-    """Export a model in the mode it is in, with a free batch size.
-
-    Raises:
-        CaptureError: `torch.export` refuses it; names the model's own source line if there is one.
-    """
+    """Export a model in the mode it is in, with a free batch size."""
 
     def dynamic(leaf: Any) -> Any:
         return {0: Dim.DYNAMIC} if isinstance(leaf, Tensor) and leaf.dim() > 0 else None
 
     shapes = pytree.tree_map(dynamic, (args, kwargs))
-    target: nn.Module = model
-    named = _named_shapes(model, shapes)
-    if any(hasattr(fx.GraphModule, name) for name in _own_names(model)):
+    target, named = model, _named_shapes(model, shapes)
+    own_names = (*model._modules, *model._parameters, *model._buffers)
+    if any(hasattr(fx.GraphModule, name) for name in own_names):
         target = _Around(model)
         named = {**({"args": shapes[0]} if args else {}), **shapes[1]}
     try:
@@ -63,10 +53,8 @@ def export_model(
     except Exception as error:
         _assert_runs(model, args, kwargs)
         raise CaptureError(_explain(model, error, batch)) from error
-    tensors = _unwrapped(module) if target is not model else module
-    structure = module._out_spec
-    assert structure is not None
-    return Exported(module.graph, tensors, structure)
+    structure: Any = module._out_spec
+    return Exported(module.graph, module if target is model else _unwrapped(module), structure)
 
 
 @contextmanager
@@ -92,9 +80,6 @@ def _assert_runs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
         ) from error
 
 
-_CHILD = "model"
-
-
 class _Around(nn.Module):
     """Holds a model one level down, where its children may have any name.
 
@@ -103,21 +88,17 @@ class _Around(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.add_module(_CHILD, model)
+        self.model = model
         self.training = model.training
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self._modules[_CHILD](*args, **kwargs)  # type: ignore[misc]
-
-
-def _own_names(model: nn.Module) -> list[str]:
-    return [*model._modules, *model._parameters, *model._buffers]
+        return self.model(*args, **kwargs)
 
 
 def _unwrapped(module: fx.GraphModule) -> nn.Module:
     """Rename what the graph calls by paths in `_Around` to the model's own; return the tensors."""
-    prefix = f"{_CHILD}."
-    tensors = module.get_submodule(_CHILD) if _CHILD in module._modules else nn.Module()
+    prefix = "model."
+    tensors = module._modules.get("model") or nn.Module()
     for node in module.graph.nodes:
         if node.op == "get_attr":
             target = str(node.target)
@@ -142,13 +123,10 @@ def _named_shapes(model: nn.Module, shapes: tuple[tuple[Any, ...], dict[str, Any
         raise CaptureError(
             f"the example inputs do not fit {type(model).__name__}.forward{signature}: {error}"
         ) from error
-    out: dict[str, Any] = {}
-    for name, value in named.items():
-        if signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
-            out.update(value)
-        else:
-            out[name] = value
-    return out
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            named.update(named.pop(name, {}))
+    return named
 
 
 def _explain(model: nn.Module, error: Exception, batch: int) -> str:

@@ -1,28 +1,53 @@
-"""A network's graph as it is now, with what was found in it: each analysis runs once."""
+"""A network's graph as it is now: its sites and channels, and what else was found, each once."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
+import torch
 from torch import fx, nn
 
 from shoal.network.blocks import Block, find_blocks
-from shoal.network.channels import channel_dim
-from shoal.network.flow import Flow
-from shoal.network.sites import Site, find_sites
+from shoal.network.flow import Flow, is_weighted, known_of
+from shoal.network.modules import Line
 from shoal.network.stretches import Stretch, find_stretches
 
-__all__ = ["Graph"]
+__all__ = ["Graph", "Site"]
+
+aten = torch.ops.aten
+
+_STATES: dict[type, str] = {Line: "line", nn.Identity: "identity"}
+
+
+@dataclass(frozen=True)
+class Site:
+    """One call of a rectifier in the forward graph.
+
+    Attributes:
+        name: the path of its module in the network; unique and stable.
+        kind: the rectifier ("relu", "gelu", …), also after it was linearized.
+        path: the path of the original module that calls it.
+        channel_dim: the dimension of its input that holds the neurons.
+        channels: the number of neurons, None where the shape does not fix it.
+        linearized: "line" or "identity" once it was linearized, else None.
+    """
+
+    name: str
+    kind: str
+    path: str
+    channel_dim: int
+    channels: int | None
+    linearized: str | None
+    node: fx.Node = field(repr=False, compare=False)  # which calls it
 
 
 class Graph:
     """A view of a network's graph, good until the network is changed.
 
-    Args:
-        graph: of a captured network.
-        root: where modules and tensors are found.
-        records: kind and path of each site, by name.
+    Its modules and tensors are found below `root`; `records` has kind and path of each site.
     """
 
     def __init__(
@@ -46,30 +71,118 @@ class Graph:
     @cached_property
     def calls(self) -> Mapping[str, fx.Node]:
         """The node that calls each module, by the module's path; its first call."""
-        nodes = [node for node in self._graph.nodes if node.op == "call_module"]
-        return {str(node.target): node for node in reversed(nodes)}
+        found: dict[str, fx.Node] = {}
+        for node in self._graph.nodes:
+            if node.op == "call_module":
+                found.setdefault(str(node.target), node)
+        return found
 
     @cached_property
     def sites(self) -> Mapping[str, Site]:
         """The rectifier sites by name, in the order of the forward pass."""
-        sites = find_sites(self._graph, self._root, self._records)
-        return {site.name: site for site in sites}
+        found = {}
+        for name, node in self.calls.items():
+            if name in self._records:
+                kind, path = self._records[name]
+                dim = self.channel_dim(node.all_input_nodes[0])
+                shape = node.meta.get("shape")
+                channels = None if shape is None else shape[dim]
+                state = _STATES.get(type(self._root.get_submodule(name)))
+                found[name] = Site(name, kind, path, dim, channels, state, node)
+        return found
 
     @cached_property
     def blocks(self) -> Mapping[str, Block]:
         """The residual blocks by name, in the order of the forward pass."""
-        blocks = find_blocks(self.flow, self._root, self.sites)
-        return {block.name: block for block in blocks}
+        return find_blocks(self.flow, self._root, self.sites)
 
     @cached_property
     def stretches(self) -> Mapping[str, Stretch]:
         """What can be collapsed, by name, in the order of the forward pass."""
-        blocks = list(self.blocks.values())
-        stretches = find_stretches(self.flow, self._root, self.sites, blocks)
-        return {stretch.name: stretch for stretch in stretches}
+        return find_stretches(self.flow, self._root, self.sites, self.blocks.values())
 
     def channel_dim(self, node: fx.Node) -> int:
         """Return the non-negative dimension of the node's value that holds channels or features."""
         if node not in self._channel_dims:
-            self._channel_dims[node] = channel_dim(node, self._root)
+            self._channel_dims[node] = _channel_dim(node, self._root)
         return self._channel_dims[node]
+
+    def layer_before(self, rectifier: fx.Node) -> str | None:
+        """Return the path of the layer with weights that a rectifier follows directly.
+
+        Norms, scales and dropout may lie between. Where it follows the addition of a residual
+        block, it is the last layer of the branch. None where there is none: at an input, after a
+        pooling, or where the weights are computed.
+        """
+        ends = {block.addition: block.output for block in self.blocks.values()}
+        node: fx.Node | None = rectifier.all_input_nodes[0]
+        while node is not None and not is_weighted(node, self._root):
+            known, source = known_of(node, self._root), next(iter(node.all_input_nodes), None)
+            norm = node.op == "call_module" and known.channels == "second"
+            scales = norm or known.channels == "last" or known.linear in ("scale", "nothing")
+            passes = scales and not (known.rectifier or known.addition or known.pool)
+            node = ends.get(node, source if passes else None)
+        return str(node.target) if node is not None and node.op == "call_module" else None
+
+
+def _channel_dim(node: fx.Node, root: nn.Module) -> int:
+    """Return the non-negative dimension of `node`'s output that holds channels or features.
+
+    The nearest layer upstream decides: convolutions and batch norms put channels second, linear
+    layers and layer norms last; transpositions in between are followed. Where nothing decides,
+    images (4-D, 5-D) and vectors (2-D) have them second, sequences (3-D) last.
+    """
+    dims = len(node.meta.get("shape") or (None, None))
+    found = _search(node, root, depth=64)
+    if found is None:
+        found = {2: 1, 3: 2}.get(dims, 1)
+    return found % dims
+
+
+def _search(node: fx.Node, root: nn.Module, depth: int) -> int | None:
+    """Return the channel dimension of the output (may be -1), or None if nothing tells."""
+    if depth == 0:
+        return None
+    channels = known_of(node, root).channels
+    if channels in ("second", "last"):
+        return 1 if channels == "second" else -1
+    if not node.all_input_nodes:
+        return None
+    source = node.all_input_nodes[0]
+    if node.op == "call_module":
+        return _search(source, root, depth - 1)
+    if channels == "moved":
+        return _through_transposition(node, _search(source, root, depth - 1))
+    if channels == "reshaped":
+        return _through_reshaping(node, source, _search(source, root, depth - 1))
+    for operand in node.all_input_nodes if channels == "kept" else ():
+        found = _search(operand, root, depth - 1)
+        shapes: list[Any] = [n.meta.get("shape") for n in (node, operand)]
+        if found is not None and (None in shapes or len(shapes[0]) == len(shapes[1])):
+            return found
+    return None
+
+
+def _through_transposition(node: fx.Node, dim: int | None) -> int | None:
+    shape = node.meta.get("shape")
+    if dim is None or shape is None:
+        return None
+    rank = len(shape)
+    rest: tuple[Any, ...] = node.args[1:]
+    if node.target is aten.permute.default:
+        return [d % rank for d in rest[0]].index(dim % rank)
+    i, j = (d % rank for d in rest[:2])
+    return {i: j, j: i}.get(dim % rank, dim % rank)
+
+
+def _through_reshaping(node: fx.Node, source: fx.Node, dim: int | None) -> int | None:
+    """Follow a dimension that keeps its place from the front, or from the back."""
+    before, after = source.meta.get("shape"), node.meta.get("shape")
+    if dim is None or before is None or after is None:
+        return None
+    dim %= len(before)
+    if before[: dim + 1] == after[: dim + 1]:
+        return dim
+    if before[dim:] == after[len(after) - len(before[dim:]) :]:
+        return dim - len(before)
+    return None

@@ -1,8 +1,9 @@
-"""How inputs are given to every measurement: a tensor, a tuple of them, or a dict of keywords."""
+"""What every measurement takes: inputs (a tensor, a tuple or a dict), and a module on loan."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import torch
@@ -10,29 +11,19 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from shoal.errors import ConfigError
+from shoal.modes import kept_flags
 
 __all__ = [
-    "Inputs",
-    "as_call",
-    "batch_size",
-    "first_line",
-    "home_device",
-    "map_tensors",
-    "repeat_rows",
-    "resolve_device",
-    "tensors_of",
-]
+    "Inputs", "as_call", "batch_size", "borrowed", "first_line", "home_device", "map_tensors",
+    "repeat_rows", "resolve_device", "tensors_of",
+]  # fmt: skip
 
 Inputs: TypeAlias = torch.Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
 """One call's inputs: a tensor, a tuple (or list) of positional ones, or a dict of keyword ones."""
 
 
 def as_call(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the positional and the keyword arguments of `model(...)` for these inputs.
-
-    Raises:
-        ConfigError: `inputs` is neither a tensor, a tuple, a list nor a dict with string keys.
-    """
+    """Return the arguments of `model(...)`, by position and by keyword, for these inputs."""
     if isinstance(inputs, torch.Tensor):
         return (inputs,), {}
     if isinstance(inputs, tuple | list):
@@ -56,11 +47,7 @@ def map_tensors(fn: Callable[[torch.Tensor], torch.Tensor], inputs: Any) -> Any:
 
 
 def batch_size(inputs: Inputs) -> int:
-    """Return the number of samples: the first dimension of the first tensor that has one.
-
-    Raises:
-        ConfigError: there is no such tensor, or it is empty, or these are no inputs at all.
-    """
+    """Return the number of samples: the first dimension of the first tensor that has one."""
     for tensor in tensors_of(as_call(inputs)):
         if tensor.dim() > 0:
             if tensor.shape[0] == 0:
@@ -78,20 +65,12 @@ def repeat_rows(tensor: torch.Tensor, size: int) -> torch.Tensor:
 
 def home_device(model: Any, inputs: Any) -> torch.device:
     """Return the device of the model's first parameter or buffer, or else of the inputs."""
-    if isinstance(model, nn.Module):
-        for tensor in (*model.parameters(), *model.buffers()):
-            return tensor.device
-    for tensor in tensors_of(inputs):
-        return tensor.device
-    return torch.device("cpu")
+    own = (*model.parameters(), *model.buffers()) if isinstance(model, nn.Module) else ()
+    return next((t.device for t in (*own, *tensors_of(inputs))), torch.device("cpu"))
 
 
 def resolve_device(device: torch.device | str) -> torch.device:
-    """Return the device with its index ("cuda" becomes "cuda:0").
-
-    Raises:
-        ConfigError: there is no such device here.
-    """
+    """Return the device with its index ("cuda" becomes "cuda:0"); it must be here."""
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
@@ -103,3 +82,102 @@ def resolve_device(device: torch.device | str) -> torch.device:
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's text, or its type where it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+# ---------------------------------------------------------------------- modules on loan
+
+
+@contextmanager
+def borrowed(
+    model: Any,
+    *,
+    device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    channels_last: bool = False,
+) -> Iterator[Any]:
+    """Lend `model` in eval mode and in the asked form; afterwards it is as it was, to the bit.
+
+    Modes, parameters (the same objects over the same memory), gradients and buffers all come back,
+    however the block is left. Conversions are made aside, so while the block runs the converted
+    weights take memory beside the original ones. Anything but an `nn.Module` is lent as it is.
+    A `dtype` is for floating tensors, `channels_last` for 4-D parameters.
+    """
+    if not isinstance(model, nn.Module):
+        yield model
+        return
+    with _evaluating(model), _keeping_tensors(model), torch.inference_mode(False):
+        if device is not None or dtype is not None:
+            model.to(device=device, dtype=dtype)
+        # Not `model.to(memory_format=...)`: that fails on a model that also has a 5-D parameter.
+        for parameter in model.parameters() if channels_last else ():
+            if parameter.dim() == 4:
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        yield model
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    def set_mode(training: bool) -> None:
+        try:
+            model.train(training)
+        except NotImplementedError:  # a module from torch.export: its graph has one fixed mode
+            for module in model.modules():
+                module.training = training
+
+    was_training = model.training
+    if not any(module.training for module in model.modules()):
+        yield
+        return
+    with kept_flags(model):
+        set_mode(False)
+        try:
+            yield
+        finally:
+            # The model's own train() first: some, such as adapters, undo there what eval() did.
+            set_mode(was_training)
+
+
+@contextmanager
+def _keeping_tensors(model: nn.Module) -> Iterator[None]:
+    parameters = [
+        (module._parameters, name, tensor, tensor.data, tensor.grad)
+        for module in model.modules()
+        for name, tensor in module._parameters.items()
+        if tensor is not None
+    ]
+    buffers = [
+        (module._buffers, name, tensor, tensor.detach().clone(), _version(tensor))
+        for module in model.modules()
+        for name, tensor in module._buffers.items()
+        if tensor is not None
+    ]
+    for _, _, parameter, _, _ in parameters:
+        parameter.grad = None  # so that conversions do not convert gradients
+    try:
+        yield
+    finally:
+        for table, name, parameter, data, grad in parameters:
+            _put_back(table, name, parameter)
+            if _place(parameter.data) != _place(data):
+                parameter.data = data
+            if parameter.grad is not grad:
+                parameter.grad = grad
+        for held, name, buffer, values, version in buffers:
+            _put_back(held, name, buffer)
+            if _version(buffer) != version:
+                with torch.no_grad():
+                    buffer.copy_(values)
+
+
+def _put_back(table: Any, name: str, tensor: torch.Tensor) -> None:
+    # `table` is a dict, or what TorchScript has for one, which can only look up and set.
+    if name not in table or table[name] is not tensor:
+        table[name] = tensor
+
+
+def _place(tensor: torch.Tensor) -> tuple[Any, ...]:
+    return tensor.device, tensor.dtype, tensor.data_ptr(), tensor.stride()
+
+
+def _version(tensor: torch.Tensor) -> int | None:
+    return None if tensor.is_inference() else tensor._version

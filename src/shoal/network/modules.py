@@ -23,10 +23,6 @@ class Blend(nn.Module):
 
     Ben Dror et al. 2022 (Layer Folding) have one slope per rectifier: 0 is the rectifier itself,
     1 is linear. Of ReLU it is a PReLU.
-
-    Args:
-        rectifier: the module that computes r.
-        slope: the slope to begin with.
     """
 
     def __init__(self, rectifier: nn.Module, slope: float = 0.0) -> None:
@@ -36,27 +32,23 @@ class Blend(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Map z to the same shape."""
-        rectified = self.rectifier(z)
-        return cast(Tensor, rectified + self.slope * (z - rectified))
+        rectified: Tensor = self.rectifier(z)
+        return rectified + self.slope * (z - rectified)
 
 
 class _Shown(nn.Module):
-    """Printed with some of its attributes."""
-
-    shown: tuple[str, ...]
+    """Printed with its attributes."""
 
     @override
     def extra_repr(self) -> str:
-        return ", ".join(f"{key}={getattr(self, key)}" for key in self.shown)
+        own = {key: value for key, value in vars(self).items() if not key.startswith("_")}
+        return ", ".join(f"{key}={value}" for key, value in own.items() if key != "training")
 
 
 class Line(nn.Module):
-    """A linearized rectifier: the trainable per-channel line slope·z + intercept.
+    """A linearized rectifier: the trainable line slope·z + intercept per channel.
 
-    Args:
-        slope: shape [channels].
-        intercept: shape [channels].
-        channel_dim: the dimension of the input that holds the channels.
+    Both have the shape [channels]; `channel_dim` of the input holds these.
     """
 
     def __init__(self, slope: Tensor, intercept: Tensor, channel_dim: int) -> None:
@@ -67,9 +59,8 @@ class Line(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Map z, of any shape with `channels` entries along `channel_dim`, to the same shape."""
-        slope = self.slope
-        if slope.dim() > 1:
-            return torch.addcmul(self.intercept, z, slope)
+        if self.slope.dim() > 1:
+            return torch.addcmul(self.intercept, z, self.slope)
         shape = [1] * z.dim()
         shape[self.channel_dim] = -1
         return torch.addcmul(self.intercept.view(shape), z, self.slope.view(shape))
@@ -94,13 +85,9 @@ class Line(nn.Module):
 class StochasticDepth(_Shown):
     """Drops its input with probability `p` while training (Huang et al. 2016), else passes it.
 
-    Args:
-        p: the probability of dropping.
-        per_sample: draw for each sample on its own ("row" mode), else once for the whole batch.
-        rescale: divide what is kept by 1 − p, so that the expectation stays.
+    It draws for each sample on its own ("row" mode) or once for the whole batch; `rescale` divides
+    what is kept by 1 − p, so that the expectation stays.
     """
-
-    shown = ("p", "per_sample")
 
     def __init__(self, p: float, *, per_sample: bool = True, rescale: bool = True) -> None:
         super().__init__()
@@ -122,8 +109,6 @@ class StochasticDepth(_Shown):
 class Attention(_Shown):
     """Scaled dot-product attention whose dropout acts only while training."""
 
-    shown = ("dropout",)
-
     def __init__(self, dropout: float) -> None:
         super().__init__()
         self.dropout = dropout
@@ -135,16 +120,7 @@ class Attention(_Shown):
 
 
 class ByMode(_Shown):
-    """An operation that stays a function, but for one argument that follows the training flag.
-
-    Args:
-        operation: the ATen operation.
-        index: which of its positional arguments follows the flag.
-        in_eval: that argument in eval mode.
-        in_training: that argument in training mode.
-    """
-
-    shown = ("name", "in_eval", "in_training")
+    """An ATen operation that stays a function, but for argument `index`, which follows the mode."""
 
     def __init__(self, operation: OpOverload, index: int, in_eval: Any, in_training: Any) -> None:
         super().__init__()
@@ -181,8 +157,6 @@ class FrozenBatchNorm(nn.BatchNorm2d):
 class Swish(_Shown):
     """z · sigmoid(beta·z) written out; with beta = 1 it is SiLU, with 1.702 the fast GELU."""
 
-    shown = ("beta",)
-
     def __init__(self, beta: float = 1.0) -> None:
         super().__init__()
         self.beta = beta
@@ -194,8 +168,6 @@ class Swish(_Shown):
 
 class Threshold0(_Shown):
     """clamp(z, min=0, max=high): ReLU written as a clamp, with a clamp's gradient at the ends."""
-
-    shown = ("high",)
 
     def __init__(self, high: float | None) -> None:
         super().__init__()

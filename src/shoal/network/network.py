@@ -18,11 +18,10 @@ from torch.utils import _pytree as pytree
 from shoal.errors import CaptureError, ShoalError, unknown_name
 from shoal.network.blocks import Block
 from shoal.network.contexts import context_device, restored_on_error
-from shoal.network.graph import Graph
-from shoal.network.nodes import tables_of
+from shoal.network.graph import Graph, Site
+from shoal.network.paths import tables_of
 from shoal.network.plan import Plan
 from shoal.network.raising import Opaque
-from shoal.network.sites import Site
 from shoal.network.stretches import Stretch
 
 __all__ = ["InputSpec", "Network", "TensorSpec"]
@@ -43,35 +42,23 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What the network is called with.
+    """What the network is called with."""
 
-    Attributes:
-        structure: the tree of positional and keyword inputs, as PyTorch's pytree spells it.
-        keywords: the names of the keyword inputs in the order of the tree.
-        parameters: the parameter names of the original's `forward`.
-        leaves: the example's leaves, tensors by their `TensorSpec`, others as they are.
-        weights: the parameters' floating-point type at capture; None without parameters.
-    """
-
-    structure: pytree.TreeSpec
-    keywords: tuple[str, ...]
-    parameters: tuple[str, ...]
-    leaves: tuple[Any, ...]
-    weights: torch.dtype | None = None
+    structure: pytree.TreeSpec  # the tree of positional and keyword inputs
+    keywords: tuple[str, ...]  # the names of the keyword inputs in the order of the tree
+    parameters: tuple[str, ...]  # the parameter names of the original's `forward`
+    leaves: tuple[Any, ...]  # the example's: tensors by their `TensorSpec`, others as they are
+    weights: torch.dtype | None = None  # the parameters' floating-point type at capture, if any
 
     def flatten(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
         """Return the leaves of a call, in the graph's order; raises `CaptureError` on a misfit."""
         positional = self.structure.child(0).num_children
         rest = dict(kwargs)
-        given = list(args)
-        for name in self.parameters[len(given) : positional]:
-            if name in rest:
-                given.append(rest.pop(name))
-        for name, value in zip(self.parameters[positional:], given[positional:], strict=False):
-            rest[name] = value
-        del given[positional:]
+        names = self.parameters[len(args) : positional]
+        given = (*args, *(rest.pop(name) for name in names if name in rest))
+        rest.update(zip(self.parameters[positional:], given[positional:], strict=False))
         ordered = {name: rest.pop(name) for name in self.keywords if name in rest}
-        leaves, structure = pytree.tree_flatten((tuple(given), {**ordered, **rest}))
+        leaves, structure = pytree.tree_flatten((given[:positional], {**ordered, **rest}))
         if structure != self.structure:
             wanted = [*self.parameters[:positional], *self.keywords]
             raise CaptureError(
@@ -158,29 +145,25 @@ class Network(nn.Module):
         scope: dict[str, Any] = dict(code.globals)
         exec(compile(code.src, name, "exec"), scope)
         linecache.cache[name] = (len(code.src), None, code.src.splitlines(True), name)
-        positional = self.inputs.structure.child(0)
+        root = nn.Module()  # bare, with this one's very children and tensors: free of name clashes
+        root._modules, root._parameters, root._buffers = tables_of(self)
+        one_tensor = pytree.tree_structure(((0,), {}))
         self._keep(
             _compiled=scope["forward"],
             _run=scope["forward"],
-            _root=self._plain_root(),
+            _root=root,
             _view=None,
             _context=context_device(self.graph),
-            _simple_call=self.inputs.structure.num_leaves == 1
-            and positional.num_children == 1
-            and positional.child(0).is_leaf(),
+            _simple_call=self.inputs.structure == one_tensor,
             _one_output=self._output_structure.is_leaf(),
         )
         # torch.compile keeps what it compiled, at most 8 versions, with the code of `forward`:
         # each network gets its own, by a class of its own, as each fx.GraphModule has.
-        self.__class__ = type("Network", (Network,), {"forward": _own_code(Network.forward)})
-
-    def _plain_root(self) -> nn.Module:
-        """Return a bare module with this one's very children and tensors, free of name clashes."""
-        root = nn.Module()
-        root._modules = self._modules
-        root._parameters = self._parameters
-        root._buffers = self._buffers
-        return root
+        # It has a name of its own too, by which torch.compile knows code.
+        plain: Any = Network.forward
+        own_code = plain.__code__.replace(co_name=f"forward_{next(_numbers)}")
+        forward = FunctionType(own_code, plain.__globals__, "forward")
+        self.__class__ = type("Network", (Network,), {"forward": forward})
 
     def get_submodule(self, target: str) -> nn.Module:
         """Return the module at a path, as `nn.Module.get_submodule` does."""
@@ -266,20 +249,17 @@ class Network(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         weight = next((p for p in self.parameters() if p.is_floating_point()), torch.empty(0))
         moved = self.inputs.weights not in (None, weight.dtype)
-        leaves: list[Any] = []
-        for spec in self.inputs.leaves:
+
+        def example(spec: Any) -> Any:
             if not isinstance(spec, TensorSpec):
-                leaves.append(spec)
-                continue
-            shape = spec.shape
-            if batch is not None and shape:
-                shape = (batch, *shape[1:])
-            if spec.dtype.is_floating_point:
-                value = torch.randn(shape, generator=generator)
-                value = value.to(weight.dtype if moved else spec.dtype)
-            else:
-                value = torch.zeros(shape, dtype=spec.dtype)
-            leaves.append(value.to(weight.device))
+                return spec
+            shape = (batch, *spec.shape[1:]) if batch is not None and spec.shape else spec.shape
+            if not spec.dtype.is_floating_point:
+                return torch.zeros(shape, dtype=spec.dtype, device=weight.device)
+            value = torch.randn(shape, generator=generator)
+            return value.to(weight.device, weight.dtype if moved else spec.dtype)
+
+        leaves = [example(spec) for spec in self.inputs.leaves]
         args, kwargs = pytree.tree_unflatten(leaves, self.inputs.structure)
         return tuple(args), dict(kwargs)
 
@@ -291,10 +271,9 @@ class Network(nn.Module):
 
     def become(self, other: Network) -> None:
         """Take over all that `other`, which is not to be used any more, is; keep the plan."""
-        plan = self.plan
-        state = other.__getstate__()
+        state = {**other.__getstate__(), "plan": self.plan}
         self.__dict__.clear()
-        self.__setstate__({**state, "plan": plan})
+        self.__setstate__(state)
 
     @contextmanager
     def unchanged_on_error(self) -> Iterator[None]:
@@ -328,14 +307,10 @@ class Network(nn.Module):
         raise ShoalError("a Network cannot be pickled: save it with shoal.save(network, folder)")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Network:
-        twin = Network.__new__(Network)
-        memo[id(self)] = twin
-        shared = {"opaque", "notes", "inputs", "_output_structure"}
-        state = {
-            key: value if key in shared else copy.deepcopy(value, memo)
-            for key, value in self.__getstate__().items()
-        }
-        twin.__setstate__(state)
+        memo[id(self)] = twin = Network.__new__(Network)
+        for key in ("opaque", "notes", "inputs", "_output_structure"):  # shared
+            memo[id(self.__dict__[key])] = self.__dict__[key]
+        twin.__setstate__(copy.deepcopy(self.__getstate__(), memo))
         return twin
 
 
@@ -343,11 +318,3 @@ def _named(what: str, name: str, known: Mapping[str, _T]) -> _T:
     if name not in known:
         raise unknown_name(what, name, known)
     return known[name]
-
-
-def _own_code(function: Callable[..., Any]) -> FunctionType:
-    """Return a copy of a function; its name is new, as torch.compile knows code by it too."""
-    assert isinstance(function, FunctionType)
-    name = f"{function.__name__}_{next(_numbers)}"
-    code = function.__code__.replace(co_name=name)
-    return FunctionType(code, function.__globals__, function.__name__)

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -22,58 +22,43 @@ from torch._ops import OpOverload
 from shoal.errors import ConfigError
 from shoal.network import contexts, modules
 
-__all__ = ["ATEN", "Op", "function_named", "name_of", "op_of", "register_op", "type_named"]
+__all__ = [
+    "ATEN", "Op", "function_named", "handles", "name_of", "op_of", "register_op", "type_named",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Op:
-    """What is known of an operator; one that is not in the table has the defaults.
+    """What is known of an operator; one that is not in the table has the defaults."""
 
-    Attributes:
-        name: what files call it; empty where it is not in the table.
-        arguments: of a type of module: the constructor's arguments, which are attributes too.
-        write: of a type of module: gives the constructor's arguments as JSON values, where they
-            are no attributes.
-        read: of a type of module: makes one from these arguments; None for the type itself.
-        weighted: it is a layer with weights: a convolution or a linear map.
-        depth: the argument, or attribute, that says how many layers with weights it is.
-        channels: where its output has the neurons: "second" or "last" dimension, "kept" where its
-            operand has them, "moved" by a transposition, "reshaped" where they may have moved.
-        pointwise: it acts on each entry alone, or on all alike.
-        linear: how it is linear in its first operand in eval mode: "nothing" where it passes it on;
-            another word that `merge.linear_ops` explains; or a function that gives an equal layer
-            with such a word, of the module or of a call's arguments by name.
-        addition: the sign of the second of two tensors that are added; 0.0 for what is no sum.
-        pool: "mean" over positions, or over a "window".
-        shape_only: it reads its operand's shape, type or place only.
-        in_place: its twin that ends in "_" may be replaced by it.
-        converts: it changes type or place.
-        mode_argument: the position of the argument that says whether it acts as in training.
-        dropout: of a random operation that training alone does: the type of module for a rank.
-        absorbed: rectifiers after which it changes nothing.
-        rectifier: recognises a call that is a rectifier; `network.rectifiers.rectifier` makes one.
-        layer: makes the layer that a call with parameters is (see `network.layers`).
-    """
-
-    name: str = ""
+    name: str = ""  # what files call it; empty where it is not in the table
+    # Of a type of module: the constructor's arguments, which are attributes too. Where they are
+    # not, `write` gives them as JSON values, and `read` makes a module of these.
     arguments: tuple[str, ...] = ()
     write: Callable[[Any], Mapping[str, Any]] | None = None
     read: Callable[..., nn.Module] | None = None
-    weighted: bool = False
-    depth: str = ""
+    weighted: bool = False  # it is a layer with weights: a convolution or a linear map
+    depth: str = ""  # the argument, or attribute, that says how many layers with weights it is
+    # Where its output has the neurons: "second" or "last" dimension, "kept" where its operand has
+    # them, "moved" by a transposition, "reshaped" where they may have moved.
     channels: str | None = None
-    pointwise: bool = False
+    pointwise: bool = False  # it acts on each entry alone, or on all alike
+    # How it is linear in its first operand in eval mode: "nothing" where it passes it on; another
+    # word that `merge.linear_ops` explains; or a function that gives an equal layer with such a
+    # word, of the module or of a call's arguments by name.
     linear: str | Callable[[Any], nn.Module] | None = None
-    addition: float = 0.0
-    pool: str | None = None
-    shape_only: bool = False
-    in_place: bool = False
-    converts: bool = False
-    mode_argument: int | None = None
+    addition: float = 0.0  # the sign of the second of two tensors that are added; 0 for no sum
+    pool: str | None = None  # "mean" over positions, or over a "window"
+    shape_only: bool = False  # it reads its operand's shape, type or place only
+    in_place: bool = False  # its twin that ends in "_" may be replaced by it
+    converts: bool = False  # it changes type or place
+    mode_argument: int | None = None  # which argument says whether it acts as in training
+    # Of a random operation that training alone does: the type of module for a rank.
     dropout: Callable[[int], type[nn.Module]] | None = None
-    absorbed: tuple[type[nn.Module], ...] = ()
+    absorbed: tuple[type[nn.Module], ...] = ()  # rectifiers after which it changes nothing
+    # Recognises a call that is a rectifier; `network.calls.rectifier` makes one.
     rectifier: Callable[..., Any] | None = None
-    layer: Callable[..., nn.Module | str] | None = None
+    layer: Callable[..., nn.Module | str] | None = None  # see `network.calls`
 
 
 ATEN = frozenset(Path(__file__).with_name("aten.txt").read_text(encoding="utf-8").split())
@@ -87,12 +72,15 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {}  # those outside ATen, by what fi
 _FUNCTION_NAMES: dict[Callable[..., Any], str] = {}
 
 
+_Handler = TypeVar("_Handler", bound=Callable[..., Any])
+
+
 def register_op(target: OpOverload | type[nn.Module], **properties: Any) -> None:
     """Add an operator to the table, or properties to one that is there.
 
     Args:
         target: an operation, such as `torch.ops.mylib.gate.default`, or a type of module.
-        **properties: attributes of `shoal.network.ops.Op`.
+        **properties: fields of `shoal.network.ops.Op`.
 
     Raises:
         ConfigError: there is no such property, or another type of module has that name.
@@ -120,6 +108,17 @@ def register_op(target: OpOverload | type[nn.Module], **properties: Any) -> None
     if _TYPES.setdefault(name, target) is not target:
         raise ConfigError(f"another type of module is called '{name}': give another name=")
     _row(target, properties)
+
+
+def handles(name: str, *ops: OpOverload) -> Callable[[_Handler], _Handler]:
+    """Make a function that property of operations, as a decorator."""
+
+    def bind(handler: _Handler) -> _Handler:
+        for op in ops:
+            register_op(op, **{name: handler})
+        return handler
+
+    return bind
 
 
 def _row(key: str | type[nn.Module], properties: Mapping[str, Any]) -> None:
@@ -184,12 +183,13 @@ def type_named(name: str) -> type[nn.Module] | None:
     return _TYPES.get(name)
 
 
+# ---------------------------------------------------------------------- functions
+
+
 def _name_function(name: str, function: Callable[..., Any]) -> None:
     _FUNCTIONS[name] = function
     _FUNCTION_NAMES[function] = name
 
-
-# ---------------------------------------------------------------------- functions
 
 for _name in (
     "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "neg", "pos", "eq", "ne", "lt", "le",
@@ -283,67 +283,59 @@ for _names, _dropout in (
 # ---------------------------------------------------------------------- types of module
 
 
-def _types(kinds: tuple[type[nn.Module], ...], arguments: str = "", **properties: Any) -> None:
+def _types(kinds: Iterable[type[nn.Module]], arguments: str = "", **properties: Any) -> None:
     for kind in kinds:
         register_op(kind, arguments=tuple(arguments.split()), **properties)
 
 
+def _ranks(name: str) -> list[type[nn.Module]]:
+    """Return the types of a layer for signals, images and volumes."""
+    return [getattr(nn, f"{name}{rank}d") for rank in (1, 2, 3)]
+
+
 _CONV = "in_channels out_channels kernel_size stride padding dilation groups bias padding_mode"
-_types((nn.Conv1d, nn.Conv2d, nn.Conv3d), _CONV, weighted=True, channels="second", linear="conv")
-_types(
-    (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
-    f"{_CONV} output_padding",
-    weighted=True,
-    channels="second",
-)
-_types(
-    (nn.Linear,), "in_features out_features bias", weighted=True, channels="last", linear="linear"
-)
+_LINEAR = "in_features out_features bias"
 _NORM = "num_features eps momentum affine track_running_stats"
+_LAYER: dict[str, Any] = {"weighted": True, "channels": "second"}
+_NOTHING: dict[str, Any] = {"pointwise": True, "linear": "nothing"}
+_types(_ranks("Conv"), _CONV, **_LAYER, linear="conv")
+_types(_ranks("ConvTranspose"), f"{_CONV} output_padding", **_LAYER)
+_types([nn.Linear], _LINEAR, weighted=True, channels="last", linear="linear")
 _types(
-    (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, modules.FrozenBatchNorm),
+    [*_ranks("BatchNorm"), nn.SyncBatchNorm, modules.FrozenBatchNorm],
     _NORM, channels="second", linear="norm",
 )  # fmt: skip
-_types((nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d), _NORM, channels="second")
-_types((nn.LayerNorm,), "normalized_shape eps elementwise_affine bias", channels="last")
-_types((nn.GroupNorm,), "num_groups num_channels eps affine", channels="second")
-_types((nn.Embedding,), "num_embeddings embedding_dim padding_idx", channels="last")
-_types(
-    (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout),
-    "p",
-    pointwise=True,
-    linear="nothing",
-)
-_types((modules.StochasticDepth,), "p per_sample rescale", pointwise=True, linear="nothing")
-_types((nn.Identity,), pointwise=True, linear="nothing")
-_types((modules.OnesChannel,))
-_types((modules.Attention,), "dropout")
+_types(_ranks("InstanceNorm"), _NORM, channels="second")
+_types([nn.LayerNorm], "normalized_shape eps elementwise_affine bias", channels="last")
+_types([nn.GroupNorm], "num_groups num_channels eps affine", channels="second")
+_types([nn.Embedding], "num_embeddings embedding_dim padding_idx", channels="last")
+_types([nn.Dropout, *_ranks("Dropout"), nn.AlphaDropout, nn.FeatureAlphaDropout], "p", **_NOTHING)
+_types([modules.StochasticDepth], "p per_sample rescale", **_NOTHING)
+_types([nn.Identity], **_NOTHING)
+_types([modules.OnesChannel])
+_types([modules.Attention], "dropout")
 
-_types((nn.ReLU,), absorbed=(nn.ReLU, nn.ReLU6))
-_types((nn.ReLU6,), absorbed=(nn.ReLU6,))
-_types((nn.SELU, nn.SiLU, nn.Hardswish, nn.Mish, modules.Maximum0))
-_types((nn.Hardtanh,), "min_val max_val")
-_types((nn.LeakyReLU,), "negative_slope")
-_types((nn.PReLU,), "num_parameters", channels="second")
-_types((nn.RReLU,), "lower upper")
-_types((nn.ELU, nn.CELU), "alpha")
-_types((nn.GELU,), "approximate")
-_types((nn.Softplus,), "beta threshold")
-_types((nn.Threshold,), "threshold value")
-_types((modules.Threshold0,), "high")
-_types((modules.Swish,), "beta")
+_types([nn.ReLU], absorbed=(nn.ReLU, nn.ReLU6))
+_types([nn.ReLU6], absorbed=(nn.ReLU6,))
+_types([nn.SELU, nn.SiLU, nn.Hardswish, nn.Mish, modules.Maximum0])
+_types([nn.Hardtanh], "min_val max_val")
+_types([nn.LeakyReLU], "negative_slope")
+_types([nn.PReLU], "num_parameters", channels="second")
+_types([nn.RReLU], "lower upper")
+_types([nn.ELU, nn.CELU], "alpha")
+_types([nn.GELU], "approximate")
+_types([nn.Softplus], "beta threshold")
+_types([nn.Threshold], "threshold value")
+_types([modules.Threshold0], "high")
+_types([modules.Swish], "beta")
 # The rectifier within is written as a module of its own.
-_types((modules.Blend,), read=lambda: modules.Blend(nn.Identity()), write=lambda module: {})
+_types([modules.Blend], read=lambda: modules.Blend(nn.Identity()), write=lambda module: {})
 for _kind in (nn.Bilinear, nn.RNNCellBase):  # inside what a graph calls as a whole
     _row(_kind, {"weighted": True})
 _row(nn.RNNBase, {"depth": "num_layers"})
 
 
-def _line(shape: list[int], channel_dim: int) -> nn.Module:
-    return modules.Line(torch.empty(shape), torch.empty(shape), channel_dim)
-
-
-def _by_mode(operation: str, index: int, in_eval: Any, in_training: Any) -> nn.Module:
+def _read_by_mode(operation: str, index: int, in_eval: Any, in_training: Any) -> nn.Module:
     function = function_named(operation)
     if not isinstance(function, OpOverload):
         raise ValueError(f"the operation '{operation}' is not known")
@@ -351,15 +343,17 @@ def _by_mode(operation: str, index: int, in_eval: Any, in_training: Any) -> nn.M
 
 
 _types(
-    (modules.Line,),
+    [modules.ByMode],
+    write=lambda by: {"operation": str(by.operation), "index": by.index,
+                      "in_eval": by.in_eval, "in_training": by.in_training},
+    read=_read_by_mode,
+)  # fmt: skip
+_types(
+    [modules.Line],
     write=lambda line: {"shape": list(line.slope.shape), "channel_dim": line.channel_dim},
-    read=_line,
+    read=lambda shape, channel_dim: modules.Line(
+        torch.empty(shape), torch.empty(shape), channel_dim
+    ),
     pointwise=True,
     linear="line",
 )
-_types(
-    (modules.ByMode,),
-    write=lambda by: {"operation": str(by.operation), "index": by.index,
-                      "in_eval": by.in_eval, "in_training": by.in_training},
-    read=_by_mode,
-)  # fmt: skip

@@ -13,21 +13,15 @@ __all__ = ["Operation", "Plan"]
 
 @dataclass(frozen=True)
 class Operation:
-    """One step of surgery.
+    """One step of surgery."""
 
-    Attributes:
-        kind: "linearize", "drop", "collapse" or "merge".
-        names: the sites or blocks it was done to.
-        options: what else replaying it needs; JSON values only.
-    """
-
-    kind: str
-    names: tuple[str, ...]
-    options: Mapping[str, Any] = field(default_factory=dict)
+    kind: str  # "linearize", "drop", "collapse" or "merge"
+    names: tuple[str, ...]  # the sites or blocks it was done to
+    options: Mapping[str, Any] = field(default_factory=dict)  # JSON values only
 
     def to_dict(self) -> dict[str, Any]:
         """Return the operation as JSON values."""
-        return {"kind": self.kind, "names": list(self.names), "options": dict(self.options)}
+        return {**vars(self), "names": list(self.names)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Operation:
@@ -40,18 +34,12 @@ class Operation:
 
 @dataclass
 class Plan:
-    """The operations done to a network, in order.
+    """The operations done to a network, in order."""
 
-    Attributes:
-        base: where the original model comes from ("torchvision:resnet18"), or None if the user
-            holds it.
-        fingerprint: a hash of the base model's architecture.
-        operations: what was done, oldest first.
-    """
-
+    # Where the original model comes from ("torchvision:resnet18"); None if the user holds it.
     base: str | None = None
-    fingerprint: str = ""
-    operations: list[Operation] = field(default_factory=list)
+    fingerprint: str = ""  # a hash of the base model's architecture
+    operations: list[Operation] = field(default_factory=list)  # oldest first
 
     def record(self, kind: str, names: tuple[str, ...], **options: Any) -> None:
         """Add an operation at the end."""
@@ -66,11 +54,7 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
-        return {
-            "base": self.base,
-            "fingerprint": self.fingerprint,
-            "operations": [op.to_dict() for op in self.operations],
-        }
+        return {**vars(self), "operations": [op.to_dict() for op in self.operations]}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Plan:

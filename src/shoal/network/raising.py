@@ -9,28 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
 from torch._ops import OpOverload
 
-from shoal.network import layers  # noqa: F401 (fills the operator table)
+from shoal.network.calls import Rectifier, recognize
+from shoal.network.contexts import CONTEXT_CALLS
 from shoal.network.exporting import Exported
+from shoal.network.flow import bound_arguments, makes_memory, module_path, shape_of, writes
 from shoal.network.modules import Attention, ByMode, SharedPReLU, StochasticDepth
-from shoal.network.nodes import (
-    bound_arguments,
-    is_impure,
-    lookup_tensor,
-    makes_memory,
-    module_path,
-    numbered,
-    shape_of,
-)
+from shoal.network.normalize import follow_inputs
 from shoal.network.ops import op_of
-from shoal.network.placement import Placement
-from shoal.network.rectifiers import Rectifier, recognize
-from shoal.network.skeleton import Skeleton
+from shoal.network.paths import Skeleton, is_taken, lookup_tensor, numbered
 from shoal.network.training_only import stochastic_depth
 
 __all__ = ["Opaque", "raise_graph"]
@@ -42,137 +34,113 @@ _TENSOR_NAMES = ("weight", "bias", "running_mean", "running_var")
 
 @dataclass(frozen=True)
 class Opaque:
-    """An operation that stays as captured; surgery does not cross it.
+    """An operation that stays as captured; surgery does not cross it."""
 
-    Attributes:
-        name: the node's name in the graph.
-        path: the path of the original module that called it.
-        op: the operation.
-        reason: why it could not be raised.
-    """
-
-    name: str
-    path: str
+    name: str  # the node's, in the graph
+    path: str  # of the original module that called it
     op: str
-    reason: str
+    reason: str  # why it could not be raised
 
 
 def raise_graph(
     exported: Exported, skeleton: Skeleton, kept: Mapping[fx.Node, fx.Node]
 ) -> tuple[fx.Graph, dict[str, tuple[str, str]], tuple[Opaque, ...]]:
-    """Build the graph of ordinary modules from an exported graph of out-of-place ATen calls.
+    """Build the graph of ordinary modules, which `skeleton` receives, from out-of-place ATen calls.
 
-    Args:
-        exported: the model as a graph of ATen calls, out of place.
-        skeleton: receives the layers.
-        kept: calls that had to stay in place, each with the maker of the memory it writes into.
-
-    Returns:
-        The new graph; each site's kind and the path of its caller, by name; what stayed opaque.
+    `kept` has the calls that had to stay in place, each with the maker of the memory it writes
+    into. Returns the new graph; each site's kind and the path of its caller; what stayed opaque.
     """
     raiser = _Raiser(exported, skeleton, kept)
-    raiser.run()
-    opaque = (raiser.opaque(node) for node in raiser.graph.nodes if "opaque" in node.meta)
-    return raiser.graph, raiser.sites, tuple(opaque)
+    for node in exported.graph.nodes:
+        if not _replaces_a_buffer(node):
+            raiser.new[node] = raiser.raised(node)
+    follow_inputs(raiser.graph)
+    raiser.graph.eliminate_dead_code(
+        lambda n: n.op in ("placeholder", "output") or n.target in CONTEXT_CALLS or writes(n)
+    )
+    raiser.graph.lint()
+    opaque = (raiser.opaque.get(node) for node in raiser.graph.nodes)
+    return raiser.graph, raiser.sites, tuple(filter(None, opaque))
 
 
 class _Raiser:
     def __init__(
         self, exported: Exported, skeleton: Skeleton, kept: Mapping[fx.Node, fx.Node]
     ) -> None:
-        self.exported = exported
+        self.tensors = exported.tensors
         self.skeleton = skeleton
         self.kept = kept
         self.graph = fx.Graph()
-        self.new: dict[fx.Node, fx.Node] = {}
+        self.new: dict[fx.Node, fx.Node] = {}  # by the exported node
         self.taken = set(skeleton.originals)
-        self.layer_at: dict[str, tuple[nn.Module, tuple[Any, ...]]] = {}
-        self.prelus: dict[int, nn.PReLU] = {}
+        self.options_at: dict[str, tuple[Any, ...]] = {}  # of the call whose layer is at a path
+        self.prelus: dict[int, nn.PReLU] = {}  # by the id of the weight
         self.sites: dict[str, tuple[str, str]] = {}
-        self.operation: dict[fx.Node, str] = {}
-        self.constants: dict[str, Tensor] = {}
-        self.placement = Placement(self.graph)
+        self.opaque: dict[fx.Node, Opaque] = {}
+        self.constants: dict[str, Tensor] = {}  # tensors that are no part of the model's state
 
-    # ------------------------------------------------------------------ the walk
-
-    def run(self) -> None:
-        for node in self.exported.graph.nodes:
-            if not _replaces_a_buffer(node):
-                self.new[node] = self._raise(node)
-        self.graph.eliminate_dead_code(is_impure_node=is_impure)
-        self.graph.lint()
-
-    def _raise(self, node: fx.Node) -> fx.Node:
-        if node.op == "call_function":
-            rectifier = None if node in self.kept else recognize(node, self._constant)
-            if rectifier is not None:
-                return self._raise_rectifier(node, rectifier)
-            op = op_of(node.target)
-            if op.layer is not None:
-                return self._raise_layer(node)
-            if op.dropout is not None:
-                return self._raise_dropout(node)
-            if node.target is stochastic_depth:
-                return self._raise_stochastic_depth(node)
-            if _mode_changes(node):
-                return self._raise_attention(node) if _is_attention(node) else self._by_mode(node)
-            return self._copy_call(node)
+    def raised(self, node: fx.Node) -> fx.Node:
+        """Return the node of the new graph that stands for one of the exported graph."""
         if node.op == "get_attr":
             return self._raise_attribute(node)
+        if node.op != "call_function":
+            return self._copy(node)
+        rectifier = None if node in self.kept else recognize(node, self.constants)
+        if rectifier is not None:
+            return self._raise_rectifier(node, rectifier)
+        op = op_of(node.target)
+        if op.layer is not None:
+            return self._raise_layer(node)
+        if op.dropout is not None:
+            return self._raise_dropout(node)
+        if node.target is stochastic_depth:
+            return self._raise_stochastic_depth(node)
+        if _mode_changes(node):
+            attention = node.target is aten.scaled_dot_product_attention.default
+            return self._raise_attention(node) if attention else self._by_mode(node)
+        return self._copy_call(node)
+
+    def _copy(self, node: fx.Node) -> fx.Node:
         copied = self.graph.node_copy(node, self.new.__getitem__)
-        copied.meta = self._meta(node)
-        if node.op == "placeholder":
-            self.placement.add_input(copied)
+        copied.meta = {"path": module_path(node), **shape_of(node)}
         return copied
 
-    def _meta(self, node: fx.Node) -> dict[str, Any]:
-        return {"path": module_path(node), **shape_of(node)}
-
-    def _call(self, node: fx.Node, target: str, *inputs: fx.Node) -> fx.Node:
-        args: Any = fx.node.map_arg(list(inputs), self.new.__getitem__)
-        call = self.graph.call_module(target, tuple(args))
-        call.meta = self._meta(node)
+    def _call(self, node: fx.Node, target: str, *args: Any, **kwargs: Any) -> fx.Node:
+        """Call the module at `target` for `node`; its arguments may hold exported nodes."""
+        given = fx.node.map_arg((args, kwargs), self.new.__getitem__)
+        call = self.graph.call_module(target, *given)
+        call.meta = {"path": module_path(node), **shape_of(node)}
         return call
 
     def _copy_call(self, node: fx.Node) -> fx.Node:
-        copied = self.graph.node_copy(node, self.new.__getitem__)
-        copied.meta = self._meta(node)
-        self.placement.free(copied)
-        target = node.target
+        copied, target = self._copy(node), node.target
         known = not isinstance(target, OpOverload) or target.namespace in ("aten", "prim")
         if node in self.kept and not makes_memory(self.kept[node]):
-            self._note(copied, "it writes into memory that is read elsewhere")
+            self._note(copied, node, "it writes into memory that is read elsewhere")
         elif not known and not op_of(target).name:
-            self._note(copied, "a custom operator")
+            self._note(copied, node, "a custom operator")
         elif isinstance(target, torch._ops.HigherOrderOperator):
-            self._note(copied, "control flow that depends on data")
+            self._note(copied, node, "control flow that depends on data")
         return copied
 
-    def _note(self, node: fx.Node, reason: str) -> None:
-        node.meta["opaque"] = reason
-        self.operation.setdefault(node, str(node.target))
-
-    def opaque(self, node: fx.Node) -> Opaque:
-        return Opaque(node.name, node.meta["path"], self.operation[node], str(node.meta["opaque"]))
+    def _note(self, new: fx.Node, node: fx.Node, reason: str) -> None:
+        new.meta["opaque"] = reason
+        self.opaque[new] = Opaque(new.name, new.meta["path"], str(node.target), reason)
 
     # ------------------------------------------------------------------ parameters and constants
 
     def _raise_attribute(self, node: fx.Node) -> fx.Node:
         path = str(node.target)
-        value = lookup_tensor(self.exported.tensors, path)
-        body = self.exported.tensors._modules.get(path)
+        value = lookup_tensor(self.tensors, path)
+        body = self.tensors._modules.get(path)
         if isinstance(body, fx.GraphModule):  # a branch of torch.cond, or a loop's body
             self.skeleton.put(path, body)
-        elif not self.skeleton.holds(path):
+        elif not is_taken(self.skeleton.root, path):
             self.constants[path] = value
             self.skeleton.constant(path, value)
         attribute = self.graph.create_node("get_attr", path)
         attribute.meta = {"path": path.rpartition(".")[0], **shape_of(node)}
         return attribute
-
-    def _constant(self, node: fx.Node) -> Tensor | None:
-        """Return the tensor of a `get_attr` node if it is no part of the model's state."""
-        return self.constants.get(str(node.target)) if node.op == "get_attr" else None
 
     # ------------------------------------------------------------------ layers
 
@@ -186,7 +154,7 @@ class _Raiser:
                 if value.op != "get_attr":
                     return self._leave(node, f"its {name} is computed in the forward pass")
                 tensors[name] = str(value.target)
-                arguments[name] = lookup_tensor(self.exported.tensors, tensors[name])
+                arguments[name] = lookup_tensor(self.tensors, tensors[name])
         if not tensors or not isinstance(source, fx.Node):
             return self._copy_call(node)  # a norm without parameters is an ordinary function
         path = self._owner(node, tensors)
@@ -198,22 +166,19 @@ class _Raiser:
         layer = make(arguments, self.skeleton.originals.get(path))
         if isinstance(layer, str):
             return self._leave(node, layer)
-        options = _options(node.target, arguments)
-        if path in self.layer_at:
-            if self.layer_at[path][1] != options:
-                return self._leave(node, "its module calls it with different options elsewhere")
-        else:
+        aside = {*_TENSOR_NAMES, "input", "indices"}
+        options = (node.target, *(str(v) for k, v in arguments.items() if k not in aside))
+        if self.options_at.get(path, options) != options:
+            return self._leave(node, "its module calls it with different options elsewhere")
+        if path not in self.options_at:
             self.skeleton.put(path, layer)
-            for alias, module in self.skeleton.originals.items():
-                if module is self.skeleton.originals[path]:
-                    self.layer_at[alias] = (layer, options)
+            self.options_at.update(dict.fromkeys(self.skeleton.aliases[path], options))
         return self._call(node, path, source)
 
     def _owner(self, node: fx.Node, tensors: Mapping[str, str]) -> str | None:
         """Return the path of the module that holds all `tensors` under their standard names."""
-        candidates = [module_path(node)]
-        candidates += [p.rpartition(".")[0] for p in tensors.values()]
-        wanted = {name: lookup_tensor(self.exported.tensors, p) for name, p in tensors.items()}
+        candidates = module_path(node), *(p.rpartition(".")[0] for p in tensors.values())
+        wanted = {name: lookup_tensor(self.tensors, p) for name, p in tensors.items()}
         for path in filter(None, candidates):
             module = self.skeleton.originals.get(path)
             if all(getattr(module, name, None) is v for name, v in wanted.items()):
@@ -222,7 +187,7 @@ class _Raiser:
 
     def _leave(self, node: fx.Node, reason: str) -> fx.Node:
         copied = self._by_mode(node) if _mode_changes(node) else self._copy_call(node)
-        self._note(copied, reason)
+        self._note(copied, node, reason)
         return copied
 
     def _by_mode(self, node: fx.Node) -> fx.Node:
@@ -232,71 +197,53 @@ class _Raiser:
         values = list(bound_arguments(node).values())
         layer = ByMode(target, index, values[index], node.meta["in_training"])
         name = self._add(module_path(node), layer, layer.name, own=False)
-        args: Any = fx.node.map_arg(values, self.new.__getitem__)
-        call = self.graph.call_module(name, tuple(args))
-        call.meta = self._meta(node)
-        self.operation[call] = str(node.target)
-        return call
+        return self._call(node, name, *values)
 
     # ------------------------------------------------------------------ sites
 
     def _raise_rectifier(self, node: fx.Node, rectifier: Rectifier) -> fx.Node:
-        path = module_path(node)
-        module, owner_path = rectifier.module, None
-        if rectifier.kind == "prelu":
-            module, owner_path = self._prelu(rectifier)
-            if module is None:
-                return self._leave(node, "its slope is computed in the forward pass")
-        assert module is not None
-        if owner_path is not None:
-            name = owner_path
-            self.layer_at[name] = (module, ())
-        else:
+        path, module, name = module_path(node), rectifier.module, None
+        if rectifier.weight is not None:
+            module, name = self._prelu(rectifier.weight)
+        if module is None:
+            return self._leave(node, "its slope is computed in the forward pass")
+        if name is None:
             name = self._add(path, module, rectifier.kind)
         self.sites[name] = rectifier.kind, path
         return self._call(node, name, rectifier.input)
 
-    def _prelu(self, rectifier: Rectifier) -> tuple[nn.Module | None, str | None]:
+    def _prelu(self, slope: fx.Node) -> tuple[nn.Module | None, str | None]:
         """Return the module for a PReLU call; and its path if the owner's own place is the site."""
-        assert rectifier.weight is not None
-        if rectifier.weight.op != "get_attr":
+        path, _, name = str(slope.target).rpartition(".")
+        if slope.op != "get_attr":
             return None, None
-        target = str(rectifier.weight.target)
-        weight = lookup_tensor(self.exported.tensors, target)
+        weight = lookup_tensor(self.tensors, str(slope.target))
         owner = self.prelus.get(id(weight))
         if owner is not None:
             return SharedPReLU(owner), None
-        path, _, name = target.rpartition(".")
         if name != "weight" or not path:
             return None, None
-        owner = nn.PReLU(weight.numel(), device="meta")
+        owner = self.prelus[id(weight)] = nn.PReLU(weight.numel(), device="meta")
         self.skeleton.put(path, owner)
-        self.prelus[id(weight)] = owner
+        self.options_at[path] = ()
         return owner, path
 
-    def _is_own_module(self, path: str) -> bool:
-        """Whether the module at `path` is there for the rectifier alone."""
-        module = self.skeleton.originals.get(path)
-        if module is None or not path:
-            return False
-        only_slope = all(isinstance(module, nn.PReLU) for _ in module.parameters())
-        return not module._modules and only_slope
-
     def _add(self, path: str, layer: nn.Module, op: str, *, own: bool = True) -> str:
-        """Put a layer at a free path for a call by the module at `path`, and return its path."""
-        name = self._free_name(path, op, own=own and self._is_own_module(path))
-        self.skeleton.put(name, layer)
-        return name
+        """Put a layer for a call by the module at `path` at a free path, and return that one.
 
-    def _free_name(self, path: str, op: str, *, own: bool) -> str:
-        """Return the module's path if it is there for this call, else an unused one beside it."""
-        base = path if own else f"{path}.{op}" if path else op
-        if own and base not in self.layer_at:
-            self.layer_at[base] = (nn.Identity(), ())
-            return base
-        model = self.skeleton.model
-        name = numbered(base, lambda n: n in self.taken or lookup_tensor(model, n) is not None)
-        self.taken.add(name)
+        It is the module's own path where it is there for this call alone.
+        """
+        module = self.skeleton.originals.get(path) if own and path else None
+        bare = module is not None and not (*module.children(), *module.parameters())
+        own = bare or isinstance(module, nn.PReLU)
+        name = path if own else f"{path}.{op}".lstrip(".")
+        if own and name not in self.options_at:
+            self.options_at[name] = ()
+        else:
+            model = self.skeleton.model
+            name = numbered(name, lambda n: n in self.taken or lookup_tensor(model, n) is not None)
+            self.taken.add(name)
+        self.skeleton.put(name, layer)
         return name
 
     # ------------------------------------------------------------------ what acts in training only
@@ -313,33 +260,21 @@ class _Raiser:
         return self._call(node, self._add(module_path(node), layer, "dropout"), source)
 
     def _raise_stochastic_depth(self, node: fx.Node) -> fx.Node:
-        values: tuple[Any, ...] = node.args
-        source, path, p, per_sample, rescale = values
+        source, path, p, per_sample, rescale = cast(tuple[Any, ...], node.args)
         layer = StochasticDepth(p, per_sample=per_sample, rescale=rescale)
         return self._call(node, self._add(path, layer, "stochastic_depth"), source)
 
     def _raise_attention(self, node: fx.Node) -> fx.Node:
         arguments = bound_arguments(node)
-        if arguments["dropout_p"]:
+        if arguments.pop("dropout_p"):
             return self._by_mode(node)
         layer = Attention(node.meta["in_training"])
+        tensors = [arguments.pop(key) for key in ("query", "key", "value")]
         name = self._add(module_path(node), layer, "attention")
-        call = self._call(node, name, arguments["query"], arguments["key"], arguments["value"])
-        rest: Any = {k: arguments[k] for k in ("attn_mask", "is_causal", "scale", "enable_gqa")}
-        call.kwargs = fx.node.map_arg(rest, self.new.__getitem__)
-        return call
+        return self._call(node, name, *tensors, **arguments)
 
 
 # ---------------------------------------------------------------------- helpers
-
-
-def _options(target: object, arguments: Mapping[str, Any]) -> tuple[Any, ...]:
-    tensors = {*_TENSOR_NAMES, "input", "indices"}
-    return (target, *(str(v) for k, v in arguments.items() if k not in tensors))
-
-
-def _is_attention(node: fx.Node) -> bool:
-    return node.target is aten.scaled_dot_product_attention.default
 
 
 def _mode_changes(node: fx.Node) -> bool:
@@ -358,6 +293,5 @@ def _replaces_a_buffer(node: fx.Node) -> bool:
     """
     if node.target is not aten.copy_.default:
         return False
-    operands: tuple[Any, ...] = node.args
-    buffer, value = operands[:2]
+    buffer, value = cast(tuple[Any, ...], node.args)[:2]
     return buffer.op == "get_attr" and shape_of(buffer).get("shape") != shape_of(value).get("shape")

@@ -1,4 +1,4 @@
-"""How far each tensor of a stretch sees into the tensor it starts from: kernel, stride, padding.
+"""How far each tensor of a stretch sees into the tensor it starts from, and the layer that would.
 
 Composing layers composes what one output position reads: with (K, S, P) so far, a convolution of
 kernel k, stride s, padding p and dilation d makes it (K + S·d·(k − 1), S·s, P + S·p), per axis.
@@ -6,6 +6,7 @@ kernel k, stride s, padding p and dilation d makes it (K + S·d·(k − 1), S·s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,29 +14,62 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from shoal.network.nodes import bound_arguments
+from shoal.network.flow import bound_arguments, known_of
 from shoal.network.ops import op_of
 
-__all__ = ["Reach", "is_passed", "reaches"]
+__all__ = ["MAX_COLUMNS", "LayerShape", "Reach", "conv_shape", "is_norm", "is_passed", "reaches"]
 
 aten = torch.ops.aten
 
 Pair = tuple[int, int]
 
+MAX_COLUMNS = 10_240
+"""The most columns a fit may have: its matrices then stay below 2 GiB."""
+
+_ROWS_PER_COLUMN = 8  # positions that pin the weights down well
+_FEWEST_ROWS = 32_768
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """The layer to fit: a convolution, or a linear layer where there is no kernel."""
+
+    in_channels: int  # of a linear layer, features in the last dimension
+    out_channels: int
+    kernel_size: tuple[int, ...] = ()  # per axis, as the following; () for a linear layer
+    stride: tuple[int, ...] = ()
+    padding: tuple[int, ...] = ()
+    dilation: tuple[int, ...] = ()
+
+    @property
+    def columns(self) -> int:
+        """Weights per output channel, the bias not counted."""
+        return self.in_channels * math.prod(self.kernel_size)
+
+    @property
+    def rows(self) -> int:
+        """Positions to fit on: enough that more would hardly change the weights."""
+        return max(_FEWEST_ROWS, _ROWS_PER_COLUMN * self.columns)
+
+    @property
+    def fit_bytes(self) -> int:
+        """The memory of the matrices while the data stream by."""
+        return 8 * self.columns * (self.columns + self.out_channels)
+
+    def make(self, **factory: Any) -> nn.Conv2d | nn.Linear:
+        """Return a new layer of this shape, with a bias; `factory` is its device and dtype."""
+        if not self.kernel_size:
+            return nn.Linear(self.in_channels, self.out_channels, **factory)
+        return nn.Conv2d(**vars(self), **factory)
+
 
 @dataclass(frozen=True)
 class Reach:
-    """What one position of a tensor reads of the start, per axis (height, width).
+    """What one position of a tensor reads of the start, per axis (height, width)."""
 
-    Attributes:
-        kernel: the extent of what it reads.
-        stride: how far apart neighbouring positions read.
-        padding: how far before the first position of the start the first one begins to read.
-    """
-
-    kernel: Pair = (1, 1)
-    stride: Pair = (1, 1)
-    padding: Pair = (0, 0)
+    kernel: Pair = (1, 1)  # the extent of what it reads
+    stride: Pair = (1, 1)  # how far apart neighbouring positions read
+    padding: Pair = (0, 0)  # how far before the start's first position the first one begins to read
 
     def then(self, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]) -> Reach:
         """Return the reach after a layer with this (dilated) kernel, stride and padding."""
@@ -47,15 +81,40 @@ class Reach:
         )
 
 
+def conv_shape(
+    start: fx.Node, end: fx.Node, reach: Reach, kernel: tuple[int, ...], dilation: tuple[int, ...]
+) -> LayerShape | None:
+    """Return the convolution of that kernel that is centred as the stretch is, if there is one."""
+    before, after = start.meta["shape"], end.meta["shape"]
+    if len(before) != 4 or len(after) != 4 or None in (*before[1:], *after[1:]):
+        return None
+    padding = []
+    for axis in range(2):
+        extent = dilation[axis] * (kernel[axis] - 1) + 1
+        twice = 2 * reach.padding[axis] - (reach.kernel[axis] - extent)
+        for pad in (twice // 2, -(-twice // 2)):
+            size = (before[2 + axis] + 2 * pad - extent) // reach.stride[axis] + 1
+            if pad >= 0 and size == after[2 + axis]:
+                padding.append(pad)
+                break
+        else:
+            return None
+    return LayerShape(before[1], after[1], kernel, reach.stride, tuple(padding), dilation)
+
+
 class _Unknown(Exception):
     """A node does something that has no reach."""
 
 
+def is_norm(node: fx.Node, root: nn.Module) -> bool:
+    """Whether a node calls a batch norm."""
+    module = root.get_submodule(str(node.target)) if node.op == "call_module" else None
+    return isinstance(module, nn.modules.batchnorm._BatchNorm)
+
+
 def is_passed(node: fx.Node, root: nn.Module, sites: Collection[str]) -> bool:
     """Whether a node acts on each entry alone and may be left behind a stretch's end."""
-    if node.op != "call_module":
-        return False
-    return node.target in sites or op_of(root.get_submodule(str(node.target))).pointwise
+    return node.op == "call_module" and (node.target in sites or known_of(node, root).pointwise)
 
 
 def reaches(
@@ -67,20 +126,16 @@ def reaches(
 ) -> dict[fx.Node, Reach | None] | None:
     """Return the reach of each node inside a stretch, or None if one is not understood.
 
-    Args:
-        start: the tensor the stretch starts from.
-        inside: its nodes in the order of the graph.
-        root: the network they belong to.
-        sites: the names of its sites.
-        kind: which layers with weights may occur, `nn.Conv2d` or `nn.Linear`.
-
-    Returns:
-        By node; None for what reads the whole image, as the gate of a squeeze-and-excitation.
+    The nodes are in the order of the graph; layers with weights may be of one `kind`, `nn.Conv2d`
+    or `nn.Linear`. What reads the whole image, as the gate of a squeeze-and-excitation, has None.
     """
     found: dict[fx.Node, Reach | None] = {start: Reach()}
     try:
         for node in inside:
-            found[node] = _reach(node, found, root, sites, kind)
+            sources = [found[n] for n in node.all_input_nodes if n in found]
+            if not sources or node.meta.get("opaque"):
+                return None
+            found[node] = _reach(node, sources, root, sites, kind)
     except _Unknown:
         return None
     return found
@@ -88,38 +143,24 @@ def reaches(
 
 def _reach(
     node: fx.Node,
-    known: dict[fx.Node, Reach | None],
+    sources: list[Reach | None],
     root: nn.Module,
     sites: Collection[str],
     kind: type[nn.Module],
 ) -> Reach | None:
-    sources = [known[n] for n in node.all_input_nodes if n in known]
-    if not sources or node.meta.get("opaque"):
-        raise _Unknown
     if node.op == "call_module":
         module = root.get_submodule(str(node.target))
         if isinstance(module, nn.Conv2d) and kind is nn.Conv2d:
             return _through_conv(sources[0], module)
-        if isinstance(module, kind) or is_passed(node, root, sites):
+        if isinstance(module, kind) or is_passed(node, root, sites) or is_norm(node, root):
             return sources[0]
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            return sources[0]
-        raise _Unknown
-    if node.op != "call_function":
-        raise _Unknown
-    if op_of(node.target).pointwise:
-        return _joined(sources)
-    if kind is nn.Conv2d:
+    elif node.op == "call_function" and op_of(node.target).pointwise:
+        local = [reach for reach in sources if reach is not None]
+        if len({reach.stride for reach in local}) <= 1:  # else the operands are not aligned
+            return max(local, key=lambda reach: reach.kernel, default=None)
+    elif node.op == "call_function" and kind is nn.Conv2d:
         return _through_function(node, sources[0])
     raise _Unknown
-
-
-def _joined(sources: Sequence[Reach | None]) -> Reach | None:
-    """Return the wider reach of two operands; they must be aligned."""
-    local = [reach for reach in sources if reach is not None]
-    if len({reach.stride for reach in local}) > 1:
-        raise _Unknown
-    return max(local, key=lambda reach: reach.kernel, default=None)
 
 
 def _through_conv(source: Reach | None, conv: nn.Conv2d) -> Reach | None:
@@ -136,26 +177,22 @@ def _through_conv(source: Reach | None, conv: nn.Conv2d) -> Reach | None:
 def _through_function(node: fx.Node, source: Reach | None) -> Reach | None:
     op = op_of(node.target)
     if op.pool == "mean":
-        if node.target is aten.mean.dim and not _over_positions(node):
+        dims: Any = node.args[1] if node.target is aten.mean.dim else (2, 3)
+        if not isinstance(dims, (list, tuple)) or {d % 4 for d in dims} != {2, 3}:
             raise _Unknown
         return None
     if source is None:
         raise _Unknown
     if node.target is aten.slice.Tensor:
         return _through_slice(node, source)
-    arguments = bound_arguments(node) if op.pool or op.linear == "pad" else {}
     if op.pool == "window":
+        arguments = bound_arguments(node)
         kernel = _pair(arguments["kernel_size"])
         stride = _pair(arguments["stride"] or kernel)
         return source.then(kernel, stride, _pair(arguments["padding"]))
     if op.linear == "pad":
-        return _through_pad(arguments, source)
+        return _through_pad(bound_arguments(node), source)
     raise _Unknown
-
-
-def _over_positions(node: fx.Node) -> bool:
-    dims: Any = node.args[1]
-    return isinstance(dims, (list, tuple)) and {d % 4 for d in dims} == {2, 3}
 
 
 def _through_slice(node: fx.Node, source: Reach) -> Reach:
@@ -167,21 +204,19 @@ def _through_slice(node: fx.Node, source: Reach) -> Reach:
         return source  # x[:]
     if dim not in (2, 3) or not isinstance(first, int) or first < 0:
         raise _Unknown
-    axis = dim - 2
     stride, padding = list(source.stride), list(source.padding)
-    padding[axis] -= stride[axis] * first
-    stride[axis] *= step
+    padding[dim - 2] -= stride[dim - 2] * first
+    stride[dim - 2] *= step
     return Reach(source.kernel, _pair(stride), _pair(padding))
 
 
 def _through_pad(arguments: dict[str, Any], source: Reach) -> Reach:
     """Follow zeros put around the image or beside its channels."""
     pads = list(arguments["pad"])
-    if arguments.get("mode", "constant") != "constant" or arguments.get("value") not in (None, 0):
+    zeros = arguments.get("mode", "constant") == "constant" and not arguments.get("value")
+    if not zeros or not all(isinstance(n, int) and n >= 0 for n in pads):
         raise _Unknown
-    if not all(isinstance(n, int) and n >= 0 for n in pads):
-        raise _Unknown
-    left, top = (pads[i] if len(pads) > i else 0 for i in (0, 2))
+    left, _, top = (*pads, 0, 0, 0)[:3]
     return source.then((1, 1), (1, 1), (top, left))
 
 

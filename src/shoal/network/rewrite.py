@@ -1,19 +1,22 @@
-"""Change a captured graph: put layers in the place of a stretch."""
+"""Change a captured graph: put layers in a stretch's place, take out what nothing uses any more."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import fx, nn
 
-from shoal.network.flow import reads_shape, upstream
-from shoal.network.modules import OnesChannel
+from shoal.network.flow import makes_memory, reads_shape, upstream, writes
+from shoal.network.modules import OnesChannel, SharedPReLU
 from shoal.network.network import Network
-from shoal.network.nodes import numbered, tables_of
+from shoal.network.paths import container_at, is_taken, numbered, owner_of
 
-__all__ = ["between", "free_path", "is_closed", "put_module_", "replace_stretch_"]
+__all__ = [
+    "between", "free_path", "hand_over", "is_closed", "put_module_", "remove_dead_",
+    "replace_stretch_", "used_paths",
+]  # fmt: skip
 
 
 def between(start: fx.Node, end: fx.Node) -> set[fx.Node]:
@@ -35,53 +38,23 @@ def _stays(user: fx.Node, inside: set[fx.Node]) -> bool:
     return reads_shape(user) and all(_stays(later, inside) for later in user.users)
 
 
+# ---------------------------------------------------------------------- putting in
+
+
 def free_path(network: Network, path: str) -> str:
     """Return `path`, or the first of path_1, path_2, … that names nothing yet."""
-    return numbered(path, lambda name: _taken(network, name))
-
-
-def _taken(network: Network, path: str) -> bool:
-    parent, _, name = path.rpartition(".")
-    try:
-        module = network.get_submodule(parent) if parent else network._root
-    except AttributeError:
-        return False
-    return any(name in table for table in tables_of(module))
+    return numbered(path, lambda name: is_taken(network._root, name))
 
 
 def put_module_(network: Network, path: str, module: nn.Module) -> None:
     """Put a module at `path`, in the place of what is there or making the containers on the way."""
-    parent: nn.Module = network._root
-    *containers, name = path.split(".")
-    for part in containers:
-        child = parent._modules.get(part)
-        if child is None:
-            child = parent._modules[part] = nn.Module()
-        parent = child
-    old = parent._modules.get(name)
+    parent, _, name = path.rpartition(".")
+    siblings = container_at(network._root, parent)._modules
+    old = siblings.get(name)
     if old is not None:  # modules may live below a layer, as an activation below its norm
         module._modules.update(old._modules)
-    parent._modules[name] = module
+    siblings[name] = module
     network.changed()
-
-
-def _output_shape(layer: nn.Module, shape: Sequence[int | None]) -> tuple[int | None, ...]:
-    """Return the shape that a layer gives for one; sizes that are not known stay so."""
-    batch, *rest = shape
-    if isinstance(layer, nn.Linear):
-        return (batch, *rest[:-1], layer.out_features)
-    if isinstance(layer, OnesChannel):
-        return (batch, None if rest[0] is None else rest[0] + 1, *rest[1:])
-    if not isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
-        return (batch, *rest)
-    sizes: list[int | None] = []
-    for axis, size in enumerate(rest[1:]):
-        reach = layer.dilation[axis] * (layer.kernel_size[axis] - 1) + 1
-        padding = layer.padding[axis] if not isinstance(layer.padding, str) else 0
-        assert isinstance(padding, int)
-        known = None if size is None else (size + 2 * padding - reach) // layer.stride[axis] + 1
-        sizes.append(known)
-    return (batch, layer.out_channels, *sizes)
 
 
 def replace_stretch_(
@@ -92,17 +65,10 @@ def replace_stretch_(
     *,
     flatten: str | None = None,
 ) -> fx.Node:
-    """Compute `end` from `start` by layers in a row; dead nodes stay until `remove_dead_`.
+    """Compute `end` from `start` by layers in a row; return the node that now gives the tensor.
 
-    Args:
-        network: changed in place, not compiled.
-        start: the tensor that is read.
-        end: the tensor that is replaced for all who read it.
-        layers: paths and modules, in order; none hands `start` on as it is.
-        flatten: "before" or "after" the layers, to [N, features]; None for not at all.
-
-    Returns:
-        The node that now gives the tensor.
+    Dead nodes stay until `remove_dead_`, which also compiles. The layers are paths and modules in
+    order, of which none hands `start` on as it is; `flatten` to [N, features] "before" or "after".
     """
     graph = network.graph
     node, last = start, end
@@ -131,3 +97,134 @@ def replace_stretch_(
             node = flattened(node)
     end.replace_all_uses_with(node)
     return node
+
+
+def _output_shape(layer: nn.Module, shape: Sequence[int | None]) -> tuple[int | None, ...]:
+    """Return the shape that a layer gives for one; sizes that are not known stay so."""
+    batch, *rest = shape
+    if isinstance(layer, nn.Linear):
+        return (batch, *rest[:-1], layer.out_features)
+    if isinstance(layer, OnesChannel):
+        return (batch, None if rest[0] is None else rest[0] + 1, *rest[1:])
+    if not isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        return (batch, *rest)
+    sizes: list[int | None] = []
+    for axis, size in enumerate(rest[1:]):
+        extent = layer.dilation[axis] * (layer.kernel_size[axis] - 1) + 1
+        padding = 0 if isinstance(layer.padding, str) else int(layer.padding[axis])
+        known = None if size is None else (size + 2 * padding - extent) // layer.stride[axis] + 1
+        sizes.append(known)
+    return (batch, layer.out_channels, *sizes)
+
+
+# ---------------------------------------------------------------------- taking out
+
+
+def remove_dead_(network: Network, used_before: set[str] | None = None) -> None:
+    """Remove nodes that no output needs, and the modules and tensors that only they used.
+
+    Containers that are left without anything in use go with them. What the model held without
+    using it from the beginning stays. The forward pass is compiled again. `used_before` is what
+    `used_paths` gave before the change, where nodes were erased since.
+    """
+    graph = network.graph
+    before = used_paths(graph.nodes) | (used_before or set())
+    live = _live(graph)
+    for node in reversed(graph.nodes):
+        if node not in live:
+            graph.erase_node(node)
+    after = used_paths(graph.nodes)
+    gone = before - after
+    above = {path[:i] for path in gone for i, sign in enumerate(path) if sign == "."}
+    gone |= {path for path in above if not _in_use(path, after)}
+    for path in sorted(gone, reverse=True):
+        _remove(network, path, after)
+    names = {node.name for node in graph.nodes}
+    records = {name: r for name, r in network._site_records.items() if name in after}
+    opaque = tuple(record for record in network.opaque if record.name in names)
+    network._keep(_site_records=records, opaque=opaque)
+    network.recompile()
+
+
+def used_paths(nodes: Iterable[fx.Node]) -> set[str]:
+    """Return the paths of the modules and tensors that nodes use."""
+    return {str(node.target) for node in nodes if node.op in ("call_module", "get_attr")}
+
+
+def _live(graph: fx.Graph) -> set[fx.Node]:
+    """Return the nodes that the output needs, and the inputs.
+
+    A call that writes into memory is needed if the memory is: it is not the graph's own (a
+    buffer's, an input's), or a needed node reads it.
+    """
+    written: dict[fx.Node, list[fx.Node]] = {}
+    waiting = [node for node in graph.nodes if node.op in ("placeholder", "output")]
+    for node in filter(writes, graph.nodes):
+        maker = _maker(node)
+        written.setdefault(maker, []).append(node)
+        if not makes_memory(maker):
+            waiting.append(node)
+    live: set[fx.Node] = set()
+    while waiting:
+        node = waiting.pop()
+        if node not in live:
+            live.add(node)
+            waiting += [*node.all_input_nodes, *written.get(node, ())]
+    return live
+
+
+def _maker(node: fx.Node) -> fx.Node:
+    """Return the node whose memory a call writes into, looking through views."""
+    while node.op == "call_function" and not makes_memory(node):
+        source = node.args[0] if node.args else None
+        if not isinstance(source, fx.Node):
+            break
+        node = source
+    return node
+
+
+def _remove(network: Network, path: str, used: set[str]) -> None:
+    """Remove a tensor, or a module wherever it is registered; what is in use below it stays."""
+    owner, name = owner_of(network._root, path), path.rpartition(".")[2]
+    module = None if owner is None else owner._modules.get(name)
+    if owner is not None and module is None:
+        owner._parameters.pop(name, None)
+        owner._buffers.pop(name, None)
+        owner._non_persistent_buffers_set.discard(name)
+    if module is None:
+        return
+    heir = nn.Module().train(module.training) if _in_use(path, used) else None
+    if heir is not None:
+        heir._modules = module._modules
+    for part in [module] if heir is not None else list(module.modules()):
+        hand_over(network, part)
+    for alias, child in list(network.named_modules(remove_duplicate=False)):
+        owner, name = owner_of(network._root, alias), alias.rpartition(".")[2]
+        if child is not module or alias in used or owner is None:
+            continue
+        if heir is None:
+            owner._modules.pop(name, None)
+        else:
+            owner._modules[name] = heir
+
+
+def _in_use(path: str, used: set[str]) -> bool:
+    return path in used or any(other.startswith(f"{path}.") for other in used)
+
+
+def hand_over(network: Network, old: nn.Module) -> None:
+    """Let another call of a shared PReLU own its weight before the owner goes."""
+    if not isinstance(old, nn.PReLU):
+        return
+    sharers = [
+        name
+        for name, module in network.named_modules()
+        if isinstance(module, SharedPReLU) and module.owner is old
+    ]
+    if not sharers:
+        return
+    heir = nn.PReLU(old.num_parameters, device="meta").train(old.training)
+    heir.weight = old.weight
+    network.replace_module(sharers[0], heir)
+    for name in sharers[1:]:
+        network.replace_module(name, SharedPReLU(heir))

@@ -6,7 +6,7 @@ entropy pass among them) uses plain hooks. What an addition reads and gives, onl
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -20,45 +20,28 @@ from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
 from shoal.network.contexts import CONTEXT_CALLS, restored_on_error
+from shoal.network.flow import writes
 from shoal.network.network import Network
-from shoal.network.nodes import writes
 
 __all__ = ["Runner", "Tap", "listen"]
 
 
 @dataclass(frozen=True)
 class Tap:
-    """Something to listen to while a network runs.
-
-    Attributes:
-        after: the node after which `hear` is called.
-        reads: the nodes whose values it is called with; none comes later than `after`.
-        hear: called with these values, in this order.
-    """
+    """Something to listen to while a network runs: `hear` is called after a node has run."""
 
     after: fx.Node
-    reads: tuple[fx.Node, ...]
+    reads: tuple[fx.Node, ...]  # whose values it is called with; none comes later than `after`
     hear: Callable[..., None]
 
 
 class Runner(fx.Interpreter):
     """Runs a network's graph, or the part of it that some nodes' values decide, node by node.
 
+    With `start`, the values of these nodes are given, and only what they reach runs. Nothing after
+    the last of `stop` (the output, if None) runs. Their values are returned, and those of `keep`.
     A value is freed after its last use. Contexts of the graph (autocast, no gradients) are entered
-    and left in a part as they are in the whole.
-
-    Args:
-        network: must not be changed while this is used.
-        start: nodes whose values are given in the place of computed ones: only what they reach
-            runs. None runs the whole.
-        stop: the nodes whose values are wanted: nothing after the last of them runs. None for the
-            output.
-        keep: further nodes whose values are kept.
-        taps: what to listen to.
-
-    Attributes:
-        end: the output node of the graph.
-        reads: nodes whose values a part needs, besides those it starts from.
+    and left in a part as they are in the whole. The network must not be changed meanwhile.
     """
 
     def __init__(
@@ -74,15 +57,16 @@ class Runner(fx.Interpreter):
         self.extra_traceback = False
         self.network = network
         nodes = list(network.graph.nodes)
-        self.end = nodes[-1]
+        self.end = nodes[-1]  # the output
         self.start = frozenset(start or ())
         wanted = {self.end} if stop is None else set(stop)
         part = _part(nodes, None if start is None else self.start, wanted)
+        # Nodes whose values the part needs, besides those it starts from.
         self.reads = {n for node in part for n in node.all_input_nodes} - set(part) - self.start
         self._part = frozenset(part)
-        self._taps: dict[fx.Node, list[Tap]] = {}
+        self._taps = defaultdict(list)
         for tap in taps:
-            self._taps.setdefault(tap.after, []).append(tap)
+            self._taps[tap.after].append(tap)
         # What the loop of `fx.Interpreter` goes by: the nodes, and what to free after each.
         self.graph: Any = SimpleNamespace(nodes=part)
         self.garbage_collect_values = True
@@ -93,10 +77,8 @@ class Runner(fx.Interpreter):
     ) -> dict[fx.Node, Any]:
         """Run, and return the values that are wanted or kept.
 
-        Args:
-            leaves: the inputs of a whole run, in the order of the graph.
-            given: of a partial run: the values at the nodes it starts from and at those it
-                reads; others are handed back.
+        A whole run takes the inputs, in the order of the graph; a partial one what is `given`: the
+        values at the nodes it starts from and at those it reads. Others are handed back.
         """
         env = {node: value for node, value in (given or {}).items() if node not in self._part}
         device = self.network._context
@@ -127,21 +109,17 @@ def _part(
     nodes: list[fx.Node], start: Collection[fx.Node] | None, stop: Collection[fx.Node]
 ) -> list[fx.Node]:
     """Return the nodes to run, in the order of the graph."""
-    order = {node: i for i, node in enumerate(nodes)}
-    last = max(order[node] for node in stop)
-    part = set(nodes)
+    last = max(map(nodes.index, stop))
+    part = set(nodes[: last + 1])
     if start is not None:
         reached = set(start)
         for node in nodes:
-            if any(source in reached for source in node.all_input_nodes):
+            if not reached.isdisjoint(node.all_input_nodes):
                 reached.add(node)
-        if any(writes(node) for node in reached):
-            # Memory that is written into has to be made again, so everything runs again.
-            part = {node for node in nodes if node.op != "placeholder"}
-        else:
-            part = reached
+        # Memory that is written into has to be made again, so everything runs again.
+        again = any(map(writes, reached))
+        part &= {node for node in nodes if node.op != "placeholder"} if again else reached
         part -= set(start)
-    part = {node for node in part if order[node] <= last}
     return [node for node in nodes if node in part or node.target in CONTEXT_CALLS]
 
 
@@ -152,13 +130,11 @@ def _last_uses(
     last = {node: node for node in part}
     for node in part:
         heard = (source for tap in taps.get(node, ()) for source in tap.reads)
-        for source in (*node.all_input_nodes, *heard):
-            if source in last:
-                last[source] = node
-    free: dict[fx.Node, list[fx.Node]] = {}
+        last.update((source, node) for source in (*node.all_input_nodes, *heard) if source in last)
+    free = defaultdict(list)
     for source, user in last.items():
         if source not in keep:
-            free.setdefault(user, []).append(source)
+            free[user].append(source)
     return free
 
 

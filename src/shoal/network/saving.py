@@ -1,14 +1,16 @@
 """A network as data: its graph as JSON in terms of the operator table, beside its tensors.
 
-A saved folder holds `network.json` and `model.safetensors`. Reading it needs nothing else: neither
-the model's source nor its library. It calls nothing that the operator table does not hold.
+Reading a saved folder needs nothing else: neither the model's source nor its library. It calls
+nothing that the operator table does not hold.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections import OrderedDict, namedtuple
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +18,18 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from shoal.errors import CheckpointError, PlanError
 from shoal.files import readable_errors, replace_folder
-from shoal.network.described import DTYPES, Reader, Writer
+from shoal.network.described import DTYPES, Reader, Writer, describe_nodes, plain_name, read_nodes
 from shoal.network.network import InputSpec, Network, TensorSpec
 from shoal.network.plan import Plan
 from shoal.network.raising import Opaque
-from shoal.network.tree import tree_from_json, tree_to_json
 
 __all__ = [
-    "NETWORK_FILE", "WEIGHTS_FILE", "file_hash", "is_saved", "read_description", "read_network",
-    "read_weights", "save", "state_hash", "write_network",
+    "NETWORK_FILE", "WEIGHTS_FILE", "Fields", "is_saved", "read_description", "read_network",
+    "read_weights", "save", "state_hash", "tree_from_json", "tree_to_json", "write_network",
 ]  # fmt: skip
 
 FORMAT = 2
@@ -36,14 +38,9 @@ WEIGHTS_FILE = "model.safetensors"
 
 
 def save(network: Network, folder: str | Path) -> Path:
-    """Save a network into a folder, replacing what an earlier save left there.
+    """Save a network into a folder, replacing what an earlier save left there; return the folder.
 
-    Args:
-        network: the network; it is left as it is.
-        folder: made if needed. It receives `network.json` and `model.safetensors`.
-
-    Returns:
-        The folder.
+    It is made if needed, and receives `network.json` and `model.safetensors`.
 
     Raises:
         FileError: the folder cannot be written, or the disk is full.
@@ -75,14 +72,10 @@ def is_saved(folder: Path) -> bool:
 
 
 def write_network(network: Network, folder: Path) -> None:
-    """Write a network into an existing folder, which the caller makes final.
-
-    Raises:
-        PlanError: it holds an operator that is not registered.
-    """
+    """Write a network into an existing folder, which the caller makes final; see `save`."""
     writer = Writer()
     modules = writer.modules(network)
-    nodes = writer.nodes(network.graph)
+    nodes = describe_nodes(network.graph)
     weights = folder / WEIGHTS_FILE
     save_file(writer.tensors, weights)
     description = {
@@ -96,7 +89,7 @@ def write_network(network: Network, folder: Path) -> None:
         "notes": list(network.notes),
         "plan": network.plan.to_dict(),
         "meta": network.meta,
-        "weights_sha256": file_hash(weights),
+        "weights_sha256": _file_hash(weights),
     }
     (folder / NETWORK_FILE).write_text(_one_entry_a_line(description), encoding="utf-8")
 
@@ -112,8 +105,20 @@ def read_network(folder: Path) -> Network:
     path = folder / NETWORK_FILE
     description = read_description(path, FORMAT)
     tensors = read_weights(folder, description)
+    network = Network()
     try:
-        network = _network(description, tensors)
+        Reader(network, tensors).modules(description["modules"])
+        network._keep(
+            graph=read_nodes(description["nodes"]),
+            plan=Plan.from_dict(description["plan"]),
+            opaque=tuple(Opaque(*map(str, record)) for record in description["opaque"]),
+            notes=tuple(map(str, description["notes"])),
+            meta=dict(description["meta"]),
+            inputs=_read_inputs(description["inputs"]),
+            _output_structure=tree_from_json(description["outputs"]),
+            _site_records={k: (str(kind), str(p)) for k, (kind, p) in description["sites"].items()},
+        )
+        network.recompile()
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise PlanError(f"'{path}' is damaged: {type(error).__name__}: {reason}") from error
@@ -121,11 +126,7 @@ def read_network(folder: Path) -> Network:
 
 
 def read_description(path: Path, format: int) -> dict[str, Any]:
-    """Return the JSON object in a file that states its format.
-
-    Raises:
-        PlanError: there is no such file, it is damaged, or of a later format than `format`.
-    """
+    """Return the JSON object in a file that states its format, which is at most `format`."""
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError, OSError) as error:
@@ -150,44 +151,15 @@ def state_hash(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def file_hash(path: Path) -> str:
-    """Return a file's SHA-256."""
+def _file_hash(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-# ---------------------------------------------------------------------- parts
-
-
-def _network(description: Mapping[str, Any], tensors: dict[str, Tensor]) -> Network:
-    network = Network()
-    reader = Reader(network, tensors)
-    reader.modules(description["modules"])
-    inputs = description["inputs"]
-    network._keep(
-        graph=reader.nodes(description["nodes"]),
-        plan=Plan.from_dict(description["plan"]),
-        opaque=tuple(Opaque(*map(str, record)) for record in description["opaque"]),
-        notes=tuple(map(str, description["notes"])),
-        meta=dict(description["meta"]),
-        inputs=InputSpec(
-            tree_from_json(inputs["structure"]),
-            tuple(map(str, inputs["keywords"])),
-            tuple(map(str, inputs["parameters"])),
-            tuple(_leaf(leaf) for leaf in inputs["leaves"]),
-            None if inputs["weights"] is None else DTYPES[inputs["weights"]],
-        ),
-        _output_structure=tree_from_json(description["outputs"]),
-        _site_records={k: (str(kind), str(p)) for k, (kind, p) in description["sites"].items()},
-    )
-    network.recompile()
-    return network
 
 
 def _describe_inputs(inputs: InputSpec) -> dict[str, Any]:
     def described(leaf: Any) -> dict[str, Any]:
         if isinstance(leaf, TensorSpec):
-            return {"shape": list(leaf.shape), "dtype": _dtype_name(leaf.dtype)}
+            return {"shape": list(leaf.shape), "dtype": plain_name(leaf.dtype)}
         if leaf is None or isinstance(leaf, (bool, int, float, str)):
             return {"value": leaf}
         raise PlanError(f"an input of the type {type(leaf).__name__} cannot be written")
@@ -197,18 +169,23 @@ def _describe_inputs(inputs: InputSpec) -> dict[str, Any]:
         "keywords": list(inputs.keywords),
         "parameters": list(inputs.parameters),
         "leaves": [described(leaf) for leaf in inputs.leaves],
-        "weights": None if inputs.weights is None else _dtype_name(inputs.weights),
+        "weights": None if inputs.weights is None else plain_name(inputs.weights),
     }
 
 
-def _leaf(data: Mapping[str, Any]) -> Any:
-    if "value" in data:
-        return data["value"]
-    return TensorSpec(tuple(map(int, data["shape"])), DTYPES[data["dtype"]])
+def _read_inputs(data: Mapping[str, Any]) -> InputSpec:
+    def leaf(data: Mapping[str, Any]) -> Any:
+        if "value" in data:
+            return data["value"]
+        return TensorSpec(tuple(map(int, data["shape"])), DTYPES[data["dtype"]])
 
-
-def _dtype_name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+    return InputSpec(
+        tree_from_json(data["structure"]),
+        tuple(map(str, data["keywords"])),
+        tuple(map(str, data["parameters"])),
+        tuple(map(leaf, data["leaves"])),
+        None if data["weights"] is None else DTYPES[data["weights"]],
+    )
 
 
 def read_weights(folder: Path, description: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -216,7 +193,7 @@ def read_weights(folder: Path, description: Mapping[str, Any]) -> dict[str, Tens
     path = folder / WEIGHTS_FILE
     if not path.exists():
         raise CheckpointError(f"'{path}' is missing: copy the whole folder, not a part of it")
-    if file_hash(path) != description.get("weights_sha256"):
+    if _file_hash(path) != description.get("weights_sha256"):
         raise CheckpointError(
             f"'{path}' is damaged or was changed: its checksum is not the one it was saved with"
         )
@@ -233,14 +210,116 @@ def _one_entry_a_line(description: Mapping[str, Any]) -> str:
     def text(value: Any) -> str:
         return json.dumps(value, allow_nan=False, ensure_ascii=False)
 
-    parts = []
-    for key, value in description.items():
-        if value and key == "nodes":
-            lines = ",\n".join(f"  {text(entry)}" for entry in value)
-            parts.append(f'"{key}": [\n{lines}\n]')
-        elif value and key in ("modules", "sites"):
-            lines = ",\n".join(f"  {text(name)}: {text(entry)}" for name, entry in value.items())
-            parts.append(f'"{key}": {{\n{lines}\n}}')
-        else:
-            parts.append(f'"{key}": {text(value)}')
+    def entry(key: str, value: Any) -> str:
+        if not value or key not in ("nodes", "modules", "sites"):
+            return text(value)
+        if isinstance(value, list):
+            return "[\n" + ",\n".join(f"  {text(child)}" for child in value) + "\n]"
+        children = (f"  {text(name)}: {text(child)}" for name, child in value.items())
+        return "{\n" + ",\n".join(children) + "\n}"
+
+    parts = (f'"{key}": {entry(key, value)}' for key, value in description.items())
     return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+# ---------------------------------------------------------------------- inputs and outputs
+
+# PyTorch's own form of their structure names types that reading would import. Here a tuple, list or
+# dictionary comes back as itself, a named tuple as one of the same fields, and any other type with
+# fields (a dataclass, a `ModelOutput` of transformers) as `Fields`, which is used like it.
+_KINDS: dict[str, Any] = {"tuple": tuple, "list": list, "dict": dict, "OrderedDict": OrderedDict}
+
+
+class Fields(dict[str, Any]):
+    """Values by name, which are attributes too and have an order, like a `ModelOutput`.
+
+    The fields named by `empty` are None.
+    """
+
+    def __init__(self, values: Any = (), empty: Iterable[str] = ()) -> None:
+        super().__init__(values)
+        self.__dict__["_empty"] = list(empty)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self:
+            return self[name]
+        if name in self.__dict__.get("_empty", ()):
+            return None
+        raise AttributeError(f"there is no field '{name}', only {', '.join(self)}")
+
+    def __getitem__(self, key: Any) -> Any:
+        return super().__getitem__(key) if isinstance(key, str) else self.to_tuple()[key]
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        """Return the values that are not None, in order."""
+        return tuple(self.values())
+
+
+pytree.register_pytree_node(
+    Fields,
+    lambda fields: (list(fields.values()), [list(fields), fields.__dict__["_empty"]]),
+    lambda values, context: Fields(zip(context[0], values, strict=True), context[1]),
+    serialized_type_name="shoal.Fields",
+)
+
+
+def tree_to_json(structure: pytree.TreeSpec) -> Any:
+    """Return a structure as JSON values; a number stands for each leaf."""
+    leaves = [torch.empty(0) for _ in range(structure.num_leaves)]
+    numbers = {id(leaf): number for number, leaf in enumerate(leaves)}
+
+    def named(items: Iterable[tuple[str, Any]]) -> list[Any]:
+        return [[name, written(value)] for name, value in items]
+
+    def written(value: Any) -> Any:
+        kind = type(value)
+        if id(value) in numbers:
+            return numbers[id(value)]
+        if kind in (tuple, list):
+            return {kind.__name__: [written(child) for child in value]}
+        if kind in (dict, OrderedDict):
+            if not all(isinstance(key, (str, int)) for key in value):
+                raise PlanError("a dictionary with keys that are no text cannot be written")
+            return {kind.__name__: named(value.items())}
+        names: Any = getattr(value, "_fields", None) or getattr(kind, "__match_args__", ())
+        if isinstance(value, tuple) and len(names) == len(value):
+            return {"namedtuple": kind.__name__, "fields": named(zip(names, value, strict=True))}
+        every = {}
+        if dataclasses.is_dataclass(value):
+            every = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        filled = value if isinstance(value, Mapping) else every
+        empty = getattr(value, "_empty", [k for k, v in every.items() if v is None])
+        if not filled or not all(isinstance(key, str) for key in filled):
+            raise PlanError(f"a {kind.__name__} in the network's inputs or outputs has no fields")
+        return {"fields": named((k, v) for k, v in filled.items() if v is not None),
+                "empty": list(empty)}  # fmt: skip
+
+    return written(pytree.tree_unflatten(leaves, structure))
+
+
+def tree_from_json(data: Any) -> pytree.TreeSpec:
+    """Return the structure that `tree_to_json` wrote; raises `PlanError` if it is damaged."""
+    try:
+        leaves, structure = pytree.tree_flatten(_read(data))
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise PlanError(f"the structure of inputs or outputs is damaged: {error}") from error
+    if leaves != list(range(len(leaves))):
+        raise PlanError(
+            "the structure of inputs or outputs is damaged: its leaves are not in order"
+        )
+    return structure
+
+
+def _read(data: Any) -> Any:
+    def pairs(items: Iterable[Any]) -> list[tuple[Any, Any]]:
+        return [(key, _read(value)) for key, value in items]
+
+    if isinstance(data, int):
+        return data
+    if "fields" not in data:
+        ((kind, children),) = data.items()
+        return _KINDS[kind](pairs(children) if kind.endswith("ict") else map(_read, children))
+    values = dict(pairs(data["fields"]))
+    if "namedtuple" in data:
+        return namedtuple(data["namedtuple"], list(values))(**values)
+    return Fields(values, map(str, data["empty"]))

@@ -16,17 +16,23 @@ one found.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from torch import fx, nn
 
 from shoal.network.blocks import Block
-from shoal.network.flow import Flow
-from shoal.network.layer_shape import MAX_COLUMNS, LayerShape
-from shoal.network.reach import Reach, is_passed, reaches
-from shoal.network.weights import is_weighted
+from shoal.network.flow import Flow, is_weighted
+from shoal.network.reach import (
+    MAX_COLUMNS,
+    LayerShape,
+    Reach,
+    conv_shape,
+    is_norm,
+    is_passed,
+    reaches,
+)  # fmt: skip
 
 __all__ = ["Stretch", "find_stretches", "with_kernel"]
 
@@ -39,42 +45,38 @@ class Stretch:
 
     Attributes:
         name: what `collapse_` takes; see this file's head.
-        path: where the layer goes: "collapsed" below this path.
         kind: "conv" for images [N, C, H, W]; "linear" for features in the last dimension.
-        start: the node whose value goes in.
-        end: the node whose value is approximated.
-        nodes: all nodes between, `end` included, in the order of the graph.
         layers: paths of the layers with weights.
         sites: names of the rectifier sites.
         shape: the layer to fit: channels, kernel, stride and padding.
-        reach: what one output position reads of the input; None for "linear".
     """
 
     name: str
-    path: str
+    path: str  # the layer goes to "collapsed" below it
     kind: Literal["conv", "linear"]
-    start: fx.Node
-    end: fx.Node
-    nodes: tuple[fx.Node, ...]
+    start: fx.Node  # whose value goes in
+    end: fx.Node  # whose value is approximated
+    nodes: tuple[fx.Node, ...]  # all between, `end` included, in the order of the graph
     layers: tuple[str, ...]
     sites: tuple[str, ...]
     shape: LayerShape
-    reach: Reach | None
+    reach: Reach | None  # what one output position reads of the input; None for "linear"
 
 
 def find_stretches(
-    flow: Flow, root: nn.Module, sites: Collection[str], blocks: Sequence[Block]
-) -> list[Stretch]:
-    """Return what can be collapsed, in the order of the forward pass.
+    flow: Flow, root: nn.Module, sites: Collection[str], blocks: Iterable[Block]
+) -> dict[str, Stretch]:
+    """Return what can be collapsed by name, in the order of the forward pass.
 
     Stretches whose fit would need more than `MAX_COLUMNS` columns even with a 1×1 kernel are left
     out, and so are those whose output size no padding reproduces.
     """
     finder = _Finder(flow, root, sites)
-    found = finder.of_blocks(blocks)
-    found += finder.modules(_nodes_of(found))
-    found += finder.pairs(_nodes_of(found))
-    return sorted(found, key=lambda s: (flow.order[s.end], flow.order[s.start]))
+    found = [*filter(None, (finder.stretch(b.name, b.start, b.addition) for b in blocks))]
+    found += finder.modules({node for stretch in found for node in stretch.nodes})
+    found += finder.pairs({node for stretch in found for node in stretch.nodes})
+    found.sort(key=lambda stretch: (flow.order[stretch.end], flow.order[stretch.start]))
+    return {stretch.name: stretch for stretch in found}
 
 
 def with_kernel(stretch: Stretch, kernel_size: int) -> Stretch | str:
@@ -83,7 +85,7 @@ def with_kernel(stretch: Stretch, kernel_size: int) -> Stretch | str:
         return f"kernel_size is {kernel_size}: give at least 1"
     if stretch.reach is None:
         return f"'{stretch.name}' becomes a linear layer, which has no kernel: omit kernel_size"
-    shape = _conv_shape(stretch.start, stretch.end, stretch.reach, (kernel_size,) * 2, (1, 1))
+    shape = conv_shape(stretch.start, stretch.end, stretch.reach, (kernel_size,) * 2, (1, 1))
     if shape is None:
         return (
             f"a {kernel_size}×{kernel_size} kernel cannot give '{stretch.name}' its output size: "
@@ -97,10 +99,6 @@ def with_kernel(stretch: Stretch, kernel_size: int) -> Stretch | str:
     return replace(stretch, shape=shape)
 
 
-def _nodes_of(stretches: Sequence[Stretch]) -> set[fx.Node]:
-    return {node for stretch in stretches for node in stretch.nodes}
-
-
 class _Finder:
     def __init__(self, flow: Flow, root: nn.Module, sites: Collection[str]) -> None:
         self.flow = flow
@@ -109,27 +107,18 @@ class _Finder:
         self.nodes = [node for node in flow.order if flow.carries(node)]
         self.weighted = [node for node in self.nodes if is_weighted(node, root)]
 
-    # ------------------------------------------------------------------ the three rules
-
-    def of_blocks(self, blocks: Sequence[Block]) -> list[Stretch]:
-        """Return the residual blocks."""
-        found = (self._stretch(b.name, b.name, b.start, b.addition) for b in blocks)
-        return [stretch for stretch in found if stretch is not None]
-
     def modules(self, taken: set[fx.Node]) -> list[Stretch]:
         """Return the innermost modules that are stretches and touch nothing that is taken."""
         found: list[Stretch] = []
-        taken = set(taken)
         for path in self._module_paths():
             inside = [node for node in self.nodes if _below(node, path)]
-            if taken & set(inside):
+            ends = None if taken & set(inside) else self._way_through(inside)
+            if ends is None:
                 continue
-            ends = self._way_through(inside)
-            name = self._outermost(path, inside)
-            stretch = self._stretch(name, name, *ends) if ends is not None else None
+            stretch = self.stretch(self._outermost(path, inside), *ends)
             if stretch is not None and 1 <= self._rectifiers(stretch) <= _MODULE_RECTIFIERS:
                 found.append(stretch)
-                taken |= set(stretch.nodes)
+                taken = taken | set(stretch.nodes)
         return found
 
     def pairs(self, taken: set[fx.Node]) -> Iterator[Stretch]:
@@ -141,8 +130,10 @@ class _Finder:
             if first is None or last is None or {first, last} & taken:
                 continue
             start = next(n for n in first.all_input_nodes if self.flow.carries(n))
-            layers = str(first.target), str(last.target)
-            stretch = self._stretch(f"{layers[0]}..{layers[1]}", layers[0], start, self._tail(last))
+            end = last
+            while len(end.users) == 1 and is_norm(next(iter(end.users)), self.root):
+                end = next(iter(end.users))
+            stretch = self.stretch(f"{first.target}..{last.target}", start, end, str(first.target))
             if stretch is not None:
                 yield stretch
 
@@ -203,123 +194,68 @@ class _Finder:
                 return None
         return None
 
-    def _tail(self, node: fx.Node) -> fx.Node:
-        """Return the batch norm after a layer, if that alone reads it, else the layer."""
-        while len(node.users) == 1 and self._is_norm(next(iter(node.users))):
-            node = next(iter(node.users))
-        return node
-
-    def _is_norm(self, node: fx.Node) -> bool:
-        if node.op != "call_module":
-            return False
-        module = self.root.get_submodule(str(node.target))
-        return isinstance(module, nn.modules.batchnorm._BatchNorm)
-
     def _is_norm_or_drop(self, node: fx.Node) -> bool:
-        drops = is_passed(node, self.root, self.sites) and node.target not in self.sites
-        return drops or self._is_norm(node)
+        passed = is_passed(node, self.root, self.sites) and node.target not in self.sites
+        return passed or is_norm(node, self.root)
 
     # ------------------------------------------------------------------ checking a candidate
 
-    def _stretch(self, name: str, path: str, start: fx.Node, end: fx.Node) -> Stretch | None:
+    def stretch(
+        self, name: str, start: fx.Node, end: fx.Node, path: str | None = None
+    ) -> Stretch | None:
         """Return the stretch between two tensors, or None where there is none to fit."""
         inside = self.flow.between(start, end)
         layers = [node for node in inside if is_weighted(node, self.root)]
         if any(node.op != "call_module" for node in layers):
             return None  # its weight is computed in the forward pass
-        kinds = {type(self.root.get_submodule(str(node.target))) for node in layers}
-        if kinds not in ({nn.Conv2d}, {nn.Linear}) or not self._is_closed(start, end, inside):
+        modules = {node: self.root.get_submodule(str(node.target)) for node in layers}
+        kinds = set(map(type, modules.values()))
+        members = set(inside)
+        if kinds not in ({nn.Conv2d}, {nn.Linear}) or {*self.flow.sources(members)} - {start}:
+            return None
+        # What only reads a shape is dead with the stretch.
+        if any(self.flow.escapes(node, members) for node in inside if node is not end):
             return None
         kind = kinds.pop()
         reach = reaches(start, inside, self.root, self.sites, kind)
-        if reach is None:
+        local = [modules[node] for node in layers if reach and reach[node] is not None]
+        if reach is None or len(local) < 2 or "shape" not in start.meta or "shape" not in end.meta:
             return None
-        local = [node for node in layers if reach[node] is not None]
-        shape = self._shape(start, end, reach[end], local, kind)
-        if len(local) < 2 or shape is None:
+        shape = _layer_shape(start, end, reach[end], local)
+        if shape is None:
             return None
-        sites = [n for n in inside if n.target in self.sites]
         return Stretch(
             name=name,
-            path=path,
+            path=path or name,
             kind="conv" if kind is nn.Conv2d else "linear",
             start=start,
             end=end,
             nodes=inside,
             layers=tuple(str(node.target) for node in layers),
-            sites=tuple(str(node.target) for node in sites),
+            sites=tuple(str(node.target) for node in inside if node.target in self.sites),
             shape=shape,
             reach=reach[end] if kind is nn.Conv2d else None,
         )
 
-    def _is_closed(self, start: fx.Node, end: fx.Node, inside: Sequence[fx.Node]) -> bool:
-        """Whether nothing but `start` goes in and nothing but `end` comes out."""
-        members = set(inside)
-        if not set(self.flow.sources(members)) <= {start}:
-            return False
-        # What only reads a shape is dead with the stretch.
-        return not any(self.flow.escapes(node, members) for node in inside if node is not end)
 
-    def _shape(
-        self,
-        start: fx.Node,
-        end: fx.Node,
-        reach: Reach | None,
-        layers: Sequence[fx.Node],
-        kind: type[nn.Module],
-    ) -> LayerShape | None:
-        sizes = start.meta.get("shape"), end.meta.get("shape")
-        if None in sizes or reach is None:
-            return None
-        if kind is nn.Linear:
-            features = [size[-1] for size in sizes if size is not None]
-            if len(set(map(len, sizes))) > 1 or None in features:  # type: ignore[arg-type]
-                return None
-            linear = LayerShape(*features)
-            return linear if linear.columns <= MAX_COLUMNS else None
-        largest = max(
-            (self.root.get_submodule(str(node.target)) for node in layers),
-            key=lambda conv: max(conv.kernel_size),  # type: ignore[arg-type]
-            default=None,
-        )
-        if not isinstance(largest, nn.Conv2d):
-            return None
-        kernel, dilation = largest.kernel_size, largest.dilation
-        wider = [tuple(k + 2 * n for k in kernel) for n in range(max(reach.kernel))]
-        for size, spread in (*((k, dilation) for k in wider), ((1, 1), (1, 1))):
-            shape = _conv_shape(start, end, reach, size, spread)
-            if shape is not None and shape.columns <= MAX_COLUMNS:
-                return shape
-        return None
-
-
-def _conv_shape(
-    start: fx.Node, end: fx.Node, reach: Reach, kernel: tuple[int, ...], dilation: tuple[int, ...]
+def _layer_shape(
+    start: fx.Node, end: fx.Node, reach: Reach | None, layers: Sequence[Any]
 ) -> LayerShape | None:
-    """Return the convolution of that kernel that is centred as the stretch is, if there is one."""
-    before, after = start.meta["shape"], end.meta["shape"]
-    if len(before) != 4 or len(after) != 4 or None in (*before[1:], *after[1:]):
+    """Return the layer that sees what the local layers of a stretch see together, if one does."""
+    if reach is None:
         return None
-    padding = []
-    for axis in range(2):
-        extent = dilation[axis] * (kernel[axis] - 1) + 1
-        twice = 2 * reach.padding[axis] - (reach.kernel[axis] - extent)
-        stride = reach.stride[axis]
-        for pad in dict.fromkeys((twice // 2, -(-twice // 2))):
-            size = (before[2 + axis] + 2 * pad - extent) // stride + 1
-            if pad >= 0 and size == after[2 + axis]:
-                padding.append(pad)
-                break
-    if len(padding) < 2:
-        return None
-    return LayerShape(
-        in_channels=before[1],
-        out_channels=after[1],
-        kernel_size=tuple(kernel),
-        stride=tuple(reach.stride),
-        padding=tuple(padding),
-        dilation=tuple(dilation),
-    )
+    candidates: Iterable[LayerShape | None]
+    if isinstance(layers[0], nn.Linear):
+        before, after = start.meta["shape"], end.meta["shape"]
+        known = len(before) == len(after) and None not in (before[-1], after[-1])
+        candidates = [LayerShape(before[-1], after[-1]) if known else None]
+    else:
+        largest = max(layers, key=lambda conv: max(conv.kernel_size))
+        wider = (tuple(k + 2 * n for k in largest.kernel_size) for n in range(max(reach.kernel)))
+        sizes = (*((kernel, largest.dilation) for kernel in wider), ((1, 1), (1, 1)))
+        candidates = (conv_shape(start, end, reach, *size) for size in sizes)
+    fitting = (shape for shape in candidates if shape and shape.columns <= MAX_COLUMNS)
+    return next(fitting, None)
 
 
 def _below(node: fx.Node, path: str) -> bool:

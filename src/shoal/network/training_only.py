@@ -15,13 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from shoal.network.flow import upstream
-from shoal.network.nodes import bound_arguments, module_path
+from shoal.network.flow import bound_arguments, module_path, upstream
 from shoal.network.ops import op_of
 
 __all__ = ["restore_training_only", "stochastic_depth"]
 
 aten = torch.ops.aten
+
+_DIVISIONS = (aten.div.Tensor, aten.div.Scalar)
 
 
 def stochastic_depth(x: Tensor, path: str, p: float, per_sample: bool, rescale: bool) -> Tensor:
@@ -31,46 +32,33 @@ def stochastic_depth(x: Tensor, path: str, p: float, per_sample: bool, rescale: 
 
 @dataclass
 class _Extra:
-    """A random call of the train-mode graph that the eval-mode graph lacks.
+    """A random call of the train-mode graph that the eval-mode graph lacks."""
 
-    Attributes:
-        source: what it acts on, in the eval-mode graph.
-        target: the operation to insert.
-        options: the operation's arguments after the source.
-        origin: the train-mode node.
-        over: what it acts on, in the train-mode graph; may be another extra.
-        readers: the nodes that read it, in the eval-mode graph.
-    """
-
-    source: fx.Node
-    target: Any
-    options: tuple[Any, ...]
-    origin: fx.Node
-    over: fx.Node
-    readers: list[fx.Node] = field(default_factory=list)
+    source: fx.Node  # what it acts on, in the eval-mode graph
+    target: Any  # the operation to insert
+    options: tuple[Any, ...]  # the operation's arguments after the source
+    origin: fx.Node  # the train-mode node
+    over: fx.Node  # what it acts on, in the train-mode graph; may be another extra
+    readers: list[fx.Node] = field(default_factory=list)  # who reads it, in the eval-mode graph
 
 
 def restore_training_only(evaluated: fx.Graph, trained: fx.Graph) -> list[str]:
-    """Put what only `trained` does into `evaluated`.
+    """Put what only `trained` does into `evaluated`, both out of place.
 
-    Args:
-        evaluated: the out-of-place graph exported in eval mode; it is changed in place.
-        trained: the out-of-place graph exported in train mode.
-
-    Returns:
-        The paths of modules that compute something in training that could not be put back.
+    Returns the paths of modules that compute something in training that could not be put back.
     """
     waiting: dict[Any, list[fx.Node]] = defaultdict(list)
+    itself = {node: node for node in evaluated.nodes}
     for node in evaluated.nodes:
-        waiting[_key(node, {n: n for n in node.all_input_nodes})].append(node)
+        waiting[_key(node, itself)].append(node)
     same: dict[fx.Node, fx.Node] = {}
     extras: dict[fx.Node, _Extra] = {}
     pairs: list[tuple[fx.Node, fx.Node]] = []
     lost: dict[str, None] = {}
     for node in trained.nodes:
         if node.op == "output":
-            twin = next(n for n in evaluated.nodes if n.op == "output")
-            if _frozen(node.args, same) == _frozen(twin.args, {n: n for n in evaluated.nodes}):
+            (twin,) = evaluated.find_nodes(op="output")
+            if _frozen(node.args, same) == _frozen(twin.args, itself):
                 pairs.append((twin, node))
             elif not lost:
                 lost[_first_unmatched(node, same)] = None
@@ -87,16 +75,10 @@ def restore_training_only(evaluated: fx.Graph, trained: fx.Graph) -> list[str]:
         elif extra is not None:
             extras[node] = extra
             same[node] = extra.source
-        elif _has_parameters(node):
-            lost[module_path(node)] = None
+        elif op_of(node.target).weighted and any(n.op == "get_attr" for n in node.all_input_nodes):
+            lost[module_path(node)] = None  # a layer, not a counter
     _insert(evaluated, extras, pairs)
     return list(lost)
-
-
-def _has_parameters(node: fx.Node) -> bool:
-    """Whether a call reads parameters: what is lost then is a layer, not a counter."""
-    reads = any(n.op == "get_attr" for n in node.all_input_nodes)
-    return reads and op_of(node.target).weighted
 
 
 def _first_unmatched(output: fx.Node, same: dict[fx.Node, fx.Node]) -> str:
@@ -114,9 +96,10 @@ def _key(node: fx.Node, same: dict[fx.Node, fx.Node]) -> Any:
         return node.op, str(node.target)
     mode = op_of(node.target).mode_argument
     if mode is not None:  # an argument left at its default is not there at all
-        bound = enumerate(bound_arguments(node).items())
+        bound = bound_arguments(node)
         # The momentum of a running average differs by mode as well.
-        kept = [value for i, (name, value) in bound if i != mode and name != "momentum"]
+        aside = ("momentum", list(bound)[mode])
+        kept = [value for name, value in bound.items() if name not in aside]
         return node.op, str(node.target), _frozen(kept, same)
     return node.op, str(node.target), _frozen(node.args, same), _frozen(node.kwargs, same)
 
@@ -152,7 +135,7 @@ def _extra(node: fx.Node, same: dict[fx.Node, fx.Node]) -> _Extra | None:
         if found is None:
             continue
         keep, rescale = found
-        if x not in same and _is_division(x, keep):
+        if x not in same and x.target in _DIVISIONS and x.args[1] == keep:
             x, rescale = x.args[0], True
         if isinstance(x, fx.Node) and x in same:
             value = noise.meta["val"]
@@ -170,7 +153,7 @@ def _noise(node: fx.Node) -> tuple[float, bool] | None:
     value = node.meta.get("val")
     if not isinstance(value, Tensor) or value.dim() == 0:
         return None
-    rescale = node.target in (aten.div.Tensor, aten.div.Scalar)
+    rescale = node.target in _DIVISIONS
     inner: Any = node.args[0] if rescale else node
     if not isinstance(inner, fx.Node):
         return None
@@ -187,10 +170,6 @@ def _noise(node: fx.Node) -> tuple[float, bool] | None:
     return None
 
 
-def _is_division(node: fx.Node, by: float) -> bool:
-    return node.target in (aten.div.Tensor, aten.div.Scalar) and bool(node.args[1] == by)
-
-
 # ---------------------------------------------------------------------- putting it back
 
 
@@ -198,13 +177,10 @@ def _insert(
     graph: fx.Graph, extras: dict[fx.Node, _Extra], pairs: list[tuple[fx.Node, fx.Node]]
 ) -> None:
     """Insert each extra before its first reader, in the order in which training draws."""
-    reads: list[tuple[fx.Node, fx.Node]] = []
     for twin, node in pairs:
-        found = [n for n in node.all_input_nodes if n in extras]
-        for origin in found:
-            extras[origin].readers.append(twin)
-        if found:
-            reads.append((twin, node))
+        for origin in node.all_input_nodes:
+            if origin in extras:
+                extras[origin].readers.append(twin)
     for extra in reversed(list(extras.values())):
         if extra.over in extras:
             extras[extra.over].readers.extend(extra.readers)
@@ -220,7 +196,7 @@ def _insert(
         if "nn_module_stack" in extra.origin.meta:
             node.meta["nn_module_stack"] = extra.origin.meta["nn_module_stack"]
         new[extra.origin] = node
-    for twin, node in reads:
+    for twin, node in pairs:
         twin.args = _redirected(twin.args, node.args, new)
         twin.kwargs = _redirected(twin.kwargs, node.kwargs, new)
 

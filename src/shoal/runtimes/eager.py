@@ -10,8 +10,7 @@ import torch
 from torch import nn
 from typing_extensions import override
 
-from shoal.network.borrow import borrowed
-from shoal.network.inputs import Inputs, as_call, home_device, map_tensors, tensors_of
+from shoal.network.inputs import Inputs, as_call, borrowed, home_device, map_tensors, tensors_of
 from shoal.runtimes.runtime import EAGER, Runner, Runtime, register_runtime
 
 __all__ = ["Eager"]

@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from shoal.errors import ConfigError, OptionError, ShoalError, missing_extra
 from shoal.network.inputs import Inputs, as_call, first_line, tensors_of
-from shoal.network.nodes import numbered
+from shoal.network.paths import numbered
 from shoal.quiet import quietly
 from shoal.runtimes.runtime import Runner
 

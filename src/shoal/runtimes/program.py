@@ -19,8 +19,7 @@ from torch.utils import _pytree as pytree
 
 from shoal.errors import ConfigError, ShoalError
 from shoal.network import Network
-from shoal.network.borrow import borrowed
-from shoal.network.inputs import first_line, map_tensors, repeat_rows
+from shoal.network.inputs import borrowed, first_line, map_tensors, repeat_rows
 from shoal.network.modules import Line
 from shoal.network.network import InputSpec
 from shoal.network.ops import op_of

@@ -15,11 +15,11 @@ from shoal.errors import ConfigError, OptionError, ShoalError
 from shoal.files import readable_errors, write_file
 from shoal.network import Network, capture
 from shoal.network.agreement import compare_outputs, random_like
-from shoal.network.borrow import borrowed
 from shoal.network.inputs import (
     Inputs,
     as_call,
     batch_size,
+    borrowed,
     first_line,
     home_device,
     map_tensors,

@@ -18,7 +18,6 @@ from shoal.importance.criteria import ALL
 from shoal.merge.padding import move_paddings_
 from shoal.modes import device_of
 from shoal.network import Network, Site
-from shoal.network.feeding import layer_before
 from shoal.network.modules import Blend
 from shoal.options import Recipe
 from shoal.passes.batches import Data
@@ -205,7 +204,7 @@ class Lab(Notebook):
 
     def layer_before(self, site: str) -> str | None:
         """Return the path of the layer with weights that a rectifier follows directly, or None."""
-        return layer_before(self.network, site)
+        return self.network.view.layer_before(self.network.node_of(site))
 
     # ------------------------------------------------------------------ training and trials
 

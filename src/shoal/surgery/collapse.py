@@ -16,8 +16,7 @@ from shoal.data.batch import Batch, sample_keys
 from shoal.errors import ConfigError, OptionError
 from shoal.modes import eval_mode
 from shoal.network import Network
-from shoal.network.cleanup import remove_dead_
-from shoal.network.rewrite import free_path, replace_stretch_
+from shoal.network.rewrite import free_path, remove_dead_, replace_stretch_
 from shoal.network.runner import Tap, listen
 from shoal.network.stretches import Stretch, with_kernel
 from shoal.passes.batches import Batches, observe

@@ -19,10 +19,10 @@ from shoal.measure.macs import count_node_macs, count_params
 from shoal.modes import eval_mode
 from shoal.network import Network
 from shoal.network.blocks import Block
-from shoal.network.cleanup import remove_dead_
+from shoal.network.flow import own_tensors
 from shoal.network.inputs import Inputs
+from shoal.network.rewrite import remove_dead_
 from shoal.network.runner import Tap, listen
-from shoal.network.weights import own_tensors
 from shoal.runtimes import EAGER
 from shoal.surgery.linearize import named_once
 

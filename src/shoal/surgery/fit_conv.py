@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from shoal.distributed import sum_across
 from shoal.errors import ConfigError, TrainingError
-from shoal.network.layer_shape import LayerShape
+from shoal.network.reach import LayerShape
 
 __all__ = ["FittedLayer", "LayerMoments"]
 

@@ -16,9 +16,9 @@ from shoal.data.batch import Batch
 from shoal.distributed import sum_across
 from shoal.errors import ConfigError, OptionError, TrainingError
 from shoal.network import Network, Site
-from shoal.network.cleanup import hand_over
 from shoal.network.modules import Line
 from shoal.network.ops import name_of
+from shoal.network.rewrite import hand_over
 from shoal.passes.batches import Observer, observe
 from shoal.passes.states import chunks_of_parts
 

@@ -1,0 +1,119 @@
+"""Modules and tensors by their path, past attributes of a `Network` that have the same name."""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+__all__ = [
+    "Skeleton", "container_at", "is_taken", "lookup_tensor", "numbered", "owner_of", "tables_of",
+]  # fmt: skip
+
+
+def tables_of(module: nn.Module) -> tuple[dict[str, Any], ...]:
+    """Return the very dictionaries that hold a module's children and tensors."""
+    return module._modules, module._parameters, module._buffers
+
+
+def owner_of(root: nn.Module, path: str) -> nn.Module | None:
+    """Return the module that holds, or would hold, what is at `path`; None where there is none."""
+    module: nn.Module | None = root
+    for name in path.split(".")[:-1]:
+        module = None if module is None else module._modules.get(name)
+    return module
+
+
+def is_taken(root: nn.Module, path: str) -> bool:
+    """Whether there is a module or a tensor at `path`."""
+    owner, name = owner_of(root, path), path.rpartition(".")[2]
+    return owner is not None and any(name in table for table in tables_of(owner))
+
+
+def container_at(root: nn.Module, path: str) -> nn.Module:
+    """Return the module at `path`, made empty if there is none."""
+    module = root
+    for name in path.split(".") if path else ():
+        child = module._modules.get(name)
+        if child is None:
+            child = module._modules[name] = nn.Module()
+        module = child
+    return module
+
+
+def lookup_tensor(module: nn.Module, path: str) -> Any:
+    """Return the parameter, buffer or plain tensor attribute at `path`, or None."""
+    value: Any = module
+    for name in path.split("."):
+        # A model's own children and tensors come before attributes of a `Network`.
+        tables = tables_of(value) if isinstance(value, nn.Module) else ()
+        held = [table for table in tables if name in table]
+        value = held[0][name] if held else getattr(value, name, None)
+    return value if isinstance(value, Tensor) else None
+
+
+def numbered(name: str, taken: Callable[[str], bool]) -> str:
+    """Return `name`, or the first of name_1, name_2, … that is not taken."""
+    further = (f"{name}_{n}" for n in itertools.count(1))
+    return next(free for free in itertools.chain([name], further) if not taken(free))
+
+
+class Skeleton:
+    """The tree of modules that holds a model's own tensors under their names, below `root`.
+
+    It starts as empty containers; raising then puts layers in their places. Tied modules stay one
+    object, so that buffers they share stay shared when the network moves.
+    """
+
+    def __init__(self, model: nn.Module, root: nn.Module) -> None:
+        self.model = model
+        self.root = root
+        self.originals: dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
+        self._fill(model, root, {id(model): root})
+        paths = defaultdict(list)
+        for path, module in root.named_modules(remove_duplicate=False):
+            paths[id(module)].append(path)
+        self.aliases = {path: same for same in paths.values() for path in same}
+
+    def _fill(self, original: nn.Module, mirror: nn.Module, memo: dict[int, nn.Module]) -> None:
+        mirror._parameters = dict(original._parameters)
+        mirror._buffers = dict(original._buffers)
+        mirror._non_persistent_buffers_set = set(original._non_persistent_buffers_set)
+        for name, child in original._modules.items():
+            if child is None:
+                continue
+            holds_tensors = any(True for _ in (*child.parameters(), *child.buffers()))
+            known = memo.get(id(child)) if holds_tensors else None
+            if known is None:
+                known = memo[id(child)] = nn.Module()
+                self._fill(child, known, memo)
+            mirror._modules[name] = known
+
+    def put(self, path: str, layer: nn.Module) -> None:
+        """Put `layer` at a path. Where the original has a module there, it takes over its tensors.
+
+        Parameters that the layer made itself are dropped; those it has no use for stay with it.
+        """
+        if path in self.aliases:
+            container = container_at(self.root, path)
+            for name in layer._parameters:
+                container._parameters.setdefault(name, None)
+            for name in layer._buffers:
+                container._buffers.setdefault(name, None)
+            layer._parameters = container._parameters
+            layer._buffers = container._buffers
+            layer._non_persistent_buffers_set = container._non_persistent_buffers_set
+            layer._modules = container._modules
+        for alias in self.aliases.get(path, [path]):
+            parent, _, name = alias.rpartition(".")
+            container_at(self.root, parent)._modules[name] = layer
+
+    def constant(self, path: str, value: Tensor) -> None:
+        """Hold a tensor that the forward pass made a constant of; it is not saved."""
+        parent, _, name = path.rpartition(".")
+        container = container_at(self.root, parent)
+        container._buffers[name] = value
+        container._non_persistent_buffers_set.add(name)
