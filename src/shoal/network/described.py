@@ -68,11 +68,7 @@ class Writer:
         self._memories: dict[tuple[Any, ...], str] = {}
 
     def modules(self, root: nn.Module) -> dict[str, Any]:
-        """Return all modules by path, parents first; "" is the root, of which only tensors count.
-
-        Raises:
-            PlanError: a type of module is not registered.
-        """
+        """Return all modules by path, parents first; of the root, "", only tensors count."""
         paths = {id(module): path for path, module in root.named_modules()}
         entries: dict[str, Any] = {}
         waiting = [("", root)]

@@ -241,10 +241,8 @@ class Network(nn.Module):
     def example_inputs(self, batch: int | None = None, seed: int = 0) -> tuple[tuple, dict]:
         """Return random inputs of the captured shapes on the network's device, in its type.
 
-        Args:
-            batch: the number of samples; None keeps the captured one.
-            seed: of the normal distribution that floating-point inputs are drawn from. Integer
-                inputs are zeros.
+        A `batch` of None keeps the captured number of samples. Floating-point inputs are drawn from
+        the normal distribution by `seed`; integer inputs are zeros.
         """
         generator = torch.Generator().manual_seed(seed)
         weight = next((p for p in self.parameters() if p.is_floating_point()), torch.empty(0))

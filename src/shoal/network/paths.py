@@ -110,10 +110,3 @@ class Skeleton:
         for alias in self.aliases.get(path, [path]):
             parent, _, name = alias.rpartition(".")
             container_at(self.root, parent)._modules[name] = layer
-
-    def constant(self, path: str, value: Tensor) -> None:
-        """Hold a tensor that the forward pass made a constant of; it is not saved."""
-        parent, _, name = path.rpartition(".")
-        container = container_at(self.root, parent)
-        container._buffers[name] = value
-        container._non_persistent_buffers_set.add(name)

@@ -22,7 +22,7 @@ from shoal.network.flow import bound_arguments, makes_memory, module_path, shape
 from shoal.network.modules import Attention, ByMode, SharedPReLU, StochasticDepth
 from shoal.network.normalize import follow_inputs
 from shoal.network.ops import op_of
-from shoal.network.paths import Skeleton, is_taken, lookup_tensor, numbered
+from shoal.network.paths import Skeleton, container_at, is_taken, lookup_tensor, numbered
 from shoal.network.training_only import stochastic_depth
 
 __all__ = ["Opaque", "raise_graph"]
@@ -137,7 +137,10 @@ class _Raiser:
             self.skeleton.put(path, body)
         elif not is_taken(self.skeleton.root, path):
             self.constants[path] = value
-            self.skeleton.constant(path, value)
+            parent, _, name = path.rpartition(".")
+            container = container_at(self.skeleton.root, parent)
+            container._buffers[name] = value
+            container._non_persistent_buffers_set.add(name)  # a constant is not saved
         attribute = self.graph.create_node("get_attr", path)
         attribute.meta = {"path": path.rpartition(".")[0], **shape_of(node)}
         return attribute

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -71,16 +72,18 @@ def replace_stretch_(
     order, of which none hands `start` on as it is; `flatten` to [N, features] "before" or "after".
     """
     graph = network.graph
+    kept = ("shape", "dtype", "path")
+    known: dict[str, Any] = {key: end.meta[key] for key in kept if key in end.meta}
     node, last = start, end
 
     def flattened(node: fx.Node) -> fx.Node:
-        flat = graph.call_function(torch.ops.aten.flatten.using_ints, (node, 1))
-        flat.meta = {key: end.meta[key] for key in ("shape", "dtype", "path") if key in end.meta}
+        with graph.inserting_after(last):
+            flat = graph.call_function(torch.ops.aten.flatten.using_ints, (node, 1))
+        flat.meta = dict(known)
         return flat
 
     if flatten == "before":
-        with graph.inserting_after(last):
-            node = last = flattened(node)
+        node = last = flattened(node)
         shape = start.meta["shape"]
         node.meta["shape"] = (shape[0], math.prod(shape[1:]))
     for path, module in layers:
@@ -88,13 +91,11 @@ def replace_stretch_(
         before = node.meta.get("shape")
         with graph.inserting_after(last):
             node = last = graph.call_module(path, (node,))
-        node.meta = {key: end.meta[key] for key in ("shape", "dtype") if key in end.meta}
+        node.meta = {**known, "path": path.rpartition(".")[0]}
         if before is not None and (flatten == "after" or module is not layers[-1][1]):
             node.meta["shape"] = _output_shape(module, before)
-        node.meta["path"] = path.rpartition(".")[0]
     if flatten == "after":
-        with graph.inserting_after(last):
-            node = flattened(node)
+        node = flattened(node)
     end.replace_all_uses_with(node)
     return node
 

@@ -97,10 +97,8 @@ def write_network(network: Network, folder: Path) -> None:
 def read_network(folder: Path) -> Network:
     """Read what `write_network` wrote; returns the network in eval mode, on the CPU.
 
-    Raises:
-        PlanError: the folder holds no network, it is damaged, or it needs an operator that is not
-            registered here.
-        CheckpointError: the weights are missing, damaged, or those of another network.
+    Raises `PlanError` where the description cannot be used, `CheckpointError` where the weights
+    cannot.
     """
     path = folder / NETWORK_FILE
     description = read_description(path, FORMAT)
