@@ -21,8 +21,6 @@ from shoal.modes import device_of
 from shoal.network.inputs import Inputs, as_call, batch_size, borrowed, map_tensors
 from shoal.search.records import Record
 
-__all__ = ["Energy", "EnergyMeter", "inference_energy", "total_energy"]
-
 # Mean of the world's electricity in 2019 (IEA), as codecarbon takes it where it knows no better.
 _WORLD_KG_PER_KWH = 0.475
 _AMOUNTS = ("wh", "co2_g", "seconds")

@@ -11,8 +11,6 @@ from shoal.files import readable_errors
 from shoal.importance import Scores, score, stages
 from shoal.network import Network
 
-__all__ = ["check_path", "criteria_map", "l1_by_stage"]
-
 _FORMATS = (".png", ".svg", ".pdf")
 
 

@@ -24,15 +24,6 @@ from shoal.search.records import Record
 from shoal.seeds import derive_seed, preserved_rng
 from shoal.training.evaluate import evaluate
 
-__all__ = [
-    "CORRUPTIONS",
-    "Robustness",
-    "check_options",
-    "compare_robustness",
-    "corrupted",
-    "robustness",
-]
-
 CORRUPTIONS = (
     "gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur",
     "zoom_blur", "snow", "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate",

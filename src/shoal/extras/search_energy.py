@@ -27,8 +27,6 @@ from shoal.search.records import Step
 from shoal.search.task import Spent
 from shoal.training import fit
 
-__all__ = ["SearchEnergy"]
-
 _IMAGES = 1000
 _ROUNDS = 2  # dense and result in turn, so that a busy moment of the machine strikes both
 _SECONDS = 3.0  # of each network in each round; counters and the load are read once a second

@@ -14,11 +14,6 @@ from shoal.network import Network
 from shoal.network.blocks import Block
 from shoal.network.runner import Runner
 
-__all__ = [
-    "Candidate", "Stage", "Variants", "block_candidates", "candidates", "relative_to_stage",
-    "stages", "unchanged",
-]  # fmt: skip
-
 
 def unchanged(value: Tensor) -> Tensor:
     """Compute an identity."""

@@ -25,10 +25,6 @@ from shoal.network import Network
 from shoal.options import option, options_of
 from shoal.passes.batches import Data, Observer, observe
 
-__all__ = [
-    "ALL", "Consensus", "criterion_for", "make_criterion", "score", "score_by", "score_several",
-]  # fmt: skip
-
 ALL = sys.maxsize  # all candidates are wanted; see `criterion_for`
 
 

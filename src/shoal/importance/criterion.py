@@ -18,11 +18,6 @@ from shoal.options import one_of, option
 from shoal.passes.batches import Data, Observer, observe
 from shoal.registry import Registry
 
-__all__ = [
-    "METRICS", "Criterion", "Joint", "MetricOptions", "OnePass", "PlaceOptions", "Scores",
-    "criteria", "per_latency", "register_criterion",
-]  # fmt: skip
-
 METRICS = {"loss": "nats", "accuracy": "points"}  # what a removal may cost, and the units
 
 

@@ -23,8 +23,6 @@ from shoal.network import Network, Site
 from shoal.options import one_of, option
 from shoal.passes.states import count_states
 
-__all__ = ["BlockEntropy", "Entropy", "binary_entropy"]
-
 # Entropies of single batches are added up as integers of this many parts of a bit: the sum then
 # does not depend on which process adds which batch.
 _PARTS_OF_A_BIT = 1 << 40

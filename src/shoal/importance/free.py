@@ -21,8 +21,6 @@ from shoal.options import one_of, option
 from shoal.passes.batches import Data
 from shoal.seeds import derive_seed
 
-__all__ = ["L1", "L2", "BatchNormScale", "Last", "Random"]
-
 
 @register_criterion("random")
 class Random(Criterion):

@@ -27,8 +27,6 @@ from shoal.options import one_of, option
 from shoal.passes.batches import Batches, Data
 from shoal.training.evaluate import check_targets, logits_of, sample_losses
 
-__all__ = ["GraSP", "Gradient", "Snip", "Taylor"]
-
 
 class Gradient(Joint):
     """A sum over all parameters θ of a branch, of their values and gradients."""

@@ -18,8 +18,6 @@ from shoal.network.blocks import Block
 from shoal.network.runner import Tap, listen
 from shoal.options import one_of, option
 
-__all__ = ["BlockInfluence"]
-
 
 @register_criterion("block_influence")
 class BlockInfluence(OnePass):

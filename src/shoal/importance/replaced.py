@@ -31,8 +31,6 @@ from shoal.training.evaluate import (
     sample_losses,
 )
 
-__all__ = ["SuccessiveHalving", "TrialOptions", "replacement_scores"]
-
 _FIRST_CHECK = 100  # samples before anyone may drop out; then at each doubling
 _CLEARLY = 3.0  # standard errors of the difference
 

@@ -29,8 +29,6 @@ from shoal.surgery import LineMoments
 from shoal.surgery.collapse import fit_stretches
 from shoal.surgery.fit_conv import FittedLayer
 
-__all__ = ["CollapseLoss", "FitResidual", "LineLoss", "applied"]
-
 
 def applied(layer: nn.Module, x: Tensor) -> Tensor:
     """Apply a layer in the type of x, as the network itself would hold it."""

@@ -31,8 +31,6 @@ from shoal.network.flow import is_weighted
 from shoal.passes.batches import Data
 from shoal.training.evaluate import check_targets, hits, logits_of, sample_losses
 
-__all__ = ["CKA", "KL", "Answer", "Lesion", "Without", "alignment"]
-
 # The node that gives the penultimate features, and its dimension of channels.
 _Features: TypeAlias = tuple[fx.Node, int]
 

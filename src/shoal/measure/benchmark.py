@@ -17,8 +17,6 @@ from shoal.measure.rounds import Ratio, Timing
 from shoal.network.inputs import Inputs, batch_size
 from shoal.runtimes import EAGER, Runtime
 
-__all__ = ["Benchmark", "benchmark"]
-
 
 @dataclass(frozen=True)
 class Benchmark:

@@ -12,8 +12,6 @@ from shoal.network.flow import bound_arguments
 from shoal.network.ops import op_of
 from shoal.network.paths import lookup_tensor
 
-__all__ = ["depth"]
-
 
 def depth(network: nn.Module) -> int:
     """Return the number of layers with weights on the longest path from input to output.

@@ -15,15 +15,6 @@ from shoal.measure.rounds import WARMUP, Ratio, Timing, device_timer, quartiles,
 from shoal.network.inputs import Inputs, batch_size, first_line
 from shoal.runtimes.runtime import EAGER, Runner, Runtime, find_runtime, open_runtime
 
-__all__ = [
-    "InRuntime",
-    "Latency",
-    "SideBySide",
-    "latency_in",
-    "latency_ratio",
-    "measure_latency",
-]
-
 
 @dataclass(frozen=True)
 class Latency:

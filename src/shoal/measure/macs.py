@@ -41,8 +41,6 @@ from shoal.network.inputs import (
 from shoal.network.runner import Runner
 from shoal.quiet import quietly
 
-__all__ = ["MacCount", "count_macs", "count_node_macs", "count_params"]
-
 _log = logging.getLogger(__name__)
 
 

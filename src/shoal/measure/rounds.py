@@ -20,19 +20,6 @@ import torch
 
 from shoal.errors import ConfigError, OptionError
 
-__all__ = [
-    "WARMUP",
-    "Ratio",
-    "Rounds",
-    "Timing",
-    "clock_timer",
-    "device_timer",
-    "median_interval",
-    "quartiles",
-    "round_order",
-    "time_rounds",
-]
-
 Timer: TypeAlias = Callable[[Callable[[], object], int], float]
 """Runs a call a number of times in a row and returns how many seconds they took together."""
 

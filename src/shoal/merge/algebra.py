@@ -18,8 +18,6 @@ from torch import Tensor, nn
 
 from shoal.merge.conv_map import ConvMap
 
-__all__ = ["Inexact", "in_a_row", "plus", "then"]
-
 
 class Inexact(Exception):
     """Two maps have no single convolution that equals their composition everywhere."""

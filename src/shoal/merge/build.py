@@ -19,8 +19,6 @@ from shoal.network import Network
 from shoal.network.flow import is_weighted
 from shoal.network.rewrite import between, free_path, is_closed, replace_stretch_
 
-__all__ = ["FOLD_ONLY", "Attempt", "Builder"]
-
 FOLD_ONLY = "only scales and shifts were to be folded"
 
 

@@ -16,8 +16,6 @@ from torch import Tensor, nn
 
 from shoal.network.modules import Line, OnesChannel
 
-__all__ = ["Conv", "ConvMap", "conv_padding"]
-
 Conv: TypeAlias = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 

@@ -32,8 +32,6 @@ from shoal.modes import device_of, dtype_of
 from shoal.network import Network
 from shoal.runtimes import EAGER, find_runtime
 
-__all__ = ["LatencyCosts", "Prices", "best_cut", "cheapest"]
-
 T = TypeVar("T")
 
 

@@ -21,8 +21,6 @@ from shoal.network.flow import bound_arguments, is_weighted
 from shoal.network.ops import op_of
 from shoal.network.paths import lookup_tensor
 
-__all__ = ["Linear", "linear_map", "operands", "tensor_shape"]
-
 aten = torch.ops.aten
 
 

@@ -33,8 +33,6 @@ from shoal.surgery import FittedLine
 from shoal.surgery.drop import drop_
 from shoal.surgery.linearize import put_linear_
 
-__all__ = ["is_run", "load", "replay_"]
-
 _PLAN_FILE = "plan.json"
 _DOWNLOADS = ("pretrained", "weights")  # arguments of a base model that fetch weights
 _LAYERS: dict[str, Callable[..., nn.Module]] = {

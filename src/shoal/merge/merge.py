@@ -30,8 +30,6 @@ from shoal.network.rewrite import remove_dead_, used_paths
 from shoal.passes.batches import plain
 from shoal.runtimes import EAGER
 
-__all__ = ["merge_", "trial_merge_"]
-
 _TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 5e-3}
 _SLOWER = 1.02  # a merge that makes the whole network slower than this is undone
 

@@ -22,8 +22,6 @@ from shoal.network import Network
 from shoal.network.rewrite import between
 from shoal.runtimes import EAGER
 
-__all__ = ["find_movable_paddings", "move_paddings_"]
-
 _WORTH = 0.8  # one layer over two, in latency: borders change and work grows, so not for a trifle
 
 Pair = tuple[str, str]  # paths of two convolutions, one after the other

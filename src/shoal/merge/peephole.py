@@ -12,8 +12,6 @@ from shoal.network.modules import Line
 from shoal.network.ops import op_of
 from shoal.network.rewrite import free_path, put_module_
 
-__all__ = ["fix_lines", "simplify_"]
-
 aten = torch.ops.aten
 
 

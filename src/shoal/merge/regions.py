@@ -19,8 +19,6 @@ from shoal.network import Network
 from shoal.network.flow import Flow
 from shoal.network.rewrite import between
 
-__all__ = ["Element", "Region", "Sum", "boundary", "find_regions", "inside"]
-
 
 @dataclass(frozen=True)
 class Sum:

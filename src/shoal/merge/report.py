@@ -10,8 +10,6 @@ from typing import Any
 from shoal.errors import PlanError
 from shoal.runtimes import EAGER
 
-__all__ = ["Boundary", "Kept", "MergeReport", "Merged"]
-
 
 @dataclass(frozen=True)
 class Merged:

@@ -23,8 +23,6 @@ from shoal.merge.conv_map import ConvMap
 from shoal.merge.linear_ops import Linear, tensor_shape
 from shoal.merge.regions import Element, Sum
 
-__all__ = ["Segment", "as_built", "folded_units", "place_of_flattening", "weighted"]
-
 
 @dataclass(frozen=True)
 class Segment:

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from shoal.importance import Scores
     from shoal.search.lab import Lab
 
-__all__ = ["Easier"]
-
 
 @register_method("easier")
 class Easier(Method):

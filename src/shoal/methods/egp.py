@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from shoal.importance import Scores
     from shoal.search.lab import Lab
 
-__all__ = ["EGP"]
-
 
 @register_method("egp")
 class EGP(Method):

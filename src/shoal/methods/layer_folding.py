@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from shoal.search.lab import Lab
 
-__all__ = ["LayerFolding"]
-
 _MOMENTUM = 0.9
 _LINEAR = 0.99  # from here on a slope is the identity's
 

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from shoal.network import Network
     from shoal.search.lab import Lab
 
-__all__ = ["LayerPruning"]
-
 
 @register_method("layer_pruning")
 class LayerPruning(Method):

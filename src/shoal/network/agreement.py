@@ -23,8 +23,6 @@ from shoal.network.inputs import (
     tensors_of,
 )  # fmt: skip
 
-__all__ = ["Agreement", "compare_leaf", "compare_outputs", "random_like"]
-
 
 @dataclass(frozen=True)
 class Agreement:

@@ -20,8 +20,6 @@ from shoal.network.flow import Flow, is_weighted, own_tensors, upstream
 from shoal.network.ops import op_of
 from shoal.network.paths import numbered
 
-__all__ = ["Block", "find_blocks", "fix_block_names"]
-
 aten = torch.ops.aten
 
 _NAME = "block"  # in an addition's meta: the name its block was given at capture

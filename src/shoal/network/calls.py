@@ -19,8 +19,6 @@ from shoal.network.flow import bound_arguments, shape_of
 from shoal.network.modules import FrozenBatchNorm, Maximum0, Swish, Threshold0
 from shoal.network.ops import handles, op_of, register_op
 
-__all__ = ["Rectifier", "recognize", "rectifier"]
-
 aten = torch.ops.aten
 
 # ---------------------------------------------------------------------- layers

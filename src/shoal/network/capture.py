@@ -28,8 +28,6 @@ from shoal.network.raising import raise_graph
 from shoal.network.runner import Runner, Tap
 from shoal.network.training_only import restore_training_only
 
-__all__ = ["capture"]
-
 # On a CPU both run the same kernels and agree to the bit; elsewhere a library may choose another
 # kernel for a second call, which moves the last digits.
 _TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}

@@ -17,8 +17,6 @@ from torch import fx
 from torch.amp.autocast_mode import _enter_autocast, _exit_autocast
 from torch.fx.node import map_arg
 
-__all__ = ["CONTEXT_CALLS", "context_device", "flatten_contexts", "restored_on_error"]
-
 _AUTOCAST = torch.ops.higher_order.wrap_with_autocast
 _GRADIENT = torch.ops.higher_order.wrap_with_set_grad_enabled
 

@@ -18,8 +18,6 @@ from shoal.errors import CheckpointError, PlanError
 from shoal.network.modules import SharedPReLU
 from shoal.network.ops import function_named, name_of, op_of, type_named
 
-__all__ = ["DTYPES", "Reader", "Writer", "describe_nodes", "plain_name", "read_nodes"]
-
 
 def plain_name(constant: Any) -> str:
     """Return the name of a constant of torch, such as a type, without the library's."""

@@ -19,8 +19,6 @@ from shoal.errors import CaptureError
 from shoal.network.contexts import flatten_contexts
 from shoal.quiet import quietly
 
-__all__ = ["Exported", "export_model", "without_fast_path"]
-
 
 @dataclass(frozen=True)
 class Exported:

@@ -12,11 +12,6 @@ from torch._ops import OpOverload
 from shoal.network.ops import Op, op_of
 from shoal.network.paths import lookup_tensor
 
-__all__ = [
-    "Flow", "bound_arguments", "is_weighted", "known_of", "makes_memory",
-    "module_path", "own_tensors", "reads_shape", "shape_of", "upstream", "writes",
-]  # fmt: skip
-
 
 def known_of(node: fx.Node, root: nn.Module) -> Op:
     """Return what is known of what a node calls, be it a module of `root` or a function."""

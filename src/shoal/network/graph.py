@@ -15,8 +15,6 @@ from shoal.network.flow import Flow, is_weighted, known_of
 from shoal.network.modules import Line
 from shoal.network.stretches import Stretch, find_stretches
 
-__all__ = ["Graph", "Site"]
-
 aten = torch.ops.aten
 
 _STATES: dict[type, str] = {Line: "line", nn.Identity: "identity"}

@@ -13,11 +13,6 @@ from torch.utils import _pytree as pytree
 from shoal.errors import ConfigError
 from shoal.modes import kept_flags
 
-__all__ = [
-    "Inputs", "as_call", "batch_size", "borrowed", "first_line", "home_device", "map_tensors",
-    "repeat_rows", "resolve_device", "tensors_of",
-]  # fmt: skip
-
 Inputs: TypeAlias = torch.Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
 """One call's inputs: a tensor, a tuple (or list) of positional ones, or a dict of keyword ones."""
 

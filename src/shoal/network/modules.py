@@ -12,11 +12,6 @@ from torch import Tensor, nn
 from torch._ops import OpOverload
 from typing_extensions import override
 
-__all__ = [
-    "Attention", "Blend", "ByMode", "FrozenBatchNorm", "Line", "Maximum0", "OnesChannel",
-    "SharedPReLU", "StochasticDepth", "Swish", "Threshold0",
-]  # fmt: skip
-
 
 class Blend(nn.Module):
     """A rectifier r with a learnable slope α towards the identity: α·z + (1 − α)·r(z).

@@ -24,8 +24,6 @@ from shoal.network.plan import Plan
 from shoal.network.raising import Opaque
 from shoal.network.stretches import Stretch
 
-__all__ = ["InputSpec", "Network", "TensorSpec"]
-
 _T = TypeVar("_T")
 
 _REMADE = ("_compiled", "_run", "_root", "_view", "_compiled_call_impl")  # not copied

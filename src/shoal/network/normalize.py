@@ -15,8 +15,6 @@ from torch._ops import OpOverload
 
 from shoal.network.ops import op_of
 
-__all__ = ["follow_inputs", "make_out_of_place"]
-
 aten = torch.ops.aten
 
 

@@ -22,10 +22,6 @@ from torch._ops import OpOverload
 from shoal.errors import ConfigError
 from shoal.network import contexts, modules
 
-__all__ = [
-    "ATEN", "Op", "function_named", "handles", "name_of", "op_of", "register_op", "type_named",
-]  # fmt: skip
-
 
 @dataclass(frozen=True)
 class Op:

@@ -9,10 +9,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = [
-    "Skeleton", "container_at", "is_taken", "lookup_tensor", "numbered", "owner_of", "tables_of",
-]  # fmt: skip
-
 
 def tables_of(module: nn.Module) -> tuple[dict[str, Any], ...]:
     """Return the very dictionaries that hold a module's children and tensors."""

@@ -8,8 +8,6 @@ from typing import Any
 
 from shoal.errors import PlanError
 
-__all__ = ["Operation", "Plan"]
-
 
 @dataclass(frozen=True)
 class Operation:

@@ -25,8 +25,6 @@ from shoal.network.ops import op_of
 from shoal.network.paths import Skeleton, container_at, is_taken, lookup_tensor, numbered
 from shoal.network.training_only import stochastic_depth
 
-__all__ = ["Opaque", "raise_graph"]
-
 aten = torch.ops.aten
 
 _TENSOR_NAMES = ("weight", "bias", "running_mean", "running_var")

@@ -17,8 +17,6 @@ from torch import fx, nn
 from shoal.network.flow import bound_arguments, known_of
 from shoal.network.ops import op_of
 
-__all__ = ["MAX_COLUMNS", "LayerShape", "Reach", "conv_shape", "is_norm", "is_passed", "reaches"]
-
 aten = torch.ops.aten
 
 Pair = tuple[int, int]

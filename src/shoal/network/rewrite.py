@@ -14,11 +14,6 @@ from shoal.network.modules import OnesChannel, SharedPReLU
 from shoal.network.network import Network
 from shoal.network.paths import container_at, is_taken, numbered, owner_of
 
-__all__ = [
-    "between", "free_path", "hand_over", "is_closed", "put_module_", "remove_dead_",
-    "replace_stretch_", "used_paths",
-]  # fmt: skip
-
 
 def between(start: fx.Node, end: fx.Node) -> set[fx.Node]:
     """Return the nodes whose values `end` needs (itself included) without going past `start`."""

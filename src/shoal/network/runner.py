@@ -23,8 +23,6 @@ from shoal.network.contexts import CONTEXT_CALLS, restored_on_error
 from shoal.network.flow import writes
 from shoal.network.network import Network
 
-__all__ = ["Runner", "Tap", "listen"]
-
 
 @dataclass(frozen=True)
 class Tap:

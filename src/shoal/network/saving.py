@@ -27,11 +27,6 @@ from shoal.network.network import InputSpec, Network, TensorSpec
 from shoal.network.plan import Plan
 from shoal.network.raising import Opaque
 
-__all__ = [
-    "NETWORK_FILE", "WEIGHTS_FILE", "Fields", "is_saved", "read_description", "read_network",
-    "read_weights", "save", "state_hash", "tree_from_json", "tree_to_json", "write_network",
-]  # fmt: skip
-
 FORMAT = 2
 NETWORK_FILE = "network.json"
 WEIGHTS_FILE = "model.safetensors"

@@ -34,8 +34,6 @@ from shoal.network.reach import (
     reaches,
 )  # fmt: skip
 
-__all__ = ["Stretch", "find_stretches", "with_kernel"]
-
 _MODULE_RECTIFIERS = 2  # a module with more is several stretches in a row
 
 

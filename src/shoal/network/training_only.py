@@ -18,8 +18,6 @@ from torch import Tensor, fx
 from shoal.network.flow import bound_arguments, module_path, upstream
 from shoal.network.ops import op_of
 
-__all__ = ["restore_training_only", "stochastic_depth"]
-
 aten = torch.ops.aten
 
 _DIVISIONS = (aten.div.Tensor, aten.div.Scalar)

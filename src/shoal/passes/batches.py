@@ -22,8 +22,6 @@ from shoal.errors import DataError, OptionError
 from shoal.modes import device_of, eval_mode
 from shoal.network import Network
 
-__all__ = ["Batches", "Data", "Observer", "observe", "plain", "set_epoch"]
-
 
 def plain(loader: Iterable[Any]) -> Iterable[Any]:
     """Return the loader's data in stored order and without augmentation, where it offers that."""

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-__all__ = ["NAN_COUNT", "chunks_of_parts", "count_states"]
-
 # 2 MiB of float32: the signs of a chunk stay in a CPU's cache, which makes the count several times
 # faster. Their sums are exact in float32.
 _CHUNK = 1 << 19

@@ -10,8 +10,6 @@ from shoal.measure import SideBySide
 from shoal.report.latency_tables import latency_table, runtime_notes
 from shoal.report.table import Column, Row, Table
 
-__all__ = ["Compared", "Comparison", "comparison_lines", "comparison_tables"]
-
 
 @dataclass(frozen=True)
 class Compared:

@@ -11,8 +11,6 @@ from shoal.report.table import Cell, Column, Quantity, Row, Table, ratio_row, te
 if TYPE_CHECKING:
     from shoal.extras.robustness import Robustness
 
-__all__ = ["energy_lines", "energy_table", "robustness_lines", "robustness_table"]
-
 
 def energy_table(found: Mapping[str, Any]) -> Table:
     """Return what an epoch of training and 1,000 inferences take, by a run's meter."""

@@ -12,8 +12,6 @@ from shoal.network import Block, Network, Opaque, Site
 from shoal.report.table import Cell, Column, Row, Table, amount, text_columns
 from shoal.surgery.drop import BlockCost, block_costs
 
-__all__ = ["Inspection", "inspect_network", "inspection_lines", "inspection_tables"]
-
 
 @dataclass(frozen=True)
 class Inspection:

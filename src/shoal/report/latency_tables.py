@@ -8,8 +8,6 @@ from typing import Any
 from shoal.measure import Benchmark
 from shoal.report.table import Cell, Column, Quantity, Row, Table, text_columns
 
-__all__ = ["benchmark_table", "latency_table", "quotient", "runtime_name", "runtime_notes"]
-
 _NETWORKS = {
     "dense": "dense as given",
     "dense_folded": "dense, norms folded",

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from shoal.report.table import Table
 
-__all__ = ["markdown"]
-
 
 def markdown(table: Table) -> str:
     """Return a table as Markdown: its title as a paragraph before it, its notes after it."""

@@ -7,8 +7,6 @@ from shoal.report.latency_tables import runtime_name
 from shoal.report.table import Cell, Column, Quantity, Row, Table, amount, text_columns
 from shoal.runtimes import EAGER
 
-__all__ = ["merge_tables"]
-
 
 def merge_tables(report: MergeReport) -> list[Table]:
     """Return all there is to say of a merge."""

@@ -13,8 +13,6 @@ from shoal.report.run_tables import headline, outcome_lines, outcome_tables, ste
 from shoal.report.table import Column, Table
 from shoal.search.records import RunRecord
 
-__all__ = ["html_table", "write_page"]
-
 _TEMPLATE = """<!doctype html>
 <html lang="en">
 <head>

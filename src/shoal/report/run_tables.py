@@ -12,8 +12,6 @@ from shoal.report.table import DONE, Cell, Column, Quantity, Row, Table, ratio_r
 from shoal.runtimes import EAGER
 from shoal.search.records import RunRecord, Step, lineage
 
-__all__ = ["comparison_table", "headline", "outcome_lines", "outcome_tables", "steps_table"]
-
 
 def headline(record: RunRecord) -> str:
     """Return the outcome of a run in one line."""

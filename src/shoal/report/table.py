@@ -11,22 +11,6 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
-__all__ = [
-    "DONE",
-    "UNITS",
-    "Cell",
-    "Column",
-    "Quantity",
-    "Row",
-    "Table",
-    "amount",
-    "duration",
-    "percent",
-    "points",
-    "ratio_row",
-    "text_columns",
-]
-
 DONE = {"linearize": "linearized", "drop": "dropped", "collapse": "collapsed"}
 
 

@@ -10,8 +10,6 @@ from rich.table import Table as RichTable
 
 from shoal.report.table import Table
 
-__all__ = ["print_table"]
-
 _BETWEEN = 3  # characters between two columns
 _LEAST_TEXT = 20  # characters below which a column of text is not squeezed
 _STYLES = {"strong": "bold", "faint": "dim", "": ""}

@@ -13,8 +13,6 @@ from typing_extensions import override
 from shoal.network.inputs import Inputs, as_call, borrowed, home_device, map_tensors, tensors_of
 from shoal.runtimes.runtime import EAGER, Runner, Runtime, register_runtime
 
-__all__ = ["Eager"]
-
 
 @register_runtime(EAGER)
 class Eager(Runtime):

@@ -18,8 +18,6 @@ from shoal.network.paths import numbered
 from shoal.quiet import quietly
 from shoal.runtimes.runtime import Runner
 
-__all__ = ["BATCH", "MAX_BYTES", "OnnxRunner", "onnx_model", "opset_of", "root_cause"]
-
 BATCH = "batch"
 MAX_BYTES = 2**31 - 1  # what protobuf holds in one message
 

@@ -16,8 +16,6 @@ from shoal.runtimes.onnx_file import OnnxRunner
 from shoal.runtimes.runtime import Runtime, register_runtime
 from shoal.runtimes.write import export
 
-__all__ = ["OnnxRuntime"]
-
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 

@@ -26,8 +26,6 @@ from shoal.network.ops import op_of
 from shoal.quiet import quietly
 from shoal.runtimes.onnx_file import BATCH, root_cause
 
-__all__ = ["Example", "called_program", "flat_program", "outputs_of"]
-
 
 @dataclass(frozen=True)
 class Example:

@@ -14,16 +14,6 @@ from shoal.errors import ShoalError
 from shoal.network.inputs import Inputs, resolve_device
 from shoal.registry import Registry
 
-__all__ = [
-    "EAGER",
-    "RUNTIMES",
-    "Runner",
-    "Runtime",
-    "find_runtime",
-    "open_runtime",
-    "register_runtime",
-]
-
 EAGER = "eager"
 
 

@@ -29,8 +29,6 @@ from shoal.quiet import quietly
 from shoal.runtimes.onnx_file import MAX_BYTES, OnnxRunner, onnx_model, opset_of, root_cause
 from shoal.runtimes.program import Example, called_program, flat_program, outputs_of
 
-__all__ = ["ExportReport", "export"]
-
 Run: TypeAlias = Callable[..., list[Tensor]]
 """From the example's tensors to all tensors given out."""
 

@@ -30,8 +30,6 @@ from shoal.seeds import derive_seed
 from shoal.training import EpochReport, fit
 from shoal.training.evaluate import logits_of, sample_losses
 
-__all__ = ["Coach", "FirstBatches", "Trial"]
-
 
 class Coach:
     """Trains the networks of one step: by the run's recipe, or by the user's own function.

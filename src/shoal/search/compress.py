@@ -29,8 +29,6 @@ from shoal.search.run import Run
 from shoal.search.settings import Settings
 from shoal.search.task import Listener, Meter, Task
 
-__all__ = ["compress", "method_of", "working_device"]
-
 
 def compress(
     model: nn.Module,

@@ -19,8 +19,6 @@ from shoal.search.options import SearchOptions
 from shoal.search.records import Metrics, Result, RunRecord, Step, chosen
 from shoal.search.task import Task
 
-__all__ = ["search"]
-
 
 def search(method: Method, task: Task) -> Result:
     """Let a method take step after step until the quality, a target or the method itself ends it.

@@ -23,8 +23,6 @@ from shoal.search.moves import Move, saved_ms
 from shoal.search.records import LatencyReport
 from shoal.training import evaluate
 
-__all__ = ["Data", "Ending", "Figures", "Gauge", "end_of", "folded"]
-
 _BASELINE = "dense_folded"
 _SECONDS = 2.0  # of each of the two measurements: what users read first must not be a fluke
 

@@ -36,8 +36,6 @@ from shoal.search.task import Spent
 from shoal.seeds import derive_seed, preserved_rng, seed_everything
 from shoal.surgery import LineMoments, collapse_, drop_, linearize_, replace_
 
-__all__ = ["Lab"]
-
 _REMOVES = {"site": "linearize", "block": "drop", "stretch": "collapse"}
 
 

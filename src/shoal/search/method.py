@@ -15,8 +15,6 @@ from shoal.registry import Registry
 if TYPE_CHECKING:
     from shoal.search.lab import Lab
 
-__all__ = ["Method", "Progress", "ScoreOptions", "methods", "register_method"]
-
 
 @dataclass(frozen=True)
 class Progress:

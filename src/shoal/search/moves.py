@@ -35,17 +35,6 @@ from shoal.surgery import FittedLine, LineMoments, drop_, linearize_
 from shoal.surgery.collapse import collapsed_layers, fit_stretches, put_collapsed_
 from shoal.surgery.fit_conv import FittedLayer
 
-__all__ = [
-    "KINDS",
-    "POSITIONS",
-    "Fitted",
-    "Move",
-    "find_moves",
-    "fit_moves",
-    "predicted_costs",
-    "saved_ms",
-]
-
 Kind = Literal["linearize", "collapse", "drop"]
 KINDS: tuple[Kind, ...] = ("linearize", "collapse", "drop")
 

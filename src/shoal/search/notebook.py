@@ -19,8 +19,6 @@ from shoal.search.task import Spent, Task
 from shoal.surgery import FittedLine
 from shoal.training.evaluate import logits_of
 
-__all__ = ["Notebook"]
-
 T = TypeVar("T")
 
 

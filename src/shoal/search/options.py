@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from shoal.errors import ConfigError
 from shoal.options import Options, above, at_least, between, one_of, option
 
-__all__ = ["MachineOptions", "SearchOptions"]
-
 _SHARE = between(0, 1, ends="()")
 
 

@@ -12,8 +12,6 @@ from shoal.errors import RunError, ShoalError
 from shoal.merge.report import MergeReport
 from shoal.network import Network, Plan
 
-__all__ = ["LatencyReport", "Metrics", "Result", "RunRecord", "Step", "chosen", "lineage"]
-
 FORMAT = 2
 """Of `result.json`."""
 

@@ -17,8 +17,6 @@ from shoal.search.options import SearchOptions
 from shoal.search.run import Run
 from shoal.training import EpochReport
 
-__all__ = ["Rewind"]
-
 
 class Rewind:
     """The weights that a search goes back to after each removal, if it does.

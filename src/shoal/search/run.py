@@ -24,8 +24,6 @@ from shoal.network import Network
 from shoal.network.saving import read_network, write_network
 from shoal.search.records import RunRecord, Step, chosen
 
-__all__ = ["Run", "read_run"]
-
 try:
     import fcntl
 except ImportError:  # no file locks on this system

@@ -16,8 +16,6 @@ from shoal.registry import Registry
 from shoal.search.method import methods
 from shoal.search.options import MachineOptions, SearchOptions
 
-__all__ = ["Settings", "option_classes"]
-
 
 @dataclass(frozen=True)
 class Settings:

@@ -16,8 +16,6 @@ from shoal.search.rewind import Rewind
 from shoal.search.run import Run
 from shoal.training import BatchReport, EpochReport
 
-__all__ = ["Listener", "Meter", "Spent", "Task"]
-
 
 class Listener:
     """Is told of a search's progress; this one ignores it. Subclass it to show something."""

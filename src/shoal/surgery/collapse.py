@@ -23,8 +23,6 @@ from shoal.passes.batches import Batches, observe
 from shoal.surgery.fit_conv import FittedLayer, LayerMoments
 from shoal.surgery.linearize import named_once
 
-__all__ = ["collapse_", "collapsed_layers", "fit_stretches", "put_collapsed_"]
-
 _PASS_BYTES = 1 << 30  # of matrices held during one pass; solving one of them comes on top
 
 

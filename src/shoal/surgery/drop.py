@@ -26,8 +26,6 @@ from shoal.network.runner import Tap, listen
 from shoal.runtimes import EAGER
 from shoal.surgery.linearize import named_once
 
-__all__ = ["BlockCost", "block_costs", "drop_", "zero_out_"]
-
 
 def drop_(network: Network, names: Sequence[str] | str) -> Network:
     """Remove residual branches, in place, and record it in the plan.

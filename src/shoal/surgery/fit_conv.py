@@ -25,8 +25,6 @@ from shoal.distributed import sum_across
 from shoal.errors import ConfigError, TrainingError
 from shoal.network.reach import LayerShape
 
-__all__ = ["FittedLayer", "LayerMoments"]
-
 RIDGE = 1e-5  # of the mean variance of a column; enough to keep dead and doubled channels harmless
 _STRONGER = (1e-9, 1e-7, 1e-5, 1e-3, 1e-1)  # tried in turn where the matrix is singular
 _CHUNK = 1 << 23  # entries of X at a time: 32 MiB

@@ -22,10 +22,6 @@ from shoal.network.rewrite import hand_over
 from shoal.passes.batches import Observer, observe
 from shoal.passes.states import chunks_of_parts
 
-__all__ = [
-    "FittedLine", "LineMoments", "fit_lines", "linearize_", "named_once", "put_linear_", "replace_",
-]  # fmt: skip
-
 _CHUNK = 1 << 17  # entries; 1 MiB of float64, which stays in a CPU's cache
 
 

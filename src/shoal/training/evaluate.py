@@ -20,11 +20,6 @@ from shoal.options.training import PRECISIONS
 from shoal.passes.batches import Batches
 from shoal.seeds import preserved_rng
 
-__all__ = [
-    "Evaluation", "autocast", "check_targets", "distillation_losses", "evaluate", "hits",
-    "logits_of", "resolve_precision", "sample_losses",
-]  # fmt: skip
-
 
 @dataclass(frozen=True)
 class Evaluation:

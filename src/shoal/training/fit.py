@@ -33,8 +33,6 @@ from shoal.training.objective import Hooks, Loss, Objective, Values
 from shoal.training.reports import BatchReport, EpochReport, FitReport, best_epoch
 from shoal.training.trainer import Feed, Trainer
 
-__all__ = ["fit"]
-
 _FORMAT = {"format": "shoal.fit", "version": 2}
 
 

@@ -30,8 +30,6 @@ from shoal.training.evaluate import (
     sample_losses,
 )
 
-__all__ = ["Hooks", "Loss", "Objective", "Values"]
-
 Loss: TypeAlias = Callable[[Any, Tensor], Tensor]
 
 Values: TypeAlias = Mapping[str, Any]

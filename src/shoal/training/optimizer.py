@@ -17,8 +17,6 @@ from torch import nn
 from shoal.errors import ConfigError, TrainingError, unknown_name
 from shoal.options import Recipe
 
-__all__ = ["Optimizers", "learning_rate", "parameter_groups"]
-
 _SETTINGS = ("optimizer", "lr", "momentum", "nesterov", "weight_decay")
 
 

@@ -8,8 +8,6 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["BatchReport", "EpochReport", "FitReport", "best_epoch"]
-
 
 @dataclass(frozen=True)
 class BatchReport:

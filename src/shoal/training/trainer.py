@@ -35,8 +35,6 @@ from shoal.training.objective import Objective
 from shoal.training.optimizer import Optimizers, learning_rate
 from shoal.training.reports import BatchReport
 
-__all__ = ["EpochSums", "Feed", "Trainer"]
-
 
 class EpochSums:
     """What an epoch of training adds up to, over all processes.

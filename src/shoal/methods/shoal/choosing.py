@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from shoal.search.lab import Lab
     from shoal.search.moves import Fitted, Move
 
-__all__ = ["best_step", "rehearsed"]
-
 _BATCHES = 20  # of a rehearsal
 
 
