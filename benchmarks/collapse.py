@@ -46,7 +46,8 @@ def choose_greedily(
         scores = score(network, train, criterion, samples=options.samples, names=left)
         names = [*names, scores.lowest()[0]]
         left.remove(names[-1])
-        network = collapse_(dense.copy(), names, train, samples=options.samples)
+        network = dense.copy()
+        collapse_(network, names, train, samples=options.samples)
         seconds += time.perf_counter() - started
         found = evaluate(network, test)
         step = {
@@ -77,7 +78,8 @@ def fine_tune(
 ) -> dict[str, Any]:
     """Return the accuracies of the dense and the collapsed network, both fine-tuned alike."""
     found: dict[str, Any] = {"epochs": options.epochs, "collapsed": list(names)}
-    collapsed = collapse_(dense.copy(), names, train, samples=options.samples)
+    collapsed = dense.copy()
+    collapse_(collapsed, names, train, samples=options.samples)
     given = {"epochs": options.epochs, "seed": options.seed}
     recipe = {"lr": options.lr}
     tuned = dense.copy()

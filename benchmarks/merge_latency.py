@@ -48,7 +48,9 @@ def linearized(dense: Network, share: str, images: Tensor) -> Network:
     """Return a copy with lines fitted on the images at a third of the sites, or at all."""
     names = [site.name for site in dense.sites]
     chosen = names[1::3] if share == "a third" else names
-    return linearize_(dense.copy(), chosen, loader=[(images, None)])
+    network = dense.copy()
+    linearize_(network, chosen, loader=[(images, None)])
+    return network
 
 
 def measure(

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import small_runs
+from changed import changed
 from shoal.cli import main
 
 MODEL = f"{small_runs.__file__}:build"
@@ -104,7 +105,7 @@ def test_a_saved_network_shows_what_is_linearized(
 ) -> None:
     import shoal
 
-    net = shoal.linearize_(small_runs.captured().copy(), "act", how="identity")
+    net = changed(shoal.linearize_, small_runs.captured().copy(), "act", how="identity")
     net.plan.base = MODEL
     shoal.save(net, tmp_path / "net")
     found = inspected(capsys, tmp_path / "net", "--data", "digits", "--samples", 100)

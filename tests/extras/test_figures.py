@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import shoal
+from changed import changed
 from shoal.errors import ConfigError, ShoalError
 from shoal.extras.figures import criteria_map, l1_by_stage
 from shoal.importance import Scores, stages
@@ -33,7 +34,7 @@ def test_stages_are_the_blocks_of_one_shape(network: Network) -> None:
     assert [stage.index for stage in found] == [0, 1, 2]
     assert found[1].blocks == ("layer2.0", "layer2.1", "layer2.2")
     assert found[1].removable == ("layer2.1", "layer2.2")
-    smaller = drop_(network.copy(), ["layer1.0", "layer1.1", "layer1.2"])
+    smaller = changed(drop_, network.copy(), ["layer1.0", "layer1.1", "layer1.2"])
     assert [stage.title for stage in stages(smaller)] == ["8×8×8", "16×4×4"]
 
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import shoal
+from changed import changed
 from shoal.errors import ConfigError, DataError, NameNotFoundError, TrainingError
 from shoal.importance import Scores, criteria, per_latency, score_several
 from shoal.importance.criteria import criterion_for, make_criterion
@@ -148,7 +149,7 @@ def test_sites_are_lesioned_by_the_identity(
     with torch.no_grad():
         dense = F.cross_entropy(network(images), labels)
         for name in list(scores)[::5]:
-            less = linearize_(network.copy(), name, how="identity")
+            less = changed(linearize_, network.copy(), name, how="identity")
             wanted = float(F.cross_entropy(less(images), labels) - dense)
             assert scores[name] == pytest.approx(wanted, abs=1e-10)
 
@@ -195,7 +196,7 @@ def test_the_entropy_of_a_block_is_the_mean_over_its_rectifiers(
             assert block.sites
             mean = sum(sites[site] for site in block.sites) / len(block.sites)
             assert blocks[block.name] == pytest.approx(mean)
-    linear = linearize_(network.copy(), "layer1.0.relu", how="identity")
+    linear = changed(linearize_, network.copy(), "layer1.0.relu", how="identity")
     assert shoal.score(linear, loader, "block_entropy")["layer1.0"] == 0.0
 
 
@@ -438,7 +439,7 @@ def test_criteria_of_gradients_share_their_passes(
 def test_a_block_that_does_nothing_scores_zero(
     criterion: str, network: Network, images: Tensor, labels: Tensor
 ) -> None:
-    idle = zero_out_(network.copy(), ["layer1.1", "layer3.2"])
+    idle = changed(zero_out_, network.copy(), ["layer1.1", "layer3.2"])
     scores = shoal.score(idle, batches(images, labels), criterion)
     assert scores["layer1.1"] == pytest.approx(0.0, abs=1e-12)
     assert scores["layer3.2"] == pytest.approx(0.0, abs=1e-12)
@@ -464,7 +465,7 @@ def test_random_scores_follow_from_seed_and_name(network: Network) -> None:
     other = shoal.score(network, (), "random", seed=4)
     assert dict(first) == dict(again) != dict(other)
     assert all(0 <= value < 1 for value in first.values())
-    less = shoal.score(drop_(network.copy(), "layer1.0"), (), "random", seed=3)
+    less = shoal.score(changed(drop_, network.copy(), "layer1.0"), (), "random", seed=3)
     assert all(less[name] == first[name] for name in less)
     sites = shoal.score(network, (), "random", place="site")
     assert list(sites) == [site.name for site in network.sites]
@@ -490,7 +491,7 @@ def test_consensus_sums_ranks(network: Network, images: Tensor, labels: Tensor) 
 
 
 def test_equal_scores_share_their_rank(network: Network, images: Tensor, labels: Tensor) -> None:
-    idle = zero_out_(network.copy(), ["layer1.1", "layer3.2"])
+    idle = changed(zero_out_, network.copy(), ["layer1.1", "layer3.2"])
     loader = batches(images, labels)
     scores = shoal.score(idle, loader, "consensus", criteria=["kl", "cka"])
     assert scores["layer1.1"] == scores["layer3.2"] == 1.0

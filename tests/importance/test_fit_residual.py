@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from changed import changed
 from shoal.errors import ConfigError, DataError, NameNotFoundError
 from shoal.importance import score
 from shoal.importance.criteria import criterion_for
@@ -108,7 +109,7 @@ def test_collapse_loss_is_what_collapsing_and_evaluating_gives(
     dense = evaluate(network, loader)
     assert list(scores) == BLOCKS
     for name in ("layer1.0", "layer2.0", "layer3.2"):
-        after = evaluate(collapse_(network.copy(), name, loader), loader)
+        after = evaluate(changed(collapse_, network.copy(), name, loader), loader)
         assert scores.details[name]["loss"] == pytest.approx(after.loss, abs=1e-5)
         assert scores.details[name]["top1"] == pytest.approx(after.top1)
         rise = after.loss - dense.loss if metric == "loss" else dense.top1 - after.top1

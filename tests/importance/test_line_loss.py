@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from changed import changed
 from shoal.errors import ConfigError, DataError, TrainingError
 from shoal.importance import score
 from shoal.importance.candidates import Candidate
@@ -49,7 +50,7 @@ def test_it_is_what_linearizing_and_evaluating_gives(
     dense = evaluate(network, loader)
     assert list(scores) == [site.name for site in network.sites]
     for name in scores:
-        after = evaluate(linearize_(network.copy(), name, loader=loader), loader)
+        after = evaluate(changed(linearize_, network.copy(), name, loader=loader), loader)
         assert scores.details[name]["loss"] == pytest.approx(after.loss, abs=1e-5)
         assert scores.details[name]["top1"] == pytest.approx(after.top1)
         rise = after.loss - dense.loss if metric == "loss" else dense.top1 - after.top1
@@ -64,7 +65,7 @@ def test_with_how_identity_it_is_what_an_identity_costs(
     dense = evaluate(network, loader)
     assert len(scores) == (screen or len(network.sites))
     for name in scores:
-        after = evaluate(linearize_(network.copy(), name, how="identity"), loader)
+        after = evaluate(changed(linearize_, network.copy(), name, how="identity"), loader)
         assert scores[name] == pytest.approx(after.loss - dense.loss, abs=1e-5)
 
 
@@ -85,7 +86,7 @@ def test_sites_of_transformers_and_functions_too() -> None:
     scores = score(network, data, criterion="line_loss", **EXACT)
     assert list(scores) == ["act", "act_1", "relu"]
     for name in scores:
-        after = evaluate(linearize_(network.copy(), name, loader=data), data)
+        after = evaluate(changed(linearize_, network.copy(), name, loader=data), data)
         assert scores.details[name]["loss"] == pytest.approx(after.loss, abs=1e-5)
 
 
@@ -103,8 +104,8 @@ def test_putting_back_the_same_value_costs_exactly_nothing(
 
 
 def test_linearized_sites_are_not_scored_again(network: Network, loader: list[Batch]) -> None:
-    changed = linearize_(network.copy(), ["layer1.0.relu"], how="identity")
-    scores = score(changed, loader, criterion="line_loss")
+    less = changed(linearize_, network.copy(), ["layer1.0.relu"], how="identity")
+    scores = score(less, loader, criterion="line_loss")
     assert set(scores) == {site.name for site in network.sites} - {"layer1.0.relu"}
 
 

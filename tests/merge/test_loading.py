@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import shoal
+from changed import changed
 from shoal import files as atomic
 from shoal.errors import CheckpointError, FileError, PlanError
 from shoal.merge.loading import load
@@ -31,7 +32,7 @@ def lined() -> Network:
     """A network with two fitted lines and one identity."""
     net = captured().copy()
     shoal.linearize_(net, ["relu", "last"], loader=digits().train)
-    return shoal.linearize_(net, ["act"], how="identity")
+    return changed(shoal.linearize_, net, ["act"], how="identity")
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import shoal
+from changed import changed
 from shoal.errors import PlanError
 from shoal.merge.cut import LatencyCosts
 from shoal.merge.loading import replay_
@@ -28,7 +29,7 @@ def pair(stride: int = 1, kernel: int = 3) -> Network:
         nn.ReLU(),
     ]
     network = capture(nn.Sequential(*layers).eval(), torch.randn(2, 3, 9, 9))
-    return linearize_(network, "2", loader=[(torch.randn(16, 3, 9, 9), None)])
+    return changed(linearize_, network, "2", loader=[(torch.randn(16, 3, 9, 9), None)])
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import shoal
 import small_runs
+from changed import changed
 from shoal.errors import ConfigError, TrainingError
 from shoal.importance import score
 from shoal.measure import latency_in
@@ -217,7 +218,7 @@ def test_what_folding_takes_away_saves_nothing(
         return real(runtime, models, inputs, warmup=0, repeats=3, min_seconds=0.0)
 
     monkeypatch.setattr(moves_module, "latency_in", short)
-    network = shoal.drop_(model.copy(), "layer3.1")
+    network = changed(shoal.drop_, model.copy(), "layer3.1")
     found = find_moves(network, ["linearize"])
     assert "linearize layer3.1.relu_1" in {move.title for move in found}
     _, saved = saved_ms(network, found, (torch.randn(2, 3, 8, 8),))
@@ -255,7 +256,7 @@ def test_everything_is_decided_in_the_runtime_that_is_asked_for(
     monkeypatch.setattr(moves_module, "latency_in", short)
     monkeypatch.setattr("shoal.merge.cut.latency_in", short)
     monkeypatch.setattr("shoal.merge.merge.latency_in", short)
-    network = linearize_(model.copy(), "layer1.0.relu", how="identity")
+    network = changed(linearize_, model.copy(), "layer1.0.relu", how="identity")
     found = find_moves(network, ["drop"])[:2]
     saved_ms(network, found, (torch.randn(2, 3, 8, 8),), runtime="onnxruntime")
     merge_(network, policy="measured", runtime="onnxruntime")

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
 import shoal
+from changed import changed
 from shoal.merge.padding import move_paddings_
 from shoal.models import cifar_resnet20
 from shoal.network import Network
@@ -105,9 +106,9 @@ CHANGES: dict[str, Callable[[Network], object]] = {
     "linearize": lambda n: linearize_(n, "layer1.0.relu", how="identity"),
     "drop": lambda n: drop_(n, "layer1.0"),
     "collapse": lambda n: collapse_(n, "layer1.1", data()),
-    "merge": lambda n: shoal.merge_(linearize_(n, "layer1.0.relu", how="identity")),
+    "merge": lambda n: shoal.merge_(changed(linearize_, n, "layer1.0.relu", how="identity")),
     "replace": lambda n: n.replace_module("layer1.0.relu", nn.Identity()),
-    "become": lambda n: n.become(drop_(n.copy(), "layer2.1")),
+    "become": lambda n: n.become(changed(drop_, n.copy(), "layer2.1")),
 }
 
 
@@ -124,7 +125,7 @@ def test_after_a_change_all_is_found_anew(captured: Network, change: str) -> Non
 
 
 def test_layers_changed_in_place_are_found_as_they_are(captured: Network) -> None:
-    network = linearize_(captured.copy(), "layer1.0.relu", how="identity")
+    network = changed(linearize_, captured.copy(), "layer1.0.relu", how="identity")
     view, _ = network.view, found(network)
     move_paddings_(network, [("layer1.0.conv1", "layer1.0.conv2")])
     assert network.view is not view

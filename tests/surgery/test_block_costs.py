@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import shoal
+from changed import changed
 from shoal.errors import ConfigError, NameNotFoundError
 from shoal.measure import count_macs
 from shoal.models import cifar_resnet20, cifar_resnet32, cifar_resnet56
@@ -66,7 +67,7 @@ def test_costs_are_what_dropping_saves() -> None:
     assert list(costs) == [b.name for b in network.blocks if b.removable]
     params, macs = sum(p.numel() for p in network.parameters()), count_macs(network, x).total
     for name, cost in costs.items():
-        smaller = drop_(network.copy(), name)
+        smaller = changed(drop_, network.copy(), name)
         assert cost.params == params - sum(p.numel() for p in smaller.parameters())
         assert cost.params_percent == pytest.approx(100 * cost.params / params)
         assert cost.macs == macs - count_macs(smaller, x).total

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from changed import changed
 from collapse_checks import Model, Pair, by_name, images, same_after_loading, torchvision_model
 from shoal.errors import ConfigError, DataError, NameNotFoundError, TrainingError
 from shoal.models import cifar_resnet20, digits_resnet
@@ -82,7 +83,7 @@ def test_grouped_and_depthwise_layers_become_one_dense_one() -> None:
 def test_the_block_goes_and_the_rectifier_after_it_stays(
     small: Network, loader: list[Tensor]
 ) -> None:
-    network = collapse_(small.copy(), ["layer1.1", "layer2.0"], loader)
+    network = changed(collapse_, small.copy(), ["layer1.1", "layer2.0"], loader)
     sites = [site.name for site in network.sites]
     assert "layer1.1.relu" not in sites  # between the two convolutions
     assert "layer1.1.relu_1" in sites
@@ -110,7 +111,7 @@ def test_untouched_parameters_are_the_same_objects(small: Network, loader: list[
 
 
 def test_it_is_the_best_layer_for_the_output(small: Network, loader: list[Tensor]) -> None:
-    network = collapse_(small.copy(), "layer3.1", loader, ridge=0.0)
+    network = changed(collapse_, small.copy(), "layer3.1", loader, ridge=0.0)
     layer = network.get_submodule("layer3.1.collapsed")
     x, y = [], []
     twin = small.copy()
@@ -137,7 +138,7 @@ def test_it_is_the_best_layer_for_the_output(small: Network, loader: list[Tensor
 def test_several_are_fitted_to_what_was_there_before_the_call(
     small: Network, loader: list[Tensor]
 ) -> None:
-    together = collapse_(small.copy(), ["layer1.2", "layer1.1"], loader)
+    together = changed(collapse_, small.copy(), ["layer1.2", "layer1.1"], loader)
     assert together.plan.names("collapse") == ["layer1.1", "layer1.2"]  # in forward order
     apart = small.copy()
     for name in ("layer1.1", "layer1.2"):
@@ -160,7 +161,7 @@ def test_several_are_fitted_to_what_was_there_before_the_call(
 
 
 def test_it_runs_in_training_and_learns(small: Network, loader: list[Tensor]) -> None:
-    network = collapse_(small.copy().train(), "layer1.1", loader)
+    network = changed(collapse_, small.copy().train(), "layer1.1", loader)
     assert network.training
     assert network.get_submodule("layer1.1.collapsed").training
     network(loader[0]).square().mean().backward()
@@ -168,7 +169,7 @@ def test_it_runs_in_training_and_learns(small: Network, loader: list[Tensor]) ->
 
 
 def test_a_linearized_block_collapses_too(small: Network, loader: list[Tensor]) -> None:
-    network = linearize_(small.copy(), "layer1.1.relu", how="identity")
+    network = changed(linearize_, small.copy(), "layer1.1.relu", how="identity")
     collapse_(network, "layer1.1", loader, kernel_size=5)
     assert network.get_submodule("layer1.1.collapsed").kernel_size == (5, 5)
 
@@ -242,7 +243,7 @@ def test_architectures_shapes_and_replay(
 def test_the_new_norm_changes_nothing_until_it_is_trained(
     small: Network, loader: list[Tensor]
 ) -> None:
-    network = collapse_(small.copy(), "layer1.1", loader)
+    network = changed(collapse_, small.copy(), "layer1.1", loader)
     bare = network.copy()
     bare.replace_module("layer1.1.collapsed_norm", nn.Identity())
     with torch.no_grad():

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import shoal
+from changed import changed
 from shoal import compat
 from shoal.errors import ConfigError, NameNotFoundError, ShoalError
 from shoal.models import cifar_resnet20, cifar_resnet32, cifar_resnet56, cifar_resnet110
@@ -96,7 +97,7 @@ def test_the_smaller_network_is_the_original_with_the_branch_times_zero(name: st
     assert len(removable) == count
     with torch.no_grad():
         for block in removable:
-            smaller = drop_(network.copy(), block)
+            smaller = changed(drop_, network.copy(), block)
             with times_zero(model, block + last):
                 wanted = model(x)
             torch.testing.assert_close(smaller(x), wanted, rtol=0, atol=1e-6)
@@ -128,7 +129,7 @@ def test_the_order_of_drops_does_not_matter(network: Network) -> None:
         for name in order:
             drop_(one_by_one, name)
         found.append(one_by_one)
-    found.append(drop_(network.copy(), names))
+    found.append(changed(drop_, network.copy(), names))
     with torch.no_grad():
         outputs = [smaller(x) for smaller in found]
     assert len({smaller.code for smaller in found}) == 1
@@ -187,7 +188,7 @@ def test_an_error_leaves_the_network_as_it_was(
 
 
 def test_no_names_change_nothing(network: Network) -> None:
-    assert len(drop_(network, []).plan) == 0
+    assert len(changed(drop_, network, []).plan) == 0
 
 
 def test_a_dropped_block_is_unknown_afterwards(network: Network) -> None:
@@ -199,7 +200,10 @@ def test_a_dropped_block_is_unknown_afterwards(network: Network) -> None:
 def test_zeroed_and_dropped_give_the_same_output(network: Network) -> None:
     names = ["layer1.0", "layer2.1", "layer3.2"]
     x = torch.randn(4, 3, 16, 16)
-    zeroed, dropped = zero_out_(network.copy(), names), drop_(network.copy(), names)
+    zeroed, dropped = (
+        changed(zero_out_, network.copy(), names),
+        changed(drop_, network.copy(), names),
+    )
     with torch.no_grad():
         torch.testing.assert_close(zeroed(x), dropped(x), rtol=0, atol=1e-6)
     assert len(zeroed.graph.nodes) == len(network.graph.nodes)
@@ -249,7 +253,7 @@ def test_names_of_blocks_stay_when_their_neighbours_go() -> None:
     for name in names:
         rest = [other for other in names if other != name]
         assert [b.name for b in drop_(network.copy(), name).blocks] == rest
-    smaller = drop_(network.copy(), "0.mix")
+    smaller = changed(drop_, network.copy(), "0.mix")
     gone = {"0.norm1.weight", "0.norm1.bias", "0.mix.weight", "0.mix.bias", "0.gamma"}
     assert set(network.state_dict()) - set(smaller.state_dict()) == gone
     drop_(smaller, "0.mlp")
@@ -281,7 +285,7 @@ def test_parallel_and_nested_branches() -> None:
                 for name in order:
                     drop_(smaller, block[name])
                 torch.testing.assert_close(smaller(x), reference(without))
-        both = drop_(network.copy(), [block["inner"], block["outer"]])
+        both = changed(drop_, network.copy(), [block["inner"], block["outer"]])
         torch.testing.assert_close(both(x), reference({"outer"}))
         assert set(both.state_dict()) == {"a.weight", "a.bias", "b.weight", "b.bias"}
 

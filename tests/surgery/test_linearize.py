@@ -34,7 +34,7 @@ def network() -> Network:
 
 def test_the_identity_passes_the_input() -> None:
     net = network().eval()
-    assert linearize_(net, "2", how="identity") is net
+    assert linearize_(net, "2", how="identity") == net.plan.operations
     bare = model().eval()
     bare[2] = nn.Identity()
     assert torch.equal(net(data()), bare(data()))

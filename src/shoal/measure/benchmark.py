@@ -101,7 +101,8 @@ def benchmark(
         >>> import shoal, torch
         >>> images = torch.randn(8, 1, 8, 8)
         >>> dense = shoal.capture(shoal.models.digits_resnet(), images)
-        >>> shallow = shoal.drop_(dense.copy(), ["layer1.1", "layer2.1"])
+        >>> shallow = dense.copy()
+        >>> operations = shoal.drop_(shallow, ["layer1.1", "layer2.1"])
         >>> report = shoal.benchmark(shallow, images, baseline=dense, min_seconds=0, repeats=3)
         >>> report.depth, report.baseline.depth, round(report.macs_ratio, 2)
         (10, 14, 1.52)

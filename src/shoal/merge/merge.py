@@ -74,7 +74,8 @@ def merge_(
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
         >>> net = shoal.capture(model.eval(), torch.randn(2, 4))
 
-        >>> report = shoal.merge_(shoal.linearize_(net, ["1"], how="identity"), policy="always")
+        >>> operations = shoal.linearize_(net, ["1"], how="identity")
+        >>> report = shoal.merge_(net, policy="always")
         >>> report.depth_before, report.depth_after, report.max_rel_error < 1e-5
         (2, 1, True)
     """

@@ -88,7 +88,8 @@ class Network(nn.Module):
         >>> net = shoal.capture(shoal.models.digits_resnet(), torch.randn(2, 1, 8, 8))
         >>> net.sites[0].kind, len(net.blocks), net(torch.randn(5, 1, 8, 8)).shape
         ('relu', 6, torch.Size([5, 10]))
-        >>> shoal.drop_(net, "layer1.1").plan.names("drop")
+        >>> operations = shoal.drop_(net, "layer1.1")
+        >>> net.plan.names("drop")
         ['layer1.1']
     """
 

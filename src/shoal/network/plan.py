@@ -39,9 +39,10 @@ class Plan:
     fingerprint: str = ""  # a hash of the base model's architecture
     operations: list[Operation] = field(default_factory=list)  # oldest first
 
-    def record(self, kind: str, names: tuple[str, ...], **options: Any) -> None:
-        """Add an operation at the end."""
+    def record(self, kind: str, names: tuple[str, ...], **options: Any) -> Operation:
+        """Add an operation at the end, and return it."""
         self.operations.append(Operation(kind, names, options))
+        return self.operations[-1]
 
     def __len__(self) -> int:
         return len(self.operations)

@@ -15,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from shoal.data.batch import Batch, sample_keys
 from shoal.errors import ConfigError, OptionError
 from shoal.modes import eval_mode
-from shoal.network import Network
+from shoal.network import Network, Operation
 from shoal.network.rewrite import free_path, remove_dead_, replace_stretch_
 from shoal.network.runner import Tap, listen
 from shoal.network.stretches import Stretch, with_kernel
@@ -34,7 +34,7 @@ def collapse_(
     kernel_size: int | None = None,
     samples: int | None = None,
     ridge: float | None = None,
-) -> Network:
+) -> list[Operation]:
     """Replace blocks or stretches by one layer each, fitted by ridge regression, in place.
 
     The new layer, "collapsed" below the block's path, gives what the block gave on the data as
@@ -43,7 +43,7 @@ def collapse_(
     call, from what it gives now, and so makes up for the layers before it. Where the stretch held
     a batch norm the new layer gets one too, "collapsed_norm": it changes nothing at first and lets
     the network be fine-tuned at the rates it was trained with. Fine-tune afterwards; a merge folds
-    the norm. Returns the network itself.
+    the norm. Returns what the plan records of it, one operation for each layer.
 
     Args:
         network: the captured network.
@@ -66,11 +66,13 @@ def collapse_(
         >>> images = torch.randn(64, 1, 8, 8)
         >>> net = shoal.capture(shoal.models.digits_resnet(), images)
 
-        >>> net = shoal.collapse_(net, ["layer1.1"], [images])
+        >>> [operation.names for operation in shoal.collapse_(net, ["layer1.1"], [images])]
+        [('layer1.1',)]
         >>> net.get_submodule("layer1.1.collapsed").kernel_size
         (3, 3)
     """
     chosen = _in_order(network, named_once(names), kernel_size)
+    done: list[Operation] = []
     with network.unchanged_on_error():
         before = network.copy().eval() if len(chosen) > 1 else None
         for i, name in enumerate(chosen):
@@ -79,8 +81,9 @@ def collapse_(
             fitted = fit_stretches(
                 network, [stretch], loader, samples=samples, ridge=ridge, reference=reference
             )[name]
-            put_collapsed_(network, stretch, *collapsed_layers(network, stretch, fitted))
-    return network
+            layers = collapsed_layers(network, stretch, fitted)
+            done.append(put_collapsed_(network, stretch, *layers))
+    return done
 
 
 def collapsed_layers(
@@ -96,7 +99,7 @@ def collapsed_layers(
 
 def put_collapsed_(
     network: Network, stretch: Stretch, layer: nn.Module, norm: nn.Module | None = None
-) -> None:
+) -> Operation:
     """Put a layer, and a norm after it, in the place of a stretch and record it in the plan."""
     path = free_path(network, f"{stretch.path}.collapsed".lstrip("."))
     layers = [(path, layer)]
@@ -105,7 +108,7 @@ def put_collapsed_(
     replace_stretch_(network, stretch.start, stretch.end, layers)
     remove_dead_(network)
     made = {name: str(module) for name, module in layers}
-    network.plan.record("collapse", (stretch.name,), layers=made)
+    return network.plan.record("collapse", (stretch.name,), layers=made)
 
 
 def _in_order(network: Network, names: Sequence[str], kernel_size: int | None) -> list[str]:

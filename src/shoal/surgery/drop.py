@@ -17,7 +17,7 @@ from shoal.errors import ConfigError
 from shoal.measure.latency import measure_latency
 from shoal.measure.macs import count_node_macs, count_params
 from shoal.modes import eval_mode
-from shoal.network import Network
+from shoal.network import Network, Operation
 from shoal.network.blocks import Block
 from shoal.network.flow import own_tensors
 from shoal.network.inputs import Inputs
@@ -27,14 +27,14 @@ from shoal.runtimes import EAGER
 from shoal.surgery.linearize import named_once
 
 
-def drop_(network: Network, names: Sequence[str] | str) -> Network:
+def drop_(network: Network, names: Sequence[str] | str) -> list[Operation]:
     """Remove residual branches, in place, and record it in the plan.
 
     The branch goes, with its layers and their `state_dict` keys; the shortcut stays. What remains
     keeps its weights and names. The network then computes what it computed before with the
     branch's output multiplied by zero (Jordao et al. 2023, A.1: yᵢ = yᵢ₋₁), and any order of drops
     gives the same network. A block inside a dropped branch goes with it. The names are those of
-    `network.blocks`, or one of them. Returns the network itself.
+    `network.blocks`, or one of them. Returns what the plan records.
 
     Raises:
         NameNotFoundError: a block does not exist; names the nearest ones.
@@ -44,30 +44,31 @@ def drop_(network: Network, names: Sequence[str] | str) -> Network:
     Example:
         >>> import shoal, torch
         >>> net = shoal.capture(shoal.models.digits_resnet(), torch.randn(2, 1, 8, 8))
-        >>> net = shoal.drop_(net, ["layer1.1", "layer2.1"])
+        >>> shoal.drop_(net, ["layer1.1", "layer2.1"])
+        [Operation(kind='drop', names=('layer1.1', 'layer2.1'), options={})]
         >>> [block.name for block in net.blocks]
         ['layer1.0', 'layer1.2', 'layer2.0', 'layer2.2']
     """
     chosen = named_once(names)
     blocks = _blocks(network, chosen)
-    if blocks:
-        # Places are noted before anything changes: an operand may be an addition that goes as well.
-        places = [(b.addition, 0 if b.addition.args[0] is b.shortcut else 1) for b in blocks]
-        for addition, place in places:
-            shortcut: Any = addition.args[place]
-            addition.replace_all_uses_with(shortcut)
-        remove_dead_(network)
-        network.plan.record("drop", tuple(chosen))
-    return network
+    if not blocks:
+        return []
+    # Places are noted before anything changes: an operand may be an addition that goes as well.
+    places = [(b.addition, 0 if b.addition.args[0] is b.shortcut else 1) for b in blocks]
+    for addition, place in places:
+        shortcut: Any = addition.args[place]
+        addition.replace_all_uses_with(shortcut)
+    remove_dead_(network)
+    return [network.plan.record("drop", tuple(chosen))]
 
 
-def zero_out_(network: Network, names: Sequence[str] | str) -> Network:
+def zero_out_(network: Network, names: Sequence[str] | str) -> None:
     """Set all weights of residual branches to zero, in place: the scheme that saves no time.
 
     It is here for comparison (Jordao et al. 2023, A.1, "the widely employed zeroed-out scheme"):
     the output is that of `drop_`, the cost that of the dense network. Only weights change, so
     nothing is recorded in the plan; `shoal.save` keeps the zeros as it keeps all weights, and
-    fine-tuning may fill them again. Returns the network itself.
+    fine-tuning may fill them again.
 
     Raises:
         NameNotFoundError: a block does not exist; names the nearest ones.
@@ -77,8 +78,10 @@ def zero_out_(network: Network, names: Sequence[str] | str) -> Network:
     Example:
         >>> import shoal, torch
         >>> net = shoal.capture(shoal.models.digits_resnet().eval(), torch.randn(2, 1, 8, 8))
-        >>> dropped, zeroed = shoal.drop_(net.copy(), "layer1.1"), shoal.zero_out_(net, "layer1.1")
-        >>> torch.equal(dropped(images := torch.randn(5, 1, 8, 8)), zeroed(images))
+        >>> dropped, images = net.copy(), torch.randn(5, 1, 8, 8)
+        >>> operations = shoal.drop_(dropped, "layer1.1")
+        >>> shoal.zero_out_(net, "layer1.1")
+        >>> torch.equal(dropped(images), net(images))
         True
     """
     blocks = _blocks(network, named_once(names))
@@ -95,7 +98,6 @@ def zero_out_(network: Network, names: Sequence[str] | str) -> Network:
                 f"block '{wrong}' gives something other than zero when its weights are zero: drop "
                 "it instead"
             )
-    return network
 
 
 def _parameters(network: Network, block: Block) -> list[nn.Parameter]:
@@ -214,4 +216,6 @@ def block_costs(
 def _without(network: Network, name: str) -> Network:
     """Return a copy without the block, which shares all weights."""
     tensors = (*network.parameters(), *network.buffers())
-    return drop_(copy.deepcopy(network, {id(tensor): tensor for tensor in tensors}), name)
+    without = copy.deepcopy(network, {id(tensor): tensor for tensor in tensors})
+    drop_(without, name)
+    return without

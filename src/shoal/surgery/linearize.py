@@ -15,7 +15,7 @@ from typing_extensions import override
 from shoal.data.batch import Batch
 from shoal.distributed import sum_across
 from shoal.errors import ConfigError, OptionError, TrainingError
-from shoal.network import Network, Site
+from shoal.network import Network, Operation, Site
 from shoal.network.modules import Line
 from shoal.network.ops import name_of
 from shoal.network.rewrite import hand_over
@@ -52,7 +52,8 @@ def fit_lines(
         >>> lines = shoal.fit_lines(net, [torch.randn(64, 4)])
         >>> lines["1"].slope.shape  # a slope and an intercept for each channel
         torch.Size([8])
-        >>> net = shoal.linearize_(net, ["1"], lines=lines)
+        >>> shoal.linearize_(net, ["1"], lines=lines)
+        [Operation(kind='linearize', names=('1',), options={'how': 'line'})]
     """
     for name in names or ():
         network.site(name)
@@ -69,10 +70,10 @@ def linearize_(
     *,
     samples: int | None = None,
     lines: Mapping[str, FittedLine] | None = None,
-) -> Network:
-    """Replace the rectifiers of sites by linear maps, in place, and record it in the plan.
+) -> list[Operation]:
+    """Replace the rectifiers of sites by linear maps, in place.
 
-    Returns the network itself.
+    Returns what the plan records of it.
 
     Args:
         network: the captured network.
@@ -96,7 +97,7 @@ def linearize_(
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
         >>> net = shoal.capture(model.eval(), torch.randn(2, 4))
 
-        >>> net = shoal.linearize_(net, ["1"], loader=[torch.randn(64, 4)])
+        >>> operations = shoal.linearize_(net, ["1"], loader=[torch.randn(64, 4)])
         >>> net.site("1").linearized, net.plan.names("linearize")
         ('line', ['1'])
     """
@@ -114,9 +115,7 @@ def linearize_(
     put = [(s, _checked(s, fitted[s.name]) if how == "line" else None) for s in sites]
     for site, line in put:
         put_linear_(network, site, line)
-    if sites:
-        network.plan.record("linearize", tuple(chosen), how=how)
-    return network
+    return [network.plan.record("linearize", tuple(chosen), how=how)] if sites else []
 
 
 def _checked(site: Site, line: FittedLine) -> FittedLine:
@@ -133,12 +132,12 @@ def _checked(site: Site, line: FittedLine) -> FittedLine:
     return line
 
 
-def replace_(network: Network, modules: Mapping[str, nn.Module]) -> Network:
-    """Put modules in the place of sites' rectifiers, in place, and record it in the plan.
+def replace_(network: Network, modules: Mapping[str, nn.Module]) -> list[Operation]:
+    """Put modules in the place of sites' rectifiers, in place.
 
     The modules come by the names of the sites; each maps a tensor to one of the same shape, and is
     of a type that a saved network can hold, such as nn.PReLU. A site keeps its name, and may be
-    linearized later. Returns the network itself.
+    linearized later. Returns what the plan records of it.
 
     Raises:
         NameNotFoundError: a site does not exist; tells the nearest.
@@ -155,9 +154,7 @@ def replace_(network: Network, modules: Mapping[str, nn.Module]) -> Network:
     like = _like(network)
     for site in sites:
         _put(network, site, modules[site.name].to(like.device, like.dtype))
-    if sites:
-        network.plan.record("replace", tuple(types), modules=types)
-    return network
+    return [network.plan.record("replace", tuple(types), modules=types)] if sites else []
 
 
 def put_linear_(network: Network, site: Site, line: FittedLine | None) -> None:
