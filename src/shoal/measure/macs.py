@@ -179,7 +179,7 @@ class _Witness(TorchDispatchMode):
     """Records operations that are neither counted nor free."""
 
     def __init__(self, counted: Mapping[Any, Any]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.unknown: set[str] = set()
         self._counted = counted
 

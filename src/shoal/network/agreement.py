@@ -176,4 +176,5 @@ def random_like(inputs: Inputs, seed: int = 0) -> Inputs:
         # Keeps the memory format (channels_last) of the given tensor.
         return torch.empty_like(tensor, requires_grad=False).copy_(values)
 
-    return map_tensors(random, inputs)
+    made: Inputs = map_tensors(random, inputs)
+    return made

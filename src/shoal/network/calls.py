@@ -49,7 +49,7 @@ def _conv(a: Mapping[str, Any], original: nn.Module | None) -> nn.Module | str:
     weight, groups = a["weight"], a["groups"]
     n = weight.dim() - 2
     transposed = "output_padding" in a
-    make: Any = getattr(nn, f"Conv{'Transpose' * transposed}{n}d")
+    make: Callable[..., nn.Module] = getattr(nn, f"Conv{'Transpose' * transposed}{n}d")
     inward, outward = weight.shape[1] * groups, weight.shape[0]
     channels = (outward, inward) if transposed else (inward, outward)
     keys = ("stride", "padding", "output_padding", "dilation")
@@ -80,7 +80,7 @@ def _batch_norm(a: Mapping[str, Any], original: nn.Module | None) -> nn.Module |
     if tracked and not a["in_training"]:
         return FrozenBatchNorm(features, eps=a["eps"], affine=affine, device="meta")
     momentum = a["momentum"]
-    make: Any = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 5: nn.BatchNorm3d}.get(
+    make: Callable[..., nn.Module] = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 5: nn.BatchNorm3d}.get(
         a["input_dim"], nn.BatchNorm2d
     )
     if isinstance(original, nn.modules.batchnorm._BatchNorm):
@@ -290,4 +290,5 @@ def recognize(node: fx.Node, constants: Constants) -> Rectifier | None:
     value = node.meta.get("val")
     if handler is None or (isinstance(value, Tensor) and not value.is_floating_point()):
         return None  # a clamp of indices is no activation
-    return handler(node, bound_arguments(node), constants)
+    found: Rectifier | None = handler(node, bound_arguments(node), constants)
+    return found

@@ -169,7 +169,7 @@ def _through_transposition(node: fx.Node, dim: int | None) -> int | None:
     rest: tuple[Any, ...] = node.args[1:]
     if node.target is aten.permute.default:
         return [d % rank for d in rest[0]].index(dim % rank)
-    i, j = (d % rank for d in rest[:2])
+    i, j = (int(d) % rank for d in rest[:2])
     return {i: j, j: i}.get(dim % rank, dim % rank)
 
 

@@ -237,7 +237,9 @@ class Network(nn.Module):
         """Return the graph node that calls the module at `name` (its first call)."""
         return _named("module", name, self.view.calls)
 
-    def example_inputs(self, batch: int | None = None, seed: int = 0) -> tuple[tuple, dict]:
+    def example_inputs(
+        self, batch: int | None = None, seed: int = 0
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return random inputs of the captured shapes on the network's device, in its type.
 
         A `batch` of None keeps the captured number of samples. Floating-point inputs are drawn from
@@ -296,7 +298,7 @@ class Network(nn.Module):
         return {k: v for k, v in self.__dict__.items() if k not in _REMADE}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         self.recompile()
 
     def __reduce_ex__(self, protocol: Any) -> Any:

@@ -123,7 +123,8 @@ class Step(Record):
         own["scores"] = {n: s if math.isfinite(s) else None for n, s in self.scores.items()}
         if self.energy is None:
             del own["energy"]
-        return own | own.pop("metrics")
+        metrics: dict[str, Any] = own.pop("metrics")
+        return own | metrics
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
