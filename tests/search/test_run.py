@@ -17,6 +17,7 @@ import small_runs
 from shoal.errors import FileError, RunError
 from shoal.merge.loading import load
 from shoal.merge.report import MergeReport
+from shoal.network import Network
 from shoal.search.records import Result, lineage
 from shoal.search.run import Run, read_run
 from shoal.search.task import Listener
@@ -64,6 +65,33 @@ def test_a_finished_run_takes_a_last_training(finished: Path, tmp_path: Path) ->
     assert yaml.safe_load((finished / "config.yaml").read_text())["final_epochs"] == 1
     with pytest.raises(RunError, match="final_epochs was 1 and is 2"):
         run(finished, **{**longer, "final_epochs": 2})
+
+
+def test_a_run_goes_on_where_its_goals_are_farther(tmp_path: Path) -> None:
+    whole = run(tmp_path / "whole", remove=2)
+    run(tmp_path / "prolonged", remove=1)
+    prolonged = run(tmp_path / "prolonged", remove=2)
+    assert facts(prolonged) == facts(whole)
+    assert same_weights(prolonged.model, whole.model)
+    with pytest.raises(RunError, match="remove was 2 and is 1"):
+        run(tmp_path / "prolonged", remove=1)
+
+
+def test_steps_are_judged_anew_where_more_may_be_lost(tmp_path: Path) -> None:
+    class Told(small_runs.FakeGauge):
+        def quality(self, network: Network, data: Any) -> float:
+            return {4: 90.0, 3: 85.0, 2: 89.5, 1: 70.0}[network.sites_left]
+
+    folder, gauge = tmp_path / "run", Told(small_runs.digits().val)
+    strict = run(folder, remove=3, max_drop=1.0, gauge=gauge)
+    assert [step.within for step in strict.steps] == [True, False]
+    assert strict.removed == 0
+    loose = run(folder, remove=3, max_drop=6.0, gauge=gauge)
+    assert [step.within for step in loose.steps] == [True, True, True, False]
+    assert [step.within for step in read_run(folder).steps] == [True, True, True, False]
+    assert loose.removed == 2
+    with pytest.raises(RunError, match=r"max_drop was 6\.0 and is 1\.0"):
+        run(folder, remove=3, max_drop=1.0, gauge=gauge)
 
 
 # ---------------------------------------------------------------------- what a folder holds

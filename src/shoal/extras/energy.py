@@ -104,8 +104,10 @@ class EnergyMeter:
         self._tracker.start()
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, error: object, *_: object) -> None:
         self._tracker.stop()
+        if error is not None:
+            return  # which is what the caller must see
         data = self._tracker.final_emissions_data
         wh = 1e3 * float(data.energy_consumed)
         grams = 1e3 * float(data.emissions)

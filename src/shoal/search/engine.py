@@ -37,7 +37,10 @@ class _Search:
     def __init__(self, method: Method, task: Task) -> None:
         self.method, self.task, self.run = method, task, task.run
         self.options, self.listener, self.base = task.options, task.listener, task.base
-        self.steps: list[Step] = self.run.steps() if self.run is not None else []
+        self.steps: list[Step] = []
+        if self.run is not None:  # whose allowed drop may be larger than it was
+            self.steps = _judged(self.run.steps(), self.options.max_drop)
+            self.run.judge(self.steps)
         self.notes: list[str] = list(self.base.notes)
 
     def go(self) -> Result:
@@ -254,6 +257,12 @@ class _Search:
             energy=energy,
             latency_batch=self.task.machine.latency_batch,
         )
+
+
+def _judged(steps: Sequence[Step], max_drop: float) -> list[Step]:
+    """Return the steps with those marked that are within the drop; a last training is as it is."""
+    least = steps[0].metrics.top1_val - max_drop - 1e-9 if steps else 0.0
+    return [s if s.ended else replace(s, within=s.metrics.top1_val >= least) for s in steps]
 
 
 def _why_stop(options: SearchOptions, steps: Sequence[Step], removed: int) -> str:

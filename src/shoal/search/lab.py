@@ -242,7 +242,7 @@ class Lab(Notebook):
         self.listener.stage(self.number, "fine-tune" if self.number else "train")
         meter = self.task.meter
         with nullcontext(Spent()) if meter is None else meter.training() as spent:
-            self.notes += self.coach.train(
+            notes = self.coach.train(
                 self.network,
                 epochs,
                 recipe=recipe,
@@ -253,6 +253,8 @@ class Lab(Notebook):
                 groups=groups,
                 after_step=after_step,
             )
+        told = {note for step in self.history for note in step.notes}
+        self.notes += [note for note in notes if note not in told]
         self.spent.append(spent)
 
     def _make_ready(self, epochs: int) -> None:

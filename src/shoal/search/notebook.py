@@ -93,12 +93,13 @@ class Notebook:
 
     def predicts_one_class(self) -> bool:
         """Whether the network gives all validation samples one class: its signal is dead."""
-        counts = torch.zeros(0, dtype=torch.int64)
+        args, kwargs = self.network.example_inputs()
         with eval_mode(self.network), torch.no_grad():
+            classes = logits_of(self.network(*args, **kwargs)).shape[1]
+            counts = torch.zeros(classes, dtype=torch.int64)  # a process may have no batch
             for _, batch in Batches(self.data.val, device=device_of(self.network)):
                 logits = logits_of(self.network(*batch.args, **batch.kwargs))
-                found = logits.argmax(dim=1).bincount(minlength=logits.shape[1]).cpu()
-                counts = counts + found if len(counts) else found
+                counts += logits.argmax(dim=1).bincount(minlength=classes).cpu()
         return int((sum_across(counts) > 0).sum()) == 1
 
     def once(self, name: str, measure: Callable[[], T], *, together: bool = False) -> T:

@@ -31,6 +31,8 @@ except ImportError:  # no file locks on this system
 
 
 _LAST_TRAINING = ("final_epochs", "final_lr")
+_GOALS = {"max_drop": 1, "patience": 1, "remove": 1, "target_latency": -1, "target_macs": -1}
+"""What ends a search, and whether more or less of it lets the search go on; None is no limit."""
 
 
 class Run:
@@ -39,8 +41,8 @@ class Run:
     Args:
         folder: made if needed.
         identity: what decides the result, as JSON values: options, and hashes of weights and data.
-            A folder that was begun with another one is refused, except for the options of the last
-            training as long as that was not made.
+            A folder that was begun with another one is refused. Until the last training was made,
+            goals that let the search go on longer are taken, and the last training's options.
         config: what is written to `config.yaml`, for people and for running it again.
 
     Raises:
@@ -111,13 +113,15 @@ class Run:
             ) from None
 
     def _go_on(self, known: Path, identity: dict[str, Any], config: Mapping[str, Any]) -> None:
-        """Check that the folder was begun alike; the last training is open until it was made."""
+        """Check that the folder was begun alike; goals may be farther until the last training."""
         before = _read_json(known)
         steps = self.steps()
         if not steps and not self.checkpoint(0).exists():  # there is nothing that could be lost
             before = {}
         if before:
-            self._compare(before, identity, () if steps and steps[-1].ended else _LAST_TRAINING)
+            farther = [name for name in _GOALS if _is_farther(name, before, identity)]
+            ended = bool(steps and steps[-1].ended)
+            self._compare(before, identity, () if ended else (*_LAST_TRAINING, *farther))
         if before != identity:
             write_file(self.folder / "config.yaml", _yaml(config))
             write_file(known, json.dumps(identity, indent=2) + "\n")
@@ -185,6 +189,14 @@ class Run:
     def steps(self) -> list[Step]:
         """Return the finished steps in order, the dense network first."""
         return _read_steps(self.folder)
+
+    def judge(self, steps: Sequence[Step]) -> None:
+        """Write down anew which steps are good enough, where that has changed."""
+        for old, new in zip(self.steps(), steps, strict=True):
+            if is_main() and old.within != new.within:
+                path = self.folder / "steps" / f"{new.step:03d}" / "step.json"
+                write_file(path, json.dumps(new.to_dict(), indent=2) + "\n")
+        barrier()
 
     def save_step(self, step: Step, network: Network) -> None:
         """Write a finished step with its network, and drop the state of its training."""
@@ -325,6 +337,12 @@ def _latency_batch(folder: Path) -> int | None:
         return None
     batch = found.get("latency_batch") if isinstance(found, dict) else None
     return batch if isinstance(batch, int) else None
+
+
+def _is_farther(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether a goal lets the search go on at least as long as it did."""
+    old, new = before.get(name), now.get(name)
+    return new is None or (old is not None and _GOALS[name] * (new - old) >= 0)
 
 
 def _yaml(config: Mapping[str, Any]) -> str:
