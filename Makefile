@@ -26,9 +26,9 @@ test: $(STAMP)
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow -o faulthandler_timeout=7200
 
-# The examples in docstrings and in CONTRIBUTING.md, which `make test` runs as well.
+# All examples: in docstrings (of public names `make test` runs them as well) and in CONTRIBUTING.md.
 doctest: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_public_names.py tests/test_contributing.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --doctest-modules src/shoal tests/test_contributing.py
 
 # Coverage with a floor for each room.
 coverage: $(STAMP)

@@ -7,27 +7,14 @@ import doctest
 import pytest
 
 import shoal
-import shoal.methods
-from shoal.data import data_sets
-from shoal.importance import criteria
-from shoal.models.lookup import models
-from shoal.network import ops
-from shoal.runtimes import RUNTIMES
-from shoal.search import gauge
-from shoal.search.method import methods
+from registries import keep_registries
 
 NAMES = sorted(set(shoal.__all__) - {"__version__"})
 
 
 @pytest.fixture(autouse=True)
 def registries_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep what examples register to themselves; a search's end measures briefly, in PyTorch."""
-    for registry in (criteria, data_sets, methods, models):
-        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
-    monkeypatch.setattr(RUNTIMES, "_entries", {"eager": RUNTIMES["eager"]})
-    monkeypatch.setattr(gauge, "_SECONDS", 0.0)
-    for table in ("_TABLE", "_TYPES"):
-        monkeypatch.setattr(ops, table, dict(getattr(ops, table)))
+    keep_registries(monkeypatch)
 
 
 @pytest.mark.parametrize("name", NAMES)
