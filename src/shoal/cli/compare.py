@@ -13,6 +13,7 @@ from shoal.cli.screen import progress_console, show
 from shoal.errors import ConfigError
 
 
+# Long because each option of the command is a parameter here.
 def compare(
     models: Annotated[
         list[str],

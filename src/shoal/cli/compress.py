@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from shoal.data import DataSet
 
 
+# Long because each option of the command is a parameter here.
 def compress(
     *,
     model: Annotated[

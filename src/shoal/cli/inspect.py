@@ -10,6 +10,7 @@ from shoal.cli.screen import print_lines, progress_console, show
 from shoal.errors import ConfigError
 
 
+# Long because each option of the command is a parameter here.
 def inspect(
     model: params.Model,
     checkpoint: params.Checkpoint = None,

@@ -13,6 +13,7 @@ from shoal.cli.screen import progress_console, show
 from shoal.errors import ConfigError, OptionError
 
 
+# Long because each option of the command is a parameter here.
 def robustness(
     model: Annotated[
         str,

@@ -65,6 +65,7 @@ class Benchmark:
         return "; ".join(parts)
 
 
+# Long because each of its arguments is explained; the body is short.
 def benchmark(
     net: nn.Module,
     inputs: Inputs,

@@ -65,6 +65,7 @@ def latency_ratio(slower: Latency, faster: Latency) -> Ratio:
     return Ratio.of(slower.rounds_ms, faster.rounds_ms)
 
 
+# Long because each of its arguments is explained; the body is short.
 def measure_latency(
     models: Mapping[str, Callable[..., Any]],
     inputs: Inputs,

@@ -83,6 +83,7 @@ class ExportReport:
         return f"{self.path}: {self.bytes / 1e6:.2f} MB{opset}, {proof}"
 
 
+# Long because each of its arguments is explained; the body is short.
 @torch.inference_mode(False)  # which a caller may be in, and whose tensors cannot be traced
 @torch.no_grad()
 def export(

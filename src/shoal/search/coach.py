@@ -61,9 +61,7 @@ class Coach:
         `recipe` and `lr` are as in `Lab.train`, the hooks as `shoal.training.fit` takes them. A
         trial may be trained on the next few `batches` alone.
 
-        Raises:
-            TrainingError: the loss is not finite; the network then has its former weights. Or the
-                user's own training left weights that are not finite.
+        Raises `TrainingError` if the loss, or what the user's own training leaves, is not finite.
         """
         task, number = self._task, self._number
         seed: tuple[int | str, ...] = ("rehearsal" if trial else "step", number)

@@ -30,6 +30,7 @@ from shoal.search.settings import Settings
 from shoal.search.task import Listener, Meter, Task
 
 
+# Long because each of its arguments is explained; the body is short.
 def compress(
     model: nn.Module,
     train: Iterable[Any],

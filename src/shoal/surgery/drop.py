@@ -149,6 +149,7 @@ class BlockCost:
         return asdict(self)
 
 
+# Long because each of its arguments is explained; the body is short.
 def block_costs(
     network: Network,
     inputs: Inputs | None = None,
