@@ -59,9 +59,8 @@ class Coach:
         """Train a network of the step, or of a trial, in place; returns what the trainer remarks.
 
         `recipe` and `lr` are as in `Lab.train`, the hooks as `shoal.training.fit` takes them. A
-        trial may be trained on the next few `batches` alone.
-
-        Raises `TrainingError` if the loss, or what the user's own training leaves, is not finite.
+        trial may be trained on the next few `batches` alone. Raises `TrainingError` if the loss, or
+        what the user's own training leaves, is not finite.
         """
         task, number = self._task, self._number
         seed: tuple[int | str, ...] = ("rehearsal" if trial else "step", number)
