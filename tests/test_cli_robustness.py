@@ -171,3 +171,8 @@ def test_an_edited_configuration_does_no_harm(
     assert main(words) == 2
     assert "no data is given" in capsys.readouterr().err
     assert main([*words, "--data", f"folder:{photos}"]) == 0
+    made = tmp_path / "made"
+    (folder / "config.yaml").write_text(f"data: 'os:mkdir?path={made}'\n")
+    assert main(words) == 2
+    assert "code that a folder names is never run: give --data" in capsys.readouterr().err
+    assert not made.exists()

@@ -331,6 +331,27 @@ def test_an_old_folder_without_a_base_needs_the_model(tmp_path: Path) -> None:
         load(old)
 
 
+@pytest.mark.parametrize("base", ["mine:build", "folder/mine.py:build", "os:mkdir?path=made"])
+def test_an_old_folder_runs_no_code_that_it_names(
+    base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    old = Path(shutil.copytree(FORMAT_1, tmp_path / "folder"))
+    for place in (tmp_path, old):
+        (place / "mine.py").write_text("open('made', 'w')")
+    text = (old / "plan.json").read_text()
+    (old / "plan.json").write_text(text.replace("shoal:cifar_resnet20?width=4", base))
+    with pytest.raises(PlanError, match="never run: build it yourself and give it as model="):
+        load(old)
+    load(old, model=shoal.models.cifar_resnet20(width=4))
+    structure = text.replace("builtins.tuple", "mine.Inputs")
+    (old / "plan.json").write_text(structure)
+    with pytest.raises(PlanError, match="does not describe the inputs"):
+        load(old)
+    assert not (tmp_path / "made").exists()
+
+
 def test_parts_of_a_run(lined: Network, tmp_path: Path) -> None:
     for part, names in (("best", ["relu"]), ("merged", ["relu", "last"]), ("steps/000", [])):
         net = captured().copy()

@@ -17,6 +17,7 @@ from shoal.cli.source import (
     open_result,
     open_trained,
     read_data,
+    run_data,
     spelled,
 )
 from shoal.data import DataSet, Loader
@@ -50,7 +51,7 @@ def open_data(
     if run["data"] is None:
         return None, ["top-1 is not measured: give --data"]
     try:
-        return read_data(run["data"], device, run, image_size=image_size), notes
+        return read_data(run_data(run, asked), device, run, image_size=image_size), notes
     except ShoalError as error:
         if asked is not None:
             raise

@@ -10,7 +10,7 @@ import typer
 from shoal.cli import params
 from shoal.cli.params import option
 from shoal.cli.screen import progress_console, show
-from shoal.errors import ConfigError, OptionError
+from shoal.errors import OptionError
 
 
 # Long because each option of the command is a parameter here.
@@ -59,7 +59,7 @@ def robustness(
     """
     from shoal.cli.config import run_options
     from shoal.cli.flags import read_names, read_values
-    from shoal.cli.source import Source, open_dense, open_network, read_data
+    from shoal.cli.source import Source, open_dense, open_network, read_data, run_data
     from shoal.extras.robustness import CORRUPTIONS, check_options, compare_robustness
     from shoal.report import robustness_lines, robustness_table
     from shoal.search.compress import working_device
@@ -68,10 +68,9 @@ def robustness(
     levels = _levels(severities)
     check_options(names, levels)
     where, run = working_device(device), run_options(Path(model).expanduser())
-    name = data or run.get("data")
-    if not name:
-        raise ConfigError("no data is given: say which with --data")
-    examples = read_data(name, where, run, image_size=image_size, **read_values(mean=mean, std=std))
+    examples = read_data(
+        run_data(run, data), where, run, image_size=image_size, **read_values(mean=mean, std=std)
+    )
     network, dense = open_network(model, Source(checkpoint), examples), open_dense(model)
     networks = {"network": network} if dense is None else {"dense": dense, "result": network}
     part = "validation" if examples.test is None else "test"

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from shoal.cli.config import data_options
-from shoal.data import DataSet, load_data
+from shoal.data import DataSet, data_sets, load_data
 from shoal.errors import CaptureError, ConfigError, OptionError, ShoalError
 from shoal.merge.loading import is_run, load
 from shoal.merge.merge import merge_
@@ -63,6 +63,19 @@ def open_result(text: str, batch: int | None = None) -> Network:
 def open_usable(text: str, source: Source) -> Network:
     """Return the network as it would be used: of a run, its result merged."""
     return open_result(text) if is_run(Path(text).expanduser()) else open_network(text, source)
+
+
+def run_data(run: Mapping[str, Any], asked: str | None) -> str:
+    """Return the data that were asked for, or else a run's, unless code would have to make them."""
+    name = asked or run.get("data")
+    if not name:
+        raise ConfigError("no data is given: say which with --data")
+    if asked is None and str(name).partition(":")[0] not in data_sets:
+        raise ConfigError(
+            f"the run's data come from '{name}', and code that a folder names is never run: "
+            "give --data"
+        )
+    return str(name)
 
 
 def read_data(

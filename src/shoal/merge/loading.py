@@ -5,14 +5,14 @@ A folder of format 1 holds a plan, which is replayed on a capture of the base mo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
 from shoal.errors import CheckpointError, PlanError, ShoalError
 from shoal.merge.padding import move_paddings_
@@ -216,6 +216,11 @@ def _capture_base(plan: Plan, description: Mapping[str, Any], model: nn.Module |
                 "the saved network does not say how its base model is built: give it as model="
             )
         spec = parse_spec(plan.base)
+        if spec.kind in ("file", "module"):
+            raise PlanError(
+                f"the folder says that '{plan.base}' builds its base model, and code that a folder "
+                "names is never run: build it yourself and give it as model="
+            )
         options = {k: v for k, v in spec.kwargs.items() if k not in _DOWNLOADS}
         model = load_model(replace(spec, kwargs=options))
     try:
@@ -226,12 +231,22 @@ def _capture_base(plan: Plan, description: Mapping[str, Any], model: nn.Module |
             else torch.zeros(leaf["shape"], dtype=getattr(torch, leaf["dtype"]))
             for leaf in inputs["leaves"]
         ]
-        args, kwargs = pytree.tree_unflatten(leaves, pytree.treespec_loads(inputs["structure"]))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        args, kwargs = _unflattened(json.loads(inputs["structure"])[1], iter(leaves))
+    except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
         raise PlanError(
             f"{_PLAN_FILE} does not describe the inputs: the file is damaged"
         ) from error
     return capture(model, tuple(args), example_kwargs=kwargs).copy()
+
+
+def _unflattened(spec: Mapping[str, Any], leaves: Iterator[Any]) -> Any:
+    """Return a tree of tuples, lists and dicts; torch's reader would import what a file names."""
+    if spec["type"] is None:
+        return next(leaves)
+    inner = [_unflattened(child, leaves) for child in spec["children_spec"]]
+    if spec["type"] == "builtins.dict":
+        return dict(zip(map(str, json.loads(spec["context"])), inner, strict=True))
+    return {"builtins.tuple": tuple, "builtins.list": list}[spec["type"]](inner)
 
 
 def _load_weights(network: Network, folder: Path, description: Mapping[str, Any]) -> None:
