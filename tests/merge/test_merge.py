@@ -566,22 +566,22 @@ def test_a_join_that_was_slower_is_not_tried_again_until_something_changes(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def timed(merged_ms: float) -> Any:
-        def latency_in(runtime: str, models: dict[str, Any], *_: Any, **__: Any) -> Any:
+        def measure_latency(models: dict[str, Any], *_: Any, **__: Any) -> Any:
             times = {name: merged_ms if name == "merged" else 1.0 for name in models}
             return {k: Latency(t, t, t, 3, 1, 1, "cpu", 1, (t, t, t)) for k, t in times.items()}
 
-        return latency_in
+        return measure_latency
 
     monkeypatch.setenv("SHOAL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(LatencyCosts, "map_ms", lambda self, found, node: 1.0)
-    monkeypatch.setattr("shoal.merge.merge.latency_in", timed(2.0))
+    monkeypatch.setattr("shoal.merge.merge.measure_latency", timed(2.0))
     network = capture(Mlp().eval(), torch.randn(3, 5, 6)).copy()
     linearize_(network, ["act"], how="identity")
     report = merge_(network)
     assert any("measured to be slower" in kept.reason for kept in report.kept)
     assert len(layers_of(network, nn.Linear)) == 2
     save(network, tmp_path / "net")
-    monkeypatch.setattr("shoal.merge.merge.latency_in", timed(0.5))
+    monkeypatch.setattr("shoal.merge.merge.measure_latency", timed(0.5))
     for again in (network, load(tmp_path / "net")):
         code, done = again.code, list(again.plan.operations)
         report = merge_(again)

@@ -191,13 +191,13 @@ def check_fixed_point(network: Network) -> None:
         kind = (conv.weight.shape, conv.stride, conv.padding, conv.dilation, conv.groups, conv.ones)
         return 1.0 + zlib.crc32(repr(kind).encode()) % 1000 / 1000
 
-    def alike(runtime: str, models: dict[str, Any], *_: Any, **__: Any) -> dict[str, Latency]:
+    def alike(models: dict[str, Any], *_: Any, **__: Any) -> dict[str, Latency]:
         same = Latency(1.0, 1.0, 1.0, 3, 1, 1, "cpu", 1, (1.0, 1.0, 1.0))
         return dict.fromkeys(models, same)
 
     with (
         mock.patch.object(LatencyCosts, "map_ms", price),
-        mock.patch("shoal.merge.merge.latency_in", alike),
+        mock.patch("shoal.merge.merge.measure_latency", alike),
     ):
         for policy in ("fold", "always", "measured"):
             once = network.copy()

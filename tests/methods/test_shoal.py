@@ -19,7 +19,7 @@ import small_runs
 from changed import changed
 from shoal.errors import ConfigError, TrainingError
 from shoal.importance import score
-from shoal.measure import latency_in
+from shoal.measure import measure_latency
 from shoal.merge.merge import merge_
 from shoal.methods.shoal import Shoal
 from shoal.methods.shoal.choosing import best_step
@@ -192,13 +192,13 @@ def test_saving_is_measured_once_for_moves_that_are_alike(
     model: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted: list[int] = []
-    real = moves_module.latency_in
+    real = moves_module.measure_latency
 
-    def count(runtime: str, models: Mapping[str, Any], inputs: Any, **options: Any) -> Any:
+    def count(models: Mapping[str, Any], inputs: Any, **options: Any) -> Any:
         counted.append(len(models))
-        return real(runtime, models, inputs, warmup=0, repeats=6, min_seconds=0.0)
+        return real(models, inputs, warmup=0, repeats=6, min_seconds=0.0)
 
-    monkeypatch.setattr(moves_module, "latency_in", count)
+    monkeypatch.setattr(moves_module, "measure_latency", count)
     found = find_moves(model, ["drop", "collapse"])
     whole_ms, saved = saved_ms(model, found, (torch.randn(2, 3, 8, 8),))
     assert set(saved) == {move.title for move in found}
@@ -212,12 +212,12 @@ def test_what_folding_takes_away_saves_nothing(
     model: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between two rectifiers a dropped block leaves nothing, and the second one does nothing."""
-    real = moves_module.latency_in
+    real = moves_module.measure_latency
 
-    def short(runtime: str, models: Mapping[str, Any], inputs: Any, **options: Any) -> Any:
-        return real(runtime, models, inputs, warmup=0, repeats=3, min_seconds=0.0)
+    def short(models: Mapping[str, Any], inputs: Any, **options: Any) -> Any:
+        return real(models, inputs, warmup=0, repeats=3, min_seconds=0.0)
 
-    monkeypatch.setattr(moves_module, "latency_in", short)
+    monkeypatch.setattr(moves_module, "measure_latency", short)
     network = changed(shoal.drop_, model.copy(), "layer3.1")
     found = find_moves(network, ["linearize"])
     assert "linearize layer3.1.relu_1" in {move.title for move in found}
@@ -246,16 +246,16 @@ def test_everything_is_decided_in_the_runtime_that_is_asked_for(
 ) -> None:
     pytest.importorskip("onnxruntime")
     asked: list[str] = []
-    real = latency_in
+    real = measure_latency
 
-    def short(runtime: Any, models: Mapping[str, Any], inputs: Any, **options: Any) -> Any:
+    def short(models: Mapping[str, Any], inputs: Any, runtime: Any, **options: Any) -> Any:
         asked.append(runtime if isinstance(runtime, str) else runtime.name)
-        return real(runtime, models, inputs, warmup=0, repeats=3, min_seconds=0.0)
+        return real(models, inputs, runtime=runtime, warmup=0, repeats=3, min_seconds=0.0)
 
     monkeypatch.setenv("SHOAL_CACHE", str(tmp_path))
-    monkeypatch.setattr(moves_module, "latency_in", short)
-    monkeypatch.setattr("shoal.merge.cut.latency_in", short)
-    monkeypatch.setattr("shoal.merge.merge.latency_in", short)
+    monkeypatch.setattr(moves_module, "measure_latency", short)
+    monkeypatch.setattr("shoal.merge.cut.measure_latency", short)
+    monkeypatch.setattr("shoal.merge.merge.measure_latency", short)
     network = changed(linearize_, model.copy(), "layer1.0.relu", how="identity")
     found = find_moves(network, ["drop"])[:2]
     saved_ms(network, found, (torch.randn(2, 3, 8, 8),), runtime="onnxruntime")

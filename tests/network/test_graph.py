@@ -98,7 +98,9 @@ def test_nothing_is_found_twice(captured: Network) -> None:
     assert captured.block("layer1.1") is captured.blocks[1]
     assert captured.stretch("layer1.1") is view.stretches["layer1.1"]
     assert captured.node_of("layer1.0.relu") is captured.site("layer1.0.relu").node
-    assert [view.order[node] for node in captured.graph.nodes] == list(range(len(view.order)))
+    assert [view.flow.order[node] for node in captured.graph.nodes] == list(
+        range(len(view.flow.order))
+    )
     assert {view.channel_dim(site.node) for site in captured.sites} == {1}
 
 
@@ -120,7 +122,7 @@ def test_after_a_change_all_is_found_anew(captured: Network, change: str) -> Non
     CHANGES[change](network)
     assert found(network) != before
     assert found(network) == found(network.copy())  # a copy has found nothing yet
-    assert all(site.node in network.view.order for site in network.sites)
+    assert all(site.node in network.view.flow.order for site in network.sites)
     assert found(captured) == before
 
 

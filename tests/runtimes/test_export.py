@@ -249,7 +249,7 @@ def test_a_file_that_computes_something_else_is_not_left_behind(
         ("folder.onnx", {}, "folder"),
         ("net.pt2", {"opset": 18}, "opset"),
         ("net.onnx", {"tolerance": -1.0}, "tolerance"),
-        ("net.onnx", {"example_inputs": torch.randn(2, 5, 8, 8)}, "example inputs"),
+        ("net.onnx", {"example_inputs": torch.randn(2, 5, 8, 8)}, "these inputs"),
         ("net.onnx", {"opset": 5}, "opset"),
     ],
 )

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import shoal
 from shoal.errors import ConfigError, NameNotFoundError, ShoalError
-from shoal.measure import latency_in, latency_ratio, measure_latency
+from shoal.measure import latency_ratio, measure_latency
 from shoal.runtimes import RUNTIMES, Runner, Runtime, export, find_runtime
 from shoal.runtimes.onnx_file import OnnxRunner
 
@@ -97,11 +97,11 @@ def test_a_runner_stands_beside_eager_networks(path: Path) -> None:
 def test_latency_is_measured_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     models, x = {"a": nn.Linear(3, 3), "b": nn.Linear(3, 30)}, torch.randn(2, 3)
     for runtime in ("eager", "onnxruntime"):
-        found = latency_in(runtime, models, x, **QUICK)
+        found = measure_latency(models, x, runtime=runtime, **QUICK)
         assert {name: one.batch_size for name, one in found.items()} == {"a": 2, "b": 2}
         assert len(found["a"].rounds_ms) == len(found["b"].rounds_ms) == 3
     with pytest.raises(NameNotFoundError, match="did you mean 'onnxruntime'"):
-        latency_in("onnxruntme", models, x)
+        measure_latency(models, x, runtime="onnxruntme")
     monkeypatch.setattr("shoal.runtimes.onnxruntime.importlib.util.find_spec", lambda name: None)
     find_runtime("eager")
     with pytest.raises(ShoalError, match="shoal"):

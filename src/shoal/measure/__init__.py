@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from shoal.measure.benchmark import Benchmark, benchmark
-from shoal.measure.depth import depth
 from shoal.measure.latency import (
+    Benchmark,
     InRuntime,
     Latency,
     SideBySide,
-    latency_in,
+    benchmark,
     latency_ratio,
     measure_latency,
 )
-from shoal.measure.macs import MacCount, count_macs, count_params
 from shoal.measure.rounds import Ratio, Rounds, Timing, clock_timer, time_rounds
+from shoal.measure.size import MacCount, count_macs, count_params, depth
 from shoal.network.agreement import Agreement, compare_outputs, random_like
 
 __all__ = [
@@ -32,7 +31,6 @@ __all__ = [
     "count_macs",
     "count_params",
     "depth",
-    "latency_in",
     "latency_ratio",
     "measure_latency",
     "random_like",

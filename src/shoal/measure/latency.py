@@ -1,46 +1,35 @@
-"""The latency of networks on this machine, timed in the same rounds and compared by them."""
+"""What networks cost on this machine: latency, timed in the same rounds, and all other figures."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Unpack
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from shoal.errors import ConfigError, OptionError, ShoalError
 from shoal.measure.rounds import WARMUP, Ratio, Timing, device_timer, quartiles, time_rounds
-from shoal.network.inputs import Inputs, batch_size, first_line
+from shoal.measure.size import count_macs, count_params, depth
+from shoal.network.inputs import Inputs, batch_size, calling
 from shoal.runtimes.runtime import EAGER, Runner, Runtime, find_runtime, open_runtime
 
 
 @dataclass(frozen=True)
 class Latency:
-    """How long one call on one batch takes.
-
-    Attributes:
-        median_ms: the median over the rounds, in milliseconds per batch.
-        q1_ms: the lower quartile.
-        q3_ms: the upper quartile.
-        samples: the number of rounds.
-        inner: calls in a row that make one round's sample.
-        batch_size: samples (images) per call.
-        device: where it ran ("cpu", "cuda:0").
-        threads: threads that were used on the CPU.
-        rounds_ms: the time of each round.
-    """
+    """How long one call on one batch takes, in milliseconds: median and quartiles of the rounds."""
 
     median_ms: float
     q1_ms: float
     q3_ms: float
-    samples: int
-    inner: int
-    batch_size: int
-    device: str
-    threads: int
-    rounds_ms: tuple[float, ...] = field(repr=False)
+    samples: int  # the number of rounds
+    inner: int  # calls in a row that make one round's sample
+    batch_size: int  # samples (images) per call
+    device: str  # where it ran ("cpu", "cuda:0")
+    threads: int  # on the CPU
+    rounds_ms: tuple[float, ...] = field(repr=False)  # the time of each round
 
     @property
     def images_per_second(self) -> float:
@@ -65,7 +54,6 @@ def latency_ratio(slower: Latency, faster: Latency) -> Ratio:
     return Ratio.of(slower.rounds_ms, faster.rounds_ms)
 
 
-# Long because each of its arguments is explained; the body is short.
 def measure_latency(
     models: Mapping[str, Callable[..., Any]],
     inputs: Inputs,
@@ -85,16 +73,9 @@ def measure_latency(
     timed: inputs are converted beforehand. A call on a GPU is timed as one of several issued back
     to back.
 
-    Args:
-        models: by name: modules or other callables, which are made to run in the runtime, or
-            `Runner`s, which run where they are.
-        inputs: a tensor, a tuple of them, or a dict of keyword inputs, batch first.
-        runtime: where to run them: "eager", "onnxruntime", or a `Runtime` of your own.
-        threads: threads on the CPU during the measurement; None leaves them.
-        channels_last: run 4-D inputs, and the modules for them, in channels_last memory format.
-        device: where to measure; by default where the first module with parameters is.
-        clock: returns seconds; by default CUDA's events or the machine's best clock.
-        **timing: `warmup`, `repeats`, `min_seconds` and `max_seconds`; see `Timing`.
+    The `models` are modules or other callables, which are made to run in the runtime, or `Runner`s,
+    which run where they are. The rest is as `benchmark` has it; the device is by default that of
+    the first module with parameters.
 
     Raises:
         NameNotFoundError: there is no such runtime.
@@ -114,15 +95,8 @@ def measure_latency(
     with ExitStack() as stack:
         calls = {name: stack.enter_context(r.ready(inputs)) for name, r in runners.items()}
         for name, call in calls.items():
-            try:
+            with calling(f"the model '{name}'", keep=ShoalError):
                 call()
-            except ShoalError:
-                raise
-            except Exception as error:
-                raise ConfigError(
-                    f"the model '{name}' cannot be called with these inputs ({first_line(error)}): "
-                    "pass inputs of the shapes and types that its forward takes"
-                ) from error
         timing["warmup"] = max(0, timing.get("warmup", WARMUP) - 1)  # the trial was the first
         rounds = time_rounds(calls, timer=device_timer(queue, clock), **timing)
     found = {}
@@ -136,31 +110,17 @@ def measure_latency(
     return found
 
 
-def latency_in(
-    runtime: str | Runtime, models: Mapping[str, Callable[..., Any]], inputs: Inputs, **options: Any
-) -> dict[str, Latency]:
-    """Measure models in a runtime; `options` are those of `measure_latency`."""
-    return measure_latency(models, inputs, runtime=runtime, **options)
-
-
 # ---------------------------------------------------------------------- side by side
 
 
 @dataclass(frozen=True)
 class SideBySide:
-    """Latencies of several networks from the same rounds.
+    """Latencies of several networks from the same rounds."""
 
-    Attributes:
-        runtime: its name.
-        baseline: the name of the network that the others are compared with.
-        latencies: by name; empty where the runtime cannot run the baseline.
-        missing: by name, why there is no latency of a network.
-    """
-
-    runtime: str
-    baseline: str
-    latencies: Mapping[str, Latency]
-    missing: Mapping[str, str]
+    runtime: str  # its name
+    baseline: str  # the name of the network that the others are compared with
+    latencies: Mapping[str, Latency]  # by name; empty where the runtime cannot run the baseline
+    missing: Mapping[str, str]  # by name, why there is no latency of a network
 
     def ratio(self, name: str) -> Ratio:
         """Return the baseline's latency over that of `name`, by pairs: 2 is twice as fast."""
@@ -180,27 +140,14 @@ class SideBySide:
 class InRuntime:
     """Networks made to run in a runtime once, to be timed at several batch sizes.
 
-    Args:
-        runtime: "eager", "onnxruntime", or a `Runtime` of your own.
-        models: by name.
-        example: inputs to make them with, and to compare what was made with the network.
-        threads: threads on the CPU; None takes as many as PyTorch uses here.
-
-    Attributes:
-        missing: by name, one line on why a network is left out.
-
-    Raises:
-        NameNotFoundError: there is no such runtime.
+    They are made with the `example`'s inputs, and then compared with the network; `missing` says by
+    name, in one line, why a network is left out. Raises `NameNotFoundError` without such a runtime.
     """
 
     def __init__(
-        self,
-        runtime: str | Runtime,
-        models: Mapping[str, nn.Module],
-        example: Inputs,
-        *,
-        threads: int | None = None,
-    ) -> None:
+        self, runtime: str | Runtime, models: Mapping[str, nn.Module], example: Inputs,
+        *, threads: int | None = None,
+    ) -> None:  # fmt: skip
         where = open_runtime(runtime, threads=threads)
         lacking = where.lacking()
         self.name = where.name
@@ -225,3 +172,113 @@ class InRuntime:
             why = f"not timed, since the baseline cannot be ({missing.get(baseline, 'unknown')})"
             missing |= dict.fromkeys(self._runners, why)
         return SideBySide(self.name, baseline, found, missing)
+
+
+# ---------------------------------------------------------------------- all figures
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What a network costs on this machine; ratios are the baseline's figures over its own."""
+
+    latency: Latency  # of one batch
+    macs: int  # multiply-accumulates of one sample
+    params: int  # number of parameter elements
+    depth: int | None  # layers with weights on the longest path; None for a module without a graph
+    batch_size: int  # samples per call
+    uncounted: tuple[str, ...] = ()  # operations that `macs` leaves out: they are not understood
+    baseline: Benchmark | None = None  # its figures, from the same rounds
+    speedup: Ratio | None = None  # of latency, by pairs of rounds: 2 is twice as fast
+    macs_ratio: float | None = None  # None if the network has none
+    params_ratio: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures as JSON values, the baseline's nested."""
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        nested = {n: v.to_dict() for n, v in values.items() if hasattr(v, "to_dict")}
+        return {**values, **nested, "uncounted": list(self.uncounted)}
+
+    def __str__(self) -> str:
+        parts = [
+            f"{self.latency} for a batch of {self.batch_size} on {self.latency.device}",
+            f"{self.macs:,} MACs per sample{' (incomplete)' if self.uncounted else ''}",
+            f"{self.params:,} parameters",
+        ]
+        if self.depth is not None:
+            parts.append(f"depth {self.depth} layers")
+        if self.speedup is not None:
+            parts.append(f"latency, baseline / network: {self.speedup}")
+        return "; ".join(parts)
+
+
+# Long because each of its arguments is explained; the body is short.
+def benchmark(
+    net: nn.Module,
+    inputs: Inputs,
+    baseline: nn.Module | None = None,
+    *,
+    runtime: str | Runtime = EAGER,
+    threads: int | None = None,
+    channels_last: bool = True,
+    device: torch.device | str | None = None,
+    clock: Callable[[], float] | None = None,
+    **timing: Unpack[Timing],
+) -> Benchmark:
+    """Measure `net`, and compare it with `baseline` in interleaved rounds.
+
+    Both are measured in eval and inference mode and left exactly as they were.
+
+    Args:
+        net: the network, or any module (then its depth is not known).
+        inputs: one batch: a tensor, a tuple of them, or a dict of keyword inputs.
+        baseline: what to compare with, called with the same inputs.
+        runtime: where latency is measured: "eager", "onnxruntime", or a `Runtime` of your own.
+        threads: threads on the CPU; None leaves them.
+        channels_last: run 4-D inputs in channels_last memory format.
+        device: where to measure; by default where the network is.
+        clock: returns seconds; by default CUDA's events or the machine's best clock.
+        **timing: `warmup`, `repeats`, `min_seconds` and `max_seconds`; see `measure.Timing`.
+
+    Raises:
+        ConfigError: a model is not a module or cannot be called with the inputs.
+        ShoalError: the runtime is not installed, or a model cannot be translated for it.
+
+    Example:
+        >>> import shoal, torch
+        >>> images = torch.randn(8, 1, 8, 8)
+        >>> dense = shoal.capture(shoal.models.digits_resnet(), images)
+        >>> shallow = dense.copy()
+        >>> operations = shoal.drop_(shallow, ["layer1.1", "layer2.1"])
+        >>> report = shoal.benchmark(shallow, images, baseline=dense, min_seconds=0, repeats=3)
+        >>> report.depth, report.baseline.depth, round(report.macs_ratio, 2)
+        (10, 14, 1.52)
+    """
+    models = {"net": net} if baseline is None else {"net": net, "baseline": baseline}
+    for name, model in models.items():
+        if not isinstance(model, nn.Module):
+            raise ConfigError(f"the {name} must be an nn.Module, not {type(model).__name__}")
+    latencies = measure_latency(
+        models, inputs, runtime=runtime, threads=threads, channels_last=channels_last,
+        device=device, clock=clock, **timing,
+    )  # fmt: skip
+    figures = {name: _figures(model, inputs, latencies[name]) for name, model in models.items()}
+    own = figures["net"]
+    if baseline is None:
+        return own
+    base = figures["baseline"]
+    return replace(
+        own,
+        baseline=base,
+        speedup=latency_ratio(latencies["baseline"], latencies["net"]),
+        macs_ratio=base.macs / own.macs if own.macs else None,
+        params_ratio=base.params / own.params if own.params else None,
+    )
+
+
+def _figures(model: nn.Module, inputs: Inputs, latency: Latency) -> Benchmark:
+    macs = count_macs(model, inputs)
+    has_graph = isinstance(getattr(model, "graph", None), fx.Graph)
+    return Benchmark(
+        latency, macs.total, count_params(model), depth(model) if has_graph else None,
+        batch_size(inputs), macs.uncounted,
+    )  # fmt: skip

@@ -30,42 +30,27 @@ _MAX_INNER = 1_000_000
 
 
 class Timing(TypedDict, total=False):
-    """How long to measure: keyword arguments that every measurement takes.
+    """How long to measure: keyword arguments that every measurement takes."""
 
-    Attributes:
-        warmup: untimed calls of each before anything else; 3 by default.
-        repeats: number of rounds, unless the limits in seconds say otherwise; 20.
-        min_seconds: least time of all rounds together, in seconds; 0.5.
-        max_seconds: no round is started after this many seconds, but three are always done; 60.
-    """
-
-    warmup: int
-    repeats: int
-    min_seconds: float
-    max_seconds: float
+    warmup: int  # untimed calls of each before anything else; 3 by default
+    repeats: int  # number of rounds, unless the limits in seconds say otherwise; 20
+    min_seconds: float  # least time of all rounds together; 0.5
+    max_seconds: float  # no round is started after these, but three are always done; 60
 
 
 @dataclass(frozen=True)
 class Rounds:
-    """The times of several calls, round by round.
+    """The times of several calls, by their names."""
 
-    Attributes:
-        seconds: by name, seconds per call in each round.
-        inner: by name, how many calls in a row make one timed sample.
-    """
-
-    seconds: dict[str, tuple[float, ...]]
-    inner: dict[str, int]
+    seconds: dict[str, tuple[float, ...]]  # per call in each round
+    inner: dict[str, int]  # how many calls in a row make one timed sample
 
 
 def clock_timer(
     clock: Callable[[], float] = time.perf_counter,
     synchronize: Callable[[], object] = lambda: None,
 ) -> Timer:
-    """Return a timer that reads `clock` (in seconds) before and after the calls.
-
-    `synchronize` waits until the device has finished; there is nothing to wait for on the CPU.
-    """
+    """Return a timer that reads `clock`, in seconds; `synchronize` waits for the device."""
 
     def timed(call: Callable[[], object], inner: int) -> float:
         synchronize()
@@ -104,10 +89,8 @@ def _event_timer(device: torch.device) -> Timer:
 
 
 def round_order(names: Sequence[str], index: int) -> list[str]:
-    """Return the order of round `index`: the names rotated by it, every other cycle backwards.
-
-    So each name is equally often in each place, and follows each of its neighbours both ways.
-    """
+    """Return the order of round `index`: the names rotated by it, every other cycle backwards."""
+    # So each name is equally often in each place, and follows each of its neighbours both ways.
     shift = index % len(names)
     order = [*names[shift:], *names[:shift]]
     return order[::-1] if (index // len(names)) % 2 else order
@@ -225,24 +208,15 @@ class Ratio:
 
     A machine that slows down slows both of a pair, so the ratio of pairs holds where the ratio of
     two separately measured medians does not.
-
-    Attributes:
-        median: the median of the rounds' ratios.
-        q1: their lower quartile.
-        q3: their upper quartile.
-        low: the lower end of an interval for the true median ratio.
-        high: the upper end of that interval.
-        confidence: of the interval, between 0 and 1 (at least 0.95 from six rounds on).
-        pairs: the number of rounds.
     """
 
-    median: float
+    median: float  # of the rounds' ratios, as the quartiles
     q1: float
     q3: float
-    low: float
+    low: float  # the ends of an interval for the true median ratio
     high: float
-    confidence: float
-    pairs: int
+    confidence: float  # of the interval, between 0 and 1 (at least 0.95 from six rounds on)
+    pairs: int  # the number of rounds
 
     @classmethod
     def of(cls, numerators: Sequence[float], denominators: Sequence[float]) -> Ratio:

@@ -24,11 +24,9 @@ class Inexact(Exception):
 
 
 def in_a_row(maps: Sequence[ConvMap]) -> ConvMap:
-    """Return the one map that does one after the other.
-
-    Where joining from the front is not exact, joining from the back may be: a shift before a padded
-    layer in groups cannot be carried on, but can if a dense layer follows. `Inexact`: neither is.
-    """
+    """Return the one map that does one after the other."""
+    # Where joining from the front is not exact, joining from the back may be: a shift before a
+    # padded layer in groups cannot be carried on, but can if a dense layer follows.
     try:
         return reduce(then, maps)
     except Inexact:
@@ -85,10 +83,7 @@ def _stepping(first: ConvMap, second: ConvMap, **parts: Any) -> ConvMap:
 
 
 def _with_depthwise(first: ConvMap, second: ConvMap) -> ConvMap | None:
-    """Compose a 1×1 and a depthwise map, in either order; None for any other two.
-
-    The general way would write the depthwise one as a dense one first, which may be huge.
-    """
+    """Compose a 1×1 and a depthwise map without a dense kernel, which may be huge; else None."""
     if not first.spatial:
         return None
     if all(k == 1 for k in first.kernel) and second.is_depthwise:

@@ -45,10 +45,7 @@ class Attempt:
 
 
 class Builder:
-    """Puts the best cut of one region after the other into a network, in one pass.
-
-    The network is changed in place; dead nodes stay. What was done is in `done`.
-    """
+    """Puts the best cut of one region after the other into a network, in place; dead nodes stay."""
 
     def __init__(self, network: Network, prices: Prices) -> None:
         self.network = network
@@ -176,10 +173,7 @@ def _macs(weight: torch.Tensor, node: fx.Node) -> int:
 
 
 def _why_apart(segment: Segment, following: Segment | None, *, joins: bool) -> str:
-    """Return why a segment is not one layer with the following one, or a sum not one at all.
-
-    `joins` is whether layers could become one at all. Empty where there is nothing to say.
-    """
+    """Return why a segment is not one layer with the following one, or a sum not one at all."""
     if segment.map is None and segment.branches:
         return segment.reason or FOLD_ONLY
     if following is None:

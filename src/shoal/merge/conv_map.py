@@ -116,10 +116,8 @@ class ConvMap:
         return ConvMap.over(self.weight.flatten(1), self.bias)
 
     def at_one_position(self) -> ConvMap:
-        """Return a convolution from one position to one as a linear layer.
-
-        Of its taps one reads the position, the others padding; a channel of ones is a bias there.
-        """
+        """Return a convolution from one position to one as a linear layer."""
+        # Of its taps one reads the position, the others padding; a channel of ones is a bias.
         axes = list(zip(self.padding, self.dilation, self.kernel, strict=True))
         weight = torch.zeros_like(self.weight.flatten(2)[:, :, 0])
         if all(p % d == 0 and p // d < k for p, d, k in axes):

@@ -22,7 +22,7 @@ import torch
 from torch import fx, nn
 
 from shoal.files import write_file
-from shoal.measure import latency_in
+from shoal.measure import measure_latency
 from shoal.merge.algebra import Inexact, in_a_row
 from shoal.merge.conv_map import ConvMap
 from shoal.merge.linear_ops import tensor_shape
@@ -61,11 +61,10 @@ def best_cut(chain: Sequence[Element], prices: Prices) -> list[Segment]:
 def cheapest(n: int, piece: Callable[[int, int], tuple[float, T] | None]) -> list[T]:
     """Return the pieces from 0 to n that cost least together; of equals those with shorter ends.
 
-    best[j] = min over i < j of best[i] + cost of the piece from i to j.
-
     `piece` gives the cost of the units i to j (excluded) as one piece, and the piece; None where
     they cannot be one. Each unit must be a piece by itself.
     """
+    # best[j] = min over i < j of best[i] + cost of the piece from i to j
     best: list[tuple[float, list[T]]] = [(0.0, [])]
     for j in range(1, n + 1):
         lasts = [(best[i], piece(i, j)) for i in range(j - 1, -1, -1)]
@@ -117,10 +116,8 @@ def _alone(unit: Segment, prices: Prices) -> tuple[float, Segment]:
 
 
 def _price(composed: ConvMap, units: Sequence[Segment], prices: Prices) -> float:
-    """Return the cost of a composed map, at most that of a unit which does all its work and more.
-
-    The map cannot cost more than such a unit; a measurement that says so comes from a busy machine.
-    """
+    """Return the cost of a composed map, at most that of a unit which does its work and more."""
+    # A measurement that says it costs more than such a unit comes from a busy machine.
     known = (
         prices.of(unit.map, unit.start)
         for unit in units
@@ -140,9 +137,8 @@ def _work(composed: ConvMap) -> float:
 class LatencyCosts:
     """Latency of layers by configuration and input shape, in milliseconds.
 
-    Layers get the device and number type of `network`. They are timed one after another, not side
-    by side, and the figures are kept for later runs on this machine, in $SHOAL_CACHE or the user's
-    cache folder: so the fastest round counts, which other work disturbs least.
+    Layers are not timed side by side, and the figures are kept for later runs on this machine, in
+    $SHOAL_CACHE or the user's cache: so the fastest round counts, which work beside disturbs least.
     """
 
     def __init__(self, network: Network, batch: int, runtime: str = EAGER) -> None:
@@ -192,8 +188,10 @@ class LatencyCosts:
         if key not in self._known:
             inputs = torch.randn(size, device=self.device).to(self.dtype)
             model = nn.Sequential(*layers) if len(layers) != 1 else layers[0]
-            options = {"min_seconds": 0.05, "max_seconds": 5.0, "repeats": 7, "warmup": 2}
-            timing = latency_in(self.runtime, {"layers": model}, inputs, **options)
-            self._known[key] = min(timing["layers"].rounds_ms)
+            timing = measure_latency(
+                {"": model}, inputs, runtime=self.runtime,
+                min_seconds=0.05, max_seconds=5.0, repeats=7, warmup=2,
+            )  # fmt: skip
+            self._known[key] = min(timing[""].rounds_ms)
             self._fresh = True
         return self._known[key]

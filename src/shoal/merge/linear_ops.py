@@ -20,6 +20,7 @@ from shoal.network import Network
 from shoal.network.flow import bound_arguments, is_weighted
 from shoal.network.ops import op_of
 from shoal.network.paths import lookup_tensor
+from shoal.network.reach import pair
 
 aten = torch.ops.aten
 
@@ -253,8 +254,8 @@ def _of_average_pool(source: fx.Node, node: fx.Node) -> Found | None:
     (channels, spatial), a = _image(source), bound_arguments(node)
     if spatial != 2 or a["ceil_mode"] or a["divisor_override"] is not None:
         return None
-    kernel, padding = _pair(a["kernel_size"]), _pair(a["padding"])
-    stride = _pair(a["stride"]) if a["stride"] else kernel
+    kernel, padding = pair(a["kernel_size"]), pair(a["padding"])
+    stride = pair(a["stride"]) if a["stride"] else kernel
     if any(padding) and not a["count_include_pad"]:
         return None
 
@@ -264,11 +265,6 @@ def _of_average_pool(source: fx.Node, node: fx.Node) -> Found | None:
         return ConvMap(weight, weight.new_zeros(channels), stride, padding, (1, 1), channels)
 
     return source, "conv", make
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    values = list(value) if isinstance(value, (list, tuple)) else [value]
-    return int(values[0]), int(values[-1])
 
 
 _FUNCTIONS: dict[str, Callable[[fx.Node, fx.Node], Found | None]] = {

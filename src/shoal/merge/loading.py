@@ -120,10 +120,7 @@ def _read_format1(folder: Path, model: nn.Module | None) -> Network:
 
 
 def replay_(network: Network, plan: Plan) -> Network:
-    """Do a plan's operations to a capture of its base model, in place; weights are placeholders.
-
-    Raises `PlanError` if the plan does not fit the network, or holds an operation unknown here.
-    """
+    """Do a plan's operations to a capture of its base model, in place; weights are placeholders."""
     for operation in plan.operations:
         try:
             _replay(network, operation)
@@ -132,9 +129,8 @@ def replay_(network: Network, plan: Plan) -> Network:
         except ShoalError as error:
             raise PlanError(f"the plan does not fit this model: {error}") from error
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-            raise PlanError(
-                f"the plan's operation '{operation.kind}' is damaged: {error}"
-            ) from error
+            what = f"the plan's operation '{operation.kind}'"
+            raise PlanError(f"{what} is damaged: {error}") from error
     network.plan.operations[:] = plan.operations
     network.plan.base = plan.base
     return network

@@ -14,7 +14,7 @@ from torch import fx
 
 from shoal.data.batch import split_batch
 from shoal.errors import ConfigError, OptionError
-from shoal.measure import count_macs, depth, latency_in, latency_ratio
+from shoal.measure import count_macs, depth, latency_ratio, measure_latency
 from shoal.merge.build import FOLD_ONLY, Attempt, Builder
 from shoal.merge.conv_map import ConvMap
 from shoal.merge.cut import LatencyCosts, Prices
@@ -174,7 +174,7 @@ class _Merger:
     def _latencies(self, folded: Network, merged: Network) -> tuple[float, float, float]:
         inputs = map_tensors(lambda tensor: repeat_rows(tensor, self.batch), self.inputs[-1])
         networks = {"folded": folded, "merged": merged}
-        timing = latency_in(self.runtime, networks, inputs, min_seconds=0.3)
+        timing = measure_latency(networks, inputs, runtime=self.runtime, min_seconds=0.3)
         before, after = timing["folded"], timing["merged"]
         return before.median_ms, after.median_ms, latency_ratio(after, before).median
 
@@ -217,10 +217,9 @@ def _count_layers(found: ConvMap, node: fx.Node) -> float:
 
 
 def trial_merge_(network: Network, *, batch: int, runtime: str = EAGER) -> Network:
-    """Merge the layers of a network whose scales and shifts are folded, for a measurement only.
+    """Merge, in place, the layers of a network whose scales and shifts are folded, to measure it.
 
-    Regions are cut as `merge_` cuts them under "measured", in place. Nothing is compared or
-    recorded, so the network, which is returned, is good for measuring and for nothing else.
+    Regions are cut as `merge_` cuts them under "measured"; nothing is compared or recorded.
     """
     used = used_paths(network.graph.nodes)
     simplify_(network, pool_first=True)
@@ -256,16 +255,13 @@ def _cast(inputs: Any, dtype: torch.dtype) -> Any:
 
 
 class _Verifier:
-    """Compares merged copies of a network with it, on `inputs`.
-
-    `base` is a copy to merge: in float64 where the network can run so, else as it is.
-    """
+    """Compares merged copies of a network with it, on `inputs`."""
 
     def __init__(self, network: Network, inputs: list[Any]) -> None:
         self.network = network
         self.inputs = inputs
         self.dtype = dtype_of(network)
-        self.base = self._in_float64()
+        self.base = self._in_float64()  # a copy to merge; as it is where it cannot run so
 
     def _in_float64(self) -> Network:
         copy = self.network.copy().eval()

@@ -28,11 +28,7 @@ Pair = tuple[str, str]  # paths of two convolutions, one after the other
 
 
 def find_movable_paddings(network: Network, *, batch: int = 1, runtime: str = EAGER) -> list[Pair]:
-    """Return the pairs of convolutions that a merge would join if the padding were moved.
-
-    What a merge would join is decided by latency measured in the runtime at this batch size. The
-    network is left as it is.
-    """
+    """Return the pairs of convolutions that a merge would join if the padding were moved."""
     costs = LatencyCosts(network, batch, runtime)
     prices = Prices(costs.map_ms, margin=_WORTH)
     moved = network.copy().eval()

@@ -16,10 +16,9 @@ aten = torch.ops.aten
 
 
 def simplify_(network: Network, *, pool_first: bool = False) -> None:
-    """Rewrite a network's graph in place without changing what it computes in eval mode.
+    """Rewrite a network's graph in place, not compiled again, to compute the same in eval mode.
 
-    With `pool_first`, 1×1 convolutions before a mean over the image come after it, as lines do in
-    any case. The network is not compiled again.
+    With `pool_first`, 1×1 convolutions before a mean over the image come after it, as lines do.
     """
     for node in list(network.graph.nodes):
         found = linear_map(node, network)
@@ -81,15 +80,14 @@ def _take_mean_first(node: fx.Node, network: Network, *, layers: bool) -> None:
 def _after_mean(pointwise: ConvMap, rank: int, like: torch.Tensor) -> nn.Module | None:
     """Return the layer that does after a mean what a pointwise map did before it; None for others.
 
-    `rank` is that of what the mean gives: 2 where the positions are gone. The layer has a bias
-    whatever the map's is, so that it follows from the structure alone.
+    `rank` is that of what the mean gives: 2 where the positions are gone.
     """
     if pointwise.is_affine:
         return pointwise.layers(like)[0]
     if not pointwise.is_pointwise or any(step != 1 for step in pointwise.stride):
         return None
     sizes, groups = (pointwise.channels_in, pointwise.channels_out), pointwise.groups
-    layer: nn.Linear | nn.Conv2d
+    layer: nn.Linear | nn.Conv2d  # with a bias in any case: it follows from the structure alone
     if rank == 2 and groups == 1:
         layer = nn.Linear(*sizes)
     elif rank == 4 and pointwise.spatial == 2:

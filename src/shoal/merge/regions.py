@@ -91,10 +91,8 @@ class _Finder:
                 self.layout[node] = layouts.pop() if layouts else None
 
     def _ends(self) -> dict[fx.Node, fx.Node]:
-        """Return for each node of a group the region's end that it leads to.
-
-        A node that is needed outside the group, or that leads to several ends, is an end itself.
-        """
+        """Return for each node of a group the region's end that it leads to."""
+        # A node that is needed outside the group, or that leads to several ends, is one itself.
         end_of: dict[fx.Node, fx.Node] = {}
         for node in reversed(list(self.network.graph.nodes)):
             if node not in self.root:
@@ -162,11 +160,8 @@ def boundary(region: Region, network: Network) -> Boundary:
 
 
 def _begins(region: Region, network: Network, nodes: list[fx.Node]) -> str:
-    """Return why a region begins here.
-
-    A layer that mixes another dimension, and an addition of two tensors of different origin, are
-    linear themselves, and yet a region cannot reach across them.
-    """
+    # A layer that mixes another dimension, and an addition of two tensors of different origin, are
+    # linear themselves, and yet a region cannot reach across them.
     start = region.start
     if start.op == "placeholder":
         return "it is the network's input"

@@ -50,39 +50,26 @@ class Boundary:
 
 @dataclass(frozen=True)
 class MergeReport:
-    """What `merge_` did to a network.
+    """What `merge_` did to a network."""
 
-    Attributes:
-        merged: what became one layer, scales and shifts folded into their layers included.
-        kept: linear neighbours that were not merged, with the reason.
-        boundaries: for each region, what begins and what ends it.
-        max_rel_error: largest relative error of the outputs, real and random inputs.
-        max_rel_error_float64: the same with both networks in float64 before the merged weights are
-            rounded to the network's own type; None where it was not computed.
-        checked_inputs: how many batches the outputs were compared on.
-        macs_before, macs_after: multiply-accumulates of one sample.
-        depth_before, depth_after: layers with weights on the longest path.
-        latency_before_ms: median latency of the network with scales and shifts folded; None where
-            nothing beyond folding was done.
-        latency_after_ms: of the merged network, from the same rounds.
-        batch: batch size of the latencies.
-        runtime: where they were measured, "eager" or "onnxruntime".
-    """
-
-    merged: list[Merged]
-    kept: list[Kept]
-    boundaries: list[Boundary]
-    max_rel_error: float
+    merged: list[Merged]  # scales and shifts folded into their layers included
+    kept: list[Kept]  # linear neighbours that were not merged
+    boundaries: list[Boundary]  # of each region
+    max_rel_error: float  # the largest of the outputs, on real and random inputs
+    # The same with both networks in float64 before the merged weights are rounded to the network's
+    # own type; None where it was not computed
     max_rel_error_float64: float | None
-    checked_inputs: int
-    macs_before: int
+    checked_inputs: int  # how many batches the outputs were compared on
+    macs_before: int  # multiply-accumulates of one sample
     macs_after: int
-    depth_before: int
+    depth_before: int  # layers with weights on the longest path
     depth_after: int
+    # Medians from the same rounds, scales and shifts folded, and merged; None where nothing beyond
+    # folding was done
     latency_before_ms: float | None
     latency_after_ms: float | None
-    batch: int
-    runtime: str = EAGER
+    batch: int  # batch size of the latencies
+    runtime: str = EAGER  # where they were measured, "eager" or "onnxruntime"
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON values."""

@@ -153,10 +153,9 @@ def _composed(chain: Sequence[Element]) -> ConvMap | None:
 
 
 def _whole_image(chain: Sequence[Element], position: int) -> tuple[ConvMap, int] | None:
-    """Return flattening and what follows, up to the first linear layer, as one convolution.
+    """Return the flattening at `position` and what follows, up to the first linear layer.
 
-    The flattening is at `position`; the linear layer's position is returned with the map. None if
-    none follows.
+    They are one convolution, which comes with that layer's position. None if none follows.
     """
     channels, *size = (n for n in tensor_shape(chain[position].source)[1:] if n is not None)
     layers: list[ConvMap] = []
@@ -173,10 +172,7 @@ def _whole_image(chain: Sequence[Element], position: int) -> tuple[ConvMap, int]
 
 
 def place_of_flattening(start: fx.Node, end: fx.Node, composed: ConvMap | None) -> str | None:
-    """Return where a flattening between two tensors goes: "before" or "after" the layers.
-
-    It goes before layers that see the whole image, or one position; None where there is none.
-    """
+    """Return where a flattening goes: "before" layers that see all at once, or "after"; or None."""
     shape = tensor_shape(start)
     if len(shape) == 2 or len(tensor_shape(end)) != 2:
         return None
@@ -187,10 +183,7 @@ def place_of_flattening(start: fx.Node, end: fx.Node, composed: ConvMap | None) 
 
 
 def as_built(composed: ConvMap, start: fx.Node, place: str | None) -> ConvMap:
-    """Return the map of `start` in the form it is built in: linear where it reads flat values.
-
-    `place` is that of a flattening, as `place_of_flattening` gives it.
-    """
+    """Return the map in the form it is built in: linear where it reads flat values."""
     shape = tensor_shape(start)
     if place == "before" and composed.covers(shape[2:]):
         return composed.flat()

@@ -5,8 +5,7 @@ from __future__ import annotations
 from shoal.network.blocks import Block
 from shoal.network.capture import capture
 from shoal.network.graph import Site
-from shoal.network.network import Network
-from shoal.network.plan import Operation, Plan
+from shoal.network.network import Network, Operation, Plan
 from shoal.network.raising import Opaque
 from shoal.network.stretches import Stretch
 

@@ -16,7 +16,7 @@ from shoal.network.inputs import (
     Inputs,
     as_call,
     borrowed,
-    first_line,
+    calling,
     home_device,
     map_tensors,
     resolve_device,
@@ -91,13 +91,8 @@ def _run(
         return tensor.detach().to(place, wanted, copy=True)
 
     args, kwargs = as_call(map_tensors(copy, inputs))
-    try:
+    with calling(f"the {which} network"):
         return model(*args, **kwargs)
-    except Exception as error:
-        raise ConfigError(
-            f"the {which} network cannot be called with these inputs ({first_line(error)}): "
-            "pass inputs of the shapes and types that its forward takes"
-        ) from error
 
 
 def _worst(found: Sequence[Agreement], n_inputs: int) -> Agreement:

@@ -27,21 +27,13 @@ _NAME = "block"  # in an addition's meta: the name its block was given at captur
 
 @dataclass(frozen=True)
 class Block:
-    """A residual branch around which a shortcut runs.
+    """A residual branch around which a shortcut runs."""
 
-    Attributes:
-        name: the path of the module that computes it, where one does.
-        removable: whether the branch can be dropped, leaving the shortcut.
-        reason: why it cannot be, else an empty string.
-        layers: paths of the branch's layers with weights.
-        sites: names of the branch's rectifier sites.
-    """
-
-    name: str
-    removable: bool
-    reason: str
-    layers: tuple[str, ...]
-    sites: tuple[str, ...]
+    name: str  # the path of the module that computes it, where one does
+    removable: bool  # whether the branch can be dropped, leaving the shortcut
+    reason: str  # why it cannot be, else an empty string
+    layers: tuple[str, ...]  # paths of the branch's layers with weights
+    sites: tuple[str, ...]  # names of the branch's rectifier sites
     start: fx.Node = field(repr=False, compare=False)  # where branch and shortcut part
     branch: tuple[fx.Node, ...] = field(repr=False, compare=False)  # in the order of the graph
     output: fx.Node = field(repr=False, compare=False)  # the branch's last node, which is added
@@ -49,9 +41,7 @@ class Block:
     shortcut: fx.Node = field(repr=False, compare=False)  # the addition's other operand
 
 
-class _Joint(NamedTuple):
-    """An addition that joins a branch and its shortcut; see `Block`."""
-
+class _Joint(NamedTuple):  # see `Block`
     start: fx.Node
     branch: tuple[fx.Node, ...]
     output: fx.Node
@@ -94,10 +84,7 @@ def fix_block_names(graph: fx.Graph, root: nn.Module) -> None:
 
 
 def _named_joints(flow: Flow, root: nn.Module) -> dict[str, _Joint]:
-    """Name each block by the module that adds; where one adds twice, by the branch's main child.
-
-    A name given at capture stays.
-    """
+    """Name each block by the module that adds, or the branch's main child; a name given stays."""
     additions = (node for node in flow.order if op_of(node.target).addition == 1.0)
     joints = [joint for joint in (_joint(node, flow, root) for node in additions) if joint]
     paths = [str(joint.addition.meta.get("path", "")) for joint in joints]

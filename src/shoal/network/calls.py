@@ -127,14 +127,11 @@ def _embedding(a: Mapping[str, Any], original: nn.Module | None) -> nn.Module | 
 
 @dataclass(frozen=True)
 class Rectifier:
-    """A recognised rectifier: its kind, the node it reads and the module that computes it.
-
-    `module` is None for PReLU, whose module the caller makes around the weight at `weight`.
-    """
+    """A recognised rectifier."""
 
     kind: str
-    input: fx.Node
-    module: nn.Module | None
+    input: fx.Node  # what it reads
+    module: nn.Module | None  # what computes it; None for PReLU, made around the weight at `weight`
     weight: fx.Node | None = None
 
 
@@ -192,10 +189,8 @@ def _clip(node: fx.Node, a: dict[str, Any], _constants: object) -> Rectifier | N
 
 
 def _is_hard_sigmoid(node: fx.Node, high: object) -> bool:
-    """Whether the clip is the inner part of clip(z + 3, 0, 6) / 6, which is a gate.
-
-    The division may come after the gate was multiplied with what it gates.
-    """
+    """Whether the clip is the inner part of clip(z + 3, 0, 6) / 6, which is a gate."""
+    # The division may come after the gate was multiplied with what it gates.
     shifted = node.args[0]
     if high != 6 or len(node.users) != 1 or not isinstance(shifted, fx.Node):
         return False

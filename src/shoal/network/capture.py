@@ -19,17 +19,15 @@ from shoal.modes import eval_mode, kept_flags
 from shoal.network.agreement import compare_leaf
 from shoal.network.blocks import fix_block_names
 from shoal.network.exporting import Exported, export_model, without_fast_path
-from shoal.network.inputs import as_call, map_tensors, tensors_of
-from shoal.network.network import InputSpec, Network, TensorSpec
+from shoal.network.inputs import Call, as_call, map_tensors, tensors_of
+from shoal.network.network import InputSpec, Network, Plan, TensorSpec
 from shoal.network.normalize import make_out_of_place
 from shoal.network.paths import Skeleton
-from shoal.network.plan import Plan
 from shoal.network.raising import raise_graph
 from shoal.network.runner import Runner, Tap
 from shoal.network.training_only import restore_training_only
 
-# On a CPU both run the same kernels and agree to the bit; elsewhere a library may choose another
-# kernel for a second call, which moves the last digits.
+# On a CPU both agree to the bit; elsewhere a library may choose another kernel for a second call.
 _TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
 
@@ -75,20 +73,20 @@ def capture(
             "example_inputs must be a tensor, a tuple of positional inputs or a mapping of keyword "
             f"inputs, not {type(example_inputs).__name__}"
         )
-    args, kwargs = as_call(example_inputs)
-    kwargs.update(example_kwargs or {})
-    leaves, structure = pytree.tree_flatten((args, kwargs))
+    call = as_call(example_inputs)
+    call[1].update(example_kwargs or {})
+    leaves, structure = pytree.tree_flatten(call)
     batch = _batch_size(leaves)
     with kept_flags(model), _buffers_restored(model):
-        evaluated = export_model(model.eval(), args, kwargs, batch)
+        evaluated = export_model(model.eval(), call, batch)
         _assert_tensor_output(model, evaluated)
         kept = make_out_of_place(evaluated.graph)
-        notes = _restore_training(model, args, kwargs, batch, evaluated)
-    inputs = _input_spec(model, structure, kwargs, leaves)
+        notes = _restore_training(model, call, batch, evaluated)
+    inputs = _input_spec(model, structure, call[1], leaves)
     network = _assemble(model, evaluated, kept, inputs=inputs, notes=notes)
     if check:
         with kept_flags(model), _buffers_restored(model):
-            _check(model.eval(), network, args, kwargs)
+            _check(model.eval(), network, call)
     return network
 
 
@@ -146,7 +144,7 @@ def _input_spec(
 
 
 def _restore_training(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], batch: int, evaluated: Exported
+    model: nn.Module, call: Call, batch: int, evaluated: Exported
 ) -> tuple[str, ...]:
     """Put what only training does into the graph; return notes on what could not be put back."""
     if all(
@@ -158,7 +156,7 @@ def _restore_training(
         return ()
     try:
         with kept_flags(model):
-            trained = export_model(model.train(), args, kwargs, batch)
+            trained = export_model(model.train(), call, batch)
     except CaptureError:
         return ("training mode could not be captured: the network trains as its eval-mode graph",)
     make_out_of_place(trained.graph)
@@ -196,28 +194,24 @@ def _buffers_restored(model: nn.Module) -> Iterator[None]:
 # ---------------------------------------------------------------------- the check
 
 
-def _check(
-    model: nn.Module, network: Network, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> None:
+def _check(model: nn.Module, network: Network, call: Call) -> None:
     """Compare outputs of both in eval mode on the example batch and on its first sample."""
-    first_sample = map_tensors(lambda x: x[:1] if x.dim() > 0 else x, (args, kwargs))
+    first_sample = map_tensors(lambda x: x[:1] if x.dim() > 0 else x, call)
     with without_fast_path(), eval_mode(network), torch.no_grad():
-        for call in ((args, kwargs), first_sample):
-            _check_call(model, network, *call)
+        for given in (call, first_sample):
+            _check_call(model, network, given)
 
 
-def _check_call(
-    model: nn.Module, network: Network, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> None:
+def _check_call(model: nn.Module, network: Network, call: Call) -> None:
     def outputs(module: nn.Module) -> Any:
-        own_args, own_kwargs = map_tensors(Tensor.clone, (args, kwargs))  # it may overwrite them
-        return module(*own_args, **own_kwargs)
+        args, kwargs = map_tensors(Tensor.clone, call)  # it may overwrite them
+        return module(*args, **kwargs)
 
     expected = outputs(model)
     try:
         found = outputs(network)
     except Exception as error:
-        batch = next(x.shape[0] for x in tensors_of((args, kwargs)) if x.dim() > 0)
+        batch = next(x.shape[0] for x in tensors_of(call) if x.dim() > 0)
         reason = " ".join(str(error).split())[:200]
         raise CaptureError(
             f"the captured network does not run at batch size {batch}: {reason}"
@@ -231,7 +225,7 @@ def _check_call(
         )
     raise CaptureError(
         "the captured network does not compute what the model computes"
-        f"{_first_difference(model, network, args, kwargs)}"
+        f"{_first_difference(model, network, call)}"
     )
 
 
@@ -248,9 +242,7 @@ def _leaves_agree(a: Any, b: Any) -> bool:
     return a.is_floating_point() and found.max_rel_error <= _TOLERANCE.get(a.dtype, 1e-4)
 
 
-def _first_difference(
-    model: nn.Module, network: Network, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> str:
+def _first_difference(model: nn.Module, network: Network, call: Call) -> str:
     """Return " from the layer 'x' on", or a hint if no layer of both can be compared."""
     seen: dict[str, list[Any]] = defaultdict(list)
     outputs: list[tuple[str, Any]] = []
@@ -266,8 +258,8 @@ def _first_difference(
         if not module._modules
     ]
     try:
-        model(*args, **kwargs)
-        Runner(network, taps=taps).values(*network.inputs.flatten(args, kwargs))
+        model(*call[0], **call[1])
+        Runner(network, taps=taps).values(*network.inputs.flatten(*call))
     finally:
         for handle in handles:
             handle.remove()

@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 
 from shoal.errors import CaptureError
 from shoal.network.contexts import flatten_contexts
+from shoal.network.inputs import Call
 from shoal.quiet import quietly
 
 
@@ -29,27 +30,25 @@ class Exported:
     output_structure: pytree.TreeSpec
 
 
-def export_model(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], batch: int
-) -> Exported:
+def export_model(model: nn.Module, call: Call, batch: int) -> Exported:
     """Export a model in the mode it is in, with a free batch size."""
 
     def dynamic(leaf: Any) -> Any:
         return {0: Dim.DYNAMIC} if isinstance(leaf, Tensor) and leaf.dim() > 0 else None
 
-    shapes = pytree.tree_map(dynamic, (args, kwargs))
+    shapes = pytree.tree_map(dynamic, call)
     target, named = model, _named_shapes(model, shapes)
     own_names = (*model._modules, *model._parameters, *model._buffers)
     if any(hasattr(fx.GraphModule, name) for name in own_names):
         target = _Around(model)
-        named = {**({"args": shapes[0]} if args else {}), **shapes[1]}
+        named = {**({"args": shapes[0]} if call[0] else {}), **shapes[1]}
     try:
         with without_fast_path(), quietly(), torch.enable_grad():
-            program = torch.export.export(target, args, kwargs, dynamic_shapes=named, strict=False)
+            program = torch.export.export(target, *call, dynamic_shapes=named, strict=False)
             module = program.module(check_guards=False)
             flatten_contexts(module)
     except Exception as error:
-        _assert_runs(model, args, kwargs)
+        _assert_runs(model, call)
         raise CaptureError(_explain(model, error, batch)) from error
     structure: Any = module._out_spec
     return Exported(module.graph, module if target is model else _unwrapped(module), structure)
@@ -66,11 +65,11 @@ def without_fast_path() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
-def _assert_runs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _assert_runs(model: nn.Module, call: Call) -> None:
     """Raise `CaptureError` if the model itself fails on the example inputs."""
     try:
         with torch.no_grad():
-            model(*args, **kwargs)
+            model(*call[0], **call[1])
     except Exception as error:
         raise CaptureError(
             f"{type(model).__name__} itself fails on the example inputs{_source_line(error)}: "
@@ -79,10 +78,7 @@ def _assert_runs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 
 
 class _Around(nn.Module):
-    """Holds a model one level down, where its children may have any name.
-
-    The exported program is an `fx.GraphModule`, which refuses children called `graph` or `code`.
-    """
+    """Holds a model one level down: `fx.GraphModule` refuses children called `graph` or `code`."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -147,8 +143,7 @@ def _explain(model: nn.Module, error: Exception, batch: int) -> str:
 def _source_line(error: BaseException) -> str:
     """Return " at file:line `code`" for the model's own last line of code, or nothing.
 
-    A line of the user's goes before one of an installed library. Cells of notebooks are no files,
-    but their lines are known.
+    A line of the user's, be it in a notebook's cell, goes before one of an installed library.
     """
     hidden = (Path(__file__).parents[1], Path(torch.__file__).parent)
     library = ""

@@ -155,9 +155,8 @@ def is_weighted(node: fx.Node, root: nn.Module) -> bool:
 def own_tensors(node: fx.Node, root: nn.Module, flow: Flow | None = None) -> dict[str, Tensor]:
     """Return the parameters and buffers that decide what a node does to its data, by path.
 
-    A weight may be computed in the forward pass: standardised, normalised or transposed. It is then
-    what a subgraph gives that the input's data do not reach. A `flow` of the graph as it is now
-    spares finding out which operands carry data.
+    A weight may be computed in the forward pass (standardised, say), by a subgraph that the input's
+    data do not reach. A `flow` of the graph as it is now spares finding that out.
     """
     found: dict[str, Tensor] = {}
 

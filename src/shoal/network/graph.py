@@ -22,31 +22,19 @@ _STATES: dict[type, str] = {Line: "line", nn.Identity: "identity"}
 
 @dataclass(frozen=True)
 class Site:
-    """One call of a rectifier in the forward graph.
+    """One call of a rectifier in the forward graph."""
 
-    Attributes:
-        name: the path of its module in the network; unique and stable.
-        kind: the rectifier ("relu", "gelu", …), also after it was linearized.
-        path: the path of the original module that calls it.
-        channel_dim: the dimension of its input that holds the neurons.
-        channels: the number of neurons, None where the shape does not fix it.
-        linearized: "line" or "identity" once it was linearized, else None.
-    """
-
-    name: str
-    kind: str
-    path: str
-    channel_dim: int
-    channels: int | None
-    linearized: str | None
+    name: str  # the path of its module in the network; unique and stable
+    kind: str  # the rectifier ("relu", "gelu", …), also after it was linearized
+    path: str  # of the original module that calls it
+    channel_dim: int  # the dimension of its input that holds the neurons
+    channels: int | None  # the number of neurons, None where the shape does not fix it
+    linearized: str | None  # "line" or "identity" once it was linearized, else None
     node: fx.Node = field(repr=False, compare=False)  # which calls it
 
 
 class Graph:
-    """A view of a network's graph, good until the network is changed.
-
-    Its modules and tensors are found below `root`; `records` has kind and path of each site.
-    """
+    """A view of a network's graph, good until the network is changed."""
 
     def __init__(
         self, graph: fx.Graph, root: nn.Module, records: Mapping[str, tuple[str, str]]
@@ -60,11 +48,6 @@ class Graph:
     def flow(self) -> Flow:
         """Which nodes carry the input's data, and their immediate dominators."""
         return Flow(self._graph)
-
-    @property
-    def order(self) -> Mapping[fx.Node, int]:
-        """The place of each node, from 0."""
-        return self.flow.order
 
     @cached_property
     def calls(self) -> Mapping[str, fx.Node]:
@@ -100,17 +83,24 @@ class Graph:
         return find_stretches(self.flow, self._root, self.sites, self.blocks.values())
 
     def channel_dim(self, node: fx.Node) -> int:
-        """Return the non-negative dimension of the node's value that holds channels or features."""
+        """Return the non-negative dimension of the node's value that holds channels or features.
+
+        The nearest layer upstream decides: convolutions and batch norms put channels second, linear
+        layers and layer norms last; transpositions in between are followed. Where nothing decides,
+        images (4-D, 5-D) and vectors (2-D) have them second, sequences (3-D) last.
+        """
         if node not in self._channel_dims:
-            self._channel_dims[node] = _channel_dim(node, self._root)
+            dims = len(node.meta.get("shape") or (None, None))
+            found = _search(node, self._root, depth=64)
+            dim = found if found is not None else {2: 1, 3: 2}.get(dims, 1)
+            self._channel_dims[node] = dim % dims
         return self._channel_dims[node]
 
     def layer_before(self, rectifier: fx.Node) -> str | None:
-        """Return the path of the layer with weights that a rectifier follows directly.
+        """Return the path of the layer with weights that a rectifier follows directly, if any.
 
         Norms, scales and dropout may lie between. Where it follows the addition of a residual
-        block, it is the last layer of the branch. None where there is none: at an input, after a
-        pooling, or where the weights are computed.
+        block, it is the last layer of the branch.
         """
         ends = {block.addition: block.output for block in self.blocks.values()}
         node: fx.Node | None = rectifier.all_input_nodes[0]
@@ -121,20 +111,6 @@ class Graph:
             passes = scales and not (known.rectifier or known.addition or known.pool)
             node = ends.get(node, source if passes else None)
         return str(node.target) if node is not None and node.op == "call_module" else None
-
-
-def _channel_dim(node: fx.Node, root: nn.Module) -> int:
-    """Return the non-negative dimension of `node`'s output that holds channels or features.
-
-    The nearest layer upstream decides: convolutions and batch norms put channels second, linear
-    layers and layer norms last; transpositions in between are followed. Where nothing decides,
-    images (4-D, 5-D) and vectors (2-D) have them second, sequences (3-D) last.
-    """
-    dims = len(node.meta.get("shape") or (None, None))
-    found = _search(node, root, depth=64)
-    if found is None:
-        found = {2: 1, 3: 2}.get(dims, 1)
-    return found % dims
 
 
 def _search(node: fx.Node, root: nn.Module, depth: int) -> int | None:

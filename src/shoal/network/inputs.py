@@ -10,14 +10,17 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from shoal.errors import ConfigError
+from shoal.errors import ConfigError, ShoalError
 from shoal.modes import kept_flags
 
 Inputs: TypeAlias = torch.Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
 """One call's inputs: a tensor, a tuple (or list) of positional ones, or a dict of keyword ones."""
 
+Call: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
+"""The arguments of one call, by position and by keyword."""
 
-def as_call(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+
+def as_call(inputs: Inputs) -> Call:
     """Return the arguments of `model(...)`, by position and by keyword, for these inputs."""
     if isinstance(inputs, torch.Tensor):
         return (inputs,), {}
@@ -79,6 +82,20 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+@contextmanager
+def calling(who: str, keep: type[ShoalError] | tuple[()] = ()) -> Iterator[None]:
+    """Raise `ConfigError` for what goes wrong in a call of a model, but for errors to `keep`."""
+    try:
+        yield
+    except keep:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"{who} cannot be called with these inputs ({first_line(error)}): pass inputs of the "
+            "shapes and types that its forward takes"
+        ) from error
+
+
 # ---------------------------------------------------------------------- modules on loan
 
 
@@ -93,9 +110,8 @@ def borrowed(
     """Lend `model` in eval mode and in the asked form; afterwards it is as it was, to the bit.
 
     Modes, parameters (the same objects over the same memory), gradients and buffers all come back,
-    however the block is left. Conversions are made aside, so while the block runs the converted
-    weights take memory beside the original ones. Anything but an `nn.Module` is lent as it is.
-    A `dtype` is for floating tensors, `channels_last` for 4-D parameters.
+    however the block is left; converted weights take memory beside them. Anything but an
+    `nn.Module` is lent as it is. `dtype` is for floating tensors, `channels_last` for 4-D weights.
     """
     if not isinstance(model, nn.Module):
         yield model

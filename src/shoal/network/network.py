@@ -1,4 +1,4 @@
-"""The captured network: an ordinary module with a graph, sites and a plan."""
+"""The captured network: an ordinary module with a graph, sites and a plan of what was done."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import itertools
 import linecache
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FunctionType
 from typing import Any, TypeVar
 
@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from shoal.errors import CaptureError, ShoalError, unknown_name
+from shoal.errors import CaptureError, PlanError, ShoalError, unknown_name
 from shoal.network.blocks import Block
 from shoal.network.contexts import context_device, restored_on_error
 from shoal.network.graph import Graph, Site
+from shoal.network.inputs import Call
 from shoal.network.paths import tables_of
-from shoal.network.plan import Plan
 from shoal.network.raising import Opaque
 from shoal.network.stretches import Stretch
 
@@ -28,6 +28,62 @@ _T = TypeVar("_T")
 
 _REMADE = ("_compiled", "_run", "_root", "_view", "_compiled_call_impl")  # not copied
 _numbers = itertools.count()
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One step of surgery."""
+
+    kind: str  # "linearize", "drop", "collapse" or "merge"
+    names: tuple[str, ...]  # the sites or blocks it was done to
+    options: Mapping[str, Any] = field(default_factory=dict)  # JSON values only
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the operation as JSON values."""
+        return {**vars(self), "names": list(self.names)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Operation:
+        """Read what `to_dict` wrote; raises `PlanError` if it is something else."""
+        try:
+            return cls(str(data["kind"]), tuple(map(str, data["names"])), dict(data["options"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise PlanError(f"the plan holds an operation that cannot be read: {data}") from error
+
+
+@dataclass
+class Plan:
+    """The operations done to a network, in order."""
+
+    # Where the original model comes from ("torchvision:resnet18"); None if the user holds it.
+    base: str | None = None
+    fingerprint: str = ""  # a hash of the base model's architecture
+    operations: list[Operation] = field(default_factory=list)  # oldest first
+
+    def record(self, kind: str, names: tuple[str, ...], **options: Any) -> Operation:
+        """Add an operation at the end, and return it."""
+        self.operations.append(Operation(kind, names, options))
+        return self.operations[-1]
+
+    def __len__(self) -> int:
+        return len(self.operations)
+
+    def names(self, kind: str) -> list[str]:
+        """Return all names that operations of this kind were done to, oldest first."""
+        return [name for op in self.operations if op.kind == kind for name in op.names]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as JSON values."""
+        return {**vars(self), "operations": [op.to_dict() for op in self.operations]}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Plan:
+        """Read what `to_dict` wrote; raises `PlanError` if it is something else."""
+        operations = data.get("operations")
+        if not isinstance(operations, list):
+            raise PlanError("the plan has no list of operations: the file is damaged")
+        done = [Operation.from_dict(op) for op in operations]
+        return cls(data.get("base"), str(data.get("fingerprint", "")), done)
 
 
 @dataclass(frozen=True)
@@ -237,9 +293,7 @@ class Network(nn.Module):
         """Return the graph node that calls the module at `name` (its first call)."""
         return _named("module", name, self.view.calls)
 
-    def example_inputs(
-        self, batch: int | None = None, seed: int = 0
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def example_inputs(self, batch: int | None = None, seed: int = 0) -> Call:
         """Return random inputs of the captured shapes on the network's device, in its type.
 
         A `batch` of None keeps the captured number of samples. Floating-point inputs are drawn from

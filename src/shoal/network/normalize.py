@@ -19,10 +19,9 @@ aten = torch.ops.aten
 
 
 def make_out_of_place(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
-    """Replace in-place ATen calls of `graph`, in place, where no value changes by that.
+    """Replace in-place ATen calls of `graph` where no value changes by that.
 
-    Returns those that had to stay, as another alias of the mutated tensor is read later; each with
-    the node that made the memory it writes into.
+    Returns those that had to stay, each with the node that made the memory it writes into.
     """
     root: dict[fx.Node, fx.Node] = {}  # the node whose memory a node's output lives in
     position = {node: i for i, node in enumerate(graph.nodes)}

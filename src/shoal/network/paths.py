@@ -58,10 +58,9 @@ def numbered(name: str, taken: Callable[[str], bool]) -> str:
 
 
 class Skeleton:
-    """The tree of modules that holds a model's own tensors under their names, below `root`.
+    """The tree of modules, empty at first, that holds a model's own tensors below `root`.
 
-    It starts as empty containers; raising then puts layers in their places. Tied modules stay one
-    object, so that buffers they share stay shared when the network moves.
+    Tied modules stay one object, so that buffers they share stay shared when the network moves.
     """
 
     def __init__(self, model: nn.Module, root: nn.Module) -> None:
@@ -89,10 +88,7 @@ class Skeleton:
             mirror._modules[name] = known
 
     def put(self, path: str, layer: nn.Module) -> None:
-        """Put `layer` at a path. Where the original has a module there, it takes over its tensors.
-
-        Parameters that the layer made itself are dropped; those it has no use for stay with it.
-        """
+        """Put `layer` at a path, where it takes over the tensors of the original's module."""
         if path in self.aliases:
             container = container_at(self.root, path)
             for name in layer._parameters:

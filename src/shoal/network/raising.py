@@ -45,8 +45,8 @@ def raise_graph(
 ) -> tuple[fx.Graph, dict[str, tuple[str, str]], tuple[Opaque, ...]]:
     """Build the graph of ordinary modules, which `skeleton` receives, from out-of-place ATen calls.
 
-    `kept` has the calls that had to stay in place, each with the maker of the memory it writes
-    into. Returns the new graph; each site's kind and the path of its caller; what stayed opaque.
+    `kept` is what `make_out_of_place` returned. Returns the new graph, each site's kind and path,
+    and what stayed opaque.
     """
     raiser = _Raiser(exported, skeleton, kept)
     for node in exported.graph.nodes:
@@ -230,10 +230,7 @@ class _Raiser:
         return owner, path
 
     def _add(self, path: str, layer: nn.Module, op: str, *, own: bool = True) -> str:
-        """Put a layer for a call by the module at `path` at a free path, and return that one.
-
-        It is the module's own path where it is there for this call alone.
-        """
+        """Put a layer at a free path, the calling module's `own` if it is there for this alone."""
         module = self.skeleton.originals.get(path) if own and path else None
         bare = module is not None and not (*module.children(), *module.parameters())
         own = bare or isinstance(module, nn.PReLU)
@@ -288,10 +285,7 @@ def _mode_changes(node: fx.Node) -> bool:
 
 
 def _replaces_a_buffer(node: fx.Node) -> bool:
-    """Whether the forward pass put a tensor of another shape in the place of a buffer.
-
-    It caches what it computed; the graph computes it, and the old buffer could not take it.
-    """
+    """Whether the forward pass cached a tensor of another shape than the buffer could take."""
     if node.target is not aten.copy_.default:
         return False
     buffer, value = cast(tuple[Any, ...], node.args)[:2]

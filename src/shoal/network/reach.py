@@ -73,9 +73,9 @@ class Reach:
         """Return the reach after a layer with this (dilated) kernel, stride and padding."""
         axes = range(2)
         return Reach(
-            _pair(self.kernel[i] + self.stride[i] * (kernel[i] - 1) for i in axes),
-            _pair(self.stride[i] * stride[i] for i in axes),
-            _pair(self.padding[i] + self.stride[i] * padding[i] for i in axes),
+            pair(self.kernel[i] + self.stride[i] * (kernel[i] - 1) for i in axes),
+            pair(self.stride[i] * stride[i] for i in axes),
+            pair(self.padding[i] + self.stride[i] * padding[i] for i in axes),
         )
 
 
@@ -116,16 +116,12 @@ def is_passed(node: fx.Node, root: nn.Module, sites: Collection[str]) -> bool:
 
 
 def reaches(
-    start: fx.Node,
-    inside: Sequence[fx.Node],
-    root: nn.Module,
-    sites: Collection[str],
-    kind: type[nn.Module],
+    start: fx.Node, inside: Sequence[fx.Node], root: nn.Module, sites: Collection[str], kind: type
 ) -> dict[fx.Node, Reach | None] | None:
     """Return the reach of each node inside a stretch, or None if one is not understood.
 
-    The nodes are in the order of the graph; layers with weights may be of one `kind`, `nn.Conv2d`
-    or `nn.Linear`. What reads the whole image, as the gate of a squeeze-and-excitation, has None.
+    Layers with weights may be of one `kind`, `nn.Conv2d` or `nn.Linear`. What reads the whole
+    image, as the gate of a squeeze-and-excitation, has None.
     """
     found: dict[fx.Node, Reach | None] = {start: Reach()}
     try:
@@ -140,11 +136,7 @@ def reaches(
 
 
 def _reach(
-    node: fx.Node,
-    sources: list[Reach | None],
-    root: nn.Module,
-    sites: Collection[str],
-    kind: type[nn.Module],
+    node: fx.Node, sources: list[Reach | None], root: nn.Module, sites: Collection[str], kind: type
 ) -> Reach | None:
     if node.op == "call_module":
         module = root.get_submodule(str(node.target))
@@ -185,9 +177,9 @@ def _through_function(node: fx.Node, source: Reach | None) -> Reach | None:
         return _through_slice(node, source)
     if op.pool == "window":
         arguments = bound_arguments(node)
-        kernel = _pair(arguments["kernel_size"])
-        stride = _pair(arguments["stride"] or kernel)
-        return source.then(kernel, stride, _pair(arguments["padding"]))
+        kernel = pair(arguments["kernel_size"])
+        stride = pair(arguments["stride"] or kernel)
+        return source.then(kernel, stride, pair(arguments["padding"]))
     if op.linear == "pad":
         return _through_pad(bound_arguments(node), source)
     raise _Unknown
@@ -205,7 +197,7 @@ def _through_slice(node: fx.Node, source: Reach) -> Reach:
     stride, padding = list(source.stride), list(source.padding)
     padding[dim - 2] -= stride[dim - 2] * first
     stride[dim - 2] *= step
-    return Reach(source.kernel, _pair(stride), _pair(padding))
+    return Reach(source.kernel, pair(stride), pair(padding))
 
 
 def _through_pad(arguments: dict[str, Any], source: Reach) -> Reach:
@@ -218,8 +210,7 @@ def _through_pad(arguments: dict[str, Any], source: Reach) -> Reach:
     return source.then((1, 1), (1, 1), (top, left))
 
 
-def _pair(values: Any) -> Pair:
+def pair(values: Any) -> Pair:
+    """Return the two numbers of a kernel, a stride or a padding, which may be given as one."""
     numbers = [values] if isinstance(values, int) else list(values)
-    if len(numbers) == 1:
-        numbers *= 2
-    return int(numbers[0]), int(numbers[1])
+    return int(numbers[0]), int(numbers[-1])

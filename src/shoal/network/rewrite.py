@@ -24,14 +24,11 @@ def between(start: fx.Node, end: fx.Node) -> set[fx.Node]:
 def is_closed(start: fx.Node, end: fx.Node) -> bool:
     """Whether nothing between the two tensors is needed elsewhere."""
     inside = between(start, end)
-    return all(_stays(user, inside) for node in inside - {end} for user in node.users)
 
+    def stays(user: fx.Node) -> bool:
+        return user in inside or (reads_shape(user) and all(map(stays, user.users)))
 
-def _stays(user: fx.Node, inside: set[fx.Node]) -> bool:
-    """Whether what a node makes of a tensor, or of its shape, is needed inside only."""
-    if user in inside:
-        return True
-    return reads_shape(user) and all(_stays(later, inside) for later in user.users)
+    return all(stays(user) for node in inside - {end} for user in node.users)
 
 
 # ---------------------------------------------------------------------- putting in
@@ -117,11 +114,10 @@ def _output_shape(layer: nn.Module, shape: Sequence[int | None]) -> tuple[int | 
 
 
 def remove_dead_(network: Network, used_before: set[str] | None = None) -> None:
-    """Remove nodes that no output needs, and the modules and tensors that only they used.
+    """Remove nodes that no output needs, and the modules and tensors that only they used; compile.
 
-    Containers that are left without anything in use go with them. What the model held without
-    using it from the beginning stays. The forward pass is compiled again. `used_before` is what
-    `used_paths` gave before the change, where nodes were erased since.
+    What the model never used stays. `used_before` is what `used_paths` gave before the change,
+    where nodes were erased since.
     """
     graph = network.graph
     before = used_paths(graph.nodes) | (used_before or set())
@@ -148,11 +144,9 @@ def used_paths(nodes: Iterable[fx.Node]) -> set[str]:
 
 
 def _live(graph: fx.Graph) -> set[fx.Node]:
-    """Return the nodes that the output needs, and the inputs.
-
-    A call that writes into memory is needed if the memory is: it is not the graph's own (a
-    buffer's, an input's), or a needed node reads it.
-    """
+    """Return the nodes that the output needs, and the inputs."""
+    # A call that writes into memory is needed if the memory is: it is not the graph's own (a
+    # buffer's, an input's), or a needed node reads it.
     written: dict[fx.Node, list[fx.Node]] = {}
     waiting = [node for node in graph.nodes if node.op in ("placeholder", "output")]
     for node in filter(writes, graph.nodes):
@@ -212,15 +206,12 @@ def hand_over(network: Network, old: nn.Module) -> None:
     """Let another call of a shared PReLU own its weight before the owner goes."""
     if not isinstance(old, nn.PReLU):
         return
-    sharers = [
-        name
-        for name, module in network.named_modules()
-        if isinstance(module, SharedPReLU) and module.owner is old
-    ]
-    if not sharers:
-        return
-    heir = nn.PReLU(old.num_parameters, device="meta").train(old.training)
-    heir.weight = old.weight
-    network.replace_module(sharers[0], heir)
-    for name in sharers[1:]:
-        network.replace_module(name, SharedPReLU(heir))
+    heir = None
+    for name, module in list(network.named_modules()):
+        if isinstance(module, SharedPReLU) and module.owner is old:
+            if heir is None:
+                heir = nn.PReLU(old.num_parameters, device="meta").train(old.training)
+                heir.weight = old.weight
+                network.replace_module(name, heir)
+            else:
+                network.replace_module(name, SharedPReLU(heir))

@@ -23,8 +23,7 @@ from torch.utils import _pytree as pytree
 from shoal.errors import CheckpointError, PlanError
 from shoal.files import readable_errors, replace_folder
 from shoal.network.described import DTYPES, Reader, Writer, describe_nodes, plain_name, read_nodes
-from shoal.network.network import InputSpec, Network, TensorSpec
-from shoal.network.plan import Plan
+from shoal.network.network import InputSpec, Network, Plan, TensorSpec
 from shoal.network.raising import Opaque
 
 FORMAT = 2
@@ -90,11 +89,7 @@ def write_network(network: Network, folder: Path) -> None:
 
 
 def read_network(folder: Path) -> Network:
-    """Read what `write_network` wrote; returns the network in eval mode, on the CPU.
-
-    Raises `PlanError` where the description cannot be used, `CheckpointError` where the weights
-    cannot.
-    """
+    """Read what `write_network` wrote; returns the network in eval mode, on the CPU."""
     path = folder / NETWORK_FILE
     description = read_description(path, FORMAT)
     tensors = read_weights(folder, description)
@@ -224,10 +219,7 @@ _KINDS: dict[str, Any] = {"tuple": tuple, "list": list, "dict": dict, "OrderedDi
 
 
 class Fields(dict[str, Any]):
-    """Values by name, which are attributes too and have an order, like a `ModelOutput`.
-
-    The fields named by `empty` are None.
-    """
+    """Values by name, attributes too and in order, like a `ModelOutput`; None for those `empty`."""
 
     def __init__(self, values: Any = (), empty: Iterable[str] = ()) -> None:
         super().__init__(values)
@@ -298,7 +290,7 @@ def tree_from_json(data: Any) -> pytree.TreeSpec:
         raise PlanError(f"the structure of inputs or outputs is damaged: {error}") from error
     if leaves != list(range(len(leaves))):
         raise PlanError(
-            "the structure of inputs or outputs is damaged: its leaves are not in order"
+            "the structure of inputs or outputs is damaged: its leaves are out of order"
         )
     return structure
 

@@ -39,25 +39,17 @@ _MODULE_RECTIFIERS = 2  # a module with more is several stretches in a row
 
 @dataclass(frozen=True)
 class Stretch:
-    """A part of a network with one tensor in and one out, which one layer can be fitted to.
+    """A part of a network with one tensor in and one out, which one layer can be fitted to."""
 
-    Attributes:
-        name: what `collapse_` takes; see this file's head.
-        kind: "conv" for images [N, C, H, W]; "linear" for features in the last dimension.
-        layers: paths of the layers with weights.
-        sites: names of the rectifier sites.
-        shape: the layer to fit: channels, kernel, stride and padding.
-    """
-
-    name: str
+    name: str  # what `collapse_` takes; see this file's head
     path: str  # the layer goes to "collapsed" below it
-    kind: Literal["conv", "linear"]
+    kind: Literal["conv", "linear"]  # images [N, C, H, W], or features in the last dimension
     start: fx.Node  # whose value goes in
     end: fx.Node  # whose value is approximated
     nodes: tuple[fx.Node, ...]  # all between, `end` included, in the order of the graph
-    layers: tuple[str, ...]
-    sites: tuple[str, ...]
-    shape: LayerShape
+    layers: tuple[str, ...]  # paths of the layers with weights
+    sites: tuple[str, ...]  # names of the rectifier sites
+    shape: LayerShape  # the layer to fit: channels, kernel, stride and padding
     reach: Reach | None  # what one output position reads of the input; None for "linear"
 
 
@@ -66,8 +58,8 @@ def find_stretches(
 ) -> dict[str, Stretch]:
     """Return what can be collapsed by name, in the order of the forward pass.
 
-    Stretches whose fit would need more than `MAX_COLUMNS` columns even with a 1×1 kernel are left
-    out, and so are those whose output size no padding reproduces.
+    What needs more than `MAX_COLUMNS` columns even with a 1×1 kernel is left out, and so is what
+    no padding gives its output size.
     """
     finder = _Finder(flow, root, sites)
     found = [*filter(None, (finder.stretch(b.name, b.start, b.addition) for b in blocks))]
@@ -222,18 +214,13 @@ class _Finder:
         shape = _layer_shape(start, end, reach[end], local)
         if shape is None:
             return None
+        image = kind is nn.Conv2d
+        paths = tuple(str(node.target) for node in layers)
+        rectifiers = tuple(str(node.target) for node in inside if node.target in self.sites)
         return Stretch(
-            name=name,
-            path=path or name,
-            kind="conv" if kind is nn.Conv2d else "linear",
-            start=start,
-            end=end,
-            nodes=inside,
-            layers=tuple(str(node.target) for node in layers),
-            sites=tuple(str(node.target) for node in inside if node.target in self.sites),
-            shape=shape,
-            reach=reach[end] if kind is nn.Conv2d else None,
-        )
+            name, path or name, "conv" if image else "linear", start, end, inside,
+            paths, rectifiers, shape, reach[end] if image else None,
+        )  # fmt: skip
 
 
 def _layer_shape(

@@ -144,10 +144,7 @@ def _extra(node: fx.Node, same: dict[fx.Node, fx.Node]) -> _Extra | None:
 
 
 def _noise(node: fx.Node) -> tuple[float, bool] | None:
-    """Return (keep, rescaled) if a node is noise that is 0 or 1 (or 1 / keep) with P(1) = keep.
-
-    Written as bernoulli(keep), which may be divided by keep, or as floor(rand + keep).
-    """
+    """Return (keep, rescaled) if a node is noise that is 0 or 1 (or 1 / keep) with P(1) = keep."""
     value = node.meta.get("val")
     if not isinstance(value, Tensor) or value.dim() == 0:
         return None

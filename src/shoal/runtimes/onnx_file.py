@@ -36,14 +36,9 @@ def onnx_model(
 ) -> Any:
     """Translate an exported program, from tensors to tensors, to an `onnx.ModelProto`.
 
-    It holds its weights. Dimension 0 of the first input is named "batch" wherever it appears. The
-    notes of the exporter (stack traces with paths of this machine) are left out. Without `opset`,
-    PyTorch chooses the version of ONNX's operators.
-
-    Raises:
-        ConfigError: the operators do not exist in that version.
-        ShoalError: the exporter is not installed, an operation has no ONNX form, the network
-            draws random numbers, or it is too large for one file.
+    It holds its weights, and no notes of the exporter (stack traces with paths of this machine).
+    Dimension 0 of the first input is named "batch" wherever it appears. Raises `ConfigError` if the
+    operators do not exist in that opset, `ShoalError` if the network cannot be translated.
     """
     for package in ("onnx", "onnxscript"):
         try:
@@ -197,11 +192,8 @@ class OnnxRunner(Runner):
     """An `.onnx` file in ONNX Runtime, called with PyTorch tensors.
 
     `threads` are those of one operation, by default as many as PyTorch uses here; of `providers`,
-    ONNX Runtime's, the preferred one comes first. `inputs` and `outputs` are the model's names.
-
-    Raises:
-        ConfigError: there is no such file, or `threads` is less than 1.
-        ShoalError: onnxruntime is not installed, or cannot run the file.
+    ONNX Runtime's, the preferred one comes first. Raises `ConfigError` without such a file, and
+    `ShoalError` if onnxruntime is not installed or cannot run it.
     """
 
     def __init__(

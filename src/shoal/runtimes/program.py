@@ -17,9 +17,9 @@ from torch.export import Dim, ExportedProgram
 from torch.nn import functional
 from torch.utils import _pytree as pytree
 
-from shoal.errors import ConfigError, ShoalError
+from shoal.errors import ShoalError
 from shoal.network import Network
-from shoal.network.inputs import borrowed, first_line, map_tensors, repeat_rows
+from shoal.network.inputs import Call, borrowed, calling, map_tensors, repeat_rows
 from shoal.network.modules import Line
 from shoal.network.network import InputSpec
 from shoal.network.ops import op_of
@@ -62,7 +62,7 @@ class Example:
         """Return an example of `size` samples: the first ones, repeated if there are fewer."""
         return Example(self.spec, tuple(map_tensors(lambda t: repeat_rows(t, size), self.leaves)))
 
-    def call(self, tensors: Sequence[Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def call(self, tensors: Sequence[Tensor]) -> Call:
         """Return the arguments of a call with these tensors in the place of the example's."""
         given = iter(tensors)
         leaves = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in self.leaves]
@@ -81,20 +81,11 @@ class Example:
 
 
 def outputs_of(network: Network, example: Example) -> tuple[str, ...]:
-    """Return a name for each tensor the network gives out, by running it on the example.
-
-    Entries of a dict get their key, those of a tuple "output_0", "output_1", …; a single tensor is
-    the "output". Raises `ConfigError` if the network cannot be called with the example.
-    """
+    """Return a name for each tensor given out: the key in a dict, or "output", "output_0"…."""
     args, kwargs = example.call(example.tensors)
-    with borrowed(network, device=torch.device("cpu")) as lent, torch.inference_mode():
-        try:
-            outputs = lent(*args, **kwargs)
-        except Exception as error:
-            raise ConfigError(
-                f"the network cannot be called with the example inputs ({first_line(error)}): "
-                "pass inputs of the shapes and types that it was captured with"
-            ) from error
+    there = torch.device("cpu")
+    with borrowed(network, device=there) as lent, torch.inference_mode(), calling("the network"):
+        outputs = lent(*args, **kwargs)
     top = "" if isinstance(outputs, dict) else "output"
     return tuple(name for name, leaf in _named_leaves(outputs, top) if isinstance(leaf, Tensor))
 
@@ -117,10 +108,7 @@ def _named_leaves(tree: Any, top: str) -> list[tuple[str, Any]]:
 
 
 def flat_program(network: Network, example: Example) -> ExportedProgram:
-    """Return a program from the example's tensors to a list of all tensors given out.
-
-    Raises `ShoalError` if `torch.export` cannot take the network with a free batch dimension.
-    """
+    """Return a program from the example's tensors to a list of all tensors given out."""
     twin = _evaluation_twin(network, norms=True)
     for tensor in (*twin.parameters(), *twin.buffers()):
         tensor.data = tensor.data.contiguous()  # a file knows no memory formats
@@ -131,7 +119,7 @@ def flat_program(network: Network, example: Example) -> ExportedProgram:
 
 
 def called_program(network: Network, example: Example) -> ExportedProgram:
-    """Return a program that is called as the network is; raises as `flat_program` does."""
+    """Return a program that is called as the network is."""
     args, kwargs = example.call(example.tensors)
     names = example.parameters(len(args))
     signature = inspect.Signature(
@@ -161,10 +149,7 @@ class _Exportable(nn.Module):
 
 
 def _evaluation_twin(network: Network, *, norms: bool = False) -> Network:
-    """Return a copy in eval mode on the CPU, without the modules that act only in training.
-
-    With `norms`, lines along the second dimension are batch norms.
-    """
+    """Return a copy in eval mode on the CPU, without what acts in training; lines as `norms`."""
     twin = network.copy().eval().cpu()
     for node in list(twin.graph.nodes):
         if node.op != "call_module":
@@ -180,13 +165,12 @@ def _evaluation_twin(network: Network, *, norms: bool = False) -> Network:
 
 
 class _LineAsNorm(nn.Module):
-    """A line as the batch norm that computes it.
+    """A line along the second dimension as the batch norm that computes it.
 
-    In ONNX a line is a product and a sum; one batch norm is one pass over the data, and ONNX
-    Runtime can fuse it and keeps its own layout of the data around it. Exporters refuse an eps of
-    0, so the variance is 1 - eps; with a power of two the sum is 1 to the bit, in bfloat16 too.
+    ONNX Runtime can fuse it, keeps its own layout around it, and passes over the data once.
     """
 
+    # Exporters refuse 0, so the variance is 1 - EPS: with a power of two their sum is 1 to the bit.
     EPS = 2.0**-8
 
     mean: Tensor

@@ -18,17 +18,12 @@ EAGER = "eager"
 
 
 class Runner(ABC):
-    """A network made to run somewhere. Called as the network is, it gives its outputs.
+    """A network made to run somewhere. Called as the network is, it gives its outputs."""
 
-    Attributes:
-        device: where it runs ("cpu", "cuda:0").
-        threads: threads that it uses on the CPU.
-        queue: the device that calls are only handed to, and which a timer must wait for; None
-            where a call returns when it is done.
-    """
-
-    device: str
-    threads: int
+    device: str  # where it runs ("cpu", "cuda:0")
+    threads: int  # that it uses on the CPU
+    # The device that calls are only handed to, and which a timer must wait for; None where a call
+    # returns when it is done
     queue: torch.device | None = None
 
     @abstractmethod
@@ -37,29 +32,21 @@ class Runner(ABC):
 
     @abstractmethod
     def ready(self, inputs: Inputs) -> AbstractContextManager[Callable[[], object]]:
-        """Give, for a while, a call that runs these inputs and does nothing else.
+        """Give, for a while, a call that runs these inputs, converted beforehand, to be timed.
 
-        Inputs are converted and put in place beforehand, so that the call can be timed. Raises
-        `ConfigError` if they are not the network's.
+        Raises `ConfigError` if they are not the network's.
         """
 
 
 @dataclass(frozen=True)
 class Runtime(ABC):
-    """Makes networks run somewhere; one file per runtime, registered by `register_runtime`.
+    """Makes networks run somewhere; one file per runtime, registered by `register_runtime`."""
 
-    Attributes:
-        threads: threads on the CPU; None takes as many as PyTorch uses here.
-        device: where to run; None leaves it to the runtime.
-        channels_last: run images in channels_last memory format, where the runtime has a choice.
-        name: under which it is asked for.
-    """
+    threads: int | None = None  # on the CPU; None takes as many as PyTorch uses here
+    device: torch.device | str | None = None  # where to run; None leaves it to the runtime
+    channels_last: bool = True  # run images in this memory format, where there is a choice
 
-    threads: int | None = None
-    device: torch.device | str | None = None
-    channels_last: bool = True
-
-    name: ClassVar[str]
+    name: ClassVar[str]  # under which it is asked for
 
     @property
     @abstractmethod
@@ -71,10 +58,7 @@ class Runtime(ABC):
         return None
 
     def place(self, networks: Iterable[Any], inputs: Inputs) -> torch.device:
-        """Return the device on which these run side by side: the one asked for, or the usual one.
-
-        Raises `ConfigError` if there is no such device here.
-        """
+        """Return the device on which these run side by side; `ConfigError` if it is not here."""
         return resolve_device("cpu" if self.device is None else self.device)
 
     @abstractmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -43,37 +43,24 @@ _TOLERANCES = {  # from the finest type to the coarsest
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was written, and how well it agrees with the network.
-
-    Attributes:
-        path: the file.
-        format: "onnx" or "pt2".
-        bytes: its size.
-        inputs: the names of the inputs, in order; dimension 0 of each is the batch, of any size.
-        outputs: the names of the outputs, in order.
-        opset: the version of ONNX's operators; None for .pt2.
-        max_rel_error: the largest, over outputs and checks, of max |file - network| /
-            max |network|; None if it was not checked.
-        tolerance: the largest relative error that was allowed.
-        checked_batches: the batch sizes it was checked at.
-        seconds: how long exporting and checking took.
-    """
+    """What was written, and how well it agrees with the network."""
 
     path: str
-    format: str
-    bytes: int
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    opset: int | None
+    format: str  # "onnx" or "pt2"
+    bytes: int  # the file's size
+    inputs: tuple[str, ...]  # names, in order; dimension 0 of each is the batch, of any size
+    outputs: tuple[str, ...]  # names, in order
+    opset: int | None  # the version of ONNX's operators; None for .pt2
+    # The largest, over outputs and checks, of max |file - network| / max |network|; None if it was
+    # not checked
     max_rel_error: float | None
-    tolerance: float
-    checked_batches: tuple[int, ...]
-    seconds: float
+    tolerance: float  # the largest relative error that was allowed
+    checked_batches: tuple[int, ...]  # the batch sizes it was checked at
+    seconds: float  # how long exporting and checking took
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as plain JSON-ready values."""
-        plain = asdict(self)
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in vars(self).items()}
 
     def __str__(self) -> str:
         proof, opset = "not checked", f", opset {self.opset}" if self.opset is not None else ""

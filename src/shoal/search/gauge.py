@@ -12,7 +12,7 @@ from torch import Tensor
 
 from shoal.data.batch import Batch, split_batch
 from shoal.errors import ShoalError
-from shoal.measure import InRuntime, Ratio, benchmark, count_params, latency_in, latency_ratio
+from shoal.measure import InRuntime, Ratio, benchmark, count_params, latency_ratio, measure_latency
 from shoal.merge.merge import merge_
 from shoal.merge.padding import find_movable_paddings
 from shoal.merge.report import MergeReport
@@ -112,7 +112,7 @@ class Gauge:
         merge_(merged, **self._where)
         both, runtime = {"dense": self._dense[1], "own": merged}, self._where["runtime"]
         inputs = self._inputs(network)
-        timed = latency_in(runtime, both, inputs, min_seconds=0.3, max_seconds=20.0)
+        timed = measure_latency(both, inputs, runtime=runtime, min_seconds=0.3, max_seconds=20.0)
         return latency_ratio(timed["dense"], timed["own"])
 
     def saved_ms(

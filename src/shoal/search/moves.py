@@ -23,7 +23,7 @@ from shoal.importance import Scores
 from shoal.importance.candidates import Candidate, unchanged
 from shoal.importance.replaced import TrialOptions, replacement_scores
 from shoal.importance.trials import applied
-from shoal.measure import Ratio, latency_in
+from shoal.measure import Ratio, measure_latency
 from shoal.merge.linear_ops import tensor_shape
 from shoal.merge.merge import merge_, trial_merge_
 from shoal.modes import device_of
@@ -76,7 +76,7 @@ def find_moves(network: Network, kinds: Collection[str] = KINDS) -> list[Move]:
         for b in (network.blocks if "drop" in kinds else ())
         if b.removable
     ]
-    order = network.view.order
+    order = network.view.flow.order
     return sorted(found, key=lambda move: (order[move.node], KINDS.index(move.kind)))
 
 
@@ -116,7 +116,7 @@ def saved_ms(
         if signature not in titles:
             models[move.title] = variant
         titles.setdefault(signature, []).append(move.title)
-    times = latency_in(runtime, models, inputs, repeats=_ROUNDS, min_seconds=4.0)
+    times = measure_latency(models, inputs, runtime=runtime, repeats=_ROUNDS, min_seconds=4.0)
     whole_ms = times[""].median_ms
     for alike in titles.values():
         ratio = Ratio.of(times[""].rounds_ms, times[alike[0]].rounds_ms)

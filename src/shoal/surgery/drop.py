@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from shoal.errors import ConfigError
 from shoal.measure.latency import measure_latency
-from shoal.measure.macs import count_node_macs, count_params
+from shoal.measure.size import count_node_macs, count_params
 from shoal.modes import eval_mode
 from shoal.network import Network, Operation
 from shoal.network.blocks import Block

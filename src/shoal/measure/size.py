@@ -1,4 +1,4 @@
-"""The work of a network, in multiply-accumulates (MACs), and its number of parameters.
+"""The size of a network: its work in multiply-accumulates (MACs), its parameters, its depth.
 
 PyTorch's `FlopCounterMode` counts two FLOPs per multiply-accumulate. Here its number is halved and
 assigned to modules, and what it ignored silently is named.
@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules import module as module_hooks
@@ -29,15 +30,18 @@ from shoal.errors import ConfigError
 from shoal.modes import eval_mode
 from shoal.network import Network
 from shoal.network.exporting import without_fast_path
+from shoal.network.flow import bound_arguments, writes
 from shoal.network.inputs import (
     Inputs,
     as_call,
     batch_size,
     borrowed,
-    first_line,
+    calling,
     home_device,
     map_tensors,
-)
+)  # fmt: skip
+from shoal.network.ops import op_of
+from shoal.network.paths import lookup_tensor
 from shoal.network.runner import Runner
 from shoal.quiet import quietly
 
@@ -46,19 +50,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class MacCount:
-    """The multiply-accumulates of one sample (half of what is often printed as FLOPs).
+    """The multiply-accumulates of one sample (half of what is often printed as FLOPs)."""
 
-    Attributes:
-        total: MACs of one sample: those of the whole batch divided by the batch size.
-        by_module: MACs of one sample by module path, each without its children's; the empty path
-            is the model itself (functional calls in its own forward). The values sum to `total`.
-        uncounted: operations that were run and are neither counted nor known to be free; empty
-            when the count is complete.
-    """
-
-    total: int
+    total: int  # those of the whole batch divided by the batch size
+    # By module path, each without its children's; the empty path is the model itself (functional
+    # calls in its own forward). The values sum to `total`.
     by_module: dict[str, int]
-    uncounted: tuple[str, ...] = ()
+    uncounted: tuple[str, ...] = ()  # operations that were run and are not known, even to be free
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as JSON values."""
@@ -109,13 +107,8 @@ def _count_call(model: nn.Module, args: Any, kwargs: Any) -> tuple[dict[str, int
             return _counted(model, fake_args, fake_kwargs)
     except Exception as error:  # whatever it is, the real run below decides whether it is the model
         _log.debug("counting MACs on shapes alone failed, running the model instead: %s", error)
-    try:
+    with calling("the model"):
         return _counted(model, *map_tensors(torch.clone, (args, kwargs)))
-    except Exception as error:
-        raise ConfigError(
-            f"the model cannot be called with these inputs ({first_line(error)}): "
-            "pass example inputs of the shapes and types that its forward takes"
-        ) from error
 
 
 def _counted(model: nn.Module, args: Any, kwargs: Any) -> tuple[dict[str, int], set[str]]:
@@ -141,10 +134,7 @@ def _plain_kernels() -> Iterator[None]:
 
 
 class _Innermost(ModuleTracker):
-    """Names the innermost module that runs, by its path in the model.
-
-    PyTorch's own tracker names the outer ones too, and a module of two paths by one of them.
-    """
+    """Names the innermost module that runs; PyTorch's own tracker names the outer ones too."""
 
     def __init__(self, model: nn.Module) -> None:
         self._paths = {id(module): path for path, module in model.named_modules()}
@@ -240,7 +230,7 @@ _is_free_name = re.compile("|".join(map(translate, _FREE_NAMES.split()))).match
 
 def _is_free(func: Any) -> bool:
     """Whether an operation needs no multiply-accumulates, as they are usually counted."""
-    if not isinstance(func, torch._ops.OpOverload):
+    if not isinstance(func, OpOverload):
         return False
     if func.namespace == "prim" or func.is_view:
         return True
@@ -252,10 +242,7 @@ def _is_free(func: Any) -> bool:
 
 
 def count_node_macs(network: Network, inputs: Inputs) -> dict[str, int]:
-    """Count the multiply-accumulates of each node with any, by name, on one sample.
-
-    Arguments and errors are those of `count_macs`.
-    """
+    """Count the multiply-accumulates of each node with any, by name, as `count_macs` does."""
     with eval_mode(network):
         counted = count_macs(_NodeByNode(network), inputs).by_module
     return {path.removeprefix("nodes."): macs for path, macs in counted.items()}
@@ -267,11 +254,10 @@ class _NodeByNode(nn.Module):
     def __init__(self, network: Network) -> None:
         super().__init__()
         self.nodes = nn.ModuleDict({node.name: _Node() for node in network.graph.nodes})
-        self._flatten = network.inputs.flatten
         self._runner = _Runner(network, self.nodes)
 
     def forward(self, *args: Any, **kwargs: Any) -> None:
-        self._runner.values(*self._flatten(args, kwargs))
+        self._runner.values(*self._runner.network.inputs.flatten(args, kwargs))
 
 
 class _Node(nn.Module):
@@ -287,3 +273,103 @@ class _Runner(Runner):
     @override
     def run_node(self, n: fx.Node) -> Any:
         return self.modules[n.name](super().run_node, n)
+
+
+# ---------------------------------------------------------------------- depth
+
+
+def depth(network: nn.Module) -> int:
+    """Return the number of layers with weights on the longest path from input to output.
+
+    Convolutions and linear layers count, as modules or as functions applied to a parameter, and so
+    does each layer of a recurrent stack (not its steps in time) and each of the two projections of
+    an `nn.MultiheadAttention`. Normalisation, embeddings, rectifiers with parameters, per-channel
+    lines, and layers that see no input do not. So ResNet-18 has depth 18: the convolutions in its
+    shortcuts are on no longest path. A module that the graph calls as a whole counts as the chain
+    of the layers in it.
+
+    Args:
+        network: a captured network, or any module with an `fx.Graph` as its attribute `graph`.
+
+    Raises:
+        ConfigError: `network` has no graph.
+    """
+    graph = getattr(network, "graph", None)
+    if not isinstance(graph, fx.Graph):
+        raise ConfigError(
+            f"the depth of a {type(network).__name__} is not known, because it has no graph: "
+            "pass shoal.capture(model, example_inputs)"
+        )
+    return _longest_path(network, graph)
+
+
+def _longest_path(network: nn.Module, graph: fx.Graph) -> int:
+    lengths: dict[fx.Node, int] = {}  # layers before and in each node that depends on the input
+    weighted: set[fx.Node] = set()  # nodes that depend on a parameter and not on the input
+    for node in graph.nodes:
+        sources = node.all_input_nodes
+        before = [lengths[source] for source in sources if source in lengths]
+        if node.op == "placeholder":
+            lengths[node] = 0
+        elif before:
+            lengths[node] = max(before) + _layers_of(network, node, weighted)
+            _pass_on_writes(node, lengths)
+        elif not weighted.isdisjoint(sources) or (
+            node.op == "get_attr"
+            and isinstance(lookup_tensor(network, str(node.target)), nn.Parameter)
+        ):
+            weighted.add(node)
+        if node.op == "output":
+            return lengths.get(node, 0)
+    return 0
+
+
+def _layers_of(network: nn.Module, node: fx.Node, weighted: set[fx.Node]) -> int:
+    """Return how many layers with weights this one node adds to a path through it."""
+    if node.op == "call_module":
+        return _layers_in(network.get_submodule(str(node.target)))
+    if weighted.isdisjoint(node.all_input_nodes) or not node.op.startswith("call_"):
+        return 0
+    op = op_of(f"aten.{_target_name(node.target)}")
+    if not op.depth:
+        return int(op.weighted)  # if an operand comes from a parameter alone
+    known = bound_arguments(node) if isinstance(node.target, OpOverload) else {}
+    layers = known.get(op.depth)
+    return layers if isinstance(layers, int) else 1
+
+
+def _layers_in(module: nn.Module) -> int:
+    if isinstance(module, nn.MultiheadAttention):
+        return 2  # queries, keys and values side by side, then the output projection
+    op = op_of(module)
+    if op.depth:
+        return int(getattr(module, op.depth))
+    if op.weighted:
+        return 1
+    graph = getattr(module, "graph", None)
+    if isinstance(graph, fx.Graph):
+        return _longest_path(module, graph)
+    return sum(_layers_in(child) for child in module.children())
+
+
+def _target_name(target: Any) -> str:
+    """Return 'linear' for `aten.linear.default`, `F.linear` and a method of that name."""
+    if isinstance(target, OpOverload):
+        return str(target._opname).rstrip("_")
+    name = target if isinstance(target, str) else getattr(target, "__name__", "")
+    if name.startswith("__"):  # of an operator, as in `__rmatmul__`
+        return str(name).removeprefix("__r").removeprefix("__").removesuffix("__")
+    return str(name).rstrip("_")
+
+
+def _pass_on_writes(node: fx.Node, lengths: dict[fx.Node, int]) -> None:
+    """Let what an in-place operation wrote count for the tensor it wrote to, through its views."""
+    if not isinstance(node.target, OpOverload) or not writes(node):
+        return
+    for argument, value in zip(node.target._schema.arguments, node.args, strict=False):
+        if argument.alias_info is None or not argument.alias_info.is_write:
+            continue
+        while isinstance(value, fx.Node):
+            lengths[value] = max(lengths.get(value, 0), lengths[node])
+            is_view = isinstance(value.target, OpOverload) and value.target.is_view
+            value = value.args[0] if is_view else None
