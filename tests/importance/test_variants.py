@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import shoal
+from changed import changed
 from shoal.importance.candidates import Variants, candidates
 from shoal.models import cifar_resnet20
 from shoal.network import Network
@@ -30,7 +31,7 @@ def test_a_variant_is_the_network_with_another_value(network: Network) -> None:
             assert torch.equal(variants.run(x), network(x))
             for b in [*blocks, blocks[0]]:
                 found = variants.run_with(b)
-                assert torch.equal(found, drop_(network.copy(), b.name)(x))
+                assert torch.equal(found, changed(drop_, network.copy(), b.name)(x))
                 assert torch.equal(head(variants.watched(features)), found)
 
 
@@ -79,7 +80,7 @@ def test_memory_that_the_network_writes_into_is_made_anew() -> None:
         variants.run(x)
         for b in (blocks[0], blocks[1], blocks[0]):
             found = variants.run_with(b)
-            assert torch.equal(found, drop_(network.copy(), b.name)(x))
+            assert torch.equal(found, changed(drop_, network.copy(), b.name)(x))
 
 
 def test_structured_inputs_and_outputs() -> None:
