@@ -9,10 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shoal.importance import criteria
-from shoal.runtimes import RUNTIMES
-from shoal.search import gauge
-from shoal.search.method import methods
+from registries import keep_registries
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.py"))
 SAYS = {
@@ -27,11 +24,7 @@ SAYS = {
 
 @pytest.fixture(autouse=True)
 def a_quick_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Registries are as before afterwards, and a search's end measures briefly, in PyTorch only."""
-    for registry in (criteria, methods):
-        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
-    monkeypatch.setattr(RUNTIMES, "_entries", {"eager": RUNTIMES["eager"]})
-    monkeypatch.setattr(gauge, "_SECONDS", 0.0)
+    keep_registries(monkeypatch)
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)

@@ -94,6 +94,17 @@ def test_steps_are_judged_anew_where_more_may_be_lost(tmp_path: Path) -> None:
         run(folder, remove=3, max_drop=1.0, gauge=gauge)
 
 
+def test_a_quality_may_be_below_zero(tmp_path: Path) -> None:
+    class Losses(small_runs.FakeGauge):
+        def quality(self, network: Network, data: Any) -> float:
+            return {4: -2.0, 3: -2.5, 2: -4.0}[network.sites_left]
+
+    gauge = Losses(small_runs.digits().val)
+    found = run(tmp_path / "run", max_drop=1.0, gauge=gauge)
+    assert [step.within for step in found.steps] == [True, True, False]
+    assert run(tmp_path / "run", max_drop=1.0, gauge=gauge).steps == found.steps
+
+
 # ---------------------------------------------------------------------- what a folder holds
 
 

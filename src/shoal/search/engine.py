@@ -150,8 +150,9 @@ class _Search:
 
         metrics, ratio = from_main(measured())  # all decide alike by it
         dense_quality = self.steps[0].metrics.top1_val if self.steps else metrics.top1_val
-        least = dense_quality - self.options.max_drop
-        least = max(least, 0.0 if begun is None else begun.metrics.top1_val)
+        drop = self.options.max_drop
+        if begun is not None:
+            drop = min(drop, dense_quality - begun.metrics.top1_val)
         scores, progress = lab.scores, self.method.progress(lab)
         begun_from = None if lab.number == 0 else lab.number - 1 if begun is None else begun.step
         step = Step(
@@ -164,7 +165,7 @@ class _Search:
             latency_ratio=ratio.median,
             latency_ratio_low=ratio.low,
             latency_ratio_high=ratio.high,
-            within=metrics.top1_val >= least - 1e-9,
+            within=_is_within(metrics, dense_quality, drop),
             names=lab.names(),
             scores={} if scores is None else dict(scores),
             settled=None if scores is None else scores.settled,
@@ -261,8 +262,13 @@ class _Search:
 
 def _judged(steps: Sequence[Step], max_drop: float) -> list[Step]:
     """Return the steps with those marked that are within the drop; a last training is as it is."""
-    least = steps[0].metrics.top1_val - max_drop - 1e-9 if steps else 0.0
-    return [s if s.ended else replace(s, within=s.metrics.top1_val >= least) for s in steps]
+    within = [_is_within(s.metrics, steps[0].metrics.top1_val, max_drop) for s in steps]
+    return [s if s.ended else replace(s, within=w) for s, w in zip(steps, within, strict=True)]
+
+
+def _is_within(metrics: Metrics, dense: float, drop: float) -> bool:
+    """Whether a quality is at most `drop` points below the dense network's, but for rounding."""
+    return metrics.top1_val >= dense - drop - 1e-9
 
 
 def _why_stop(options: SearchOptions, steps: Sequence[Step], removed: int) -> str:
