@@ -74,17 +74,17 @@ class EGP(Method):
                 network.get_parameter(name).data.mul_(mask)
 
         lab.train(after_step=keep_pruned)
-        linear = [name for name, entropy in self._score(lab).items() if entropy == 0.0]
+        linear = [name for name, entropy in self._score(lab, lines=True).items() if entropy == 0.0]
         lab.linearize(linear[: lab.at_most(len(linear))], "line")
         lab.scores = scores
         if lab.once("collapsed", lab.predicts_one_class, together=True):
             lab.note("collapsed: all validation samples are given one class; try cap or protect")
         return True
 
-    def _score(self, lab: Lab) -> Scores:
+    def _score(self, lab: Lab, lines: bool = False) -> Scores:
         chosen = self.options
         criterion = f"zeros={chosen.zeros}&pooling={chosen.pooling}&neurons={chosen.neurons}"
-        return lab.score(f"entropy?{criterion}", samples=chosen.samples, fit_lines=True)
+        return lab.score(f"entropy?{criterion}", samples=chosen.samples, fit_lines=lines)
 
     def _layers(self, lab: Lab) -> dict[str, str]:
         """Return the layer before each rectifier that still works, by its site."""
