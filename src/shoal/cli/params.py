@@ -6,6 +6,7 @@ A command's parameters with their help stand in its signature: that is what make
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterable
 from functools import wraps
 from pathlib import Path
@@ -84,6 +85,15 @@ Verbose = Annotated[
     bool, option("Show all columns, however narrow the terminal is.", "--verbose", "-v")
 ]
 Json = Annotated[bool, option("Print JSON to standard output, and nothing else.", "--json")]
+
+
+def as_flags(text: str) -> str:
+    """Return a line of the library with its `max_drop=2` as the command's `--max-drop 2`."""
+
+    def flag(found: re.Match[str]) -> str:
+        return f"--{found['name'].replace('_', '-')} {found['value'].strip(chr(39))}"
+
+    return re.sub(r"\b(?P<name>[a-z_]+)=(?P<value>'\w+'|[\d.]*\d)", flag, text)
 
 
 def with_flags(command: Callable[..., Any], flags: Iterable[Flag]) -> Callable[..., Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shoal.cli import params
+from shoal.cli.params import as_flags
 from shoal.cli.screen import print_lines, progress_console, show
 from shoal.errors import ShoalError
 
@@ -47,7 +48,8 @@ def show_run(
     tables += made.outcome_tables(record)
     if merge and record.merge is not None:
         tables += made.merge_tables(record.merge)
-    lines = [*made.outcome_lines(record), *_places(record, record.folder or folder)]
+    said = [as_flags(line) for line in made.outcome_lines(record)]
+    lines = [*said, *_places(record, record.folder or folder)]
     show(record.to_dict(), tables, lines, as_json=as_json, verbose=verbose)
 
 

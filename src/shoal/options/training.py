@@ -193,6 +193,15 @@ class Recipe(Options):
         if self.optimizer == "sgd" and self.nesterov and self.momentum == 0:
             raise OptionError("momentum", 0, "a number above 0, or set nesterov to false")
 
+    def computed_like(self, other: Recipe) -> Recipe:
+        """Return this recipe with what depends on machine and batch size as in another one."""
+        return replace(
+            self,
+            precision=other.precision,
+            channels_last=other.channels_last,
+            accumulate=other.accumulate,
+        )
+
 
 recipes: Registry[Recipe] = Registry("recipe")
 

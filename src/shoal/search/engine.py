@@ -12,11 +12,14 @@ from shoal.distributed import barrier, from_main, is_main
 from shoal.errors import ConfigError, NothingToRemoveError, RunError, TrainingError
 from shoal.measure import Ratio
 from shoal.network import Network
+from shoal.options import find_recipe
+from shoal.search.advice import advice
 from shoal.search.gauge import Ending
 from shoal.search.lab import Lab
 from shoal.search.method import Method
 from shoal.search.options import SearchOptions
 from shoal.search.records import Metrics, Result, RunRecord, Step, chosen
+from shoal.search.settings import name_of
 from shoal.search.task import Task
 
 
@@ -83,7 +86,10 @@ class _Search:
 
     def _trained_dense(self) -> Lab:
         lab = Lab(self.task, self.base.copy(), None, [])
-        lab.train(self.options.dense_epochs)
+        wanted, recipe = self.options, None
+        if wanted.dense_recipe is not None:
+            recipe = find_recipe(wanted.dense_recipe).computed_like(self.task.recipe)
+        lab.train(wanted.dense_epochs, lr=wanted.dense_lr, recipe=recipe)
         return lab
 
     def _latest(self, dense: Network) -> tuple[Network, Network]:
@@ -220,7 +226,8 @@ class _Search:
             raise RunError(f"'{self.run.folder}' cannot be read back: repeat the command")
         record, merged = known
         # Notes of this call: those of an earlier one are in the folder.
-        return Result(**{**vars(record), "notes": tuple(self.notes)}, model=best, merged=merged)
+        notes = (*self.notes, *self._advice(record))
+        return Result(**{**vars(record), "notes": notes}, model=best, merged=merged)
 
     def _write_end(self, dense: Network, best: Network, stopped: str) -> None:
         """Merge the result, measure it, and write it down."""
@@ -244,7 +251,7 @@ class _Search:
         if ending is None:
             return None
         progress, latency = self.method.progress(lab), ending.latency
-        return RunRecord(
+        record = RunRecord(
             dense=replace(self.steps[0].metrics, latency_ms=latency.dense_ms),
             final=replace(step.metrics, latency_ms=latency.result_ms),
             steps=tuple(self.steps),
@@ -258,6 +265,10 @@ class _Search:
             energy=energy,
             latency_batch=self.task.machine.latency_batch,
         )
+        return replace(record, notes=(*record.notes, *self._advice(record)))
+
+    def _advice(self, record: RunRecord) -> tuple[str, ...]:
+        return advice(record, name_of(self.method), self.options, self.task.machine)
 
 
 def _judged(steps: Sequence[Step], max_drop: float) -> list[Step]:

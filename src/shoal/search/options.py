@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shoal.errors import ConfigError
-from shoal.options import Options, above, at_least, between, one_of, option
+from shoal.options import Options, above, at_least, between, find_recipe, one_of, option
 
 _SHARE = between(0, 1, ends="()")
+# Options of one training, and what says that there is one.
+_OF_TRAINING = {"dense_lr": "dense_epochs", "dense_recipe": "dense_epochs",
+                "final_lr": "final_epochs"}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +35,19 @@ class SearchOptions(Options):
         "Epochs of training before anything is removed. Needed if the model comes without trained "
         "weights.",
         check=at_least(0),
+    )
+    dense_lr: float | None = option(
+        None,
+        "Learning rate of that training, before anything is removed. From scratch it takes a "
+        "higher one than fine-tuning.",
+        check=above(0),
+        default_text="the recipe's",
+    )
+    dense_recipe: str | None = option(
+        None,
+        "The recipe of that training, by its name. Precision, memory format and accumulate stay "
+        "those of the run.",
+        default_text="the run's",
     )
     final_epochs: int = option(
         0,
@@ -96,8 +112,11 @@ class SearchOptions(Options):
     def __post_init__(self) -> None:
         """Raise `ConfigError` for the first value that makes no sense, or does not fit another."""
         super().__post_init__()
-        if self.final_lr is not None and self.final_epochs == 0:
-            raise ConfigError("final_lr is given without final_epochs: say how many epochs")
+        for name, epochs in _OF_TRAINING.items():
+            if getattr(self, name) is not None and getattr(self, epochs) == 0:
+                raise ConfigError(f"{name} is given without {epochs}: say how many epochs")
+        if self.dense_recipe is not None:
+            find_recipe(self.dense_recipe)  # there must be one
         if self.rewind is not None and self.rewind_from is not None:
             raise ConfigError("rewind and rewind_from are both given: choose one of them")
         if self.rewind is not None and self.rewind > self.dense_epochs:

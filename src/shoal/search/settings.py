@@ -56,7 +56,7 @@ class Settings:
         found, written = methods.find(method) if isinstance(method, str) else (method, {})
         values = {**written, **values}
         parts = (SearchOptions, MachineOptions, Recipe, found.Options)
-        name = _name_of(method)
+        name = name_of(method)
         _refuse_others(name, parts, values)
         search, machine, training, own = share_out(values, *parts)
         usual = getattr(found, "recipe", "finetune")
@@ -95,10 +95,11 @@ def option_classes(method: str | None = None) -> dict[str, type[Options]]:
     return known
 
 
-def _name_of(method: Any) -> str:
+def name_of(method: Any) -> str:
     """Return a method's name: as it was written, without options, or as it is registered."""
     if isinstance(method, str):
         return method.partition("?")[0]
+    method = method if isinstance(method, type) else type(method)
     known: Registry[Any] = methods
     registered = (name for name in known if known[name] is method)
     return next(registered, f"{method.__module__}:{method.__qualname__}")
