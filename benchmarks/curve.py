@@ -27,7 +27,7 @@ import shoal
 from shoal.measure import InRuntime, SideBySide
 from shoal.merge.merge import merge_
 from shoal.report import RunRecord, read_run
-from shoal.search.gauge import folded
+from shoal.search.ending import folded
 from shoal.search.records import lineage
 
 DENSE = "dense"
@@ -40,7 +40,7 @@ def measured(
     merged = {name: network.copy() for name, network in networks.items() if name != DENSE}
     for network in merged.values():
         merge_(network, batch=batch)
-    models = {DENSE: folded(networks[DENSE], batch), **merged}
+    models = {DENSE: folded(networks[DENSE]), **merged}
     inputs: tuple[Tensor, ...] = networks[DENSE].example_inputs(batch)[0]
     limits = {"min_seconds": options.seconds, "max_seconds": 4 * options.seconds}
     return {

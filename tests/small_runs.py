@@ -19,7 +19,8 @@ from shoal.measure import Latency, Ratio, SideBySide, count_macs, count_params, 
 from shoal.merge.merge import merge_
 from shoal.network import Network, capture
 from shoal.options import Recipe
-from shoal.search.gauge import Data, Ending, Figures, Gauge
+from shoal.search.ending import Ending
+from shoal.search.gauge import Data, Figures, Gauge
 from shoal.search.lab import Lab
 from shoal.search.moves import Move
 from shoal.search.options import MachineOptions, SearchOptions
@@ -191,13 +192,13 @@ class FakeGauge(Gauge):
         """Move none."""
         return []
 
-    def ending(self, dense: Network, best: Network) -> Ending:
+    def ending(self, dense: Network, best: Network, stage: Callable[[str], object]) -> Ending:
         """Merge whatever can be merged."""
         network = best.copy()
         report = merge_(network, policy="always")
         latency = Latency(1.0, 1.0, 1.0, 1, 1, 1, "cpu", 1, (1.0,))
         names = ("dense", "dense_folded", "result", "result_merged")
-        eager = SideBySide("eager", "dense_folded", dict.fromkeys(names, latency), {})
+        eager = SideBySide("eager", "dense_folded", dict.fromkeys(names, latency), {}, 1)
         return Ending(
             network,
             report,

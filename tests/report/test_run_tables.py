@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from shoal.errors import RunError
 from shoal.merge.report import MergeReport
@@ -16,10 +18,12 @@ from shoal.report import (
     outcome_lines,
     read_run,
     runtime_notes,
+    runtimes_table,
     steps_table,
 )
 from shoal.report.markdown import markdown
 from shoal.report.table import Table
+from shoal.report.terminal import print_table
 from shoal.search.records import LatencyReport, Metrics, Step
 
 LATENCY = LatencyReport(
@@ -107,38 +111,80 @@ def test_a_speed_up_is_against_dense_with_its_norms_folded() -> None:
 RATIO = {"median": 2.0, "q1": 1.95, "q3": 2.1, "low": 1.9, "high": 2.2}
 
 
-def runtime(name: str, **milliseconds: float) -> dict[str, Any]:
+def runtime(name: str, batch: int | None = None, **milliseconds: float) -> dict[str, Any]:
+    """An entry of `LatencyReport.runtimes`; without a batch size, as early versions wrote it."""
+    size = 8 if batch is None else batch
     return {
         "runtime": name,
         "baseline": "dense_folded",
         "latency": {
-            network: {"median_ms": ms, "batch_size": 8, "device": "cpu", "threads": 2}
+            network: {"median_ms": ms, "batch_size": size, "device": "cpu", "threads": 2}
             for network, ms in milliseconds.items()
         },
-        "ratio": dict.fromkeys(milliseconds, RATIO) | {"dense": {**RATIO, "low": 0.9}},
+        "ratio": dict.fromkeys(milliseconds, RATIO),
         "missing": {},
-    }
+    } | ({} if batch is None else {"batch": batch, "decides": batch == 8})
 
 
-def test_latencies_of_both_runtimes_stand_side_by_side() -> None:
-    four = {"dense": 2.0, "dense_folded": 1.8, "result": 1.5, "result_merged": 0.9}
-    table = latency_table([runtime("eager", **four), runtime("onnxruntime", **four)])
-    shown = text(table)
-    for words in ("latency at batch 8, 2 threads", "| PyTorch |", "| ONNX Runtime |",
-                  "dense as given", "dense, norms folded", "result as trained",
-                  "result merged", "2.00 × (1.90 to 2.20)", "0.9 ms"):  # fmt: skip
+FOUR = {"dense": 2.0, "dense_folded": 1.8, "result": 1.5, "result_merged": 0.9}
+TWO = {"dense_folded": 18.0, "result_merged": 9.0}
+
+
+def test_dense_against_result_in_each_runtime_at_each_batch_size() -> None:
+    entries = (runtime("eager", 1, **TWO), runtime("eager", 8, **FOUR), runtime("other", 1, **TWO))
+    table = runtimes_table(replace(LATENCY, runtimes=entries))
+    assert table is not None
+    assert table.title == "latency, 2 threads"
+    assert table.texts() == [
+        ["PyTorch", "1", "18 ms", "9 ms", "2.00 × (1.90 to 2.20)"],
+        ["", "8", "1.8 ms", "0.9 ms", "2.00 × (1.90 to 2.20)"],
+        ["other", "1", "18 ms", "9 ms", "2.00 × (1.90 to 2.20)"],
+    ]
+    assert [row.tone for row in table.rows] == ["", "strong", ""]
+    assert [row.last for row in table.rows] == [False, True, True]
+    assert "the search decided by latency in PyTorch at batch 8" in table.notes
+
+
+def test_latencies_of_a_run_of_an_earlier_version_are_shown() -> None:
+    old = replace(LATENCY, runtimes=(runtime("eager", **FOUR), runtime("onnxruntime", **FOUR)))
+    shown = text(runtimes_table(old))
+    for words in ("| PyTorch | 8 | 1.8 ms | 0.9 ms |", "| ONNX Runtime | 8 |"):
         assert words in shown, words
-    assert "not certain (0.90 to 2.20)" in shown  # dense as given: the interval holds 1
+    assert "the search decided by latency in PyTorch at batch 8" in shown
+    assert runtimes_table(LATENCY) is None
+
+
+def test_the_largest_table_of_runtimes_fits_80_columns() -> None:
+    slow = {"dense_folded": 1234.5, "result_merged": 1123.4}
+    places = [(name, batch) for name in ("eager", "onnxruntime") for batch in (1, 32, 256)]
+    entries = tuple(runtime(name, batch, **slow) for name, batch in places)
+    table = runtimes_table(replace(LATENCY, runtimes=entries))
+    assert table is not None
+    console = Console(file=io.StringIO(), width=80)
+    print_table(console, table)
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert not any("left out" in line for line in lines)
+
+
+def test_networks_side_by_side_have_a_row_each() -> None:
+    names = {"dense_folded": "a net", "result_merged": "b|b"}
+    shown = text(latency_table([runtime("eager", 8, **TWO)], names))
+    for words in ("latency at batch 8, 2 threads", "| PyTorch | a net | 18 ms | 1 |", "b\\|b"):
+        assert words in shown, words
+    assert latency_table([], names) is None
 
 
 def test_a_runtime_that_is_missing_is_told_once() -> None:
-    lacking = {**runtime("onnxruntime"), "ratio": {}}
-    lacking["missing"] = dict.fromkeys(("dense", "dense_folded", "result", "result_merged"), "no")
-    four = {"dense": 2.0, "dense_folded": 1.8, "result": 1.5, "result_merged": 0.9}
-    found = [runtime("eager", **four), lacking]
-    assert "ONNX" not in text(latency_table(found))
-    assert runtime_notes(found) == ["no latency in ONNX Runtime: no"]
-    assert latency_table([]) is None
+    lacking = {"runtime": "onnxruntime", "latency": {}, "ratio": {}}
+    gone = [lacking | {"batch": size, "missing": dict.fromkeys(FOUR, "no")} for size in (1, 8)]
+    assert runtime_notes([runtime("eager", 8, **FOUR), *gone]) == ["no latency in ONNX Runtime: no"]
+    late = lacking | {"batch": 8, "missing": dict.fromkeys(TWO, "late")}
+    assert runtime_notes([runtime("onnxruntime", 1, **TWO), late]) == [
+        "no latency in ONNX Runtime at batch 8: late"
+    ]
+    one = runtime("eager", 8, **TWO) | {"missing": {"dense": "odd"}}
+    assert runtime_notes([one]) == ["no latency of dense as given in PyTorch: odd"]
 
 
 def test_the_table_shows_dense_result_and_change() -> None:

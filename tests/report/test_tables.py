@@ -18,9 +18,9 @@ from shoal.report import (
     comparison_tables,
     inspect_network,
     inspection_tables,
-    latency_table,
     merge_tables,
     read_run,
+    runtimes_table,
     steps_table,
 )
 from shoal.report.markdown import markdown
@@ -127,7 +127,7 @@ def test_all_of_a_finished_run_fits_80_columns(
     found = read_run(tmp_path / "run")
     assert found.latency is not None
     assert found.merge is not None
-    latencies = latency_table(found.latency.runtimes)
+    latencies = runtimes_table(found.latency)
     assert latencies is not None
     inspected = inspect_network(small_runs.captured(), "a model")
     tables = [

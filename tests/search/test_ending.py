@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -11,9 +15,11 @@ from torch import nn
 import small_runs
 from shoal.measure import InRuntime, SideBySide
 from shoal.measure.latency import Latency
-from shoal.merge.report import MergeReport
+from shoal.merge.merge import merge_
+from shoal.merge.report import Merged, MergeReport
 from shoal.network import Network
-from shoal.search.gauge import end_of, folded
+from shoal.search import ending
+from shoal.search.ending import end_of, folded
 from shoal.surgery import linearize_
 
 
@@ -30,44 +36,135 @@ def norms(network: nn.Module) -> int:
     return sum(isinstance(m, nn.BatchNorm2d) for m in network.modules())
 
 
-def test_four_networks_in_two_runtimes_against_dense_folded(pair: tuple[Network, Network]) -> None:
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every measurement be three rounds."""
+    for name in ("_DECIDES", "_OTHER"):
+        monkeypatch.setattr(ending, name, {"min_seconds": 0.0, "repeats": 3, "warmup": 1})
+
+
+def inputs(batch: int) -> torch.Tensor:
+    return small_runs.digits().example_inputs(batch)
+
+
+def test_dense_and_result_are_measured_in_every_runtime_at_every_batch_size(
+    pair: tuple[Network, Network], quick: None
+) -> None:
     pytest.importorskip("onnxruntime")
     dense, result = pair
     before = [network.code for network in pair]
-    inputs = small_runs.digits().example_inputs(3)
-    found = end_of(dense, result, inputs, batch=3)
+    said: list[str] = []
+    found = end_of(dense, result, inputs, batches=(3,), stage=said.append)
     assert [network.code for network in pair] == before
     assert norms(found.merged) == 0
-    names = {"dense", "dense_folded", "result", "result_merged"}
-    eager, onnx = found.latency.runtimes
-    assert (eager["runtime"], onnx["runtime"]) == ("eager", "onnxruntime")
-    for runtime in (eager, onnx):
-        assert runtime["baseline"] == "dense_folded"
-        assert set(runtime["latency"]) == set(runtime["ratio"]) == names
-        assert {one["batch_size"] for one in runtime["latency"].values()} == {3}
-        assert runtime["missing"] == {}
-    assert found.latency.speedup == eager["ratio"]["result_merged"]
-    for name in names:
-        assert getattr(found.latency, f"{name}_ms") == eager["latency"][name]["median_ms"]
+    both = {"dense_folded", "result_merged"}
+    entries = {(one["runtime"], one["batch"]): one for one in found.latency.runtimes}
+    assert {("eager", 1), ("eager", 3), ("onnxruntime", 1), ("onnxruntime", 3)} <= set(entries)
+    assert [place for place, one in entries.items() if one["decides"]] == [("eager", 3)]
+    for (runtime, batch), one in entries.items():
+        if one["missing"]:
+            continue
+        assert one["baseline"] == "dense_folded"
+        assert both | ({"dense", "result"} if runtime == "eager" else set()) <= set(one["latency"])
+        assert set(one["latency"]) == set(one["ratio"])
+        assert {timed["batch_size"] for timed in one["latency"].values()} == {batch}
+        assert f"measure in {runtime} at batch {batch}" in said
+    own = entries["eager", 3]
+    assert (found.latency.runtime, found.latency.batch) == ("eager", 3)
+    assert found.latency.speedup == own["ratio"]["result_merged"]
+    for name in ("dense", "dense_folded", "result", "result_merged"):
+        assert getattr(found.latency, f"{name}_ms") == own["latency"][name]["median_ms"]
     assert found.report.max_rel_error <= 1e-5
     with torch.no_grad():
-        assert torch.allclose(found.merged(inputs), result(inputs), atol=1e-4)
+        assert torch.allclose(found.merged(inputs(5)), result(inputs(5)), atol=1e-4)
 
 
 def test_the_runtime_that_decides_gives_the_headline(
-    pair: tuple[Network, Network], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    pair: tuple[Network, Network], quick: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     pytest.importorskip("onnxruntime")
     monkeypatch.setenv("SHOAL_CACHE", str(tmp_path))
-    inputs = small_runs.digits().example_inputs(2)
-    found = end_of(*pair, inputs, batch=2, runtime="onnxruntime")
-    _, onnx = found.latency.runtimes
+    found = end_of(*pair, inputs, batches=(2,), runtimes=("onnxruntime",))
+    (onnx,) = (one for one in found.latency.runtimes if one["decides"])
     assert found.report.runtime == found.latency.runtime == onnx["runtime"] == "onnxruntime"
     assert found.latency.speedup == onnx["ratio"]["result_merged"]
     assert found.latency.result_merged_ms == onnx["latency"]["result_merged"]["median_ms"]
     assert MergeReport.from_dict(found.report.to_dict()) == found.report
     with torch.no_grad():
-        assert torch.allclose(found.merged(inputs), pair[1](inputs), atol=1e-4)
+        assert torch.allclose(found.merged(inputs(5)), pair[1](inputs(5)), atol=1e-4)
+
+
+class Forged:
+    """In place of `InRuntime`: the milliseconds of each network by runtime and batch size."""
+
+    TIMES: ClassVar[dict[tuple[str, int], dict[str, float]]] = {}
+    made: ClassVar[list[tuple[str, list[str]]]] = []
+    seconds: ClassVar[float] = 0.0  # that each measurement takes
+
+    def __init__(self, runtime: str, networks: Mapping[str, Network], example: object) -> None:
+        self.runtime, self.networks = runtime, list(networks)
+        self.made.append((runtime, self.networks))
+
+    def measure(self, batch: torch.Tensor, baseline: str, **timing: float) -> SideBySide:
+        clock[0] += self.seconds
+        times = {"result_merged": 1.0} | self.TIMES.get((self.runtime, len(batch)), {})
+        found = {
+            name: Latency(ms, ms, ms, 6, 1, len(batch), "cpu", 1, (ms,) * 6)
+            for name, ms in ((name, times.get(name, 2.0)) for name in self.networks)
+        }
+        return SideBySide(self.runtime, baseline, found, {}, len(batch))
+
+
+clock = [0.0]
+
+
+@pytest.fixture
+def forged(monkeypatch: pytest.MonkeyPatch) -> type[Forged]:
+    """Three runtimes that measure nothing, on a clock that only measurements move."""
+    monkeypatch.setattr(ending, "InRuntime", Forged)
+    known = SimpleNamespace(names=lambda: ["compile", "eager", "onnxruntime"])
+    monkeypatch.setattr(ending, "RUNTIMES", known)
+    monkeypatch.setattr(ending, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(Forged, "made", [])
+    return Forged
+
+
+def ends(pair: tuple[Network, Network], **where: Any) -> dict[tuple[str, int], dict[str, Any]]:
+    found = end_of(*pair, inputs, **where).latency.runtimes
+    return {(one["runtime"], one["batch"]): dict(one) for one in found}
+
+
+def test_where_the_result_is_slower_it_is_measured_again_beside_the_result_folded(
+    pair: tuple[Network, Network], forged: type[Forged], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = {("onnxruntime", 4): {"result_merged": 2.5, "result_folded": 1.5}}
+    monkeypatch.setattr(forged, "TIMES", times)
+    monkeypatch.setattr(ending, "merge_", joins)
+    found = ends(pair, batches=(4,))
+    slow = found["onnxruntime", 4]
+    assert set(slow["latency"]) == {"dense_folded", "result_merged", "result_folded"}
+    assert slow["ratio"]["result_merged"]["median"] == 0.8
+    others = [one for place, one in found.items() if place != ("onnxruntime", 4)]
+    assert all("result_folded" not in one["latency"] for one in others)
+    assert [runtime for runtime, _ in forged.made].count("onnxruntime") == 2
+
+
+def test_runtimes_that_decide_nothing_are_given_a_limited_time(
+    pair: tuple[Network, Network], forged: type[Forged], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forged, "seconds", 70.0)
+    found = ends(pair, batches=(1, 8), runtimes=("eager",))
+    measured = {place for place, one in found.items() if one["latency"]}
+    assert measured == {("eager", 1), ("eager", 8), ("compile", 1), ("compile", 8)}
+    assert found["onnxruntime", 8]["missing"].keys() == {"dense_folded", "result_merged"}
+    assert "120 s" in found["onnxruntime", 1]["missing"]["result_merged"]
+
+
+def joins(network: Network, *args: Any, **options: Any) -> MergeReport:
+    """Merge as `merge_` does, and say that layers were joined."""
+    report = merge_(network, *args, **options)
+    joined = Merged("a", ("a", "b"), "two", "one", 2, 2, 1, 2.0, 1.0)
+    return replace(report, merged=[*report.merged, joined])
 
 
 def test_folding_leaves_the_network_and_computes_the_same(pair: tuple[Network, Network]) -> None:
@@ -84,7 +181,7 @@ def latency(*rounds: float) -> Latency:
 
 
 def test_a_ratio_is_the_baselines_time_over_a_networks() -> None:
-    found = SideBySide("eager", "slow", {"slow": latency(4, 6, 8), "fast": latency(2, 3, 4)}, {})
+    found = SideBySide("eager", "slow", {"slow": latency(4, 6, 8), "fast": latency(2, 3, 4)}, {}, 1)
     assert found.ratio("fast").median == 2.0
     assert found.ratio("slow").median == 1.0
     assert found.to_dict()["ratio"]["fast"]["q1"] == 2.0

@@ -45,7 +45,7 @@ def benchmark(
     from shoal.measure import benchmark as measure
     from shoal.report.latency_tables import benchmark_table
     from shoal.search.compress import working_device
-    from shoal.search.gauge import folded
+    from shoal.search.ending import folded
 
     where = working_device(device)
     source = Source(None, num_classes, image_size, parse_shape(input_shape))

@@ -27,7 +27,7 @@ from shoal.merge.loading import is_run
 from shoal.network import Network
 from shoal.network.inputs import tensors_of
 from shoal.report import Compared, Comparison
-from shoal.search.gauge import folded
+from shoal.search.ending import folded
 from shoal.training import evaluate
 
 

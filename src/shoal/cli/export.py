@@ -48,6 +48,14 @@ def export(
             min=1,
         ),
     ] = None,
+    runtime: Annotated[
+        str | None,
+        option(
+            "Merge again, for this runtime, as --batch does for a batch size. Default: what a run "
+            "has merged already; else eager.",
+            metavar="NAME",
+        ),
+    ] = None,
     as_json: params.Json = False,
 ) -> None:
     """Write a result as one file, and check that the file computes the same.
@@ -61,10 +69,11 @@ def export(
     from shoal.runtimes import export as write
 
     target = _target(folder, form, out)
-    if batch is not None and not merge:
-        raise ConfigError("--batch is for merging: omit it, or omit --no-merge")
+    for flag, given in (("--batch", batch), ("--runtime", runtime)):
+        if given is not None and not merge:
+            raise ConfigError(f"{flag} is for merging: omit it, or omit --no-merge")
     with progress_console().status("exporting"):
-        network = open_result(folder, batch) if merge else open_trained(folder)
+        network = open_result(folder, batch, runtime) if merge else open_trained(folder)
         report = write(network, target)
     layers = depth(network)
     deep = f"the network {'merged' if merge else 'as it was trained'}: {layers} layers deep"

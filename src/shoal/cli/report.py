@@ -50,7 +50,8 @@ def show_run(
         tables += made.merge_tables(record.merge)
     said = [as_flags(line) for line in made.outcome_lines(record)]
     lines = [*said, *_places(record, record.folder or folder)]
-    show(record.to_dict(), tables, lines, as_json=as_json, verbose=verbose)
+    first = made.slower_lines(record)
+    show(record.to_dict(), tables, lines, first=first, as_json=as_json, verbose=verbose)
 
 
 def _places(record: RunRecord, folder: Path) -> list[str]:

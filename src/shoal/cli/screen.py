@@ -54,10 +54,14 @@ def show(
     tables: Iterable[Table] = (),
     lines: Iterable[str] = (),
     *,
+    first: Iterable[str] = (),
     as_json: bool = False,
     verbose: bool = False,
 ) -> None:
-    """Print what the user asked for to standard output: a value as JSON, or tables and lines."""
+    """Print what the user asked for to standard output: a value as JSON, or tables and lines.
+
+    The lines of `first` come before the tables.
+    """
     if as_json:
         if is_main_process():
             print(json.dumps(value, indent=2))
@@ -65,6 +69,7 @@ def show(
     from shoal.report.terminal import print_table
 
     console = _console(sys.stdout)
+    print_lines(console, *first)
     for table in tables:
         print_table(console, table, verbose=verbose)
     print_lines(console, *lines)

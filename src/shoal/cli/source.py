@@ -18,6 +18,7 @@ from shoal.merge.merge import merge_
 from shoal.models import ModelSpec, check_finite, complete_spec, load_model, parse_spec
 from shoal.network import Network, capture
 from shoal.network.saving import is_saved
+from shoal.runtimes import EAGER
 from shoal.seeds import preserved_rng, seed_everything
 
 
@@ -47,16 +48,16 @@ def open_dense(text: str) -> Network | None:
     return open_trained(str(folder)) if folder.is_dir() else None
 
 
-def open_result(text: str, batch: int | None = None) -> Network:
+def open_result(text: str, batch: int | None = None, runtime: str | None = None) -> Network:
     """Return the network of a folder, merged.
 
-    A finished run holds it merged already, for the run's own batch size and machine: this is
-    taken unless another batch size is asked for.
+    A finished run holds it merged already, for the run's own batch size, runtime and machine: this
+    is taken unless another batch size or runtime is asked for.
     """
-    if batch is None and (Path(text).expanduser() / "result.json").exists():
+    if batch is None and runtime is None and (Path(text).expanduser() / "result.json").exists():
         return load(text)
     network = open_trained(text)
-    merge_(network, batch=batch or 1)
+    merge_(network, batch=batch or 1, runtime=runtime or EAGER)
     return network
 
 

@@ -121,6 +121,7 @@ class SideBySide:
     baseline: str  # the name of the network that the others are compared with
     latencies: Mapping[str, Latency]  # by name; empty where the runtime cannot run the baseline
     missing: Mapping[str, str]  # by name, why there is no latency of a network
+    batch: int  # samples per call
 
     def ratio(self, name: str) -> Ratio:
         """Return the baseline's latency over that of `name`, by pairs: 2 is twice as fast."""
@@ -130,6 +131,7 @@ class SideBySide:
         """Return the figures as JSON values."""
         return {
             "runtime": self.runtime,
+            "batch": self.batch,
             "baseline": self.baseline,
             "latency": {name: found.to_dict() for name, found in self.latencies.items()},
             "ratio": {name: self.ratio(name).to_dict() for name in self.latencies},
@@ -171,7 +173,7 @@ class InRuntime:
         else:
             why = f"not timed, since the baseline cannot be ({missing.get(baseline, 'unknown')})"
             missing |= dict.fromkeys(self._runners, why)
-        return SideBySide(self.name, baseline, found, missing)
+        return SideBySide(self.name, baseline, found, missing, batch_size(inputs))
 
 
 # ---------------------------------------------------------------------- all figures

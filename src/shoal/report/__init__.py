@@ -5,10 +5,11 @@ from __future__ import annotations
 from shoal.report.compare_tables import Compared, Comparison, comparison_lines, comparison_tables
 from shoal.report.extra_tables import energy_lines, energy_table, robustness_lines, robustness_table
 from shoal.report.inspection import Inspection, inspect_network, inspection_lines, inspection_tables
-from shoal.report.latency_tables import latency_table, runtime_notes
+from shoal.report.latency_tables import latency_table, runtime_notes, runtimes_table
 from shoal.report.merge_tables import merge_tables
 from shoal.report.page import write_page
 from shoal.report.run_tables import comparison_table, outcome_lines, outcome_tables, steps_table
+from shoal.report.slower import slower_lines
 from shoal.search.records import RunRecord
 from shoal.search.run import read_run
 
@@ -33,6 +34,8 @@ __all__ = [
     "robustness_lines",
     "robustness_table",
     "runtime_notes",
+    "runtimes_table",
+    "slower_lines",
     "steps_table",
     "write_page",
 ]

@@ -1,4 +1,4 @@
-"""Latencies in tables: of dense and result in each runtime, and of one network and its baseline."""
+"""Latencies in tables: dense against result, networks side by side, one network by itself."""
 
 from __future__ import annotations
 
@@ -7,19 +7,58 @@ from typing import Any
 
 from shoal.measure import Benchmark
 from shoal.report.table import Cell, Column, Quantity, Row, Table, text_columns
+from shoal.search.records import LatencyReport
 
-_NETWORKS = {
+_DENSE, _RESULT = "dense_folded", "result_merged"
+NETWORKS = {
     "dense": "dense as given",
-    "dense_folded": "dense, norms folded",
+    _DENSE: "dense, norms folded",
     "result": "result as trained",
-    "result_merged": "result merged",
+    _RESULT: "result merged",
+    "result_folded": "result, norms folded",
 }
 _RUNTIMES = {"eager": "PyTorch", "onnxruntime": "ONNX Runtime"}
 
 
-def latency_table(
-    runtimes: Sequence[Mapping[str, Any]], names: Mapping[str, str] = _NETWORKS
-) -> Table | None:
+def runtimes_table(found: LatencyReport) -> Table | None:
+    """Return dense against result in each runtime at each batch size; None if nothing was timed."""
+    shown = [one for one in found.measured if {_DENSE, _RESULT} <= set(one["latency"])]
+    if not shown:
+        return None
+    shared, where = _where(shown)
+    rows = []
+    for place, one in enumerate(shown):
+        first = not place or where[place] != where[place - 1]
+        last = place + 1 == len(shown) or where[place] != where[place + 1]
+        times = (one["latency"][name]["median_ms"] for name in (_DENSE, _RESULT))
+        cells = (
+            where[place] if first else "",
+            one["batch"],
+            *times,
+            quotient(one["ratio"][_RESULT]),
+        )
+        rows.append(Row(cells, "strong" if one["decides"] else "", last=last))
+    meaning = (
+        "latency of dense over the result's, from rounds that timed both, with its 95 % interval"
+    )
+    columns = (
+        *text_columns("runtime"),
+        Column("batch"),
+        Column("dense", "ms", meaning="median of one call, batch norms folded"),
+        Column("result", "ms", meaning="median of one call, merged"),
+        Column("dense / result", meaning=meaning),
+    )
+    chose = [one for one in found.measured if one["decides"]]
+    chosen = dict.fromkeys(runtime_name(one["runtime"]) for one in chose)
+    sizes = dict.fromkeys(str(one["batch"]) for one in chose)
+    notes = (
+        f"dense with its batch norms folded, the result merged; dense / result: {meaning}",
+        f"the search decided by latency in {' and '.join(chosen)} at batch {' and '.join(sizes)}",
+    )
+    return Table(f"latency{shared}", columns, tuple(rows), notes)
+
+
+def latency_table(runtimes: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> Table | None:
     """Return the table of networks, runtime by runtime; None where nothing was measured.
 
     It shows what `SideBySide.to_dict` gives, of one batch size, under the names and in their order.
@@ -27,29 +66,31 @@ def latency_table(
     shown = [found for found in runtimes if found["latency"]]
     if not shown:
         return None
-    known = names is _NETWORKS
-    baseline = "dense with its batch norms folded" if known else names[shown[0]["baseline"]]
-    ratio = f"{'dense' if known else 'baseline'} / this"
-    meaning = f"latency of {baseline} over this one's, with its 95 % interval"
-    places = [_place(next(iter(found["latency"].values()))) for found in shown]
-    shared = places[0] if len(set(places)) == 1 else ""
+    meaning = f"latency of {names[shown[0]['baseline']]} over this one's, with its 95 % interval"
+    shared, places = _where(shown)
     rows = []
-    for found, place in zip(shown, places, strict=True):
+    for found, where in zip(shown, places, strict=True):
         here = [name for name in names if name in found["latency"]]
-        where = f"{runtime_name(found['runtime'])}{'' if shared else place}"
         for name in here:
             own = "1" if name == found["baseline"] else quotient(found["ratio"][name])
             time = found["latency"][name]["median_ms"]
             cells = (where if name == here[0] else "", names[name], time, own)
             rows.append(Row(cells, last=name == here[-1]))
-    batch = next(iter(shown[0]["latency"].values()))["batch_size"]
     columns = (
         *text_columns("runtime", "network"),
         Column("latency", "ms", meaning="median of one call"),
-        Column(ratio, meaning=meaning),
+        Column("baseline / this", meaning=meaning),
     )
-    title = f"latency at batch {batch}{shared}"
-    return Table(title, columns, tuple(rows), (f"{ratio}: {meaning}",))
+    title = f"latency at batch {shown[0]['batch']}{shared}"
+    return Table(title, columns, tuple(rows), (f"baseline / this: {meaning}",))
+
+
+def _where(shown: Sequence[Mapping[str, Any]]) -> tuple[str, list[str]]:
+    """Return the device or the threads that all ran on, if they did, and each runtime in words."""
+    places = [_place(next(iter(found["latency"].values()))) for found in shown]
+    shared = places[0] if len(set(places)) == 1 else ""
+    names = (runtime_name(found["runtime"]) for found in shown)
+    return shared, [f"{n}{'' if shared else p}" for n, p in zip(names, places, strict=True)]
 
 
 def _place(latency: Mapping[str, Any]) -> str:
@@ -73,17 +114,25 @@ def runtime_name(runtime: str) -> str:
 
 
 def runtime_notes(
-    runtimes: Sequence[Mapping[str, Any]], names: Mapping[str, str] = _NETWORKS
+    runtimes: Sequence[Mapping[str, Any]], names: Mapping[str, str] = NETWORKS
 ) -> list[str]:
     """Return why networks were not measured in a runtime; each reason once."""
-    notes: list[str] = []
+    sizes: dict[tuple[str, str, str], list[int]] = {}  # batch sizes by runtime, networks, reason
+    every: dict[str, set[int]] = {}  # all batch sizes by runtime
     for found in runtimes:
+        every.setdefault(found["runtime"], set()).add(found["batch"])
         reasons: dict[str, list[str]] = {}
         for name, reason in found["missing"].items():
             reasons.setdefault(reason, []).append(names.get(name, name))
         for reason, which in reasons.items():
-            who = "" if len(which) == len(names) else f" of {', '.join(which)}"
-            notes.append(f"no latency{who} in {runtime_name(found['runtime'])}: {reason}")
+            who = f" of {', '.join(which)}" if found["latency"] else ""
+            sizes.setdefault((found["runtime"], who, reason), []).append(found["batch"])
+    notes = []
+    for (runtime, who, reason), batches in sizes.items():
+        at = (
+            "" if set(batches) == every[runtime] else f" at batch {' and '.join(map(str, batches))}"
+        )
+        notes.append(f"no latency{who} in {runtime_name(runtime)}{at}: {reason}")
     return notes
 
 

@@ -10,6 +10,7 @@ from shoal.errors import missing_extra
 from shoal.files import write_file
 from shoal.report.merge_tables import merge_tables
 from shoal.report.run_tables import headline, outcome_lines, outcome_tables, steps_table
+from shoal.report.slower import slower_lines
 from shoal.report.table import Column, Table
 from shoal.search.records import RunRecord
 
@@ -41,6 +42,7 @@ _TEMPLATE = """<!doctype html>
 </head>
 <body>
 <h1>{{ name }}{% if not finished %}: not finished yet{% endif %}</h1>
+{% for line in slower %}<p><strong>{{ line }}</strong></p>{% endfor %}
 {% if finished %}<p>{{ headline }}</p>{% endif %}
 
 {% for table in tables %}{{ table | safe }}
@@ -78,6 +80,7 @@ def write_page(record: RunRecord, path: str | Path | None = None) -> Path:
     text = template.render(
         name=folder.resolve().name,
         finished=record.finished,
+        slower=slower_lines(record),
         headline=headline(record),
         tables=map(html_table, outcome_tables(record)),
         lines=outcome_lines(record),

@@ -7,7 +7,7 @@ from operator import attrgetter
 from typing import Any
 
 from shoal.report.extra_tables import energy_lines, energy_table
-from shoal.report.latency_tables import latency_table, quotient, runtime_name, runtime_notes
+from shoal.report.latency_tables import quotient, runtime_name, runtime_notes, runtimes_table
 from shoal.report.table import DONE, Cell, Column, Quantity, Row, Table, ratio_row, text_columns
 from shoal.runtimes import EAGER
 from shoal.search.records import RunRecord, Step, lineage
@@ -42,13 +42,13 @@ def comparison_table(record: RunRecord) -> Table:
 
 def outcome_tables(record: RunRecord) -> list[Table]:
     """Return what a run came to: dense against result, with latencies and energy once measured."""
-    latencies = latency_table(_runtimes(record))
+    latencies = None if record.latency is None else runtimes_table(record.latency)
     tables = [comparison_table(record), *([] if latencies is None else [latencies])]
     return [*tables, energy_table(record.energy)] if record.energy else tables
 
 
-def _runtimes(record: RunRecord) -> Sequence[Mapping[str, Any]]:
-    return () if record.latency is None else record.latency.runtimes
+def _measured(record: RunRecord) -> Sequence[Mapping[str, Any]]:
+    return () if record.latency is None else record.latency.measured
 
 
 def _accuracy_rows(record: RunRecord) -> list[Row]:
@@ -112,7 +112,7 @@ def outcome_lines(record: RunRecord) -> list[str]:
         f"ended because: {record.stopped}"
         if record.finished
         else "not finished: the command that began it goes on from here",
-        *(f"note: {note}" for note in runtime_notes(_runtimes(record))),
+        *(f"note: {note}" for note in runtime_notes(_measured(record))),
         *energy_lines(record.energy),
         *(f"note: {note}" for note in record.notes),
     ]  # fmt: skip

@@ -14,7 +14,7 @@ from shoal.measure import Ratio
 from shoal.network import Network
 from shoal.options import find_recipe
 from shoal.search.advice import advice
-from shoal.search.gauge import Ending
+from shoal.search.ending import Ending
 from shoal.search.lab import Lab
 from shoal.search.method import Method
 from shoal.search.options import SearchOptions
@@ -214,7 +214,7 @@ class _Search:
 
     def _result(self, dense: Network, best: Network, stopped: str) -> Result:
         if self.run is None:
-            ending = self.task.gauge.ending(dense, best)
+            ending = self.task.gauge.ending(dense, best, self._stage)
             record = self._record(dense, best, stopped, ending)
             return Result(**vars(record), model=best, merged=ending.merged)
         wanted: dict[str, Any] = {"stopped": stopped, "energy": self.task.meter is not None}
@@ -233,20 +233,22 @@ class _Search:
         """Merge the result, measure it, and write it down."""
         assert self.run is not None
         self.run.keep_best(best)
-        self.listener.stage(chosen(self.steps).step, "measure")
         # With a folder, the other processes read what the main one writes.
-        ending = self.task.gauge.ending(dense, best) if is_main() else None
+        ending = self.task.gauge.ending(dense, best, self._stage) if is_main() else None
         record = self._record(dense, best, stopped, ending)
         if ending is not None and record is not None:
             self.run.finish(record, ending.merged)
         barrier()
+
+    def _stage(self, text: str) -> None:
+        self.listener.stage(chosen(self.steps).step, text)
 
     def _record(self, dense: Network, best: Network, stopped: str, ending: Ending | None) -> Any:
         """Return the record of the search; None in a process that did not measure its end."""
         energy: Any = {}
         step, lab = chosen(self.steps), self._lab(best, dense)
         if self.task.meter is not None:
-            self.listener.stage(step.step, "measure energy")
+            self._stage("measure energy")
             energy = self.task.meter.summary(dense, best, self.steps, lab)
         if ending is None:
             return None

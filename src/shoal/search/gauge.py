@@ -1,4 +1,4 @@
-"""What measures the networks of a search: quality, work and latency, and the end of it all."""
+"""What measures the networks of a search: quality, work and latency."""
 
 from __future__ import annotations
 
@@ -11,20 +11,15 @@ import torch
 from torch import Tensor
 
 from shoal.data.batch import Batch, split_batch
-from shoal.errors import ShoalError
-from shoal.measure import InRuntime, Ratio, benchmark, count_params, latency_ratio, measure_latency
+from shoal.measure import Ratio, benchmark, latency_ratio, measure_latency
 from shoal.merge.merge import merge_
 from shoal.merge.padding import find_movable_paddings
-from shoal.merge.report import MergeReport
 from shoal.modes import device_of
 from shoal.network import Network
-from shoal.runtimes import EAGER, RUNTIMES
+from shoal.runtimes import EAGER
+from shoal.search.ending import Ending, end_of, folded
 from shoal.search.moves import Move, saved_ms
-from shoal.search.records import LatencyReport
 from shoal.training import evaluate
-
-_BASELINE = "dense_folded"
-_SECONDS = 2.0  # of each of the two measurements: what users read first must not be a fluke
 
 
 @dataclass(frozen=True)
@@ -60,15 +55,6 @@ class Figures:
     params: int
     depth: int
     latency_ms: float
-
-
-@dataclass(frozen=True)
-class Ending:
-    """What is made of a search's result: merged, what that did, and the latencies around it."""
-
-    merged: Network
-    report: MergeReport
-    latency: LatencyReport
 
 
 class Gauge:
@@ -107,7 +93,7 @@ class Gauge:
         Folding batch norms alone is no gain of a shallower network.
         """
         if self._dense is None or self._dense[0] is not dense:
-            self._dense = dense, folded(dense, self._where["batch"])
+            self._dense = dense, folded(dense)
         merged = network.copy()
         merge_(merged, **self._where)
         both, runtime = {"dense": self._dense[1], "own": merged}, self._where["runtime"]
@@ -126,65 +112,22 @@ class Gauge:
         """Return the pairs of convolutions that would merge faster if their padding were moved."""
         return find_movable_paddings(network, **self._where)
 
-    def ending(self, dense: Network, best: Network) -> Ending:
-        """Return the result merged, and measured beside dense in every runtime."""
-        return end_of(dense, best, self._inputs(best), loader=self._data.val, **self._where)
+    def ending(
+        self, dense: Network, best: Network, stage: Callable[[str], object] = lambda text: None
+    ) -> Ending:
+        """Return the result merged, and measured beside dense in every runtime.
+
+        `stage` is told in words what begins.
+        """
+        return end_of(
+            dense,
+            best,
+            lambda batch: self._data.example(batch, device_of(best)),
+            batches=(self._where["batch"],),
+            runtimes=(self._where["runtime"],),
+            loader=self._data.val,
+            stage=stage,
+        )
 
     def _inputs(self, network: Network) -> Any:
         return self._data.example(self._where["batch"], device_of(network))
-
-
-def end_of(
-    dense: Network,
-    best: Network,
-    inputs: Any,
-    *,
-    batch: int,
-    runtime: str = EAGER,
-    loader: Iterable[Any] | None = None,
-) -> Ending:
-    """Merge the result of a search, and measure it beside the dense network; both stay as they are.
-
-    Four networks are timed in the same rounds: dense as given and with its batch norms folded, the
-    result as it was trained and merged. Folding alone is no gain of a shallower network, so every
-    ratio is against the dense network folded. The loader gives real inputs to compare the outputs
-    on, before and after merging.
-
-    Raises:
-        ShoalError: a network cannot be exported for the runtime that decides.
-    """
-    merged = best.copy()
-    report = merge_(merged, loader, batch=batch, runtime=runtime)
-    networks = {"dense": dense, _BASELINE: folded(dense, batch), "result": best}
-    networks["result_merged"] = merged
-    found = [
-        InRuntime(name, networks, inputs).measure(
-            inputs, _BASELINE, min_seconds=_SECONDS, max_seconds=30.0
-        )
-        for name in RUNTIMES.names()
-    ]
-    own = next(one for one in found if one.runtime == report.runtime)
-    if own.missing:
-        raise ShoalError(next(iter(own.missing.values())))
-    latency = LatencyReport(
-        batch=batch,
-        runtime=report.runtime,
-        dense_ms=own.latencies["dense"].median_ms,
-        dense_folded_ms=own.latencies[_BASELINE].median_ms,
-        result_ms=own.latencies["result"].median_ms,
-        result_merged_ms=own.latencies["result_merged"].median_ms,
-        speedup=own.ratio("result_merged").to_dict(),
-        runtimes=tuple(one.to_dict() for one in found),
-        merge_max_rel_error=report.max_rel_error,
-        merged_depth=report.depth_after,
-        merged_macs=report.macs_after,
-        merged_params=count_params(merged),
-    )
-    return Ending(merged, report, latency)
-
-
-def folded(network: Network, batch: int = 1) -> Network:
-    """Return a copy in eval mode with its batch norms and lines folded into their neighbours."""
-    copy = network.copy().eval()
-    merge_(copy, policy="fold", batch=batch)
-    return copy

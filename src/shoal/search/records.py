@@ -164,7 +164,9 @@ class LatencyReport(Record):
         result_ms: of the result as it was trained.
         result_merged_ms: merged.
         speedup: dense folded over merged: `median`, `low` and `high` of its 95 % interval.
-        runtimes: the same networks in each runtime, as `SideBySide.to_dict` has it.
+        runtimes: latencies in each runtime at each batch size, as `SideBySide.to_dict` has it, of
+            these networks (where it decided) or of dense folded and result merged; and "decides",
+            whether the search decided there. Read it by `measured`.
         merge_max_rel_error: what merging changed, relative.
         merged_depth: depth of the merged result.
         merged_macs: its multiply-accumulates.
@@ -183,6 +185,27 @@ class LatencyReport(Record):
     merged_depth: int
     merged_macs: int
     merged_params: int
+
+    @property
+    def measured(self) -> list[dict[str, Any]]:
+        """The entries of `runtimes`; those of old records, too, with "batch" and "decides"."""
+        return [
+            {"batch": self.batch, "decides": one["runtime"] == self.runtime, **one}
+            for one in self.runtimes
+        ]
+
+
+SLOWER = 1.02
+"""How much longer than dense a result may take: less is the noise of a machine."""
+
+
+def is_slower(ratio: Mapping[str, Any]) -> bool:
+    """Whether a result certainly takes longer than dense, by more than 2 %.
+
+    `ratio` is dense over result, as `Ratio.to_dict` has it. Its interval must leave out 1 as well:
+    by its median alone, a network that is as fast as dense would be accused now and then.
+    """
+    return bool(ratio["median"] < 1 / SLOWER and ratio["high"] < 1)
 
 
 @dataclass(frozen=True, kw_only=True)

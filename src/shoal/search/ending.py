@@ -1,0 +1,154 @@
+"""The end of a search: the result merged, and measured beside dense wherever it may be deployed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from shoal.errors import ShoalError
+from shoal.measure import InRuntime, SideBySide, Timing, count_params
+from shoal.merge.merge import merge_
+from shoal.merge.report import MergeReport
+from shoal.network import Network
+from shoal.network.inputs import Inputs
+from shoal.runtimes import EAGER, RUNTIMES
+from shoal.search.records import LatencyReport, is_slower
+
+_BASELINE, _RESULT = "dense_folded", "result_merged"
+_DECIDES = Timing(min_seconds=2.0, max_seconds=30.0)  # what users read first must not be a fluke
+_OTHER = Timing(min_seconds=1.0, max_seconds=10.0)
+_PATIENCE = 120.0  # seconds after which no measurement that decides nothing is begun
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What is made of a search's result: merged, what that did, and the latencies around it."""
+
+    merged: Network
+    report: MergeReport
+    latency: LatencyReport
+
+
+def end_of(
+    dense: Network,
+    best: Network,
+    inputs: Callable[[int], Inputs],
+    *,
+    batches: Sequence[int] = (1,),
+    runtimes: Sequence[str] = (EAGER,),
+    loader: Iterable[Any] | None = None,
+    stage: Callable[[str], object] = lambda text: None,
+) -> Ending:
+    """Merge the result of a search, and measure it beside the dense network; both stay as they are.
+
+    The dense network with its batch norms folded, which every deployment does by itself, and the
+    result merged are timed in the same rounds in every installed runtime, at batch 1 and at the
+    batch sizes that decided; where a runtime decided, so are both as they are. What is slower than
+    dense is measured once more, beside the result with its batch norms folded only: that tells
+    whether merging is to blame.
+
+    Args:
+        dense: the network before the search.
+        best: the result, not merged.
+        inputs: gives a batch of a size.
+        batches: the batch sizes that decided, the one for the headline first.
+        runtimes: the names of the runtimes that decided, likewise.
+        loader: gives real inputs to compare the outputs on, before and after merging.
+        stage: told in words what begins.
+
+    Raises:
+        ShoalError: a network cannot be made to run in a runtime that decides.
+    """
+    merged = best.copy()
+    stage("merge")
+    report = merge_(merged, loader, batch=batches[0], runtime=runtimes[0])
+    pair = {_BASELINE: folded(dense), _RESULT: merged}
+    joined = any(item.weighted_before > 1 for item in report.merged)
+    beside = {"result_folded": folded(best)} if joined else {}
+    bench = _Bench(inputs, sorted({1, *batches}), beside, stage)
+    four = {"dense": dense, "result": best, **pair}
+    found = [one for name in runtimes for one in bench.measure(name, four, _DECIDES)]
+    deciding = [one for one in found if one.batch in batches]
+    own = next(one for one in deciding if one.batch == batches[0])
+    if own.missing:
+        raise ShoalError(next(iter(own.missing.values())))
+    others = [name for name in RUNTIMES.names() if name not in {one.runtime for one in found}]
+    deadline = time.perf_counter() + _PATIENCE
+    for name in others:
+        found += bench.measure(name, pair, _OTHER, deadline)
+    latency = LatencyReport(
+        batch=own.batch,
+        runtime=own.runtime,
+        dense_ms=own.latencies["dense"].median_ms,
+        dense_folded_ms=own.latencies[_BASELINE].median_ms,
+        result_ms=own.latencies["result"].median_ms,
+        result_merged_ms=own.latencies[_RESULT].median_ms,
+        speedup=own.ratio(_RESULT).to_dict(),
+        runtimes=tuple({**one.to_dict(), "decides": one in deciding} for one in found),
+        merge_max_rel_error=report.max_rel_error,
+        merged_depth=report.depth_after,
+        merged_macs=report.macs_after,
+        merged_params=count_params(merged),
+    )
+    return Ending(merged, report, latency)
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """Measures networks in one runtime after the other."""
+
+    inputs: Callable[[int], Inputs]
+    sizes: Sequence[int]
+    beside: Mapping[str, Network]  # also timed where the result is slower
+    stage: Callable[[str], object]
+
+    def measure(
+        self,
+        runtime: str,
+        networks: Mapping[str, Network],
+        timing: Timing,
+        deadline: float = float("inf"),
+    ) -> list[SideBySide]:
+        """Return the latencies at each size; those not begun before the deadline are missing."""
+        found = self._measured(runtime, networks, self.sizes, timing, deadline)
+        slower = [one.batch for one in found if _RESULT in one.latencies and _slower(one)]
+        if slower:
+            again = self._measured(runtime, {**networks, **self.beside}, slower, timing)
+            second = {one.batch: one for one in again}
+            found = [second.get(one.batch, one) for one in found]
+        return found
+
+    def _measured(
+        self,
+        runtime: str,
+        networks: Mapping[str, Network],
+        sizes: Sequence[int],
+        timing: Timing,
+        deadline: float = float("inf"),
+    ) -> list[SideBySide]:
+        found: list[SideBySide] = []
+        made: InRuntime | None = None
+        for size in sizes:
+            if time.perf_counter() > deadline:
+                late = f"not measured: what decides nothing had taken {_PATIENCE:.0f} s by then"
+                found.append(
+                    SideBySide(runtime, _BASELINE, {}, dict.fromkeys(networks, late), size)
+                )
+                continue
+            self.stage(f"measure in {runtime} at batch {size}")
+            made = made or InRuntime(runtime, networks, self.inputs(2))
+            found.append(made.measure(self.inputs(size), _BASELINE, **timing))
+        return found
+
+
+def _slower(found: SideBySide) -> bool:
+    return is_slower(found.ratio(_RESULT).to_dict())
+
+
+def folded(network: Network) -> Network:
+    """Return a copy in eval mode with its batch norms and lines folded into their neighbours."""
+    copy = network.copy().eval()
+    merge_(copy, policy="fold")
+    return copy
