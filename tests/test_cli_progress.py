@@ -134,8 +134,10 @@ def test_the_last_training_is_told_as_such() -> None:
         listener.step(step(0, 90.0), resumed=False)
         for within in (True, False):
             changes = {"operation": "fine-tune", "names": (), "within": within}
+            changes |= {"ended": "nothing is left", "begun_from": 1}
             listener.step(step(2, 89.8, **changes), resumed=False)
     assert isinstance(console.file, io.StringIO)
     _, taken, left = console.file.getvalue().splitlines()
-    assert taken.startswith("step 2: fine-tuned the result: validation 89.80 % (-0.20 points)")
-    assert "not better: the result is as before" in left
+    told = "step 2: fine-tuned step 1 for the last time: validation 89.80 % (-0.20 points)"
+    assert taken.startswith(told)
+    assert left.startswith(f"{told}, not better")

@@ -99,8 +99,9 @@ class Lines(Listener):
             accuracy += f" ({points(step.metrics.top1_val - self._dense)})"
         low = "" if step.within else ", below what is allowed"
         if step.operation == "fine-tune":
-            kept = "" if step.within else ", not better: the result is as before"
-            return f"step {step.step}: fine-tuned the result: {accuracy}{_gain(step)}{kept}"
+            what = f"step {step.begun_from} for the last time" if step.ended else "the network"
+            fails = f", {step.shortfall}" if step.shortfall else ""
+            return f"step {step.step}: fine-tuned {what}: {accuracy}{_gain(step)}{fails}"
         done = DONE.get(step.operation, step.operation)
         of = "" if self.steps is None else f"/{self.steps}"
         names = ", ".join(step.names)

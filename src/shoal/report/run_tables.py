@@ -140,11 +140,7 @@ def _columns(record: RunRecord) -> list[tuple[Column, Callable[[Step], Cell]]]:
     """Return the columns, each with what gives its cell of a step."""
 
     def mark(step: Step) -> str:
-        if step.step == record.chosen.step:
-            return "result"
-        if step.within:
-            return ""
-        return "not better" if step.operation == "fine-tune" else "too low"
+        return "result" if step.step == record.chosen.step else step.shortfall
 
     changing = [
         (column, attrgetter(name))
@@ -173,6 +169,8 @@ def _columns(record: RunRecord) -> list[tuple[Column, Callable[[Step], Cell]]]:
 
 
 def _done(step: Step) -> str:
+    if step.ended:
+        return f"fine-tuned step {step.begun_from} for the last time"
     if not step.names:
         return f"({step.operation})"
     return f"{DONE.get(step.operation, step.operation)} {', '.join(step.names)}"

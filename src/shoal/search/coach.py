@@ -43,6 +43,7 @@ class Coach:
         self._before = sum(step.epochs for step in history)
         self._trainings = 0
         self.epochs = 0
+        self.part = ""  # tells checkpoints apart where a step of one number may be another one
 
     def train(
         self,
@@ -64,7 +65,7 @@ class Coach:
         """
         task, number = self._task, self._number
         seed: tuple[int | str, ...] = ("rehearsal" if trial else "step", number)
-        part, first_epoch = str(self._trainings or ""), self._before + self.epochs
+        part, first_epoch = self.part or str(self._trainings or ""), self._before + self.epochs
         if trial:
             part = hashlib.sha256(trial.encode()).hexdigest()[:12]
         else:

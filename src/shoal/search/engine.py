@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import takewhile
 from typing import Any
 
 from shoal.distributed import barrier, from_main, is_main
@@ -16,8 +15,8 @@ from shoal.options import find_recipe
 from shoal.search.advice import advice
 from shoal.search.ending import Ending
 from shoal.search.lab import Lab
+from shoal.search.limits import candidates, fastest_that_holds, is_within, why_stop
 from shoal.search.method import Method
-from shoal.search.options import SearchOptions
 from shoal.search.records import Metrics, Result, RunRecord, Step, chosen
 from shoal.search.settings import name_of
 from shoal.search.task import Task
@@ -27,7 +26,8 @@ def search(method: Method, task: Task) -> Result:
     """Let a method take step after step until the quality, a target or the method itself ends it.
 
     Returns:
-        The last network within `max_drop` points of the dense one's validation quality.
+        The last network within `max_drop` points of the dense one's validation quality; the fastest
+        one that comes within it by the last training, if there is one.
 
     Raises:
         NothingToRemoveError: there is nothing to remove.
@@ -44,6 +44,7 @@ class _Search:
         if self.run is not None:  # whose allowed drop may be larger than it was
             self.steps = _judged(self.run.steps(), self.options.max_drop)
             self.run.judge(self.steps)
+        self._kept: dict[int, Network] = {}  # what may be the result, where there is no folder
         self.notes: list[str] = list(self.base.notes)
 
     def go(self) -> Result:
@@ -55,19 +56,16 @@ class _Search:
         for step in self.steps:
             self.listener.step(step, resumed=True)
         dense = self._dense()
-        network, best = self._latest(dense)
-        ended = self.steps[-1].ended
-        stopped = ended or self._stopped(network, dense)
+        network = self._network([s for s in self.steps if not s.ended][-1], dense)
+        stopped = self.steps[-1].ended or self._stopped(network, dense)
         while not stopped:
             lab = self._lab(network.copy(), dense)
             stopped = self._step(lab)
             if not stopped:
                 network = lab.network
-                best = network.copy() if self.steps[-1].within else best
                 stopped = self._stopped(network, dense)
-        if not ended:
-            best = self._trained_at_last(best, dense, stopped)
-        return self._result(dense, best.eval(), stopped)
+        self._train_at_last(dense, stopped)
+        return self._result(dense, self._network(chosen(self.steps), dense).eval(), stopped)
 
     # ------------------------------------------------------------------ steps
 
@@ -92,14 +90,13 @@ class _Search:
         lab.train(wanted.dense_epochs, lr=wanted.dense_lr, recipe=recipe)
         return lab
 
-    def _latest(self, dense: Network) -> tuple[Network, Network]:
-        """Return the network of the last finished step and the last one within the drop."""
-        last, best = self.steps[-1].step, chosen(self.steps).step
-        networks = {0: dense}
-        for number in {last, best} - {0}:
-            assert self.run is not None  # steps of an earlier call; this tells mypy
-            networks[number] = self.run.load_step(number, self.base)
-        return networks[last].copy(), networks[best].copy()
+    def _network(self, step: Step, dense: Network) -> Network:
+        """Return a copy of the network of a finished step."""
+        if step.step == 0:
+            return dense.copy()
+        if self.run is None:
+            return self._kept[step.step].copy()
+        return self.run.load_step(step.step, self.base)
 
     def _step(self, lab: Lab) -> str:
         """Let the method take a step, and keep it; returns why the search ends, or ""."""
@@ -121,27 +118,39 @@ class _Search:
         self._keep(lab, "+".join(dict(lab.operations)) or "fine-tune")
         return ""
 
-    def _trained_at_last(self, best: Network, dense: Network, stopped: str) -> Network:
-        """Train the result for the last time; returns it if it is not worse, else as it was."""
-        begun = chosen(self.steps)
-        if self.options.final_epochs == 0 or begun.step == 0:
-            return best
-        lab = self._lab(best.copy(), dense)
+    def _train_at_last(self, dense: Network, stopped: str) -> None:
+        """Train the fastest step that then is within the drop, and what it takes to find it."""
+        if self.options.final_epochs == 0:
+            return
+
+        def holds(begun: Step) -> bool:
+            last = next((s for s in self.steps if s.ended and s.begun_from == begun.step), None)
+            last = last or self._last_training(begun, dense, stopped)
+            return last is not None and last.within
+
+        fastest_that_holds(candidates(self.options, self.steps), holds)
+
+    def _last_training(self, begun: Step, dense: Network, stopped: str) -> Step | None:
+        """Train the network of a step for the last time, as a step of its own; None if it fails."""
+        lab = self._lab(self._network(begun, dense), dense)
+        lab.coach.part = f"last-{begun.step}"
         lab.quality_before = begun.metrics.top1_val
         try:
             lab.train(self.options.final_epochs, lr=self.options.final_lr)
         except TrainingError as error:
-            self._say(f"the last fine-tuning failed, so the result stays as it was before: {error}")
-            return best
-        step = self._keep(lab, "fine-tune", begun=begun, ended=stopped)
-        return lab.network if step.within else best
+            self._say(f"the last fine-tuning of step {begun.step} failed: {error}")
+            if self.run is not None:
+                self.run.forget_training(lab.number)
+            return None
+        return self._keep(lab, "fine-tune", begun=begun, ended=stopped)
 
     def _keep(
         self, lab: Lab, operation: str, *, begun: Step | None = None, ended: str = ""
     ) -> Step:
         """Measure a network and write it down as the next step.
 
-        `begun` is the step it was made of, whose quality it must have; None for the last one.
+        `begun` is the step that it was made of; None for the last one. If that was within the drop,
+        a last training of it must not be below what it was.
         """
         network, gauge, data = lab.network, self.task.gauge, self.task.data
         self.listener.stage(lab.number, "evaluate")
@@ -157,7 +166,7 @@ class _Search:
         metrics, ratio = from_main(measured())  # all decide alike by it
         dense_quality = self.steps[0].metrics.top1_val if self.steps else metrics.top1_val
         drop = self.options.max_drop
-        if begun is not None:
+        if begun is not None and begun.within:
             drop = min(drop, dense_quality - begun.metrics.top1_val)
         scores, progress = lab.scores, self.method.progress(lab)
         begun_from = None if lab.number == 0 else lab.number - 1 if begun is None else begun.step
@@ -171,7 +180,7 @@ class _Search:
             latency_ratio=ratio.median,
             latency_ratio_low=ratio.low,
             latency_ratio_high=ratio.high,
-            within=_is_within(metrics, dense_quality, drop),
+            within=is_within(metrics, dense_quality, drop),
             names=lab.names(),
             scores={} if scores is None else dict(scores),
             settled=None if scores is None else scores.settled,
@@ -184,9 +193,13 @@ class _Search:
             total=progress.total,
             unit=progress.unit,
         )
+        self.steps.append(step)
         if self.run is not None:
             self.run.save_step(step, network)
-        self.steps.append(step)
+        else:
+            self._kept[step.step] = network.copy()
+            wanted = {s.step for s in (chosen(self.steps), *candidates(self.options, self.steps))}
+            self._kept = {n: kept for n, kept in self._kept.items() if n in wanted}
         self.listener.step(step, resumed=False)
         return step
 
@@ -204,7 +217,7 @@ class _Search:
 
     def _stopped(self, network: Network, dense: Network) -> str:
         removed = self._removed(self._lab(network, dense))
-        return _why_stop(self.options, self.steps, removed)
+        return why_stop(self.options, self.steps, removed)
 
     def _say(self, note: str) -> None:
         self.notes.append(note)
@@ -275,32 +288,5 @@ class _Search:
 
 def _judged(steps: Sequence[Step], max_drop: float) -> list[Step]:
     """Return the steps with those marked that are within the drop; a last training is as it is."""
-    within = [_is_within(s.metrics, steps[0].metrics.top1_val, max_drop) for s in steps]
+    within = [is_within(s.metrics, steps[0].metrics.top1_val, max_drop) for s in steps]
     return [s if s.ended else replace(s, within=w) for s, w in zip(steps, within, strict=True)]
-
-
-def _is_within(metrics: Metrics, dense: float, drop: float) -> bool:
-    """Whether a quality is at most `drop` points below the dense network's, but for rounding."""
-    return metrics.top1_val >= dense - drop - 1e-9
-
-
-def _why_stop(options: SearchOptions, steps: Sequence[Step], removed: int) -> str:
-    """Return why a search must end after its last step, or an empty string."""
-    dense, last = steps[0], steps[-1]
-    failed = sum(1 for _ in takewhile(lambda step: not step.within, reversed(steps)))
-    if failed > options.patience:
-        drop = dense.metrics.top1_val - last.metrics.top1_val
-        return (
-            f"validation accuracy is {drop:.2f} points below dense, at most "
-            f"{options.max_drop:g} allowed"
-        )
-    if options.remove is not None and removed >= options.remove:
-        return f"removed {options.remove}, as asked"
-    macs = last.metrics.macs / max(1, dense.metrics.macs)
-    for what, share, wanted in (
-        ("latency", 1.0 / last.latency_ratio, options.target_latency),
-        ("the number of MACs", macs, options.target_macs),
-    ):
-        if last.within and wanted is not None and share <= wanted:
-            return f"{what} is {share:.2f} of dense's, {wanted:g} was the target"
-    return ""

@@ -52,11 +52,22 @@ class SearchOptions(Options):
     final_epochs: int = option(
         0,
         "Epochs of fine-tuning the result when the search has ended, kept only if they help. Ten "
-        "or more often win back part of what was lost. A finished run accepts them too.",
+        "or more often win back part of what was lost, and so the search goes further; see slack. "
+        "A finished run accepts them too.",
         check=at_least(0),
     )
     final_lr: float | None = option(
         None, "Learning rate of the last fine-tuning.", check=above(0), default_text="the recipe's"
+    )
+    slack: float | None = option(
+        None,
+        "Points past max_drop to which the search goes on for the last training to win back. That "
+        "is given to the fastest network first, and to slower ones until one is within max_drop. "
+        "By default what should be won back, as far as the fine-tunings of the run tell, at most 2 "
+        "points, and 0 without final_epochs.",
+        unit="points",
+        check=at_least(0),
+        default_text="learnt from the run",
     )
     remove: int | None = option(
         None,

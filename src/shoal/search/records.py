@@ -116,6 +116,15 @@ class Step(Record):
     total: int | None = None
     unit: str = ""
 
+    @property
+    def shortfall(self) -> str:
+        """What the step lacks to be the result: "too low", or "not better" than it was before."""
+        if self.within:
+            return ""
+        before = self.top1_val_before
+        worse = before is None or self.metrics.top1_val < before
+        return "not better" if self.operation == "fine-tune" and worse else "too low"
+
     def to_dict(self) -> dict[str, Any]:
         """Return the step as flat JSON values: its own fields, and the metrics' beside them."""
         own = super().to_dict()

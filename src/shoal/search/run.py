@@ -22,6 +22,7 @@ from shoal.files import readable_errors, replace_folder, write_file
 from shoal.modes import device_of
 from shoal.network import Network
 from shoal.network.saving import read_network, write_network
+from shoal.search.limits import MOST_SLACK
 from shoal.search.records import RunRecord, Step, chosen
 
 try:
@@ -120,6 +121,8 @@ class Run:
             before = {}
         if before:
             farther = [name for name in _GOALS if _is_farther(name, before, identity)]
+            if _slack_range(identity)[0] >= _slack_range(before)[1]:
+                farther.append("slack")
             ended = bool(steps and steps[-1].ended)
             self._compare(before, identity, () if ended else (*_LAST_TRAINING, *farther))
         if before != identity:
@@ -343,6 +346,12 @@ def _is_farther(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) ->
     """Whether a goal lets the search go on at least as long as it did."""
     old, new = before.get(name), now.get(name)
     return new is None or (old is not None and _GOALS[name] * (new - old) >= 0)
+
+
+def _slack_range(identity: Mapping[str, Any]) -> tuple[float, float]:
+    """Return the least and the most that the slack of a run can be."""
+    given, learnt = identity.get("slack"), MOST_SLACK if identity.get("final_epochs") else 0.0
+    return (0.0, learnt) if given is None else (given, given)
 
 
 def _yaml(config: Mapping[str, Any]) -> str:

@@ -1,0 +1,106 @@
+"""How far a search goes: what is good enough, what the last training may make so, why it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import takewhile
+from statistics import median
+
+from shoal.search.options import SearchOptions
+from shoal.search.records import Metrics, Step, chosen
+
+MOST_SLACK = 2.0  # points that a last training is expected to win back
+_USUAL_SHARE = 0.5  # of the points lost, where no fine-tuning of the run tells
+
+
+def is_within(metrics: Metrics, dense: float, drop: float) -> bool:
+    """Whether a quality is at most `drop` points below the dense network's, but for rounding."""
+    return metrics.top1_val >= dense - drop - 1e-9
+
+
+def slack(options: SearchOptions, steps: Sequence[Step]) -> float:
+    """Return how many points past `max_drop` a step may lie for the last training to win back.
+
+    Unless the user says it, that is learnt from the steps: the share of the lost points that the
+    median fine-tuning won back, w, is what the last training should win back of what it finds. So
+    it comes within `max_drop` from max_drop / (1 - w), but no more than 2 points are expected.
+    """
+    if options.slack is not None:
+        return options.slack
+    if options.final_epochs == 0:
+        return 0.0
+    dense, shares = steps[0].metrics.top1_val, []
+    for step in steps[1:]:
+        lost = dense - (dense if step.top1_val_before is None else step.top1_val_before)
+        if step.epochs and lost > 0.0 and not step.ended:
+            left = dense - step.metrics.top1_val
+            shares.append((1.0 - left / lost) * min(1.0, options.final_epochs / step.epochs))
+    share = min(1.0, max(0.0, median(shares) if shares else _USUAL_SHARE))
+    if share * options.max_drop >= MOST_SLACK * (1.0 - share):
+        return MOST_SLACK
+    return options.max_drop * share / (1.0 - share)
+
+
+def may_be_won_back(step: Step, options: SearchOptions, steps: Sequence[Step]) -> bool:
+    """Whether a step's quality is within the allowed drop and the slack together."""
+    drop = options.max_drop + slack(options, steps)
+    return is_within(step.metrics, steps[0].metrics.top1_val, drop)
+
+
+def candidates(options: SearchOptions, steps: Sequence[Step]) -> list[Step]:
+    """Return the steps that the last training may make the result, the slowest first.
+
+    That is the last step within the drop, unless it is the dense network, and those past the drop
+    that are not slower than it. Where intervals overlap, the later step goes for the faster one.
+    """
+    loop = [step for step in steps if not step.ended]
+    base = chosen(loop)
+    past = [s for s in loop if not s.within and may_be_won_back(s, options, steps)]
+    order: list[Step] = []
+    for step in sorted([base, *past], key=lambda step: step.step):
+        slower = takewhile(
+            lambda other: other.latency_ratio_low > step.latency_ratio_high,  # noqa: B023
+            reversed(order),
+        )
+        order.insert(len(order) - sum(1 for _ in slower), step)
+    return [step for step in order[order.index(base) :] if step.step > 0]
+
+
+def fastest_that_holds(found: Sequence[Step], holds: Callable[[Step], bool]) -> None:
+    """Ask for the last of some steps whether it holds, and bisect the others if it does not.
+
+    A step is taken to hold if a faster one does. With n steps it asks at most ceil(log2(n)) + 1
+    times, and about the first of them only if no other one holds.
+    """
+    low, high = -1, len(found)
+    while high - low > 1:
+        middle = high - 1 if high == len(found) else (low + high + 1) // 2
+        if holds(found[middle]):
+            low = middle
+        else:
+            high = middle
+
+
+def why_stop(options: SearchOptions, steps: Sequence[Step], removed: int) -> str:
+    """Return why a search must end after its last step, or an empty string."""
+    dense, last = steps[0], steps[-1]
+    hopeful = [may_be_won_back(step, options, steps) for step in steps]
+    failed = sum(1 for _ in takewhile(lambda may: not may, reversed(hopeful)))
+    if failed > options.patience:
+        drop = dense.metrics.top1_val - last.metrics.top1_val
+        more = slack(options, steps)
+        expected = f" and {more:.2f} more for the last training to win back" if more else ""
+        return (
+            f"validation accuracy is {drop:.2f} points below dense, at most "
+            f"{options.max_drop:g} allowed{expected}"
+        )
+    if options.remove is not None and removed >= options.remove:
+        return f"removed {options.remove}, as asked"
+    macs = last.metrics.macs / max(1, dense.metrics.macs)
+    for what, share, wanted in (
+        ("latency", 1.0 / last.latency_ratio, options.target_latency),
+        ("the number of MACs", macs, options.target_macs),
+    ):
+        if hopeful[-1] and wanted is not None and share <= wanted:
+            return f"{what} is {share:.2f} of dense's, {wanted:g} was the target"
+    return ""
