@@ -47,7 +47,7 @@ from shoal.files import write_file
 from shoal.measure import latency_ratio, measure_latency
 from shoal.models import load_model
 from shoal.runtimes import export
-from shoal.runtimes.onnx_file import OnnxRunner
+from shoal.runtimes.onnx_runner import OnnxRunner
 from shoal.search import method as api
 from shoal.search.lab import Lab
 from shoal.search.method import Method, methods, register_method

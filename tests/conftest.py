@@ -8,7 +8,19 @@ from pathlib import Path
 
 import pytest
 
+from shoal.runtimes.compile import Compiled
+
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_compiled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no test wait for a C++ compiler, which takes seconds for each network, unless it says so.
+
+    Searches measure their result in every runtime that can be used here.
+    """
+    if request.node.get_closest_marker("compiles") is None:
+        monkeypatch.setattr(Compiled, "lacking", lambda self: "not in this test")
 
 
 @pytest.fixture(scope="session")

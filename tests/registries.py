@@ -10,7 +10,7 @@ from shoal.importance import criteria
 from shoal.models.lookup import models
 from shoal.network import ops
 from shoal.runtimes import RUNTIMES
-from shoal.search import gauge
+from shoal.search import ending
 from shoal.search.method import methods
 
 
@@ -19,6 +19,7 @@ def keep_registries(monkeypatch: pytest.MonkeyPatch) -> None:
     for registry in (criteria, data_sets, methods, models):
         monkeypatch.setattr(registry, "_entries", dict(registry._entries))
     monkeypatch.setattr(RUNTIMES, "_entries", {"eager": RUNTIMES["eager"]})
-    monkeypatch.setattr(gauge, "_SECONDS", 0.0)
+    for name in ("_DECIDES", "_OTHER"):
+        monkeypatch.setattr(ending, name, {"min_seconds": 0.0})
     for table in ("_TABLE", "_TYPES"):
         monkeypatch.setattr(ops, table, dict(getattr(ops, table)))

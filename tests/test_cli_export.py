@@ -13,7 +13,7 @@ from torch import nn
 import shoal
 import small_runs
 from shoal.cli import main
-from shoal.runtimes.onnx_file import OnnxRunner
+from shoal.runtimes.onnx_runner import OnnxRunner
 
 MODEL = f"{small_runs.__file__}:build"
 

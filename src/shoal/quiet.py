@@ -1,4 +1,4 @@
-"""PyTorch's own talk while it exports, which the user can do nothing about."""
+"""PyTorch's own talk while it exports or compiles, which the user can do nothing about."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ _TALKATIVE = (
     "onnxscript",
     "torch._dynamo",
     "torch._export",
+    "torch._inductor",
     "torch._subclasses",
     "torch._subclasses.fake_tensor",
     "torch.export",

@@ -18,7 +18,7 @@ from shoal.models import cifar_resnet20
 from shoal.network import Network
 from shoal.network.modules import Line
 from shoal.runtimes import export
-from shoal.runtimes.onnx_file import OnnxRunner
+from shoal.runtimes.onnx_runner import OnnxRunner
 from shoal.runtimes.program import _LineAsNorm
 
 onnx = pytest.importorskip("onnx")

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 import shoal
 from shoal.errors import ConfigError, NameNotFoundError, ShoalError
 from shoal.measure import latency_ratio, measure_latency
-from shoal.runtimes import RUNTIMES, Runner, Runtime, export, find_runtime
-from shoal.runtimes.onnx_file import OnnxRunner
+from shoal.runtimes import Runner, Runtime, export, find_runtime, installed, title_of
+from shoal.runtimes.onnx_runner import CPU, CUDA, TENSORRT, OnnxRunner
 
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
@@ -102,7 +102,7 @@ def test_latency_is_measured_where_it_is_asked_for(monkeypatch: pytest.MonkeyPat
         assert len(found["a"].rounds_ms) == len(found["b"].rounds_ms) == 3
     with pytest.raises(NameNotFoundError, match="did you mean 'onnxruntime'"):
         measure_latency(models, x, runtime="onnxruntme")
-    monkeypatch.setattr("shoal.runtimes.onnxruntime.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("shoal.runtimes.onnx_runner.importlib.util.find_spec", lambda name: None)
     find_runtime("eager")
     with pytest.raises(ShoalError, match="shoal"):
         find_runtime("onnxruntime")
@@ -115,8 +115,9 @@ def test_every_runtime_gives_the_networks_outputs_and_a_call_to_time() -> None:
     with torch.no_grad():
         expected = network.eval()(x)
         network.train()
-    for name in RUNTIMES:
+    for name in installed():
         runtime = find_runtime(name, threads=1)
+        assert runtime.title == title_of(name) != name
         assert runtime.name == name
         assert runtime.version[0].isdigit()
         runner = runtime.make(network, x, check=True)
@@ -136,3 +137,47 @@ def test_a_runtime_of_ones_own_is_one_class() -> None:
 
     found = measure_latency({"a": nn.Linear(3, 3)}, torch.randn(2, 3), runtime=Doubled(), **QUICK)
     assert found["a"].median_ms > 0
+
+
+def test_a_runtime_without_a_title_is_called_by_its_name() -> None:
+    assert title_of("nobody/knows.py:It") == "nobody/knows.py:It"
+
+
+class Session:
+    """ONNX Runtime's session, as it is where a GPU's provider loads or does not."""
+
+    def __init__(self, providers: list[str]) -> None:
+        self.providers = providers
+
+    def get_providers(self) -> list[str]:
+        return self.providers
+
+    def get_provider_options(self) -> dict[str, dict[str, str]]:
+        return {name: {"device_id": "1"} for name in self.providers if name != CPU}
+
+    def get_inputs(self) -> list[object]:
+        return []
+
+    get_outputs = get_inputs
+
+
+@pytest.mark.parametrize(
+    ("providers", "device"), [([CUDA, CPU], "cuda:1"), ([TENSORRT, CUDA], "cuda:1"), ([CPU], "cpu")]
+)
+def test_a_session_tells_where_it_really_runs(
+    path: Path, monkeypatch: pytest.MonkeyPatch, providers: list[str], device: str
+) -> None:
+    monkeypatch.setattr("onnxruntime.InferenceSession", lambda *_, **__: Session(providers))
+    assert OnnxRunner(path, providers=[CUDA, CPU]).device == device
+
+
+def test_a_gpu_without_its_provider_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = torch.device("cuda", 0)
+    monkeypatch.setattr("shoal.runtimes.runtime.resolve_device", lambda device: here)
+    with pytest.raises(ConfigError, match="onnxruntime-gpu"):
+        find_runtime("onnxruntime", device="cuda").place([], torch.randn(2))
+    found = find_runtime("onnxruntime")
+    monkeypatch.setattr(type(found), "home", staticmethod(lambda *_: here))
+    assert found.place([], torch.randn(2)) == torch.device("cpu")
+    monkeypatch.setattr("shoal.runtimes.onnxruntime.has_provider", lambda name: name == CUDA)
+    assert found.place([], torch.randn(2)) == here

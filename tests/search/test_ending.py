@@ -122,8 +122,7 @@ clock = [0.0]
 def forged(monkeypatch: pytest.MonkeyPatch) -> type[Forged]:
     """Three runtimes that measure nothing, on a clock that only measurements move."""
     monkeypatch.setattr(ending, "InRuntime", Forged)
-    known = SimpleNamespace(names=lambda: ["compile", "eager", "onnxruntime"])
-    monkeypatch.setattr(ending, "RUNTIMES", known)
+    monkeypatch.setattr(ending, "installed", lambda: ["compile", "eager", "onnxruntime"])
     monkeypatch.setattr(ending, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
     monkeypatch.setattr(Forged, "made", [])
     return Forged

@@ -234,7 +234,8 @@ def benchmark(
         net: the network, or any module (then its depth is not known).
         inputs: one batch: a tensor, a tuple of them, or a dict of keyword inputs.
         baseline: what to compare with, called with the same inputs.
-        runtime: where latency is measured: "eager", "onnxruntime", or a `Runtime` of your own.
+        runtime: where latency is measured: "eager", "compile", "onnxruntime", "openvino",
+            "tensorrt", or a `Runtime` of your own.
         threads: threads on the CPU; None leaves them.
         channels_last: run 4-D inputs in channels_last memory format.
         device: where to measure; by default where the network is.

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import linecache
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import FunctionType
 from typing import Any, TypeVar
 
 import torch
@@ -20,6 +18,7 @@ from shoal.network.blocks import Block
 from shoal.network.contexts import context_device, restored_on_error
 from shoal.network.graph import Graph, Site
 from shoal.network.inputs import Call
+from shoal.network.own_code import with_own_code
 from shoal.network.paths import tables_of
 from shoal.network.raising import Opaque
 from shoal.network.stretches import Stretch
@@ -27,7 +26,6 @@ from shoal.network.stretches import Stretch
 _T = TypeVar("_T")
 
 _REMADE = ("_compiled", "_run", "_root", "_view", "_compiled_call_impl")  # not copied
-_numbers = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -212,12 +210,9 @@ class Network(nn.Module):
             _simple_call=self.inputs.structure == one_tensor,
             _one_output=self._output_structure.is_leaf(),
         )
-        # torch.compile keeps what it compiled, at most 8 versions, with the code of `forward`:
-        # each network gets its own, by a class of its own, as each fx.GraphModule has.
-        # It has a name of its own too, by which torch.compile knows code.
-        plain: Any = Network.forward
-        own_code = plain.__code__.replace(co_name=f"forward_{next(_numbers)}")
-        forward = FunctionType(own_code, plain.__globals__, "forward")
+        # Each network gets a forward of its own, by a class of its own, as each fx.GraphModule has:
+        # `torch.compile` then keeps what it compiles of them apart.
+        forward = with_own_code(Network.forward)
         self.__class__ = type("Network", (Network,), {"forward": forward})
 
     def get_submodule(self, target: str) -> nn.Module:

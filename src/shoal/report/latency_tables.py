@@ -7,6 +7,7 @@ from typing import Any
 
 from shoal.measure import Benchmark
 from shoal.report.table import Cell, Column, Quantity, Row, Table, text_columns
+from shoal.runtimes import title_of
 from shoal.search.records import LatencyReport
 
 _DENSE, _RESULT = "dense_folded", "result_merged"
@@ -17,7 +18,6 @@ NETWORKS = {
     _RESULT: "result merged",
     "result_folded": "result, norms folded",
 }
-_RUNTIMES = {"eager": "PyTorch", "onnxruntime": "ONNX Runtime"}
 
 
 def runtimes_table(found: LatencyReport) -> Table | None:
@@ -110,7 +110,7 @@ def quotient(found: Mapping[str, float]) -> Quantity:
 
 def runtime_name(runtime: str) -> str:
     """Return a runtime's name in words."""
-    return _RUNTIMES.get(runtime, runtime)
+    return title_of(runtime)
 
 
 def runtime_notes(

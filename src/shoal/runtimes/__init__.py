@@ -7,7 +7,16 @@ Exporting writes a network as one `.onnx` or `.pt2` file that is proven to compu
 from __future__ import annotations
 
 from shoal.registry import import_modules
-from shoal.runtimes.runtime import EAGER, RUNTIMES, Runner, Runtime, find_runtime, register_runtime
+from shoal.runtimes.runtime import (
+    EAGER,
+    RUNTIMES,
+    Runner,
+    Runtime,
+    find_runtime,
+    installed,
+    register_runtime,
+    title_of,
+)
 from shoal.runtimes.write import ExportReport, export
 
 import_modules(__name__, __path__)
@@ -20,5 +29,7 @@ __all__ = [
     "Runtime",
     "export",
     "find_runtime",
+    "installed",
     "register_runtime",
+    "title_of",
 ]

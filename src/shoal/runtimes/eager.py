@@ -7,10 +7,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
 from typing_extensions import override
 
-from shoal.network.inputs import Inputs, as_call, borrowed, home_device, map_tensors, tensors_of
+from shoal.network.inputs import Inputs, as_call, borrowed, map_tensors, tensors_of
 from shoal.runtimes.runtime import EAGER, Runner, Runtime, register_runtime
 
 
@@ -19,6 +18,7 @@ class Eager(Runtime):
     """PyTorch, without a compiler. Modules are left exactly as they were."""
 
     name = EAGER
+    title = "PyTorch"
 
     @property
     @override
@@ -29,16 +29,16 @@ class Eager(Runtime):
     def place(self, networks: Iterable[Any], inputs: Inputs) -> torch.device:
         if self.device is not None:
             return super().place(networks, inputs)
-        modules = (network for network in networks if isinstance(network, nn.Module))
-        first = next((module for module in modules if any(True for _ in module.parameters())), None)
-        return home_device(first, inputs)
+        return self.home(networks, inputs)
 
     @override
     def make(self, network: Any, inputs: Inputs, *, check: bool = False) -> Runner:
-        return _EagerRunner(network, self.place([network], inputs), self)
+        return EagerRunner(network, self.place([network], inputs), self)
 
 
-class _EagerRunner(Runner):
+class EagerRunner(Runner):
+    """A network that PyTorch runs, on loan while it runs."""
+
     def __init__(self, network: Any, place: torch.device, asked: Eager) -> None:
         self.network = network
         self.place = place
@@ -55,7 +55,15 @@ class _EagerRunner(Runner):
     @override
     @contextmanager
     def ready(self, inputs: Inputs) -> Iterator[Callable[[], object]]:
-        last = self.channels_last and any(t.dim() == 4 for t in tensors_of(inputs))
+        with self.lent_for(*as_call(inputs)) as call:
+            yield call
+
+    @contextmanager
+    def lent_for(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Iterator[Callable[[], Any]]:
+        """Give, for a while, a call of the network with copies of these arguments."""
+        last = self.channels_last and any(t.dim() == 4 for t in tensors_of((args, kwargs)))
 
         def copy(tensor: torch.Tensor) -> torch.Tensor:  # no network can change another's
             images = last and tensor.dim() == 4
@@ -66,9 +74,16 @@ class _EagerRunner(Runner):
             _thread_count(self.threads),
             borrowed(self.network, device=self.place, channels_last=last) as lent,
         ):
-            args, kwargs = as_call(map_tensors(copy, inputs))
+            args, kwargs = map_tensors(copy, (args, kwargs))
             with torch.inference_mode():
-                yield lambda: lent(*args, **kwargs)
+                run = self.prepared(lent, args, kwargs)
+                yield lambda: run(*args, **kwargs)
+
+    def prepared(
+        self, lent: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Callable[..., Any]:
+        """Return what is called with these arguments, of the network as it is lent."""
+        return lent
 
 
 @contextmanager

@@ -1,22 +1,16 @@
-"""One `.onnx` file: made from an exported program, small and clean, and run by ONNX Runtime."""
+"""One `.onnx` file, made from an exported program, small and clean."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
-from typing_extensions import override
 
-from shoal.errors import ConfigError, OptionError, ShoalError, missing_extra
-from shoal.network.inputs import Inputs, as_call, first_line, tensors_of
+from shoal.errors import ConfigError, ShoalError, missing_extra
 from shoal.network.paths import numbered
 from shoal.quiet import quietly
-from shoal.runtimes.runtime import Runner
 
 BATCH = "batch"
 MAX_BYTES = 2**31 - 1  # what protobuf holds in one message
@@ -25,7 +19,6 @@ _RANDOM = (
     "Bernoulli", "Dropout", "Multinomial",
     "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",
 )  # fmt: skip
-_CPU = "CPUExecutionProvider"
 
 
 def onnx_model(
@@ -183,106 +176,3 @@ def _name_batch(model: Any) -> None:
             for dim in value.type.tensor_type.shape.dim:
                 if dim.dim_param:
                     dim.dim_param = pattern.sub(BATCH, dim.dim_param)
-
-
-# ---------------------------------------------------------------------- running it
-
-
-class OnnxRunner(Runner):
-    """An `.onnx` file in ONNX Runtime, called with PyTorch tensors.
-
-    `threads` are those of one operation, by default as many as PyTorch uses here; of `providers`,
-    ONNX Runtime's, the preferred one comes first. Raises `ConfigError` without such a file, and
-    `ShoalError` if onnxruntime is not installed or cannot run it.
-    """
-
-    def __init__(
-        self, path: str | Path, *, threads: int | None = None, providers: Sequence[str] = (_CPU,)
-    ) -> None:
-        self.path = Path(path)
-        if not self.path.is_file():
-            raise ConfigError(f"there is no file '{self.path}': give one that shoal.export wrote")
-        if threads is not None and threads < 1:
-            raise OptionError("threads", threads, "at least 1")
-        self.threads = threads if threads is not None else torch.get_num_threads()
-        self._session = _open_session(self.path, self.threads, list(providers))
-        first: str = self._session.get_providers()[0]
-        self.device = first.removesuffix("ExecutionProvider").lower()
-        self.inputs: tuple[str, ...] = tuple(i.name for i in self._session.get_inputs())
-        self.outputs: tuple[str, ...] = tuple(o.name for o in self._session.get_outputs())
-
-    @override
-    def __call__(self, *args: Any, **kwargs: Any) -> Tensor | dict[str, Tensor]:
-        """Run one batch: tensors (nested ones too) for the first inputs in order, others by name.
-
-        Returns the output on the CPU; where there are several, all of them by name. Raises
-        `ConfigError` if the inputs are not the model's.
-        """
-        values = self.run(self.feed(*args, **kwargs))
-        if len(values) == 1:
-            return values[0]
-        return dict(zip(self.outputs, values, strict=True))
-
-    def run(self, feed: Mapping[str, Any]) -> list[Tensor]:
-        """Run numpy arrays by input name; return all outputs in order; raises `ConfigError`."""
-        try:
-            values = self._session.run(None, dict(feed))
-        except Exception as error:
-            raise ConfigError(
-                f"'{self.path}' cannot be run with these inputs ({first_line(error)}): pass "
-                f"tensors of the exported shapes and types for {', '.join(self.inputs)}"
-            ) from error
-        return [torch.as_tensor(value) for value in values]
-
-    @override
-    @contextmanager
-    def ready(self, inputs: Inputs) -> Iterator[Callable[[], object]]:
-        args, kwargs = as_call(inputs)
-        feed = self.feed(*args, **kwargs)
-        session = self._session
-        self.run(feed)  # inputs that do not fit are reported here, in our words
-        yield lambda: session.run(None, feed)
-
-    def feed(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Return these inputs as contiguous numpy arrays by name; raises `ConfigError`."""
-        positional = tensors_of(args)
-        named = {key: value for key, value in kwargs.items() if isinstance(value, Tensor)}
-        free = [name for name in self.inputs if name not in named]
-        unknown = sorted(set(named) - set(self.inputs))
-        if unknown or len(positional) != len(free):
-            raise ConfigError(
-                f"'{self.path}' takes the inputs ({', '.join(self.inputs)}), and was given "
-                f"{len(positional)} positional ones and {sorted(named)}: give each of them once"
-            )
-        named.update(zip(free, positional, strict=True))
-        return {name: _array(name, named[name]) for name in self.inputs}
-
-
-def _open_session(path: Path, threads: int, providers: list[str]) -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise missing_extra("onnxruntime", "onnx", "running an .onnx file") from error
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3  # errors only
-    # A session's threads go on spinning after a run, in the way of whatever is timed next.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=providers)
-    except Exception as error:
-        raise ShoalError(
-            f"ONNX Runtime {onnxruntime.__version__} cannot run '{path}' ({first_line(error)}): "
-            "it may lack an operation for the network's number type; export in float32"
-        ) from error
-
-
-def _array(name: str, tensor: Tensor) -> Any:
-    """Return a contiguous numpy array: ONNX Runtime would copy any other on each run."""
-    try:
-        return tensor.detach().cpu().contiguous().numpy()
-    except TypeError as error:  # numpy has no bfloat16
-        raise ConfigError(
-            f"input '{name}' has type {str(tensor.dtype).removeprefix('torch.')}, which numpy "
-            "lacks: export the network in float32 or float16"
-        ) from error

@@ -2,48 +2,64 @@
 
 from __future__ import annotations
 
-import importlib.util
 import tempfile
-from importlib.metadata import version
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
 from typing_extensions import override
 
-from shoal.errors import ConfigError, missing_extra
+from shoal.errors import ConfigError
 from shoal.network.inputs import Inputs
-from shoal.runtimes.onnx_file import OnnxRunner
-from shoal.runtimes.runtime import Runtime, register_runtime
+from shoal.runtimes.onnx_runner import CPU, CUDA, OnnxRunner, has_provider, lacking_package
+from shoal.runtimes.proof import check_runner
+from shoal.runtimes.runtime import Runner, Runtime, register_runtime
 from shoal.runtimes.write import export
-
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 @register_runtime("onnxruntime")
 class OnnxRuntime(Runtime):
-    """ONNX Runtime, on the CPU unless a device is given."""
+    """ONNX Runtime: on the GPU of the network where it has a provider for it, else on the CPU."""
 
     name = "onnxruntime"
+    title = "ONNX Runtime"
 
     @property
     @override
     def version(self) -> str:
-        return version("onnxruntime")
+        import onnxruntime
+
+        return str(onnxruntime.__version__)
 
     @override
     def lacking(self) -> str | None:
-        for package in ("onnx", "onnxscript", "onnxruntime"):
-            if importlib.util.find_spec(package) is None:
-                return str(missing_extra(package, "onnx", "latency in ONNX Runtime"))
-        return None
+        return lacking_package(self.name, "onnx", "latency in ONNX Runtime")
 
     @override
-    def make(self, network: Any, inputs: Inputs, *, check: bool = False) -> OnnxRunner:
-        kind = self.place([network], inputs).type
-        if kind not in _PROVIDERS:
-            raise ConfigError(f"ONNX Runtime runs on 'cpu' or 'cuda' here, not on '{kind}'")
+    def place(self, networks: Iterable[Any], inputs: Inputs) -> torch.device:
+        if self.device is None:
+            home = self.home(networks, inputs)
+            return home if home.type == "cuda" and has_provider(CUDA) else torch.device("cpu")
+        place = super().place(networks, inputs)
+        if place.type not in ("cpu", "cuda"):
+            raise ConfigError(f"ONNX Runtime runs on 'cpu' or 'cuda' here, not on '{place.type}'")
+        if place.type == "cuda" and not has_provider(CUDA):
+            raise ConfigError(
+                "the ONNX Runtime that is installed has no CUDA provider: install onnxruntime-gpu "
+                "in its place, or use device='cpu'"
+            )
+        return place
+
+    @override
+    def make(self, network: Any, inputs: Inputs, *, check: bool = False) -> Runner:
+        place = self.place([network], inputs)
+        gpu: list[Any] = [(CUDA, {"device_id": place.index or 0})] if place.type == "cuda" else []
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
             export(network, path, inputs, check=check)
             # The session holds all of the file in memory.
-            return OnnxRunner(path, threads=self.threads, providers=[_PROVIDERS[kind]])
+            runner = OnnxRunner(path, threads=self.threads, providers=[*gpu, CPU])
+        if check and gpu:  # on the CPU, the export was checked by the same session
+            check_runner(runner, network, inputs, self.title)
+        return runner

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from torch import nn
 
 from shoal.errors import ShoalError
-from shoal.network.inputs import Inputs, resolve_device
+from shoal.network.inputs import Inputs, home_device, resolve_device
 from shoal.registry import Registry
 
 EAGER = "eager"
@@ -47,6 +48,7 @@ class Runtime(ABC):
     channels_last: bool = True  # run images in this memory format, where there is a choice
 
     name: ClassVar[str]  # under which it is asked for
+    title: ClassVar[str] = ""  # as tables call it; empty for its name
 
     @property
     @abstractmethod
@@ -60,6 +62,13 @@ class Runtime(ABC):
     def place(self, networks: Iterable[Any], inputs: Inputs) -> torch.device:
         """Return the device on which these run side by side; `ConfigError` if it is not here."""
         return resolve_device("cpu" if self.device is None else self.device)
+
+    @staticmethod
+    def home(networks: Iterable[Any], inputs: Inputs) -> torch.device:
+        """Return the device of the first network with parameters, or else of the inputs."""
+        modules = [network for network in networks if isinstance(network, nn.Module)]
+        first = next((module for module in modules if any(True for _ in module.parameters())), None)
+        return home_device(first, inputs)
 
     @abstractmethod
     def make(self, network: Any, inputs: Inputs, *, check: bool = False) -> Runner:
@@ -95,8 +104,9 @@ def register_runtime(name: str) -> Callable[[type[Runtime]], type[Runtime]]:
 def open_runtime(runtime: str | Runtime, **options: Any) -> Runtime:
     """Return the runtime of a name, which may lack packages; one that is given stays as it is.
 
-    A name is "eager", "onnxruntime", a registered one, or `path/file.py:Name`; options are those of
-    `Runtime`. Raises `NameNotFoundError` if there is no such runtime.
+    A name is "eager", "compile", "onnxruntime", "openvino", "tensorrt", a registered one, or
+    `path/file.py:Name`; options are those of `Runtime`. Raises `NameNotFoundError` if there is no
+    such runtime.
     """
     if not isinstance(runtime, str):
         return runtime
@@ -111,3 +121,13 @@ def find_runtime(runtime: str | Runtime, **options: Any) -> Runtime:
     if lacking is not None:
         raise ShoalError(lacking)
     return runtime
+
+
+def title_of(name: str) -> str:
+    """Return what tables call the runtime of a name; the name where nobody knows it here."""
+    return (RUNTIMES[name].title if name in RUNTIMES else "") or name
+
+
+def installed() -> list[str]:
+    """Return the names of the runtimes that can be used here, sorted."""
+    return [name for name in RUNTIMES.names() if RUNTIMES[name]().lacking() is None]

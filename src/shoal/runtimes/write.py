@@ -26,19 +26,15 @@ from shoal.network.inputs import (
     repeat_rows,
 )  # fmt: skip
 from shoal.quiet import quietly
-from shoal.runtimes.onnx_file import MAX_BYTES, OnnxRunner, onnx_model, opset_of, root_cause
+from shoal.runtimes.onnx_file import MAX_BYTES, onnx_model, opset_of, root_cause
+from shoal.runtimes.onnx_runner import OnnxRunner
 from shoal.runtimes.program import Example, called_program, flat_program, outputs_of
+from shoal.runtimes.proof import TOLERANCES, float_type
 
 Run: TypeAlias = Callable[..., list[Tensor]]
 """From the example's tensors to all tensors given out."""
 
 _BATCHES = (1, 5)  # one sample alone, and a size that hardly any example has
-_TOLERANCES = {  # from the finest type to the coarsest
-    torch.float64: 1e-10,
-    torch.float32: 1e-4,
-    torch.float16: 1e-2,
-    torch.bfloat16: 5e-2,
-}
 
 
 @dataclass(frozen=True)
@@ -121,7 +117,7 @@ def export(
     path = Path(path).expanduser()
     form = _format_of(path, opset)
     net, example = _prepare(network, example_inputs)
-    allowed = _TOLERANCES[_float_type(net)] if tolerance is None else tolerance
+    allowed = TOLERANCES[float_type(net)] if tolerance is None else tolerance
     if not allowed >= 0:
         raise OptionError("tolerance", tolerance, "the largest relative error allowed, from 0")
     made = _to_onnx(net, example, opset) if form == "onnx" else _to_pt2(net, example)
@@ -176,7 +172,7 @@ def _prepare(network: nn.Module, given: Inputs | None) -> tuple[Network, Example
         size, place = max(2, batch_size(given)), home_device(network, given)  # capture needs two
         args, kwargs = as_call(map_tensors(lambda t: repeat_rows(t, size).to(place), given))
     elif isinstance(network, Network):
-        kind = _float_type(network)  # the network may have been converted since its capture
+        kind = float_type(network)  # the network may have been converted since its capture
         args, kwargs = map_tensors(
             lambda t: t.to(kind) if t.is_floating_point() else t, network.example_inputs(batch=2)
         )
@@ -186,12 +182,6 @@ def _prepare(network: nn.Module, given: Inputs | None) -> tuple[Network, Example
         )
     net = network if isinstance(network, Network) else capture(network, args or kwargs)
     return net, Example.of(net, args, kwargs)
-
-
-def _float_type(network: nn.Module) -> torch.dtype:
-    """Return the coarsest floating type among the network's tensors."""
-    used = {tensor.dtype for tensor in (*network.parameters(), *network.buffers())}
-    return next((kind for kind in reversed(_TOLERANCES) if kind in used), torch.float32)
 
 
 # ---------------------------------------------------------------------- the two formats

@@ -13,7 +13,7 @@ from shoal.merge.merge import merge_
 from shoal.merge.report import MergeReport
 from shoal.network import Network
 from shoal.network.inputs import Inputs
-from shoal.runtimes import EAGER, RUNTIMES
+from shoal.runtimes import EAGER, installed
 from shoal.search.records import LatencyReport, is_slower
 
 _BASELINE, _RESULT = "dense_folded", "result_merged"
@@ -74,7 +74,7 @@ def end_of(
     own = next(one for one in deciding if one.batch == batches[0])
     if own.missing:
         raise ShoalError(next(iter(own.missing.values())))
-    others = [name for name in RUNTIMES.names() if name not in {one.runtime for one in found}]
+    others = [name for name in installed() if name not in {one.runtime for one in found}]
     deadline = time.perf_counter() + _PATIENCE
     for name in others:
         found += bench.measure(name, pair, _OTHER, deadline)

@@ -1,0 +1,125 @@
+"""OpenVINO: the network as an exported file, compiled for the shapes that it is run on.
+
+Reading the file was as fast as converting the exported program, and is what users deploy. With
+shapes that are fixed OpenVINO plans better. It computes in float32, though it would take bfloat16
+by itself on some processors: latencies are compared at the same precision. Its threads are not
+bound to cores, where two programs would get in each other's way.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from typing_extensions import override
+
+from shoal.errors import ConfigError, ShoalError
+from shoal.network.inputs import Inputs, first_line
+from shoal.runtimes.onnx_runner import FileRunner, lacking_package
+from shoal.runtimes.proof import check_runner
+from shoal.runtimes.runtime import Runner, Runtime, register_runtime
+from shoal.runtimes.write import export
+
+
+@register_runtime("openvino")
+class OpenVino(Runtime):
+    """OpenVINO on the CPU, told to answer one call at a time as fast as it can."""
+
+    name = "openvino"
+    title = "OpenVINO"
+
+    @property
+    @override
+    def version(self) -> str:
+        return version("openvino")
+
+    @override
+    def lacking(self) -> str | None:
+        return lacking_package("openvino", "openvino", "latency in OpenVINO")
+
+    @override
+    def make(self, network: Any, inputs: Inputs, *, check: bool = False) -> Runner:
+        place = self.place([network], inputs)
+        if place.type != "cpu":
+            raise ConfigError(f"OpenVINO runs on 'cpu' here, not on '{place.type}'")
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            export(network, path, inputs, check=False)
+            runner = OpenVinoRunner(path, threads=self.threads)
+        if check:
+            check_runner(runner, network, inputs, self.title)
+        return runner
+
+
+class OpenVinoRunner(FileRunner):
+    """A file in OpenVINO, called with PyTorch tensors: `.onnx`, or OpenVINO's own `.xml`.
+
+    `threads` is by default as many as PyTorch uses here. Raises `ShoalError` where OpenVINO cannot
+    read or compile the file.
+    """
+
+    device = "cpu"
+
+    def __init__(self, path: str | Path, *, threads: int | None = None) -> None:
+        import openvino
+
+        self.path = Path(path)
+        self.threads = torch.get_num_threads() if threads is None else threads
+        self._core = openvino.Core()
+        # Read from memory, so that the file may go.
+        given: Any = self.path.read_bytes() if self.path.suffix == ".onnx" else self.path
+        with self._telling("read"):
+            self._model = self._core.read_model(given)
+        self.inputs = tuple(value.get_any_name() for value in self._model.inputs)
+        self.outputs = tuple(value.get_any_name() for value in self._model.outputs)
+        self._requests: dict[tuple[Any, ...], Any] = {}  # by the shapes of their inputs
+
+    @override
+    def computed(self, feed: Mapping[str, Any]) -> Sequence[Any]:
+        request = self._request(feed)
+        request.infer()
+        return [value.data.copy() for value in request.output_tensors]
+
+    @override
+    def timed(self, feed: Mapping[str, Any]) -> Callable[[], object]:
+        request = self._request(feed)
+        return lambda: request.infer(share_outputs=True)  # which stay where they were computed
+
+    def _request(self, feed: Mapping[str, Any]) -> Any:
+        """Return a request that reads these arrays, of a model compiled for their shapes."""
+        from openvino import Tensor
+
+        shapes = tuple(value.shape for value in feed.values())
+        if shapes not in self._requests:
+            with self._telling("compile"):
+                self._model.reshape({name: value.shape for name, value in feed.items()})
+                compiled = self._core.compile_model(self._model, "CPU", self._how())
+                self._requests[shapes] = compiled.create_infer_request()
+        request = self._requests[shapes]
+        for name, value in feed.items():
+            request.set_tensor(name, Tensor(value, shared_memory=True))
+        return request
+
+    def _how(self) -> dict[str, Any]:
+        return {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_NUM_THREADS": self.threads,
+            "ENABLE_CPU_PINNING": False,
+        }
+
+    @contextmanager
+    def _telling(self, what: str) -> Iterator[None]:
+        """Raise `ShoalError` for what goes wrong inside."""
+        try:
+            yield
+        except Exception as error:
+            raise ShoalError(
+                f"OpenVINO cannot {what} '{self.path}' ({first_line(error)}): choose another "
+                "runtime"
+            ) from error
