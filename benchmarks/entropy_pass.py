@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from peak_memory import peak_memory_bytes
 from shoal.importance.entropy import Entropy
 from shoal.measure import Ratio, clock_timer, time_rounds
-from shoal.measure.rounds import quartiles
+from shoal.measure.ratio import quartiles
 from shoal.models import resnet18_cifar
 from shoal.modes import make_channels_last
 from shoal.network import Network, capture

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from shoal.measure.rounds import time_rounds
 from shoal.runtimes.compile import Compiled
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
@@ -21,6 +22,12 @@ def nothing_is_compiled(request: pytest.FixtureRequest, monkeypatch: pytest.Monk
     """
     if request.node.get_closest_marker("compiles") is None:
         monkeypatch.setattr(Compiled, "lacking", lambda self: "not in this test")
+
+
+@pytest.fixture(autouse=True)
+def measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure once, however busy the machine is: nothing that is tested follows from real time."""
+    monkeypatch.setitem(time_rounds.__kwdefaults__, "attempts", 1)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import random
 import time
+from collections.abc import Callable
 from itertools import count
 
 import pytest
@@ -44,6 +46,65 @@ def test_figures_have_the_units_they_name() -> None:
     assert ratio.median == pytest.approx(3.0)
     assert ratio.settled
     assert json.loads(json.dumps(found["net"].to_dict()))["median_ms"] == pytest.approx(10.0)
+
+
+def test_milliseconds_and_their_ratio_agree() -> None:
+    clock, rng = [0.0], random.Random(0)
+
+    class Noisy(Clocked):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.clock[0] += self.cost * rng.lognormvariate(0.0, 0.5) * (1.0 + self.clock[0])
+            return self.fc(x)
+
+    models = {name: Noisy(clock, cost) for name, cost in (("a", 0.01), ("b", 0.02), ("c", 0.05))}
+    found = measure_latency(
+        models, torch.zeros(1, 4), repeats=23, min_seconds=0, clock=lambda: clock[0]
+    )
+    for one in found.values():
+        assert one.q1_ms <= one.median_ms <= one.q3_ms
+        for other in found.values():
+            ratio = latency_ratio(one, other)
+            assert ratio.median == pytest.approx(one.median_ms / other.median_ms)
+            assert ratio.low <= ratio.median <= ratio.high
+            assert ratio.pairs == 23
+
+
+def test_a_drift_of_both_casts_no_doubt_on_their_ratio() -> None:
+    clock = [0.0]
+
+    class Slowing(Clocked):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.clock[0] += self.cost * (1.0 + self.clock[0])
+            return self.fc(x)
+
+    models = {"net": Slowing(clock, 0.01), "dense": Slowing(clock, 0.03)}
+    found = measure_latency(
+        models, torch.zeros(1, 4), repeats=20, min_seconds=0, clock=lambda: clock[0]
+    )
+    assert not found["net"].trusted
+    assert "not steady" in found["net"].to_dict()["doubt"]
+    assert str(found["net"]).endswith("not to be trusted")
+    ratio = latency_ratio(found["dense"], found["net"])
+    assert ratio.trusted
+    assert ratio.median == pytest.approx(3.0, rel=0.02)
+
+
+def test_a_busy_machine_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def watch(threads: int) -> Callable[[], Callable[[], str]]:
+        asked.append(threads)
+        return lambda: lambda: "the machine was busy"
+
+    monkeypatch.setattr("shoal.measure.latency.watch", watch)
+    found = measure_latency(
+        {"a": nn.Linear(4, 4), "b": nn.Linear(4, 4)}, torch.zeros(1, 4),
+        repeats=3, min_seconds=0, threads=1,
+    )  # fmt: skip
+    assert asked == [1]
+    assert found["a"].doubt == found["b"].doubt == "the machine was busy"
+    assert found["a"].to_dict()["trusted"] is False
+    assert latency_ratio(found["a"], found["b"]).doubt == "the machine was busy"
 
 
 def test_more_work_takes_longer() -> None:

@@ -110,6 +110,66 @@ def test_limits(repeats: int, low: float, high: float, rounds: int) -> None:
     assert len(found.seconds["a"]) >= 3
 
 
+def test_a_measurement_that_was_disturbed_is_repeated() -> None:
+    world, doubts = World(), iter(["the machine was busy", ""])
+    found = time_rounds(
+        {"a": world.call("a", 0.1)},
+        warmup=0, repeats=10, min_seconds=0, attempts=3,
+        timer=clock_timer(world.clock), watch=lambda: lambda: next(doubts),
+    )  # fmt: skip
+    assert found.doubt == ""
+    assert found.calm
+    assert len(found.seconds["a"]) == 10
+    assert len(world.log) == 1 + 2 * 10
+
+
+def test_one_that_calms_down_is_trusted() -> None:
+    world = World()
+    cost = {"a": lambda now: 0.3 if 0.8 <= now < 1.6 else 0.1}  # a burst while it is first measured
+    found = time_rounds(
+        {"a": world.call("a", cost["a"])},
+        warmup=0, repeats=20, min_seconds=0, attempts=3, timer=clock_timer(world.clock),
+    )  # fmt: skip
+    assert found.calm
+    assert found.seconds["a"] == pytest.approx([0.1] * 20)
+    assert len(world.log) == 1 + 2 * 20
+
+
+def test_what_stays_disturbed_is_the_fastest_attempt_and_says_so() -> None:
+    world, doubts = World(), iter(["first", "second", "third"])
+    costs = iter([0.1] + [0.3] * 5 + [0.2] * 5 + [0.4] * 5)
+    found = time_rounds(
+        {"a": world.call("a", lambda now: next(costs))},
+        warmup=0, repeats=5, min_seconds=0, attempts=3,
+        timer=clock_timer(world.clock), watch=lambda: lambda: next(doubts),
+    )  # fmt: skip
+    assert found.doubt == "second"
+    assert not found.calm
+    assert found.seconds["a"] == pytest.approx([0.2] * 5)
+
+
+@pytest.mark.parametrize(("attempts", "high", "calls"), [(1, 100.0, 11), (3, 2.5, 21)])
+def test_repeats_have_limits(attempts: int, high: float, calls: int) -> None:
+    world = World()
+    found = time_rounds(
+        {"a": world.call("a", 0.1)},
+        warmup=0, repeats=10, min_seconds=0, max_seconds=high, attempts=attempts,
+        timer=clock_timer(world.clock), watch=lambda: lambda: "busy",
+    )  # fmt: skip
+    assert found.doubt == "busy"
+    assert len(world.log) == calls
+
+
+def test_a_calm_machine_is_measured_once() -> None:
+    world = World()
+    time_rounds(
+        {"a": world.call("a", 0.1)},
+        warmup=0, repeats=10, min_seconds=0, attempts=3,
+        timer=clock_timer(world.clock), watch=lambda: lambda: "",
+    )  # fmt: skip
+    assert len(world.log) == 11
+
+
 def test_the_device_is_waited_for_on_both_sides() -> None:
     log: list[str] = []
     timer = clock_timer(lambda: log.append("clock") or 0.0, lambda: log.append("wait"))
@@ -135,5 +195,7 @@ def test_senseless_limits_are_refused() -> None:
         time_rounds({})
     with pytest.raises(ConfigError, match="repeats is 0: give at least 1"):
         time_rounds({"a": int}, repeats=0)
+    with pytest.raises(ConfigError, match="attempts is 0: give at least 1"):
+        time_rounds({"a": int}, attempts=0)
     with pytest.raises(ConfigError, match="min_seconds"):
         time_rounds({"a": int}, min_seconds=2, max_seconds=1)

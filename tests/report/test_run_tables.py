@@ -22,6 +22,7 @@ from shoal.report import (
     steps_table,
 )
 from shoal.report.markdown import markdown
+from shoal.report.run_tables import headline
 from shoal.report.table import Table
 from shoal.report.terminal import print_table
 from shoal.search.records import LatencyReport, Metrics, Step
@@ -109,6 +110,41 @@ def test_a_speed_up_is_against_dense_with_its_norms_folded() -> None:
 
 
 RATIO = {"median": 2.0, "q1": 1.95, "q3": 2.1, "low": 1.9, "high": 2.2}
+
+
+BUSY = "the machine was busy: other programs took 50% of the processor time it needed"
+DOUBTFUL = RATIO | {"trusted": False, "doubt": BUSY}
+
+
+def test_what_is_not_to_be_trusted_says_so_wherever_it_is_shown() -> None:
+    doubtful = {"ratio": dict.fromkeys(TWO, DOUBTFUL)}
+    entries = (runtime("eager", 8, **FOUR), runtime("other", 8, **TWO) | doubtful)
+    marked = record(
+        step(0), step(1, latency_doubt=BUSY),
+        latency=replace(LATENCY, runtimes=entries, speedup=DOUBTFUL),
+    )  # fmt: skip
+    cell, note = "2.00 ×, not to be trusted", f"not to be trusted: {BUSY}"
+    assert cell in headline(marked)
+    end = marked.latency
+    assert end is not None
+    for shown in (text(comparison_table(marked)), text(runtimes_table(end))):
+        assert cell in shown
+        assert shown.count(note) == 1
+    assert "2.00 × (1.90 to 2.20)" in text(runtimes_table(end))  # where it was calm
+    assert "1.90" not in text(comparison_table(marked))
+    names = {"dense_folded": "a", "result_merged": "b"}
+    assert note in text(latency_table([entries[1]], names))
+    unsure = step(1, latency_ratio_low=1.0001, latency_doubt=BUSY)
+    going_on = record(step(0), unsure, latency=None, stopped="")
+    assert note in text(comparison_table(going_on))
+    assert "1.00 × ?" in steps_table(going_on).texts()[1]
+
+
+def test_steps_of_a_record_without_the_mark_are_trusted() -> None:
+    written = step(1, latency_ratio_low=1.2, latency_ratio=1.3, latency_ratio_high=1.4).to_dict()
+    del written["latency_doubt"]
+    assert Step.from_dict(written).faster
+    assert Step.from_dict(written | {"latency_doubt": BUSY}).faster is None
 
 
 def runtime(name: str, batch: int | None = None, **milliseconds: float) -> dict[str, Any]:

@@ -43,7 +43,10 @@ def run(*entries: dict[str, Any], folder: Path = Path("run")) -> RunRecord:
 def test_slower_is_certain_and_by_more_than_two_percent(
     median: float, high: float, slower: bool
 ) -> None:
-    assert is_slower({"median": median, "low": 0.8, "high": high}) is slower
+    ratio = {"median": median, "low": 0.8, "high": high}
+    assert is_slower(ratio) is slower
+    assert is_slower(ratio | {"trusted": True}) is slower
+    assert not is_slower(ratio | {"trusted": False})
 
 
 def test_nothing_is_said_of_a_result_that_is_faster() -> None:

@@ -119,7 +119,7 @@ class Lines(Listener):
 
 def _gain(step: Step) -> str:
     """Say how much faster the network is, merged, where that is certain."""
-    if step.latency_ratio_low <= 1.0 <= step.latency_ratio_high:
+    if step.faster is None:
         return ""
     return f", merged {UNITS['×'](step.latency_ratio)} as fast as dense"
 

@@ -11,7 +11,8 @@ from shoal.measure.latency import (
     latency_ratio,
     measure_latency,
 )
-from shoal.measure.rounds import Ratio, Rounds, Timing, clock_timer, time_rounds
+from shoal.measure.ratio import Ratio
+from shoal.measure.rounds import Rounds, Timing, clock_timer, time_rounds
 from shoal.measure.size import MacCount, count_macs, count_params, depth
 from shoal.network.agreement import Agreement, compare_outputs, random_like
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, fields, replace
+from operator import truediv
 from typing import Any, Unpack
 
 import torch
 from torch import fx, nn
 
 from shoal.errors import ConfigError, OptionError, ShoalError
-from shoal.measure.rounds import WARMUP, Ratio, Timing, device_timer, quartiles, time_rounds
+from shoal.measure.machine import watch
+from shoal.measure.ratio import Ratio, block_times, quartiles, typical, unsteady
+from shoal.measure.rounds import WARMUP, Rounds, Timing, device_timer, time_rounds
 from shoal.measure.size import count_macs, count_params, depth
 from shoal.network.inputs import Inputs, batch_size, calling
 from shoal.runtimes.runtime import EAGER, Runner, Runtime, find_runtime, open_runtime
@@ -19,7 +22,11 @@ from shoal.runtimes.runtime import EAGER, Runner, Runtime, find_runtime, open_ru
 
 @dataclass(frozen=True)
 class Latency:
-    """How long one call on one batch takes, in milliseconds: median and quartiles of the rounds."""
+    """How long one call on one batch takes, in milliseconds: median and quartiles of the rounds.
+
+    The median is that of a block of rounds, and of the blocks the geometric mean: so the quotient
+    of two networks' medians from the same rounds is the ratio that `latency_ratio` gives.
+    """
 
     median_ms: float
     q1_ms: float
@@ -30,6 +37,35 @@ class Latency:
     device: str  # where it ran ("cpu", "cuda:0")
     threads: int  # on the CPU
     rounds_ms: tuple[float, ...] = field(repr=False)  # the time of each round
+    # The typical time of each block of rounds; without it, as the rounds have it
+    blocks_ms: tuple[float, ...] = field(default=(), repr=False)
+    disturbed: str = ""  # what disturbed the machine meanwhile, in words; "" for nothing
+
+    def __post_init__(self) -> None:
+        """Put the rounds into blocks, if that was not done."""
+        if not self.blocks_ms:
+            object.__setattr__(self, "blocks_ms", block_times([self.rounds_ms])[0])
+
+    @classmethod
+    def of(cls, rounds: Rounds, name: str, runner: Runner, batch_size: int) -> Latency:
+        """Return the latency of one of the calls that were timed."""
+        times = tuple(1e3 * seconds for seconds in rounds.seconds[name])
+        blocks = tuple(1e3 * seconds for seconds in rounds.blocks[name])
+        median, (q1, _, q3) = typical(blocks), quartiles(times)
+        return cls(
+            median, min(q1, median), max(q3, median), len(times), rounds.inner[name], batch_size,
+            runner.device, runner.threads, times, blocks, rounds.doubt,
+        )  # fmt: skip
+
+    @property
+    def doubt(self) -> str:
+        """Why it is not to be trusted, in words; "" where it is."""
+        return self.disturbed or unsteady(self.blocks_ms)
+
+    @property
+    def trusted(self) -> bool:
+        """Whether there is no doubt about how it was measured."""
+        return not self.doubt
 
     @property
     def images_per_second(self) -> float:
@@ -39,19 +75,29 @@ class Latency:
     def to_dict(self) -> dict[str, Any]:
         """Return the figures, without the single rounds, as JSON values."""
         values = {**asdict(self), "images_per_second": self.images_per_second}
-        del values["rounds_ms"]
-        return values
+        for name in ("rounds_ms", "blocks_ms", "disturbed"):
+            del values[name]
+        return {**values, "trusted": self.trusted, "doubt": self.doubt}
 
     def __str__(self) -> str:
-        return f"{self.median_ms:.3g} ms ({self.q1_ms:.3g} to {self.q3_ms:.3g})"
+        text = f"{self.median_ms:.3g} ms ({self.q1_ms:.3g} to {self.q3_ms:.3g})"
+        return text if self.trusted else f"{text}, not to be trusted"
 
 
 def latency_ratio(slower: Latency, faster: Latency) -> Ratio:
     """Return how many times longer `slower` takes than `faster`, by pairs of rounds.
 
-    Both must come from one call of `measure_latency`; raises `ConfigError` if they cannot.
+    Both must come from one call of `measure_latency`; raises `ConfigError` if they cannot. A drift
+    that is alike for both, which casts a doubt on milliseconds, casts none on their ratio.
     """
-    return Ratio.of(slower.rounds_ms, faster.rounds_ms)
+    if len(slower.rounds_ms) != len(faster.rounds_ms):
+        raise ConfigError(
+            f"a ratio of pairs needs equally many rounds, not {len(slower.rounds_ms)} and "
+            f"{len(faster.rounds_ms)}: measure both in the same call"
+        )
+    blocks = list(map(truediv, slower.blocks_ms, faster.blocks_ms))
+    pairs = list(map(truediv, slower.rounds_ms, faster.rounds_ms))
+    return Ratio.of_blocks(blocks, pairs, slower.disturbed)
 
 
 def measure_latency(
@@ -69,6 +115,8 @@ def measure_latency(
 
     Each round calls every model, in an order that changes from round to round, so a machine that
     gets slower or faster does so for all of them; `latency_ratio` then compares round by round.
+    What other programs take from the machine meanwhile is looked at; a measurement that was
+    disturbed, or whose rounds are not steady, is repeated, and if it stays so it says so (`doubt`).
     Modules run in eval and inference mode and are left exactly as they were. Only the runtime is
     timed: inputs are converted beforehand. A call on a GPU is timed as one of several issued back
     to back.
@@ -98,16 +146,11 @@ def measure_latency(
             with calling(f"the model '{name}'", keep=ShoalError):
                 call()
         timing["warmup"] = max(0, timing.get("warmup", WARMUP) - 1)  # the trial was the first
-        rounds = time_rounds(calls, timer=device_timer(queue, clock), **timing)
-    found = {}
-    for name, runner in runners.items():
-        times = tuple(1e3 * s for s in rounds.seconds[name])
-        q1, median, q3 = quartiles(times)
-        found[name] = Latency(
-            median, q1, q3, len(times), rounds.inner[name], size,
-            runner.device, runner.threads, times,
-        )  # fmt: skip
-    return found
+        # A GPU is fed by one thread; a clock that is handed in says nothing of this machine.
+        busy = max((r.threads for r in runners.values()), default=1) if queue is None else 1
+        watched = watch(busy) if clock is None else None
+        rounds = time_rounds(calls, timer=device_timer(queue, clock), watch=watched, **timing)
+    return {name: Latency.of(rounds, name, r, size) for name, r in runners.items()}
 
 
 # ---------------------------------------------------------------------- side by side
@@ -240,7 +283,7 @@ def benchmark(
         channels_last: run 4-D inputs in channels_last memory format.
         device: where to measure; by default where the network is.
         clock: returns seconds; by default CUDA's events or the machine's best clock.
-        **timing: `warmup`, `repeats`, `min_seconds` and `max_seconds`; see `measure.Timing`.
+        **timing: how long and how often; see `measure.Timing`.
 
     Raises:
         ConfigError: a model is not a module or cannot be called with the inputs.

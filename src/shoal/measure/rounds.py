@@ -1,9 +1,4 @@
-"""Time several calls in interleaved rounds, so that a drifting machine treats all of them alike.
-
-What the rounds say: quartiles, ratios of pairs, and how certain a median is. The interval is that
-of `scipy.stats.quantile_test`, which gives none below six values, does not say what certainty it
-reaches, and takes a second to import.
-"""
+"""Time several calls in interleaved rounds, so that a drifting machine treats all of them alike."""
 
 from __future__ import annotations
 
@@ -11,14 +6,16 @@ import gc
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from math import ceil, comb
-from typing import Any, TypeAlias, TypedDict
+from dataclasses import dataclass
+from functools import cached_property
+from math import ceil, log
+from typing import TypeAlias, TypedDict
 
-import numpy as np
 import torch
 
 from shoal.errors import ConfigError, OptionError
+from shoal.measure.machine import Watch
+from shoal.measure.ratio import block_times, typical, unsteady
 
 Timer: TypeAlias = Callable[[Callable[[], object], int], float]
 """Runs a call a number of times in a row and returns how many seconds they took together."""
@@ -36,6 +33,7 @@ class Timing(TypedDict, total=False):
     repeats: int  # number of rounds, unless the limits in seconds say otherwise; 20
     min_seconds: float  # least time of all rounds together; 0.5
     max_seconds: float  # no round is started after these, but three are always done; 60
+    attempts: int  # how often it is measured at most, until the machine was calm meanwhile; 3
 
 
 @dataclass(frozen=True)
@@ -44,6 +42,17 @@ class Rounds:
 
     seconds: dict[str, tuple[float, ...]]  # per call in each round
     inner: dict[str, int]  # how many calls in a row make one timed sample
+    doubt: str = ""  # what disturbed the machine meanwhile, in words; "" for nothing
+
+    @cached_property
+    def blocks(self) -> dict[str, tuple[float, ...]]:
+        """The typical time of each call in each block of rounds, in seconds; see `block_times`."""
+        return dict(zip(self.seconds, block_times(list(self.seconds.values())), strict=True))
+
+    @property
+    def calm(self) -> bool:
+        """Whether nothing disturbed the machine, as far as it knows and as the blocks show."""
+        return not (self.doubt or any(map(unsteady, self.blocks.values())))
 
 
 def clock_timer(
@@ -103,7 +112,9 @@ def time_rounds(
     repeats: int = 20,
     min_seconds: float = 0.5,
     max_seconds: float = 60.0,
+    attempts: int = 3,
     timer: Timer | None = None,
+    watch: Watch | None = None,
 ) -> Rounds:
     """Time each call once per round until there are enough rounds.
 
@@ -112,30 +123,54 @@ def time_rounds(
     after three at least, once warm-up and rounds together took `max_seconds`. The garbage collector
     is off meanwhile. `timer` is the CPU's clock by default; see `Timing` for the rest.
 
+    Where `watch` tells of other work on the machine, or blocks of rounds disagree, all rounds are
+    repeated, as long as `attempts` and `max_seconds` allow it. If none was calm, the fastest
+    attempt counts, with its doubt.
+
     Raises:
         ConfigError: there is nothing to time, or a limit makes no sense.
     """
     if not calls:
         raise ConfigError("there is nothing to time: give at least one model")
-    for option, value, least in (("warmup", warmup, 0), ("repeats", repeats, 1)):
+    for option, value, least in (("warmup", warmup, 0), ("repeats", repeats, 1),
+                                 ("attempts", attempts, 1)):  # fmt: skip
         if value < least:
             raise OptionError(option, value, f"at least {least}")
     if not 0 <= min_seconds <= max_seconds:
         raise OptionError("min_seconds", min_seconds, f"0 to max_seconds, which is {max_seconds}")
-    timer, names = timer or clock_timer(), list(calls)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
+    timer, tried = timer or clock_timer(), []
     with _no_collection():
         inner, spent = _prepare(calls, warmup, timer)
-        in_rounds, done = 0.0, 0
-        while done < _MIN_ROUNDS or (
-            (done < repeats or in_rounds < min_seconds) and spent + in_rounds < max_seconds
-        ):
-            for name in round_order(names, done):
-                took = timer(calls[name], inner[name])
-                in_rounds += took
-                seconds[name].append(took / inner[name])
-            done += 1
-    return Rounds({name: tuple(values) for name, values in seconds.items()}, inner)
+        while True:
+            doubt = watch() if watch is not None else str
+            seconds, took = _rounds(calls, inner, timer, repeats, min_seconds, max_seconds - spent)
+            found = Rounds(seconds, inner, doubt())
+            tried.append(found)
+            spent += took
+            if found.calm:
+                return found
+            if len(tried) >= attempts or spent + took > max_seconds:
+                return min(tried, key=lambda one: sum(map(log, map(typical, one.blocks.values()))))
+
+
+def _rounds(
+    calls: Mapping[str, Callable[[], object]],
+    inner: Mapping[str, int],
+    timer: Timer,
+    repeats: int,
+    min_seconds: float,
+    max_seconds: float,
+) -> tuple[dict[str, tuple[float, ...]], float]:
+    """Return the seconds of each call in each round, and those of all together."""
+    names, took, done = list(calls), 0.0, 0
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    while done < _MIN_ROUNDS or ((done < repeats or took < min_seconds) and took < max_seconds):
+        for name in round_order(names, done):
+            sample = timer(calls[name], inner[name])
+            took += sample
+            seconds[name].append(sample / inner[name])
+        done += 1
+    return {name: tuple(values) for name, values in seconds.items()}, took
 
 
 def _prepare(
@@ -169,76 +204,3 @@ def _no_collection() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
-
-
-# ---------------------------------------------------------------------- what they say
-
-
-def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    """Return the lower quartile, the median and the upper quartile, linearly interpolated."""
-    low, middle, high = np.percentile(np.asarray(values, dtype=float), [25, 50, 75])
-    return float(low), float(middle), float(high)
-
-
-def median_interval(
-    values: Sequence[float], confidence: float = 0.95
-) -> tuple[float, float, float]:
-    """Return the ends of an interval for the true median, and its certainty between 0 and 1.
-
-    The sign-test interval: the k-th smallest and k-th largest value, whatever the distribution,
-    with the largest k whose certainty is at least `confidence`. Fewer than six values cannot give
-    95 %: then it is the whole range, with the certainty that it has.
-    """
-    ordered = sorted(values)
-    n = len(ordered)
-    k, certainty = 1, 1 - 2 * _tail(n, 0)
-    while 2 * (k + 1) <= n and 1 - 2 * _tail(n, k) >= confidence:
-        k, certainty = k + 1, 1 - 2 * _tail(n, k)
-    return ordered[k - 1], ordered[n - k], max(0.0, certainty)
-
-
-def _tail(n: int, k: int) -> float:
-    """The chance of at most `k` heads in `n` throws of a fair coin."""
-    return sum(comb(n, i) for i in range(k + 1)) / 2**n
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """The ratio of two quantities measured in pairs, one pair per round.
-
-    A machine that slows down slows both of a pair, so the ratio of pairs holds where the ratio of
-    two separately measured medians does not.
-    """
-
-    median: float  # of the rounds' ratios, as the quartiles
-    q1: float
-    q3: float
-    low: float  # the ends of an interval for the true median ratio
-    high: float
-    confidence: float  # of the interval, between 0 and 1 (at least 0.95 from six rounds on)
-    pairs: int  # the number of rounds
-
-    @classmethod
-    def of(cls, numerators: Sequence[float], denominators: Sequence[float]) -> Ratio:
-        """Return the ratio of round i of one to round i of the other; `ConfigError` without any."""
-        if len(numerators) != len(denominators) or not numerators:
-            raise ConfigError(
-                f"a ratio of pairs needs equally many rounds, not {len(numerators)} and "
-                f"{len(denominators)}: measure both in the same call"
-            )
-        ratios = [a / b for a, b in zip(numerators, denominators, strict=True)]
-        q1, median, q3 = quartiles(ratios)
-        low, high, certainty = median_interval(ratios)
-        return cls(median, q1, q3, low, high, certainty, len(ratios))
-
-    @property
-    def settled(self) -> bool:
-        """Whether the interval, at 95 % or more, leaves no doubt which of the two is larger."""
-        return self.confidence >= 0.95 and not self.low <= 1.0 <= self.high
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the figures as JSON values."""
-        return asdict(self)
-
-    def __str__(self) -> str:
-        return f"{self.median:.2f} × ({self.q1:.2f} to {self.q3:.2f})"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from shoal.measure import Benchmark
@@ -54,6 +54,7 @@ def runtimes_table(found: LatencyReport) -> Table | None:
     notes = (
         f"dense with its batch norms folded, the result merged; dense / result: {meaning}",
         f"the search decided by latency in {' and '.join(chosen)} at batch {' and '.join(sizes)}",
+        *doubt_notes(one["ratio"][_RESULT] for one in shown),
     )
     return Table(f"latency{shared}", columns, tuple(rows), notes)
 
@@ -82,7 +83,8 @@ def latency_table(runtimes: Sequence[Mapping[str, Any]], names: Mapping[str, str
         Column("baseline / this", meaning=meaning),
     )
     title = f"latency at batch {shown[0]['batch']}{shared}"
-    return Table(title, columns, tuple(rows), (f"baseline / this: {meaning}",))
+    doubts = doubt_notes(ratio for found in shown for ratio in found["ratio"].values())
+    return Table(title, columns, tuple(rows), (f"baseline / this: {meaning}", *doubts))
 
 
 def _where(shown: Sequence[Mapping[str, Any]]) -> tuple[str, list[str]]:
@@ -103,9 +105,16 @@ def _threads(count: int) -> str:
     return f"{count} thread{'s' if count != 1 else ''}"
 
 
-def quotient(found: Mapping[str, float]) -> Quantity:
+def quotient(found: Mapping[str, Any]) -> Quantity:
     """Return a ratio with its 95 % interval, of what `Ratio.to_dict` gives."""
-    return Quantity(found["median"], "×", found["low"], found["high"])
+    trusted = found.get("trusted", True)  # older records have no such mark
+    return Quantity(found["median"], "×", found["low"], found["high"], trusted=trusted)
+
+
+def doubt_notes(found: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Return why ratios or latencies, as `to_dict` gives them, are not to be trusted; each once."""
+    doubts = dict.fromkeys(one.get("doubt", "") for one in found)
+    return tuple(f"not to be trusted: {doubt}" for doubt in doubts if doubt)
 
 
 def runtime_name(runtime: str) -> str:
@@ -160,6 +169,8 @@ def benchmark_table(found: Benchmark) -> Table:
     if base is not None:
         notes.append("baseline / network: above 1 is faster or smaller; of latency the median over "
                      "pairs of rounds, with its 95 % interval")  # fmt: skip
+    speedups = [] if found.speedup is None else [found.speedup.to_dict()]
+    notes += doubt_notes([*(one.latency.to_dict() for one in every), *speedups])
     if found.uncounted:
         notes.append(f"work without {', '.join(found.uncounted)}")
     cells = (Row((*row, *ratio)) for row, ratio in zip(rows, quotients, strict=True))

@@ -7,7 +7,13 @@ from operator import attrgetter
 from typing import Any
 
 from shoal.report.extra_tables import energy_lines, energy_table
-from shoal.report.latency_tables import quotient, runtime_name, runtime_notes, runtimes_table
+from shoal.report.latency_tables import (
+    doubt_notes,
+    quotient,
+    runtime_name,
+    runtime_notes,
+    runtimes_table,
+)
 from shoal.report.table import DONE, Cell, Column, Quantity, Row, Table, ratio_row, text_columns
 from shoal.runtimes import EAGER
 from shoal.search.records import RunRecord, Step, lineage
@@ -31,6 +37,7 @@ def comparison_table(record: RunRecord) -> Table:
         "both, with its 95 % interval",
         f"{unmerged if record.latency is None else 'merged'}: dense with its batch norms folded, "
         "the result with every merge that is exact and pays here",
+        *doubt_notes([_change(record)]),
     )
     return Table(
         "result" if record.finished else "best so far",
@@ -92,12 +99,21 @@ def _latency_row(record: RunRecord) -> Row:
         name = "" if end.runtime == EAGER else f", {runtime_name(end.runtime)}"
         pair = (Quantity(ms, "ms") for ms in (end.dense_folded_ms, end.result_merged_ms))
         return Row((f"latency, merged{batch}{name}", *pair, quotient(end.speedup)))
-    change: Cell = "same"
-    if step.step:
-        interval = step.latency_ratio_low, step.latency_ratio_high
-        change = Quantity(step.latency_ratio, "×", *interval)
+    change: Cell = quotient(_change(record)) if step.step else "same"
     pair = (Quantity(m.latency_ms, "ms") for m in (record.dense, record.final))
     return Row((f"latency, as trained{batch}", *pair, change))
+
+
+def _change(record: RunRecord) -> Mapping[str, Any]:
+    """Return the ratio of latencies, dense over result, as `Ratio.to_dict` has it."""
+    if record.latency is not None:
+        return record.latency.speedup
+    step = record.chosen
+    return {
+        "median": step.latency_ratio, "low": step.latency_ratio_low,
+        "high": step.latency_ratio_high, "trusted": not step.latency_doubt,
+        "doubt": step.latency_doubt,
+    }  # fmt: skip
 
 
 def outcome_lines(record: RunRecord) -> list[str]:
@@ -131,7 +147,7 @@ def steps_table(record: RunRecord) -> Table:
     )
     notes = (
         "dense / this: latency of dense with its batch norms folded over this one's, merged; "
-        "?: too close to tell",
+        "?: too close to tell, or not to be trusted, since the machine was busy",
     )
     return Table("steps", tuple(column for column, _ in columns), tuple(rows), notes)
 
@@ -177,8 +193,7 @@ def _done(step: Step) -> str:
 
 
 def _latency_ratio(step: Step) -> Quantity:
-    sure = not step.step or step.latency_ratio_low > 1.0 or step.latency_ratio_high < 1.0
-    return Quantity(step.latency_ratio, "×", sure=sure)
+    return Quantity(step.latency_ratio, "×", sure=not step.step or step.faster is not None)
 
 
 def _highest_score(step: Step) -> Cell:

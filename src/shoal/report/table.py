@@ -69,6 +69,8 @@ class Quantity:
         low: lower end of its 95 % interval, where it was measured with one.
         high: the upper end.
         sure: whether it is certain; what is not gets a question mark.
+        trusted: whether the machine was calm when it was measured; else no interval is shown, since
+            the next run would not bear it out.
     """
 
     value: float
@@ -76,10 +78,13 @@ class Quantity:
     low: float | None = None
     high: float | None = None
     sure: bool = True
+    trusted: bool = True
 
     def __str__(self) -> str:
         """Return it as people read it; a ratio whose interval holds 1 is not claimed."""
         text = UNITS[self.unit](self.value)
+        if not self.trusted:
+            return f"{text}, not to be trusted"
         if self.low is not None and self.high is not None:
             spread = f"({self.low:.2f} to {self.high:.2f})"
             text = f"not certain {spread}" if self.low <= 1 <= self.high else f"{text} {spread}"

@@ -180,6 +180,7 @@ class _Search:
             latency_ratio=ratio.median,
             latency_ratio_low=ratio.low,
             latency_ratio_high=ratio.high,
+            latency_doubt=ratio.doubt,
             within=is_within(metrics, dense_quality, drop),
             names=lab.names(),
             scores={} if scores is None else dict(scores),

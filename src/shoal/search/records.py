@@ -78,6 +78,7 @@ class Step(Record):
         latency_ratio: dense latency over this network's, from the same rounds; above 1 is faster.
         latency_ratio_low: lower end of its 95 % interval; no difference if 1 lies within.
         latency_ratio_high: its upper end.
+        latency_doubt: why the ratio is not to be trusted; empty where it is.
         within: whether the accuracy is within the allowed drop from dense and, after the last
             training, not below what it was before.
         names: the sites, blocks or stretches it was done to.
@@ -115,6 +116,13 @@ class Step(Record):
     removed: int = 0
     total: int | None = None
     unit: str = ""
+    latency_doubt: str = ""
+
+    @property
+    def faster(self) -> bool | None:
+        """Whether it is faster than dense, merged; None where that is not certain."""
+        low, high = self.latency_ratio_low, self.latency_ratio_high
+        return None if self.latency_doubt or low <= 1.0 <= high else low > 1.0
 
     @property
     def shortfall(self) -> str:
@@ -172,7 +180,8 @@ class LatencyReport(Record):
         dense_folded_ms: with its batch norms folded.
         result_ms: of the result as it was trained.
         result_merged_ms: merged.
-        speedup: dense folded over merged: `median`, `low` and `high` of its 95 % interval.
+        speedup: dense folded over merged: `median`, `low` and `high` of its 95 % interval, and
+            whether it is `trusted`.
         runtimes: latencies in each runtime at each batch size, as `SideBySide.to_dict` has it, of
             these networks (where it decided) or of dense folded and result merged; and "decides",
             whether the search decided there. Read it by `measured`.
@@ -212,9 +221,10 @@ def is_slower(ratio: Mapping[str, Any]) -> bool:
     """Whether a result certainly takes longer than dense, by more than 2 %.
 
     `ratio` is dense over result, as `Ratio.to_dict` has it. Its interval must leave out 1 as well:
-    by its median alone, a network that is as fast as dense would be accused now and then.
+    by its median alone, a network that is as fast as dense would be accused now and then. Nor does
+    one that is not to be trusted accuse.
     """
-    return bool(ratio["median"] < 1 / SLOWER and ratio["high"] < 1)
+    return bool(ratio.get("trusted", True) and ratio["median"] < 1 / SLOWER and ratio["high"] < 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -327,11 +337,12 @@ class Result(RunRecord):
     def __repr__(self) -> str:
         """Return the outcome in one line."""
         dense, final, gain = self.dense, self.final, self.latency.speedup
+        doubt = "" if gain.get("trusted", True) else ", not to be trusted"
         return (
             f"<shoal result: {self.removed} of {self.total} {self.unit} removed; validation "
             f"{dense.top1_val:.2f} → {final.top1_val:.2f} %; merged, depth {dense.depth} → "
             f"{self.latency.merged_depth} and {gain['median']:.2f} × ({gain['low']:.2f} to "
-            f"{gain['high']:.2f}) as fast>"
+            f"{gain['high']:.2f}) as fast{doubt}>"
         )
 
     @property
