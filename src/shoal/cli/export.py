@@ -30,7 +30,19 @@ def export(
     ] = None,
     out: Annotated[
         Path | None,
-        option("The file. Default: model.onnx or model.pt2 in DIR.", metavar="FILE"),
+        option(
+            "The file. Default: model.onnx or model.pt2 in DIR; of step 3, model-step3.onnx.",
+            metavar="FILE",
+        ),
+    ] = None,
+    step: Annotated[
+        int | None,
+        option(
+            "Of a run, the network of this step in place of the result: shoal report lists those "
+            "that are worth it.",
+            metavar="N",
+            min=0,
+        ),
     ] = None,
     merge: Annotated[
         bool,
@@ -44,15 +56,15 @@ def export(
         int | None,
         option(
             "Merge again, for this batch size: what is merged is what is faster at it. The file "
-            "takes any batch size. Default: what a run has merged already; else 1.",
+            "takes any batch size. Default: the run's; else 1.",
             min=1,
         ),
     ] = None,
     runtime: Annotated[
         str | None,
         option(
-            "Merge again, for this runtime, as --batch does for a batch size. Default: what a run "
-            "has merged already; else eager.",
+            "Merge again, for this runtime, as --batch does for a batch size. Default: the run's; "
+            "else eager.",
             metavar="NAME",
         ),
     ] = None,
@@ -62,18 +74,19 @@ def export(
 
     It is loaded again and compared with the network at batch 1 and 5; .onnx in ONNX Runtime.
 
-    Example: shoal export run --format onnx
+    Example: shoal export run --format onnx --step 5
     """
     from shoal.cli.source import open_result, open_trained
     from shoal.measure import depth
     from shoal.runtimes import export as write
 
-    target = _target(folder, form, out)
+    target = _target(folder, form, out, step)
     for flag, given in (("--batch", batch), ("--runtime", runtime)):
         if given is not None and not merge:
             raise ConfigError(f"{flag} is for merging: omit it, or omit --no-merge")
     with progress_console().status("exporting"):
-        network = open_result(folder, batch, runtime) if merge else open_trained(folder)
+        trained = None if merge else open_trained(folder, step)
+        network = trained or open_result(folder, batch, runtime, step)
         report = write(network, target)
     layers = depth(network)
     deep = f"the network {'merged' if merge else 'as it was trained'}: {layers} layers deep"
@@ -81,11 +94,12 @@ def export(
     show(value, lines=[str(report), deep], as_json=as_json)
 
 
-def _target(folder: str, form: str | None, out: Path | None) -> Path:
+def _target(folder: str, form: str | None, out: Path | None, step: int | None) -> Path:
     if form not in (None, "onnx", "pt2"):
         raise OptionError("format", form, "onnx or pt2")
     if out is None:
-        return Path(folder).expanduser() / f"model.{form or 'onnx'}"
+        name = "model" if step is None else f"model-step{step}"
+        return Path(folder).expanduser() / f"{name}.{form or 'onnx'}"
     ending = out.suffix.lower().removeprefix(".")
     if form is not None and ending != form:
         raise ConfigError(f"--format is {form} and --out is '{out}': let it end in .{form}")

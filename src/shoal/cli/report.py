@@ -38,20 +38,22 @@ def show_run(
 ) -> None:
     """Write a run's page into its folder, and print the run, finished or not."""
     from shoal import report as made
+    from shoal.search.front import front
 
     record = made.read_run(folder)
     try:
         made.write_page(record)
     except ShoalError as error:  # the extra for pages is not installed, or the disk is full
         print_lines(progress_console(), f"note: {error}")
-    tables = [made.steps_table(record)] if steps else []
+    tables = [made.steps_table(record), made.front_table(record)] if steps else []
     tables += made.outcome_tables(record)
     if merge and record.merge is not None:
         tables += made.merge_tables(record.merge)
     said = [as_flags(line) for line in made.outcome_lines(record)]
     lines = [*said, *_places(record, record.folder or folder)]
     first = made.slower_lines(record)
-    show(record.to_dict(), tables, lines, first=first, as_json=as_json, verbose=verbose)
+    value = {**record.to_dict(), "front": [step.step for step in front(record.steps)]}
+    show(value, tables, lines, first=first, as_json=as_json, verbose=verbose)
 
 
 def _places(record: RunRecord, folder: Path) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from shoal.cli.config import data_options
+from shoal.cli.config import data_options, run_options
 from shoal.data import DataSet, data_sets, load_data
 from shoal.errors import CaptureError, ConfigError, OptionError, ShoalError
 from shoal.merge.loading import is_run, load
@@ -37,8 +37,10 @@ def is_folder(text: str) -> bool:
     return Path(text).expanduser().is_dir()
 
 
-def open_trained(text: str) -> Network:
-    """Return the network of a folder as it was trained: of a run, the result."""
+def open_trained(text: str, step: int | None = None) -> Network:
+    """Return the network of a folder as it was trained: of a run, the result or a step's."""
+    if step is not None:
+        return load(text, step=step)
     return load(text, "best" if is_saved(Path(text).expanduser() / "best") else None)
 
 
@@ -48,16 +50,24 @@ def open_dense(text: str) -> Network | None:
     return open_trained(str(folder)) if folder.is_dir() else None
 
 
-def open_result(text: str, batch: int | None = None, runtime: str | None = None) -> Network:
-    """Return the network of a folder, merged.
+def open_result(
+    text: str, batch: int | None = None, runtime: str | None = None, step: int | None = None
+) -> Network:
+    """Return the network of a folder, or of a step of a run, merged.
 
-    A finished run holds it merged already, for the run's own batch size, runtime and machine: this
-    is taken unless another batch size or runtime is asked for.
+    A finished run holds its result merged already, for the run's own batch size, runtime and
+    machine: this is taken unless another batch size, runtime or step is asked for.
     """
-    if batch is None and runtime is None and (Path(text).expanduser() / "result.json").exists():
+    folder = Path(text).expanduser()
+    if (batch, runtime, step) == (None, None, None) and (folder / "result.json").exists():
         return load(text)
-    network = open_trained(text)
-    merge_(network, batch=batch or 1, runtime=runtime or EAGER)
+    run = run_options(folder)
+    network = open_trained(text, step)
+    merge_(
+        network,
+        batch=batch or run.get("latency_batch", 1),
+        runtime=runtime or run.get("runtime", EAGER),
+    )
     return network
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from shoal.errors import CheckpointError, PlanError, ShoalError
+from shoal.errors import CheckpointError, ConfigError, PlanError, ShoalError
 from shoal.merge.padding import move_paddings_
 from shoal.merge.peephole import fix_lines, simplify_
 from shoal.models import load_model, parse_spec
@@ -48,7 +48,13 @@ _LAYERS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def load(folder: str | Path, part: str | None = None, model: nn.Module | None = None) -> Network:
+def load(
+    folder: str | Path,
+    part: str | None = None,
+    model: nn.Module | None = None,
+    *,
+    step: int | None = None,
+) -> Network:
     """Load a network that `shoal.save` or a run wrote.
 
     It needs neither the model's source nor its library, and works wherever the folder lies.
@@ -59,6 +65,8 @@ def load(folder: str | Path, part: str | None = None, model: nn.Module | None = 
             result as it was trained, to train on), or a step such as "steps/003".
         model: the original model, for a folder of an early version of shoal whose model has no name
             such as "torchvision:resnet18"; its weights do not matter and it is left as it is.
+        step: the number of a run's step, whose network is taken as it was trained: `shoal report`
+            lists those on the front of accuracy against latency.
 
     Returns:
         The network in eval mode, on the CPU.
@@ -67,6 +75,7 @@ def load(folder: str | Path, part: str | None = None, model: nn.Module | None = 
         PlanError: shoal did not make the folder, it is damaged, or it holds an operator that is
             not registered here.
         CheckpointError: the weights are damaged or do not fit.
+        ConfigError: the run has no such step; says which there are.
 
     Example:
         >>> import shoal, tempfile, torch
@@ -79,6 +88,8 @@ def load(folder: str | Path, part: str | None = None, model: nn.Module | None = 
         True
     """
     path = Path(folder).expanduser()
+    if step is not None:
+        part = _part_of(path, step, part)
     if part is None and is_run(path):
         if not (path / "result.json").exists():
             raise PlanError(
@@ -94,6 +105,23 @@ def load(folder: str | Path, part: str | None = None, model: nn.Module | None = 
     if (path / _PLAN_FILE).exists():
         return _read_format1(path, model)
     raise PlanError(f"'{path}' has no {NETWORK_FILE}: it was not made by shoal.save or a run")
+
+
+def _part_of(run: Path, step: int, part: str | None) -> str:
+    """Return where the network of a step is in a run's folder."""
+    if part is not None:
+        raise ConfigError(f"part is '{part}' and step is {step}: give one of them")
+    known = sorted(int(path.name) for path in (run / "steps").glob("[0-9]*"))
+    if not known:
+        raise ConfigError(f"'{run}' is no run with steps: give the --out folder of one, or no step")
+    if step not in known:
+        raise ConfigError(f"the run in '{run}' has no step {step}: it has {_spans(known)}")
+    return f"steps/{step:03d}"
+
+
+def _spans(known: list[int]) -> str:
+    whole = known == list(range(known[0], known[-1] + 1))
+    return f"{known[0]} to {known[-1]}" if whole else ", ".join(map(str, known))
 
 
 def is_run(folder: Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from shoal.report.compare_tables import Compared, Comparison, comparison_lines, comparison_tables
 from shoal.report.extra_tables import energy_lines, energy_table, robustness_lines, robustness_table
+from shoal.report.front_table import front_table
 from shoal.report.inspection import Inspection, inspect_network, inspection_lines, inspection_tables
 from shoal.report.latency_tables import latency_table, runtime_notes, runtimes_table
 from shoal.report.merge_tables import merge_tables
@@ -23,6 +24,7 @@ __all__ = [
     "comparison_tables",
     "energy_lines",
     "energy_table",
+    "front_table",
     "inspect_network",
     "inspection_lines",
     "inspection_tables",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from shoal.errors import missing_extra
 from shoal.files import write_file
+from shoal.report.front_table import front_table
 from shoal.report.merge_tables import merge_tables
 from shoal.report.run_tables import headline, outcome_lines, outcome_tables, steps_table
 from shoal.report.slower import slower_lines
@@ -51,6 +52,7 @@ _TEMPLATE = """<!doctype html>
 <ul>{% for line in lines %}<li>{{ line }}</li>{% endfor %}</ul>
 {{ curve | safe }}
 {{ steps | safe }}
+{{ front | safe }}
 {% if merge %}<details><summary>what was merged, and what was kept and why</summary>
 {% for table in merge %}{{ table | safe }}
 {% endfor %}</details>{% endif %}
@@ -86,6 +88,7 @@ def write_page(record: RunRecord, path: str | Path | None = None) -> Path:
         lines=outcome_lines(record),
         curve=_curve(record),
         steps=html_table(steps_table(record)),
+        front=html_table(front_table(record)),
         merge=[html_table(table) for table in merge],
     )
     target = folder / "report.html" if path is None else Path(path).expanduser()

@@ -1,0 +1,42 @@
+"""The networks of a run on the front of accuracy against latency, and how to get one."""
+
+from __future__ import annotations
+
+from shoal.report.table import Column, Quantity, Row, Table
+from shoal.search.front import front
+from shoal.search.records import RunRecord
+
+
+def front_table(record: RunRecord) -> Table:
+    """Return the table of the steps that no other one beats in both accuracy and latency."""
+    chosen = record.chosen.step
+    rows = [
+        Row(
+            (
+                step.step,
+                step.metrics.top1_val,
+                step.metrics.top1_test,
+                Quantity(step.latency_ratio, "×"),
+                step.metrics.depth,
+                step.metrics.macs,
+                "result" if step.step == chosen else "dense" if step.step == 0 else "",
+            ),
+            "strong" if step.step == chosen else "",
+        )
+        for step in front(record.steps)
+    ]
+    columns = (
+        Column("step"),
+        Column("validation", "%"),
+        Column("test", "%", priority=2),
+        Column("dense / this"),
+        Column("depth", priority=1),
+        Column("MACs", "count", priority=3),
+        Column("", align="left"),
+    )
+    folder = "DIR" if record.folder is None else record.folder
+    notes = (
+        "no other step is at least as accurate on validation and as fast; one of them, merged, as "
+        f"a file: shoal export {folder} --step N",
+    )
+    return Table("accuracy against latency", columns, tuple(rows), notes)
