@@ -182,11 +182,11 @@ class FakeGauge(Gauge):
 
     def saved_ms(
         self, network: Network, moves: Sequence[Move], how: str
-    ) -> tuple[float, Mapping[str, float]]:
+    ) -> tuple[float, Mapping[str, float], str]:
         """Return what the table says."""
         if self.saved is not None:
-            return self.saved(network, moves)
-        return 40.0, {move.title: 1.0 for move in moves}
+            return (*self.saved(network, moves), "")
+        return 40.0, {move.title: 1.0 for move in moves}, ""
 
     def paddings(self, network: Network) -> list[tuple[str, str]]:
         """Move none."""

@@ -591,6 +591,29 @@ def test_a_join_that_was_slower_is_not_tried_again_until_something_changes(
     assert len(layers_of(network, nn.Linear)) == 1
 
 
+def test_a_join_is_not_undone_by_a_measurement_that_is_not_to_be_trusted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def measure_latency(models: dict[str, Any], *_: Any, **__: Any) -> Any:
+        times = {name: 2.0 if name == "merged" else 1.0 for name in models}
+        given = {name: (t, t, t, 3, 1, 1, "cpu", 1, (t, t, t)) for name, t in times.items()}
+        return {name: Latency(*v, disturbed="the machine was busy") for name, v in given.items()}
+
+    monkeypatch.setenv("SHOAL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(LatencyCosts, "map_ms", lambda self, found, node: 1.0)
+    monkeypatch.setattr("shoal.merge.merge.measure_latency", measure_latency)
+    network = capture(Mlp().eval(), torch.randn(3, 5, 6)).copy()
+    linearize_(network, ["act"], how="identity")
+    report = merge_(network)
+    assert report.latency_doubt == "the machine was busy"
+    assert len(layers_of(network, nn.Linear)) == 1  # as the layers' own costs have it
+    assert "slower" not in network.plan.operations[-1].options
+    written = report.to_dict()
+    assert MergeReport.from_dict(written) == report
+    del written["latency_doubt"]  # as an earlier version wrote it
+    assert MergeReport.from_dict(written).latency_doubt == ""
+
+
 def test_the_order_of_composing_is_the_one_that_is_exact() -> None:
     """A shift before a padded depthwise layer is carried on only if a dense layer follows."""
     layers = [nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1, padding=1, groups=4), nn.Conv2d(4, 2, 1)]

@@ -200,7 +200,7 @@ def test_saving_is_measured_once_for_moves_that_are_alike(
 
     monkeypatch.setattr(moves_module, "measure_latency", count)
     found = find_moves(model, ["drop", "collapse"])
-    whole_ms, saved = saved_ms(model, found, (torch.randn(2, 3, 8, 8),))
+    whole_ms, saved, _ = saved_ms(model, found, (torch.randn(2, 3, 8, 8),))
     assert set(saved) == {move.title for move in found}
     assert all(0.0 <= value < whole_ms for value in saved.values())
     # The whole; drops in three stages; collapses in three stages, and of two strided blocks.
@@ -221,7 +221,7 @@ def test_what_folding_takes_away_saves_nothing(
     network = changed(shoal.drop_, model.copy(), "layer3.1")
     found = find_moves(network, ["linearize"])
     assert "linearize layer3.1.relu_1" in {move.title for move in found}
-    _, saved = saved_ms(network, found, (torch.randn(2, 3, 8, 8),))
+    _, saved, _ = saved_ms(network, found, (torch.randn(2, 3, 8, 8),))
     assert saved["linearize layer3.1.relu_1"] == 0.0
     assert set(saved) == {move.title for move in found}
 

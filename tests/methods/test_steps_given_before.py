@@ -70,7 +70,7 @@ class TableGauge(small_runs.FakeGauge):
         def saving(title: str) -> float:
             return round(0.2 + 0.05 * (sum(map(ord, title)) % 17), 3)
 
-        return 10.0, {move.title: saving(move.title) for move in moves}
+        return 10.0, {move.title: saving(move.title) for move in moves}, ""
 
     def paddings(self, network: Network) -> list[tuple[str, str]]:
         with pytest.MonkeyPatch.context() as patch:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,18 @@ def test_a_step_whose_speed_cannot_be_told_from_an_earlier_one_is_the_deeper() -
         step(6, 80.0, 1.90, spread=0.05),  # too low
     ]
     assert [s.step for s in candidates(options, steps)] == [1, 2, 4, 3]
+
+
+def test_a_target_is_not_reached_by_a_clock_that_is_not_to_be_trusted() -> None:
+    options = SearchOptions(max_drop=1.0, target_latency=0.5)
+    steps = history((89.5, 3.0))
+    assert why_stop(options, steps, 1) == "latency is 0.33 of dense's, 0.5 was the target"
+    steps[1] = replace(steps[1], latency_doubt="the machine was busy")
+    assert why_stop(options, steps, 1) == ""
+    steps[1] = replace(steps[1], metrics=replace(steps[1].metrics, macs=40))
+    assert (
+        why_stop(options, steps, 1) == "the number of MACs is 0.40 of dense's, 0.5 was the target"
+    )
 
 
 # ---------------------------------------------------------------------- the slack

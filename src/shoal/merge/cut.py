@@ -190,7 +190,7 @@ class LatencyCosts:
             model = nn.Sequential(*layers) if len(layers) != 1 else layers[0]
             timing = measure_latency(
                 {"": model}, inputs, runtime=self.runtime,
-                min_seconds=0.05, max_seconds=5.0, repeats=7, warmup=2,
+                min_seconds=0.05, max_seconds=5.0, repeats=7, warmup=2, attempts=1,
             )  # fmt: skip
             self._known[key] = min(timing[""].rounds_ms)
             self._fresh = True

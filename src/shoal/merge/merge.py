@@ -14,7 +14,7 @@ from torch import fx
 
 from shoal.data.batch import split_batch
 from shoal.errors import ConfigError, OptionError
-from shoal.measure import count_macs, depth, latency_ratio, measure_latency
+from shoal.measure import Ratio, count_macs, depth, latency_ratio, measure_latency
 from shoal.merge.build import FOLD_ONLY, Attempt, Builder
 from shoal.merge.conv_map import ConvMap
 from shoal.merge.cut import LatencyCosts, Prices
@@ -99,13 +99,14 @@ class _Merger:
         self.costs = LatencyCosts(self.network, self.batch, self.runtime)
 
     def run(self) -> MergeReport:
-        attempt, slower = self._verified(self.policy), False
+        attempt, slower, doubt = self._verified(self.policy), False, ""
         before_ms = after_ms = None
         if self.policy == "measured" and attempt.joined:
             folded, slower = self._verified("fold"), self._was_slower()
             if not slower:
                 before_ms, after_ms, ratio = self._latencies(folded.network, attempt.network)
-                slower = ratio > _SLOWER
+                # Where the clock is not to be trusted, the layers' own costs have decided.
+                slower, doubt = ratio.trusted and ratio.median > _SLOWER, ratio.doubt
             if slower:
                 reason = "the whole network was measured to be slower with it"
                 joined = [m for m in attempt.merged if m.weighted_before > 1]
@@ -129,6 +130,7 @@ class _Merger:
             latency_after_ms=after_ms,
             batch=self.batch,
             runtime=self.runtime,
+            latency_doubt=doubt,
         )
         self._adopt(attempt, slower)
         return report
@@ -171,12 +173,12 @@ class _Merger:
         nothing.kept = [Kept(m.layers, reason, m.region) for m in attempt.merged]
         return nothing
 
-    def _latencies(self, folded: Network, merged: Network) -> tuple[float, float, float]:
+    def _latencies(self, folded: Network, merged: Network) -> tuple[float, float, Ratio]:
         inputs = map_tensors(lambda tensor: repeat_rows(tensor, self.batch), self.inputs[-1])
         networks = {"folded": folded, "merged": merged}
         timing = measure_latency(networks, inputs, runtime=self.runtime, min_seconds=0.3)
         before, after = timing["folded"], timing["merged"]
-        return before.median_ms, after.median_ms, latency_ratio(after, before).median
+        return before.median_ms, after.median_ms, latency_ratio(after, before)
 
     # ------------------------------------------------------------------ merging
 

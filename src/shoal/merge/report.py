@@ -70,6 +70,8 @@ class MergeReport:
     latency_after_ms: float | None
     batch: int  # batch size of the latencies
     runtime: str = EAGER  # where they were measured, "eager" or "onnxruntime"
+    # Why the latencies are not to be trusted, so that no merge was undone by them; else ""
+    latency_doubt: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON values."""

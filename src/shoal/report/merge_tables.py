@@ -55,6 +55,7 @@ def _sums(report: MergeReport) -> list[str]:
         lines.append(
             f"the whole network at batch {report.batch}{where}: {Quantity(before, 'ms')} with "
             f"scales and shifts folded, {Quantity(after, 'ms')} merged"
+            + (f"; not to be trusted: {report.latency_doubt}" if report.latency_doubt else "")
         )
     exact = report.max_rel_error_float64
     lines.append(

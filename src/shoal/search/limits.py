@@ -97,8 +97,14 @@ def why_stop(options: SearchOptions, steps: Sequence[Step], removed: int) -> str
     if options.remove is not None and removed >= options.remove:
         return f"removed {options.remove}, as asked"
     macs = last.metrics.macs / max(1, dense.metrics.macs)
+    # Where the clock is not to be trusted, MACs stand in for it.
+    timed = (
+        ("the number of MACs", macs)
+        if last.latency_doubt
+        else ("latency", 1.0 / last.latency_ratio)
+    )
     for what, share, wanted in (
-        ("latency", 1.0 / last.latency_ratio, options.target_latency),
+        (*timed, options.target_latency),
         ("the number of MACs", macs, options.target_macs),
     ):
         if hopeful[-1] and wanted is not None and share <= wanted:

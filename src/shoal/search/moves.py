@@ -23,7 +23,7 @@ from shoal.importance import Scores
 from shoal.importance.candidates import Candidate, unchanged
 from shoal.importance.replaced import TrialOptions, replacement_scores
 from shoal.importance.trials import applied
-from shoal.measure import Ratio, measure_latency
+from shoal.measure import Latency, latency_ratio, measure_latency
 from shoal.merge.linear_ops import tensor_shape
 from shoal.merge.merge import merge_, trial_merge_
 from shoal.modes import device_of
@@ -31,6 +31,7 @@ from shoal.network import Network
 from shoal.network.stretches import Stretch
 from shoal.passes.batches import Data, observe
 from shoal.runtimes import EAGER
+from shoal.search.work import Work, WorkModel
 from shoal.surgery import FittedLine, LineMoments, drop_, linearize_
 from shoal.surgery.collapse import collapsed_layers, fit_stretches, put_collapsed_
 from shoal.surgery.fit_conv import FittedLayer
@@ -40,7 +41,7 @@ KINDS: tuple[Kind, ...] = ("linearize", "collapse", "drop")
 
 POSITIONS = 8192  # of each batch, for the fit of a line
 _ROUNDS = 30
-_LEAST = 1.005  # whole over variant, below which a move saves nothing
+_LEAST = 1.005  # whole over variant, below which a move saves nothing that is worth a step
 
 
 @dataclass(frozen=True)
@@ -85,15 +86,20 @@ def find_moves(network: Network, kinds: Collection[str] = KINDS) -> list[Move]:
 
 def saved_ms(
     network: Network, moves: Iterable[Move], inputs: Any, how: str = "line", runtime: str = EAGER
-) -> tuple[float, dict[str, float]]:
-    """Measure the network and what each move saves of it, in milliseconds per call.
+) -> tuple[float, dict[str, float], str]:
+    """Measure the network and what each move saves of it for certain, in milliseconds per call.
 
     Network and moves are measured merged, as they would be used, on one batch of `inputs`. A "line"
     stays a layer where nothing next to it can take it up. The network is left as it is.
 
+    What a move saves is the lower end of its 95 % interval, so that none is made for the noise of
+    its measurement. One that does not certainly save half a percent, such as a tiny layer's, or
+    whose measurement is not to be trusted, saves nothing as long as another one does; where none
+    does, operations and MACs decide (`WorkModel`).
+
     Returns:
-        The network's median, and of that, by the moves' titles, the share saved as the median over
-        rounds: 0 below half a percent, which is not worth a step and hard to tell from nothing.
+        The network's median; of that, by the moves' titles, the share saved; and, where MACs
+        decided, why in words, else "".
     """
     batch = len(next(iter(inputs.values() if isinstance(inputs, Mapping) else inputs)))
     folded = network.copy().eval()
@@ -118,11 +124,37 @@ def saved_ms(
         titles.setdefault(signature, []).append(move.title)
     times = measure_latency(models, inputs, runtime=runtime, repeats=_ROUNDS, min_seconds=4.0)
     whole_ms = times[""].median_ms
+    shares, doubt = saved_shares(times, lambda: {n: Work.of(m, inputs) for n, m in models.items()})
     for alike in titles.values():
-        ratio = Ratio.of(times[""].rounds_ms, times[alike[0]].rounds_ms)
-        if ratio.median > _LEAST:
-            saved |= dict.fromkeys(alike, whole_ms * (1.0 - 1.0 / ratio.median))
-    return whole_ms, saved
+        saved |= dict.fromkeys(alike, whole_ms * shares[alike[0]])
+    return whole_ms, saved, doubt
+
+
+def saved_shares(
+    times: Mapping[str, Latency], works: Callable[[], Mapping[str, Work]]
+) -> tuple[dict[str, float], str]:
+    """Return which share of the latency of "" each other network saves, as `saved_ms` has it.
+
+    `works` is asked for what the networks do if the times do not decide; then the second value says
+    why.
+    """
+    ratios = {name: latency_ratio(times[""], found) for name, found in times.items() if name}
+    saved = {
+        name: 1.0 - 1.0 / ratio.low if ratio.trusted and ratio.low > _LEAST else 0.0
+        for name, ratio in ratios.items()
+    }
+    # What is certain not to save half a percent needs no model
+    open_ = [name for name, r in ratios.items() if not r.trusted or r.high > _LEAST]
+    if any(saved.values()) or not open_:
+        return saved, ""
+    work = works()
+    model = WorkModel.fit(list(work.values()), [min(times[name].rounds_ms) for name in work])
+    whole = model.ms(work[""])
+    for name in open_:
+        share = 1.0 - model.ms(work[name]) / whole if whole > 0.0 else 0.0
+        saved[name] = share if share > 1.0 - 1.0 / _LEAST else 0.0
+    doubts = dict.fromkeys(ratio.doubt for ratio in ratios.values() if ratio.doubt)
+    return saved, next(iter(doubts), "no interval leaves out that nothing is saved")
 
 
 def _shallow_copy(network: Network) -> Network:
