@@ -36,6 +36,7 @@ TIMED = (
     "latency_ratio_low",
     "latency_ratio_high",
     "seconds",
+    "epoch_seconds",
     # Rounding errors of a forward pass: they hang on where its buffers lie in memory.
     "max_rel_error",
     "max_rel_error_float64",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -43,6 +44,7 @@ class Coach:
         self._before = sum(step.epochs for step in history)
         self._trainings = 0
         self.epochs = 0
+        self.epoch_seconds: float | None = None  # of the last training
         self.part = ""  # tells checkpoints apart where a step of one number may be another one
 
     def train(
@@ -75,11 +77,15 @@ class Coach:
         if task.fit is not None and batches is not None:
             raise ConfigError("a trial of a few batches needs the built-in trainer: omit fit=")
         if task.fit is not None:
-            return _by_user(task.fit, network, hooks)
+            began = time.perf_counter()
+            notes = _by_user(task.fit, network, hooks)
+            self.epoch_seconds = (time.perf_counter() - began) / epochs
+            return notes
 
         def heard(report: EpochReport) -> None:
             if number == 0:
                 task.rewind.remember(network, report)
+            task.clock.keep()
             task.listener.epoch(report, epochs)
 
         chosen = self._recipe(recipe, lr, teacher)
@@ -104,6 +110,8 @@ class Coach:
             device=device_of(network),
             **hooks,
         )
+        if not trial and report.epochs:
+            self.epoch_seconds = report.seconds / len(report.epochs)
         return report.notes
 
     def _recipe(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from shoal.network.saving import state_hash
 from shoal.options import Recipe
 from shoal.passes.batches import plain
 from shoal.runtimes import find_runtime
+from shoal.search.budget import Clock
 from shoal.search.engine import search
 from shoal.search.gauge import Data, Gauge
 from shoal.search.method import Method
@@ -102,6 +104,7 @@ def compress(
         >>> [step.operation for step in result.steps]
         ['dense', 'linearize']
     """
+    began = time.monotonic()
     _check_arguments(model, {"training": train, "validation": val}, fit)
     if not isinstance(method, Settings):
         if device is not None:
@@ -127,6 +130,7 @@ def compress(
             {**(config or {}), **settings.to_dict()},
         )
     data = Data(train, val, test)
+    kept = None if run is None or wanted.hours is None else run.clock_file
     try:
         task = Task(
             base=network,
@@ -140,6 +144,7 @@ def compress(
             fit=fit,
             run=run,
             meter=meter,
+            clock=Clock(kept, began),
         )
         return search(chosen, task)
     finally:

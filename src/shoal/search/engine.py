@@ -13,6 +13,7 @@ from shoal.measure import Ratio
 from shoal.network import Network
 from shoal.options import find_recipe
 from shoal.search.advice import advice
+from shoal.search.budget import Budget
 from shoal.search.ending import Ending
 from shoal.search.lab import Lab
 from shoal.search.limits import candidates, fastest_that_holds, is_within, why_stop
@@ -44,7 +45,10 @@ class _Search:
         if self.run is not None:  # whose allowed drop may be larger than it was
             self.steps = _judged(self.run.steps(), self.options.max_drop)
             self.run.judge(self.steps)
+        self.budget = None if self.options.hours is None else Budget(self.options, task.clock)
+        task.clock.at_least(sum(step.seconds for step in self.steps))
         self._kept: dict[int, Network] = {}  # what may be the result, where there is no folder
+        self._planned = False  # whether the plan of the budget was told
         self.notes: list[str] = list(self.base.notes)
 
     def go(self) -> Result:
@@ -63,6 +67,7 @@ class _Search:
             stopped = self._step(lab)
             if not stopped:
                 network = lab.network
+                self._tell_plan()
                 stopped = self._stopped(network, dense)
         self._train_at_last(dense, stopped)
         return self._result(dense, self._network(chosen(self.steps), dense).eval(), stopped)
@@ -128,7 +133,13 @@ class _Search:
             last = last or self._last_training(begun, dense, stopped)
             return last is not None and last.within
 
-        fastest_that_holds(candidates(self.options, self.steps), holds)
+        if self.budget is None:
+            found = candidates(self.options, self.steps)
+        else:
+            found = self.budget.affordable(self.steps)
+            if not found and candidates(self.options, self.steps):
+                self._say(f"{self.budget.name} leaves no time for the last training: raise hours")
+        fastest_that_holds(found, holds)
 
     def _last_training(self, begun: Step, dense: Network, stopped: str) -> Step | None:
         """Train the network of a step for the last time, as a step of its own; None if it fails."""
@@ -190,6 +201,7 @@ class _Search:
             energy=lab.energy(),
             ended=ended,
             begun_from=begun_from,
+            epoch_seconds=lab.coach.epoch_seconds,
             removed=progress.done,
             total=progress.total,
             unit=progress.unit,
@@ -201,6 +213,7 @@ class _Search:
             self._kept[step.step] = network.copy()
             wanted = {s.step for s in (chosen(self.steps), *candidates(self.options, self.steps))}
             self._kept = {n: kept for n, kept in self._kept.items() if n in wanted}
+        self.task.clock.keep()
         self.listener.step(step, resumed=False)
         return step
 
@@ -218,7 +231,18 @@ class _Search:
 
     def _stopped(self, network: Network, dense: Network) -> str:
         removed = self._removed(self._lab(network, dense))
-        return why_stop(self.options, self.steps, removed)
+        why = why_stop(self.options, self.steps, removed)
+        if why or self.budget is None or not self.budget.why_stop(self.steps):
+            return why
+        # A search that had ended before, for whatever reason, ends likewise.
+        before = "" if self.run is None else self.run.why_ended(self.steps)
+        return before or self.budget.name
+
+    def _tell_plan(self) -> None:
+        """Say what the budget of time allows, once there is a step to go by."""
+        if self.budget is not None and not self._planned:
+            self._planned = True
+            self._say(self.budget.plan(self.steps))
 
     def _say(self, note: str) -> None:
         self.notes.append(note)

@@ -95,6 +95,16 @@ class SearchOptions(Options):
         check=_SHARE,
         default_text="none",
     )
+    hours: float | None = option(
+        None,
+        "A budget of working time that the search plans for: no step is begun that would not leave "
+        "time for the last training, merging and measuring. The time of interrupted calls counts, "
+        "the time between them does not. It may be raised until the last training was made.",
+        unit="hours",
+        check=above(0),
+        decides=False,
+        default_text="no limit",
+    )
     move_padding: bool = option(
         True,
         "Where convolutions that are now linear in a row would be faster as one, let the first pad "

@@ -90,6 +90,7 @@ class Step(Record):
         energy: of its training, as JSON values of the search's meter; None without one.
         ended: after the last training: why the search had ended.
         begun_from: the number of the step whose network this one was made of.
+        epoch_seconds: time of an epoch of its training; None without one.
         removed: how many are gone in the network, as the method counts.
         total: how many there were.
         unit: what is counted.
@@ -113,6 +114,7 @@ class Step(Record):
     energy: Mapping[str, Any] | None = None
     ended: str = ""
     begun_from: int | None = None
+    epoch_seconds: float | None = None
     removed: int = 0
     total: int | None = None
     unit: str = ""

@@ -157,6 +157,11 @@ class Run:
         """Return where a training of a step keeps its state; `part` tells several ones apart."""
         return self.folder / f"training-{step:03d}{part and f'-{part}'}.pt"
 
+    @property
+    def clock_file(self) -> Path:
+        """Where a run with a budget of time keeps what it has spent."""
+        return self.folder / "seconds.txt"
+
     def forget_training(self, step: int) -> None:
         """Remove the state of a step's trainings, which must not be continued."""
         if is_main():
@@ -249,6 +254,15 @@ class Run:
             found = self._end(base)
         barrier()  # nobody changes what another process still reads
         return found
+
+    def why_ended(self, steps: Sequence[Step]) -> str:
+        """Return why a search of these steps ended before, if the folder holds its end."""
+        found = ""
+        if is_main() and (self.folder / "result.json").exists():
+            with suppress(ShoalError):  # damaged: it is made again
+                record = _read_result(self.folder)
+                found = record.stopped if list(record.steps) == list(steps) else ""
+        return from_main(found)
 
     def _end(self, base: Network) -> tuple[RunRecord, Network]:
         return _read_result(self.folder), self._load(self.folder / "merged", base).eval()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from shoal.network import Network
 from shoal.options import Recipe
+from shoal.search.budget import Clock
 from shoal.search.gauge import Data, Gauge
 from shoal.search.options import MachineOptions, SearchOptions
 from shoal.search.records import Step
@@ -81,3 +82,4 @@ class Task:
     fit: Callable[[Network], object] | None = None  # trains in place of the built-in trainer
     run: Run | None = None  # None keeps nothing
     meter: Meter | None = None
+    clock: Clock = field(default_factory=Clock)

@@ -1,0 +1,146 @@
+"""A budget of working time: what a run has spent, and whether what is still to come fits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from math import ceil, log2
+from pathlib import Path
+
+from shoal.distributed import from_main, is_main
+from shoal.files import write_file
+from shoal.search.limits import candidates
+from shoal.search.options import SearchOptions
+from shoal.search.records import Step
+
+_END_SECONDS = 150.0  # for merging the result; and no measurement is begun after 120 s there
+
+
+class Clock:
+    """Counts the seconds that a run works, those of earlier calls too.
+
+    Args:
+        path: a file that keeps them, up to the last `keep`; None counts those of this call only.
+        began: when this call began, by `time.monotonic`; None is now.
+    """
+
+    def __init__(self, path: Path | None = None, began: float | None = None) -> None:
+        self._path = path
+        self._began = time.monotonic() if began is None else began
+        self._before = 0.0
+        if path is not None:
+            with suppress(OSError, ValueError):  # no file yet, or it is damaged
+                self._before = float(path.read_text())
+
+    def at_least(self, seconds: float) -> None:
+        """Count so many seconds of earlier calls at least: what their steps are known to take."""
+        self._before = max(self._before, seconds)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of work so far."""
+        return self._before + time.monotonic() - self._began
+
+    def keep(self) -> None:
+        """Write them down, so that they count after an interruption."""
+        if self._path is not None and is_main():
+            write_file(self._path, f"{self.seconds:.1f}\n")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Plans a search for the hours that it may take, by what its steps took.
+
+    A step is begun while it leaves time for the last training and the end: the longest step so far
+    tells how long one takes, the latest one how long an epoch, and as many last trainings are
+    counted as it takes to bisect the candidates there are.
+    """
+
+    options: SearchOptions
+    clock: Clock
+
+    @property
+    def name(self) -> str:
+        """The budget in words, which is also why a search ends by it."""
+        return f"the budget of {self.options.hours:g} hours"
+
+    def has_room(self, seconds: float) -> bool:
+        """Whether there is time for something before the end."""
+        assert self.options.hours is not None
+        left = 3600.0 * self.options.hours - self.clock.seconds
+        return bool(from_main(seconds + _END_SECONDS <= left))  # each process has its own clock
+
+    def why_stop(self, steps: Sequence[Step]) -> str:
+        """Return the budget's name if there is no time for another step, or an empty string."""
+        loop = _loop(steps)
+        if not loop:
+            return "" if self.has_room(0.0) else self.name
+        needed = max(step.seconds for step in loop) + self.reserved(steps)
+        return "" if self.has_room(needed) else self.name
+
+    def reserved(self, steps: Sequence[Step]) -> float:
+        """Return the seconds that the last trainings will take."""
+        if self.options.final_epochs == 0:
+            return 0.0
+        return self.last_training(steps) * _trainings(len(candidates(self.options, steps)) or 1)
+
+    def last_training(self, steps: Sequence[Step]) -> float:
+        """Return the seconds that one last training will take, with what is measured after it."""
+        loop = _loop(steps)
+        epoch = _epoch_seconds(steps)
+        measuring = min(
+            (s.seconds - s.epochs * (s.epoch_seconds or 0.0) for s in loop), default=0.0
+        )
+        return self.options.final_epochs * epoch + max(0.0, measuring)
+
+    def affordable(self, steps: Sequence[Step]) -> list[Step]:
+        """Return the candidates for the last training that there is time to bisect.
+
+        Where it has begun, these are the ones that it began with.
+        """
+        found = candidates(self.options, steps)
+        first = next((step.begun_from for step in steps if step.ended), None)
+        if first is not None:
+            numbers = [step.step for step in found]
+            return found[: numbers.index(first) + 1] if first in numbers else found
+        one = max(1e-9, self.last_training(steps))
+        most = _trainings(len(found)) if found else 0
+        count = next((n for n in range(most, 0, -1) if self.has_room(n * one)), 0)
+        return found[: 2 ** (count - 1)] if count else []
+
+    def plan(self, steps: Sequence[Step]) -> str:
+        """Return what the search will do, in a line; there must be a step besides dense."""
+        loop = _loop(steps)
+        longest = _spelled(max(step.seconds for step in loop))
+        if len(loop) == 1 and self.why_stop(steps):
+            return (
+                f"a single step took {longest}, and {self.name} has no room for another one: raise "
+                "hours, or lower epochs or train_samples"
+            )
+        last = ""
+        if self.options.final_epochs:
+            epoch, epochs = _spelled(_epoch_seconds(steps)), self.options.final_epochs
+            last = f"the last training ({epochs} epochs of {epoch}) and "
+        return (
+            f"{self.name}: steps of up to {longest} are begun while they leave {last}the end time"
+        )
+
+
+def _loop(steps: Sequence[Step]) -> list[Step]:
+    return [step for step in steps[1:] if not step.ended]
+
+
+def _trainings(count: int) -> int:
+    """Return how many last trainings it takes at most to bisect so many candidates."""
+    return ceil(log2(count)) + 1
+
+
+def _epoch_seconds(steps: Sequence[Step]) -> float:
+    known = (step.epoch_seconds for step in reversed(steps) if step.epoch_seconds is not None)
+    return next(known, 0.0)
+
+
+def _spelled(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

@@ -1,0 +1,142 @@
+"""A search ends within its hours, last training and all; by a clock that only the test moves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from shoal.network import Network
+from shoal.search import budget, coach, compress, engine, notebook
+from shoal.search.budget import Budget, Clock
+from shoal.search.options import SearchOptions
+from shoal.search.records import Metrics, Result, Step
+from small_runs import FakeGauge, digits, run
+
+
+class FakeClock:
+    """Seconds that pass when the test says so."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        fake = SimpleNamespace(monotonic=lambda: self.now, perf_counter=lambda: self.now)
+        for module in (budget, coach, compress, engine, notebook):
+            patch.setattr(module, "time", fake)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
+    return FakeClock(monkeypatch)
+
+
+class Slow(FakeGauge):
+    """Measuring takes 20 seconds, the end 140; a removal costs half a point."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        super().__init__(digits().val)
+        self.clock = clock
+
+    def quality(self, network: Network, data: Any) -> float:
+        return 90.0 - 0.5 * sum(site.linearized is not None for site in network.sites)
+
+    def measure(self, network: Network) -> Any:
+        self.clock.now += 20.0
+        return super().measure(network)
+
+    def ending(self, *given: Any) -> Any:
+        self.clock.now += 140.0
+        return super().ending(*given)
+
+
+def timed(clock: FakeClock, hours: float, out: Path | None = None, **options: Any) -> Result:
+    """Search where each training takes 600 seconds."""
+
+    def fit(network: Network) -> None:
+        clock.now += 600.0
+
+    given = {"max_drop": 5.0, "how": "identity", "final_epochs": 1, **options}
+    return run(out, fit=fit, gauge=Slow(clock), hours=hours, **given)
+
+
+@pytest.mark.parametrize(
+    ("minutes", "steps", "last"),
+    [(80, 4, 1), (47, 3, 1), (35, 2, 1), (24, 1, 1), (20, 1, 0)],
+)
+def test_it_ends_within_the_hours(clock: FakeClock, minutes: int, steps: int, last: int) -> None:
+    result = timed(clock, minutes / 60)
+    assert clock.now <= 60 * minutes
+    assert sum(not s.ended for s in result.steps) == 1 + steps
+    assert sum(bool(s.ended) for s in result.steps) == last
+    whole = "nothing is left to remove" if steps == 4 else f"the budget of {minutes / 60:g} hours"
+    assert result.stopped == whole
+    plan = next(note for note in result.notes if note.startswith(("the budget", "a single")))
+    if steps > 1:
+        assert "steps of up to 10 min" in plan
+        assert "the last training (1 epochs of 10 min)" in plan
+    else:
+        assert "a single step took 10 min, and the budget of" in plan
+    untrained = any("leaves no time for the last training" in note for note in result.notes)
+    assert untrained == (last == 0)
+
+
+def test_what_an_interrupted_call_worked_counts_and_the_time_between_does_not(
+    clock: FakeClock, tmp_path: Path
+) -> None:
+    class Killed(Slow):
+        def quality(self, network: Network, data: Any) -> float:
+            if clock.now > 1200.0:
+                raise KeyboardInterrupt
+            return super().quality(network, data)
+
+    def fit(network: Network) -> None:
+        clock.now += 600.0
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "run", fit=fit, gauge=Killed(clock), hours=47 / 60, max_drop=5.0,
+            how="identity", final_epochs=1)  # fmt: skip
+    assert float((tmp_path / "run" / "seconds.txt").read_text()) == 640.0
+    clock.now = 1e6
+    result = timed(clock, 47 / 60, tmp_path / "run")
+    assert len(result.steps) == 5
+    again = timed(clock, 47 / 60, tmp_path / "run")
+    assert again.stopped == result.stopped == f"the budget of {47 / 60:g} hours"
+
+
+def test_more_hours_let_a_run_without_a_last_training_go_on(
+    clock: FakeClock, tmp_path: Path
+) -> None:
+    short = timed(clock, 0.5, tmp_path / "run", final_epochs=0)
+    assert short.removed == 2
+    assert timed(clock, 0.5, tmp_path / "run", final_epochs=0).stopped == short.stopped
+    assert timed(clock, 2.0, tmp_path / "run", final_epochs=0).removed == 4
+
+
+@pytest.mark.parametrize(
+    ("room", "kept"),
+    [(0.5, []), (1.5, [1]), (2.5, [1, 2]), (3.5, [1, 2, 3, 4]), (9.5, [1, 2, 3, 4, 5, 6])],
+)
+def test_candidates_are_those_that_there_is_time_to_bisect(
+    clock: FakeClock, room: float, kept: list[int]
+) -> None:
+    options = SearchOptions(hours=1.0, final_epochs=10, max_drop=1.0, slack=9.0)
+
+    def step(number: int, quality: float) -> Step:
+        return Step(
+            number, "drop", Metrics(quality, None, 1, 1, 1, 1.0), 4, 1, 16.0, 1.0 + number,
+            1.0 + number, 1.0 + number, within=quality >= 89.0, epoch_seconds=10.0,
+        )  # fmt: skip
+
+    steps = [step(0, 90.0), step(1, 89.5), *(step(n, 89.0 - n / 2) for n in range(2, 7))]
+    plan = Budget(options, Clock())
+    assert plan.last_training(steps) == 106.0
+    clock.now = 3600.0 - 150.0 - 106.0 * room
+    assert [s.step for s in plan.affordable(steps)] == kept
+
+
+def test_a_clock_whose_file_is_damaged_goes_by_the_steps(tmp_path: Path) -> None:
+    (tmp_path / "seconds.txt").write_text("soon")
+    damaged = Clock(tmp_path / "seconds.txt")
+    damaged.at_least(50.0)
+    assert 50.0 <= damaged.seconds < 60.0
