@@ -110,7 +110,7 @@ def test_a_folder_without_a_result(
 def test_files_and_formats_that_make_no_sense(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "give onnx or pt2" in refused(capsys, run, "--format", "tflite")
+    assert "give onnx, pt2 or xml" in refused(capsys, run, "--format", "tflite")
     line = refused(capsys, run, "--format", "onnx", "--out", tmp_path / "a.pt2")
     assert "end in .onnx" in line
     assert "ends in .onnx or .pt2" in refused(capsys, run, "--out", tmp_path / "model")
@@ -142,3 +142,27 @@ def test_a_stale_merge_is_not_exported(
     (going_on / "result.json").unlink()
     (going_on / "merged" / "model.safetensors").write_bytes(b"of another end")
     assert main(["export", str(going_on), "--format", "pt2"]) == 0
+
+
+def test_int8_tells_the_accuracy_beside_floats(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxruntime")
+    words = ["export", str(run), "--int8", "--data", "digits", "--out", str(tmp_path / "a.onnx")]
+    assert main([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["precision"], found["samples"], found["format"]) == ("int8", 300, "onnx")
+    for part in ("top1_val", "top1_test"):
+        before, after = found[part]
+        assert abs(before - after) <= 1.5
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert "top-1 validation: " in shown
+    assert "% in int8 (" in shown
+
+
+def test_int8_and_data_go_together(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "add it" in refused(capsys, run, "--data", "digits")
+    assert "say which with --data" in refused(capsys, run, "--int8")
+    line = refused(capsys, run, "--int8", "--data", "digits", "--format", "pt2")
+    assert "let it end in .onnx (onnxruntime)" in line

@@ -55,13 +55,14 @@ def test_a_network_is_quantized_as_the_page_on_export_says(
     pytest.importorskip("onnxscript")
     onnxruntime = pytest.importorskip("onnxruntime")
     text = (TOP / "docs" / "export.md").read_text(encoding="utf-8")
-    code = re.findall(r"```python\n(.*?)```", text.split("## Quantization")[1], re.S)[0]
+    code = re.findall(r"```python\n(.*?)```", text.split("## int8")[1], re.S)[0]
     torch.manual_seed(0)
     images = torch.randn(8, 3, 8, 8)
     model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3), nn.Flatten())
     net = shoal.capture(model.eval(), images)
     monkeypatch.chdir(tmp_path)
-    exec(code, {"shoal": shoal, "net": net, "batches": [(images, torch.zeros(8))]})
+    exec(code, {"shoal": shoal, "net": net, "train": [(images, torch.zeros(8))], "images": images})
+    shoal.export(net, "model.onnx")
     assert Path("int8.onnx").stat().st_size < 0.6 * Path("model.onnx").stat().st_size
     session = onnxruntime.InferenceSession("int8.onnx")
     (found,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,11 @@ from shoal.cli import params
 from shoal.cli.params import option
 from shoal.cli.screen import progress_console, show
 from shoal.errors import ConfigError, OptionError
+
+if TYPE_CHECKING:
+    from shoal.data import DataSet
+    from shoal.network import Network
+    from shoal.runtimes import ExportReport
 
 
 def export(
@@ -23,15 +28,16 @@ def export(
     form: Annotated[
         str | None,
         option(
-            "'onnx' for ONNX Runtime and other readers of its files, or 'pt2' for PyTorch. "
-            "Default: what --out ends in, else onnx.",
+            "'onnx' for ONNX Runtime and other readers of its files, 'pt2' for PyTorch, or with "
+            "--int8 'xml' for OpenVINO. Default: what --out ends in, else onnx.",
             "--format",
         ),
     ] = None,
     out: Annotated[
         Path | None,
         option(
-            "The file. Default: model.onnx or model.pt2 in DIR; of step 3, model-step3.onnx.",
+            "The file. Default: model.onnx or model.pt2 in DIR; of step 3, model-step3.onnx; in "
+            "int8, model-int8.onnx.",
             metavar="FILE",
         ),
     ] = None,
@@ -68,6 +74,15 @@ def export(
             metavar="NAME",
         ),
     ] = None,
+    int8: Annotated[
+        bool,
+        option(
+            "Write the network in int8, calibrated on training images of --data, and report its "
+            "accuracy beside the network's. .onnx is for ONNX Runtime, .xml for OpenVINO.",
+            "--int8",
+        ),
+    ] = False,
+    data: params.Data = None,
     as_json: params.Json = False,
 ) -> None:
     """Write a result as one file, and check that the file computes the same.
@@ -80,25 +95,67 @@ def export(
     from shoal.measure import depth
     from shoal.runtimes import export as write
 
-    target = _target(folder, form, out, step)
+    target = _target(folder, form, out, step, int8)
+    if data is not None and not int8:
+        raise ConfigError("--data is for --int8: add it, or omit --data")
+    images = _images(folder, data) if int8 else None
     for flag, given in (("--batch", batch), ("--runtime", runtime)):
         if given is not None and not merge:
             raise ConfigError(f"{flag} is for merging: omit it, or omit --no-merge")
     with progress_console().status("exporting"):
         trained = None if merge else open_trained(folder, step)
         network = trained or open_result(folder, batch, runtime, step)
-        report = write(network, target)
+        report = write(network, target, int8=None if images is None else images.train)
+        found = _accuracies(network, report, images) if images is not None else {}
     layers = depth(network)
     deep = f"the network {'merged' if merge else 'as it was trained'}: {layers} layers deep"
-    value = {**report.to_dict(), "merged": merge, "depth": layers}
-    show(value, lines=[str(report), deep], as_json=as_json)
+    value = {**report.to_dict(), "merged": merge, "depth": layers, **found}
+    lines = [str(report), deep, *(_points(part, *both) for part, both in found.items())]
+    show(value, lines=lines, as_json=as_json)
 
 
-def _target(folder: str, form: str | None, out: Path | None, step: int | None) -> Path:
-    if form not in (None, "onnx", "pt2"):
-        raise OptionError("format", form, "onnx or pt2")
+def _images(folder: str, asked: str | None) -> DataSet:
+    """Return the data to calibrate and to evaluate on: by default a run's own."""
+    import torch
+
+    from shoal.cli.config import run_options
+    from shoal.cli.source import read_data, run_data
+
+    run = run_options(Path(folder).expanduser())
+    return read_data(run_data(run, asked), torch.device("cpu"), run)
+
+
+def _accuracies(
+    network: Network, report: ExportReport, images: DataSet
+) -> dict[str, tuple[float, float]]:
+    """Return top-1 of the network and of the file in percent, by part of the data."""
+    from shoal.runtimes import Running
+    from shoal.training import evaluate
+
+    assert report.runner is not None  # in int8 there is one
+    both = (network, Running(report.runner))
+    parts = {"top1_val": images.val, "top1_test": images.test}
+    return {
+        name: (evaluate(both[0], part).top1, evaluate(both[1], part).top1)
+        for name, part in parts.items()
+        if part is not None
+    }
+
+
+def _points(part: str, before: float, after: float) -> str:
+    from shoal.report.table import percent, points
+
+    name = {"top1_val": "validation", "top1_test": "test"}[part]
+    change = points(after - before)
+    return f"top-1 {name}: {percent(before)} as float, {percent(after)} in int8 ({change})"
+
+
+def _target(folder: str, form: str | None, out: Path | None, step: int | None, int8: bool) -> Path:
+    if form not in (None, "onnx", "pt2", "xml"):
+        raise OptionError("format", form, "onnx, pt2 or xml")
     if out is None:
         name = "model" if step is None else f"model-step{step}"
+        name += "-int8" if int8 else ""
         return Path(folder).expanduser() / f"{name}.{form or 'onnx'}"
     ending = out.suffix.lower().removeprefix(".")
     if form is not None and ending != form:

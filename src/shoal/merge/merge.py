@@ -25,7 +25,7 @@ from shoal.merge.units import weighted
 from shoal.modes import device_of, dtype_of, is_channels_last, make_channels_last
 from shoal.network import Network
 from shoal.network.agreement import compare_outputs
-from shoal.network.inputs import as_call, map_tensors, repeat_rows
+from shoal.network.inputs import as_call, as_inputs, map_tensors, repeat_rows
 from shoal.network.rewrite import remove_dead_, used_paths
 from shoal.passes.batches import plain
 from shoal.runtimes import EAGER
@@ -247,9 +247,7 @@ def _sample_inputs(network: Network, loader: Iterable[Any] | None) -> list[Any]:
         real = split_batch(raw).first(8).to(device)
         calls.append((real.args, real.kwargs))
     calls += [network.example_inputs(batch=batch, seed=seed) for seed, batch in ((0, 2), (1, 3))]
-    # A call's inputs are a tuple, or a mapping if some go by keyword.
-    names = network.inputs.parameters
-    return [{**dict(zip(names, a, strict=False)), **k} if k else a for a, k in calls]
+    return [as_inputs(call, network.inputs.parameters) for call in calls]
 
 
 def _cast(inputs: Any, dtype: torch.dtype) -> Any:

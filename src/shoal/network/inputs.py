@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
@@ -32,6 +32,15 @@ def as_call(inputs: Inputs) -> Call:
         f"inputs must be a tensor, a tuple of tensors or a dict of keyword inputs, "
         f"not {type(inputs).__name__}: pass what the model's forward takes"
     )
+
+
+def as_inputs(call: Call, names: Sequence[str]) -> Inputs:
+    """Return one call's inputs: a tuple, or a mapping if some go by keyword.
+
+    `names` are those of the positional arguments, in order.
+    """
+    args, kwargs = call
+    return {**dict(zip(names, args, strict=False)), **kwargs} if kwargs else args
 
 
 def tensors_of(inputs: Any) -> list[torch.Tensor]:

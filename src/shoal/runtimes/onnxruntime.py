@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from typing_extensions import override
 
 from shoal.errors import ConfigError
-from shoal.network.inputs import Inputs
+from shoal.network.inputs import Inputs, as_call
+from shoal.runtimes.onnx_int8 import write_int8
 from shoal.runtimes.onnx_runner import CPU, CUDA, OnnxRunner, has_provider, lacking_package
 from shoal.runtimes.proof import check_runner
 from shoal.runtimes.runtime import Runner, Runtime, register_runtime
@@ -24,6 +26,7 @@ class OnnxRuntime(Runtime):
 
     name = "onnxruntime"
     title = "ONNX Runtime"
+    int8 = ".onnx"
 
     @property
     @override
@@ -63,3 +66,16 @@ class OnnxRuntime(Runtime):
         if check and gpu:  # on the CPU, the export was checked by the same session
             check_runner(runner, network, inputs, self.title)
         return runner
+
+    @override
+    def quantize(self, network: nn.Module, samples: Sequence[Inputs], path: Path) -> Runner:
+        with tempfile.TemporaryDirectory() as folder:
+            plain = Path(folder) / "model.onnx"
+            export(network, plain, samples[0], check=False)
+            reader = OnnxRunner(plain)
+            write_int8(
+                plain,
+                (reader.feed(*args, **kwargs) for args, kwargs in map(as_call, samples)),
+                path,
+            )
+        return OnnxRunner(path, threads=self.threads)  # int8 is for the CPU

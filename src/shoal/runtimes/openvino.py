@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from typing_extensions import override
 
 from shoal.errors import ConfigError, ShoalError
-from shoal.network.inputs import Inputs, first_line
+from shoal.network.inputs import Inputs, as_call, first_line
 from shoal.runtimes.onnx_runner import FileRunner, lacking_package
+from shoal.runtimes.openvino_int8 import quantized
 from shoal.runtimes.proof import check_runner
 from shoal.runtimes.runtime import Runner, Runtime, register_runtime
 from shoal.runtimes.write import export
@@ -32,6 +34,7 @@ class OpenVino(Runtime):
 
     name = "openvino"
     title = "OpenVINO"
+    int8 = ".xml"  # and its weights beside it, in .bin
 
     @property
     @override
@@ -54,6 +57,19 @@ class OpenVino(Runtime):
         if check:
             check_runner(runner, network, inputs, self.title)
         return runner
+
+    @override
+    def quantize(self, network: nn.Module, samples: Sequence[Inputs], path: Path) -> Runner:
+        import openvino
+
+        with tempfile.TemporaryDirectory() as folder:
+            plain = Path(folder) / "model.onnx"
+            export(network, plain, samples[0], check=False)
+            reader = OpenVinoRunner(plain)
+            feeds = [reader.feed(*args, **kwargs) for args, kwargs in map(as_call, samples)]
+            model = openvino.Core().read_model(plain.read_bytes())
+        openvino.save_model(quantized(model, feeds), path, compress_to_fp16=False)
+        return OpenVinoRunner(path, threads=self.threads)
 
 
 class OpenVinoRunner(FileRunner):

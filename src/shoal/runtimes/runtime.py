@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -39,6 +40,18 @@ class Runner(ABC):
         """
 
 
+class Running(nn.Module):
+    """A runner as a module, to be evaluated as a network is."""
+
+    def __init__(self, runner: Runner) -> None:
+        super().__init__()
+        self.runner = runner
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the outputs for these inputs."""
+        return self.runner(*args, **kwargs)
+
+
 @dataclass(frozen=True)
 class Runtime(ABC):
     """Makes networks run somewhere; one file per runtime, registered by `register_runtime`."""
@@ -49,6 +62,7 @@ class Runtime(ABC):
 
     name: ClassVar[str]  # under which it is asked for
     title: ClassVar[str] = ""  # as tables call it; empty for its name
+    int8: ClassVar[str] = ""  # what its files of int8 networks end in; empty if it cannot quantize
 
     @property
     @abstractmethod
@@ -77,6 +91,19 @@ class Runtime(ABC):
         With `check`, what was made is compared with the network, where it is translated. Raises
         `ShoalError` if the runtime cannot take the network.
         """
+
+    def quantize(self, network: nn.Module, samples: Sequence[Inputs], path: Path) -> Runner:
+        """Write a network in int8 to `path`, which ends in `int8`, and return what runs the file.
+
+        This is static quantization after training, by the library of the runtime. The samples are
+        inputs of the network, in batches, to find the ranges of activations with: there are some.
+        Whatever else is to lie beside the file has its name but for the ending. Raises `ShoalError`
+        where this cannot be done.
+        """
+        raise ShoalError(
+            f"{self.title or self.name} cannot quantize: choose a runtime that does, such as "
+            "onnxruntime or openvino"
+        )
 
 
 RUNTIMES: Registry[type[Runtime]] = Registry("runtime", group="shoal.runtimes")

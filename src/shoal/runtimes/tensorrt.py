@@ -27,7 +27,7 @@ from shoal.runtimes.onnx_runner import (
 )
 from shoal.runtimes.onnxruntime import OnnxRuntime
 from shoal.runtimes.proof import check_runner
-from shoal.runtimes.runtime import Runner, register_runtime
+from shoal.runtimes.runtime import Runner, Runtime, register_runtime
 from shoal.runtimes.write import ExportReport, export
 
 
@@ -37,6 +37,8 @@ class TensorRT(OnnxRuntime):
 
     name = "tensorrt"
     title = "TensorRT"
+    int8 = ""  # its activations have to be symmetric, unlike those of the CPU's files
+    quantize = Runtime.quantize
 
     @property
     @override

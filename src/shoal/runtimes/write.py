@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -26,10 +26,12 @@ from shoal.network.inputs import (
     repeat_rows,
 )  # fmt: skip
 from shoal.quiet import quietly
+from shoal.runtimes.int8 import calibration, quantize, quantizer_for
 from shoal.runtimes.onnx_file import MAX_BYTES, onnx_model, opset_of, root_cause
 from shoal.runtimes.onnx_runner import OnnxRunner
 from shoal.runtimes.program import Example, called_program, flat_program, outputs_of
 from shoal.runtimes.proof import TOLERANCES, float_type
+from shoal.runtimes.runtime import Runner
 
 Run: TypeAlias = Callable[..., list[Tensor]]
 """From the example's tensors to all tensors given out."""
@@ -48,21 +50,33 @@ class ExportReport:
     outputs: tuple[str, ...]  # names, in order
     opset: int | None  # the version of ONNX's operators; None for .pt2
     # The largest, over outputs and checks, of max |file - network| / max |network|; None if it was
-    # not checked
+    # not checked, and in int8
     max_rel_error: float | None
-    tolerance: float  # the largest relative error that was allowed
+    tolerance: float | None  # the largest relative error that was allowed; None in int8
     checked_batches: tuple[int, ...]  # the batch sizes it was checked at
     seconds: float  # how long exporting and checking took
+    precision: str = "float"  # or "int8"
+    samples: int = 0  # that int8 was calibrated on
+    # In int8, percent of these samples' answers (the place of the largest output) that are the
+    # network's; None where it gives no such answers
+    agreement: float | None = None
+    runner: Runner | None = field(default=None, repr=False, compare=False)  # of a file in int8
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as plain JSON-ready values."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in vars(self).items()}
+        values = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(self).items()}
+        del values["runner"]
+        return values
 
     def __str__(self) -> str:
         proof, opset = "not checked", f", opset {self.opset}" if self.opset is not None else ""
         if self.max_rel_error is not None:
             sizes = " and ".join(map(str, self.checked_batches))
             proof = f"relative error {self.max_rel_error:.1e} at batch {sizes}"
+        if self.precision == "int8":
+            proof = f"int8, calibrated on {self.samples} samples"
+        if self.agreement is not None:
+            proof += f", the network's answer in {self.agreement:.1f} % of them"
         return f"{self.path}: {self.bytes / 1e6:.2f} MB{opset}, {proof}"
 
 
@@ -77,6 +91,7 @@ def export(
     check: bool = True,
     opset: int | None = None,
     tolerance: float | None = None,
+    int8: Iterable[Any] | None = None,
 ) -> ExportReport:
     """Write a network as one file, `.onnx` or `.pt2`, for any batch size.
 
@@ -94,6 +109,10 @@ def export(
         opset: the version of ONNX's operators; None takes PyTorch's choice.
         tolerance: the largest relative error allowed; by default 1e-4 in float32, 1e-10 in
             float64, 1e-2 in float16 and 5e-2 in bfloat16.
+        int8: batches of training data, without augmentation: the file is then of int8, calibrated
+            on 300 of their samples, and its name says for which runtime: `.onnx` for ONNX Runtime,
+            `.xml` (with a `.bin` beside it) for OpenVINO. Its answers are compared with the
+            network's on these samples; no tolerance applies. A network is to be merged before.
 
     Returns:
         What was written and the error that was found.
@@ -115,6 +134,11 @@ def export(
     """
     start = time.perf_counter()
     path = Path(path).expanduser()
+    if int8 is not None:
+        if opset is not None or tolerance is not None:
+            raise ConfigError("opset= and tolerance= are not for int8: leave them out")
+        net, example = _prepare(network, example_inputs)
+        return _export_int8(net, example, path, int8, start)
     form = _format_of(path, opset)
     net, example = _prepare(network, example_inputs)
     allowed = TOLERANCES[float_type(net)] if tolerance is None else tolerance
@@ -145,6 +169,31 @@ def export(
         tolerance=allowed,
         checked_batches=_BATCHES if check else (),
         seconds=time.perf_counter() - start,
+    )
+
+
+def _export_int8(
+    network: Network, example: Example, path: Path, data: Iterable[Any], start: float
+) -> ExportReport:
+    runtime = quantizer_for(path)
+    if path.is_dir():
+        raise ConfigError(f"'{path}' is a folder: give the name of a file")
+    made = quantize(network, calibration(network, data), path, runtime)
+    return ExportReport(
+        path=str(path),
+        format=path.suffix.removeprefix("."),
+        bytes=sum(file.stat().st_size for file in made.files),
+        inputs=example.names,
+        outputs=outputs_of(network, example),
+        opset=None,
+        max_rel_error=None,
+        tolerance=None,
+        checked_batches=made.checked_batches,
+        seconds=time.perf_counter() - start,
+        precision="int8",
+        samples=made.samples,
+        agreement=made.agreement,
+        runner=made.runner,
     )
 
 

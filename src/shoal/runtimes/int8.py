@@ -1,0 +1,146 @@
+"""Networks in int8: what they are calibrated on, who writes the file, and whether it is good.
+
+No tolerance tells a good int8 network from a bad one. Its answers do: how many are those of the
+float network, and what its accuracy is.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from shoal.errors import ConfigError, ShoalError
+from shoal.files import readable_errors, write_file
+from shoal.network import Network
+from shoal.network.inputs import (
+    Inputs,
+    as_call,
+    as_inputs,
+    batch_size,
+    borrowed,
+    map_tensors,
+    repeat_rows,
+    tensors_of,
+)
+from shoal.passes.batches import Batches
+from shoal.runtimes.proof import float_type
+from shoal.runtimes.runtime import RUNTIMES, Runner, Runtime, installed
+
+SAMPLES = 300
+"""To calibrate on: as many as NNCF takes by default."""
+
+_BATCHES = (1, 5)  # that the file is tried at
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A network in int8, written and tried."""
+
+    runner: Runner
+    files: tuple[Path, ...]  # the one that is opened first
+    checked_batches: tuple[int, ...]  # the batch sizes it was tried at
+    samples: int  # that it was calibrated on
+    agreement: float | None  # percent of their answers that are the float network's; None if none
+
+
+def calibration(network: Network, loader: Iterable[Any], samples: int = SAMPLES) -> list[Inputs]:
+    """Return the inputs of some samples, in batches, on the CPU.
+
+    They are in stored order and not augmented, and of all classes in proportion where the loader
+    can choose so. Raises `DataError` if there are none.
+    """
+    batches = Batches(
+        loader, torch.device("cpu"), samples=samples, shared=False, purpose="calibrate on"
+    )
+    names = network.inputs.parameters
+    return [as_inputs((batch.args, batch.kwargs), names) for _, batch in batches]
+
+
+def quantizers() -> list[str]:
+    """Return the names of the runtimes here that can quantize, sorted."""
+    return [name for name in installed() if RUNTIMES[name].int8]
+
+
+def quantizer_for(path: Path) -> Runtime:
+    """Return the runtime whose int8 files end as `path` does; `ConfigError` if there is none."""
+    endings = {RUNTIMES[name].int8: name for name in RUNTIMES.names() if RUNTIMES[name].int8}
+    if path.suffix not in endings:
+        known = " or ".join(f"{ending} ({name})" for ending, name in sorted(endings.items()))
+        raise ConfigError(f"'{path}' does not say the runtime for int8: let it end in {known}")
+    runtime = RUNTIMES[endings[path.suffix]]()
+    lacking = runtime.lacking()
+    if lacking is not None:
+        raise ShoalError(lacking)
+    return runtime
+
+
+def quantize(
+    network: Network, samples: Sequence[Inputs], path: Path, runtime: Runtime
+) -> Quantized:
+    """Write a network in int8, try the file at batch 1 and 5, and compare its answers.
+
+    The file gets its name when all of this has been done. Raises `ShoalError` if the runtime cannot
+    quantize the network, or the file cannot be run.
+    """
+    if float_type(network) != torch.float32:
+        raise ShoalError("a network is quantized from float32: convert it by network.float()")
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / path.name
+        runner = runtime.quantize(network, samples, made)
+        _try(runner, samples, path)
+        agreement = _agreement(network, runner, samples)
+        with readable_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        others = sorted(file for file in made.parent.iterdir() if file != made)
+        for file in (*others, made):
+            write_file(path.with_name(file.name), _copier(file))
+    files = (path, *(path.with_name(file.name) for file in others))
+    return Quantized(runner, files, _BATCHES, sum(map(batch_size, samples)), agreement)
+
+
+def _copier(file: Path) -> Callable[[Path], None]:
+    def copy(target: Path) -> None:
+        shutil.copyfile(file, target)
+
+    return copy
+
+
+def _try(runner: Runner, samples: Sequence[Inputs], path: Path) -> None:
+    for size in _BATCHES:
+        args, kwargs = as_call(map_tensors(partial(repeat_rows, size=size), samples[0]))
+        try:
+            outputs = tensors_of(runner(*args, **kwargs))
+        except ShoalError as error:
+            raise ShoalError(
+                f"'{path}' was not written: in int8 the network cannot be run at batch {size} "
+                f"({error}): stay with float32"
+            ) from error
+        if not all(bool(torch.isfinite(value).all()) for value in outputs):
+            raise ShoalError(
+                f"'{path}' was not written: in int8 the network gives values that are not finite: "
+                "stay with float32"
+            )
+
+
+def _agreement(network: Network, runner: Runner, samples: Sequence[Inputs]) -> float | None:
+    """Return in how many percent of the answers a network and its int8 form agree.
+
+    An answer is the place of the largest value along dimension 1 of the first output.
+    """
+    same = answers = 0
+    with borrowed(network, device=torch.device("cpu")) as lent, torch.inference_mode():
+        for args, kwargs in map(as_call, samples):
+            given = tensors_of(lent(*args, **kwargs))
+            found = tensors_of(runner(*args, **kwargs))
+            if not given or given[0].dim() < 2:
+                return None
+            equal = given[0].argmax(1) == found[0].argmax(1)
+            same, answers = same + int(equal.sum()), answers + equal.numel()
+    return 100.0 * same / answers if answers else None
