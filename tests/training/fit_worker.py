@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
@@ -82,6 +83,13 @@ def trained(train: Any, net: nn.Module | None = None, **options: Any) -> dict[st
     return {"losses": losses, **state(net)}
 
 
+def compiled(train: Any) -> dict[str, Any]:
+    """Train compiled, by the backend that takes no time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("shoal.training.compiled.BACKEND", "eager")
+        return trained(train, recipe={**FP32.to_dict(), "compile_training": "on"})
+
+
 def scenarios(folder: Path) -> dict[str, dict[str, Any]]:
     """Return what each scenario ends with, the same in every process."""
     shuffled = {"shuffle": True, "augment": Augment(flip=True, crop=1), "seed": 3}
@@ -98,6 +106,7 @@ def scenarios(folder: Path) -> dict[str, dict[str, Any]]:
         "list of batches": trained(
             [(x[None, 0:1].expand(5, 3, 8, 8), y.expand(5)) for x, y in tensors(3)]
         ),
+        "compiled": compiled(images(45, **shuffled)),
         "unused parameter": trained(images(32), TwoHeads()),
         "hooks": trained(images(32), recipe=pair, **hooks()),
         "early stop": trained(

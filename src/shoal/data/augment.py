@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from shoal.data.batch import sent
 from shoal.errors import OptionError, unknown_name
 
 # The columns of a batch's random numbers; their order is part of what a seed means.
@@ -88,8 +89,8 @@ class Augment:
         batch, height, width, channels = images.shape
         device, pad = images.device, self.crop
         padded = F.pad(images, (0, 0, pad, pad, pad, pad)) if pad else images
-        rows = self._positions(height, columns, "vertical_flip", "down").to(device)
-        cols = self._positions(width, columns, "flip", "right").to(device)
+        rows = sent(self._positions(height, columns, "vertical_flip", "down"), device)
+        cols = sent(self._positions(width, columns, "flip", "right"), device)
         first = torch.arange(batch, device=device)[:, None] * (height + 2 * pad)
         pixels = (first + rows)[:, :, None] * (width + 2 * pad) + cols[:, None, :]  # [B, H, W]
         flat = padded.reshape(-1, channels).index_select(0, pixels.flatten())
@@ -109,7 +110,7 @@ class Augment:
 
 def _factors(uniform: Tensor, spread: float, device: torch.device) -> Tensor:
     """Return the factors of the images, `[B, 1, 1, 1]`."""
-    return (1 + (2 * uniform - 1) * spread).to(device, torch.float32)[:, None, None, None]
+    return sent((1 + (2 * uniform - 1) * spread).float(), device)[:, None, None, None]
 
 
 def _rotate(images: Tensor, degrees: Tensor) -> Tensor:
@@ -119,7 +120,7 @@ def _rotate(images: Tensor, degrees: Tensor) -> Tensor:
     cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
     # Coordinates run from -1 to 1 along either side: a side's length turns them into pixels.
     rows = [cos, -sin * height / width, zero, sin * width / height, cos, zero]
-    theta = torch.stack(rows, 1).view(-1, 2, 3).to(images.device, torch.float32)
+    theta = sent(torch.stack(rows, 1).view(-1, 2, 3).float(), images.device)
     channels_first = images.permute(0, 3, 1, 2)
     grid = F.affine_grid(theta, list(channels_first.shape), align_corners=False)
     return F.grid_sample(channels_first, grid, align_corners=False).permute(0, 2, 3, 1)

@@ -43,9 +43,8 @@ class Batch:
         """Return the batch on `device`; None leaves it where it is."""
         if device is None:
             return self
-        # Towards the CPU a non-blocking copy may be read before it has arrived.
-        no_wait = torch.device(device).type != "cpu"
-        return self.each(lambda value: value.to(device, non_blocking=no_wait))
+        where = torch.device(device)
+        return self.each(lambda value: sent(value, where))
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """Return the batch with every tensor changed, the target too."""
@@ -54,6 +53,12 @@ class Batch:
             {name: change(value) for name, value in self.kwargs.items()},
             None if self.target is None else change(self.target),
         )
+
+
+def sent(value: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor on a device; the process does not wait for what a GPU still has to do."""
+    # Towards the CPU a copy may be read before it has arrived.
+    return value.to(device, non_blocking=device.type != "cpu")
 
 
 def split_batch(batch: Any, device: torch.device | str | None = None) -> Batch:

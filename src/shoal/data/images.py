@@ -23,6 +23,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from shoal.data.batch import sent
 from shoal.data.split import Indices
 from shoal.errors import DataError, OptionError, one_line
 from shoal.seeds import generator
@@ -187,7 +188,7 @@ class PixelsInMemory:
         return map(self._at, batches)
 
     def _at(self, positions: Indices) -> Tensor:
-        return self.pixels.index_select(0, torch.from_numpy(positions).to(self.pixels.device))
+        return self.pixels.index_select(0, sent(torch.from_numpy(positions), self.pixels.device))
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from shoal.data.augment import Augment, resolve_augment
+from shoal.data.batch import sent
 from shoal.data.images import ImageFiles, PixelsInMemory
 from shoal.data.split import Indices, stratified_subset
 from shoal.errors import ConfigError, DataError, OptionError
@@ -128,7 +129,7 @@ class ImageLoader:
                 rng = generator(self.seed, "augment", epoch, number)
                 draws = augment.draw(len(batches[number]), rng)
                 images = augment.apply(images, draws[parts[number]])
-            positions = torch.from_numpy(mine[number]).to(self.device)
+            positions = sent(torch.from_numpy(mine[number]), self.device)
             yield self._normalise(images), labels.index_select(0, positions)
 
     def set_epoch(self, epoch: int) -> None:
@@ -203,8 +204,9 @@ class ImageLoader:
     def _normalise(self, images: Tensor) -> Tensor:
         """Turn `[B, H, W, C]` of 0 to 255 into normalised float32 `[B, C, H, W]`."""
         std = torch.tensor(self.std, dtype=torch.float64)
-        scale = (1 / (255 * std)).to(images.device, torch.float32)
-        shift = (-torch.tensor(self.mean, dtype=torch.float64) / std).to(scale)
+        mean = torch.tensor(self.mean, dtype=torch.float64)
+        scale = sent((1 / (255 * std)).float(), images.device)
+        shift = sent((-mean / std).float(), images.device)
         normalised = torch.addcmul(shift, images.float(), scale).permute(0, 3, 1, 2)
         # A view already, except that PyTorch leaves the strides of one channel ambiguous.
         return normalised.contiguous(memory_format=torch.channels_last)

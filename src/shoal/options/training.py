@@ -159,6 +159,14 @@ class Recipe(Options):
         "computes in it.",
         check=one_of(*PRECISIONS),
     )
+    compile_training: str = option(
+        "auto",
+        "Compile the training step (torch.compile): 'on', 'off', or 'auto', which tries it on a "
+        "GPU in trainings of 3 minutes or more and keeps it if it is faster. Compiled, numbers "
+        "differ in their last digits.",
+        check=one_of("auto", "on", "off"),
+        decides=False,
+    )
     channels_last: bool = option(
         True, "Memory format of images and 4-D weights; several times faster on CPUs."
     )
@@ -198,6 +206,7 @@ class Recipe(Options):
         return replace(
             self,
             precision=other.precision,
+            compile_training=other.compile_training,
             channels_last=other.channels_last,
             accumulate=other.accumulate,
         )

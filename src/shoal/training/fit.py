@@ -152,7 +152,7 @@ def fit(
             run = _Run(trainer, None if checkpoint is None else Path(checkpoint))
             notes = stack.enter_context(safe_convolutions(network))
             report = run.finish(val, on_epoch)
-            return replace(report, notes=(*report.notes, *notes))
+            return replace(report, notes=(*report.notes, *trainer.compiling.notes, *notes))
     except ShoalError:
         network.load_state_dict(start)
         raise
@@ -175,7 +175,7 @@ class _Run:
         self.best: dict[str, Any] | None = None
         # What a checkpoint must agree on with the fit that goes on from it.
         self._identity = {
-            "recipe": self.recipe.to_dict(),
+            "recipe": self.recipe.identity(),
             "shapes": {name: list(p.shape) for name, p in self.network.named_parameters()},
             "hooks": trainer.hooks.names(),
             "epochs": trainer.epochs,

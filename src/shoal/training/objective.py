@@ -79,8 +79,10 @@ class Objective(nn.Module):
         self.loss = loss
         # In a tuple, because a module's attribute would count the teacher's weights as its own.
         self._teacher = (teacher,)
-        self.check = True
         self.hooks = hooks
+        self.outputs: int | None = None  # of the network, once labels were checked against it
+        # What a pass computes: `computed`, or that compiled.
+        self.compute: Callable[..., tuple[Tensor, Tensor]] = self.computed
         self._values: dict[str, Any] = {}
         self._taps = [self._tap(name, nodes) for name, nodes in _places(network, hooks.at).items()]
 
@@ -96,18 +98,21 @@ class Objective(nn.Module):
             return nullcontext()
         return listen(self.network, self._taps)
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: Batch, check: bool = False) -> tuple[Tensor, Tensor]:
         """Return the sum over the batch of losses and penalty [], and what to report of it [3].
 
         That is the sum of the losses alone, the number of hits (NaN: not a classification) and the
-        sum of the penalty (0 without one), detached. Labels are checked while `self.check` is set;
-        each check waits for the device.
+        sum of the penalty (0 without one), detached. To `check` the labels waits for the device.
         """
+        return self.compute(batch, check)
+
+    def computed(self, batch: Batch, check: bool = False) -> tuple[Tensor, Tensor]:
+        """Compute what `forward` returns."""
         output = self.network(*batch.args, **batch.kwargs)
         share = self.recipe.distill
         parts = []
         if share < 1.0:
-            parts.append((1.0 - share) * self._task_loss(output, batch))
+            parts.append((1.0 - share) * self._task_loss(output, batch, check))
         if share > 0.0:
             parts.append(share * self._teacher_loss(output, batch))
         loss = torch.stack(parts).sum()
@@ -120,12 +125,13 @@ class Objective(nn.Module):
         penalty = _scalar(given).to(loss) * batch.size
         return loss + penalty, torch.stack([loss, found, penalty]).detach()
 
-    def _task_loss(self, output: Any, batch: Batch) -> Tensor:
+    def _task_loss(self, output: Any, batch: Batch, check: bool) -> Tensor:
         if self.loss is not None:
             return _summed(self.loss(output, batch.target), batch.size)  # type: ignore[arg-type]
         logits, target = logits_of(output), batch.target
-        if self.check or logits.ndim != 2 or target is None:
+        if check or logits.ndim != 2 or target is None:
             target = check_targets(logits, target)
+            self.outputs = logits.shape[1]
         return sample_losses(logits, target, self.recipe.label_smoothing).sum()
 
     def _teacher_loss(self, output: Any, batch: Batch) -> Tensor:

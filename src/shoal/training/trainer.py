@@ -26,10 +26,12 @@ from torch.utils.data import DataLoader, RandomSampler
 from torch.utils.data.distributed import DistributedSampler
 
 from shoal.data.batch import Batch, split_batch
+from shoal.data.loader import ImageLoader
 from shoal.distributed import rank, sum_across, world
 from shoal.errors import DataError, TrainingError
 from shoal.passes.batches import set_epoch
 from shoal.seeds import derive_seed, seed_everything
+from shoal.training.compiled import Compiling
 from shoal.training.evaluate import autocast
 from shoal.training.objective import Objective
 from shoal.training.optimizer import Optimizers, learning_rate
@@ -96,6 +98,10 @@ class Trainer:
         self.optimizers = Optimizers(objective.network, self.recipe, own)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self._has_batch_norm = any(isinstance(m, _BatchNorm) for m in objective.network.modules())
+        self.check = True  # the labels
+        passes = self.epochs * len(self.feed)
+        asked = self.recipe.compile_training
+        self.compiling = Compiling(asked, objective, passes, self.device)
         self._model: nn.Module = objective
         if world() > 1:
             # A captured network may hold parameters that no output depends on: data parallelism
@@ -135,7 +141,7 @@ class Trainer:
                     self.on_batch(BatchReport(epoch + 1, step + 1, self.steps, sums.lr, mean))
         sums.read()
         # Looking at labels makes a GPU wait, so they are looked at in one epoch only.
-        self.objective.check = False
+        self.check = False
         return sums
 
     def _step(self, group: list[Batch], total: int) -> Tensor:
@@ -168,15 +174,29 @@ class Trainer:
         return torch.stack(sums).sum(dim=0)
 
     def _forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        check = self.compiling.prepare(batch, self.check)
         try:
-            with autocast(self.precision, self.device):
-                return self._model(batch)
+            try:
+                found = self._pass(batch, check)
+            except Exception as error:
+                if not self.compiling.failed(error):
+                    raise
+                found = self._pass(batch, self.check)
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
             raise TrainingError(
                 f"batch norm cannot train on a batch of {batch.size}: use a larger batch_size"
             ) from error
+        # A loader that knows its labels needs no second look.
+        if self.feed.classes is not None and self.objective.outputs is not None:
+            self.check = self.check and self.feed.classes > self.objective.outputs
+        return found
+
+    def _pass(self, batch: Batch, check: bool) -> tuple[Tensor, Tensor]:
+        with autocast(self.precision, self.device):
+            found: tuple[Tensor, Tensor] = self._model(batch, check)
+        return found
 
     def _across(self, group: list[Batch]) -> tuple[list[int], list[bool]]:
         """Return each batch's size over all processes, and whether some process got one sample."""
@@ -217,6 +237,8 @@ class Feed:
         generators = [owner.generator for owner in self._owners]
         self._before = [(each, each and each.get_state()) for each in generators]
         _check_length(loader)
+        # All labels are known to lie below it; None if the loader does not say so.
+        self.classes = loader.num_classes if isinstance(loader, ImageLoader) else None
         self._prepared = self._slice = False
         self.loader = self._share(loader)
 
