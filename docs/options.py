@@ -65,7 +65,7 @@ def _default(option: Option) -> str:
         return option.default_text
     if option.default is None or option.default == ():
         return "none"
-    if option.of is not None:
+    if isinstance(option.default, tuple):
         return ", ".join(f"`{item}`" for item in option.default)
     if isinstance(option.default, bool):
         return "true" if option.default else "false"
@@ -76,7 +76,8 @@ def _values(option: Option) -> str:
     if option.check is not None and option.check.choices:
         return ", ".join(f"`{choice}`" for choice in option.check.choices)
     kind = {bool: "true or false", int: "whole number", float: "number", str: "text"}
-    word = kind[option.of or option.kind] + ("s" if option.of else "")
+    word = kind[option.of or option.kind] + ("s" if option.of and not option.lone else "")
+    word += ", or several" if option.lone else ""
     limits = "" if option.check is None else f", {option.check.text}"
     where = "" if option.flag else "; not a flag"
     return word + (f", {option.unit}" if option.unit else "") + limits + where

@@ -574,14 +574,14 @@ def test_a_join_that_was_slower_is_not_tried_again_until_something_changes(
 
     monkeypatch.setenv("SHOAL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(LatencyCosts, "map_ms", lambda self, found, node: 1.0)
-    monkeypatch.setattr("shoal.merge.merge.measure_latency", timed(2.0))
+    monkeypatch.setattr("shoal.measure.deployment.measure_latency", timed(2.0))
     network = capture(Mlp().eval(), torch.randn(3, 5, 6)).copy()
     linearize_(network, ["act"], how="identity")
     report = merge_(network)
     assert any("measured to be slower" in kept.reason for kept in report.kept)
     assert len(layers_of(network, nn.Linear)) == 2
     save(network, tmp_path / "net")
-    monkeypatch.setattr("shoal.merge.merge.measure_latency", timed(0.5))
+    monkeypatch.setattr("shoal.measure.deployment.measure_latency", timed(0.5))
     for again in (network, load(tmp_path / "net")):
         code, done = again.code, list(again.plan.operations)
         report = merge_(again)
@@ -601,7 +601,7 @@ def test_a_join_is_not_undone_by_a_measurement_that_is_not_to_be_trusted(
 
     monkeypatch.setenv("SHOAL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(LatencyCosts, "map_ms", lambda self, found, node: 1.0)
-    monkeypatch.setattr("shoal.merge.merge.measure_latency", measure_latency)
+    monkeypatch.setattr("shoal.measure.deployment.measure_latency", measure_latency)
     network = capture(Mlp().eval(), torch.randn(3, 5, 6)).copy()
     linearize_(network, ["act"], how="identity")
     report = merge_(network)

@@ -197,7 +197,7 @@ def check_fixed_point(network: Network) -> None:
 
     with (
         mock.patch.object(LatencyCosts, "map_ms", price),
-        mock.patch("shoal.merge.merge.measure_latency", alike),
+        mock.patch("shoal.measure.deployment.measure_latency", alike),
     ):
         for policy in ("fold", "always", "measured"):
             once = network.copy()

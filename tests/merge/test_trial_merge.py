@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from shoal.measure import compare_outputs, depth
-from shoal.merge.cut import LatencyCosts
+from shoal.measure import compare_outputs, deployments, depth
+from shoal.merge.cut import LatencyCosts, LayerCosts
 from shoal.merge.merge import merge_, trial_merge_
 from shoal.network import capture
 from shoal.surgery import linearize_
@@ -37,7 +37,7 @@ def test_it_cuts_as_merge_cuts(join: bool, monkeypatch: pytest.MonkeyPatch, tmp_
     linearize_(network, "2", loader=[(images, None)])
     folded, merged = network.copy(), network.copy()
     merge_(folded, policy="fold")
-    trial = trial_merge_(folded, batch=1)
+    trial = trial_merge_(folded, LayerCosts(folded, deployments()))
     report = merge_(merged, policy="always" if join else "fold")
     assert depth(trial) == report.depth_after == (2 if join else 3)
     assert compare_outputs(network, trial, [images]).max_rel_error < 1e-5

@@ -26,7 +26,6 @@ from shoal.methods.shoal.choosing import best_step
 from shoal.models import cifar_resnet20
 from shoal.network import Network
 from shoal.search import coach
-from shoal.search import moves as moves_module
 from shoal.search.coach import FirstBatches
 from shoal.search.moves import Move, find_moves, saved_ms
 from shoal.search.records import Result
@@ -192,13 +191,13 @@ def test_saving_is_measured_once_for_moves_that_are_alike(
     model: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted: list[int] = []
-    real = moves_module.measure_latency
+    real = measure_latency
 
     def count(models: Mapping[str, Any], inputs: Any, **options: Any) -> Any:
         counted.append(len(models))
         return real(models, inputs, warmup=0, repeats=6, min_seconds=0.0)
 
-    monkeypatch.setattr(moves_module, "measure_latency", count)
+    monkeypatch.setattr("shoal.measure.deployment.measure_latency", count)
     found = find_moves(model, ["drop", "collapse"])
     whole_ms, saved, _ = saved_ms(model, found, (torch.randn(2, 3, 8, 8),))
     assert set(saved) == {move.title for move in found}
@@ -212,12 +211,12 @@ def test_what_folding_takes_away_saves_nothing(
     model: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between two rectifiers a dropped block leaves nothing, and the second one does nothing."""
-    real = moves_module.measure_latency
+    real = measure_latency
 
     def short(models: Mapping[str, Any], inputs: Any, **options: Any) -> Any:
         return real(models, inputs, warmup=0, repeats=3, min_seconds=0.0)
 
-    monkeypatch.setattr(moves_module, "measure_latency", short)
+    monkeypatch.setattr("shoal.measure.deployment.measure_latency", short)
     network = changed(shoal.drop_, model.copy(), "layer3.1")
     found = find_moves(network, ["linearize"])
     assert "linearize layer3.1.relu_1" in {move.title for move in found}
@@ -253,9 +252,8 @@ def test_everything_is_decided_in_the_runtime_that_is_asked_for(
         return real(models, inputs, runtime=runtime, warmup=0, repeats=3, min_seconds=0.0)
 
     monkeypatch.setenv("SHOAL_CACHE", str(tmp_path))
-    monkeypatch.setattr(moves_module, "measure_latency", short)
+    monkeypatch.setattr("shoal.measure.deployment.measure_latency", short)
     monkeypatch.setattr("shoal.merge.cut.measure_latency", short)
-    monkeypatch.setattr("shoal.merge.merge.measure_latency", short)
     network = changed(linearize_, model.copy(), "layer1.0.relu", how="identity")
     found = find_moves(network, ["drop"])[:2]
     saved_ms(network, found, (torch.randn(2, 3, 8, 8),), runtime="onnxruntime")

@@ -79,7 +79,7 @@ def record(*steps: Step, **changes: Any) -> RunRecord:
         notes=("a note",),
         latency=LATENCY,
         merge=MERGE,
-        latency_batch=8,
+        latency_batch=(8,),
     )
     return replace(base, **changes)
 

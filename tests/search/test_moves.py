@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 import shoal
 import small_runs
 from shoal.measure import Latency
-from shoal.search import moves as moves_module
+from shoal.merge.cut import LatencyCosts, LayerCosts
 from shoal.search.gauge import Gauge
 from shoal.search.moves import find_moves, saved_ms, saved_shares
 from shoal.search.work import Work
@@ -40,18 +41,18 @@ def untold() -> Mapping[str, Work]:
 
 def test_a_certain_saving_is_the_lower_end_of_its_interval() -> None:
     times = timed(large=(8.0, 8.1, 8.2, 8.1, 8.0))
-    shares, doubt = saved_shares(times, untold)
+    shares, doubt = saved_shares([times], untold)
     assert doubt == ""
     assert shares["large"] == pytest.approx(0.192, abs=0.02)
     assert shares["large"] < 1.0 - 8.08 / 10.0
-    exact, _ = saved_shares(timed(large=(8.0,) * 5), untold)
+    exact, _ = saved_shares([timed(large=(8.0,) * 5)], untold)
     assert exact["large"] == pytest.approx(0.2)
 
 
 def test_what_cannot_be_told_from_nothing_waits() -> None:
     """A tiny layer that was timed faster by chance does not go before a large one."""
     noise = (9.3, 9.9, 10.2, 9.4, 10.1)
-    shares, doubt = saved_shares(timed(large=(9.0,) * 5, tiny=noise), untold)
+    shares, doubt = saved_shares([timed(large=(9.0,) * 5, tiny=noise)], untold)
     assert (shares["tiny"], doubt) == (0.0, "")
     assert shares["large"] == pytest.approx(0.1)
 
@@ -59,21 +60,21 @@ def test_what_cannot_be_told_from_nothing_waits() -> None:
 def test_where_nothing_is_certain_work_decides() -> None:
     noise = (9.3, 9.9, 10.2, 9.4, 10.1)
     times = timed(small=noise, tiny=noise, none=(10.0,) * 5)
-    shares, doubt = saved_shares(times, lambda: {name: WORKS[name] for name in times})
+    shares, doubt = saved_shares([times], lambda: {name: WORKS[name] for name in times})
     assert shares["small"] > 0.0
     assert shares["none"] == 0.0  # which is certain
     assert "no interval leaves out" in doubt
 
 
 def test_what_certainly_saves_nothing_ends_it() -> None:
-    shares, doubt = saved_shares(timed(none=(10.0,) * 5, tiny=(10.2,) * 5), untold)
+    shares, doubt = saved_shares([timed(none=(10.0,) * 5, tiny=(10.2,) * 5)], untold)
     assert (shares, doubt) == ({"none": 0.0, "tiny": 0.0}, "")
 
 
 def test_a_measurement_that_is_not_to_be_trusted_decides_nothing() -> None:
     # By the clock the tiny one saves half; by their work the large one saves most.
     times = timed("the machine was busy", large=(12.0,) * 5, tiny=(5.0,) * 5, none=(7.0,) * 5)
-    shares, doubt = saved_shares(times, lambda: {name: WORKS[name] for name in times})
+    shares, doubt = saved_shares([times], lambda: {name: WORKS[name] for name in times})
     assert doubt == "the machine was busy"
     assert shares["large"] > shares["tiny"]
     assert 0.02 <= shares["large"] <= 0.1  # between its share of operations and of MACs
@@ -87,7 +88,7 @@ def test_moves_are_judged_by_their_work_on_a_busy_machine(
         found = timed("the machine was busy", **dict.fromkeys(models, (10.0,) * 5))
         return {name: found[name] for name in models}
 
-    monkeypatch.setattr(moves_module, "measure_latency", busy)
+    monkeypatch.setattr("shoal.measure.deployment.measure_latency", busy)
     images = torch.randn(2, 1, 8, 8)
     network = shoal.capture(shoal.models.digits_resnet().eval(), images)
     found = find_moves(network, ["drop"])
@@ -110,3 +111,52 @@ def test_a_step_says_where_macs_decided() -> None:
     )  # fmt: skip
     told = "what moves save was judged by their MACs, not by the clock: the machine was busy"
     assert told in result.steps[1].notes
+
+
+def test_every_deployment_counts_alike_by_shares() -> None:
+    """Of 10 ms one saves 10 and 0 %, another 0 and 30 %, and the second deployment takes 100 ms."""
+    first = timed(one=(9.0,) * 5, other=(10.0,) * 5)
+    second = timed(one=(10.0,) * 5, other=(7.0,) * 5)
+    slow = {n: replace(v, blocks_ms=tuple(10 * ms for ms in v.blocks_ms),
+                       rounds_ms=tuple(10 * ms for ms in v.rounds_ms))
+            for n, v in second.items()}  # fmt: skip
+    for times in ([first, second], [second, first], [first, slow]):
+        shares, doubt = saved_shares(times, untold)
+        assert doubt == ""
+        assert shares == {"one": pytest.approx(0.05), "other": pytest.approx(0.15)}
+
+
+def test_what_is_slower_in_one_deployment_saves_nothing() -> None:
+    first = timed(one=(10.1,) * 5, other=(9.0,) * 5)
+    second = timed(one=(1.0,) * 5, other=(9.99,) * 5)  # the other: too little to tell
+    shares, doubt = saved_shares([first, second], untold)
+    assert (shares["one"], doubt) == (0.0, "")
+    assert shares["other"] == pytest.approx(0.0505)
+
+
+def test_work_decides_in_each_deployment() -> None:
+    noise = (9.3, 9.9, 10.2, 9.4, 10.1)
+    times = timed(small=noise, tiny=noise)
+    works = {name: WORKS[name] for name in times}
+    alone, _ = saved_shares([times], lambda: works)
+    both, _ = saved_shares([times, times], lambda: works)
+    assert both == pytest.approx(alone)
+
+
+def test_moves_are_measured_in_each_deployment(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    def measure(models: Mapping[str, Any], inputs: torch.Tensor, **_: Any) -> dict[str, Latency]:
+        sizes.append(len(inputs))
+        found = timed(**{name: (5.0,) * 5 for name in models if name})
+        return {name: found[name] for name in models}
+
+    monkeypatch.setattr("shoal.measure.deployment.measure_latency", measure)
+    monkeypatch.setattr(LatencyCosts, "map_ms", lambda self, found, node: 1.0)
+    monkeypatch.setattr(LayerCosts, "_weights", [1.0, 1.0])
+    images = torch.randn(2, 1, 8, 8)
+    network = shoal.capture(shoal.models.digits_resnet().eval(), images)
+    found = find_moves(network, ["drop"])
+    whole_ms, saved, _ = saved_ms(network, found, images, batch=(1, 32))
+    assert sizes == [1, 32]
+    assert (whole_ms, set(saved.values())) == (20.0, {10.0})

@@ -76,7 +76,7 @@ def _shown(known: Option) -> str:
         return known.default_text
     if known.kind is bool:
         return "yes" if known.default else "no"
-    if known.of is not None:
+    if known.of is not None and isinstance(known.default, tuple | None):
         return ",".join(map(str, known.default or ())) or "none"
     text = f"{known.default:g}" if known.kind is float else str(known.default)
     return f"{text} {known.unit}" if known.unit else text

@@ -82,7 +82,7 @@ class SearchEnergy:
         if epoch:
             saved = 100.0 * (1.0 - epoch["result"].seconds / epoch["dense"].seconds)
         one = inference.get("dense")
-        batch = {"samples": _IMAGES, "batch": lab.machine.latency_batch}
+        batch = {"samples": _IMAGES, "batch": lab.machine.batches[0]}
         return {
             "training": training,
             "epoch": {name: _figures(energy) for name, energy in epoch.items()} or None,
@@ -98,7 +98,7 @@ class SearchEnergy:
 
         def measure(name: str) -> Energy:
             network = networks[name]
-            inputs = lab.data.example(lab.machine.latency_batch, device_of(network))
+            inputs = lab.data.example(lab.machine.batches[0], device_of(network))
             return inference_energy(
                 network, inputs, images=_IMAGES, country=self.country, min_seconds=_SECONDS
             )

@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+from shoal.measure.deployment import (
+    Batches,
+    Deployment,
+    Runtimes,
+    deployments,
+    measure_in,
+    sized,
+    together,
+)
 from shoal.measure.latency import (
     Benchmark,
     InRuntime,
@@ -18,12 +27,15 @@ from shoal.network.agreement import Agreement, compare_outputs, random_like
 
 __all__ = [
     "Agreement",
+    "Batches",
     "Benchmark",
+    "Deployment",
     "InRuntime",
     "Latency",
     "MacCount",
     "Ratio",
     "Rounds",
+    "Runtimes",
     "SideBySide",
     "Timing",
     "benchmark",
@@ -31,9 +43,13 @@ __all__ = [
     "compare_outputs",
     "count_macs",
     "count_params",
+    "deployments",
     "depth",
     "latency_ratio",
+    "measure_in",
     "measure_latency",
     "random_like",
+    "sized",
     "time_rounds",
+    "together",
 ]

@@ -14,15 +14,16 @@ import os
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TypeVar
+from statistics import fmean
+from typing import Any, TypeVar
 
 import torch
 from torch import fx, nn
 
 from shoal.files import write_file
-from shoal.measure import measure_latency
+from shoal.measure import Deployment, measure_in, measure_latency
 from shoal.merge.algebra import Inexact, in_a_row
 from shoal.merge.conv_map import ConvMap
 from shoal.merge.linear_ops import tensor_shape
@@ -30,7 +31,8 @@ from shoal.merge.regions import Element
 from shoal.merge.units import Segment, as_built, folded_units
 from shoal.modes import device_of, dtype_of
 from shoal.network import Network
-from shoal.runtimes import EAGER, find_runtime
+from shoal.network.inputs import as_inputs
+from shoal.runtimes import EAGER, Runtime, find_runtime
 
 T = TypeVar("T")
 
@@ -50,6 +52,9 @@ class Prices:
     # noise of a measurement
     margin: float = 0.97
     in_ms: bool = True  # whether costs are milliseconds, to be reported
+    # What the same costs in each deployment by itself, where `of` weighs several: layers that are
+    # slower as one in any of them stay apart
+    each: tuple[Prices, ...] = ()
 
 
 def best_cut(chain: Sequence[Element], prices: Prices) -> list[Segment]:
@@ -88,10 +93,16 @@ def _join(units: Sequence[Segment], prices: Prices) -> tuple[float, Segment] | N
         return None
     if _work(composed) > prices.most_work * sum(map(_work, parts)):
         return None
-    price, apart = _price(composed, units, prices), sum(_alone(unit, prices)[0] for unit in units)
+    price, apart = _price(composed, units, prices), _apart(units, prices)
+    if any(_price(composed, units, one) > _apart(units, one) for one in prices.each):
+        return None
     start, end = units[0].start, units[-1].end
     segment = Segment(start, end, composed, layers, True, cost=price, cost_apart=apart)
     return price / prices.margin, segment
+
+
+def _apart(units: Sequence[Segment], prices: Prices) -> float:
+    return sum(_alone(unit, prices)[0] for unit in units)
 
 
 def _alone(unit: Segment, prices: Prices) -> tuple[float, Segment]:
@@ -107,12 +118,21 @@ def _alone(unit: Segment, prices: Prices) -> tuple[float, Segment]:
         together = _price(unit.map, [unit, *parts], prices) / prices.margin
         # the addition costs about what scaling and shifting the same tensor does
         apart += prices.of(ConvMap.identity(unit.map.channels_out, unit.map.spatial), unit.end)
-        if together <= apart:
+        slower = any(_slower_as_one(unit, parts, one) for one in prices.each)
+        if together <= apart and not slower:
             price = together * prices.margin
             return together, replace(unit, branches=(), cost=price, cost_apart=apart)
         reason = "as one layer it would be slower"
     changed = any(part.changed for part in parts)
     return apart, replace(unit, map=None, changed=changed, reason=reason)
+
+
+def _slower_as_one(unit: Segment, parts: Sequence[Segment], prices: Prices) -> bool:
+    """Whether a sum of branches costs more as one layer."""
+    assert unit.map is not None  # else there is no such layer
+    branches = replace(unit, map=None)
+    added = prices.of(ConvMap.identity(unit.map.channels_out, unit.map.spatial), unit.end)
+    return _price(unit.map, [unit, *parts], prices) > _alone(branches, prices)[0] + added
 
 
 def _price(composed: ConvMap, units: Sequence[Segment], prices: Prices) -> float:
@@ -134,6 +154,42 @@ def _work(composed: ConvMap) -> float:
 # ---------------------------------------------------------------------- what layers cost
 
 
+class LayerCosts:
+    """What layers cost in the deployments that decide, in milliseconds.
+
+    In several, a layer's time counts by its share of the network's latency there, as `together`
+    has it: the costs are then milliseconds of a call of the network that takes as long in each.
+    """
+
+    def __init__(self, network: Network, where: Sequence[Deployment]) -> None:
+        self._network, self._where = network, where
+        self._each = [LatencyCosts(network, one.batch, one.runtime) for one in where]
+
+    @cached_property
+    def _weights(self) -> list[float]:
+        if len(self._where) == 1:
+            return [1.0]
+        inputs = as_inputs(self._network.example_inputs(2), self._network.inputs.parameters)
+        timed = measure_in(self._where, {"": self._network}, inputs, min_seconds=0.3)
+        whole = [found[""].median_ms for found in timed]
+        return [fmean(whole) / ms for ms in whole]
+
+    def map_ms(self, found: ConvMap, node: fx.Node) -> float:
+        """Return the cost of the layers that compute a map of a node's value."""
+        costs = (one.map_ms(found, node) for one in self._each)
+        return sum(weight * cost for weight, cost in zip(self._weights, costs, strict=True))
+
+    def prices(self, **how: Any) -> Prices:
+        """Return these costs as prices; the rest as `Prices` has it."""
+        each = tuple(Prices(one.map_ms, **how) for one in self._each)
+        return Prices(self.map_ms, each=each if len(each) > 1 else (), **how)
+
+    def save(self) -> None:
+        """Write new figures to disk."""
+        for one in self._each:
+            one.save()
+
+
 class LatencyCosts:
     """Latency of layers by configuration and input shape, in milliseconds.
 
@@ -141,7 +197,7 @@ class LatencyCosts:
     $SHOAL_CACHE or the user's cache: so the fastest round counts, which work beside disturbs least.
     """
 
-    def __init__(self, network: Network, batch: int, runtime: str = EAGER) -> None:
+    def __init__(self, network: Network, batch: int, runtime: str | Runtime = EAGER) -> None:
         self.batch = batch
         self.device = device_of(network)
         self.dtype = dtype_of(network) or torch.float32

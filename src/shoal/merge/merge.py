@@ -14,10 +14,20 @@ from torch import fx
 
 from shoal.data.batch import split_batch
 from shoal.errors import ConfigError, OptionError
-from shoal.measure import Ratio, count_macs, depth, latency_ratio, measure_latency
+from shoal.measure import (
+    Batches,
+    Deployment,
+    Ratio,
+    Runtimes,
+    count_macs,
+    deployments,
+    depth,
+    latency_ratio,
+    measure_in,
+)
 from shoal.merge.build import FOLD_ONLY, Attempt, Builder
 from shoal.merge.conv_map import ConvMap
-from shoal.merge.cut import LatencyCosts, Prices
+from shoal.merge.cut import LayerCosts, Prices
 from shoal.merge.peephole import fix_lines, simplify_
 from shoal.merge.regions import find_regions
 from shoal.merge.report import Kept, MergeReport
@@ -25,7 +35,7 @@ from shoal.merge.units import weighted
 from shoal.modes import device_of, dtype_of, is_channels_last, make_channels_last
 from shoal.network import Network
 from shoal.network.agreement import compare_outputs
-from shoal.network.inputs import as_call, as_inputs, map_tensors, repeat_rows
+from shoal.network.inputs import as_call, as_inputs, map_tensors
 from shoal.network.rewrite import remove_dead_, used_paths
 from shoal.passes.batches import plain
 from shoal.runtimes import EAGER
@@ -39,8 +49,8 @@ def merge_(
     loader: Iterable[Any] | None = None,
     *,
     policy: str = "measured",
-    batch: int = 1,
-    runtime: str = EAGER,
+    batch: Batches = 1,
+    runtime: Runtimes = EAGER,
 ) -> MergeReport:
     """Merge what is linear into fewer layers, in place, and prove that nothing changed.
 
@@ -57,8 +67,11 @@ def merge_(
         loader: real inputs for the comparison, besides random ones.
         policy: "measured" merges what is measured to be faster; "always" merges whatever is
             exact; "fold" folds scales and shifts only.
-        batch: batch size at which latency decides.
-        runtime: where it is measured: "eager" is PyTorch, "onnxruntime" the exported network.
+        batch: batch size at which latency decides, or several.
+        runtime: where it is measured: "eager" is PyTorch, "onnxruntime" the exported network, …; or
+            several, as a list or with commas between them. What is merged must pay in the sum over
+            all runtimes and batch sizes, each by its share of the network's latency there, and be
+            slower in none.
 
     Returns:
         What was merged and what was kept, with reasons, errors, MACs and latencies.
@@ -81,9 +94,8 @@ def merge_(
     """
     if policy not in ("measured", "always", "fold"):
         raise OptionError("policy", policy, "'measured', 'always' or 'fold'")
-    if batch < 1:
-        raise OptionError("batch", batch, "at least 1")
-    return _Merger(network, _sample_inputs(network, loader), policy, batch, runtime).run()
+    where = deployments(runtime, batch)
+    return _Merger(network, _sample_inputs(network, loader), policy, where).run()
 
 
 @dataclass
@@ -91,12 +103,14 @@ class _Merger:
     network: Network
     inputs: list[Any]
     policy: str
-    batch: int
-    runtime: str
+    where: tuple[Deployment, ...]
 
     def __post_init__(self) -> None:
         self.verifier = _Verifier(self.network, self.inputs)
-        self.costs = LatencyCosts(self.network, self.batch, self.runtime)
+        self.costs = LayerCosts(self.network, self.where)
+        self.runtime = ",".join(dict.fromkeys(one.name for one in self.where))
+        batches = tuple(dict.fromkeys(one.batch for one in self.where))
+        self.batch = batches if len(batches) > 1 else batches[0]
 
     def run(self) -> MergeReport:
         attempt, slower, doubt = self._verified(self.policy), False, ""
@@ -138,7 +152,13 @@ class _Merger:
     def _was_slower(self) -> bool:
         """Whether all that was done last is a merge that was measured here, and undone."""
         done = self.network.plan.operations
-        return bool(done) and done[-1].options.get("slower") == [self.runtime, self.batch]
+        return bool(done) and done[-1].options.get("slower") == self._deployed
+
+    @property
+    def _deployed(self) -> list[Any]:
+        """The runtimes and batch sizes as JSON values."""
+        batch = self.batch
+        return [self.runtime, list(batch) if isinstance(batch, tuple) else batch]
 
     def _adopt(self, attempt: Attempt, slower: bool) -> None:
         """Make the network what the attempt is; record it, and where joining was slower."""
@@ -149,7 +169,7 @@ class _Merger:
             self.network.train(training)
         if changed or (slower and not self._was_slower()):
             layers = {item.name: list(item.layers) for item in attempt.merged}
-            options = {"slower": [self.runtime, self.batch]} if slower else {}
+            options = {"slower": self._deployed} if slower else {}
             self.network.plan.record("merge", (), layers=layers, **options)
 
     def _verified(self, policy: str) -> Attempt:
@@ -174,17 +194,21 @@ class _Merger:
         return nothing
 
     def _latencies(self, folded: Network, merged: Network) -> tuple[float, float, Ratio]:
-        inputs = map_tensors(lambda tensor: repeat_rows(tensor, self.batch), self.inputs[-1])
+        """Return the latencies of both, summed over the deployments, and the worst of the ratios.
+
+        Of ratios that are trusted, if there are any: one that is slower there is slower.
+        """
         networks = {"folded": folded, "merged": merged}
-        timing = measure_latency(networks, inputs, runtime=self.runtime, min_seconds=0.3)
-        before, after = timing["folded"], timing["merged"]
-        return before.median_ms, after.median_ms, latency_ratio(after, before)
+        timed = measure_in(self.where, networks, self.inputs[-1], min_seconds=0.3)
+        before, after = (sum(one[name].median_ms for one in timed) for name in networks)
+        ratios = [latency_ratio(one["merged"], one["folded"]) for one in timed]
+        return before, after, max(ratios, key=lambda ratio: (ratio.trusted, ratio.median))
 
     # ------------------------------------------------------------------ merging
 
     def _prices(self, policy: str) -> Prices:
         if policy == "measured":
-            return Prices(self.costs.map_ms)
+            return self.costs.prices()
         # As few layers as can be; a scale and shift counts a little, so that it is folded.
         joins = policy == "always"
         return Prices(_count_layers, joins=joins, most_work=math.inf, margin=1.0, in_ms=False)
@@ -218,20 +242,17 @@ def _count_layers(found: ConvMap, node: fx.Node) -> float:
     return 0.0 if found.is_identity else 0.1 if found.is_affine else 1.0 + 0.01 * found.ones
 
 
-def trial_merge_(network: Network, *, batch: int, runtime: str = EAGER) -> Network:
+def trial_merge_(network: Network, costs: LayerCosts) -> Network:
     """Merge, in place, the layers of a network whose scales and shifts are folded, to measure it.
 
     Regions are cut as `merge_` cuts them under "measured"; nothing is compared or recorded.
     """
     used = used_paths(network.graph.nodes)
     simplify_(network, pool_first=True)
-    regions = [region for region in find_regions(network) if weighted(region.chain) > 1]
-    if regions:
-        costs = LatencyCosts(network, batch, runtime)
-        builder = Builder(network, Prices(costs.map_ms))
-        for region in regions:
+    builder = Builder(network, costs.prices())
+    for region in find_regions(network):
+        if weighted(region.chain) > 1:
             builder.build(region)
-        costs.save()
     remove_dead_(network, used)
     fix_lines(network)
     return network

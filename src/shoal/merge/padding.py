@@ -14,8 +14,9 @@ from collections.abc import Iterator, Sequence
 from torch import fx, nn
 
 from shoal.errors import PlanError
+from shoal.measure import Batches, Runtimes, deployments
 from shoal.merge.conv_map import Conv, conv_padding
-from shoal.merge.cut import LatencyCosts, Prices, best_cut
+from shoal.merge.cut import LayerCosts, Prices, best_cut
 from shoal.merge.peephole import simplify_
 from shoal.merge.regions import Element, Sum, find_regions
 from shoal.network import Network
@@ -27,10 +28,15 @@ _WORTH = 0.8  # one layer over two, in latency: borders change and work grows, s
 Pair = tuple[str, str]  # paths of two convolutions, one after the other
 
 
-def find_movable_paddings(network: Network, *, batch: int = 1, runtime: str = EAGER) -> list[Pair]:
-    """Return the pairs of convolutions that a merge would join if the padding were moved."""
-    costs = LatencyCosts(network, batch, runtime)
-    prices = Prices(costs.map_ms, margin=_WORTH)
+def find_movable_paddings(
+    network: Network, *, batch: Batches = 1, runtime: Runtimes = EAGER
+) -> list[Pair]:
+    """Return the pairs of convolutions that a merge would join if the padding were moved.
+
+    Latency decides, in each runtime at each batch size, as in `merge_`.
+    """
+    costs = LayerCosts(network, deployments(runtime, batch))
+    prices = costs.prices(margin=_WORTH)
     moved = network.copy().eval()
     simplify_(moved)
     found: list[Pair] = []

@@ -64,12 +64,12 @@ class MergeReport:
     macs_after: int
     depth_before: int  # layers with weights on the longest path
     depth_after: int
-    # Medians from the same rounds, scales and shifts folded, and merged; None where nothing beyond
-    # folding was done
+    # Medians from the same rounds, scales and shifts folded, and merged, summed over the runtimes
+    # and batch sizes; None where nothing beyond folding was done
     latency_before_ms: float | None
     latency_after_ms: float | None
-    batch: int  # batch size of the latencies
-    runtime: str = EAGER  # where they were measured, "eager" or "onnxruntime"
+    batch: int | tuple[int, ...]  # batch size of the latencies, or sizes
+    runtime: str = EAGER  # where they were measured; several with commas between them
     # Why the latencies are not to be trusted, so that no merge was undone by them; else ""
     latency_doubt: str = ""
 
@@ -84,7 +84,8 @@ class MergeReport:
         try:
             parts = {name: [_read(kind, item) for item in data[name]]
                      for name, kind in kinds.items()}  # fmt: skip
-            return cls(**{**data, **parts})
+            whole: MergeReport = _read(cls, {**data, **parts}, lists=tuple(kinds))
+            return whole
         except (KeyError, TypeError) as error:
             raise PlanError(f"the record of the merge cannot be read ({error})") from error
 
@@ -103,5 +104,7 @@ class MergeReport:
         return "\n".join(lines)
 
 
-def _read(kind: type[Any], item: Mapping[str, Any]) -> Any:
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in item.items()})
+def _read(kind: type[Any], item: Mapping[str, Any], lists: tuple[str, ...] = ()) -> Any:
+    """Return a record of JSON values; what is a list there is a tuple, but for `lists`."""
+    plain = {k: tuple(v) if isinstance(v, list) and k not in lists else v for k, v in item.items()}
+    return kind(**plain)

@@ -60,6 +60,7 @@ class Option:
     name: str
     kind: type  # of its value, without the None that an optional one also takes
     of: type | None  # the type of a tuple's items; None for a single value
+    lone: bool  # whether a single item is a value by itself, and not a tuple of one
     optional: bool  # whether None is a value
     default: Any
     help: str  # what it means and when to change it, in sentences
@@ -75,9 +76,24 @@ class Option:
             return None
         if self.of is None:
             return self._single(value, self.kind)
+        if self.lone:
+            return self._one_or_several(value)
         if isinstance(value, str) or not isinstance(value, Iterable):
             raise OptionError(self.name, value, f"a list of {_PLURALS[self.of]}")
         return tuple(self._single(item, self.of) for item in value)
+
+    def _one_or_several(self, value: Any) -> Any:
+        """Return an item, or several as a tuple, each once; a text may hold several with commas."""
+        assert self.of is not None  # only lists come here
+        if isinstance(value, str):
+            value = [part.strip() for part in value.split(",")]
+            if self.of is not str:
+                raise OptionError(self.name, ",".join(value), _WORDS[self.of])
+        given = value if isinstance(value, Iterable) else [value]
+        items = tuple(dict.fromkeys(self._single(item, self.of) for item in given))
+        if not items:
+            raise OptionError(self.name, value, f"{_WORDS[self.of]}, or several")
+        return items if len(items) > 1 else items[0]
 
     def _single(self, value: Any, kind: type) -> Any:
         if kind is float and type(value) is int:
@@ -185,16 +201,17 @@ _KNOWN: dict[type, tuple[Option, ...]] = {}
 
 
 def _option(f: Field[Any], hint: Any) -> Option:
-    optional = False
+    optional = lone = False
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]
-        optional, hint = True, kinds[0]
+        optional, lone = type(None) in typing.get_args(hint), len(kinds) > 1
+        hint = kinds[-1]  # of an item or a tuple of them, the tuple
     of = None
     if typing.get_origin(hint) is tuple:
         of, hint = typing.get_args(hint)[0], tuple
     if f.default is MISSING or (of or hint) not in _WORDS:
         raise ConfigError(f"the option {f.name} needs a default and a plain type")
-    return Option(f.name, hint, of, optional, f.default, **f.metadata[_META])
+    return Option(f.name, hint, of, lone, optional, f.default, **f.metadata[_META])
 
 
 def share_out(values: Mapping[str, Any], *classes: type[Options]) -> tuple[dict[str, Any], ...]:

@@ -50,10 +50,13 @@ def _sums(report: MergeReport) -> list[str]:
         f"{amount(report.macs_before)} → {amount(report.macs_after)} MACs per sample"
     ]
     if report.latency_before_ms is not None and report.latency_after_ms is not None:
-        where = "" if report.runtime == EAGER else f" in {runtime_name(report.runtime)}"
+        names = " and ".join(map(runtime_name, report.runtime.split(",")))
+        where = "" if report.runtime == EAGER else f" in {names}"
+        sizes = report.batch if isinstance(report.batch, tuple) else (report.batch,)
+        batch = " and ".join(map(str, sizes))
         before, after = report.latency_before_ms, report.latency_after_ms
         lines.append(
-            f"the whole network at batch {report.batch}{where}: {Quantity(before, 'ms')} with "
+            f"the whole network at batch {batch}{where}: {Quantity(before, 'ms')} with "
             f"scales and shifts folded, {Quantity(after, 'ms')} merged"
             + (f"; not to be trusted: {report.latency_doubt}" if report.latency_doubt else "")
         )

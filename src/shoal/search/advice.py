@@ -27,7 +27,7 @@ def advice(
             tries.append("final_epochs=10, which lets the search go further and trains at the end")
         else:
             tries.append(f"epochs={2 * max(1, options.epochs)}")
-    if machine.runtime == EAGER:
+    if machine.runtimes == (EAGER,):
         tries.append("runtime='onnxruntime' if that is where the network will run")
     if not tries:
         tries.append("latency_batch, the batch size that the network will run at")

@@ -138,7 +138,7 @@ def compress(
             options=wanted,
             machine=machine,
             recipe=settings.recipe,
-            gauge=gauge or Gauge(data, machine.latency_batch, machine.runtime, evaluate),
+            gauge=gauge or Gauge(data, machine.batches, machine.runtimes, evaluate),
             listener=listener or Listener(),
             rewind=Rewind(wanted, network, run, own_training=fit is not None),
             fit=fit,
@@ -155,7 +155,8 @@ def compress(
 def method_of(settings: Settings) -> Method:
     """Return the method of some settings; raises if its criterion or the runtime does not exist."""
     chosen: Method = settings.method(settings.options)
-    find_runtime(settings.machine.runtime)
+    for name in settings.machine.runtimes:
+        find_runtime(name)
     if chosen.scores:
         criterion_for(settings.options.criterion, chosen.scores)
     return chosen

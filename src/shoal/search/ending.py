@@ -63,7 +63,7 @@ def end_of(
     """
     merged = best.copy()
     stage("merge")
-    report = merge_(merged, loader, batch=batches[0], runtime=runtimes[0])
+    report = merge_(merged, loader, batch=batches, runtime=runtimes)
     pair = {_BASELINE: folded(dense), _RESULT: merged}
     joined = any(item.weighted_before > 1 for item in report.merged)
     beside = {"result_folded": folded(best)} if joined else {}

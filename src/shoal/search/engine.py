@@ -303,7 +303,7 @@ class _Search:
             merge=ending.report,
             notes=tuple(self.notes),
             energy=energy,
-            latency_batch=self.task.machine.latency_batch,
+            latency_batch=self.task.machine.batches,
         )
         return replace(record, notes=(*record.notes, *self._advice(record)))
 

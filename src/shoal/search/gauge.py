@@ -11,7 +11,17 @@ import torch
 from torch import Tensor
 
 from shoal.data.batch import Batch, split_batch
-from shoal.measure import Ratio, benchmark, latency_ratio, measure_latency
+from shoal.measure import (
+    Batches,
+    Ratio,
+    Timing,
+    benchmark,
+    deployments,
+    latency_ratio,
+    measure_in,
+    sized,
+    together,
+)
 from shoal.merge.merge import merge_
 from shoal.merge.padding import find_movable_paddings
 from shoal.modes import device_of
@@ -20,6 +30,8 @@ from shoal.runtimes import EAGER
 from shoal.search.ending import Ending, end_of, folded
 from shoal.search.moves import Move, saved_ms
 from shoal.training import evaluate
+
+_BRIEFLY = Timing(min_seconds=0.3, max_seconds=20.0)
 
 
 @dataclass(frozen=True)
@@ -60,19 +72,21 @@ class Figures:
 class Gauge:
     """Measures on this machine; a subclass that takes no time may stand in (`compress(gauge=)`).
 
-    Latency decides at one batch size in one runtime; `evaluate` takes the place of the accuracy.
+    Latency decides in each runtime at each batch size; `evaluate` takes the place of the accuracy.
     """
 
     def __init__(
         self,
         data: Data,
-        batch: int = 1,
-        runtime: str = EAGER,
+        batch: Batches = 1,
+        runtime: str | Sequence[str] = EAGER,
         evaluate: Callable[[Network, Iterable[Any]], float] | None = None,
     ) -> None:
         self._data = data
         self._evaluate = evaluate
-        self._where: dict[str, Any] = {"batch": batch, "runtime": runtime}
+        self._where = deployments(runtime, batch)
+        self._batches = tuple(dict.fromkeys(one.batch for one in self._where))
+        self._runtimes = tuple(dict.fromkeys(one.name for one in self._where))
         self._dense: tuple[Network, Network] | None = None  # as it is, and folded
 
     def quality(self, network: Network, data: Iterable[Any]) -> float:
@@ -82,24 +96,27 @@ class Gauge:
         return evaluate(network, data).top1
 
     def measure(self, network: Network) -> Figures:
-        """Return what a network costs as it is."""
-        runtime, inputs = self._where["runtime"], self._inputs(network)
-        found = benchmark(network, inputs, runtime=runtime, min_seconds=0.3, max_seconds=20.0)
-        return Figures(found.macs, found.params, found.depth or 0, found.latency.median_ms)
+        """Return what a network costs as it is; its latency is the sum over all that decide."""
+        first, *others = self._where
+        inputs = self._inputs(network)
+        found = benchmark(network, sized(inputs, first.batch), runtime=first.runtime, **_BRIEFLY)
+        timed = measure_in(others, {"": network}, inputs, **_BRIEFLY)
+        latency = found.latency.median_ms + sum(one[""].median_ms for one in timed)
+        return Figures(found.macs, found.params, found.depth or 0, latency)
 
     def ratio(self, dense: Network, network: Network) -> Ratio:
         """Return the latency of dense, folded, over the network's, merged, from the same rounds.
 
-        Folding batch norms alone is no gain of a shallower network.
+        Folding batch norms alone is no gain of a shallower network. Where several runtimes or batch
+        sizes decide, each counts alike (`together`).
         """
         if self._dense is None or self._dense[0] is not dense:
             self._dense = dense, folded(dense)
         merged = network.copy()
-        merge_(merged, **self._where)
-        both, runtime = {"dense": self._dense[1], "own": merged}, self._where["runtime"]
-        inputs = self._inputs(network)
-        timed = measure_latency(both, inputs, runtime=runtime, min_seconds=0.3, max_seconds=20.0)
-        return latency_ratio(timed["dense"], timed["own"])
+        merge_(merged, batch=self._batches, runtime=self._runtimes)
+        both = {"dense": self._dense[1], "own": merged}
+        timed = measure_in(self._where, both, self._inputs(network), **_BRIEFLY)
+        return together([latency_ratio(one["dense"], one["own"]) for one in timed])
 
     def saved_ms(
         self, network: Network, moves: Sequence[Move], how: str
@@ -108,12 +125,14 @@ class Gauge:
 
         The third value says in words why MACs decided and not the clock; it is "" where that did.
         """
-        args, kwargs = network.example_inputs(self._where["batch"])
-        return saved_ms(network, moves, kwargs or args, how, self._where["runtime"])
+        args, kwargs = network.example_inputs(max(self._batches))
+        return saved_ms(
+            network, moves, kwargs or args, how, runtime=self._runtimes, batch=self._batches
+        )
 
     def paddings(self, network: Network) -> list[tuple[str, str]]:
         """Return the pairs of convolutions that would merge faster if their padding were moved."""
-        return find_movable_paddings(network, **self._where)
+        return find_movable_paddings(network, batch=self._batches, runtime=self._runtimes)
 
     def ending(
         self, dense: Network, best: Network, stage: Callable[[str], object] = lambda text: None
@@ -126,11 +145,11 @@ class Gauge:
             dense,
             best,
             lambda batch: self._data.example(batch, device_of(best)),
-            batches=(self._where["batch"],),
-            runtimes=(self._where["runtime"],),
+            batches=self._batches,
+            runtimes=self._runtimes,
             loader=self._data.val,
             stage=stage,
         )
 
     def _inputs(self, network: Network) -> Any:
-        return self._data.example(self._where["batch"], device_of(network))
+        return self._data.example(max(self._batches), device_of(network))

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from statistics import fmean
 from typing import Any, Literal
 
 import torch
@@ -23,11 +24,22 @@ from shoal.importance import Scores
 from shoal.importance.candidates import Candidate, unchanged
 from shoal.importance.replaced import TrialOptions, replacement_scores
 from shoal.importance.trials import applied
-from shoal.measure import Latency, latency_ratio, measure_latency
+from shoal.measure import (
+    Batches,
+    Latency,
+    Ratio,
+    Runtimes,
+    deployments,
+    latency_ratio,
+    measure_in,
+    together,
+)
+from shoal.merge.cut import LayerCosts
 from shoal.merge.linear_ops import tensor_shape
 from shoal.merge.merge import merge_, trial_merge_
 from shoal.modes import device_of
 from shoal.network import Network
+from shoal.network.inputs import batch_size
 from shoal.network.stretches import Stretch
 from shoal.passes.batches import Data, observe
 from shoal.runtimes import EAGER
@@ -85,26 +97,34 @@ def find_moves(network: Network, kinds: Collection[str] = KINDS) -> list[Move]:
 
 
 def saved_ms(
-    network: Network, moves: Iterable[Move], inputs: Any, how: str = "line", runtime: str = EAGER
+    network: Network,
+    moves: Iterable[Move],
+    inputs: Any,
+    how: str = "line",
+    runtime: Runtimes = EAGER,
+    batch: Batches | None = None,
 ) -> tuple[float, dict[str, float], str]:
     """Measure the network and what each move saves of it for certain, in milliseconds per call.
 
-    Network and moves are measured merged, as they would be used, on one batch of `inputs`. A "line"
-    stays a layer where nothing next to it can take it up. The network is left as it is.
+    Network and moves are measured merged, as they would be used, on batches of `inputs`: in each
+    runtime at each `batch` size, by default that of the inputs. A "line" stays a layer where
+    nothing next to it can take it up. The network is left as it is.
 
     What a move saves is the lower end of its 95 % interval, so that none is made for the noise of
     its measurement. One that does not certainly save half a percent, such as a tiny layer's, or
     whose measurement is not to be trusted, saves nothing as long as another one does; where none
-    does, operations and MACs decide (`WorkModel`).
+    does, operations and MACs decide (`WorkModel`). Where several runtimes or batch sizes decide,
+    each counts alike (`together`), and what is slower in one of them saves nothing.
 
     Returns:
-        The network's median; of that, by the moves' titles, the share saved; and, where MACs
-        decided, why in words, else "".
+        The network's median, summed over the runtimes and batch sizes; of that, by the moves'
+        titles, the share saved; and, where MACs decided, why in words, else "".
     """
-    batch = len(next(iter(inputs.values() if isinstance(inputs, Mapping) else inputs)))
+    where = deployments(runtime, batch_size(inputs) if batch is None else batch)
     folded = network.copy().eval()
-    merge_(folded, policy="fold", batch=batch)
-    whole = trial_merge_(_shallow_copy(folded), batch=batch, runtime=runtime)
+    merge_(folded, policy="fold")
+    costs = LayerCosts(folded, where)
+    whole = trial_merge_(_shallow_copy(folded), costs)
     before = _content(whole)
     saved: dict[str, float] = {}
     titles: dict[tuple[Any, ...], list[str]] = {}  # of moves that are alike
@@ -116,14 +136,15 @@ def saved_ms(
             _make(move, variant, how)
         except NameNotFoundError:  # folding took it: a rectifier right after another, say
             continue
-        trial_merge_(variant, batch=batch, runtime=runtime)
+        trial_merge_(variant, costs)
         now = _content(variant)
         signature = (tuple(sorted((before - now).items())), tuple(sorted((now - before).items())))
         if signature not in titles:
             models[move.title] = variant
         titles.setdefault(signature, []).append(move.title)
-    times = measure_latency(models, inputs, runtime=runtime, repeats=_ROUNDS, min_seconds=4.0)
-    whole_ms = times[""].median_ms
+    costs.save()
+    times = measure_in(where, models, inputs, repeats=_ROUNDS, min_seconds=4.0)
+    whole_ms = sum(found[""].median_ms for found in times)
     shares, doubt = saved_shares(times, lambda: {n: Work.of(m, inputs) for n, m in models.items()})
     for alike in titles.values():
         saved |= dict.fromkeys(alike, whole_ms * shares[alike[0]])
@@ -131,30 +152,44 @@ def saved_ms(
 
 
 def saved_shares(
-    times: Mapping[str, Latency], works: Callable[[], Mapping[str, Work]]
+    times: Sequence[Mapping[str, Latency]], works: Callable[[], Mapping[str, Work]]
 ) -> tuple[dict[str, float], str]:
     """Return which share of the latency of "" each other network saves, as `saved_ms` has it.
 
-    `works` is asked for what the networks do if the times do not decide; then the second value says
-    why.
+    The times are those of each deployment. `works` is asked for what the networks do if they do not
+    decide; then the second value says why.
     """
-    ratios = {name: latency_ratio(times[""], found) for name, found in times.items() if name}
-    saved = {
-        name: 1.0 - 1.0 / ratio.low if ratio.trusted and ratio.low > _LEAST else 0.0
-        for name, ratio in ratios.items()
-    }
+    each = {n: [latency_ratio(one[""], one[n]) for one in times] for n in times[0] if n}
+    ratios = {name: together(found) for name, found in each.items() if not _slower(found)}
+    saved = dict.fromkeys(each, 0.0)
+    for name, ratio in ratios.items():
+        if ratio.trusted and ratio.low > _LEAST:
+            saved[name] = 1.0 - 1.0 / ratio.low
     # What is certain not to save half a percent needs no model
     open_ = [name for name, r in ratios.items() if not r.trusted or r.high > _LEAST]
     if any(saved.values()) or not open_:
         return saved, ""
     work = works()
-    model = WorkModel.fit(list(work.values()), [min(times[name].rounds_ms) for name in work])
-    whole = model.ms(work[""])
+    by_work = [_shares_by_work(work, one) for one in times]
     for name in open_:
-        share = 1.0 - model.ms(work[name]) / whole if whole > 0.0 else 0.0
+        share = fmean(shares[name] for shares in by_work)
         saved[name] = share if share > 1.0 - 1.0 / _LEAST else 0.0
     doubts = dict.fromkeys(ratio.doubt for ratio in ratios.values() if ratio.doubt)
     return saved, next(iter(doubts), "no interval leaves out that nothing is saved")
+
+
+def _slower(ratios: Sequence[Ratio]) -> bool:
+    """Whether one of several deployments is slower, by as much as would be worth a step."""
+    trusted = (one.median for one in ratios if one.trusted)
+    return len(ratios) > 1 and any(median < 1.0 / _LEAST for median in trusted)
+
+
+def _shares_by_work(works: Mapping[str, Work], times: Mapping[str, Latency]) -> dict[str, float]:
+    """Return the shares that are saved by a cost model fitted to the times of one deployment."""
+    fastest = [min(times[name].rounds_ms) for name in works]
+    model = WorkModel.fit(list(works.values()), fastest)
+    whole = model.ms(works[""])
+    return {n: 1.0 - model.ms(work) / whole if whole > 0.0 else 0.0 for n, work in works.items()}
 
 
 def _shallow_copy(network: Network) -> Network:

@@ -161,13 +161,27 @@ class MachineOptions(Options):
         decides=False,
         default_text="a GPU if there is one",
     )
-    latency_batch: int = option(
+    latency_batch: int | tuple[int, ...] = option(
         1,
-        "Batch size at which latency is measured. Use the one you deploy with.",
+        "Batch size at which latency is measured, or several. Use those you deploy with.",
         check=at_least(1),
     )
-    runtime: str = option(
+    runtime: str | tuple[str, ...] = option(
         "eager",
-        "Where latency is measured for every choice: 'eager' (PyTorch) or 'onnxruntime', which "
-        "exports what it measures and so takes longer.",
+        "Where latency is measured for every choice: 'eager' (PyTorch), 'compile' (torch.compile), "
+        "'onnxruntime', 'openvino' or 'tensorrt', which translate what they measure and so take "
+        "longer. With several of these or several batch sizes a move must pay in the sum over all, "
+        "each by its share of the network's latency there, and be slower in none.",
     )
+
+    @property
+    def batches(self) -> tuple[int, ...]:
+        """The batch sizes; the first one counts where there can be but one."""
+        return (
+            self.latency_batch if isinstance(self.latency_batch, tuple) else (self.latency_batch,)
+        )
+
+    @property
+    def runtimes(self) -> tuple[str, ...]:
+        """The names of the runtimes, likewise."""
+        return self.runtime if isinstance(self.runtime, tuple) else (self.runtime,)

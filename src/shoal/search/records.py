@@ -246,7 +246,7 @@ class RunRecord(Record):
         notes: what the user should know.
         energy: what the meter measured (`Meter.summary`); empty without one.
         folder: the run's; None where nothing was kept.
-        latency_batch: the batch size at which latency was measured; None if not known.
+        latency_batch: the batch sizes at which latency was measured; None if not known.
     """
 
     dense: Metrics
@@ -261,7 +261,7 @@ class RunRecord(Record):
     notes: tuple[str, ...] = ()
     energy: Mapping[str, Any] = field(default_factory=dict)
     folder: Path | None = None
-    latency_batch: int | None = None
+    latency_batch: tuple[int, ...] | None = None
 
     @property
     def finished(self) -> bool:
@@ -295,7 +295,9 @@ class RunRecord(Record):
         try:
             parts = {name: kind.from_dict(data[name]) for name, kind in _PARTS.items()}
             parts["steps"] = tuple(map(Step.from_dict, data["steps"]))
-            return super().from_dict({**data, **parts, "latency_batch": data["latency"]["batch"]})
+            decided = [one["batch"] for one in parts["latency"].measured if one["decides"]]
+            sizes = tuple(dict.fromkeys([parts["latency"].batch, *decided]))
+            return super().from_dict({**data, **parts, "latency_batch": sizes})
         except (KeyError, TypeError, ValueError, AttributeError, ShoalError) as error:
             raise RunError(
                 f"the result is damaged ({error}): repeat the run's command to write it again"

@@ -346,14 +346,15 @@ def _read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _latency_batch(folder: Path) -> int | None:
-    """Return the batch size of the latencies; the file is the user's to edit, so anything goes."""
+def _latency_batch(folder: Path) -> tuple[int, ...] | None:
+    """Return the batch sizes of the latencies; the file is the user's to edit, so anything goes."""
     try:
         found = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return None
     batch = found.get("latency_batch") if isinstance(found, dict) else None
-    return batch if isinstance(batch, int) else None
+    sizes = tuple(batch) if isinstance(batch, list) else (batch,)
+    return sizes if all(isinstance(size, int) for size in sizes) else None
 
 
 def _is_farther(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:

@@ -7,20 +7,20 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from operator import sub
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from shoal.errors import ConfigError
-from shoal.measure.latency import measure_latency
+from shoal.measure.deployment import Batches, Runtimes, deployments, measure_in
 from shoal.measure.size import count_node_macs, count_params
 from shoal.modes import eval_mode
 from shoal.network import Network, Operation
 from shoal.network.blocks import Block
 from shoal.network.flow import own_tensors
-from shoal.network.inputs import Inputs
+from shoal.network.inputs import Inputs, batch_size
 from shoal.network.rewrite import remove_dead_
 from shoal.network.runner import Tap, listen
 from shoal.runtimes import EAGER
@@ -158,7 +158,8 @@ def block_costs(
     latency: bool = True,
     repeats: int = 10,
     min_seconds: float = 0.0,
-    runtime: str = EAGER,
+    runtime: Runtimes = EAGER,
+    batch: Batches | None = None,
 ) -> dict[str, BlockCost]:
     """Count what dropping each block saves, and measure it.
 
@@ -173,7 +174,9 @@ def block_costs(
         latency: whether to measure latency, which takes a few seconds.
         repeats: number of rounds.
         min_seconds: rounds go on for at least this long, in seconds.
-        runtime: where latency is measured, "eager" or "onnxruntime".
+        runtime: where latency is measured: "eager", "onnxruntime", …, or several. Latencies are
+            then summed; a block's share of them is the mean of its shares.
+        batch: batch size, or several; None takes that of the inputs.
 
     Raises:
         NameNotFoundError: a block does not exist.
@@ -203,14 +206,14 @@ def block_costs(
         costs[block.name] = BlockCost(own_macs, shares[0], own_params, shares[1])
     if latency and blocks:
         models = {"": network, **{name: _without(network, name) for name in costs}}
-        times = measure_latency(
-            models, inputs, runtime=runtime, repeats=repeats, min_seconds=min_seconds
-        )
-        whole = times.pop("")
-        for name, without in times.items():
-            saved = median(map(sub, whole.rounds_ms, without.rounds_ms))
-            share = 100.0 * saved / whole.median_ms
-            costs[name] = replace(costs[name], latency_ms=saved, latency_percent=share)
+        where = deployments(runtime, batch_size(inputs) if batch is None else batch)
+        times = measure_in(where, models, inputs, repeats=repeats, min_seconds=min_seconds)
+        whole_ms = sum(found[""].median_ms for found in times)
+        for name in costs:
+            saved = [median(map(sub, t[""].rounds_ms, t[name].rounds_ms)) for t in times]
+            share = fmean(s / t[""].median_ms for s, t in zip(saved, times, strict=True))
+            latency_ms = saved[0] if len(saved) == 1 else share * whole_ms
+            costs[name] = replace(costs[name], latency_ms=latency_ms, latency_percent=100.0 * share)
     return costs
 
 
