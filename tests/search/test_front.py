@@ -85,7 +85,7 @@ def test_a_step_is_exported_merged_for_the_batch_size_of_the_run(
 
     monkeypatch.setattr(source, "merge_", merge)
     assert main(["export", str(run), "--step", "3", "--format", "pt2"]) == 0
-    assert asked == [{"batch": 3, "runtime": "eager"}]
+    assert asked == [{"batch": (3,), "runtime": ("eager",)}]
     trained = shoal.load(run, step=3)
     assert len(trained.plan.names("linearize")) == 3
     x = small_runs.digits().example_inputs(5)

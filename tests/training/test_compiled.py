@@ -49,12 +49,13 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("kind", ["plain", "teacher", "penalty", "loss"])
+@pytest.mark.parametrize("kind", ["plain", "teacher", "penalty", "places", "loss"])
 def test_it_learns_what_the_uncompiled_step_does(kind: str, runs: list[int]) -> None:
     options: dict[str, Any] = {
         "plain": {},
         "teacher": {"teacher": small_runs.captured(), "recipe": {"distill": 0.5}},
         "penalty": {"penalty": lambda network, values: 1e-3 * network.fc.weight.square().sum()},
+        "places": {"penalty": inputs_squared, "at": ["act", "last"]},
         "loss": {"loss": lambda output, target: nn.functional.cross_entropy(output, target)},
     }[kind]
     off, plain = trained("off", **options)
@@ -67,16 +68,6 @@ def test_it_learns_what_the_uncompiled_step_does(kind: str, runs: list[int]) -> 
     )
     assert [e.train_top1 for e in report.epochs] == [e.train_top1 for e in plain.epochs]
     assert [e.penalty is None for e in report.epochs] == [e.penalty is None for e in plain.epochs]
-
-
-def test_a_penalty_on_values_inside_trains_uncompiled_and_says_so(runs: list[int]) -> None:
-    options: dict[str, Any] = {"penalty": inputs_squared, "at": ["act", "last"]}
-    on, report = trained("on", **options)
-    assert report.notes == (
-        "the network trains uncompiled: the method listens to values inside it",
-    )
-    assert runs == []
-    assert small_runs.same_weights(on, trained("off", **options)[0])
 
 
 def test_on_a_cpu_auto_is_off_to_the_bit(runs: list[int]) -> None:

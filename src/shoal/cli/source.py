@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from shoal.merge.merge import merge_
 from shoal.models import ModelSpec, check_finite, complete_spec, load_model, parse_spec
 from shoal.network import Network, capture
 from shoal.network.saving import is_saved
-from shoal.runtimes import EAGER
+from shoal.search.options import MachineOptions
 from shoal.seeds import preserved_rng, seed_everything
 
 
@@ -61,13 +61,11 @@ def open_result(
     folder = Path(text).expanduser()
     if (batch, runtime, step) == (None, None, None) and (folder / "result.json").exists():
         return load(text)
-    run = run_options(folder)
+    named = {f.name for f in fields(MachineOptions)}
+    run = {name: value for name, value in run_options(folder).items() if name in named}
+    machine = MachineOptions.from_dict(run)
     network = open_trained(text, step)
-    merge_(
-        network,
-        batch=batch or run.get("latency_batch", 1),
-        runtime=runtime or run.get("runtime", EAGER),
-    )
+    merge_(network, batch=batch or machine.batches, runtime=runtime or machine.runtimes)
     return network
 
 

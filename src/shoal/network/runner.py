@@ -7,8 +7,8 @@ entropy pass among them) uses plain hooks. What an addition reads and gives, onl
 from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -149,6 +149,36 @@ def listen(network: Network, taps: Iterable[Tap]) -> RemovableHandle:
     active[handle.id] = tuple(taps)
     handle.rewire()
     return handle
+
+
+@contextmanager
+def handing_out(
+    network: Network, nodes: Sequence[fx.Node], take: Callable[[list[Any]], None]
+) -> Iterator[None]:
+    """Let every forward pass hand out what some nodes give, at its end, by code of its own.
+
+    Unlike listening, which goes node by node, this can be compiled; nobody may listen meanwhile.
+    The network computes the same as before. It must not be changed meanwhile.
+    """
+    graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
+    outputs = graph.graph_copy(network.graph, copies)
+    graph.output((outputs, [copies[node] for node in nodes]))
+    code = graph.python_code("self")
+    scope: dict[str, Any] = dict(code.globals)
+    exec(compile(code.src, f"<shoal network {id(graph):x}>", "exec"), scope)
+    forward = scope["forward"]
+
+    def run(root: nn.Module, *leaves: Any) -> Any:
+        given, values = forward(root, *leaves)
+        take(values)
+        return given
+
+    before = network._run
+    network._keep(_run=run)
+    try:
+        yield
+    finally:
+        network._keep(_run=before)
 
 
 _ACTIVE: WeakKeyDictionary[Network, OrderedDict[int, tuple[Tap, ...]]] = WeakKeyDictionary()

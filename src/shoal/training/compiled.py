@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import types
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from torch import Tensor
 from shoal.data.batch import Batch
 from shoal.distributed import from_main
 from shoal.errors import one_line
+from shoal.network.own_code import with_own_code
 from shoal.training.evaluate import check_targets
 from shoal.training.objective import Objective
 
@@ -110,13 +110,10 @@ class Compiling:
             # `onednn.py` changes calls on their way, which compiled code would not go by.
             self._stop("the network trains uncompiled on this CPU, whose oneDNN needs watching")
             return
-        if self._objective.hooks.at:
-            # Then the network is run node by node, which is no code to compile.
-            self._stop("the network trains uncompiled: the method listens to values inside it")
-            return
         self._shapes = self._shapes_of(batch)
         try:
-            self._compiled = torch.compile(_of_its_own(self._objective), backend=BACKEND)
+            own = types.MethodType(with_own_code(type(self._objective).computed), self._objective)
+            self._compiled = torch.compile(own, backend=BACKEND)
         except Exception as error:  # there are as many reasons as there are backends
             self._stop(f"{_UNCOMPILED}{_summary(error)}")
 
@@ -133,18 +130,6 @@ class Compiling:
     @staticmethod
     def _shapes_of(batch: Batch) -> list[torch.Size]:
         return [value.shape for value in batch.inputs]
-
-
-def _of_its_own(objective: Objective) -> Any:
-    """Return an objective's computation with code of its own.
-
-    `torch.compile` keeps what it compiled with the code, at most 8 versions, and one code would
-    be that of every fit in the process.
-    """
-    known = type(objective).computed
-    own = types.FunctionType(known.__code__.replace(), known.__globals__, known.__name__)
-    own.__kwdefaults__, own.__defaults__ = known.__kwdefaults__, known.__defaults__
-    return types.MethodType(own, objective)
 
 
 def _summary(error: Exception) -> str:

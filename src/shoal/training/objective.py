@@ -20,7 +20,7 @@ from torch import Tensor, fx, nn
 from shoal.data.batch import Batch
 from shoal.errors import ConfigError, TrainingError, unknown_name
 from shoal.network import Network
-from shoal.network.runner import Tap, listen
+from shoal.network.runner import handing_out
 from shoal.options import Recipe
 from shoal.training.evaluate import (
     check_targets,
@@ -84,19 +84,21 @@ class Objective(nn.Module):
         # What a pass computes: `computed`, or that compiled.
         self.compute: Callable[..., tuple[Tensor, Tensor]] = self.computed
         self._values: dict[str, Any] = {}
-        self._taps = [self._tap(name, nodes) for name, nodes in _places(network, hooks.at).items()]
-
-    def _tap(self, name: str, nodes: tuple[fx.Node, ...]) -> Tap:
-        def store(*tensors: Tensor) -> None:
-            self._values[name] = tensors[0] if len(tensors) == 1 else tensors
-
-        return Tap(nodes[-1], nodes, store)
+        self._places = _places(network, hooks.at)
 
     def listening(self) -> AbstractContextManager[object]:
         """Return the context in which forward passes collect what the penalty asked for."""
-        if not self._taps or not isinstance(self.network, Network):
+        if not self._places or not isinstance(self.network, Network):
             return nullcontext()
-        return listen(self.network, self._taps)
+        nodes = [node for place in self._places.values() for node in place]
+
+        def take(values: list[Any]) -> None:
+            left = iter(values)
+            for name, place in self._places.items():
+                found = tuple(next(left) for _ in place)
+                self._values[name] = found[0] if len(found) == 1 else found
+
+        return handing_out(self.network, nodes, take)
 
     def forward(self, batch: Batch, check: bool = False) -> tuple[Tensor, Tensor]:
         """Return the sum over the batch of losses and penalty [], and what to report of it [3].
