@@ -24,7 +24,7 @@ from shoal.search.gauge import Data, Figures, Gauge
 from shoal.search.lab import Lab
 from shoal.search.moves import Move
 from shoal.search.options import MachineOptions, SearchOptions
-from shoal.search.records import LatencyReport, Result
+from shoal.search.records import Int8, LatencyReport, Result
 from shoal.search.rewind import Rewind
 from shoal.search.task import Listener, Task
 from shoal.training import fit
@@ -193,12 +193,21 @@ class FakeGauge(Gauge):
         """Move none."""
         return []
 
-    def ending(self, dense: Network, best: Network, stage: Callable[[str], object]) -> Ending:
+    def ending(
+        self,
+        dense: Network,
+        best: Network,
+        stage: Callable[[str], object],
+        int8: Path | None = None,
+    ) -> Ending:
         """Merge whatever can be merged."""
         network = best.copy()
         report = merge_(network, policy="always")
         latency = Latency(1.0, 1.0, 1.0, 1, 1, 1, "cpu", 1, (1.0,))
         names = ("dense", "dense_folded", "result", "result_merged")
+        if int8 is not None:
+            names += ("dense_int8", "result_int8")
+            (int8 / "eager.int8").write_bytes(b"weights")
         eager = SideBySide("eager", "dense_folded", dict.fromkeys(names, latency), {}, 1)
         return Ending(
             network,
@@ -217,7 +226,20 @@ class FakeGauge(Gauge):
                 merged_macs=report.macs_after,
                 merged_params=count_params(network),
             ),
+            None if int8 is None else (INT8,),
+            () if int8 is None else ("no int8 in OpenVINO: no",),
         )
+
+
+INT8 = Int8(
+    runtime="eager",
+    file="eager.int8",
+    bytes=7,
+    samples=300,
+    agreement=99.0,
+    top1_val=89.5,
+    top1_test=None,
+)
 
 
 def relabelled(batches: Iterable[Any], shift: int) -> list[Any]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import atexit
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -18,6 +20,8 @@ from torch import Tensor
 from shoal.errors import ConfigError
 
 T = TypeVar("T")
+
+_alone = False  # see `alone`
 
 _MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 
@@ -44,6 +48,17 @@ def ensure_initialised(device: torch.device | None = None) -> None:
             "these processes were started for GPUs and cannot train on 'cpu': "
             "omit device, or set ACCELERATE_USE_CPU=true before the launcher"
         )
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Let this process be one of one for a while: it works on what the others do not."""
+    global _alone
+    before, _alone = _alone, True
+    try:
+        yield
+    finally:
+        _alone = before
 
 
 def world() -> int:
@@ -133,7 +148,7 @@ def _launched() -> bool:
 
 
 def _grouped() -> bool:
-    return dist.is_available() and dist.is_initialized()
+    return not _alone and dist.is_available() and dist.is_initialized()
 
 
 def _cpu_forced() -> bool:

@@ -185,12 +185,13 @@ class SideBySide:
 class InRuntime:
     """Networks made to run in a runtime once, to be timed at several batch sizes.
 
-    They are made with the `example`'s inputs, and then compared with the network; `missing` says by
-    name, in one line, why a network is left out. Raises `NameNotFoundError` without such a runtime.
+    They are made with the `example`'s inputs, and then compared with the network; a `Runner` is
+    taken as it is. `missing` says by name, in one line, why a network is left out. Raises
+    `NameNotFoundError` without such a runtime.
     """
 
     def __init__(
-        self, runtime: str | Runtime, models: Mapping[str, nn.Module], example: Inputs,
+        self, runtime: str | Runtime, models: Mapping[str, nn.Module | Runner], example: Inputs,
         *, threads: int | None = None,
     ) -> None:  # fmt: skip
         where = open_runtime(runtime, threads=threads)
@@ -200,7 +201,9 @@ class InRuntime:
         self._runners: dict[str, Runner] = {}
         for name, model in models.items() if lacking is None else ():
             try:
-                self._runners[name] = where.make(model, example, check=True)
+                self._runners[name] = (
+                    model if isinstance(model, Runner) else where.make(model, example, check=True)
+                )
             except ShoalError as error:
                 self.missing[name] = str(error)
 

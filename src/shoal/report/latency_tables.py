@@ -17,6 +17,8 @@ NETWORKS = {
     "result": "result as trained",
     _RESULT: "result merged",
     "result_folded": "result, norms folded",
+    "dense_int8": "dense in int8",
+    "result_int8": "result in int8",
 }
 
 
@@ -25,7 +27,7 @@ def runtimes_table(found: LatencyReport) -> Table | None:
     shown = [one for one in found.measured if {_DENSE, _RESULT} <= set(one["latency"])]
     if not shown:
         return None
-    shared, where = _where(shown)
+    shared, where = places_of(shown)
     rows = []
     for place, one in enumerate(shown):
         first = not place or where[place] != where[place - 1]
@@ -44,7 +46,7 @@ def runtimes_table(found: LatencyReport) -> Table | None:
     columns = (
         *text_columns("runtime"),
         Column("batch"),
-        Column("dense", "ms", meaning="median of one call, batch norms folded"),
+        Column("dense", "ms", "right", "median of one call, batch norms folded", 1),
         Column("result", "ms", meaning="median of one call, merged"),
         Column("dense / result", meaning=meaning),
     )
@@ -68,7 +70,7 @@ def latency_table(runtimes: Sequence[Mapping[str, Any]], names: Mapping[str, str
     if not shown:
         return None
     meaning = f"latency of {names[shown[0]['baseline']]} over this one's, with its 95 % interval"
-    shared, places = _where(shown)
+    shared, places = places_of(shown)
     rows = []
     for found, where in zip(shown, places, strict=True):
         here = [name for name in names if name in found["latency"]]
@@ -87,7 +89,7 @@ def latency_table(runtimes: Sequence[Mapping[str, Any]], names: Mapping[str, str
     return Table(title, columns, tuple(rows), (f"baseline / this: {meaning}", *doubts))
 
 
-def _where(shown: Sequence[Mapping[str, Any]]) -> tuple[str, list[str]]:
+def places_of(shown: Sequence[Mapping[str, Any]]) -> tuple[str, list[str]]:
     """Return the device or the threads that all ran on, if they did, and each runtime in words."""
     places = [_place(next(iter(found["latency"].values()))) for found in shown]
     shared = places[0] if len(set(places)) == 1 else ""

@@ -7,6 +7,7 @@ from operator import attrgetter
 from typing import Any
 
 from shoal.report.extra_tables import energy_lines, energy_table
+from shoal.report.int8_tables import int8_lines, int8_tables
 from shoal.report.latency_tables import (
     doubt_notes,
     quotient,
@@ -48,9 +49,10 @@ def comparison_table(record: RunRecord) -> Table:
 
 
 def outcome_tables(record: RunRecord) -> list[Table]:
-    """Return what a run came to: dense against result, with latencies and energy once measured."""
+    """Return what a run came to: dense against result, with what else was measured."""
     latencies = None if record.latency is None else runtimes_table(record.latency)
     tables = [comparison_table(record), *([] if latencies is None else [latencies])]
+    tables += int8_tables(record)
     return [*tables, energy_table(record.energy)] if record.energy else tables
 
 
@@ -131,6 +133,7 @@ def outcome_lines(record: RunRecord) -> list[str]:
         else "not finished: the command that began it goes on from here",
         *(f"note: {note}" for note in runtime_notes(_measured(record))),
         *energy_lines(record.energy),
+        *int8_lines(record),
         *(f"note: {note}" for note in record.notes),
     ]  # fmt: skip
 

@@ -39,6 +39,7 @@ class Compiled(Eager):
 
     name = "compile"
     title = "PyTorch, compiled"
+    slow_start = True
 
     @override
     def lacking(self) -> str | None:

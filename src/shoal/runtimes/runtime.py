@@ -62,6 +62,7 @@ class Runtime(ABC):
 
     name: ClassVar[str]  # under which it is asked for
     title: ClassVar[str] = ""  # as tables call it; empty for its name
+    slow_start: ClassVar[bool] = False  # whether it takes long to make a network run
     int8: ClassVar[str] = ""  # what its files of int8 networks end in; empty if it cannot quantize
 
     @property

@@ -37,6 +37,7 @@ class TensorRT(OnnxRuntime):
 
     name = "tensorrt"
     title = "TensorRT"
+    slow_start = True
     int8 = ""  # its activations have to be symmetric, unlike those of the CPU's files
     quantize = Runtime.quantize
 

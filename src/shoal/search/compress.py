@@ -21,6 +21,7 @@ from shoal.network.saving import state_hash
 from shoal.options import Recipe
 from shoal.passes.batches import plain
 from shoal.runtimes import find_runtime
+from shoal.runtimes.int8 import quantizers
 from shoal.search.budget import Clock
 from shoal.search.engine import search
 from shoal.search.gauge import Data, Gauge
@@ -121,7 +122,13 @@ def compress(
     check_finite(model)
     first = _first_batch(train, "training")
     _first_batch(val, "validation")
-    network = _captured(model, first, base).to(working_device(machine.device)).eval()
+    place = working_device(machine.device)
+    if machine.int8 and place.type != "cpu":
+        raise ConfigError(
+            f"int8 is quantized and timed on the CPU, and the work is on '{place}': give "
+            "device='cpu', or omit int8 and export the result in int8 afterwards"
+        )
+    network = _captured(model, first, base).to(place).eval()
     run = None
     if out is not None:
         run = Run(
@@ -157,6 +164,10 @@ def method_of(settings: Settings) -> Method:
     chosen: Method = settings.method(settings.options)
     for name in settings.machine.runtimes:
         find_runtime(name)
+    if settings.machine.int8 and not quantizers():
+        raise ConfigError(
+            "int8 needs a runtime that can quantize: run `pip install 'shoal[onnx]'`, or omit it"
+        )
     if chosen.scores:
         criterion_for(settings.options.criterion, chosen.scores)
     return chosen

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from shoal.errors import ShoalError
@@ -13,8 +13,10 @@ from shoal.merge.merge import merge_
 from shoal.merge.report import MergeReport
 from shoal.network import Network
 from shoal.network.inputs import Inputs
-from shoal.runtimes import EAGER, installed
-from shoal.search.records import LatencyReport, is_slower
+from shoal.runtimes import EAGER, Runner, installed
+from shoal.runtimes.runtime import open_runtime
+from shoal.search.int8 import Int8Maker
+from shoal.search.records import Int8, LatencyReport, is_slower
 
 _BASELINE, _RESULT = "dense_folded", "result_merged"
 _DECIDES = Timing(min_seconds=2.0, max_seconds=30.0)  # what users read first must not be a fluke
@@ -29,6 +31,8 @@ class Ending:
     merged: Network
     report: MergeReport
     latency: LatencyReport
+    int8: tuple[Int8, ...] | None = None  # the result in int8; None if that was not asked for
+    notes: tuple[str, ...] = ()  # what the user should know
 
 
 def end_of(
@@ -40,6 +44,7 @@ def end_of(
     runtimes: Sequence[str] = (EAGER,),
     loader: Iterable[Any] | None = None,
     stage: Callable[[str], object] = lambda text: None,
+    int8: Int8Maker | None = None,
 ) -> Ending:
     """Merge the result of a search, and measure it beside the dense network; both stay as they are.
 
@@ -57,6 +62,7 @@ def end_of(
         runtimes: the names of the runtimes that decided, likewise.
         loader: gives real inputs to compare the outputs on, before and after merging.
         stage: told in words what begins.
+        int8: quantizes dense and result where a runtime can do that; both are then timed as well.
 
     Raises:
         ShoalError: a network cannot be made to run in a runtime that decides.
@@ -67,7 +73,9 @@ def end_of(
     pair = {_BASELINE: folded(dense), _RESULT: merged}
     joined = any(item.weighted_before > 1 for item in report.merged)
     beside = {"result_folded": folded(best)} if joined else {}
-    bench = _Bench(inputs, sorted({1, *batches}), beside, stage)
+    names = list(dict.fromkeys([*runtimes, *installed()]))
+    small = _Quantized() if int8 is None else _quantized(int8, names, pair, stage)
+    bench = _Bench(inputs, sorted({1, *batches}), beside, small.runners, stage)
     four = {"dense": dense, "result": best, **pair}
     found = [one for name in runtimes for one in bench.measure(name, four, _DECIDES)]
     deciding = [one for one in found if one.batch in batches]
@@ -76,7 +84,7 @@ def end_of(
         raise ShoalError(next(iter(own.missing.values())))
     others = [name for name in installed() if name not in {one.runtime for one in found}]
     deadline = time.perf_counter() + _PATIENCE
-    for name in others:
+    for name in sorted(others, key=lambda name: open_runtime(name).slow_start):
         found += bench.measure(name, pair, _OTHER, deadline)
     latency = LatencyReport(
         batch=own.batch,
@@ -92,7 +100,37 @@ def end_of(
         merged_macs=report.macs_after,
         merged_params=count_params(merged),
     )
-    return Ending(merged, report, latency)
+    figures = None if int8 is None else tuple(small.figures)
+    return Ending(merged, report, latency, figures, tuple(small.notes))
+
+
+@dataclass(frozen=True)
+class _Quantized:
+    """Dense and result in int8, by runtime, and why there are none."""
+
+    figures: list[Int8] = field(default_factory=list)
+    runners: dict[str, Mapping[str, Runner]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def _quantized(
+    maker: Int8Maker,
+    names: Iterable[str],
+    pair: Mapping[str, Network],
+    stage: Callable[[str], object],
+) -> _Quantized:
+    """Quantize in each runtime that can; what goes wrong becomes a note."""
+    found = _Quantized()
+    for runtime in map(open_runtime, names):
+        if not runtime.int8:
+            continue
+        stage(f"quantize for {runtime.name}")
+        try:
+            figures, found.runners[runtime.name] = maker.make(runtime, *pair.values())
+            found.figures.append(figures)
+        except ShoalError as error:
+            found.notes.append(f"no int8 in {runtime.title or runtime.name}: {error}")
+    return found
 
 
 @dataclass(frozen=True)
@@ -102,16 +140,18 @@ class _Bench:
     inputs: Callable[[int], Inputs]
     sizes: Sequence[int]
     beside: Mapping[str, Network]  # also timed where the result is slower
+    int8: Mapping[str, Mapping[str, Runner]]  # also timed, by the runtime's name
     stage: Callable[[str], object]
 
     def measure(
         self,
         runtime: str,
-        networks: Mapping[str, Network],
+        networks: Mapping[str, Network | Runner],
         timing: Timing,
         deadline: float = float("inf"),
     ) -> list[SideBySide]:
         """Return the latencies at each size; those not begun before the deadline are missing."""
+        networks = {**networks, **self.int8.get(open_runtime(runtime).name, {})}
         found = self._measured(runtime, networks, self.sizes, timing, deadline)
         slower = [one.batch for one in found if _RESULT in one.latencies and _slower(one)]
         if slower:
@@ -123,7 +163,7 @@ class _Bench:
     def _measured(
         self,
         runtime: str,
-        networks: Mapping[str, Network],
+        networks: Mapping[str, Network | Runner],
         sizes: Sequence[int],
         timing: Timing,
         deadline: float = float("inf"),

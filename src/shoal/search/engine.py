@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from shoal.distributed import barrier, from_main, is_main
+from shoal.distributed import alone, barrier, from_main, is_main
 from shoal.errors import ConfigError, NothingToRemoveError, RunError, TrainingError
 from shoal.measure import Ratio
 from shoal.network import Network
@@ -252,10 +254,12 @@ class _Search:
 
     def _result(self, dense: Network, best: Network, stopped: str) -> Result:
         if self.run is None:
-            ending = self.task.gauge.ending(dense, best, self._stage)
+            with tempfile.TemporaryDirectory() as folder:
+                ending = self._ending(dense, best, Path(folder))
             record = self._record(dense, best, stopped, ending)
             return Result(**vars(record), model=best, merged=ending.merged)
         wanted: dict[str, Any] = {"stopped": stopped, "energy": self.task.meter is not None}
+        wanted["int8"] = self.task.machine.int8
         known = self.run.ended(self.base, self.steps, **wanted)
         if known is None:
             self._write_end(dense, best, stopped)
@@ -271,12 +275,20 @@ class _Search:
         """Merge the result, measure it, and write it down."""
         assert self.run is not None
         self.run.keep_best(best)
-        # With a folder, the other processes read what the main one writes.
-        ending = self.task.gauge.ending(dense, best, self._stage) if is_main() else None
-        record = self._record(dense, best, stopped, ending)
-        if ending is not None and record is not None:
-            self.run.finish(record, ending.merged)
+        ending = None
+        with tempfile.TemporaryDirectory() as folder:
+            if is_main():  # the other processes read what it writes
+                with alone():
+                    ending = self._ending(dense, best, Path(folder))
+            record = self._record(dense, best, stopped, ending)
+            if ending is not None and record is not None:
+                self.run.finish(record, ending.merged, Path(folder))
         barrier()
+
+    def _ending(self, dense: Network, best: Network, folder: Path) -> Ending:
+        """Return the end of the search; files of the result in int8 go into the folder."""
+        int8 = folder if self.task.machine.int8 else None
+        return self.task.gauge.ending(dense, best, self._stage, int8)
 
     def _stage(self, text: str) -> None:
         self.listener.stage(chosen(self.steps).step, text)
@@ -301,8 +313,9 @@ class _Search:
             stopped=stopped,
             latency=latency,
             merge=ending.report,
-            notes=tuple(self.notes),
+            notes=(*self.notes, *ending.notes),
             energy=energy,
+            int8=ending.int8,
             latency_batch=self.task.machine.batches,
         )
         return replace(record, notes=(*record.notes, *self._advice(record)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ from shoal.modes import device_of
 from shoal.network import Network
 from shoal.runtimes import EAGER
 from shoal.search.ending import Ending, end_of, folded
+from shoal.search.int8 import Int8Maker
 from shoal.search.moves import Move, saved_ms
 from shoal.training import evaluate
 
@@ -135,12 +137,20 @@ class Gauge:
         return find_movable_paddings(network, batch=self._batches, runtime=self._runtimes)
 
     def ending(
-        self, dense: Network, best: Network, stage: Callable[[str], object] = lambda text: None
+        self,
+        dense: Network,
+        best: Network,
+        stage: Callable[[str], object] = lambda text: None,
+        int8: Path | None = None,
     ) -> Ending:
         """Return the result merged, and measured beside dense in every runtime.
 
-        `stage` is told in words what begins.
+        `stage` is told in words what begins; `int8` is a folder for the result in int8, if it is to
+        be quantized.
         """
+        data = self._data
+        loaders = data.train, data.val, data.test
+        maker = None if int8 is None else Int8Maker(*loaders, self.quality, int8)
         return end_of(
             dense,
             best,
@@ -149,6 +159,7 @@ class Gauge:
             runtimes=self._runtimes,
             loader=self._data.val,
             stage=stage,
+            int8=maker,
         )
 
     def _inputs(self, network: Network) -> Any:

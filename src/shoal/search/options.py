@@ -173,6 +173,13 @@ class MachineOptions(Options):
         "longer. With several of these or several batch sizes a move must pay in the sum over all, "
         "each by its share of the network's latency there, and be slower in none.",
     )
+    int8: bool = option(
+        False,
+        "Also quantize the result to int8, calibrated on training images, in each installed "
+        "runtime that can (ONNX Runtime, OpenVINO with NNCF), and report its accuracy and latency "
+        "there. A finished run accepts it too.",
+        decides=False,
+    )
 
     @property
     def batches(self) -> tuple[int, ...]:

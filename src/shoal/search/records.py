@@ -185,8 +185,9 @@ class LatencyReport(Record):
         speedup: dense folded over merged: `median`, `low` and `high` of its 95 % interval, and
             whether it is `trusted`.
         runtimes: latencies in each runtime at each batch size, as `SideBySide.to_dict` has it, of
-            these networks (where it decided) or of dense folded and result merged; and "decides",
-            whether the search decided there. Read it by `measured`.
+            these networks (where it decided) or of dense folded and result merged, with both in
+            int8 where they were quantized; and "decides", whether the search decided there. Read it
+            by `measured`.
         merge_max_rel_error: what merging changed, relative.
         merged_depth: depth of the merged result.
         merged_macs: its multiply-accumulates.
@@ -230,6 +231,30 @@ def is_slower(ratio: Mapping[str, Any]) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Int8(Record):
+    """The result of a search in int8, merged, as one runtime quantized and ran it.
+
+    Attributes:
+        runtime: its name.
+        file: the name of its file in the run's folder `int8`.
+        bytes: the size of what was written.
+        samples: the training samples it was calibrated on.
+        agreement: percent of these samples' answers that are the float network's; None if it gives
+            no such answers.
+        top1_val: accuracy on the validation data, in percent.
+        top1_test: on the test data; None without them.
+    """
+
+    runtime: str
+    file: str
+    bytes: int
+    samples: int
+    agreement: float | None
+    top1_val: float
+    top1_test: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunRecord(Record):
     """What a search found, without its networks: all that `result.json` holds.
 
@@ -245,6 +270,7 @@ class RunRecord(Record):
         merge: what was merged, and what was kept and why; None before the end.
         notes: what the user should know.
         energy: what the meter measured (`Meter.summary`); empty without one.
+        int8: the result in int8, for each runtime that could quantize it; None if not asked for.
         folder: the run's; None where nothing was kept.
         latency_batch: the batch sizes at which latency was measured; None if not known.
     """
@@ -260,6 +286,7 @@ class RunRecord(Record):
     merge: MergeReport | None = None
     notes: tuple[str, ...] = ()
     energy: Mapping[str, Any] = field(default_factory=dict)
+    int8: tuple[Int8, ...] | None = None
     folder: Path | None = None
     latency_batch: tuple[int, ...] | None = None
 
@@ -278,7 +305,8 @@ class RunRecord(Record):
         names = [f.name for f in fields(RunRecord) if f.name not in ("folder", "latency_batch")]
         values = {"format": FORMAT, **{name: _plain(getattr(self, name)) for name in names}}
         values["latency"] = values["latency"] or {}
-        return {k: v for k, v in values.items() if v or k not in ("merge", "energy")}
+        left_out = {"merge", "energy"} | ({"int8"} if self.int8 is None else set())
+        return {k: v for k, v in values.items() if v or k not in left_out}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
@@ -295,6 +323,8 @@ class RunRecord(Record):
         try:
             parts = {name: kind.from_dict(data[name]) for name, kind in _PARTS.items()}
             parts["steps"] = tuple(map(Step.from_dict, data["steps"]))
+            if data.get("int8") is not None:
+                parts["int8"] = tuple(map(Int8.from_dict, data["int8"]))
             decided = [one["batch"] for one in parts["latency"].measured if one["decides"]]
             sizes = tuple(dict.fromkeys([parts["latency"].batch, *decided]))
             return super().from_dict({**data, **parts, "latency_batch": sizes})

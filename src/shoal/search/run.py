@@ -11,6 +11,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -236,11 +237,11 @@ class Run:
     # ------------------------------------------------------------------ the result
 
     def ended(
-        self, base: Network, steps: Sequence[Step], stopped: str, *, energy: bool
+        self, base: Network, steps: Sequence[Step], stopped: str, *, energy: bool, int8: bool
     ) -> tuple[RunRecord, Network] | None:
         """Return record and merged result, if the folder holds the whole end of these steps.
 
-        `stopped` is why they ended; `energy` says whether that has to be known.
+        `stopped` is why they ended; `energy` and `int8` say whether these have to be known.
         """
         found = None
         names = ("result.json", "best", "merged")
@@ -248,7 +249,8 @@ class Run:
             with suppress(ShoalError):  # damaged: it is made again
                 record = _read_result(self.folder)
                 alike = list(record.steps) == list(steps) and record.stopped == stopped
-                found = self._end(base) if alike and (record.energy or not energy) else None
+                alike = alike and bool(record.energy or not energy)
+                found = self._end(base) if alike and (record.int8 is not None or not int8) else None
         # The others have measured other latencies of their own, and their steps took other seconds.
         if from_main(found is not None) and found is None:
             found = self._end(base)
@@ -276,12 +278,25 @@ class Run:
             replace_folder(self.folder / "best", lambda folder: write_network(best, folder))
         barrier()
 
-    def finish(self, record: RunRecord, merged: Network) -> None:
-        """Write `merged/` and, last of all, `result.json`; for the main process alone."""
+    def finish(self, record: RunRecord, merged: Network, int8: Path) -> None:
+        """Write `merged/` and, last of all, `result.json`; for the main process alone.
+
+        The folder `int8` holds the files of the result in int8, which are copied.
+        """
         replace_folder(self.folder / "merged", lambda folder: write_network(merged, folder))
+        kept = self.folder / "int8"
+        if record.int8:
+            replace_folder(kept, partial(_copy_files, int8))
+        elif kept.exists():  # of an earlier end
+            shutil.rmtree(kept)
         write_file(self.folder / "result.json", json.dumps(record.to_dict(), indent=2) + "\n")
         for unfinished in self.folder.glob("training-*.pt"):  # of a step that failed
             unfinished.unlink(missing_ok=True)
+
+
+def _copy_files(source: Path, target: Path) -> None:
+    for file in source.iterdir():
+        shutil.copyfile(file, target / file.name)
 
 
 # ---------------------------------------------------------------------- reading
