@@ -15,7 +15,7 @@ import small_runs
 from shoal.cli import main
 
 MODEL = f"{small_runs.__file__}:build"
-QUICK = ["--seconds", "0", "--threads", "1", "--batch", "2", "--no-onnx"]
+QUICK = ["--seconds", "0", "--threads", "1", "--batch", "2", "--runtime", "eager"]
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def test_a_run_on_other_images_is_told(
 def test_a_runtime_that_lacks_is_told_and_the_rest_measured(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from shoal.runtimes import onnxruntime as runtime
+    from shoal.runtimes import onnx_runner as runtime
 
     monkeypatch.setattr(runtime.importlib.util, "find_spec", lambda name: None)
     words = [str(run), str(run), "--seconds", "0", "--batch", "1"]
@@ -148,3 +148,19 @@ def test_networks_for_other_inputs_are_not_compared(
     words = [str(saved), "shoal:cifar_resnet20", "--input-shape", "3,32,32", *QUICK]
     assert main(["compare", *words]) == 2
     assert "takes samples of 1×8×8 and shoal:cifar_resnet20" in capsys.readouterr().err
+
+
+def test_networks_are_measured_in_the_runtimes_that_are_named(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("onnxruntime")
+    words = ["--seconds", "0", "--threads", "1", "--batch", "2", "--input-shape", "1,8,8"]
+    assert main(["benchmark", MODEL, *words, "--runtime", "onnxruntime", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["runtime"] == "onnxruntime"
+    assert main(["benchmark", MODEL, *words, "--runtime", "onnxruntime"]) == 0
+    assert "batch 2 in ONNX Runtime on cpu, 1 thread" in capsys.readouterr().out
+    assert main(["compare", MODEL, MODEL, *words, "--runtime", "eager,onnxruntime", "--json"]) == 0
+    (measured,) = json.loads(capsys.readouterr().out)["latency"]
+    assert [one["runtime"] for one in measured] == ["eager", "onnxruntime"]
+    assert main(["compare", MODEL, MODEL, *words, "--runtime", "eager,onnxruntme"]) == 2
+    assert "did you mean 'onnxruntime'" in capsys.readouterr().err

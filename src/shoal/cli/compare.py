@@ -33,9 +33,7 @@ def compare(
         option("Samples per call; may be repeated. Default: 1 and 64.", min=1),
     ] = None,
     seconds: params.Seconds = 2.0,
-    onnx: Annotated[
-        bool, option("Measure in ONNX Runtime too.", "--onnx/--no-onnx", show_default=True)
-    ] = True,
+    runtime: params.Runtimes = "eager,onnxruntime",
     threads: params.Threads = None,
     num_classes: params.NumClasses = None,
     image_size: params.ImageSize = None,
@@ -51,12 +49,17 @@ def compare(
     Example: shoal compare shoal:cifar_resnet20 run --checkpoint resnet20.pth
     """
     from shoal.cli.comparing import compared, open_all, open_data
+    from shoal.cli.flags import read_names
     from shoal.cli.source import Source, parse_shape, random_weights
     from shoal.report import comparison_lines, comparison_tables
+    from shoal.runtimes.runtime import open_runtime
     from shoal.search.compress import working_device
 
     if len(models) < 2:
         raise ConfigError("there is one network: give two or more to compare")
+    runtimes = read_names("runtime", runtime)
+    for name in runtimes:
+        open_runtime(name)  # before anything takes its time
     where = working_device(device)
     source = Source(None, num_classes, image_size, parse_shape(input_shape))
     with progress_console().status("opening") as status:
@@ -73,7 +76,7 @@ def compare(
             batches=batch or (1, 64),
             seconds=seconds,
             threads=threads,
-            runtimes=("eager", *["onnxruntime"] * onnx),
+            runtimes=runtimes,
             notes=notes,
         )
     tables, lines = comparison_tables(found), comparison_lines(found)

@@ -141,8 +141,8 @@ def compared(
         sizes = {"depth": depth(network), "macs": macs, "params": count_params(network)}
         figures.append(Compared(name, val, test, network.sites_left, **sizes))
     limits = Timing(min_seconds=seconds, max_seconds=max(60.0, 2 * seconds))
-    samples = {size: example_inputs(networks[baseline], size) for size in (2, *batches)}
-    made = [InRuntime(name, networks, samples[2], threads=threads) for name in runtimes]
+    samples = {size: example_inputs(networks[baseline], size) for size in batches}
+    made = [InRuntime(name, networks, samples[batches[0]], threads=threads) for name in runtimes]
     latencies = [
         [one.measure(samples[size], baseline, **limits) for one in made] for size in batches
     ]

@@ -31,6 +31,7 @@ def inspect(
         option("Also measure the latency here, and what dropping each block saves.", "--latency"),
     ] = False,
     batch: params.Batch = 1,
+    runtime: params.Runtime = "eager",
     device: params.Device = None,
     verbose: params.Verbose = False,
     as_json: params.Json = False,
@@ -70,8 +71,8 @@ def inspect(
     if latency:
         inputs = example_inputs(network, batch)
         with progress_console().status("measuring"):
-            measured = benchmark(network, inputs)
-            costs = block_costs(network, inputs, min_seconds=2.0)
+            measured = benchmark(network, inputs, runtime=runtime)
+            costs = block_costs(network, inputs, min_seconds=2.0, runtime=runtime)
     found = inspect_network(network, model, scores=scores, benchmark=measured, costs=costs)
     tables, lines = inspection_tables(found), inspection_lines(found)
     show(found.to_dict(), tables, lines, as_json=as_json, verbose=verbose)

@@ -74,6 +74,23 @@ Device = Annotated[str | None, option("Where to work. Default: a GPU if there is
 Batch = Annotated[
     int, option("Samples per call. Use that of your deployment.", min=1, show_default=True)
 ]
+Runtime = Annotated[
+    str,
+    option(
+        "Where latency is measured: eager (PyTorch), compile, onnxruntime, openvino, tensorrt, or "
+        "path/file.py:Name; docs/runtimes.md tells what each needs.",
+        show_default=True,
+    ),
+]
+Runtimes = Annotated[
+    str,
+    option(
+        "Where latency is measured: eager (PyTorch), compile, onnxruntime, openvino, tensorrt; "
+        "several with commas between them.",
+        metavar="A,B,…",
+        show_default=True,
+    ),
+]
 Threads = Annotated[int | None, option("Threads on the CPU. Default: PyTorch's.", min=1)]
 Seconds = Annotated[
     float, option("Measure at least this long; longer is steadier.", min=0.0, show_default=True)

@@ -234,6 +234,7 @@ class Benchmark:
     params: int  # number of parameter elements
     depth: int | None  # layers with weights on the longest path; None for a module without a graph
     batch_size: int  # samples per call
+    runtime: str = EAGER  # the name of where latency was measured
     uncounted: tuple[str, ...] = ()  # operations that `macs` leaves out: they are not understood
     baseline: Benchmark | None = None  # its figures, from the same rounds
     speedup: Ratio | None = None  # of latency, by pairs of rounds: 2 is twice as fast
@@ -310,7 +311,8 @@ def benchmark(
         models, inputs, runtime=runtime, threads=threads, channels_last=channels_last,
         device=device, clock=clock, **timing,
     )  # fmt: skip
-    figures = {name: _figures(model, inputs, latencies[name]) for name, model in models.items()}
+    where = open_runtime(runtime).name
+    figures = {n: _figures(model, inputs, latencies[n], where) for n, model in models.items()}
     own = figures["net"]
     if baseline is None:
         return own
@@ -324,10 +326,10 @@ def benchmark(
     )
 
 
-def _figures(model: nn.Module, inputs: Inputs, latency: Latency) -> Benchmark:
+def _figures(model: nn.Module, inputs: Inputs, latency: Latency, runtime: str) -> Benchmark:
     macs = count_macs(model, inputs)
     has_graph = isinstance(getattr(model, "graph", None), fx.Graph)
     return Benchmark(
         latency, macs.total, count_params(model), depth(model) if has_graph else None,
-        batch_size(inputs), macs.uncounted,
+        batch_size(inputs), runtime, macs.uncounted,
     )  # fmt: skip

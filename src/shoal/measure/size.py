@@ -114,7 +114,9 @@ def _count_call(model: nn.Module, args: Any, kwargs: Any) -> tuple[dict[str, int
 def _counted(model: nn.Module, args: Any, kwargs: Any) -> tuple[dict[str, int], set[str]]:
     counter = FlopCounterMode(display=False, custom_mapping=_MORE_FORMULAS)
     counter.mod_tracker = _Innermost(model)
-    with _plain_kernels(), _Witness(counter.flop_registry) as witness, counter:
+    # What is compiled would hide its operations, or be refused where they are watched.
+    eagerly = torch.compiler.set_stance("force_eager")
+    with eagerly, _plain_kernels(), _Witness(counter.flop_registry) as witness, counter:
         model(*args, **kwargs)
     flops = {path: sum(by_op.values()) for path, by_op in counter.flop_counts.items()}
     return flops, witness.unknown

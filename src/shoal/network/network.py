@@ -210,10 +210,15 @@ class Network(nn.Module):
             _simple_call=self.inputs.structure == one_tensor,
             _one_output=self._output_structure.is_leaf(),
         )
-        # Each network gets a forward of its own, by a class of its own, as each fx.GraphModule has:
-        # `torch.compile` then keeps what it compiles of them apart.
-        forward = with_own_code(Network.forward)
-        self.__class__ = type("Network", (Network,), {"forward": forward})
+        self._renew_forward()
+
+    def _renew_forward(self) -> None:
+        """Give this network a forward of its own, by a class of its own, as fx.GraphModule has.
+
+        `torch.compile` then keeps what it compiles of it apart from all else, and what it compiled
+        before a change does not count against its limit.
+        """
+        self.__class__ = type("Network", (Network,), {"forward": with_own_code(Network.forward)})
 
     def get_submodule(self, target: str) -> nn.Module:
         """Return the module at a path, as `nn.Module.get_submodule` does."""
@@ -236,6 +241,7 @@ class Network(nn.Module):
     def changed(self) -> None:
         """Make `view` analyse the graph again; needed after a layer was changed in place."""
         self._keep(_view=None)
+        self._renew_forward()
 
     @property
     def code(self) -> str:

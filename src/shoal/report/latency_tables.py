@@ -7,7 +7,7 @@ from typing import Any
 
 from shoal.measure import Benchmark
 from shoal.report.table import Cell, Column, Quantity, Row, Table, text_columns
-from shoal.runtimes import title_of
+from shoal.runtimes import EAGER, title_of
 from shoal.search.records import LatencyReport
 
 _DENSE, _RESULT = "dense_folded", "result_merged"
@@ -150,6 +150,7 @@ def runtime_notes(
 def benchmark_table(found: Benchmark) -> Table:
     """Return latency, throughput, work, parameters and depth; ratios where there is a baseline."""
     base, latency = found.baseline, found.latency
+    where = "" if found.runtime == EAGER else f" in {runtime_name(found.runtime)}"
     every = [found] if base is None else [found, base]
     heads = ["network", "baseline", "baseline / network"] if base is not None else ["network"]
     quotients: list[list[Cell]] = [[]] * 5
@@ -165,7 +166,7 @@ def benchmark_table(found: Benchmark) -> Table:
         ["depth, layers", *("unknown" if one.depth is None else one.depth for one in every)],
     ]
     notes = [
-        f"batch {found.batch_size} on {latency.device}, {_threads(latency.threads)}; median "
+        f"batch {found.batch_size}{where} on {latency.device}, {_threads(latency.threads)}; median "
         f"(quartiles) of {latency.samples} rounds"
     ]
     if base is not None:
