@@ -11,6 +11,7 @@ import pytest
 
 from shoal.errors import ConfigError
 from shoal.measure import clock_timer, time_rounds
+from shoal.measure.ratio import unsteady
 from shoal.measure.rounds import round_order
 
 
@@ -133,6 +134,19 @@ def test_one_that_calms_down_is_trusted() -> None:
     assert found.calm
     assert found.seconds["a"] == pytest.approx([0.1] * 20)
     assert len(world.log) == 1 + 2 * 20
+
+
+def test_one_unsteady_call_of_many_is_no_reason_to_repeat_all() -> None:
+    world = World()
+    calls = {name: world.call(name, 0.1) for name in "ABCDEFG"}
+    costs = iter([0.1] * 17 + [0.13] * 100)
+    calls["H"] = world.call("H", lambda now: next(costs))
+    found = time_rounds(
+        calls, warmup=0, repeats=20, min_seconds=0, attempts=2, timer=clock_timer(world.clock)
+    )
+    assert found.calm
+    assert unsteady(found.blocks["H"])
+    assert len(world.log) == 8 * (1 + 20)
 
 
 def test_what_stays_disturbed_is_the_fastest_attempt_and_says_so() -> None:

@@ -33,7 +33,7 @@ class Timing(TypedDict, total=False):
     repeats: int  # number of rounds, unless the limits in seconds say otherwise; 20
     min_seconds: float  # least time of all rounds together; 0.5
     max_seconds: float  # no round is started after these, but three are always done; 60
-    attempts: int  # how often it is measured at most, until the machine was calm meanwhile; 3
+    attempts: int  # how often it is measured at most, until the machine was calm meanwhile; 2
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,12 @@ class Rounds:
 
     @property
     def calm(self) -> bool:
-        """Whether nothing disturbed the machine, as far as it knows and as the blocks show."""
-        return not (self.doubt or any(map(unsteady, self.blocks.values())))
+        """Whether nothing disturbed the machine, as far as it knows and as the blocks show.
+
+        That is by the blocks of all calls together: one of many is unsteady by chance.
+        """
+        together = list(map(typical, zip(*self.blocks.values(), strict=True)))
+        return not (self.doubt or unsteady(together))
 
 
 def clock_timer(
@@ -112,7 +116,7 @@ def time_rounds(
     repeats: int = 20,
     min_seconds: float = 0.5,
     max_seconds: float = 60.0,
-    attempts: int = 3,
+    attempts: int = 2,
     timer: Timer | None = None,
     watch: Watch | None = None,
 ) -> Rounds:
