@@ -11,6 +11,9 @@ import torch
 from shoal.errors import OptionError
 from shoal.measure import Deployment, Ratio, deployments, measure_in, sized, together
 from shoal.runtimes import find_runtime
+from shoal.runtimes.eager import Eager
+
+QUICK = {"repeats": 3, "min_seconds": 0.0}
 
 
 def test_each_runtime_at_each_batch_size_once() -> None:
@@ -35,8 +38,17 @@ def test_inputs_are_repeated_or_left_out_to_the_size() -> None:
     x = torch.arange(3.0)
     assert sized({"x": x}, 5)["x"].tolist() == [0, 1, 2, 0, 1]
     assert sized((x,), 2)[0].tolist() == [0, 1]
-    found = measure_in(deployments("eager", (1, 5)), {"a": torch.sin}, x, repeats=3, min_seconds=0)
+    found = measure_in(deployments("eager", (1, 5)), {"a": torch.sin}, x, **QUICK)
     assert [one["a"].batch_size for one in found] == [1, 5]
+
+
+def test_a_model_is_made_to_run_once_for_all_batch_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[object] = []
+    make = Eager.make
+    monkeypatch.setattr(Eager, "make", lambda *given: made.append(given) or make(*given))
+    found = measure_in(deployments("eager", (1, 4, 2)), {"a": torch.sin}, torch.ones(3), **QUICK)
+    assert [one["a"].batch_size for one in found] == [1, 4, 2]
+    assert len(made) == 1
 
 
 FAST, SLOW = Ratio.of([4.0] * 6, [1.0] * 6), Ratio.of([100.0] * 6, [80.0] * 6)

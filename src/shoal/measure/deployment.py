@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import harmonic_mean
 from typing import Any, TypeAlias, Unpack
 
 from shoal.errors import OptionError
-from shoal.measure.latency import Latency, measure_latency
+from shoal.measure.latency import Latency, make_all, measure_latency
 from shoal.measure.ratio import Ratio
 from shoal.measure.rounds import Timing
 from shoal.network.inputs import Inputs, map_tensors, repeat_rows
-from shoal.runtimes.runtime import EAGER, Runtime
+from shoal.runtimes.runtime import EAGER, Runtime, find_runtime
 
 Runtimes: TypeAlias = str | Runtime | Sequence[str | Runtime]
 """One runtime or several: a name, names with commas between them, a `Runtime`, or a list."""
@@ -69,10 +70,17 @@ def measure_in(
 ) -> list[dict[str, Latency]]:
     """Return the latencies of models in each deployment, by `measure_latency`.
 
-    The inputs may be of any batch size; see `sized`.
+    The inputs may be of any batch size; see `sized`. Where a runtime is timed at several, models
+    are made to run there once.
     """
+    made: dict[str | Runtime, Mapping[str, Callable[..., Any]]] = {}
+    for runtime, sizes in Counter(one.runtime for one in where).items():
+        if sizes > 1:
+            made[runtime] = make_all(find_runtime(runtime), models, inputs)
     return [
-        measure_latency(models, sized(inputs, one.batch), runtime=one.runtime, **timing)
+        measure_latency(
+            made.get(one.runtime, models), sized(inputs, one.batch), runtime=one.runtime, **timing
+        )
         for one in where
     ]
 

@@ -134,11 +134,7 @@ def measure_latency(
         raise OptionError("threads", threads, "at least 1")
     size = batch_size(inputs)
     where = find_runtime(runtime, threads=threads, channels_last=channels_last, device=device)
-    where = replace(where, device=where.place(models.values(), inputs))  # one for all
-    runners = {
-        name: model if isinstance(model, Runner) else where.make(model, inputs)
-        for name, model in models.items()
-    }
+    runners = make_all(where, models, inputs)
     queue = next((runner.queue for runner in runners.values() if runner.queue is not None), None)
     with ExitStack() as stack:
         calls = {name: stack.enter_context(r.ready(inputs)) for name, r in runners.items()}
@@ -151,6 +147,17 @@ def measure_latency(
         watched = watch(busy) if clock is None else None
         rounds = time_rounds(calls, timer=device_timer(queue, clock), watch=watched, **timing)
     return {name: Latency.of(rounds, name, r, size) for name, r in runners.items()}
+
+
+def make_all(
+    where: Runtime, models: Mapping[str, Callable[..., Any]], inputs: Inputs
+) -> dict[str, Runner]:
+    """Return models made to run in a runtime, all on one device; a `Runner` stays as it is."""
+    where = replace(where, device=where.place(models.values(), inputs))
+    return {
+        name: model if isinstance(model, Runner) else where.make(model, inputs)
+        for name, model in models.items()
+    }
 
 
 # ---------------------------------------------------------------------- side by side
