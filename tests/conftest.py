@@ -5,29 +5,37 @@ from __future__ import annotations
 import os
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from shoal.measure.rounds import time_rounds
-from shoal.runtimes.compile import Compiled
+from shoal.measure.rounds import Rounds, time_rounds
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 
 
 @pytest.fixture(autouse=True)
 def nothing_is_compiled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no test wait for a C++ compiler, which takes seconds for each network, unless it says so.
+    """Let no test, nor a process it starts, wait for a C++ compiler, unless it says so.
 
-    Searches measure their result in every runtime that can be used here.
+    Searches measure their result in every runtime that can be used here, and compiling takes
+    seconds for each network.
     """
     if request.node.get_closest_marker("compiles") is None:
-        monkeypatch.setattr(Compiled, "lacking", lambda self: "not in this test")
+        monkeypatch.setenv("CXX", "no-compiler-in-this-test")
 
 
 @pytest.fixture(autouse=True)
-def measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measure once, however busy the machine is: nothing that is tested follows from real time."""
+def measured_shortly(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure once and for a moment: nothing follows from real time but in tests of measuring."""
     monkeypatch.setitem(time_rounds.__kwdefaults__, "attempts", 1)
+    if request.path.parent.name == "measure":
+        return
+
+    def shortly(calls: Any, **timing: Any) -> Rounds:
+        return time_rounds(calls, **{**timing, "repeats": 6, "min_seconds": 0.0, "warmup": 0})
+
+    monkeypatch.setattr("shoal.measure.latency.time_rounds", shortly)
 
 
 @pytest.fixture(scope="session")
