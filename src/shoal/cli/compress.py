@@ -99,7 +99,8 @@ def compress(
 
     Layers are removed one by one, with fine-tuning after each, until --max-drop is passed.
 
-    The result is the last network within it. Test data are reported and decide nothing.
+    The result is the last network within it; with --final-epochs it is the fastest that a last
+    training brings within it. Test data are reported and decide nothing.
 
     Example: shoal compress timm:resnet18 --checkpoint r18.pth --data folder:photos --out run
     """

@@ -90,7 +90,8 @@ def compress(
             `Options`.
 
     Returns:
-        The last network within `max_drop`, with all steps and figures.
+        The last network within `max_drop`, or with `final_epochs` the fastest that a last training
+        brings within it, with all steps and figures.
 
     Raises:
         ShoalError: one line on what is wrong: options, data, weights that are not finite, a model
