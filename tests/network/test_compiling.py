@@ -244,6 +244,7 @@ def test_training_compiles_whole_with_the_gradients_of_the_network() -> None:
 
 @pytest.mark.slow
 @pytest.mark.compiles
+@pytest.mark.filterwarnings("default")  # of PyTorch's own compiler
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "vgg11_bn", "swin_t"])
 def test_inductor_compiles_published_networks_whole(name: str) -> None:
     if Compiled().lacking():
