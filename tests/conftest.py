@@ -10,18 +10,20 @@ from typing import Any
 import pytest
 
 from shoal.measure.rounds import Rounds, time_rounds
+from shoal.runtimes import RUNTIMES
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_compiled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def few_runtimes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no test, nor a process it starts, wait for a C++ compiler, unless it says so.
 
-    Searches measure their result in every runtime that can be used here, and compiling takes
-    seconds for each network.
+    A search measures its result in every runtime that can be used here: in tests in two of them.
     """
     if request.node.get_closest_marker("compiles") is None:
+        here = [name for name in ("eager", "onnxruntime") if RUNTIMES[name]().lacking() is None]
+        monkeypatch.setattr("shoal.search.ending.installed", lambda: here)
         monkeypatch.setenv("CXX", "no-compiler-in-this-test")
 
 
@@ -33,7 +35,8 @@ def measured_shortly(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
         return
 
     def shortly(calls: Any, **timing: Any) -> Rounds:
-        return time_rounds(calls, **{**timing, "repeats": 6, "min_seconds": 0.0, "warmup": 0})
+        few = min(6, timing.get("repeats", 6))
+        return time_rounds(calls, **{**timing, "repeats": few, "min_seconds": 0.0})
 
     monkeypatch.setattr("shoal.measure.latency.time_rounds", shortly)
 

@@ -258,6 +258,7 @@ def test_two_processes_end_like_one(run: Path, weights: Path, tmp_path: Path) ->
     done = in_two_processes(*words(weights, tmp_path / "two", "--remove", "2", "--json"))
     assert done.returncode == 0, done.stderr[-4000:]
     two = without_times(json.loads(done.stdout))  # one process only has printed
+    assert two.pop("front")[0] == 0
     assert two == result_of(tmp_path / "two")
     one = result_of(run)
     assert [step["names"] for step in two["steps"]] == [step["names"] for step in one["steps"]]

@@ -29,6 +29,7 @@ def toy(gpu: ModuleType, folder: Path, *more: str) -> tuple[dict[str, Any], str]
     return found, (folder / "gpu.md").read_text()
 
 
+@pytest.mark.slow
 def test_it_ends_with_both_tables_and_goes_on_where_it_was(
     gpu: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import small_runs
-from shoal.merge import padding
+from shoal.merge import cut, padding
 from shoal.models import digits_resnet
 from shoal.network import Network, capture
 from shoal.search.moves import Move
@@ -74,7 +74,7 @@ class TableGauge(small_runs.FakeGauge):
 
     def paddings(self, network: Network) -> list[tuple[str, str]]:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(padding.LatencyCosts, "map_ms", lambda *_: 1.0)
+            patch.setattr(cut.LatencyCosts, "map_ms", lambda *_: 1.0)
             return padding.find_movable_paddings(network)
 
 

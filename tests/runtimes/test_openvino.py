@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -84,3 +86,17 @@ def test_another_network_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(OpenVinoRunner, "computed", lambda s, f: [1.01 * v for v in run(s, f)])
     with pytest.raises(ShoalError, match="computes something else"):
         find_runtime("openvino").make(nn.Linear(3, 4), torch.randn(2, 3), check=True)
+
+
+def test_its_use_is_not_reported_to_its_maker() -> None:
+    """OpenVINO, and NNCF with it, send a report over the network when they are imported."""
+    code = """
+import sys, torch, shoal
+from shoal.runtimes import find_runtime
+network = shoal.capture(torch.nn.Linear(2, 3).eval(), torch.randn(2, 2))
+find_runtime("openvino").make(network, torch.randn(2, 2))
+assert "openvino" in sys.modules
+import openvino.tools.ovc
+assert sys.modules["openvino_telemetry"] is None
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)

@@ -8,6 +8,7 @@ bound to cores, where two programs would get in each other's way.
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,15 @@ from shoal.runtimes.openvino_int8 import quantized
 from shoal.runtimes.proof import check_runner
 from shoal.runtimes.runtime import Runner, Runtime, register_runtime
 from shoal.runtimes.write import export
+
+
+def _library() -> Any:
+    """Import OpenVINO; without its telemetry, by which it and NNCF report their use to Intel."""
+    blocked: dict[str, Any] = sys.modules  # None makes an import fail, which both allow for
+    blocked.setdefault("openvino_telemetry", None)
+    import openvino
+
+    return openvino
 
 
 @register_runtime("openvino")
@@ -60,8 +70,7 @@ class OpenVino(Runtime):
 
     @override
     def quantize(self, network: nn.Module, samples: Sequence[Inputs], path: Path) -> Runner:
-        import openvino
-
+        openvino = _library()
         with tempfile.TemporaryDirectory() as folder:
             plain = Path(folder) / "model.onnx"
             export(network, plain, samples[0], check=False)
@@ -82,8 +91,7 @@ class OpenVinoRunner(FileRunner):
     device = "cpu"
 
     def __init__(self, path: str | Path, *, threads: int | None = None) -> None:
-        import openvino
-
+        openvino = _library()
         self.path = Path(path)
         self.threads = torch.get_num_threads() if threads is None else threads
         self._core = openvino.Core()
@@ -108,8 +116,7 @@ class OpenVinoRunner(FileRunner):
 
     def _request(self, feed: Mapping[str, Any]) -> Any:
         """Return a request that reads these arrays, of a model compiled for their shapes."""
-        from openvino import Tensor
-
+        tensor = _library().Tensor
         shapes = tuple(value.shape for value in feed.values())
         if shapes not in self._requests:
             with self._telling("compile"):
@@ -118,7 +125,7 @@ class OpenVinoRunner(FileRunner):
                 self._requests[shapes] = compiled.create_infer_request()
         request = self._requests[shapes]
         for name, value in feed.items():
-            request.set_tensor(name, Tensor(value, shared_memory=True))
+            request.set_tensor(name, tensor(value, shared_memory=True))
         return request
 
     def _how(self) -> dict[str, Any]:
