@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from shoal.errors import ConfigError
 from shoal.measure import Ratio
-from shoal.measure.ratio import block_times, quartiles, typical, unsteady
+from shoal.measure.ratio import PLACEMENT, block_times, quartiles, typical, unsteady
 
 positive = st.floats(0.1, 10.0)
 
@@ -58,13 +58,14 @@ def test_a_burst_in_one_block_is_seen() -> None:
 # ---------------------------------------------------------------------- ratios
 
 
-def test_the_interval_is_students() -> None:
+def test_the_interval_is_students_with_that_of_the_place_in_memory() -> None:
     from scipy.stats import t
 
     for count in range(2, 6):
         blocks = [1.0 + 0.01 * (i * i % 7) for i in range(count)]
         logs = np.log(blocks)
-        reach = t.ppf(0.975, count - 1) * logs.std(ddof=1) / sqrt(count)
+        own = t.ppf(0.975, count - 1) * logs.std(ddof=1) / sqrt(count)
+        reach = sqrt(own**2 + PLACEMENT**2)
         ratio = Ratio.of(blocks, [1.0] * count)  # each round is a block
         assert log(ratio.low) == pytest.approx(logs.mean() - reach, abs=1e-5)
         assert log(ratio.high) == pytest.approx(logs.mean() + reach, abs=1e-5)
@@ -81,8 +82,10 @@ def test_one_round_promises_nothing() -> None:
 @given(st.lists(positive, min_size=1, max_size=30), positive)
 def test_a_drift_common_to_both_cancels(drift: list[float], factor: float) -> None:
     ratio = Ratio.of([factor * d for d in drift], drift)
-    for value in (ratio.median, ratio.q1, ratio.q3, ratio.low, ratio.high):
+    for value in (ratio.median, ratio.q1, ratio.q3):
         assert value == pytest.approx(factor)
+    place = exp(PLACEMENT) if len(drift) > 1 else 1.0  # in memory: no drift, and not in the rounds
+    assert (ratio.low, ratio.high) == pytest.approx((factor / place, factor * place))
     assert ratio.trusted
 
 
@@ -115,7 +118,7 @@ def test_a_ratio_is_plain_data() -> None:
     ratio = Ratio.of([3.0, 3.0], [2.0, 2.0])
     values = json.loads(json.dumps(ratio.to_dict()))
     assert (values["median"], values["trusted"], values["doubt"]) == (1.5, True, "")
-    assert str(ratio) == "1.50 × (1.50 to 1.50)"
+    assert str(ratio) == "1.50 × (1.49 to 1.52)"
 
 
 # ---------------------------------------------------------------------- what intervals hold

@@ -11,11 +11,18 @@ import torch
 
 import shoal
 import small_runs
-from shoal.measure import Latency
+from shoal.measure import Latency, ratio
 from shoal.merge.cut import LatencyCosts, LayerCosts
 from shoal.search.gauge import Gauge
 from shoal.search.moves import find_moves, saved_ms, saved_shares
 from shoal.search.work import Work
+
+
+@pytest.fixture(autouse=True)
+def told_by_rounds_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where networks lie in memory takes part in no interval here."""
+    monkeypatch.setattr(ratio, "PLACEMENT", 0.0)
+
 
 WORKS = {
     "": Work(100, 1_000_000),

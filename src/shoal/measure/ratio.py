@@ -10,13 +10,17 @@ fraction of a block, and is hardly wider than the sign test where rounds are ind
 test covers 50 % where noise lasts for ten rounds, a bootstrap of five to twelve blocks 80 to 90 %
 anywhere. Noise that lasts for longer than a block cannot be told from the truth by any of them:
 `Ratio.doubt` and the look at the machine (`shoal.measure.machine`) are there for that.
+
+What rounds cannot show is where in memory a network happens to lie: two copies of one network
+differ by about 1 % for as long as they live (benchmarks/results/clocks.md), and by something else
+the next time. That much is added to each interval, as an error that is independent of the others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from math import exp, inf, log, sqrt
+from math import exp, hypot, inf, log, sqrt
 from operator import truediv
 from typing import Any
 
@@ -28,6 +32,7 @@ BLOCKS = 5
 CONFIDENCE = 0.95
 # Student's t at 97.5 %, by the degrees of freedom; scipy, which has it, takes a second to import.
 _T = (inf, 12.706, 4.303, 3.182, 2.776)
+PLACEMENT = 0.01  # the least half of an interval, as a share of the ratio
 _APART = 1.10  # a block this many times above or below the middle one is no noise of a calm machine
 
 
@@ -110,7 +115,8 @@ class Ratio:
         """Return the ratio of which blocks and rounds have these."""
         middle, count = typical(blocks), len(blocks)
         spread = float(np.std(np.log(blocks), ddof=1)) if count > 1 else 0.0
-        reach = exp(_T[count - 1] * spread / sqrt(count)) if count > 1 else 1.0
+        own = _T[count - 1] * spread / sqrt(count) if count > 1 else 0.0
+        reach = exp(hypot(own, PLACEMENT)) if count > 1 else 1.0
         q1, _, q3 = quartiles(pairs)
         return cls(
             middle, min(q1, middle), max(q3, middle), middle / reach, middle * reach,

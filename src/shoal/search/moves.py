@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from math import exp
 from statistics import fmean
 from typing import Any, Literal
 
@@ -34,6 +35,7 @@ from shoal.measure import (
     measure_in,
     together,
 )
+from shoal.measure.ratio import PLACEMENT
 from shoal.merge.cut import LayerCosts
 from shoal.merge.linear_ops import tensor_shape
 from shoal.merge.merge import merge_, trial_merge_
@@ -54,6 +56,7 @@ KINDS: tuple[Kind, ...] = ("linearize", "collapse", "drop")
 POSITIONS = 8192  # of each batch, for the fit of a line
 _ROUNDS = 30
 _LEAST = 1.005  # whole over variant, below which a move saves nothing that is worth a step
+_NOTHING = _LEAST * exp(PLACEMENT)  # an interval that ends below it has no such saving in it
 
 
 @dataclass(frozen=True)
@@ -166,7 +169,7 @@ def saved_shares(
         if ratio.trusted and ratio.low > _LEAST:
             saved[name] = 1.0 - 1.0 / ratio.low
     # What is certain not to save half a percent needs no model
-    open_ = [name for name, r in ratios.items() if not r.trusted or r.high > _LEAST]
+    open_ = [name for name, r in ratios.items() if not r.trusted or r.high > _NOTHING]
     if any(saved.values()) or not open_:
         return saved, ""
     work = works()
