@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 
+from scripts import script
 from shoal.measure import Latency
 
-FILE = Path(__file__).resolve().parents[1] / "benchmarks" / "clocks.py"
-spec = importlib.util.spec_from_file_location("clocks", FILE)
-assert spec is not None
-assert spec.loader is not None
-clocks = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(clocks)
+clocks = script("benchmarks/clocks.py")
 
 
 def latency(*rounds: float, disturbed: str = "") -> Latency:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 import time
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-FILE = Path(__file__).resolve().parents[1] / "benchmarks" / "peak_memory.py"
+from scripts import script
+
 MIB = 2**20
 
 pytestmark = pytest.mark.skipif(
@@ -20,12 +19,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def memory() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("peak_memory", FILE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("benchmarks/peak_memory.py")
 
 
 def touches(mebibytes: int):
