@@ -1,10 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +9,7 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
+import processes
 import shoal
 import small_runs
 from shoal.cli import demo, main
@@ -233,31 +230,25 @@ def test_the_demo_removes_half_of_the_rectifiers_within_a_point(
 # ---------------------------------------------------------------------- several processes
 
 
-def in_two_processes(*given: str) -> subprocess.CompletedProcess[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    launcher = ["torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port)]
-    return subprocess.run(
-        [sys.executable, "-m", *launcher, "-m", "shoal", *given],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True, text=True, timeout=400, check=False,
-    )  # fmt: skip
+def compressed(given: list[str], timed: bool) -> None:
+    if not timed:
+        small_runs.untimed_commands(pytest.MonkeyPatch())
+    assert main(given) == 0
 
 
 @pytest.mark.slow
 def test_two_processes_rehearse_together(weights: Path, tmp_path: Path) -> None:
     """What is measured is measured by one, what is trained is trained by both."""
     options = ("--method", "shoal", "--tries", "1", "--epochs", "1", "--remove", "2", "--json")
-    done = in_two_processes(*words(weights, tmp_path / "two", *options))
-    assert done.returncode == 0, done.stderr[-4000:]
-    assert json.loads(done.stdout)["steps"][1]["names"]
+    given = words(weights, tmp_path / "two", *options)
+    main_one, _ = processes.grouped(2, tmp_path, compressed, given, True)
+    assert json.loads(main_one.out.read_text())["steps"][1]["names"]
 
 
 def test_two_processes_end_like_one(run: Path, weights: Path, tmp_path: Path) -> None:
-    done = in_two_processes(*words(weights, tmp_path / "two", "--remove", "2", "--json"))
-    assert done.returncode == 0, done.stderr[-4000:]
-    two = without_times(json.loads(done.stdout))  # one process only has printed
+    given = words(weights, tmp_path / "two", "--remove", "2", "--json")
+    main_one, other = processes.grouped(2, tmp_path, compressed, given, False)
+    two = without_times(json.loads(main_one.out.read_text()))
     assert two.pop("front")[0] == 0
     assert two == result_of(tmp_path / "two")
     one = result_of(run)
@@ -265,7 +256,8 @@ def test_two_processes_end_like_one(run: Path, weights: Path, tmp_path: Path) ->
     assert two["dense"] == {**one["dense"], "macs": two["dense"]["macs"],
                             "depth": two["dense"]["depth"]}  # fmt: skip
     assert _scores(two) == _scores(one)
-    assert done.stderr.count("dense: validation") == 1
+    assert main_one.err.read_text().count("dense: validation") == 1
+    assert other.out.read_text() == ""
 
 
 def _scores(result: dict[str, Any]) -> Any:

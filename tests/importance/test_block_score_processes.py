@@ -2,34 +2,53 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
-import block_score_worker
 import pytest
 import torch
+from torch import Tensor, nn
+
+import processes
+from shoal.distributed import rank, world
+from shoal.importance import score
+from shoal.models.small import CifarResNet
+from shoal.network import capture
+
+CRITERIA = (
+    "cka", "kl", "lesion", "block_influence", "block_entropy", "taylor", "grasp", "l1", "random",
+    "consensus",
+)  # fmt: skip
+
+
+def batches(count: int) -> list[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(1)
+    return [
+        (torch.randn(6, 3, 12, 12, generator=generator).double(), torch.arange(6))
+        for _ in range(count)
+    ]
+
+
+def scenarios() -> dict[str, dict[str, float]]:
+    """Return what every process must find."""
+    torch.manual_seed(0)
+    model: nn.Module = CifarResNet(14, width=2).double().eval()
+    network = capture(model, batches(1)[0][0])
+    return {
+        f"{name} of {count}": dict(score(network, batches(count), name))
+        for name in CRITERIA
+        for count in (5, 1)  # one batch: fewer than processes
+    }
+
+
+def write_down(folder: Path) -> None:
+    torch.save({"found": scenarios(), "world": world()}, folder / f"{rank()}.pt")
 
 
 def test_two_processes_score_blocks_as_one(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = ["torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port)]
-    done = subprocess.run(
-        [sys.executable, "-m", *command, str(Path(block_score_worker.__file__)), str(tmp_path)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    expected = block_score_worker.scenarios()
-    for rank in range(2):
-        results = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+    processes.grouped(2, tmp_path, write_down, tmp_path)
+    expected = scenarios()
+    for number in range(2):
+        results = torch.load(tmp_path / f"{number}.pt", weights_only=True)
         assert results["world"] == 2
         for key, scores in expected.items():
             assert results["found"][key] == pytest.approx(scores, rel=1e-9, abs=1e-12), key

@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from torch import nn
 
+import processes
 from shoal.errors import ConfigError, RunError
 from shoal.search.method import methods
+from shoal.search.task import Listener
 from small_runs import facts, removals, run, same_weights
 
 SOURCE = '''
@@ -68,20 +69,17 @@ class Pull(shoal.Method):
         return True
 '''
 
-KILLED = """
-import os, signal, sys
-import small_runs
-from shoal.search.task import Listener
 
 class Killer(Listener):
-    left = int(sys.argv[3])
-    def epoch(self, report, epochs):
+    """Kills its process after so many epochs."""
+
+    def __init__(self, epochs: int) -> None:
+        self.left = epochs
+
+    def epoch(self, report: Any, epochs: int) -> None:
         self.left -= 1
         if self.left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
-
-small_runs.run(sys.argv[1], method=sys.argv[2], pull=0.3, remove=2, epochs=2, listener=Killer())
-"""
 
 
 @pytest.fixture
@@ -110,19 +108,18 @@ def test_it_runs_with_its_option_penalty_and_hook(method: str, tmp_path: Path) -
         run(method="easier", pull=0.3)
 
 
+def killed_after(epochs: int, folder: Path, options: dict[str, Any]) -> None:
+    run(folder, listener=Killer(epochs), **options)
+
+
 def test_it_goes_on_after_kill_9_to_the_same_result(method: str, tmp_path: Path) -> None:
     options = {"method": method, "pull": 0.3, "remove": 2, "epochs": 2}
     whole = run(tmp_path / "whole", **options)
     folder = tmp_path / "stopped"
     # In the first training of a step, in its second one, and in the next step.
     for epochs in (1, 3, 2):
-        done = subprocess.run(
-            [sys.executable, "-c", KILLED, str(folder), method, str(epochs)],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
-            check=False,
-            timeout=300,
-        )
-        assert done.returncode == -signal.SIGKILL
+        killed = processes.start(tmp_path, killed_after, epochs, folder, options)
+        assert killed.wait() == -signal.SIGKILL, killed.printed()
     again = run(folder, **options)
     assert facts(again) == facts(whole)
     assert removals(again) == removals(whole)

@@ -4,8 +4,6 @@ import errno
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +20,6 @@ from shoal.search.records import Result, lineage
 from shoal.search.run import Run, read_run
 from shoal.search.task import Listener
 from small_runs import SITES, facts, result_of, run, same_weights
-
-WORKER = Path(__file__).parents[1] / "run_worker.py"
 
 
 @pytest.fixture(scope="module")
@@ -262,29 +258,6 @@ def test_it_goes_on_within_a_steps_training(whole: tuple[Path, Result], tmp_path
     result = run(tmp_path / "run", epochs=2, listener=second)
     assert second.epochs == [2] + [1, 2] * 3
     assert same_weights(result.model, whole[1].model)
-
-
-@pytest.mark.parametrize("mode", ["kill", "ctrl-c"])
-def test_a_process_that_is_stopped_anywhere_goes_on(mode: str, tmp_path: Path) -> None:
-    """`kill -9` at random moments, and Ctrl-C of the command line; see run_worker.py."""
-    done = subprocess.run(
-        [sys.executable, str(WORKER), mode, str(tmp_path)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert found["stopped"] >= 3
-    assert result_of(tmp_path / "stopped") == result_of(tmp_path / "whole")
-    leftovers = [p.name for p in (tmp_path / "stopped").rglob(".*") if p.name != ".lock"]
-    assert leftovers == []
-    for name in ("best", "merged"):
-        one, other = tmp_path / "stopped" / name, tmp_path / "whole" / name
-        weights = (one / "model.safetensors").read_bytes()
-        assert weights == (other / "model.safetensors").read_bytes()
 
 
 def test_a_process_that_ends_before_its_first_step_leaves_a_folder_to_go_on_with(

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,25 +9,9 @@ import fit_worker
 import pytest
 import torch
 
+import processes
+
 WORKER = Path(fit_worker.__file__)
-
-
-def launched(command: list[str], folder: Path) -> dict[str, object]:
-    """Run the worker in two processes and return what the main one wrote."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    words = [word.format(port=port) for word in command]
-    done = subprocess.run(
-        [sys.executable, "-m", *words, str(WORKER), str(folder)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return torch.load(folder / "results.pt", weights_only=True)
 
 
 TORCHRUN = ["torch.distributed.run", "--nproc_per_node", "2", "--master_port", "{port}"]
@@ -40,15 +23,34 @@ ACCELERATE = [
 ]  # fmt: skip
 
 
+def launch(command: list[str], folder: Path) -> None:
+    """Run the worker in two processes that a launcher starts."""
+    words = [word.format(port=processes.free_port()) for word in command]
+    done = subprocess.run(
+        [sys.executable, "-m", *words, str(WORKER), str(folder)],
+        env={**os.environ, **processes.ALONE},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
 @pytest.mark.parametrize(
     "command",
     [
-        pytest.param(TORCHRUN, id="torchrun"),
+        pytest.param([], id="forked"),
+        pytest.param(TORCHRUN, id="torchrun", marks=pytest.mark.slow),
         pytest.param(ACCELERATE, id="accelerate", marks=pytest.mark.slow),
     ],
 )
 def test_two_processes_end_like_one(command: list[str], tmp_path: Path) -> None:
-    results = launched(command, tmp_path)
+    if command:
+        launch(command, tmp_path)
+    else:
+        processes.grouped(2, tmp_path, fit_worker.main, tmp_path)
+    results = torch.load(tmp_path / "results.pt", weights_only=True)
     assert results["world"] == 2
     assert results["alike"]
     assert results["norm alike"]
