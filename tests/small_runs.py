@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from shoal.measure import Latency, Ratio, SideBySide, count_macs, count_params, 
 from shoal.merge.merge import merge_
 from shoal.network import Network, capture
 from shoal.options import Recipe
+from shoal.sealed import FILES, read_sealed
 from shoal.search.ending import Ending
 from shoal.search.gauge import Data, Figures, Gauge
 from shoal.search.lab import Lab
@@ -124,8 +124,9 @@ def without_times(value: Any) -> Any:
 
 
 def result_of(folder: Path) -> dict[str, Any]:
-    """Return a run's `result.json` without what depends on the clock."""
-    return without_times(json.loads((folder / "result.json").read_text()))
+    """Return a run's `result.json` without checksums and what depends on the clock."""
+    held = read_sealed(folder / "result.json")
+    return without_times({name: value for name, value in held.items() if name != FILES})
 
 
 def facts(result: Result) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import shoal
 import small_runs
+from resealed import write_resealed
 from shoal.cli import main
 
 MODEL = f"{small_runs.__file__}:build"
@@ -313,9 +314,9 @@ def test_damage_in_a_saved_network(refused: Refused, finished: Path) -> None:
 
 
 def test_an_operator_that_is_not_known(refused: Refused, finished: Path) -> None:
-    path = finished / "best" / "network.json"
-    path.write_text(path.read_text().replace('"type": "ReLU"', '"type": "Relu7"', 1))
-    assert "Relu7, which is not registered here" in refused("inspect", finished)
+    path = shutil.copytree(finished / "best", finished.parent / "alone") / "network.json"
+    write_resealed(path, path.read_text().replace('"type": "ReLU"', '"type": "Relu7"', 1))
+    assert "Relu7, which is not registered here" in refused("inspect", path.parent)
 
 
 def test_a_run_without_a_result_is_told_as_that(

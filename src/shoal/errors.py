@@ -46,6 +46,10 @@ class OptionError(ConfigError):
         self.option = option  # its name in Python, which the command line turns into its flag
 
 
+class DamagedError(ShoalError):
+    """A file that shoal wrote is not as it was written; whoever reads it says what to do."""
+
+
 class DataError(ShoalError, ValueError):
     """A data set is missing, empty, or not what a classifier needs."""
 

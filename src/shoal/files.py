@@ -26,10 +26,12 @@ def write_file(path: Path, write: Callable[[Path], None] | bytes | str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with readable_errors(path):
         try:
+            mode = _usual_mode(temporary)
             if callable(write):
                 write(temporary)
             else:
                 temporary.write_bytes(write.encode() if isinstance(write, str) else write)
+            temporary.chmod(mode)
             _sync(temporary)
             temporary.replace(path)
         except BaseException:
@@ -50,9 +52,11 @@ def replace_folder(path: Path, fill: Callable[[Path], None]) -> None:
         try:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir()
+            mode = _usual_mode(temporary / ".mode")
             fill(temporary)
             for file in temporary.rglob("*"):
                 if file.is_file():
+                    file.chmod(mode)
                     _sync(file)
             _sync_folder(temporary)
             if path.exists() and not _exchange(temporary, path):
@@ -67,6 +71,17 @@ def replace_folder(path: Path, fill: Callable[[Path], None]) -> None:
         _sync_folder(path.parent)
         for former in (old, temporary):
             shutil.rmtree(former, ignore_errors=True)
+
+
+def _usual_mode(path: Path) -> int:
+    """Return the mode of a new file, by making one; some libraries give theirs to its owner alone.
+
+    The file is removed again.
+    """
+    path.touch()
+    mode = path.stat().st_mode
+    path.unlink()
+    return mode
 
 
 def _exchange(one: Path, other: Path) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import shoal
 from changed import changed
+from resealed import write_resealed
 from shoal import files as atomic
 from shoal.errors import CheckpointError, FileError, PlanError
 from shoal.merge.loading import load
@@ -204,11 +205,12 @@ def test_damaged_weights_are_refused(saved: Path) -> None:
     ("change", "words"),
     [
         (lambda text: text[: len(text) // 2], "is damaged and cannot be read"),
-        (lambda text: "[]", "is not a network"),
+        (lambda text: "[]", "holds no record"),
+        (lambda text: "{}", "is not a network"),
         (lambda text: text.replace('"format": 2', '"format": 99'), "update shoal"),
         (lambda text: text.replace('"type": "Conv2d"', '"type": "Konv2d"', 1), "not registered"),
         (lambda text: text.replace("aten.add.Tensor", "aten.add.Tenor", 1), "not registered"),
-        (lambda text: text.replace('"operations"', '"operation"'), "no list of operations"),
+        (lambda text: text.replace('"operations"', '"operation"'), "is damaged"),
         (lambda text: text.replace('"leaves"', '"leave"'), "is damaged"),
         (lambda text: text.replace('"nodes"', '"knots"', 1), "is damaged"),
         (lambda text: text.replace('"in_channels": 8', '"in_channels": -8', 1), "is damaged"),
@@ -219,7 +221,7 @@ def test_a_damaged_description_is_refused(saved: Path, change: Any, words: str) 
     path = saved / "network.json"
     changed = change(path.read_text())
     assert changed != path.read_text()
-    path.write_text(changed)
+    write_resealed(path, changed)
     with pytest.raises(PlanError, match=words) as caught:
         load(saved)
     assert "\n" not in str(caught.value)
@@ -238,7 +240,7 @@ def test_weights_that_do_not_fit_are_refused(saved: Path, change: Any, words: st
     path = saved / "network.json"
     changed = change(path.read_text())
     assert changed != path.read_text()
-    path.write_text(changed)
+    write_resealed(path, changed)
     with pytest.raises(CheckpointError, match=words) as caught:
         load(saved)
     assert "\n" not in str(caught.value)
@@ -265,7 +267,7 @@ def test_nothing_that_a_file_names_is_called(
     path = saved / "network.json"
     text = path.read_text()
     assert old in text
-    path.write_text(text.replace(old, new, 1))
+    write_resealed(path, text.replace(old, new, 1))
     with pytest.raises(PlanError) as caught:
         load(saved)
     assert "\n" not in str(caught.value)
@@ -331,7 +333,17 @@ def test_an_old_folder_without_a_base_needs_the_model(tmp_path: Path) -> None:
         load(old)
 
 
-@pytest.mark.parametrize("base", ["mine:build", "folder/mine.py:build", "os:mkdir?path=made"])
+@pytest.mark.parametrize(
+    "base",
+    [
+        "mine:build",
+        "folder/mine.py:build",
+        "os:mkdir?path=made",
+        "timm:resnet18?checkpoint_path=evil.pth",
+        "timm:local-dir:folder",
+        "shoal:cifar_resnet20?width=1000000000",
+    ],
+)
 def test_an_old_folder_runs_no_code_that_it_names(
     base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -342,14 +354,44 @@ def test_an_old_folder_runs_no_code_that_it_names(
         (place / "mine.py").write_text("open('made', 'w')")
     text = (old / "plan.json").read_text()
     (old / "plan.json").write_text(text.replace("shoal:cifar_resnet20?width=4", base))
-    with pytest.raises(PlanError, match="never run: build it yourself and give it as model="):
+    with pytest.raises(PlanError, match=r"only where you say so.*model=, or .*trust=True"):
         load(old)
-    load(old, model=shoal.models.cifar_resnet20(width=4))
     structure = text.replace("builtins.tuple", "mine.Inputs")
     (old / "plan.json").write_text(structure)
     with pytest.raises(PlanError, match="does not describe the inputs"):
         load(old)
     assert not (tmp_path / "made").exists()
+
+
+def test_an_old_folder_that_is_trusted_builds_its_base_by_its_own_code(tmp_path: Path) -> None:
+    old = Path(shutil.copytree(FORMAT_1, tmp_path / "old"))
+    (tmp_path / "mine.py").write_text(
+        "import shoal\n\n\ndef build():\n    return shoal.models.cifar_resnet20(width=4)\n"
+    )
+    text = (old / "plan.json").read_text()
+    base = f"{tmp_path / 'mine.py'}:build"
+    (old / "plan.json").write_text(text.replace("shoal:cifar_resnet20?width=4", base))
+    trusted, given = load(old, trust=True), load(old, model=shoal.models.cifar_resnet20(width=4))
+    assert same_weights(trusted, given)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"in_channels": 4', '"in_channels": 1000000000'),
+        ('"shape": [\n          16,', '"shape": [\n          1000000000000,'),
+        ('"shape": [\n          16,', '"shape": [\n          "16",'),
+    ],
+)
+def test_an_old_folder_is_refused_before_it_takes_memory(
+    old: str, new: str, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(FORMAT_1, tmp_path / "old"))
+    text = (folder / "plan.json").read_text()
+    assert old in text
+    (folder / "plan.json").write_text(text.replace(old, new, 1))
+    with pytest.raises(PlanError, match="damaged"):
+        load(folder)
 
 
 def test_parts_of_a_run(lined: Network, tmp_path: Path) -> None:

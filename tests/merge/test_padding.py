@@ -12,7 +12,7 @@ import shoal
 from changed import changed
 from shoal.errors import PlanError
 from shoal.merge.cut import LatencyCosts
-from shoal.merge.loading import replay_
+from shoal.merge.format1 import replay_
 from shoal.merge.merge import merge_
 from shoal.merge.padding import find_movable_paddings, move_paddings_
 from shoal.network import Network, capture

@@ -16,8 +16,10 @@ from shoal.errors import FileError, RunError
 from shoal.merge.loading import load
 from shoal.merge.report import MergeReport
 from shoal.network import Network
+from shoal.sealed import read_sealed, unseal
 from shoal.search.records import Result, lineage
-from shoal.search.run import Run, read_run
+from shoal.search.run import Run
+from shoal.search.run_files import read_run
 from shoal.search.task import Listener
 from small_runs import SITES, facts, result_of, run, same_weights
 
@@ -109,7 +111,7 @@ def test_a_folder_holds_what_the_call_returned(whole: tuple[Path, Result]) -> No
     assert result_of(folder) == facts(result)
     assert same_weights(load(folder, "best"), result.model)
     lines = (folder / "journal.jsonl").read_text().splitlines()
-    assert [json.loads(line) for line in lines] == [step.to_dict() for step in result.steps]
+    assert [unseal(line, "") for line in lines] == [step.to_dict() for step in result.steps]
     assert len(list((folder / "steps").iterdir())) == 1 + len(SITES)
     assert not list(folder.glob("training*"))
     assert yaml.safe_load((folder / "config.yaml").read_text())["max_drop"] == 100.0
@@ -360,7 +362,7 @@ def test_a_folder_that_cannot_be_written_is_told_in_one_line(tmp_path: Path, pla
 
 
 def test_two_runs_do_not_share_a_folder(finished: Path) -> None:
-    identity = json.loads((finished / "identity.json").read_text())
+    identity = read_sealed(finished / "identity.json")
     first = Run(finished, identity, {})
     try:
         with pytest.raises(RunError, match="another process is at work"):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from shoal.errors import ConfigError, NameNotFoundError, PlanError, ShoalError, TrainingError
-from shoal.merge.loading import replay_
+from shoal.merge.format1 import replay_
 from shoal.network import Network, Operation, Plan, capture
 from shoal.network.modules import Line
 from shoal.surgery import fit_lines, linearize_

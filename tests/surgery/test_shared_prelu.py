@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from shoal.importance import score
-from shoal.merge.loading import replay_
+from shoal.merge.format1 import replay_
 from shoal.network import Network, capture
 from shoal.surgery import fit_lines, linearize_
 

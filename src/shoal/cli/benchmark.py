@@ -36,6 +36,7 @@ def benchmark(
     image_size: params.ImageSize = None,
     input_shape: params.InputShape = None,
     device: params.Device = None,
+    trust: params.Trust = False,
     as_json: params.Json = False,
 ) -> None:
     """Measure latency, work, parameters and depth; the ratio too when there is a baseline.
@@ -49,9 +50,9 @@ def benchmark(
     from shoal.search.ending import folded
 
     where = working_device(device)
-    source = Source(None, num_classes, image_size, parse_shape(input_shape))
+    source = Source(None, num_classes, image_size, parse_shape(input_shape), trust)
     network = open_usable(model, source).to(where)
-    baseline = open_dense(model) if against is None else open_usable(against, source)
+    baseline = open_dense(model, trust=trust) if against is None else open_usable(against, source)
     if baseline is not None and against is None:
         baseline = folded(baseline)
     with progress_console().status("measuring"):

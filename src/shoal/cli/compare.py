@@ -39,6 +39,7 @@ def compare(
     image_size: params.ImageSize = None,
     input_shape: params.InputShape = None,
     device: params.Device = None,
+    trust: params.Trust = False,
     verbose: params.Verbose = False,
     as_json: params.Json = False,
 ) -> None:
@@ -61,7 +62,7 @@ def compare(
     for name in runtimes:
         open_runtime(name)  # before anything takes its time
     where = working_device(device)
-    source = Source(None, num_classes, image_size, parse_shape(input_shape))
+    source = Source(None, num_classes, image_size, parse_shape(input_shape), trust)
     with progress_console().status("opening") as status:
         loaded, notes = open_data(models, data, image_size, where)
         networks, baseline = open_all(models, checkpoint or [], source, loaded, where)

@@ -82,7 +82,7 @@ def open_all(
     for place, text in enumerate(models):
         name = text if text not in models[:place] else f"{text} ({place + 1})"
         if is_run(Path(text).expanduser()):
-            title, network = f"{name}, merged", open_result(text)
+            title, network = f"{name}, merged", open_result(text, trust=source.trust)
         else:
             title = f"{name}, batch norms folded"
             given = open_network(text, replace(source, checkpoint=weights.get(place)), data)
@@ -107,7 +107,7 @@ def _with_shape(source: Source, models: Sequence[str], data: DataSet | None) -> 
     given = source.input_shape or source.image_size or data
     if given is not None or folder is None or all(map(is_folder, models)):
         return source
-    shapes = _shapes(open_trained(folder))
+    shapes = _shapes(open_trained(folder, trust=source.trust))
     return replace(source, input_shape=shapes[0]) if len(shapes) == 1 else source
 
 

@@ -7,10 +7,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from shoal.errors import ConfigError, one_line, unknown_name
+from shoal.errors import ConfigError, DamagedError, one_line, unknown_name
 from shoal.options import DataOptions, Recipe, find_recipe
+from shoal.sealed import read_yaml
 
 if TYPE_CHECKING:
     from shoal.search.settings import Settings
@@ -93,12 +92,13 @@ def run_options(folder: Path) -> dict[str, Any]:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise ConfigError(f"there is no configuration file '{path}'")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"there is no configuration file '{path}'") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"'{path}' cannot be read as YAML: {one_line(str(error))}") from error
+        values = read_yaml(path)
+    except DamagedError as error:
+        why = one_line(str(error.__cause__ or error))
+        raise ConfigError(f"'{path}' cannot be read as YAML: {why}") from error
     if values is None:
         return {}
     if not isinstance(values, dict):

@@ -83,6 +83,7 @@ def export(
         ),
     ] = False,
     data: params.Data = None,
+    trust: params.Trust = False,
     as_json: params.Json = False,
 ) -> None:
     """Write a result as one file, and check that the file computes the same.
@@ -103,8 +104,8 @@ def export(
         if given is not None and not merge:
             raise ConfigError(f"{flag} is for merging: omit it, or omit --no-merge")
     with progress_console().status("exporting"):
-        trained = None if merge else open_trained(folder, step)
-        network = trained or open_result(folder, batch, runtime, step)
+        trained = None if merge else open_trained(folder, step, trust=trust)
+        network = trained or open_result(folder, batch, runtime, step, trust=trust)
         report = write(network, target, int8=None if images is None else images.train)
         found = _accuracies(network, report, images) if images is not None else {}
     layers = depth(network)

@@ -33,6 +33,7 @@ def l1_by_stage(
     num_classes: params.NumClasses = None,
     image_size: params.ImageSize = None,
     input_shape: params.InputShape = None,
+    trust: params.Trust = False,
 ) -> None:
     """Draw the mean absolute weight of each block that can go, coloured by stage.
 
@@ -45,7 +46,7 @@ def l1_by_stage(
     from shoal.extras import figures
 
     figures.check_path(out)
-    source = Source(checkpoint, num_classes, image_size, parse_shape(input_shape))
+    source = Source(checkpoint, num_classes, image_size, parse_shape(input_shape), trust)
     network = open_network(model, source)
     if is_main_process():
         figures.l1_by_stage(network, out)
@@ -78,6 +79,7 @@ def criteria(
     std: params.Std = None,
     seed: params.Seed = 0,
     device: params.Device = None,
+    trust: params.Trust = False,
 ) -> None:
     """Draw which blocks would go first under each criterion, side by side.
 
@@ -95,7 +97,7 @@ def criteria(
     where = working_device(device)
     given = {"image_size": image_size, "seed": seed, **read_values(mean=mean, std=std)}
     examples = read_data(data, where, **given)
-    network = open_network(model, Source(checkpoint), examples).to(where)
+    network = open_network(model, Source(checkpoint, trust=trust), examples).to(where)
     with progress_console().status("scoring"):
         found = score_several(network, examples.train, chosen, samples=samples or None)
     scores = dict(zip(names, found, strict=True))

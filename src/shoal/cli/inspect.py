@@ -33,6 +33,7 @@ def inspect(
     batch: params.Batch = 1,
     runtime: params.Runtime = "eager",
     device: params.Device = None,
+    trust: params.Trust = False,
     verbose: params.Verbose = False,
     as_json: params.Json = False,
 ) -> None:
@@ -58,7 +59,7 @@ def inspect(
         raise ConfigError("criterion is given without data to score on: add --data")
     where = working_device(device)
     examples = None if data is None else read_data(data, where, image_size=image_size)
-    source = Source(checkpoint, num_classes, image_size, parse_shape(input_shape))
+    source = Source(checkpoint, num_classes, image_size, parse_shape(input_shape), trust)
     network = open_network(model, source, examples).to(where)
     scores = measured = costs = None
     chosen = make_criterion(criterion or "entropy")

@@ -98,6 +98,14 @@ Seconds = Annotated[
 ShowMerge = Annotated[
     bool, option("Also show what was merged into what, what was kept and why.", "--merge")
 ]
+Trust = Annotated[
+    bool,
+    option(
+        "Run the code that a folder of a version before 0.2 names to build its model. Only for a "
+        "folder that you trust.",
+        "--trust",
+    ),
+]
 Verbose = Annotated[
     bool, option("Show all columns, however narrow the terminal is.", "--verbose", "-v")
 ]

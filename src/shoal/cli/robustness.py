@@ -49,6 +49,7 @@ def robustness(
     mean: params.Mean = None,
     std: params.Std = None,
     device: params.Device = None,
+    trust: params.Trust = False,
     as_json: params.Json = False,
 ) -> None:
     """Measure accuracy under the 15 corruptions of CIFAR-10-C and ImageNet-C.
@@ -71,7 +72,10 @@ def robustness(
     examples = read_data(
         run_data(run, data), where, run, image_size=image_size, **read_values(mean=mean, std=std)
     )
-    network, dense = open_network(model, Source(checkpoint), examples), open_dense(model)
+    network, dense = (
+        open_network(model, Source(checkpoint, trust=trust), examples),
+        open_dense(model, trust=trust),
+    )
     networks = {"network": network} if dense is None else {"dense": dense, "result": network}
     part = "validation" if examples.test is None else "test"
     images: Any = examples.val if examples.test is None else examples.test

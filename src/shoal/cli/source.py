@@ -30,6 +30,7 @@ class Source:
     num_classes: int | None = None
     image_size: int | None = None
     input_shape: tuple[int, ...] | None = None  # of one sample
+    trust: bool = False  # whether an old folder may run the code that it names
 
 
 def is_folder(text: str) -> bool:
@@ -37,21 +38,27 @@ def is_folder(text: str) -> bool:
     return Path(text).expanduser().is_dir()
 
 
-def open_trained(text: str, step: int | None = None) -> Network:
+def open_trained(text: str, step: int | None = None, *, trust: bool = False) -> Network:
     """Return the network of a folder as it was trained: of a run, the result or a step's."""
     if step is not None:
-        return load(text, step=step)
-    return load(text, "best" if is_saved(Path(text).expanduser() / "best") else None)
+        return load(text, step=step, trust=trust)
+    best = "best" if is_saved(Path(text).expanduser() / "best") else None
+    return load(text, best, trust=trust)
 
 
-def open_dense(text: str) -> Network | None:
+def open_dense(text: str, *, trust: bool = False) -> Network | None:
     """Return the dense network of a run's folder; None for anything else."""
     folder = Path(text).expanduser() / "steps" / "000"
-    return open_trained(str(folder)) if folder.is_dir() else None
+    return open_trained(str(folder), trust=trust) if folder.is_dir() else None
 
 
 def open_result(
-    text: str, batch: int | None = None, runtime: str | None = None, step: int | None = None
+    text: str,
+    batch: int | None = None,
+    runtime: str | None = None,
+    step: int | None = None,
+    *,
+    trust: bool = False,
 ) -> Network:
     """Return the network of a folder, or of a step of a run, merged.
 
@@ -60,18 +67,20 @@ def open_result(
     """
     folder = Path(text).expanduser()
     if (batch, runtime, step) == (None, None, None) and (folder / "result.json").exists():
-        return load(text)
+        return load(text, trust=trust)
     named = {f.name for f in fields(MachineOptions)}
     run = {name: value for name, value in run_options(folder).items() if name in named}
     machine = MachineOptions.from_dict(run)
-    network = open_trained(text, step)
+    network = open_trained(text, step, trust=trust)
     merge_(network, batch=batch or machine.batches, runtime=runtime or machine.runtimes)
     return network
 
 
 def open_usable(text: str, source: Source) -> Network:
     """Return the network as it would be used: of a run, its result merged."""
-    return open_result(text) if is_run(Path(text).expanduser()) else open_network(text, source)
+    if is_run(Path(text).expanduser()):
+        return open_result(text, trust=source.trust)
+    return open_network(text, source)
 
 
 def run_data(run: Mapping[str, Any], asked: str | None) -> str:
@@ -105,7 +114,7 @@ def open_network(text: str, source: Source, data: DataSet | None = None) -> Netw
             raise ConfigError(f"'{text}' is a folder with weights of its own: omit --checkpoint")
         if source.num_classes is not None:
             raise ConfigError(f"'{text}' is a folder with a network of its own: omit --num-classes")
-        network = open_trained(text)
+        network = open_trained(text, trust=source.trust)
         if data is not None:
             _check_samples(network, text, data)
         return network

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import math
 import os
 import platform
@@ -22,6 +21,7 @@ from typing import Any, TypeVar
 import torch
 from torch import fx, nn
 
+from shoal.errors import DamagedError
 from shoal.files import write_file
 from shoal.measure import Deployment, measure_in, measure_latency
 from shoal.merge.algebra import Inexact, in_a_row
@@ -33,6 +33,8 @@ from shoal.modes import device_of, dtype_of
 from shoal.network import Network
 from shoal.network.inputs import as_inputs
 from shoal.runtimes import EAGER, Runtime, find_runtime
+from shoal.schema import Amount, conform
+from shoal.sealed import read_sealed, sealed_text
 
 T = TypeVar("T")
 
@@ -219,16 +221,16 @@ class LatencyCosts:
 
     def _read(self) -> dict[str, float]:
         try:
-            return {str(k): float(v) for k, v in json.loads(self.path.read_text()).items()}
-        except (OSError, ValueError, AttributeError):
-            return {}  # a damaged cache is only a cache
+            return conform(dict[str, Amount], read_sealed(self.path, required=True))
+        except DamagedError:
+            return {}  # a damaged cache is only a cache: what it held is measured again
 
     def save(self) -> None:
         """Write new figures to disk; a folder that cannot be written is no error."""
         if self._fresh:
             with contextlib.suppress(OSError):
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                write_file(self.path, json.dumps({**self._read(), **self._known}))
+                write_file(self.path, sealed_text({**self._read(), **self._known}))
                 self._fresh = False
 
     def map_ms(self, found: ConvMap, node: fx.Node) -> float:

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from shoal.errors import PlanError
+from shoal.errors import DamagedError, PlanError
 from shoal.runtimes import EAGER
+from shoal.schema import make
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class MergeReport:
                      for name, kind in kinds.items()}  # fmt: skip
             whole: MergeReport = _read(cls, {**data, **parts}, lists=tuple(kinds))
             return whole
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, DamagedError) as error:
             raise PlanError(f"the record of the merge cannot be read ({error})") from error
 
     def __str__(self) -> str:
@@ -107,4 +108,4 @@ class MergeReport:
 def _read(kind: type[Any], item: Mapping[str, Any], lists: tuple[str, ...] = ()) -> Any:
     """Return a record of JSON values; what is a list there is a tuple, but for `lists`."""
     plain = {k: tuple(v) if isinstance(v, list) and k not in lists else v for k, v in item.items()}
-    return kind(**plain)
+    return make(kind, plain)

@@ -20,15 +20,20 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from shoal.errors import CheckpointError, PlanError
+from shoal.errors import CheckpointError, DamagedError, PlanError, ShoalError, one_line
 from shoal.files import readable_errors, replace_folder
 from shoal.network.described import DTYPES, Reader, Writer, describe_nodes, plain_name, read_nodes
 from shoal.network.network import InputSpec, Network, Plan, TensorSpec
 from shoal.network.raising import Opaque
+from shoal.network.saved_form import SavedNetwork
+from shoal.schema import conform
+from shoal.sealed import KEY, check_seal, file_digest, parsed, read_text, seal
 
 FORMAT = 2
 NETWORK_FILE = "network.json"
 WEIGHTS_FILE = "model.safetensors"
+REMEDY = "copy the folder anew; in a run's folder, give the run's command again"
+"""What to do about a damaged file of a network."""
 
 
 def save(network: Network, folder: str | Path) -> Path:
@@ -83,15 +88,29 @@ def write_network(network: Network, folder: Path) -> None:
         "notes": list(network.notes),
         "plan": network.plan.to_dict(),
         "meta": network.meta,
-        "weights_sha256": _file_hash(weights),
+        "weights_sha256": file_digest(weights),
     }
-    (folder / NETWORK_FILE).write_text(_one_entry_a_line(description), encoding="utf-8")
+    try:
+        text = _one_entry_a_line(seal(description))
+    except ValueError as error:
+        raise PlanError(f"the network holds what JSON cannot hold: {error}") from error
+    (folder / NETWORK_FILE).write_text(text, encoding="utf-8")
 
 
 def read_network(folder: Path) -> Network:
-    """Read what `write_network` wrote; returns the network in eval mode, on the CPU."""
+    """Read what `write_network` wrote; returns the network in eval mode, on the CPU.
+
+    Raises:
+        PlanError: `network.json` is damaged, holds what no network may, or names an operator that
+            is not registered.
+        CheckpointError: the weights are damaged, or another network's.
+    """
     path = folder / NETWORK_FILE
     description = read_description(path, FORMAT)
+    try:
+        conform(SavedNetwork, description)
+    except DamagedError as error:
+        raise PlanError(f"'{path}' is damaged: {error}: {REMEDY}") from error
     tensors = read_weights(folder, description)
     network = Network()
     try:
@@ -99,49 +118,66 @@ def read_network(folder: Path) -> Network:
         network._keep(
             graph=read_nodes(description["nodes"]),
             plan=Plan.from_dict(description["plan"]),
-            opaque=tuple(Opaque(*map(str, record)) for record in description["opaque"]),
-            notes=tuple(map(str, description["notes"])),
-            meta=dict(description["meta"]),
+            opaque=tuple(Opaque(*record) for record in description["opaque"]),
+            notes=tuple(description["notes"]),
+            meta=description["meta"],
             inputs=_read_inputs(description["inputs"]),
             _output_structure=tree_from_json(description["outputs"]),
-            _site_records={k: (str(kind), str(p)) for k, (kind, p) in description["sites"].items()},
+            _site_records={name: (kind, p) for name, (kind, p) in description["sites"].items()},
         )
         network.recompile()
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise PlanError(f"'{path}' is damaged: {type(error).__name__}: {reason}") from error
+    except ShoalError:
+        raise
+    except Exception as error:  # PyTorch and Python fail in many ways at what no network is
+        reason = one_line(f"{type(error).__name__}: {error}", 200)
+        raise PlanError(f"'{path}' is damaged: {reason}: {REMEDY}") from error
     return network.eval()
 
 
+def check_network(folder: Path) -> None:
+    """Raise as `read_network` does if a file of the folder is not as it was written.
+
+    The network itself is not made, so that this takes as long as reading its weights.
+    """
+    description = read_description(folder / NETWORK_FILE, FORMAT)
+    check_weights(folder, description)
+
+
 def read_description(path: Path, format: int) -> dict[str, Any]:
-    """Return the JSON object in a file that states its format, which is at most `format`."""
+    """Return what a file that states its format, which is at most `format`, holds.
+
+    Its checksum, if it has one, is checked and left out.
+    """
+    what = f"'{path}'"
     try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError, OSError) as error:
-        raise PlanError(f"'{path}' is damaged and cannot be read: {error}") from error
-    if not isinstance(description, dict) or not isinstance(description.get("format"), int):
-        raise PlanError(f"'{path}' is not a network of shoal")
-    if description["format"] > format:
-        raise PlanError(
-            f"'{path}' has format {description['format']} and this version of shoal reads up to "
-            f"{format}: update shoal"
-        )
-    return description
+        description = parsed(read_text(path), what)
+        if not isinstance(description.get("format"), int):
+            raise PlanError(f"'{path}' is not a network of shoal")
+        if description["format"] > format:
+            raise PlanError(
+                f"'{path}' has format {description['format']} and this version of shoal reads up "
+                f"to {format}: update shoal"
+            )
+        if KEY in description:
+            check_seal(description, what)
+    except DamagedError as error:
+        raise PlanError(f"{error}: {REMEDY}") from error
+    return {key: value for key, value in description.items() if key != KEY}
 
 
 def state_hash(module: nn.Module) -> str:
     """Return a SHA-256 of all parameters and buffers by name."""
+    return tensors_hash(module.state_dict())
+
+
+def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
+    """Return a SHA-256 of tensors by name."""
     digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
+    for name, value in sorted(tensors.items()):
         digest.update(f"{name}:{value.dtype}:{tuple(value.shape)};".encode())
         flat = value.detach().cpu().contiguous().flatten()
         digest.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
     return digest.hexdigest()
-
-
-def _file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _describe_inputs(inputs: InputSpec) -> dict[str, Any]:
@@ -178,18 +214,25 @@ def _read_inputs(data: Mapping[str, Any]) -> InputSpec:
 
 def read_weights(folder: Path, description: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return a saved network's tensors; raises `CheckpointError` if they are not as described."""
+    check_weights(folder, description)
     path = folder / WEIGHTS_FILE
-    if not path.exists():
-        raise CheckpointError(f"'{path}' is missing: copy the whole folder, not a part of it")
-    if _file_hash(path) != description.get("weights_sha256"):
-        raise CheckpointError(
-            f"'{path}' is damaged or was changed: its checksum is not the one it was saved with"
-        )
     try:
         # In memory of PyTorch's own, for its alignment: kernels round differently elsewhere.
         return {name: tensor.clone() for name, tensor in load_file(path).items()}
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"'{path}' cannot be read: {error}") from error
+        raise CheckpointError(f"'{path}' cannot be read: {error}: {REMEDY}") from error
+
+
+def check_weights(folder: Path, description: Mapping[str, Any]) -> None:
+    """Raise `CheckpointError` unless a network's file of weights is the one it was saved with."""
+    path = folder / WEIGHTS_FILE
+    if not path.is_file():
+        raise CheckpointError(f"'{path}' is missing: copy the whole folder, not a part of it")
+    if file_digest(path) != description.get("weights_sha256"):
+        raise CheckpointError(
+            f"'{path}' is damaged or was changed: its checksum is not the one it was saved with: "
+            f"{REMEDY}"
+        )
 
 
 def _one_entry_a_line(description: Mapping[str, Any]) -> str:

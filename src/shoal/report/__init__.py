@@ -12,7 +12,7 @@ from shoal.report.page import write_page
 from shoal.report.run_tables import comparison_table, outcome_lines, outcome_tables, steps_table
 from shoal.report.slower import slower_lines
 from shoal.search.records import RunRecord
-from shoal.search.run import read_run
+from shoal.search.run_files import read_run
 
 __all__ = [
     "Compared",

@@ -32,7 +32,8 @@ class Clock:
         self._before = 0.0
         if path is not None:
             with suppress(OSError, ValueError):  # no file yet, or it is damaged
-                self._before = float(path.read_text())
+                found = float(path.read_text())
+                self._before = found if 0.0 <= found < 1e9 else 0.0
 
     def at_least(self, seconds: float) -> None:
         """Count so many seconds of earlier calls at least: what their steps are known to take."""

@@ -52,6 +52,7 @@ class _Search:
         self._kept: dict[int, Network] = {}  # what may be the result, where there is no folder
         self._planned = False  # whether the plan of the budget was told
         self.notes: list[str] = list(self.base.notes)
+        self.mended: list[str] = []  # notes of this call alone: the run's record ends as ever
 
     def go(self) -> Result:
         start = Lab(self.task, self.base, None, [])
@@ -59,6 +60,7 @@ class _Search:
         if why:
             raise NothingToRemoveError(why)
         self.listener.plan(self._most_steps(start))
+        self._tell_damage()
         for step in self.steps:
             self.listener.step(step, resumed=True)
         dense = self._dense()
@@ -67,6 +69,7 @@ class _Search:
         while not stopped:
             lab = self._lab(network.copy(), dense)
             stopped = self._step(lab)
+            self._tell_damage()
             if not stopped:
                 network = lab.network
                 self._tell_plan()
@@ -246,6 +249,12 @@ class _Search:
             self._planned = True
             self._say(self.budget.plan(self.steps))
 
+    def _tell_damage(self) -> None:
+        """Say what was damaged in the run's folder and is made again."""
+        while self.run is not None and self.run.notes:
+            self.mended.append(self.run.notes.pop(0))
+            self.listener.note(self.mended[-1])
+
     def _say(self, note: str) -> None:
         self.notes.append(note)
         self.listener.note(note)
@@ -261,6 +270,7 @@ class _Search:
         wanted: dict[str, Any] = {"stopped": stopped, "energy": self.task.meter is not None}
         wanted["int8"] = self.task.machine.int8
         known = self.run.ended(self.base, self.steps, **wanted)
+        self._tell_damage()
         if known is None:
             self._write_end(dense, best, stopped)
             known = self.run.ended(self.base, self.steps, **wanted)
@@ -268,7 +278,7 @@ class _Search:
             raise RunError(f"'{self.run.folder}' cannot be read back: repeat the command")
         record, merged = known
         # Notes of this call: those of an earlier one are in the folder.
-        notes = (*self.notes, *self._advice(record))
+        notes = (*self.mended, *self.notes, *self._advice(record))
         return Result(**{**vars(record), "notes": notes}, model=best, merged=merged)
 
     def _write_end(self, dense: Network, best: Network, stopped: str) -> None:

@@ -8,9 +8,10 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
-from shoal.errors import RunError, ShoalError
+from shoal.errors import DamagedError, RunError, ShoalError
 from shoal.merge.report import MergeReport
 from shoal.network import Network, Plan
+from shoal.schema import Amount, Count, Finite, make
 
 FORMAT = 2
 """Of `result.json`."""
@@ -31,7 +32,11 @@ class Record:
             if f.name not in data and f.default is MISSING and f.default_factory is MISSING:
                 raise RunError(f"a record of the run has no '{f.name}': the folder is damaged")
         known = {f.name: data[f.name] for f in fields(cls) if f.name in data}
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in known.items()})
+        known = {k: tuple(v) if isinstance(v, list) else v for k, v in known.items()}
+        try:
+            return make(cls, known)
+        except DamagedError as error:
+            raise RunError(f"a record of the run is damaged: {error}") from error
 
 
 def _plain(value: Any) -> Any:
@@ -55,12 +60,12 @@ class Metrics(Record):
         latency_ms: median time of one call, in milliseconds, at the run's latency batch size.
     """
 
-    top1_val: float
-    top1_test: float | None
-    macs: int
-    params: int
-    depth: int
-    latency_ms: float
+    top1_val: Finite
+    top1_test: Finite | None
+    macs: Count
+    params: Count
+    depth: Count
+    latency_ms: Amount
 
 
 @dataclass(frozen=True)
@@ -96,27 +101,27 @@ class Step(Record):
         unit: what is counted.
     """
 
-    step: int
+    step: Count
     operation: str
     metrics: Metrics
-    sites_left: int
-    epochs: int
-    seconds: float
-    latency_ratio: float
-    latency_ratio_low: float
-    latency_ratio_high: float
+    sites_left: Count
+    epochs: Count
+    seconds: Amount
+    latency_ratio: Amount
+    latency_ratio_low: Amount
+    latency_ratio_high: Amount
     within: bool
     names: tuple[str, ...] = ()
     scores: Mapping[str, float] = field(default_factory=dict)
     settled: bool | None = None
-    top1_val_before: float | None = None
+    top1_val_before: Finite | None = None
     notes: tuple[str, ...] = ()
     energy: Mapping[str, Any] | None = None
     ended: str = ""
-    begun_from: int | None = None
-    epoch_seconds: float | None = None
-    removed: int = 0
-    total: int | None = None
+    begun_from: Count | None = None
+    epoch_seconds: Amount | None = None
+    removed: Count = 0
+    total: Count | None = None
     unit: str = ""
     latency_doubt: str = ""
 
@@ -150,6 +155,16 @@ class Step(Record):
         """Read what `to_dict` wrote; raises `RunError` if something is missing."""
         scores = {n: math.inf if s is None else s for n, s in data.get("scores", {}).items()}
         return super().from_dict({**data, "metrics": Metrics.from_dict(data), "scores": scores})
+
+
+def check_steps(steps: Sequence[Step]) -> None:
+    """Raise `RunError` unless steps are numbered in order, each made of one before it."""
+    for number, step in enumerate(steps):
+        before = step.begun_from
+        if step.step != number or (before is not None and before >= number):
+            raise RunError(f"step {number} has the number {step.step} and was made of {before}")
+    if steps and not any(step.within for step in steps):
+        raise RunError("no step is good enough, not even the dense network")
 
 
 def chosen(steps: Sequence[Step]) -> Step:
@@ -323,15 +338,14 @@ class RunRecord(Record):
         try:
             parts = {name: kind.from_dict(data[name]) for name, kind in _PARTS.items()}
             parts["steps"] = tuple(map(Step.from_dict, data["steps"]))
+            check_steps(parts["steps"])
             if data.get("int8") is not None:
                 parts["int8"] = tuple(map(Int8.from_dict, data["int8"]))
             decided = [one["batch"] for one in parts["latency"].measured if one["decides"]]
             sizes = tuple(dict.fromkeys([parts["latency"].batch, *decided]))
             return super().from_dict({**data, **parts, "latency_batch": sizes})
         except (KeyError, TypeError, ValueError, AttributeError, ShoalError) as error:
-            raise RunError(
-                f"the result is damaged ({error}): repeat the run's command to write it again"
-            ) from error
+            raise RunError(f"the result is damaged ({error})") from error
 
 
 _PARTS: dict[str, Any] = {

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from shoal.distributed import barrier, is_main
@@ -13,6 +14,8 @@ from shoal.errors import ConfigError, RunError
 from shoal.files import write_file
 from shoal.models import load_checkpoint
 from shoal.network import Network
+from shoal.network.saving import tensors_hash
+from shoal.sealed import KEY
 from shoal.search.options import SearchOptions
 from shoal.search.run import Run
 from shoal.training import EpochReport
@@ -65,7 +68,8 @@ class Rewind:
             self._state = state
             return
         if is_main():
-            write_file(self._file, lambda path: save_file(state, path))
+            seal = {KEY: tensors_hash(state)}
+            write_file(self._file, lambda path: save_file(state, path, metadata=seal))
         barrier()
 
     def apply_(self, network: Network) -> None:
@@ -78,9 +82,25 @@ class Rewind:
                     f"the weights of epoch {self.epoch} are missing in the run's folder: start "
                     "again in another one"
                 )
-            self._state = load_file(self._file)
+            self._state = _read(self._file)
         with torch.no_grad():
             for name, tensor in network.state_dict().items():
                 earlier = self._state.get(name)
                 if earlier is not None and earlier.shape == tensor.shape:
                     tensor.copy_(earlier)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """Return the kept weights; a file of an early version has no checksum."""
+    try:
+        with safe_open(path, "pt") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            damaged = (file.metadata() or {}).get(KEY) not in (None, tensors_hash(state))
+    except (SafetensorError, OSError):
+        damaged = True
+    if damaged:
+        raise RunError(
+            f"'{path}' is damaged: restore it, or start again in another folder, since every step "
+            "goes back to these weights"
+        )
+    return state

@@ -18,13 +18,23 @@ from typing import Any
 import yaml
 
 from shoal.distributed import barrier, from_main, is_main
-from shoal.errors import RunError, ShoalError
+from shoal.errors import DamagedError, RunError, ShoalError
 from shoal.files import readable_errors, replace_folder, write_file
 from shoal.modes import device_of
 from shoal.network import Network
-from shoal.network.saving import read_network, write_network
+from shoal.network.saving import NETWORK_FILE, read_network, write_network
+from shoal.sealed import FILES, file_digest, read_sealed, read_text, seal, sealed_text, unseal
 from shoal.search.limits import MOST_SLACK
-from shoal.search.records import RunRecord, Step, chosen
+from shoal.search.records import RunRecord, Step
+from shoal.search.run_files import (
+    RESULT,
+    STEP,
+    files_of_end,
+    read_end,
+    read_record,
+    read_steps,
+    remedied,
+)
 
 try:
     import fcntl
@@ -56,6 +66,7 @@ class Run:
         self, folder: Path, identity: Mapping[str, Any], config: Mapping[str, Any]
     ) -> None:
         self.folder = folder
+        self.notes: list[str] = []  # what was found damaged and made again
         self._lock: Any = None
         if is_main():
             try:
@@ -84,11 +95,12 @@ class Run:
                 self._go_on(known, identity, config)
             else:
                 # First what makes the folder a run's, should this process end right here.
-                write_file(known, json.dumps(identity, indent=2) + "\n")
+                write_file(known, sealed_text(identity))
             if not (self.folder / "config.yaml").exists():
                 write_file(self.folder / "config.yaml", _yaml(config))
             (self.folder / "steps").mkdir(exist_ok=True)
             self._remove_leftovers()
+            self._mend_journal(read_steps(self.folder, weights=True))
 
     def _remove_leftovers(self) -> None:
         """Remove what a killed process left half written; nobody else works in here."""
@@ -116,7 +128,8 @@ class Run:
 
     def _go_on(self, known: Path, identity: dict[str, Any], config: Mapping[str, Any]) -> None:
         """Check that the folder was begun alike; goals may be farther until the last training."""
-        before = _read_json(known)
+        with remedied("restore it, or choose another folder"):
+            before = read_sealed(known)
         steps = self.steps()
         if not steps and not self.checkpoint(0).exists():  # there is nothing that could be lost
             before = {}
@@ -128,7 +141,7 @@ class Run:
             self._compare(before, identity, () if ended else (*_LAST_TRAINING, *farther))
         if before != identity:
             write_file(self.folder / "config.yaml", _yaml(config))
-            write_file(known, json.dumps(identity, indent=2) + "\n")
+            write_file(known, sealed_text(identity))
 
     def _compare(self, old: Mapping[str, Any], new: Mapping[str, Any], free: Sequence[str]) -> None:
         before, now = _flat(old), _flat(new)
@@ -185,26 +198,38 @@ class Run:
         most once, in every process, and gives the same JSON values in all.
         """
         path = self._measured(step)
-        known = from_main(_read_json(path) if is_main() and path.exists() else {})
+        known = from_main(self._recalled(step) if is_main() else {})
         if name not in known:
             known = json.loads(json.dumps({**known, name: measure()}))
             if is_main():
-                write_file(path, json.dumps(known) + "\n")
+                write_file(path, sealed_text(known, finite=False))
         return known[name]
+
+    def _recalled(self, step: int) -> dict[str, Any]:
+        path = self._measured(step)
+        if not path.exists():
+            return {}
+        try:
+            return read_sealed(path, finite=False)
+        except DamagedError as error:
+            # What is measured anew may be decided otherwise, and trained otherwise.
+            self._forget(step)
+            self.notes.append(f"{error}: step {step} is begun anew")
+            return {}
 
     def _measured(self, step: int) -> Path:
         return self.folder / f"measured-{step:03d}.json"
 
     def steps(self) -> list[Step]:
         """Return the finished steps in order, the dense network first."""
-        return _read_steps(self.folder)
+        return read_steps(self.folder)
 
     def judge(self, steps: Sequence[Step]) -> None:
         """Write down anew which steps are good enough, where that has changed."""
         for old, new in zip(self.steps(), steps, strict=True):
             if is_main() and old.within != new.within:
-                path = self.folder / "steps" / f"{new.step:03d}" / "step.json"
-                write_file(path, json.dumps(new.to_dict(), indent=2) + "\n")
+                place = self.folder / "steps" / f"{new.step:03d}"
+                write_file(place / STEP, _step_text(new, place))
         barrier()
 
     def save_step(self, step: Step, network: Network) -> None:
@@ -213,7 +238,7 @@ class Run:
 
             def fill(folder: Path) -> None:
                 write_network(network, folder)
-                (folder / "step.json").write_text(json.dumps(step.to_dict(), indent=2) + "\n")
+                (folder / STEP).write_text(_step_text(step, folder), encoding="utf-8")
 
             replace_folder(self.folder / "steps" / f"{step.step:03d}", fill)
             self._forget(step.step)
@@ -228,11 +253,29 @@ class Run:
         try:
             return read_network(folder).to(device_of(base))
         except ShoalError as error:
-            raise RunError(f"a step of the run is damaged: {error}") from error
+            raise RunError(f"a network of the run is damaged: {error}") from error
 
     def _write_journal(self) -> None:
-        lines = [json.dumps(step.to_dict()) for step in self.steps()]
-        write_file(self.folder / "journal.jsonl", "".join(f"{line}\n" for line in lines))
+        write_file(self.folder / "journal.jsonl", _journal(self.steps()))
+
+    def _mend_journal(self, steps: Sequence[Step]) -> None:
+        """Write the journal anew where it is not what the steps say; a torn last line is usual."""
+        path, text = self.folder / "journal.jsonl", _journal(steps)
+        if not steps and not path.exists():
+            return
+        try:
+            found = read_text(path) if path.exists() else ""
+        except DamagedError as error:
+            found = ""
+            self.notes.append(f"{error}: it was written anew from the steps")
+        for number, line in enumerate(found.splitlines()[:-1], start=1):
+            try:
+                unseal(line, f"line {number} of '{path}'")
+            except DamagedError as error:
+                self.notes.append(f"{error}: it was written anew from the steps")
+                break
+        if found != text:
+            write_file(path, text)
 
     # ------------------------------------------------------------------ the result
 
@@ -244,13 +287,14 @@ class Run:
         `stopped` is why they ended; `energy` and `int8` say whether these have to be known.
         """
         found = None
-        names = ("result.json", "best", "merged")
-        if is_main() and all((self.folder / name).exists() for name in names):
-            with suppress(ShoalError):  # damaged: it is made again
-                record = _read_result(self.folder)
+        if is_main() and (self.folder / RESULT).exists():
+            try:
+                record = read_end(self.folder, whole=True)
                 alike = list(record.steps) == list(steps) and record.stopped == stopped
                 alike = alike and bool(record.energy or not energy)
                 found = self._end(base) if alike and (record.int8 is not None or not int8) else None
+            except ShoalError as error:
+                self.notes.append(f"the end of the run was made again: {error}")
         # The others have measured other latencies of their own, and their steps took other seconds.
         if from_main(found is not None) and found is None:
             found = self._end(base)
@@ -260,20 +304,20 @@ class Run:
     def why_ended(self, steps: Sequence[Step]) -> str:
         """Return why a search of these steps ended before, if the folder holds its end."""
         found = ""
-        if is_main() and (self.folder / "result.json").exists():
+        if is_main() and (self.folder / RESULT).exists():
             with suppress(ShoalError):  # damaged: it is made again
-                record = _read_result(self.folder)
+                record = read_record(self.folder)
                 found = record.stopped if list(record.steps) == list(steps) else ""
         return from_main(found)
 
     def _end(self, base: Network) -> tuple[RunRecord, Network]:
-        return _read_result(self.folder), self._load(self.folder / "merged", base).eval()
+        return read_record(self.folder), self._load(self.folder / "merged", base).eval()
 
     def keep_best(self, best: Network) -> None:
         """Write `best/`, the result as it was trained, before anything is measured."""
         if is_main():
             # What an earlier end of the search wrote must not be taken for this one's.
-            (self.folder / "result.json").unlink(missing_ok=True)
+            (self.folder / RESULT).unlink(missing_ok=True)
             self._write_journal()
             replace_folder(self.folder / "best", lambda folder: write_network(best, folder))
         barrier()
@@ -289,9 +333,20 @@ class Run:
             replace_folder(kept, partial(_copy_files, int8))
         elif kept.exists():  # of an earlier end
             shutil.rmtree(kept)
-        write_file(self.folder / "result.json", json.dumps(record.to_dict(), indent=2) + "\n")
+        files = {FILES: files_of_end(self.folder)}
+        write_file(self.folder / RESULT, sealed_text({**record.to_dict(), **files}))
         for unfinished in self.folder.glob("training-*.pt"):  # of a step that failed
             unfinished.unlink(missing_ok=True)
+
+
+def _step_text(step: Step, folder: Path) -> str:
+    """Return what `step.json` says of a step whose network is in a folder."""
+    files = {NETWORK_FILE: file_digest(folder / NETWORK_FILE)}
+    return sealed_text({**step.to_dict(), FILES: files})
+
+
+def _journal(steps: Sequence[Step]) -> str:
+    return "".join(f"{json.dumps(seal(step.to_dict()))}\n" for step in steps)
 
 
 def _copy_files(source: Path, target: Path) -> None:
@@ -299,77 +354,7 @@ def _copy_files(source: Path, target: Path) -> None:
         shutil.copyfile(file, target / file.name)
 
 
-# ---------------------------------------------------------------------- reading
-
-
-def read_run(folder: str | Path) -> RunRecord:
-    """Read the record of a run, finished or not; nothing in its folder is changed.
-
-    Raises:
-        RunError: the folder is not a run's, has no finished step yet, or is damaged.
-    """
-    path = Path(folder).expanduser()
-    if not path.is_dir():
-        raise RunError(f"there is no folder '{path}': give the --out folder of a run")
-    if (path / "result.json").exists():
-        return _read_result(path)
-    if not (path / "identity.json").exists():
-        raise RunError(f"'{path}' is not a run's folder: give the --out folder of a run")
-    steps = _read_steps(path)
-    if not steps:
-        raise RunError(f"the run in '{path}' has no finished step yet: wait, or start it again")
-    best = chosen(steps)
-    return RunRecord(
-        dense=steps[0].metrics,
-        final=best.metrics,
-        steps=tuple(steps),
-        removed=best.removed,
-        total=best.total,
-        unit=best.unit,
-        folder=path,
-        latency_batch=_latency_batch(path),
-    )
-
-
-def _read_result(folder: Path) -> RunRecord:
-    values = _read_json(folder / "result.json")
-    try:
-        return RunRecord.from_dict({**values, "folder": folder})
-    except RunError as error:
-        raise RunError(f"'{folder / 'result.json'}': {error}") from error
-
-
-def _read_steps(folder: Path) -> list[Step]:
-    found: list[Step] = []
-    for number, place in enumerate(sorted((folder / "steps").glob("[0-9]*"))):
-        if int(place.name) != number:
-            raise RunError(
-                f"step {number} is missing in '{folder}': the folder is damaged; start again in "
-                "another one"
-            )
-        found.append(Step.from_dict(_read_json(place / "step.json")))
-    return found
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"'{path}' is missing or damaged: {error}") from error
-    if not isinstance(value, dict):
-        raise RunError(f"'{path}' is damaged: it holds no record")
-    return value
-
-
-def _latency_batch(folder: Path) -> tuple[int, ...] | None:
-    """Return the batch sizes of the latencies; the file is the user's to edit, so anything goes."""
-    try:
-        found = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return None
-    batch = found.get("latency_batch") if isinstance(found, dict) else None
-    sizes = tuple(batch) if isinstance(batch, list) else (batch,)
-    return sizes if all(isinstance(size, int) for size in sizes) else None
+# ---------------------------------------------------------------------- identity
 
 
 def _is_farther(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:

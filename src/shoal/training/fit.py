@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -267,13 +268,18 @@ class _Run:
             return None, f"{self.path.name} is not readable by every process"
         if state is None:
             return None, note
-        self.network.load_state_dict(state["network"])
-        for each, own in zip(self.trainer.optimizers.each, state["optimizers"], strict=True):
-            each.load_state_dict(own)
-        self.trainer.scaler.load_state_dict(state["scaler"])
-        self.history = [EpochReport(**values) for values in state["history"]]
-        self.skipped = state["skipped"]
-        self.best = state["best"]
+        try:
+            self.network.load_state_dict(state["network"])
+            for each, own in zip(self.trainer.optimizers.each, state["optimizers"], strict=True):
+                each.load_state_dict(own)
+            self.trainer.scaler.load_state_dict(state["scaler"])
+            self.history = [EpochReport(**values) for values in state["history"]]
+            self.skipped = state["skipped"]
+            self.best = state["best"]
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise TrainingError(
+                f"'{self.path}' is no state of this training: remove it, and train again"
+            ) from error
         return len(self.history), None
 
 
@@ -281,14 +287,22 @@ def _read(path: Path, identity: Mapping[str, Any]) -> tuple[dict[str, Any] | Non
     """Return the state saved at `path`, or None and, if there is a file, why it is of no use."""
     if not path.exists():
         return None, None
+    if not path.is_file():
+        return None, f"{path.name} is no file"
     try:
-        payload = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # torch.load fails in as many ways as there are damaged files
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # by the checksums that torch.save writes and nobody reads
+        payload = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # both fail in as many ways as there are damaged files
+        damaged = path.name
+    if damaged:
         return None, f"{path.name} is damaged or no checkpoint"
     if not isinstance(payload, dict) or not _FORMAT.items() <= payload.items():
         return None, f"{path.name} has an unknown format"
     if payload.get("fit") != identity:
         return None, f"{path.name} belongs to another fit"
+    if not isinstance(payload.get("state"), dict):
+        return None, f"{path.name} has no state"
     return payload["state"], None
 
 

@@ -1,0 +1,124 @@
+"""What `network.json` may hold: its schema."""
+
+from __future__ import annotations
+
+from typing import (
+    Any,
+    Literal,
+    NotRequired,  # those of `typing` lack what pydantic reads
+)
+
+from pydantic import ConfigDict, with_config
+from typing_extensions import TypedDict
+
+from shoal.schema import Shape
+
+_EXACT = ConfigDict(extra="forbid")
+_OPEN = ConfigDict(extra="allow")
+
+
+@with_config(_EXACT)
+class Meta(TypedDict, total=False):
+    """What is known of a node's value."""
+
+    path: str | None
+    shape: Shape | None
+    dtype: str
+    block: str
+    opaque: str
+
+
+@with_config(_EXACT)
+class Node(TypedDict):
+    """A step of the forward pass."""
+
+    name: str
+    op: Literal["placeholder", "get_attr", "call_function", "call_module", "output"]
+    target: str
+    args: list[Any]
+    kwargs: NotRequired[dict[str, Any]]
+    meta: Meta
+
+
+@with_config(_EXACT)
+class StoredTensor(TypedDict, total=False):
+    """A parameter or buffer; its values are in the file of weights, or another one's."""
+
+    same: str
+    memory: str
+    strides: list[int]
+    frozen: bool
+    persistent: bool
+
+
+@with_config(_OPEN)
+class Module(TypedDict, total=False):
+    """A module; the arguments of its constructor stand beside these."""
+
+    type: str
+    nodes: list[Node]
+    same: str
+    owner: str
+    parameters: dict[str, StoredTensor | None]
+    buffers: dict[str, StoredTensor | None]
+
+
+@with_config(_EXACT)
+class Done(TypedDict):
+    """An operation of the plan."""
+
+    kind: str
+    names: list[str]
+    options: dict[str, Any]
+
+
+@with_config(_EXACT)
+class History(TypedDict):
+    """The plan."""
+
+    base: str | None
+    fingerprint: str
+    operations: list[Done]
+
+
+@with_config(_EXACT)
+class ExampleTensor(TypedDict):
+    """Shape and type of an input."""
+
+    shape: Shape
+    dtype: str
+
+
+@with_config(_EXACT)
+class ExampleValue(TypedDict):
+    """An input that is no tensor."""
+
+    value: bool | int | float | str | None
+
+
+@with_config(_EXACT)
+class Inputs(TypedDict):
+    """What the network is called with."""
+
+    structure: Any
+    keywords: list[str]
+    parameters: list[str]
+    leaves: list[ExampleTensor | ExampleValue]
+    weights: str | None
+
+
+@with_config(_EXACT)
+class SavedNetwork(TypedDict):
+    """The file as a whole."""
+
+    format: int
+    inputs: Inputs
+    outputs: Any
+    nodes: list[Node]
+    modules: dict[str, Module]
+    sites: dict[str, list[str]]
+    opaque: list[list[str]]
+    notes: list[str]
+    plan: History
+    meta: dict[str, Any]
+    weights_sha256: str

@@ -1,0 +1,140 @@
+"""Read what a run's folder holds; whatever is damaged is named, with what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from shoal.errors import DamagedError, RunError, ShoalError
+from shoal.network.saving import NETWORK_FILE, REMEDY, check_network
+from shoal.sealed import FILES, check_file, file_digest, read_sealed, read_yaml
+from shoal.search.records import RunRecord, Step, check_steps, chosen
+
+T = TypeVar("T")
+
+RESULT, STEP = "result.json", "step.json"
+_ENDS = ("best", "merged")
+
+
+def read_run(folder: str | Path) -> RunRecord:
+    """Read the record of a run, finished or not; nothing in its folder is changed.
+
+    Raises:
+        RunError: the folder is not a run's, has no finished step yet, or is damaged.
+    """
+    path = Path(folder).expanduser()
+    if not path.is_dir():
+        raise RunError(f"there is no folder '{path}': give the --out folder of a run")
+    if (path / RESULT).exists():
+        return read_end(path)
+    if not (path / "identity.json").exists():
+        raise RunError(f"'{path}' is not a run's folder: give the --out folder of a run")
+    steps = read_steps(path)
+    if not steps:
+        raise RunError(f"the run in '{path}' has no finished step yet: wait, or start it again")
+    best = chosen(steps)
+    return RunRecord(
+        dense=steps[0].metrics,
+        final=best.metrics,
+        steps=tuple(steps),
+        removed=best.removed,
+        total=best.total,
+        unit=best.unit,
+        folder=path,
+        latency_batch=_latency_batch(path),
+    )
+
+
+def read_end(folder: Path, *, whole: bool = False) -> RunRecord:
+    """Read a finished run's record, and check that the folder holds the networks it speaks of.
+
+    A finished run of an early version has no `best` or `merged`; `whole` wants both.
+    """
+    with remedied("give the run's command again, which makes it anew"):
+        values = read_sealed(folder / RESULT)
+        record = _read(folder / RESULT, lambda: RunRecord.from_dict({**values, "folder": folder}))
+        for name in _ENDS:
+            if whole or (folder / name).exists():
+                check_file(folder / RESULT, values, f"{name}/{NETWORK_FILE}")
+                check_network(folder / name)
+        for file in (path for path in values.get(FILES, {}) if path.startswith("int8/")):
+            check_file(folder / RESULT, values, file)
+    return record
+
+
+def read_record(folder: Path) -> RunRecord:
+    """Read `result.json` alone."""
+    with remedied("give the run's command again, which makes it anew"):
+        values = read_sealed(folder / RESULT)
+        return _read(folder / RESULT, lambda: RunRecord.from_dict({**values, "folder": folder}))
+
+
+def files_of_end(folder: Path) -> dict[str, str]:
+    """Return the checksums that `result.json` keeps: of the descriptions of the networks, and int8.
+
+    A description holds that of its weights.
+    """
+    names = [f"{name}/{NETWORK_FILE}" for name in _ENDS]
+    names += sorted(f"int8/{path.name}" for path in (folder / "int8").glob("*"))
+    return {name: file_digest(folder / name) for name in names}
+
+
+def read_steps(folder: Path, *, weights: bool = False) -> list[Step]:
+    """Read the finished steps, and check that their networks are theirs; `weights` are read too."""
+    found: list[Step] = []
+    for number, place in enumerate(sorted((folder / "steps").glob("[0-9]*"))):
+        if place.name != f"{number:03d}":
+            raise RunError(
+                f"step {number} is missing in '{folder}': restore it, or remove the folders of the "
+                "steps after it and give the run's command again, which makes them anew"
+            )
+        with remedied(_redo(number)):
+            found.append(read_step(place))
+            if weights:
+                check_network(place)
+    with remedied(_redo(len(found) - 1)):
+        _read(folder / "steps", lambda: check_steps(found))
+    return found
+
+
+def read_step(place: Path) -> Step:
+    """Read the record in a step's folder, whose network must be the one it was written with."""
+    path = place / STEP
+    values = read_sealed(path)
+    check_file(path, values, NETWORK_FILE)
+    return _read(path, lambda: Step.from_dict(values))
+
+
+def _redo(number: int) -> str:
+    where = f"the folders of step {number} and later" if number else "the whole folder"
+    return f"restore it, or remove {where} and give the run's command again, which makes them anew"
+
+
+def _read(path: Path, read: Callable[[], T]) -> T:
+    try:
+        return read()
+    except (RunError, DamagedError) as error:
+        raise DamagedError(f"'{path}': {error}") from error
+
+
+@contextmanager
+def remedied(what: str) -> Iterator[None]:
+    """Add what to do to the error for a damaged file."""
+    try:
+        yield
+    except ShoalError as error:
+        text = str(error).removesuffix(f": {REMEDY}")
+        raise RunError(text if "update shoal" in text else f"{text}: {what}") from error
+
+
+def _latency_batch(folder: Path) -> tuple[int, ...] | None:
+    """Return the batch sizes of the latencies; the file is the user's to edit, so anything goes."""
+    try:
+        found = read_yaml(folder / "config.yaml")
+    except DamagedError:
+        return None
+    batch = found.get("latency_batch") if isinstance(found, Mapping) else None
+    sizes: tuple[Any, ...] = tuple(batch) if isinstance(batch, list) else (batch,)
+    return sizes if all(type(size) is int and size > 0 for size in sizes) else None
