@@ -52,7 +52,7 @@ from shoal.search import method as api
 from shoal.search.lab import Lab
 from shoal.search.method import Method, methods, register_method
 from shoal.search.records import Result, Step
-from shoal.search.task import Listener
+from shoal.search.setup import Listener
 from shoal.training import Recipe, fit
 
 # What a run does not depend on.

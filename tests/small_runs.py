@@ -26,7 +26,8 @@ from shoal.search.moves import Move
 from shoal.search.options import MachineOptions, SearchOptions
 from shoal.search.records import Int8, LatencyReport, Result
 from shoal.search.rewind import Rewind
-from shoal.search.task import Listener, Task
+from shoal.search.setup import Listener, Setup
+from shoal.tasks import Task, find_task, with_own
 from shoal.training import fit
 
 TIMED = (
@@ -156,6 +157,7 @@ class FakeGauge(Gauge):
         quality: takes the place of the accuracy: gives a network's quality.
         saved: takes the place of what each move saves: 1 ms of 40.
         speedup: how much faster than dense every network is.
+        task: what the networks are for.
     """
 
     def __init__(
@@ -165,9 +167,10 @@ class FakeGauge(Gauge):
         quality: Callable[[Network], float] | None = None,
         saved: Callable[[Network, Sequence[Move]], tuple[float, Mapping[str, float]]] | None = None,
         speedup: float = 1.0,
+        task: str | Task = "classify",
     ) -> None:
         judge = None if quality is None else lambda network, data: quality(network)
-        super().__init__(Data((), val), evaluate=judge)
+        super().__init__(Data((), val), task=with_own(find_task(task), evaluate=judge))
         self.saved = saved
         self.speedup = speedup
 
@@ -257,7 +260,7 @@ def lab(network: Network, train: Iterable[Any], val: Iterable[Any], **options: A
     """Return a lab on a copy of a network, as a method gets it, without a run's folder."""
     fit = options.pop("fit", None)
     wanted = SearchOptions(**options)
-    task = Task(
+    setup = Setup(
         base=network,
         data=Data(train, val),
         options=wanted,
@@ -268,4 +271,4 @@ def lab(network: Network, train: Iterable[Any], val: Iterable[Any], **options: A
         rewind=Rewind(wanted, network, None, own_training=False),
         fit=fit,
     )
-    return Lab(task, network.copy(), network, [])
+    return Lab(setup, network.copy(), network, [])

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from shoal.cli.progress import showing
 from shoal.search.records import Metrics, Step
-from shoal.search.task import Listener
+from shoal.search.setup import Listener
 from shoal.training import BatchReport, EpochReport
 
 

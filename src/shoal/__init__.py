@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from shoal.surgery import linearize_ as linearize_
     from shoal.surgery import zero_out_ as zero_out_
     from shoal.surgery.drop import block_costs as block_costs
+    from shoal.tasks import Task as Task
+    from shoal.tasks import register_task as register_task
 
 __version__ = "0.2.0"
 
@@ -63,6 +65,7 @@ _NAMES = {
     "shoal.search.records": "Result",
     "shoal.surgery": "collapse_ drop_ fit_lines linearize_ zero_out_",
     "shoal.surgery.drop": "block_costs",
+    "shoal.tasks": "Task register_task",
 }
 _HOMES = {name: home for home, names in _NAMES.items() for name in names.split()}
 _HOMES |= {"data": "", "models": ""}

@@ -73,3 +73,15 @@ def test_other_forms_are_refused_in_one_line(batch, message):
     with pytest.raises(DataError, match=message) as caught:
         split_batch(batch)
     assert "\n" not in str(caught.value)
+
+
+def test_targets_may_be_lists_of_entries_and_mappings_of_tensors():
+    boxes = [{"boxes": X[:i]} for i in range(4)]
+    split = split_batch((X, {"count": Y, "objects": boxes}))
+    assert split.first(2).target["objects"] == boxes[:2]
+    assert split.first(2).target["count"].tolist() == [0, 1]
+    moved = split.to("meta").target
+    assert moved["count"].device.type == "meta"
+    assert moved["objects"][3]["boxes"].device.type == "meta"
+    with pytest.raises(DataError, match="4 samples but 3 targets"):
+        split_batch((X, {"count": Y, "objects": boxes[:3]}))

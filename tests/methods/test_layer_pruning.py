@@ -14,7 +14,7 @@ from shoal.errors import ConfigError, NameNotFoundError
 from shoal.models import cifar_resnet20
 from shoal.network import Network
 from shoal.search.records import Result
-from shoal.search.task import Listener
+from shoal.search.setup import Listener
 from shoal.training import EpochReport
 from small_runs import FakeGauge
 

@@ -31,7 +31,7 @@ from shoal.search.coach import FirstBatches
 from shoal.search.moves import Move, find_moves, saved_ms
 from shoal.search.records import Result
 from shoal.search.settings import Settings
-from shoal.search.task import Listener
+from shoal.search.setup import Listener
 from shoal.surgery import drop_, linearize_
 from shoal.training import evaluate, recipes
 from small_runs import FakeGauge

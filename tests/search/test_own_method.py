@@ -16,7 +16,7 @@ from torch import nn
 import processes
 from shoal.errors import ConfigError, RunError
 from shoal.search.method import methods
-from shoal.search.task import Listener
+from shoal.search.setup import Listener
 from small_runs import facts, removals, run, same_weights
 
 SOURCE = '''

@@ -20,7 +20,7 @@ from shoal.sealed import read_sealed, unseal
 from shoal.search.records import Result, lineage
 from shoal.search.run import Run
 from shoal.search.run_files import read_run
-from shoal.search.task import Listener
+from shoal.search.setup import Listener
 from small_runs import SITES, facts, result_of, run, same_weights
 
 

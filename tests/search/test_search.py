@@ -15,7 +15,7 @@ from shoal.errors import ConfigError, DataError, NameNotFoundError
 from shoal.network import Network
 from shoal.search import coach
 from shoal.search.records import Result, Step, lineage
-from shoal.search.task import Listener
+from shoal.search.setup import Listener
 from small_runs import SITES, FakeGauge, digits, facts, removals, run, same_weights
 
 

@@ -66,7 +66,7 @@ def test_it_learns_what_the_uncompiled_step_does(kind: str, runs: list[int]) -> 
     assert [e.loss for e in report.epochs] == pytest.approx(
         [e.loss for e in plain.epochs], rel=1e-4
     )
-    assert [e.train_top1 for e in report.epochs] == [e.train_top1 for e in plain.epochs]
+    assert [e.train_hits for e in report.epochs] == [e.train_hits for e in plain.epochs]
     assert [e.penalty is None for e in report.epochs] == [e.penalty is None for e in plain.epochs]
 
 

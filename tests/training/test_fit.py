@@ -62,7 +62,7 @@ def test_it_learns_and_reports(plain_net: Net, images: Images) -> None:
     assert [e.epoch for e in seen] == [1, 2, 3]
     assert seen[-1].loss < seen[0].loss
     assert seen[0].lr > seen[1].lr > seen[2].lr
-    assert seen[-1].val_top1 == evaluate(net, images()).top1
+    assert seen[-1].val_quality == evaluate(net, images()).top1
     assert report.seconds == pytest.approx(sum(e.seconds for e in seen))
     assert (report.precision, report.device, report.resumed_from) == ("fp32", "cpu", None)
     assert not report.stopped_early
@@ -162,7 +162,7 @@ def test_a_regression_has_a_loss_and_no_accuracy() -> None:
     report = fit(
         net, batches, epochs=1, recipe=FP32, loss=lambda o, t: ((o - t[..., 0]) ** 2).mean()
     )
-    assert report.epochs[0].train_top1 is None
+    assert report.epochs[0].train_hits is None
     with pytest.raises(TrainingError, match="the mean over the batch"):
         fit(net, batches, epochs=1, loss=lambda o, t: (o - t) ** 2)
 
@@ -172,7 +172,7 @@ def test_soft_targets_and_clipping_work(plain_net: Net) -> None:
     report = fit(
         plain_net(), [(torch.randn(8, 3, 8, 8), soft)], epochs=1, recipe=Recipe(clip_norm=1e-9)
     )
-    assert report.epochs[0].train_top1 is not None
+    assert report.epochs[0].train_hits is not None
 
 
 def test_a_loss_that_is_not_finite_gives_the_weights_back(norm_net: Net, images: Images) -> None:
@@ -180,7 +180,9 @@ def test_a_loss_that_is_not_finite_gives_the_weights_back(norm_net: Net, images:
     before = weights(net)
     good = list(images())
     bad = [*good[:2], (torch.full((16, 3, 8, 8), float("nan")), good[0][1])]
-    with pytest.raises(TrainingError, match=r"epoch 1, step 3 of 3.*lower learning rate") as caught:
+    with pytest.raises(
+        TrainingError, match=r"epoch 1, step 3 of 3, as sample 0 of batch 2 .* holds NaN"
+    ) as caught:
         fit(net, bad, epochs=2)
     assert "\n" not in str(caught.value)
     assert same(before, weights(net))
@@ -244,7 +246,7 @@ def test_early_stopping_restores_the_best_epoch(plain_net: Net, images: Images) 
     assert report.stopped_early
     assert report.best_epoch == len(report.epochs) - 2
     assert same(weights(net), kept[report.best_epoch - 1])
-    best = max(e.val_top1 or 0.0 for e in report.epochs)
+    best = max(e.val_quality or 0.0 for e in report.epochs)
     assert evaluate(net, val).top1 == best
 
 

@@ -150,4 +150,4 @@ def compared(
 
 
 def _top1(network: Network, data: Loader | None) -> float | None:
-    return None if data is None else evaluate(network, data).top1
+    return None if data is None else evaluate(network, data).quality

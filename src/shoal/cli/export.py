@@ -129,7 +129,7 @@ def _images(folder: str, asked: str | None) -> DataSet:
 def _accuracies(
     network: Network, report: ExportReport, images: DataSet
 ) -> dict[str, tuple[float, float]]:
-    """Return top-1 of the network and of the file in percent, by part of the data."""
+    """Return the quality of the network and of the file in points, by part of the data."""
     from shoal.runtimes import Running
     from shoal.training import evaluate
 
@@ -137,7 +137,7 @@ def _accuracies(
     both = (network, Running(report.runner))
     parts = {"top1_val": images.val, "top1_test": images.test}
     return {
-        name: (evaluate(both[0], part).top1, evaluate(both[1], part).top1)
+        name: (evaluate(both[0], part).quality, evaluate(both[1], part).quality)
         for name, part in parts.items()
         if part is not None
     }

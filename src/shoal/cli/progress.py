@@ -21,7 +21,7 @@ from typing_extensions import override
 from shoal.cli.screen import print_lines
 from shoal.report.table import DONE, UNITS, duration, percent, points
 from shoal.search.records import Step
-from shoal.search.task import Listener
+from shoal.search.setup import Listener
 from shoal.training import BatchReport, EpochReport
 
 
@@ -70,9 +70,9 @@ class Lines(Listener):
     @override
     def epoch(self, report: EpochReport, epochs: int) -> None:
         where = f"step {self._number}" if self._number else "dense"
-        accuracy = "" if report.train_top1 is None else f", training {percent(report.train_top1)}"
-        if report.val_top1 is not None:
-            accuracy += f", validation {percent(report.val_top1)}"
+        accuracy = "" if report.train_hits is None else f", training {percent(report.train_hits)}"
+        if report.val_quality is not None:
+            accuracy += f", validation {percent(report.val_quality)}"
         print_lines(
             self.console,
             f"  {where}: epoch {report.epoch}/{epochs}, loss {report.loss:.4f}{accuracy}, "

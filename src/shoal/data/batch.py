@@ -18,12 +18,13 @@ TARGET_KEYS = ("labels", "label", "target", "y")
 class Batch:
     """What a model is called with, positionally or by keyword, and what its output should be.
 
-    The target is class indices `[B]` or soft targets `[B, classes]`; None if there is none.
+    The target is a tensor `[B, ...]`, a list with one entry for each sample, or a mapping or tuple
+    of these; None if there is none. What it means is the task's business.
     """
 
     args: tuple[Tensor, ...]  # each [B, ...]
     kwargs: dict[str, Tensor]
-    target: Tensor | None
+    target: Any
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
@@ -37,7 +38,11 @@ class Batch:
 
     def first(self, count: int) -> Batch:
         """Return the first `count` samples."""
-        return self.each(lambda value: value[:count])
+        return self.rows(slice(count))
+
+    def rows(self, chosen: slice) -> Batch:
+        """Return some of the samples."""
+        return self._changed(lambda value: value[chosen], lambda entries: entries[chosen])
 
     def to(self, device: torch.device | str | None) -> Batch:
         """Return the batch on `device`; None leaves it where it is."""
@@ -47,12 +52,49 @@ class Batch:
         return self.each(lambda value: sent(value, where))
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        """Return the batch with every tensor changed, the target too."""
+        """Return the batch with every tensor changed, those of the target too."""
+        return self._changed(change, lambda entries: [_mapped(change, None, x) for x in entries])
+
+    def _changed(
+        self, tensor: Callable[[Tensor], Tensor], entries: Callable[[list[Any]], list[Any]]
+    ) -> Batch:
         return Batch(
-            tuple(map(change, self.args)),
-            {name: change(value) for name, value in self.kwargs.items()},
-            None if self.target is None else change(self.target),
+            tuple(map(tensor, self.args)),
+            {name: tensor(value) for name, value in self.kwargs.items()},
+            _mapped(tensor, entries, self.target),
         )
+
+
+def _mapped(
+    tensor: Callable[[Tensor], Tensor],
+    entries: Callable[[list[Any]], list[Any]] | None,
+    value: Any,
+) -> Any:
+    """Return a target with its tensors changed, and its lists of samples' entries."""
+    if isinstance(value, Tensor):
+        return tensor(value)
+    if isinstance(value, list):
+        return [_mapped(tensor, None, x) for x in value] if entries is None else entries(value)
+    if isinstance(value, Mapping):
+        return {name: _mapped(tensor, entries, own) for name, own in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_mapped(tensor, entries, own) for own in value)
+    return value
+
+
+def _lengths(target: Any) -> set[int]:
+    """Return for how many samples the parts of a target are; -1 for one that does not say."""
+    if isinstance(target, Tensor):
+        return {len(target) if target.ndim else -1}
+    if isinstance(target, list):
+        return {len(target)}
+    if isinstance(target, Mapping | tuple) and target:
+        parts = target.values() if isinstance(target, Mapping) else target
+        return set().union(*map(_lengths, parts))
+    raise DataError(
+        f"the target of a batch is a {type(target).__name__}: a loader must yield a tensor, a list "
+        "with one entry per sample, or a dict of these"
+    )
 
 
 def sent(value: Tensor, device: torch.device) -> Tensor:
@@ -77,8 +119,6 @@ def split_batch(batch: Any, device: torch.device | str | None = None) -> Batch:
     if not args and not kwargs:
         raise DataError("a batch has no input: a loader must yield a tensor, (x, y) or a dict")
     named = {**{f"input {i}": value for i, value in enumerate(args)}, **kwargs}
-    if target is not None:
-        named["the target"] = target
     for name, value in named.items():
         if not isinstance(value, Tensor):
             raise DataError(
@@ -88,8 +128,9 @@ def split_batch(batch: Any, device: torch.device | str | None = None) -> Batch:
     first = next(iter(named.values()))
     if first.ndim == 0:
         raise DataError("an input of a batch has no batch dimension: yield tensors of [B, ...]")
-    if target is not None and (target.ndim == 0 or len(target) != len(first)):
-        given = "no batch dimension" if target.ndim == 0 else f"{len(target)} targets"
+    wrong = min((set() if target is None else _lengths(target)) - {len(first)}, default=None)
+    if wrong is not None:
+        given = "no batch dimension" if wrong < 0 else f"{wrong} targets"
         raise DataError(f"a batch has {len(first)} samples but {given}: yield one target each")
     return Batch(tuple(args), kwargs, target).to(device)
 

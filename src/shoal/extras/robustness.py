@@ -1,4 +1,4 @@
-"""Accuracy on corrupted images: the 15 corruptions of Hendrycks & Dietterich 2019.
+"""Quality on corrupted images: the 15 corruptions of Hendrycks & Dietterich 2019.
 
 The corruptions come from the package `imagecorruptions-imaug`. It applies the strengths of
 ImageNet-C to images of any size from 32 pixels on, so on 32-pixel images they are stronger than
@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from shoal.errors import ConfigError, DataError, OptionError, missing_extra, unknown_name
+from shoal.modes import device_of, eval_mode
 from shoal.passes.batches import Batches
 from shoal.search.records import Record
 from shoal.seeds import derive_seed, preserved_rng
-from shoal.training.evaluate import evaluate
+from shoal.tasks import Task, find_task
+from shoal.training.evaluate import judged
 
 CORRUPTIONS = (
     "gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur",
@@ -38,7 +40,7 @@ Image = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Robustness(Record):
-    """Accuracy of a network on corrupted images, in percent.
+    """The quality of a network on corrupted images, in points: of a classifier, top-1 in percent.
 
     Attributes:
         clean: on the images as they are.
@@ -47,6 +49,7 @@ class Robustness(Record):
         severities: the severities, in that order.
         samples: number of images in each of them.
         seed: of the corruptions.
+        quality_name: what the quality is called.
     """
 
     clean: float
@@ -55,6 +58,7 @@ class Robustness(Record):
     severities: tuple[int, ...]
     samples: int
     seed: int
+    quality_name: str = "top-1"
 
 
 def robustness(network: nn.Module, loader: Iterable[Any], **options: Any) -> Robustness:
@@ -73,12 +77,13 @@ def compare_robustness(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    task: str | Task = "classify",
 ) -> dict[str, Robustness]:
-    """Evaluate networks on the very same corrupted images; returns their accuracies by name.
+    """Evaluate networks on the very same corrupted images; returns their qualities by name.
 
     Args:
-        networks: classifiers of images, by any names.
-        loader: batches of normalised images `[B, C, H, W]`, C 1 or 3, and labels; test data.
+        networks: networks that take images, by any names.
+        loader: batches of normalised images `[B, C, H, W]`, C 1 or 3, and targets; test data.
         corruptions: names out of `CORRUPTIONS`.
         severities: from 1 (light) to 5.
         seed: decides the corruptions' random numbers, image by image.
@@ -87,6 +92,7 @@ def compare_robustness(
             loader of shoal's.
         std: what they were divided by; likewise.
         progress: called with the corruptions and severities done and their total.
+        task: what the networks are for.
 
     Raises:
         ShoalError: the package is not installed.
@@ -96,12 +102,13 @@ def compare_robustness(
         DataError: the loader is empty, or its batches are not images.
     """
     check_options(corruptions, severities)
-    clean, seen = _accuracies(networks, loader, samples)
+    goal = find_task(task)
+    clean, seen = _qualities(networks, loader, samples, goal)
     found: dict[tuple[str, int], dict[str, float]] = {}
     for name in corruptions:
         for severity in severities:
             data = corrupted(loader, name, severity, seed=seed, samples=samples, mean=mean, std=std)
-            found[name, severity] = _accuracies(networks, data, None)[0]
+            found[name, severity] = _qualities(networks, data, None, goal)[0]
             if progress is not None:
                 progress(len(found), len(corruptions) * len(severities))
     return {
@@ -115,6 +122,7 @@ def compare_robustness(
             severities=tuple(severities),
             samples=seen,
             seed=seed,
+            quality_name=goal.quality_name,
         )
         for network in networks
     }
@@ -205,15 +213,18 @@ class _Corrupted:
         return both[0].view(1, -1, 1, 1), both[1].view(1, -1, 1, 1)
 
 
-def _accuracies(
-    networks: Mapping[str, nn.Module], data: Iterable[Any], samples: int | None
+def _qualities(
+    networks: Mapping[str, nn.Module], data: Iterable[Any], samples: int | None, task: Task
 ) -> tuple[dict[str, float], int]:
-    hits = dict.fromkeys(networks, 0)
+    """Return the quality of each network; images, which take long to corrupt, are made once."""
+    rows: dict[str, list[Tensor]] = {name: [] for name in networks}
     batches = Batches(data, samples=samples, shared=False, purpose="evaluate on")
-    for _, batch in batches:
+    for number, batch in batches:
         for name, network in networks.items():
-            hits[name] += evaluate(network, [(batch.args or batch.kwargs, batch.target)]).correct
-    return {name: 100.0 * count / batches.seen for name, count in hits.items()}, batches.seen
+            with eval_mode(network), torch.no_grad():
+                here = batch.to(device_of(network))
+                rows[name].append(judged(network, here, task, number=number)[1])
+    return {name: task.quality(torch.cat(own)) for name, own in rows.items()}, batches.seen
 
 
 def _library() -> Callable[[Image, int, str, int], Image]:

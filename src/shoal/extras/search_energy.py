@@ -24,7 +24,7 @@ from shoal.network import Network
 from shoal.search.coach import FirstBatches
 from shoal.search.lab import Lab
 from shoal.search.records import Step
-from shoal.search.task import Spent
+from shoal.search.setup import Spent
 from shoal.training import fit
 
 _IMAGES = 1000
@@ -107,7 +107,7 @@ class SearchEnergy:
 
     def _epochs(self, networks: Mapping[str, Network], lab: Lab) -> dict[str, Energy]:
         """Return the energy of an epoch of each network; empty if it cannot be known."""
-        if lab.task.fit is not None:
+        if lab.setup.fit is not None:
             return {}
 
         def measure(name: str) -> Energy | None:

@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 from typing_extensions import override
 
@@ -24,6 +24,7 @@ from shoal.importance.criterion import (
 from shoal.network import Network
 from shoal.options import option, options_of
 from shoal.passes.batches import Data, Observer, observe
+from shoal.tasks import Task, find_task
 
 ALL = sys.maxsize  # all candidates are wanted; see `criterion_for`
 
@@ -43,7 +44,13 @@ def make_criterion(name: str, **options: Any) -> Criterion:
 
 
 def criterion_for(
-    name: str, place: str, *, seed: int = 0, wanted: int | None = None, how: str = "line"
+    name: str,
+    place: str,
+    *,
+    seed: int = 0,
+    wanted: int | None = None,
+    how: str = "line",
+    task: Task | None = None,
 ) -> Criterion:
     """Return a fresh criterion that scores sites, or blocks, as a method needs it.
 
@@ -55,6 +62,8 @@ def criterion_for(
         wanted: how many of the lowest will be taken, for criteria that save work on the others;
             `ALL` where all are to be ranked. None takes the criterion's default.
         how: for criteria that try it out: what takes a rectifier's place, "line" or "identity".
+        task: what the network is for; None is classification. A criterion that cannot judge by it
+            is a `ConfigError`.
     """
     cls, written = _find(name)
     if cls.twin and cls.place != place and criteria[cls.twin].place == place:
@@ -67,7 +76,7 @@ def criterion_for(
             f"the criterion '{made.name}' scores {made.place}s and the method removes {place}s: "
             "choose another criterion"
         )
-    return made
+    return made if task is None else made.of_task(task)
 
 
 def _find(name: str) -> tuple[type[Criterion], dict[str, Any]]:
@@ -149,6 +158,7 @@ def score(
     *,
     progress: Callable[[int, int], None] | None = None,
     saved_ms: Mapping[str, float] | None = None,
+    task: str | Task = "classify",
     **options: Any,
 ) -> Scores:
     """Score the sites, blocks or stretches of a network: the lowest matter least to the task.
@@ -165,6 +175,8 @@ def score(
             is settled.
         progress: called with the batches done and their total.
         saved_ms: milliseconds that each removal saves, by name; the scores are divided by them.
+        task: what the network is for, for criteria that need labels or compare outputs; a name, or
+            a `Task` as `shoal.tasks.with_own` makes one of a loss of your own.
         **options: the criterion's own, such as `zeros` and `pooling` of "entropy".
 
     Raises:
@@ -183,6 +195,7 @@ def score(
         (13, 'bits', 3)
     """
     chosen = criterion if isinstance(criterion, Criterion) else make_criterion(criterion, **options)
+    chosen = chosen.of_task(find_task(task))
     scores = score_by(chosen, network, loader, samples=samples, progress=progress)
     return scores if saved_ms is None else per_latency(scores, saved_ms)
 
@@ -218,6 +231,12 @@ class Consensus(Criterion):
         self.members = [
             criterion_for(name, self.place, seed=seed, wanted=ALL) for name in self.names
         ]
+
+    @override
+    def of_task(self, task: Task) -> Self:
+        for member in self.members:
+            member.of_task(task)
+        return super().of_task(task)
 
     @override
     def compute(self, network: Network, data: Data) -> Scores:

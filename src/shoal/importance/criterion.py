@@ -17,6 +17,7 @@ from shoal.network import Network
 from shoal.options import one_of, option
 from shoal.passes.batches import Data, Observer, observe
 from shoal.registry import Registry
+from shoal.tasks import Task, find_task
 
 METRICS = {"loss": "nats", "accuracy": "points"}  # what a removal may cost, and the units
 
@@ -38,6 +39,7 @@ class Criterion(ABC):
             "place", "seed", "how" (a site is linearized) and "keep" (how many will be removed).
         twin: the criterion that scores the same of another kind of place, if there is one.
         options: its options.
+        task: what the network is for, which says what its loss and its answers are.
 
     Example:
         >>> import shoal, torch
@@ -72,6 +74,14 @@ class Criterion(ABC):
         self.options = self.Options.from_dict(options)
         self.place = getattr(self.options, "place", self.place)
         self.unit = METRICS.get(getattr(self.options, "metric", ""), self.unit)
+        self.task = find_task()
+
+    def of_task(self, task: Task) -> Self:
+        """Return the criterion, to judge networks by what they are for."""
+        self.task = task
+        if getattr(self.options, "metric", "") == "loss":
+            self.unit = task.loss_unit
+        return self
 
     @abstractmethod
     def compute(self, network: Network, data: Data) -> Scores:
@@ -99,10 +109,20 @@ class MetricOptions(Criterion.Options):
 
     metric: str = option(
         "loss",
-        "loss scores the rise of the mean cross-entropy in nats, accuracy the points of accuracy "
-        "lost.",
+        "loss scores the rise of the task's mean loss (of a classifier, in nats), accuracy the "
+        "percent of answers that are no longer right.",
         check=one_of(*METRICS),
     )
+
+
+def judged_by(task: Task, metric: str) -> Task:
+    """Return the task; `ConfigError` if it has no such metric."""
+    if metric == "accuracy" and not task.has_hits:
+        raise ConfigError(
+            f"answers of the task '{task.name}' are not right or wrong, so there is no accuracy to "
+            "lose: judge by 'loss'"
+        )
+    return task
 
 
 class Joint(Criterion):

@@ -25,7 +25,8 @@ from shoal.network.flow import own_tensors
 from shoal.onednn import safe_convolutions
 from shoal.options import one_of, option
 from shoal.passes.batches import Batches, Data
-from shoal.training.evaluate import check_targets, logits_of, sample_losses
+from shoal.tasks import Task
+from shoal.tasks.task import losses_of
 
 
 class Gradient(Joint):
@@ -69,8 +70,11 @@ class Gradient(Joint):
         batches = data.batches(device_of(network), rounds=2 if curved else 1)
         of_batch = criteria[0].options.statistics == "batch"
         with _differentiable(network, parameters, of_batch), safe_convolutions(network):
-            gradient = _gradient(network, batches, parameters)
-            curvature = _gradient(network, batches, parameters, gradient) if curved else gradient
+            task = criteria[0].task
+            gradient = _gradient(network, task, batches, parameters)
+            curvature = gradient
+            if curved:
+                curvature = _gradient(network, task, batches, parameters, gradient)
         used = {
             block.name: {id(t) for n in block.branch for t in own_tensors(n, network).values()}
             for block in blocks
@@ -138,6 +142,7 @@ class GraSP(Gradient):
 
 def _gradient(
     network: Network,
+    task: Task,
     batches: Batches,
     parameters: Sequence[nn.Parameter],
     along: Sequence[Tensor] | None = None,
@@ -147,8 +152,9 @@ def _gradient(
     # The fused kernels of attention cannot be differentiated twice.
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         for _, batch in batches:
-            logits = logits_of(network(*batch.args, **batch.kwargs))
-            loss = sample_losses(logits, check_targets(logits, batch.target)).sum()
+            output = task.output(network(*batch.args, **batch.kwargs))
+            target = task.check(output, batch.target)
+            loss = losses_of(task, output, target, batch.size).sum()
             parts: Sequence[Tensor | None] = torch.autograd.grad(
                 loss, parameters, create_graph=along is not None, allow_unused=True
             )

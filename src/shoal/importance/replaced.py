@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,19 +18,14 @@ from shoal.data.batch import Batch
 from shoal.distributed import sum_across
 from shoal.errors import OptionError, TrainingError
 from shoal.importance.candidates import Candidate, Variants
-from shoal.importance.criterion import MetricOptions, Scores
+from shoal.importance.criterion import MetricOptions, Scores, judged_by
 from shoal.modes import device_of, eval_mode
 from shoal.network import Network
 from shoal.options import at_least, one_of, option
 from shoal.passes.batches import Data
-from shoal.training.evaluate import (
-    autocast,
-    check_targets,
-    hits,
-    logits_of,
-    resolve_precision,
-    sample_losses,
-)
+from shoal.tasks import Task, find_task
+from shoal.tasks.task import losses_of
+from shoal.training.evaluate import autocast, resolve_precision
 
 _FIRST_CHECK = 100  # samples before anyone may drop out; then at each doubling
 _CLEARLY = 3.0  # standard errors of the difference
@@ -58,16 +54,18 @@ def replacement_scores(
     candidates: Sequence[Candidate],
     data: Data,
     options: TrialOptions,
+    task: Task | None = None,
 ) -> Scores:
     """Score candidates, under a criterion's name, by how much worse each alone makes the answers.
 
     The data have labels and are neither shuffled nor augmented; `options.keep` holds for each
-    group. The network runs in eval mode; its state is left alone.
+    group. The network runs in eval mode; its state is left alone. The task is classification where
+    none is given.
     """
     race = SuccessiveHalving(
         [c.weight for c in candidates], [c.group for c in candidates], options.keep
     )
-    trials = _Trials(network, candidates, options)
+    trials = _Trials(network, candidates, options, task or find_task())
     batches = data.batches(device_of(network))
     with eval_mode(network), torch.no_grad():
         for _, batch in batches.turns():
@@ -85,8 +83,13 @@ class _Trials:
     """What the network, and each candidate in it, answers."""
 
     def __init__(
-        self, network: Network, candidates: Sequence[Candidate], options: TrialOptions
+        self,
+        network: Network,
+        candidates: Sequence[Candidate],
+        options: TrialOptions,
+        task: Task,
     ) -> None:
+        self._task = judged_by(task, options.metric)
         self._candidates = candidates
         self._metric = options.metric
         self._device = device_of(network)
@@ -98,19 +101,22 @@ class _Trials:
 
     def add(self, batch: Batch, running: Sequence[int]) -> None:
         """Add a batch to the sums of the network and of the candidates that run."""
+        task = self._task
         with autocast(self._precision, self._device):
-            logits = logits_of(self._variants.run(*batch.args, **batch.kwargs))
-        target = check_targets(logits, batch.target)
-        base = self._add(0, logits, target, 0.0)
+            output = task.output(self._variants.run(*batch.args, **batch.kwargs))
+        target = task.check(output, batch.target)
+        base = self._add(0, output, target, batch.size, 0.0)
         for i in running:
             with autocast(self._precision, self._device):
-                logits = logits_of(self._variants.run_with(self._candidates[i]))
-            self._add(1 + i, logits, target, base)
+                output = task.output(self._variants.run_with(self._candidates[i]))
+            self._add(1 + i, output, target, batch.size, base)
 
-    def _add(self, row: int, logits: Tensor, target: Tensor, base: Tensor | float) -> Tensor:
+    def _add(self, row: int, output: Any, target: Any, size: int, base: Tensor | float) -> Tensor:
         """Add to a row of the sums, and return each sample's cost, in float64."""
-        losses = sample_losses(logits, target).double().cpu()
-        right = hits(logits, target).double().cpu()
+        losses = losses_of(self._task, output, target, size).double().cpu()
+        right = torch.zeros_like(losses)
+        if self._task.has_hits:
+            right = self._task.hits(output, target).double().cpu()
         cost = losses if self._metric == "loss" else -100.0 * right
         above = cost - base
         sums = losses.sum(), right.sum(), above.sum(), above.square().sum()
@@ -141,7 +147,7 @@ class _Trials:
         details = {
             name: {
                 "loss": float(row[1] / row[0]),
-                "top1": float(100.0 * row[2] / row[0]),
+                **({"top1": float(100.0 * row[2] / row[0])} if self._task.has_hits else {}),
                 "samples": int(row[0]),
                 "whole_loss": float(whole[1] / whole[0]),
                 "cost_standard_error": math.sqrt(float(spread)),

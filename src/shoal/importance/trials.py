@@ -91,7 +91,7 @@ class LineLoss(Criterion):
                 replace(c, compute=partial(applied, lines[c.name].layer(like, dims[c.name])))
                 for c in judged
             ]
-        return replacement_scores(self.name, network, judged, data, own)
+        return replacement_scores(self.name, network, judged, data, own, self.task)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +177,7 @@ class CollapseLoss(Criterion):
             for s in stretches
             if s.name in screened
         ]
-        scores = replacement_scores(self.name, network, judged, data, self.options)
+        scores = replacement_scores(self.name, network, judged, data, self.options, self.task)
         details = {n: {**scores.details[n], "residual": fitted[n].residual} for n in scores}
         return replace(scores, details=details)
 

@@ -17,19 +17,22 @@ from torch import Tensor, fx
 from typing_extensions import override
 
 from shoal.distributed import sum_across
+from shoal.errors import ConfigError
 from shoal.importance.candidates import Candidate, Variants, candidates
 from shoal.importance.criterion import (
     Joint,
     MetricOptions,
     PlaceOptions,
     Scores,
+    judged_by,
     register_criterion,
 )
 from shoal.modes import device_of, eval_mode
 from shoal.network import Network
 from shoal.network.flow import is_weighted
 from shoal.passes.batches import Data
-from shoal.training.evaluate import check_targets, hits, logits_of, sample_losses
+from shoal.tasks import Task
+from shoal.tasks.task import at_least_fp32, losses_of
 
 # The node that gives the penultimate features, and its dimension of channels.
 _Features: TypeAlias = tuple[fx.Node, int]
@@ -39,10 +42,11 @@ _Features: TypeAlias = tuple[fx.Node, int]
 class Answer:
     """What the network, or a variant of it, gives for a batch."""
 
-    logits: Tensor  # [batch, classes, …], in float32 or better
+    output: Any  # as the task finds it; a tensor [batch, …] is in float32 or better
     # The penultimate features, channels last: the input of the last layer with weights that all
-    # candidates come before; the logits where there is no such layer.
+    # candidates come before; the output where there is no such layer.
     features: Tensor
+    size: int  # samples
 
 
 class Without(Joint):
@@ -60,7 +64,7 @@ class Without(Joint):
         """Forget earlier figures; so many candidates follow."""
 
     @abstractmethod
-    def whole(self, answer: Answer, target: Tensor | None) -> None:
+    def whole(self, answer: Answer, target: Any) -> None:
         """Add the whole network's answer to the next batch."""
 
     @abstractmethod
@@ -77,7 +81,7 @@ class Without(Joint):
         cls, criteria: Sequence[Self], network: Network, data: Data
     ) -> list[Scores]:
         chosen = candidates(network, criteria[0].place)
-        names = [candidate.name for candidate in chosen]
+        names, task = [candidate.name for candidate in chosen], criteria[0].task
         for criterion in criteria:
             criterion.start(len(chosen))
         features = _features(network, chosen)
@@ -85,11 +89,13 @@ class Without(Joint):
         batches = data.batches(device_of(network))
         with eval_mode(network), torch.no_grad():
             for _, batch in batches:
-                whole = _answer(variants.run(*batch.args, **batch.kwargs), variants, features)
+                returned = variants.run(*batch.args, **batch.kwargs)
+                whole = _answer(returned, batch.size, task, variants, features)
                 for criterion in criteria:
                     criterion.whole(whole, batch.target)
                 for index, candidate in enumerate(chosen):
-                    answer = _answer(variants.run_with(candidate), variants, features)
+                    returned = variants.run_with(candidate)
+                    answer = _answer(returned, batch.size, task, variants, features)
                     for criterion in criteria:
                         criterion.without(index, answer)
         return [criterion.finish(names, batches.seen) for criterion in criteria]
@@ -107,14 +113,21 @@ def _features(network: Network, chosen: Sequence[Candidate]) -> _Features | None
     return None
 
 
-def _answer(output: Any, variants: Variants, features: _Features | None) -> Answer:
-    logits = logits_of(output)
-    if logits.dtype not in (torch.float32, torch.float64):
-        logits = logits.float()
-    if features is None:
-        return Answer(logits, logits.movedim(1, -1) if logits.dim() > 1 else logits)
-    node, dim = features
-    return Answer(logits, variants.watched(node).movedim(dim, -1))
+def _answer(
+    returned: Any, size: int, task: Task, variants: Variants, features: _Features | None
+) -> Answer:
+    output = task.output(returned)
+    if isinstance(output, Tensor):
+        output = at_least_fp32(output)
+    if features is not None:
+        node, dim = features
+        return Answer(output, variants.watched(node).movedim(dim, -1), size)
+    if not isinstance(output, Tensor):
+        raise ConfigError(
+            "the network has no layer that all of these come before, and its output is no single "
+            "tensor to compare: choose a criterion that does not compare features"
+        )
+    return Answer(output, output.movedim(1, -1) if output.dim() > 1 else output, size)
 
 
 @register_criterion("cka")
@@ -133,7 +146,7 @@ class CKA(Without):
         self._x = torch.zeros(0)
 
     @override
-    def whole(self, answer: Answer, target: Tensor | None) -> None:
+    def whole(self, answer: Answer, target: Any) -> None:
         self._x = x = _rows(answer.features)
         if not len(self._products):
             self._products = x.new_zeros(self._count, x.shape[1], x.shape[1])
@@ -188,10 +201,12 @@ def _rows(features: Tensor) -> Tensor:
 
 @register_criterion("kl")
 class KL(Without):
-    """Scores a block by KL(without ‖ full) of the predicted classes, mean per sample, in nats.
+    """Scores a block by KL(without ‖ full) of the predictions, mean per sample, in nats.
 
-    p is the softmax of the logits, taken once: KL = Σ p_without · (log p_without − log p_full).
-    A block that does nothing scores 0. Needs no labels. (Jordao et al. 2023, the criterion "KL".)
+    Of classes, p is the softmax of the logits, taken once: KL = Σ p_without · (log p_without −
+    log p_full); of yes and no, their sigmoid. Outputs of more than one position per sample count by
+    their mean. A block that does nothing scores 0. Needs no labels. (Jordao et al. 2023, the
+    criterion "KL".)
     """
 
     unit = "nats"
@@ -199,18 +214,24 @@ class KL(Without):
     @override
     def start(self, count: int) -> None:
         self._sums = torch.zeros(count, dtype=torch.float64)
-        self._log_full = torch.zeros(0)
+        self._full: Any = None
 
     @override
-    def whole(self, answer: Answer, target: Tensor | None) -> None:
-        self._log_full = answer.logits.log_softmax(1)
+    def of_task(self, task: Task) -> Self:
+        if task.has_divergence and task.loss_unit == "nats":
+            return super().of_task(task)
+        raise ConfigError(
+            f"kl compares predicted probabilities, and the task '{task.name}' has none: choose "
+            "another criterion, such as cka"
+        )
+
+    @override
+    def whole(self, answer: Answer, target: Any) -> None:
+        self._full = answer.output
 
     @override
     def without(self, index: int, answer: Answer) -> None:
-        log_p = answer.logits.log_softmax(1)
-        terms = log_p.exp() * (log_p - self._log_full)
-        # Outputs of more than one position per sample count by their mean.
-        self._sums[index] += float(terms.double().sum()) / terms[0, 0].numel()
+        self._sums[index] += float(self.task.divergence(answer.output, self._full).double().sum())
 
     @override
     def finish(self, names: Sequence[str], samples: int) -> Scores:
@@ -222,8 +243,8 @@ class KL(Without):
 class Lesion(Without):
     """Scores a block by what its removal, without fine-tuning, costs (Veit et al. 2016, sec. 4.1).
 
-    The score is how much the mean cross-entropy rises (nats), or how many points the accuracy
-    falls. A block that does nothing scores 0; one that does harm is negative. Needs labels.
+    The score is how much the task's mean loss rises, or how many percent of the answers are no
+    longer right. A block that does nothing scores 0; one that does harm is negative. Needs labels.
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -233,27 +254,34 @@ class Lesion(Without):
     options: Options
 
     @override
-    def start(self, count: int) -> None:
-        self._sums = torch.zeros(1 + count, 2, dtype=torch.float64)  # losses and hits
-        self._target = torch.zeros(0)
+    def of_task(self, task: Task) -> Self:
+        return super().of_task(judged_by(task, self.options.metric))
 
     @override
-    def whole(self, answer: Answer, target: Tensor | None) -> None:
-        self._target = check_targets(answer.logits, target)
+    def start(self, count: int) -> None:
+        self._sums = torch.zeros(1 + count, 2, dtype=torch.float64)  # losses and hits
+        self._target: Any = None
+
+    @override
+    def whole(self, answer: Answer, target: Any) -> None:
+        self._target = self.task.check(answer.output, target)
         self.without(-1, answer)
 
     @override
     def without(self, index: int, answer: Answer) -> None:
-        losses = sample_losses(answer.logits, self._target)
+        losses = losses_of(self.task, answer.output, self._target, answer.size)
         # One by one in float64: how the samples are put into batches then does not matter.
         self._sums[index, 0] += float(losses.double().sum())
-        self._sums[index, 1] += float(hits(answer.logits, self._target).sum())
+        if self.task.has_hits:
+            self._sums[index, 1] += float(self.task.hits(answer.output, self._target).sum())
 
     @override
     def finish(self, names: Sequence[str], samples: int) -> Scores:
         *means, whole = (sum_across(self._sums) / samples).tolist()
         found = dict(zip(names, means, strict=True))
-        details = {n: {"loss": loss, "top1": 100.0 * share} for n, (loss, share) in found.items()}
+        details = {name: {"loss": loss} for name, (loss, _) in found.items()}
+        if self.task.has_hits:
+            details = {n: {**own, "top1": 100.0 * found[n][1]} for n, own in details.items()}
         if self.options.metric == "loss":
             values = {name: loss - whole[0] for name, (loss, _) in found.items()}
         else:

@@ -14,6 +14,7 @@ from shoal.options.base import (
     options_of,
     share_out,
 )
+from shoal.options.task import RegressOptions, SegmentOptions, TaskOptions
 from shoal.options.training import DataOptions, Recipe, find_recipe, recipes
 
 __all__ = [
@@ -22,6 +23,9 @@ __all__ = [
     "Option",
     "Options",
     "Recipe",
+    "RegressOptions",
+    "SegmentOptions",
+    "TaskOptions",
     "above",
     "at_least",
     "between",

@@ -1,4 +1,4 @@
-"""What the extras measure, in tables: energy of a run, and accuracy on corrupted images."""
+"""What the extras measure, in tables: energy of a run, and quality on corrupted images."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def energy_lines(found: Mapping[str, Any]) -> list[str]:
 
 
 def robustness_table(found: Mapping[str, Robustness]) -> Table:
-    """Return the accuracies of networks by corruption, each the mean over severities.
+    """Return the qualities of networks by corruption, each the mean over severities.
 
     Of two networks, the change from the first to the other is given too.
     """
@@ -69,7 +69,8 @@ def robustness_table(found: Mapping[str, Robustness]) -> Table:
         Row(("mean of all", *_with_change([one.mean for one in every])), "strong"),
     )
     columns = (*text_columns("corruption"), *(Column(head, "%") for head in heads))
-    return Table("accuracy on corrupted images, mean over severities", columns, rows)
+    title = f"{every[0].quality_name} on corrupted images, mean over severities"
+    return Table(title, columns, rows)
 
 
 def _with_change(values: Sequence[float]) -> list[Cell]:

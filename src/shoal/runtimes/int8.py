@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
+from torch import Tensor
 
 from shoal.errors import ConfigError, ShoalError
 from shoal.files import readable_errors, write_file
@@ -32,6 +33,9 @@ from shoal.network.inputs import (
 from shoal.passes.batches import Batches
 from shoal.runtimes.proof import float_type
 from shoal.runtimes.runtime import RUNTIMES, Runner, Runtime, installed
+
+Answers: TypeAlias = Callable[[Any], Tensor | None]
+"""Of what a network returned: its answers, `[B, …]`; None where they cannot be counted."""
 
 SAMPLES = 300
 """To calibrate on: as many as NNCF takes by default."""
@@ -82,12 +86,18 @@ def quantizer_for(path: Path) -> Runtime:
 
 
 def quantize(
-    network: Network, samples: Sequence[Inputs], path: Path, runtime: Runtime
+    network: Network,
+    samples: Sequence[Inputs],
+    path: Path,
+    runtime: Runtime,
+    answers: Answers | None = None,
 ) -> Quantized:
     """Write a network in int8, try the file at batch 1 and 5, and compare its answers.
 
-    The file gets its name when all of this has been done. Raises `ShoalError` if the runtime cannot
-    quantize the network, or the file cannot be run.
+    The file gets its name when all of this has been done. `answers` finds what a network answers in
+    what it returned; by default that is the place of the largest value along dimension 1 of the
+    first output. Raises `ShoalError` if the runtime cannot quantize the network, or the file cannot
+    be run.
     """
     if float_type(network) != torch.float32:
         raise ShoalError("a network is quantized from float32: convert it by network.float()")
@@ -95,7 +105,7 @@ def quantize(
         made = Path(folder) / path.name
         runner = runtime.quantize(network, samples, made)
         _try(runner, samples, path)
-        agreement = _agreement(network, runner, samples)
+        agreement = _agreement(network, runner, samples, answers or _largest)
         with readable_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         others = sorted(file for file in made.parent.iterdir() if file != made)
@@ -129,18 +139,20 @@ def _try(runner: Runner, samples: Sequence[Inputs], path: Path) -> None:
             )
 
 
-def _agreement(network: Network, runner: Runner, samples: Sequence[Inputs]) -> float | None:
-    """Return in how many percent of the answers a network and its int8 form agree.
+def _largest(returned: Any) -> Tensor | None:
+    values = tensors_of(returned)
+    return values[0].argmax(1) if values and values[0].dim() > 1 else None
 
-    An answer is the place of the largest value along dimension 1 of the first output.
-    """
-    same = answers = 0
+
+def _agreement(
+    network: Network, runner: Runner, samples: Sequence[Inputs], answers: Answers
+) -> float | None:
+    """Return in how many percent of the answers a network and its int8 form agree."""
+    same = total = 0
     with borrowed(network, device=torch.device("cpu")) as lent, torch.inference_mode():
         for args, kwargs in map(as_call, samples):
-            given = tensors_of(lent(*args, **kwargs))
-            found = tensors_of(runner(*args, **kwargs))
-            if not given or given[0].dim() < 2:
+            given, found = answers(lent(*args, **kwargs)), answers(runner(*args, **kwargs))
+            if given is None or found is None:
                 return None
-            equal = given[0].argmax(1) == found[0].argmax(1)
-            same, answers = same + int(equal.sum()), answers + equal.numel()
-    return 100.0 * same / answers if answers else None
+            same, total = same + int((given == found).sum()), total + given.numel()
+    return 100.0 * same / total if total else None

@@ -26,10 +26,11 @@ from shoal.onednn import safe_convolutions
 from shoal.options import Recipe, find_recipe
 from shoal.passes.batches import Batches, set_epoch
 from shoal.search.records import Step
-from shoal.search.task import Task
+from shoal.search.setup import Setup
 from shoal.seeds import derive_seed
+from shoal.tasks import Task
+from shoal.tasks.task import losses_of
 from shoal.training import EpochReport, fit
-from shoal.training.evaluate import logits_of, sample_losses
 
 
 class Coach:
@@ -38,8 +39,8 @@ class Coach:
     The epochs of `history`, the steps before it, tell which ones of the data come next.
     """
 
-    def __init__(self, task: Task, number: int, history: Sequence[Step]) -> None:
-        self._task = task
+    def __init__(self, setup: Setup, number: int, history: Sequence[Step]) -> None:
+        self._setup = setup
         self._number = number
         self._before = sum(step.epochs for step in history)
         self._trainings = 0
@@ -65,7 +66,7 @@ class Coach:
         trial may be trained on the next few `batches` alone. Raises `TrainingError` if the loss, or
         what the user's own training leaves, is not finite.
         """
-        task, number = self._task, self._number
+        setup, number = self._setup, self._number
         seed: tuple[int | str, ...] = ("rehearsal" if trial else "step", number)
         part, first_epoch = self.part or str(self._trainings or ""), self._before + self.epochs
         if trial:
@@ -74,39 +75,40 @@ class Coach:
             seed += (self._trainings,) if self._trainings else ()
             self._trainings += 1
             self.epochs += epochs
-        if task.fit is not None and batches is not None:
+        if setup.fit is not None and batches is not None:
             raise ConfigError("a trial of a few batches needs the built-in trainer: omit fit=")
-        if task.fit is not None:
+        if setup.fit is not None:
             began = time.perf_counter()
-            notes = _by_user(task.fit, network, hooks)
+            notes = _by_user(setup.fit, network, hooks)
             self.epoch_seconds = (time.perf_counter() - began) / epochs
             return notes
 
         def heard(report: EpochReport) -> None:
             if number == 0:
-                task.rewind.remember(network, report)
-            task.clock.keep()
-            task.listener.epoch(report, epochs)
+                setup.rewind.remember(network, report)
+            setup.clock.keep()
+            setup.listener.epoch(report, epochs)
 
         chosen = self._recipe(recipe, lr, teacher)
-        data = task.data.train
+        data = setup.data.train
         if batches is not None:
             chosen, data = replace(chosen, early_stop=None), FirstBatches(data, batches)
         else:
             hooks |= {
-                "checkpoint": task.run and task.run.checkpoint(number, part),
+                "checkpoint": setup.run and setup.run.checkpoint(number, part),
                 "on_epoch": heard,
-                "on_batch": lambda report: task.listener.batch(report, epochs),
+                "on_batch": lambda report: setup.listener.batch(report, epochs),
             }
         report = fit(
             network,
             data,
             epochs=epochs,
-            seed=derive_seed(task.options.seed, *seed),
+            seed=derive_seed(setup.options.seed, *seed),
             first_epoch=first_epoch,
-            val=task.data.val if chosen.early_stop is not None else None,
+            val=setup.data.val if chosen.early_stop is not None else None,
             recipe=chosen,
             teacher=teacher if chosen.distill > 0 else None,
+            task=setup.task,
             device=device_of(network),
             **hooks,
         )
@@ -120,15 +122,16 @@ class Coach:
         lr: float | None,
         teacher: Network | None,
     ) -> Recipe:
-        chosen = self._task.recipe
+        chosen = self._setup.recipe
         if isinstance(changes, Mapping):
             chosen = replace(chosen, **changes)
         elif changes is not None:
             chosen = find_recipe(changes)
         if lr is not None:
             chosen = replace(chosen, lr=lr)
-        # The dense network has nobody to learn from.
-        return chosen if teacher is not None else replace(chosen, distill=0.0)
+        # The dense network has nobody to learn from; of some tasks nobody has.
+        learns = teacher is not None and self._setup.task.has_divergence
+        return chosen if learns else replace(chosen, distill=0.0)
 
 
 def _by_user(
@@ -208,7 +211,8 @@ class Trial:
     def costs(self, metric: str = "loss", samples: int | None = None) -> Tensor:
         """Return what each training sample, not augmented, costs with the copy: float64 [samples].
 
-        That is "loss" in nats, or of "accuracy" 100 where the answer is wrong, else 0.
+        That is the task's "loss" (in nats, of a classifier), or of "accuracy" the percent of its
+        answers that are wrong.
         """
 
         def measure() -> list[float]:
@@ -216,7 +220,8 @@ class Trial:
             data = self._lab.data.train
             batches = Batches(data, device_of(network), samples=samples, shared=False)
             with eval_mode(network), torch.no_grad():
-                found = [_costs_of(network, batch, metric) for _, batch in batches]
+                task = self._lab.setup.task
+                found = [_costs_of(network, task, batch, metric) for _, batch in batches]
             return torch.cat(found).tolist()
 
         costs = self._once(f"{metric} of {samples or 'all'}", measure)
@@ -247,11 +252,11 @@ class Trial:
         return self._network
 
 
-def _costs_of(network: Network, batch: Batch, metric: str) -> Tensor:
-    logits, target = logits_of(network(*batch.args, **batch.kwargs)), batch.target
-    if target is None:
+def _costs_of(network: Network, task: Task, batch: Batch, metric: str) -> Tensor:
+    output = task.output(network(*batch.args, **batch.kwargs))
+    if batch.target is None:
         raise DataError("the training data have no labels: trials compare what they cost")
+    target = task.check(output, batch.target)
     if metric == "loss":
-        return sample_losses(logits, target).double().cpu()
-    wanted = target.argmax(dim=1) if target.is_floating_point() else target
-    return (100.0 * (logits.argmax(dim=1) != wanted)).double().cpu()
+        return losses_of(task, output, target, batch.size).double().cpu()
+    return (100.0 * (1.0 - task.hits(output, target).double())).cpu()

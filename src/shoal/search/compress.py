@@ -30,7 +30,8 @@ from shoal.search.records import Result
 from shoal.search.rewind import Rewind
 from shoal.search.run import Run
 from shoal.search.settings import Settings
-from shoal.search.task import Listener, Meter, Task
+from shoal.search.setup import Listener, Meter, Setup
+from shoal.tasks import Loss, Task, with_own
 
 
 # Long because each of its arguments is explained; the body is short.
@@ -44,8 +45,10 @@ def compress(
     out: str | Path | None = None,
     *,
     test: Iterable[Any] | None = None,
+    task: str | type[Task] | Task = "classify",
     fit: Callable[[Network], object] | None = None,
     evaluate: Callable[[Network, Iterable[Any]], float] | None = None,
+    loss: Loss | None = None,
     recipe: Recipe | str | Mapping[str, Any] | None = None,
     base: str | None = None,
     device: torch.device | str | None = None,
@@ -56,24 +59,32 @@ def compress(
     gauge: Gauge | None = None,
     **options: Any,
 ) -> Result:
-    """Make a trained network shallower at the accuracy asked for.
+    """Make a trained network shallower at the quality asked for.
 
     Args:
-        model: the trained classifier, or a captured `Network`. It is left as it is.
-        train: training batches with a length; `(inputs, labels)` or as `split_batch` takes them.
+        model: the trained network, or a captured `Network`. It is left as it is.
+        train: training batches with a length; `(inputs, targets)` or as `split_batch` takes them.
         val: validation batches. All choices follow from them, so they must not be the test data.
         method: a registered name, `path/file.py:Name` or `package.module:Name`, each with options
             as in "easier?how=identity"; a subclass of `Method`, or an instance of one; or complete
             `Settings`, which replace all options.
-        max_drop: points of validation accuracy that the result may lose against the dense network.
+        max_drop: points of validation quality that the result may lose against the dense network.
         epochs: epochs of fine-tuning after each removal.
         out: a folder for every step, the result and a journal. Called again with the same
             arguments, an interrupted run goes on from it; None keeps nothing.
         test: test batches: measured at every step and reported, never used for a choice.
+        task: what the network is for, which says what its loss and its quality are: "classify"
+            (top-1), "multilabel" (mAP), "binary" (one logit, accuracy), "regress" (R²), "segment"
+            (mIoU), with options as in "segment?ignore_index=0"; a registered name,
+            `path/file.py:Name` or `package.module:Name`; or a `shoal.Task`.
         fit: trains a network in place, instead of the built-in trainer: after each removal, before
             the first if `dense_epochs` is above 0, and at the end if `final_epochs` is.
         evaluate: returns the quality of a network on data, in points, higher is better, in place
-            of the accuracy.
+            of the task's. Tables call it by the function's name. It is called in eval mode and
+            without gradients.
+        loss: called with what the network returns and the target, in place of the task's loss;
+            returns the mean over the batch or one loss per sample. With `evaluate` as well, what
+            the network returns and what the targets are is not looked at.
         recipe: how to train: a `Recipe`, the name of one, or options that differ from the method's
             own, which is "distill" for "shoal" and "finetune" for the others.
         base: how to build the model again when the result is loaded ("torchvision:resnet18").
@@ -86,8 +97,8 @@ def compress(
             energy and CO2 of the run's training, and of an epoch of training and 1,000 inferences
             of dense and result. None measures nothing.
         gauge: measures quality and latency in place of this machine, for tests.
-        **options: fields of `SearchOptions`, `MachineOptions` and `Recipe`, and of the method's
-            `Options`.
+        **options: fields of `SearchOptions`, `MachineOptions` and `Recipe`, and of the `Options` of
+            the method and of the task.
 
     Returns:
         The last network within `max_drop`, or with `final_epochs` the fastest that a last training
@@ -114,9 +125,10 @@ def compress(
         kind: Any = method
         if isinstance(method, Method):
             kind, options = type(method), {**method.options.to_dict(), **options}
-        method = Settings.of(kind, recipe, max_drop=max_drop, epochs=epochs, **options)
+        method = Settings.of(kind, recipe, task=task, max_drop=max_drop, epochs=epochs, **options)
     settings, wanted, machine = method, method.search, method.machine
-    chosen = method_of(settings)
+    goal = with_own(settings.task, loss, evaluate)
+    chosen = method_of(settings, goal)
     trains = fit is None and max(wanted.epochs, wanted.dense_epochs, wanted.final_epochs)
     if trains and not isinstance(train, Sized):
         raise DataError("the training data have no length: give them a __len__, in batches")
@@ -140,28 +152,32 @@ def compress(
     data = Data(train, val, test)
     kept = None if run is None or wanted.hours is None else run.clock_file
     try:
-        task = Task(
+        setup = Setup(
             base=network,
             data=data,
             options=wanted,
             machine=machine,
             recipe=settings.recipe,
-            gauge=gauge or Gauge(data, machine.batches, machine.runtimes, evaluate),
+            gauge=gauge or Gauge(data, machine.batches, machine.runtimes, goal),
             listener=listener or Listener(),
             rewind=Rewind(wanted, network, run, own_training=fit is not None),
+            task=goal,
             fit=fit,
             run=run,
             meter=meter,
             clock=Clock(kept, began),
         )
-        return search(chosen, task)
+        return search(chosen, setup)
     finally:
         if run is not None:
             run.close()
 
 
-def method_of(settings: Settings) -> Method:
-    """Return the method of some settings; raises if its criterion or the runtime does not exist."""
+def method_of(settings: Settings, task: Task | None = None) -> Method:
+    """Return the method of some settings; raises if its criterion or the runtime does not exist.
+
+    The task is the settings' own where none is given.
+    """
     chosen: Method = settings.method(settings.options)
     for name in settings.machine.runtimes:
         find_runtime(name)
@@ -170,7 +186,8 @@ def method_of(settings: Settings) -> Method:
             "int8 needs a runtime that can quantize: run `pip install 'shoal[onnx]'`, or omit it"
         )
     if chosen.scores:
-        criterion_for(settings.options.criterion, chosen.scores)
+        goal = task or settings.task
+        criterion_for(settings.options.criterion, chosen.scores, task=goal)
     return chosen
 
 
@@ -232,7 +249,7 @@ def _first_batch(loader: Iterable[Any], what: str) -> Any:
 def _identity(
     model: nn.Module, train: Iterable[Any], val: Iterable[Any], test: Iterable[Any] | None
 ) -> dict[str, Any]:
-    """Return what tells this task from another one: the weights and the sizes of the data."""
+    """Return what tells this search from another one: the weights and the sizes of the data."""
 
     def size(loader: Iterable[Any] | None) -> int | None:
         batches = len(loader) if isinstance(loader, Sized) else None

@@ -22,10 +22,10 @@ from shoal.search.limits import candidates, fastest_that_holds, is_within, why_s
 from shoal.search.method import Method
 from shoal.search.records import Metrics, Result, RunRecord, Step, chosen
 from shoal.search.settings import name_of
-from shoal.search.task import Task
+from shoal.search.setup import Setup
 
 
-def search(method: Method, task: Task) -> Result:
+def search(method: Method, setup: Setup) -> Result:
     """Let a method take step after step until the quality, a target or the method itself ends it.
 
     Returns:
@@ -36,26 +36,26 @@ def search(method: Method, task: Task) -> Result:
         NothingToRemoveError: there is nothing to remove.
         TrainingError: the dense network cannot be trained or is broken.
     """
-    return _Search(method, task).go()
+    return _Search(method, setup).go()
 
 
 class _Search:
-    def __init__(self, method: Method, task: Task) -> None:
-        self.method, self.task, self.run = method, task, task.run
-        self.options, self.listener, self.base = task.options, task.listener, task.base
+    def __init__(self, method: Method, setup: Setup) -> None:
+        self.method, self.setup, self.run = method, setup, setup.run
+        self.options, self.listener, self.base = setup.options, setup.listener, setup.base
         self.steps: list[Step] = []
         if self.run is not None:  # whose allowed drop may be larger than it was
             self.steps = _judged(self.run.steps(), self.options.max_drop)
             self.run.judge(self.steps)
-        self.budget = None if self.options.hours is None else Budget(self.options, task.clock)
-        task.clock.at_least(sum(step.seconds for step in self.steps))
+        self.budget = None if self.options.hours is None else Budget(self.options, setup.clock)
+        setup.clock.at_least(sum(step.seconds for step in self.steps))
         self._kept: dict[int, Network] = {}  # what may be the result, where there is no folder
         self._planned = False  # whether the plan of the budget was told
         self.notes: list[str] = list(self.base.notes)
         self.mended: list[str] = []  # notes of this call alone: the run's record ends as ever
 
     def go(self) -> Result:
-        start = Lab(self.task, self.base, None, [])
+        start = Lab(self.setup, self.base, None, [])
         why = self.method.nothing_to_remove(start)
         if why:
             raise NothingToRemoveError(why)
@@ -84,7 +84,7 @@ class _Search:
         if self.steps and self.run is not None:
             return self.run.load_step(0, self.base)
         lab = self._trained_dense()
-        if self.task.rewind.missing:
+        if self.setup.rewind.missing:
             # The run was killed between that epoch's checkpoint and the keeping of its weights.
             if self.run is not None:
                 self.run.forget_training(0)
@@ -93,10 +93,10 @@ class _Search:
         return lab.network
 
     def _trained_dense(self) -> Lab:
-        lab = Lab(self.task, self.base.copy(), None, [])
+        lab = Lab(self.setup, self.base.copy(), None, [])
         wanted, recipe = self.options, None
         if wanted.dense_recipe is not None:
-            recipe = find_recipe(wanted.dense_recipe).computed_like(self.task.recipe)
+            recipe = find_recipe(wanted.dense_recipe).computed_like(self.setup.recipe)
         lab.train(wanted.dense_epochs, lr=wanted.dense_lr, recipe=recipe)
         return lab
 
@@ -111,7 +111,7 @@ class _Search:
     def _step(self, lab: Lab) -> str:
         """Let the method take a step, and keep it; returns why the search ends, or ""."""
         if self.options.score_on == "rewound":
-            self.task.rewind.apply_(lab.network)
+            self.setup.rewind.apply_(lab.network)
         try:
             if not self.method.step(lab):
                 return lab.why or "nothing is left to remove"
@@ -168,7 +168,7 @@ class _Search:
         `begun` is the step that it was made of; None for the last one. If that was within the drop,
         a last training of it must not be below what it was.
         """
-        network, gauge, data = lab.network, self.task.gauge, self.task.data
+        network, gauge, data = lab.network, self.setup.gauge, self.setup.data
         self.listener.stage(lab.number, "evaluate")
 
         def measured() -> tuple[Metrics, Ratio]:
@@ -218,12 +218,12 @@ class _Search:
             self._kept[step.step] = network.copy()
             wanted = {s.step for s in (chosen(self.steps), *candidates(self.options, self.steps))}
             self._kept = {n: kept for n, kept in self._kept.items() if n in wanted}
-        self.task.clock.keep()
+        self.setup.clock.keep()
         self.listener.step(step, resumed=False)
         return step
 
     def _lab(self, network: Network, dense: Network) -> Lab:
-        return Lab(self.task, network, dense, self.steps, self._removed)
+        return Lab(self.setup, network, dense, self.steps, self._removed)
 
     def _removed(self, lab: Lab) -> int:
         return self.method.progress(lab).done
@@ -267,8 +267,8 @@ class _Search:
                 ending = self._ending(dense, best, Path(folder))
             record = self._record(dense, best, stopped, ending)
             return Result(**vars(record), model=best, merged=ending.merged)
-        wanted: dict[str, Any] = {"stopped": stopped, "energy": self.task.meter is not None}
-        wanted["int8"] = self.task.machine.int8
+        wanted: dict[str, Any] = {"stopped": stopped, "energy": self.setup.meter is not None}
+        wanted["int8"] = self.setup.machine.int8
         known = self.run.ended(self.base, self.steps, **wanted)
         self._tell_damage()
         if known is None:
@@ -297,8 +297,8 @@ class _Search:
 
     def _ending(self, dense: Network, best: Network, folder: Path) -> Ending:
         """Return the end of the search; files of the result in int8 go into the folder."""
-        int8 = folder if self.task.machine.int8 else None
-        return self.task.gauge.ending(dense, best, self._stage, int8)
+        int8 = folder if self.setup.machine.int8 else None
+        return self.setup.gauge.ending(dense, best, self._stage, int8)
 
     def _stage(self, text: str) -> None:
         self.listener.stage(chosen(self.steps).step, text)
@@ -307,9 +307,9 @@ class _Search:
         """Return the record of the search; None in a process that did not measure its end."""
         energy: Any = {}
         step, lab = chosen(self.steps), self._lab(best, dense)
-        if self.task.meter is not None:
+        if self.setup.meter is not None:
             self._stage("measure energy")
-            energy = self.task.meter.summary(dense, best, self.steps, lab)
+            energy = self.setup.meter.summary(dense, best, self.steps, lab)
         if ending is None:
             return None
         progress, latency = self.method.progress(lab), ending.latency
@@ -326,12 +326,12 @@ class _Search:
             notes=(*self.notes, *ending.notes),
             energy=energy,
             int8=ending.int8,
-            latency_batch=self.task.machine.batches,
+            latency_batch=self.setup.machine.batches,
         )
         return replace(record, notes=(*record.notes, *self._advice(record)))
 
     def _advice(self, record: RunRecord) -> tuple[str, ...]:
-        return advice(record, name_of(self.method), self.options, self.task.machine)
+        return advice(record, name_of(self.method), self.options, self.setup.machine)
 
 
 def _judged(steps: Sequence[Step], max_drop: float) -> list[Step]:

@@ -31,7 +31,8 @@ from shoal.runtimes import EAGER
 from shoal.search.ending import Ending, end_of, folded
 from shoal.search.int8 import Int8Maker
 from shoal.search.moves import Move, saved_ms
-from shoal.training import evaluate
+from shoal.tasks import Task, find_task
+from shoal.training import Evaluation, evaluate
 
 _BRIEFLY = Timing(min_seconds=0.3, max_seconds=20.0)
 
@@ -74,7 +75,7 @@ class Figures:
 class Gauge:
     """Measures on this machine; a subclass that takes no time may stand in (`compress(gauge=)`).
 
-    Latency decides in each runtime at each batch size; `evaluate` takes the place of the accuracy.
+    Latency decides in each runtime at each batch size; the task says what quality is.
     """
 
     def __init__(
@@ -82,20 +83,20 @@ class Gauge:
         data: Data,
         batch: Batches = 1,
         runtime: str | Sequence[str] = EAGER,
-        evaluate: Callable[[Network, Iterable[Any]], float] | None = None,
+        task: Task | None = None,
     ) -> None:
         self._data = data
-        self._evaluate = evaluate
+        self._task = task or find_task()
+        self.judged: Evaluation | None = None  # the last one
         self._where = deployments(runtime, batch)
         self._batches = tuple(dict.fromkeys(one.batch for one in self._where))
         self._runtimes = tuple(dict.fromkeys(one.name for one in self._where))
         self._dense: tuple[Network, Network] | None = None  # as it is, and folded
 
     def quality(self, network: Network, data: Iterable[Any]) -> float:
-        """Return the task's quality on data, in points: accuracy in percent."""
-        if self._evaluate is not None:
-            return float(self._evaluate(network, data))
-        return evaluate(network, data).top1
+        """Return the task's quality on data, in points."""
+        self.judged = evaluate(network, data, task=self._task)
+        return self.judged.quality
 
     def measure(self, network: Network) -> Figures:
         """Return what a network costs as it is; its latency is the sum over all that decide."""
@@ -150,7 +151,7 @@ class Gauge:
         """
         data = self._data
         loaders = data.train, data.val, data.test
-        maker = None if int8 is None else Int8Maker(*loaders, self.quality, int8)
+        maker = None if int8 is None else Int8Maker(*loaders, self._task, self.quality, int8)
         return end_of(
             dense,
             best,

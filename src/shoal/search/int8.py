@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from shoal.network import Network
 from shoal.runtimes import Runner, Running, Runtime
 from shoal.runtimes.int8 import calibration, quantize
 from shoal.search.records import Int8
+from shoal.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -20,8 +23,13 @@ class Int8Maker:
     train: Iterable[Any]  # calibrated on, without augmentation
     val: Iterable[Any]
     test: Iterable[Any] | None
+    task: Task
     quality: Callable[[Any, Iterable[Any]], float]  # of a module on data, in points
     folder: Path
+
+    def answers(self, returned: Any) -> Tensor | None:
+        """Return the task's answers in what a network returned, if it has any."""
+        return self.task.answers(self.task.output(returned))
 
     def make(
         self, runtime: Runtime, dense: Network, result: Network
@@ -34,11 +42,11 @@ class Int8Maker:
         samples = calibration(result, self.train)
         path = self.folder / f"{runtime.name}{runtime.int8}"
         beside = self.folder / "dense"
-        other = quantize(dense, samples, beside / path.name, runtime)
+        other = quantize(dense, samples, beside / path.name, runtime, self.answers)
         for file in other.files:
             file.unlink()  # it is in memory, and nobody's result
         beside.rmdir()
-        made = quantize(result, samples, path, runtime)
+        made = quantize(result, samples, path, runtime, self.answers)
         module = Running(made.runner)
         figures = Int8(
             runtime=runtime.name,

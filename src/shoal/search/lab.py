@@ -32,7 +32,7 @@ from shoal.search.moves import (
     predicted_costs,
 )
 from shoal.search.notebook import Notebook
-from shoal.search.task import Spent
+from shoal.search.setup import Spent
 from shoal.seeds import derive_seed, preserved_rng, seed_everything
 from shoal.surgery import LineMoments, collapse_, drop_, linearize_, replace_
 
@@ -83,7 +83,8 @@ class Lab(Notebook):
             TrainingError: the network computes NaN.
         """
         wanted = ALL if wanted is None or per_latency else wanted
-        chosen = criterion_for(criterion, kind, seed=self.options.seed, wanted=wanted, how=how)
+        seed, task = self.options.seed, self.setup.task
+        chosen = criterion_for(criterion, kind, seed=seed, wanted=wanted, how=how, task=task)
         moments = [LineMoments(positions=POSITIONS)] if fit_lines else []
         with self._scoring():
             scores = score_by(
@@ -116,7 +117,7 @@ class Lab(Notebook):
 
         The step has a note where that could not be measured for certain and MACs decided.
         """
-        found = self.once("saved_ms", lambda: self.task.gauge.saved_ms(self.network, moves, how))
+        found = self.once("saved_ms", lambda: self.setup.gauge.saved_ms(self.network, moves, how))
         doubt = "".join(found[2:])  # missing where an earlier version measured it
         if doubt:
             self.note(f"what moves save was judged by their MACs, not by the clock: {doubt}")
@@ -141,12 +142,15 @@ class Lab(Notebook):
     ) -> Scores:
         """Score moves, by their titles, by what they should cost per millisecond they save.
 
-        The metric is "loss" in nats or "accuracy" in points, on training data; `keep` of the best
-        of each kind are wanted.
+        The metric is the task's "loss" or "accuracy" in points, on training data; `keep` of the
+        best of each kind are wanted.
         """
         data = Data(self.data.train, samples, self.listener.scored)
         with self._scoring():
-            self.scores = predicted_costs(fitted, moves, saved, data, metric=metric, keep=keep)
+            task = self.setup.task
+            self.scores = predicted_costs(
+                fitted, moves, saved, data, metric=metric, keep=keep, task=task
+            )
         return self.scores
 
     def stages(self, network: Network | None = None) -> list[Stage]:
@@ -246,7 +250,7 @@ class Lab(Notebook):
         if epochs == 0:
             return
         self.listener.stage(self.number, "fine-tune" if self.number else "train")
-        meter = self.task.meter
+        meter = self.setup.meter
         with nullcontext(Spent()) if meter is None else meter.training() as spent:
             notes = self.coach.train(
                 self.network,
@@ -269,9 +273,9 @@ class Lab(Notebook):
             return
         self._fresh = False
         if self.options.move_padding and epochs:
-            pairs = self.once("paddings", lambda: self.task.gauge.paddings(self.network))
+            pairs = self.once("paddings", lambda: self.setup.gauge.paddings(self.network))
             move_paddings_(self.network, pairs)
-        self.task.rewind.apply_(self.network)
+        self.setup.rewind.apply_(self.network)
         if self.quality_before is None:
             self.listener.stage(self.number, "evaluate")
             self.quality_before = self.quality()
@@ -279,7 +283,7 @@ class Lab(Notebook):
     @property
     def can_rehearse(self) -> bool:
         """Whether a trial can train for a few batches: not where the user's own `fit` trains."""
-        return self.task.fit is None and self.options.epochs > 0
+        return self.setup.fit is None and self.options.epochs > 0
 
     def trial(
         self,

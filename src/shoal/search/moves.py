@@ -49,6 +49,7 @@ from shoal.search.work import Work, WorkModel
 from shoal.surgery import FittedLine, LineMoments, drop_, linearize_
 from shoal.surgery.collapse import collapsed_layers, fit_stretches, put_collapsed_
 from shoal.surgery.fit_conv import FittedLayer
+from shoal.tasks import Task
 
 Kind = Literal["linearize", "collapse", "drop"]
 KINDS: tuple[Kind, ...] = ("linearize", "collapse", "drop")
@@ -290,6 +291,7 @@ def predicted_costs(
     *,
     metric: str,
     keep: int,
+    task: Task | None = None,
 ) -> Scores:
     """Score moves by predicted cost per millisecond saved, the best `keep` of each kind well.
 
@@ -309,7 +311,7 @@ def predicted_costs(
         for move in moves
     ]
     how = TrialOptions(metric=metric, keep=keep)
-    found = replacement_scores("shoal", fitted.network, candidates, data, how)
+    found = replacement_scores("shoal", fitted.network, candidates, data, how, task)
     details = {
         move.title: {
             **found.details[move.title],

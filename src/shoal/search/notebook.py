@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 import torch
+from torch import Tensor
 
 from shoal.distributed import from_main, is_main, sum_across
 from shoal.importance import Scores
@@ -15,9 +16,8 @@ from shoal.network import Network
 from shoal.passes.batches import Batches
 from shoal.search.coach import Coach
 from shoal.search.records import Step
-from shoal.search.task import Spent, Task
+from shoal.search.setup import Setup, Spent
 from shoal.surgery import FittedLine
-from shoal.training.evaluate import logits_of
 
 T = TypeVar("T")
 
@@ -27,16 +27,16 @@ class Notebook:
 
     def __init__(
         self,
-        task: Task,
+        setup: Setup,
         network: Network,
         dense: Network | None,
         history: Sequence[Step],
         count: Callable[[Any], int] | None = None,
     ) -> None:
-        self.task = task
+        self.setup = setup
         self.network = network
-        self.base, self.data, self.listener = task.base, task.data, task.listener
-        self.options, self.machine, self.recipe = task.options, task.machine, task.recipe
+        self.base, self.data, self.listener = setup.base, setup.data, setup.listener
+        self.options, self.machine, self.recipe = setup.options, setup.machine, setup.recipe
         self.dense = network if dense is None else dense
         self.history = tuple(history)
         self.number = len(history)
@@ -47,7 +47,7 @@ class Notebook:
         self.spent: list[Spent] = []
         self.why = ""
         self.started = time.perf_counter()
-        self.coach = Coach(task, self.number, history)
+        self.coach = Coach(setup, self.number, history)
         self._count = count
         self._known: dict[str, Any] = {}  # what was measured in this step
         self._lines: Mapping[str, FittedLine] = {}
@@ -89,17 +89,26 @@ class Notebook:
 
     def quality(self, network: Network | None = None) -> float:
         """Return the quality of a network on the validation data, in points."""
-        return self.task.gauge.quality(network or self.network, self.data.val)
+        return self.setup.gauge.quality(network or self.network, self.data.val)
 
     def predicts_one_class(self) -> bool:
-        """Whether the network gives all validation samples one class: its signal is dead."""
+        """Whether the network gives all validation samples one answer: its signal is dead.
+
+        Where there are several answers in a sample (pixels, labels), all of them are one; of real
+        values this is not asked.
+        """
+        task = self.setup.task
         args, kwargs = self.network.example_inputs()
         with eval_mode(self.network), torch.no_grad():
-            classes = logits_of(self.network(*args, **kwargs)).shape[1]
+            output = task.output(self.network(*args, **kwargs))
+            if task.answers(output) is None:
+                return False
+            classes = max(2, output.shape[1] if output.ndim > 1 else 0)
             counts = torch.zeros(classes, dtype=torch.int64)  # a process may have no batch
             for _, batch in Batches(self.data.val, device=device_of(self.network)):
-                logits = logits_of(self.network(*batch.args, **batch.kwargs))
-                counts += logits.argmax(dim=1).bincount(minlength=classes).cpu()
+                output = task.output(self.network(*batch.args, **batch.kwargs))
+                answers = cast("Tensor", task.answers(output))
+                counts += answers.flatten().bincount(minlength=classes).cpu()
         return int((sum_across(counts) > 0).sum()) == 1
 
     def once(self, name: str, measure: Callable[[], T], *, together: bool = False) -> T:
@@ -113,7 +122,7 @@ class Notebook:
             return from_main(measure() if together or is_main() else None)
 
         if name not in self._known:
-            run = self.task.run
+            run = self.setup.run
             found = figures() if run is None else run.recall(self.number, name, figures)
             self._known[name] = found
         return cast("T", self._known[name])

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shoal.errors import ConfigError
 from shoal.options import Options, Recipe, find_recipe, share_out
+from shoal.options.task import BUILT_IN
 from shoal.registry import Registry
 from shoal.search.method import methods
 from shoal.search.options import MachineOptions, SearchOptions
+
+if TYPE_CHECKING:
+    from shoal.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,8 @@ class Settings:
     name: str
     method: Any
     options: Any
+    task_name: str
+    task: Task  # what the network is for
     search: SearchOptions
     machine: MachineOptions
     recipe: Recipe
@@ -33,6 +39,7 @@ class Settings:
         cls,
         method: Any = "shoal",
         recipe: Recipe | str | Mapping[str, Any] | None = None,
+        task: str | type[Task] | Task = "classify",
         **values: Any,
     ) -> Settings:
         """Return the settings of some flat values; what is left out has its default.
@@ -41,10 +48,11 @@ class Settings:
             method: a name, which options may follow as in "easier?how=identity", a target such as
                 "path/file.py:Name", or the class itself.
             recipe: a recipe, its name, or single values of one; None is the method's own.
-            **values: options of the search, the machine, the recipe and the method.
+            task: a name, which options may follow, a target, a class, or a task that was made.
+            **values: options of the search, the machine, the recipe, the method and the task.
 
         Raises:
-            NameNotFoundError: there is no such method, recipe or option; names the nearest.
+            NameNotFoundError: there is no such method, task, recipe or option; names the nearest.
             OptionError: a value makes no sense.
             ConfigError: the method has no such option, and others have.
 
@@ -55,10 +63,14 @@ class Settings:
         """
         found, written = methods.find(method) if isinstance(method, str) else (method, {})
         values = {**written, **values}
-        parts = (SearchOptions, MachineOptions, Recipe, found.Options)
+        from shoal.tasks import find_task  # with PyTorch, for which `--help` would wait
+
+        goal = find_task(task)
+        parts = (SearchOptions, MachineOptions, Recipe, found.Options, goal.Options)
         name = name_of(method)
-        _refuse_others(name, parts, values)
-        search, machine, training, own = share_out(values, *parts)
+        _refuse_others("method", name, option_classes(), parts, values)
+        _refuse_others("task", goal.name, BUILT_IN, parts, values)
+        search, machine, training, own, of_task = share_out(values, *parts)
         usual = getattr(found, "recipe", "finetune")
         trained_by = find_recipe(recipe if isinstance(recipe, Recipe | str) else usual)
         if isinstance(recipe, Mapping):
@@ -67,6 +79,8 @@ class Settings:
             name=name,
             method=found,
             options=found.Options.from_dict(own),
+            task_name=name_of_task(task),
+            task=find_task(goal, **of_task),
             search=SearchOptions.from_dict(search),
             machine=MachineOptions.from_dict(machine),
             recipe=Recipe.from_dict({**trained_by.to_dict(), **training}),
@@ -74,11 +88,17 @@ class Settings:
 
     def to_dict(self) -> dict[str, Any]:
         """Return all values, flat; `Settings.of(**values)` is the way back."""
-        return self._merged("to_dict")
+        return self._merged("to_dict") | {"task": self.task_name, **self.task.options.to_dict()}
 
     def identity(self) -> dict[str, Any]:
         """Return the values that decide the result, flat."""
-        return self._merged("identity")
+        # Runs of earlier versions had no task but this one.
+        usual = type(self.task).Options()
+        own = self.task.options.identity()
+        own = {name: value for name, value in own.items() if value != getattr(usual, name)}
+        if self.task_name != "classify":
+            own["task"] = self.task_name
+        return self._merged("identity") | own
 
     def _merged(self, what: str) -> dict[str, Any]:
         merged: dict[str, Any] = {"method": self.name}
@@ -97,24 +117,38 @@ def option_classes(method: str | None = None) -> dict[str, type[Options]]:
 
 def name_of(method: Any) -> str:
     """Return a method's name: as it was written, without options, or as it is registered."""
-    if isinstance(method, str):
-        return method.partition("?")[0]
-    method = method if isinstance(method, type) else type(method)
-    known: Registry[Any] = methods
-    registered = (name for name in known if known[name] is method)
-    return next(registered, f"{method.__module__}:{method.__qualname__}")
+    return _name_in(methods, method)
+
+
+def name_of_task(task: Any) -> str:
+    """Return a task's name, likewise."""
+    from shoal.tasks import tasks  # with PyTorch, for which `--help` would wait
+
+    return _name_in(tasks, task)
+
+
+def _name_in(known: Registry[Any], named: Any) -> str:
+    if isinstance(named, str):
+        return named.partition("?")[0]
+    kind = named if isinstance(named, type) else type(named)
+    registered = (name for name in known if known[name] is kind)
+    return next(registered, f"{kind.__module__}:{kind.__qualname__}")
 
 
 def _refuse_others(
-    method: str, parts: tuple[type[Options], ...], values: Mapping[str, Any]
+    what: str,
+    chosen: str,
+    classes: Mapping[str, type[Options]],
+    parts: tuple[type[Options], ...],
+    values: Mapping[str, Any],
 ) -> None:
-    """Raise for an option that only other methods have."""
+    """Raise for an option that only other methods, or tasks, have."""
     own = {f.name for part in parts for f in fields(part)}
     for name in (name for name in values if name not in own):
-        classes = option_classes().items()
-        others = [repr(k) for k, cls in classes if name in {f.name for f in fields(cls)}]
-        if not others:
-            return  # nobody's: told where the values are shared out
-        raise ConfigError(
-            f"the method '{method}' has no option {name}: omit it, or choose {' or '.join(others)}"
-        )
+        others = [repr(k) for k, cls in classes.items() if name in {f.name for f in fields(cls)}]
+        if others:
+            raise ConfigError(
+                f"the {what} '{chosen}' has no option {name}: omit it, or choose "
+                f"{' or '.join(others)}"
+            )
+        # What is nobody's is told where the values are shared out.

@@ -13,7 +13,6 @@ from shoal.data.batch import Batch
 from shoal.distributed import from_main
 from shoal.errors import one_line
 from shoal.network.own_code import with_own_code
-from shoal.training.evaluate import check_targets
 from shoal.training.objective import Objective
 
 BACKEND = "inductor"
@@ -60,9 +59,10 @@ class Compiling:
             self._advance(batch)
         compiled = self._compiled is not None and self._shapes_of(batch) == self._shapes
         self._objective.compute = self._compiled if compiled and self._compiled else self._plain
-        if compiled and check and self._objective.outputs is not None:
-            logits = torch.empty(batch.size, self._objective.outputs, device="meta")
-            check_targets(logits, batch.target)
+        seen = self._objective.output_seen
+        if compiled and check and seen is not None:
+            like = torch.empty(batch.size, *seen.shape[1:], dtype=seen.dtype, device="meta")
+            self._objective.task.check(like, batch.target)
         return check and not compiled
 
     def failed(self, error: Exception) -> bool:

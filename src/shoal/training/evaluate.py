@@ -1,34 +1,52 @@
-"""How good a network's answers are: its logits, their losses sample by sample, its accuracy."""
+"""How good a network is at its task: its quality and its loss, in one process or several."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shoal.data.batch import Batch
-from shoal.distributed import sum_across
-from shoal.errors import ConfigError, DataError, OptionError, TrainingError
+from shoal.distributed import from_main, sum_across
+from shoal.errors import ConfigError, DataError, OptionError
 from shoal.modes import eval_mode, placed
 from shoal.options.training import PRECISIONS
 from shoal.passes.batches import Batches
 from shoal.seeds import preserved_rng
+from shoal.tasks import Task, find_task
+from shoal.tasks.classify import Classify
+from shoal.tasks.task import losses_of
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How good a network is on some data."""
+    """How good a network is on some data.
 
-    top1: float  # accuracy in percent
-    loss: float  # mean cross-entropy per sample, in nats
-    samples: int
-    correct: int  # samples whose largest output is at the label
+    Attributes:
+        quality: the task's, in points, higher is better: of a classifier its top-1 in percent.
+        name: what that is called ("top-1").
+        loss: the mean over samples; None where a quality of one's own is all that is asked for.
+        samples: how many were evaluated; None likewise.
+        correct: of a classifier, samples whose largest output is at the label; None otherwise.
+        chance: the quality that one answer to every sample reaches; None if that is not known.
+    """
+
+    quality: float
+    name: str
+    loss: float | None = None
+    samples: int | None = None
+    correct: int | None = None
+    chance: float | None = None
+
+    @property
+    def top1(self) -> float | None:
+        """The accuracy of a classifier, in percent; None for other tasks."""
+        return self.quality if self.correct is not None else None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields by name."""
@@ -39,30 +57,43 @@ def evaluate(
     network: nn.Module,
     loader: Iterable[Any],
     *,
+    task: str | Task = "classify",
     device: torch.device | str | None = None,
     precision: str = "fp32",
     limit: int | None = None,
 ) -> Evaluation:
-    """Return accuracy and loss of `network` in eval mode.
+    """Return quality and loss of `network` in eval mode.
 
     A loader with `plain()` (shoal's own) is read without shuffling and augmentation. Of several
     processes each evaluates every n-th batch and gets the result of one process. For that, the
     loader must give all of them the same batches: do not shuffle or shard it.
 
     Args:
-        network: a classifier; its training flags, and the global random state, are the same
-            afterwards.
-        loader: batches of inputs and labels.
+        network: its training flags, and the global random state, are the same afterwards.
+        loader: batches of inputs and targets.
+        task: what the network is for: a name, with options as in "segment?ignore_index=0", or a
+            `Task`.
         device: where to evaluate; None means where the network is. The network goes back.
         precision: "fp32", "bf16", "fp16" or "auto", as in a recipe.
         limit: use the first samples only, this many.
 
     Raises:
-        DataError: there is no sample, or a label is outside the network's outputs.
+        DataError: there is no sample, a target does not fit the network's output, or an input that
+            makes the output NaN is NaN itself.
+        TrainingError: what the network returns does not show which tensor is meant.
         ConfigError: `limit` is below 1, or the device cannot compute in `precision`.
+
+    Example:
+        >>> import torch
+        >>> from shoal.training import evaluate
+        >>> logits, labels = torch.tensor([2.0, -1.0, 0.5]), torch.tensor([1, 0, 0])
+        >>> found = evaluate(torch.nn.Identity(), [(logits, labels)], task="binary")
+        >>> found.name, round(found.quality, 1)
+        ('accuracy', 66.7)
     """
     if limit is not None and limit < 1:
         raise OptionError("limit", limit, "at least 1 sample, or None for all")
+    chosen = find_task(task)
     # Not inference_mode: what a module keeps from such a pass (a table of positions, say) could not
     # take part in training later.
     with (
@@ -71,118 +102,69 @@ def evaluate(
         preserved_rng(where),
         torch.no_grad(),
     ):
-        chosen = resolve_precision(precision, where)
+        if chosen.judge is not None:
+            return Evaluation(chosen.judge(network, loader), chosen.quality_name)
         batches = Batches(loader, where, samples=limit, stratified=False, purpose="evaluate on")
-        rows = [  # loss and hits of each batch; zeros for another process's
-            (0.0, 0.0) if batch is None else _measure(network, batch, where, chosen)
-            for _, batch in batches.turns()
-        ]
-    # Each row comes from one process, so that the sum over processes rounds nothing.
-    table = sum_across(torch.tensor(rows, dtype=torch.float64))
-    loss, hits = table.sum(dim=0).tolist()
-    samples = batches.seen
-    return Evaluation(100.0 * hits / samples, loss / samples, samples, int(hits))
+        return _evaluated(network, batches, chosen, resolve_precision(precision, where))
 
 
-def _measure(
-    network: nn.Module, batch: Batch, device: torch.device, precision: str
-) -> tuple[float, float]:
-    with autocast(precision, device):
-        logits = logits_of(network(*batch.args, **batch.kwargs))
-    target = check_targets(logits, batch.target)
-    return float(sample_losses(logits, target).sum()), float(hits(logits, target).sum())
-
-
-def logits_of(output: Any) -> Tensor:
-    """Return the logits in an output: itself, "logits" of a mapping, or the first tensor."""
-    if isinstance(output, Tensor):
-        return output
-    if isinstance(output, Mapping):
-        if isinstance(output.get("logits"), Tensor):
-            return output["logits"]
-        output = tuple(output.values())
-    if isinstance(output, tuple | list):
-        for value in output:
-            if isinstance(value, Tensor):
-                return value
-    raise TrainingError(
-        f"the network returned a {type(output).__name__} without a tensor: "
-        "it must return logits, or a tuple or dict that holds them"
+def _evaluated(network: nn.Module, batches: Batches, task: Task, precision: str) -> Evaluation:
+    losses, rows, before = [], [], 0
+    for number, batch in batches.turns():
+        loss = 0.0  # zeros for another process's
+        if batch is not None:
+            loss, found = judged(network, batch, task, precision, number)
+            rows.append((before, found))
+        losses.append(loss)
+        before = batches.seen
+    # Each entry comes from one process, so that the sum over processes rounds nothing.
+    width = from_main(rows[0][1].shape[1] if rows else 0)
+    table = torch.zeros(batches.seen, width, dtype=torch.float64)
+    for start, found in rows:
+        table[start : start + len(found)] = found
+    table = sum_across(table)
+    total = sum_across(torch.tensor(losses, dtype=torch.float64)).sum()
+    is_classifier = task.quality_name == Classify.quality_name
+    return Evaluation(
+        quality=task.quality(table),
+        name=task.quality_name,
+        loss=float(total) / batches.seen,
+        samples=batches.seen,
+        correct=int(table[:, 0].sum()) if is_classifier else None,
+        chance=task.chance(table),
     )
 
 
-def check_targets(logits: Tensor, target: Tensor | None) -> Tensor:
-    """Return `target`, class indices `[B]` or probabilities `[B, classes]`, if it fits `logits`.
+def judged(
+    network: nn.Module, batch: Batch, task: Task, precision: str = "fp32", number: int = 0
+) -> tuple[float, Tensor]:
+    """Return the sum of a batch's losses, and the rows of its samples for the task's quality.
 
-    The logits are `[B, classes]`, and class indices must lie in their range: on a GPU a wrong one
-    would end the process, not the call.
+    The network is in eval mode and on the batch's device; errors are those of `evaluate`, which
+    call the batch by its number.
     """
-    if logits.ndim != 2:
-        raise DataError(
-            f"the network's output has shape {list(logits.shape)}, not [batch, classes]: "
-            "give a network that classifies"
-        )
-    if target is None:
-        raise DataError("the batches have no target: let the loader yield (inputs, labels)")
-    if target.is_floating_point():
-        if target.shape != logits.shape:
-            raise DataError(
-                f"soft targets have shape {list(target.shape)} but the outputs "
-                f"{list(logits.shape)}: give one probability per class"
+    with autocast(precision, batch.inputs[0].device):
+        output = task.output(network(*batch.args, **batch.kwargs))
+    target = task.check(output, batch.target)
+    if isinstance(output, Tensor) and bool(output.isnan().any()):
+        broken = broken_inputs(batch, number)
+        if broken:
+            raise DataError(broken)
+    loss = float(losses_of(task, output, target, batch.size).sum())
+    return loss, task.rows(output, target).cpu()
+
+
+def broken_inputs(batch: Batch, number: int) -> str:
+    """Return which samples of the batch of this number hold NaN, in one line; "" if none does."""
+    for value in batch.inputs:
+        broken = value.isnan().flatten(1).any(1) if value.ndim > 1 else value.isnan()
+        if bool(broken.any()):
+            return (
+                f"sample {int(broken.nonzero()[0])} of batch {number} (from 0) holds NaN, and "
+                f"{int(broken.sum())} of the {batch.size} in that batch do: leave them out, or "
+                "repair them"
             )
-        return target
-    if target.ndim != 1 or target.dtype == torch.bool:
-        raise DataError(
-            f"labels have shape {list(target.shape)} and type {target.dtype}: "
-            "give class indices [batch] or probabilities [batch, classes]"
-        )
-    outputs = logits.shape[1]
-    low, high = map(int, target.aminmax()) if len(target) else (0, 0)
-    if low < 0 or high >= outputs:
-        raise DataError(
-            f"label {low if low < 0 else high} is outside the network's {outputs} outputs "
-            f"(0 to {outputs - 1}): check the labels, or the network's number of classes"
-        )
-    return target
-
-
-def sample_losses(logits: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Return the cross-entropy of each sample, `[B]`, in fp32 or better.
-
-    Takes targets as `check_targets` does; `smoothing` is their share that is spread evenly over the
-    classes.
-    """
-    logits = _at_least_fp32(logits)
-    wanted = target.to(logits.dtype) if target.is_floating_point() else target.long()
-    return F.cross_entropy(logits, wanted, label_smoothing=smoothing, reduction="none")
-
-
-def distillation_losses(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Return T² · KL(teacher ‖ student) of the softened outputs for each sample, `[B]`.
-
-    The form of Hinton et al. 2015, of logits `[B, classes]` that the temperature T divides: the
-    factor T² keeps the gradient's size independent of T, and the gradient is zero where both agree.
-    """
-    if student.shape != teacher.shape:
-        raise TrainingError(
-            f"the teacher's outputs have shape {list(teacher.shape)} but the network's "
-            f"{list(student.shape)}: give a teacher of the same task"
-        )
-    log_student = F.log_softmax(_at_least_fp32(student) / temperature, dim=1)
-    log_teacher = F.log_softmax(_at_least_fp32(teacher) / temperature, dim=1)
-    divergence = F.kl_div(log_student, log_teacher, reduction="none", log_target=True)
-    return divergence.sum(dim=1) * temperature**2
-
-
-def hits(logits: Tensor, target: Tensor) -> Tensor:
-    """Return whether each sample has its largest logit at the target, `[B]`."""
-    wanted = target.argmax(dim=1) if target.is_floating_point() else target
-    return logits.argmax(dim=1) == wanted
-
-
-def _at_least_fp32(values: Tensor) -> Tensor:
-    # A softmax in half precision loses digits.
-    return values if values.dtype in (torch.float32, torch.float64) else values.float()
+    return ""
 
 
 def resolve_precision(asked: str, device: torch.device) -> str:

@@ -29,12 +29,13 @@ from shoal.modes import eval_mode, kept_flags, make_channels_last, placed
 from shoal.onednn import safe_convolutions
 from shoal.options import Recipe, find_recipe
 from shoal.seeds import preserved_rng
+from shoal.tasks import Loss, Task, find_task, with_own
 from shoal.training.evaluate import evaluate, resolve_precision
-from shoal.training.objective import Hooks, Loss, Objective, Values
+from shoal.training.objective import Hooks, Objective, Values
 from shoal.training.reports import BatchReport, EpochReport, FitReport, best_epoch
 from shoal.training.trainer import Feed, Trainer
 
-_FORMAT = {"format": "shoal.fit", "version": 2}
+_FORMAT = {"format": "shoal.fit", "version": 3}
 
 
 # Long because each of its arguments is explained; the body is short.
@@ -48,6 +49,7 @@ def fit(
     first_epoch: int = 0,
     val: Any = None,
     teacher: nn.Module | None = None,
+    task: str | Task = "classify",
     loss: Loss | None = None,
     checkpoint: Path | str | None = None,
     on_epoch: Callable[[EpochReport], None] | None = None,
@@ -59,7 +61,7 @@ def fit(
     groups: Callable[[nn.Module], Iterable[Mapping[str, Any]]] | None = None,
     after_step: Callable[[nn.Module], object] | None = None,
 ) -> FitReport:
-    """Train `network` in place, and return losses, accuracies and times per epoch.
+    """Train `network` in place, and return losses, qualities and times per epoch.
 
     Afterwards the network is on the device it was trained on, unwrapped, in fp32, with the
     training flags it came with; its 4-D weights are channels-last if the recipe says so, which
@@ -88,8 +90,9 @@ def fit(
             data count on, or each would see the same random changes of the images.
         val: validation batches, evaluated in fp32 after every epoch; needed for early stopping.
         teacher: network to distil from, left as it came; needed if the recipe's `distill` is set.
-        loss: called with the network's output and the target instead of the cross-entropy; returns
-            the mean over the batch or one loss per sample.
+        task: what the network is for, as `evaluate` takes it.
+        loss: called with what the network returns and the target, in place of the task's loss;
+            returns the mean over the batch or one loss per sample.
         checkpoint: file that is rewritten after every epoch, and left at the end. If it is there at
             the start, the fit goes on from it; if it is damaged or belongs to another fit (shapes,
             recipe, epochs, seed, first epoch, number of batches, names of the hooks), the fit
@@ -118,7 +121,7 @@ def fit(
 
     Raises:
         ConfigError: options that do not go together, or that the device cannot do.
-        DataError: the loader is empty, or labels do not fit the network.
+        DataError: the loader is empty, targets do not fit the network, or inputs hold NaN.
         TrainingError: the loss or a weight is not finite, or there is nothing to train.
         NameNotFoundError: there is no recipe, or no place, of that name.
 
@@ -128,13 +131,13 @@ def fit(
         >>> len(report.epochs), report.epochs[0].penalty > report.epochs[1].penalty
         (2, True)
     """
-    plan = find_recipe(recipe)
+    plan, goal = find_recipe(recipe), with_own(find_task(task), loss)
     hooks = Hooks(penalty, tuple(at), groups, after_step)
     where = _device(device, accelerator)
     own = getattr(accelerator, "mixed_precision", "no")
     asked = own if plan.precision == "auto" and own in ("bf16", "fp16") else plan.precision
     precision = resolve_precision(asked, where)
-    _check(network, plan, epochs=epochs, val=val, teacher=teacher)
+    _check(network, plan, goal, epochs=epochs, val=val, teacher=teacher)
     start = _cpu_state(network)
     try:
         with ExitStack() as stack:
@@ -148,7 +151,7 @@ def fit(
                 make_channels_last(network)
             feed = Feed(train, seed, where, plan.channels_last, first_epoch)
             stack.callback(feed.close)
-            objective = Objective(network, plan, loss, teacher, hooks)
+            objective = Objective(network, plan, goal, teacher, hooks)
             trainer = Trainer(objective, feed, epochs, precision, on_batch)
             run = _Run(trainer, None if checkpoint is None else Path(checkpoint))
             notes = stack.enter_context(safe_convolutions(network))
@@ -179,6 +182,7 @@ class _Run:
             "recipe": self.recipe.identity(),
             "shapes": {name: list(p.shape) for name, p in self.network.named_parameters()},
             "hooks": trainer.hooks.names(),
+            "task": trainer.objective.task.name,
             "epochs": trainer.epochs,
             "seed": trainer.feed.seed,
             "first_epoch": trainer.feed.first_epoch,
@@ -223,20 +227,20 @@ class _Run:
         _check_weights(self.network, number + 1)
         broadcast_buffers(self.network)
         self.skipped += sums.skipped
-        judged = None if val is None else evaluate(self.network, val)
+        judged = None if val is None else evaluate(self.network, val, task=trainer.objective.task)
         return EpochReport(
             epoch=number + 1,
             seconds=time.perf_counter() - begin,
             loss=sums.loss / sums.samples,
             lr=sums.lr,
-            train_top1=None if math.isnan(sums.hits) else 100.0 * sums.hits / sums.samples,
-            val_top1=None if judged is None else judged.top1,
+            train_hits=None if math.isnan(sums.hits) else 100.0 * sums.hits / sums.samples,
+            val_quality=None if judged is None else judged.quality,
             val_loss=None if judged is None else judged.loss,
             penalty=sums.penalty / sums.samples if trainer.hooks.penalty is not None else None,
         )
 
     def _stalled(self) -> bool:
-        """Whether the validation accuracy has not improved for long enough to stop."""
+        """Whether the validation quality has not improved for long enough to stop."""
         patience = self.recipe.early_stop
         return patience is not None and len(self.history) - best_epoch(self.history) >= patience
 
@@ -345,7 +349,13 @@ def _device(device: torch.device | str | None, accelerator: Any) -> torch.device
 
 
 def _check(
-    network: nn.Module, recipe: Recipe, *, epochs: int, val: Any, teacher: nn.Module | None
+    network: nn.Module,
+    recipe: Recipe,
+    task: Task,
+    *,
+    epochs: int,
+    val: Any,
+    teacher: nn.Module | None,
 ) -> None:
     if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 0:
         raise OptionError("epochs", epochs, "a whole number of at least 0")
@@ -355,6 +365,11 @@ def _check(
         raise ConfigError(f"distill is {recipe.distill:g} but there is no teacher: give one")
     if teacher is not None and recipe.distill == 0:
         raise ConfigError("a teacher is given but distill is 0: set the recipe's distill, up to 1")
+    if teacher is not None and not task.has_divergence:
+        raise ConfigError(
+            f"the task '{task.name}' has no distance between outputs to learn from a teacher by: "
+            "set distill to 0 and omit the teacher"
+        )
     if teacher is network:
         raise ConfigError("the teacher is the network itself: give a copy of it")
     for name, parameter in network.named_parameters():

@@ -18,19 +18,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from shoal.data.batch import Batch
-from shoal.errors import ConfigError, TrainingError, unknown_name
+from shoal.errors import ConfigError, ShoalError, TrainingError, unknown_name
 from shoal.network import Network
 from shoal.network.runner import handing_out
 from shoal.options import Recipe
-from shoal.training.evaluate import (
-    check_targets,
-    distillation_losses,
-    hits,
-    logits_of,
-    sample_losses,
-)
-
-Loss: TypeAlias = Callable[[Any, Tensor], Tensor]
+from shoal.tasks import Task
+from shoal.tasks.task import at_least_fp32, losses_of
 
 Values: TypeAlias = Mapping[str, Any]
 """By place: the tensor that goes into a site; what goes into a block or stretch and comes out."""
@@ -69,18 +62,19 @@ class Objective(nn.Module):
         self,
         network: nn.Module,
         recipe: Recipe,
-        loss: Loss | None,
+        task: Task,
         teacher: nn.Module | None,
         hooks: Hooks,
     ) -> None:
         super().__init__()
         self.network = network
         self.recipe = recipe
-        self.loss = loss
+        self.task = task
         # In a tuple, because a module's attribute would count the teacher's weights as its own.
         self._teacher = (teacher,)
         self.hooks = hooks
-        self.outputs: int | None = None  # of the network, once labels were checked against it
+        # The form of the network's output, without values, once targets were checked against it.
+        self.output_seen: Tensor | None = None
         # What a pass computes: `computed`, or that compiled.
         self.compute: Callable[..., tuple[Tensor, Tensor]] = self.computed
         self._values: dict[str, Any] = {}
@@ -103,22 +97,26 @@ class Objective(nn.Module):
     def forward(self, batch: Batch, check: bool = False) -> tuple[Tensor, Tensor]:
         """Return the sum over the batch of losses and penalty [], and what to report of it [3].
 
-        That is the sum of the losses alone, the number of hits (NaN: not a classification) and the
-        sum of the penalty (0 without one), detached. To `check` the labels waits for the device.
+        That is the sum of the losses alone, the number of hits (NaN: answers are not right or
+        wrong) and the sum of the penalty (0 without one), detached. To `check` targets waits for
+        the device.
         """
         return self.compute(batch, check)
 
     def computed(self, batch: Batch, check: bool = False) -> tuple[Tensor, Tensor]:
         """Compute what `forward` returns."""
-        output = self.network(*batch.args, **batch.kwargs)
+        output = self.task.output(self.network(*batch.args, **batch.kwargs))
+        target = self._checked(output, batch, check)
         share = self.recipe.distill
         parts = []
         if share < 1.0:
-            parts.append((1.0 - share) * self._task_loss(output, batch, check))
+            smoothing = self.recipe.label_smoothing
+            losses = losses_of(self.task, output, target, batch.size, smoothing)
+            parts.append((1.0 - share) * losses.sum())
         if share > 0.0:
             parts.append(share * self._teacher_loss(output, batch))
         loss = torch.stack(parts).sum()
-        found = _hits(output, batch.target).to(loss)
+        found = self._hits(output, target).to(loss)
         if self.hooks.penalty is None:
             return loss, torch.stack([loss, found, torch.zeros_like(loss)]).detach()
         given = self.hooks.penalty(self.network, dict(self._values))
@@ -127,21 +125,50 @@ class Objective(nn.Module):
         penalty = _scalar(given).to(loss) * batch.size
         return loss + penalty, torch.stack([loss, found, penalty]).detach()
 
-    def _task_loss(self, output: Any, batch: Batch, check: bool) -> Tensor:
-        if self.loss is not None:
-            return _summed(self.loss(output, batch.target), batch.size)  # type: ignore[arg-type]
-        logits, target = logits_of(output), batch.target
-        if check or logits.ndim != 2 or target is None:
-            target = check_targets(logits, target)
-            self.outputs = logits.shape[1]
-        return sample_losses(logits, target, self.recipe.label_smoothing).sum()
+    def _checked(self, output: Any, batch: Batch, check: bool) -> Any:
+        """Return the batch's target as the task takes it."""
+        target = self.task.check(output, batch.target, check)
+        if check and isinstance(output, Tensor):
+            self.output_seen = torch.empty_like(output, device="meta")
+        return target
 
     def _teacher_loss(self, output: Any, batch: Batch) -> Tensor:
         (teacher,) = self._teacher
         assert teacher is not None  # `fit` has seen to it
         with torch.no_grad():
-            wanted = logits_of(teacher(*batch.args, **batch.kwargs))
-        return distillation_losses(logits_of(output), wanted, self.recipe.temperature).sum()
+            wanted = self.task.output(teacher(*batch.args, **batch.kwargs))
+        return distillation_losses(self.task, output, wanted, self.recipe.temperature).sum()
+
+    @torch.no_grad()
+    def _hits(self, output: Any, target: Any) -> Tensor:
+        """Return the number of hits; NaN if answers are not right or wrong."""
+        if self.task.has_hits:
+            try:
+                return self.task.hits(output, target).sum()
+            except ShoalError:  # a user's loss takes targets that the task does not
+                pass
+        return torch.tensor(math.nan)
+
+
+def distillation_losses(task: Task, student: Any, teacher: Any, temperature: float) -> Tensor:
+    """Return T² · KL(teacher ‖ student) of the softened outputs for each sample, `[B]`.
+
+    The form of Hinton et al. 2015, of logits that the temperature T divides: the factor T² keeps
+    the gradient's size independent of T, and the gradient is zero where both agree. A task without
+    probabilities has another divergence in the place of KL; of squared differences T cancels out.
+    """
+    if isinstance(student, Tensor) and student.shape != teacher.shape:
+        raise TrainingError(
+            f"the teacher's outputs have shape {list(teacher.shape)} but the network's "
+            f"{list(student.shape)}: give a teacher of the same task"
+        )
+    return task.divergence(_softened(teacher, temperature), _softened(student, temperature)) * (
+        temperature**2
+    )
+
+
+def _softened(output: Any, temperature: float) -> Any:
+    return at_least_fp32(output) / temperature if isinstance(output, Tensor) else output
 
 
 def _places(network: nn.Module, at: tuple[str, ...]) -> dict[str, tuple[fx.Node, ...]]:
@@ -158,30 +185,6 @@ def _places(network: nn.Module, at: tuple[str, ...]) -> dict[str, tuple[fx.Node,
         if place not in known:
             raise unknown_name("site, block or stretch", place, known)
     return {place: known[place] for place in at}
-
-
-@torch.no_grad()
-def _hits(output: Any, target: Tensor | None) -> Tensor:
-    """Return the number of hits; NaN if the outputs or the targets do not classify."""
-    if target is not None:
-        logits = logits_of(output)
-        soft = target.is_floating_point() and target.shape == logits.shape
-        hard = not target.is_floating_point() and target.ndim == 1
-        if logits.ndim == 2 and (soft or hard):
-            return hits(logits, target).sum()
-    return torch.tensor(math.nan)
-
-
-def _summed(loss: Any, size: int) -> Tensor:
-    if isinstance(loss, Tensor) and loss.numel() == 1 and loss.ndim <= 1:
-        return loss.reshape(()) * size
-    if isinstance(loss, Tensor) and loss.shape == (size,):
-        return loss.sum()
-    given = f"of shape {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-    raise TrainingError(
-        f"the loss function returned {given}: return the mean over the batch (a tensor of one "
-        f"element) or one loss per sample ({size} here)"
-    )
 
 
 def _scalar(penalty: Any) -> Tensor:

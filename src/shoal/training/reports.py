@@ -32,11 +32,11 @@ class EpochReport:
     seconds: float  # of training and validation together
     loss: float  # mean per training sample while the weights changed, without the penalty
     lr: float  # of the last step
-    # Accuracy in percent on the (augmented) training batches as they came, in train mode; None if a
-    # custom loss does something else than classify.
-    train_top1: float | None
-    val_top1: float | None = None  # in percent, at the end; None without validation data
-    val_loss: float | None = None  # mean cross-entropy per validation sample
+    # Percent of answers that were right on the (augmented) training batches as they came, in train
+    # mode; None where the task's answers are not right or wrong.
+    train_hits: float | None
+    val_quality: float | None = None  # in points, at the end; None without validation data
+    val_loss: float | None = None  # mean per validation sample; None if evaluate= gave the quality
     penalty: float | None = None  # mean that was added to the loss; None without one
 
     def to_dict(self) -> dict[str, Any]:
@@ -50,7 +50,7 @@ class FitReport:
 
     Attributes:
         epochs: one report each, those before an interruption included.
-        stopped_early: whether the validation accuracy ended the run before its last epoch.
+        stopped_early: whether the validation quality ended the run before its last epoch.
         best_epoch: number (from 1) of the epoch whose weights the network has now, if the recipe
             stops early; None for those of the last epoch.
         skipped_batches: batches of one sample that batch norm could not train on, in all epochs.
@@ -73,13 +73,13 @@ class FitReport:
 
 
 def best_epoch(history: Sequence[EpochReport]) -> int:
-    """Return the number (from 1) of the epoch with the best validation accuracy, 0 if none has one.
+    """Return the number (from 1) of the epoch with the best validation quality, 0 if none has one.
 
     Among equals the lower validation loss wins, then the earlier epoch.
     """
     judged = [
-        (report.val_top1, -report.val_loss, -report.epoch)
+        (report.val_quality, -(report.val_loss or 0.0), -report.epoch)
         for report in history
-        if report.val_top1 is not None and report.val_loss is not None
+        if report.val_quality is not None
     ]
     return -max(judged)[2] if judged else 0

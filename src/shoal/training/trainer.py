@@ -32,7 +32,7 @@ from shoal.errors import DataError, TrainingError
 from shoal.passes.batches import set_epoch
 from shoal.seeds import derive_seed, seed_everything
 from shoal.training.compiled import Compiling
-from shoal.training.evaluate import autocast
+from shoal.training.evaluate import autocast, broken_inputs
 from shoal.training.objective import Objective
 from shoal.training.optimizer import Optimizers, learning_rate
 from shoal.training.reports import BatchReport
@@ -135,7 +135,15 @@ class Trainer:
                     continue
                 self.optimizers.set_learning_rates(rate)
                 added = self._step(list(itertools.compress(group, usable)), total)
-                sums.add(step, added, total)
+                try:
+                    sums.add(step, added, total)
+                except TrainingError as error:  # it may be the data's fault
+                    first = step * self.recipe.accumulate
+                    found = [broken_inputs(batch, first + i) for i, batch in enumerate(group)]
+                    if not any(found):
+                        raise
+                    where, why = str(error).partition(":")[0], next(filter(None, found))
+                    raise TrainingError(f"{where}, as {why}") from error
                 if self.on_batch is not None:
                     mean = added[0] * (world() / total)
                     self.on_batch(BatchReport(epoch + 1, step + 1, self.steps, sums.lr, mean))
@@ -189,8 +197,9 @@ class Trainer:
                 f"batch norm cannot train on a batch of {batch.size}: use a larger batch_size"
             ) from error
         # A loader that knows its labels needs no second look.
-        if self.feed.classes is not None and self.objective.outputs is not None:
-            self.check = self.check and self.feed.classes > self.objective.outputs
+        seen = self.objective.output_seen
+        if self.feed.classes is not None and seen is not None and seen.ndim > 1:
+            self.check = self.check and self.feed.classes > seen.shape[1]
         return found
 
     def _pass(self, batch: Batch, check: bool) -> tuple[Tensor, Tensor]:
@@ -330,4 +339,4 @@ def _slice_of(batch: Batch, index: int, count: int) -> Batch:
     too: a process without a sample could not take part in the step.
     """
     start = index if index < batch.size else index % batch.size
-    return batch.each(lambda value: value[start::count])
+    return batch.rows(slice(start, None, count))

@@ -15,6 +15,7 @@ from shoal.search.options import MachineOptions, SearchOptions
 from shoal.search.records import Step
 from shoal.search.rewind import Rewind
 from shoal.search.run import Run
+from shoal.tasks import Task, find_task
 from shoal.training import BatchReport, EpochReport
 
 
@@ -68,7 +69,7 @@ class Meter(Protocol):
 
 
 @dataclass(frozen=True)
-class Task:
+class Setup:
     """What stays the same for all steps of a search."""
 
     base: Network  # the captured original, with an empty plan
@@ -79,6 +80,7 @@ class Task:
     gauge: Gauge
     listener: Listener
     rewind: Rewind
+    task: Task = field(default_factory=find_task)  # what the network is for
     fit: Callable[[Network], object] | None = None  # trains in place of the built-in trainer
     run: Run | None = None  # None keeps nothing
     meter: Meter | None = None
