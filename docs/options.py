@@ -10,6 +10,7 @@ from shoal.importance import criteria
 from shoal.options import DataOptions, Option, Options, Recipe, options_of
 from shoal.search.method import methods
 from shoal.search.options import MachineOptions, SearchOptions
+from shoal.tasks import tasks
 
 PAGE = Path(__file__).with_name("options.md")
 
@@ -19,7 +20,8 @@ INTRO = """\
 Written by `python docs/options.py` from the classes that define the options; edit those, not this
 page. An option has one name: `max_drop` is `max_drop=2` in `shoal.compress`, `--max-drop 2` on the
 command line and `max_drop: 2` in a YAML file. Options of a criterion follow its name, as in
-`--criterion "l1?scope=global"`; those of a method may, as in `--method "easier?how=identity"`.
+`--criterion "l1?scope=global"`; those of a method or a task may, as in
+`--method "easier?how=identity"` and `--task "segment?ignore_index=0"`.
 """
 
 CONCERNS: dict[str, tuple[str, type[Options]]] = {
@@ -39,7 +41,7 @@ def _lines() -> Iterator[str]:
     yield INTRO
     for title, (about, cls) in CONCERNS.items():
         yield from (f"## {title}\n", f"{about}\n", *_table(cls))
-    for title, registry in (("Methods", methods), ("Criteria", criteria)):
+    for title, registry in (("Tasks", tasks), ("Methods", methods), ("Criteria", criteria)):
         yield f"## {title}\n"
         names_of: dict[tuple[str, ...], list[str]] = {}  # criteria of one kind share their options
         for name in registry.names():

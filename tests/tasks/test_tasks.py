@@ -179,7 +179,7 @@ def test_with_both_of_ones_own_nothing_is_asked_of_outputs_and_targets() -> None
 
 
 def test_a_task_of_ones_own_is_a_subclass(tmp_path: Any) -> None:
-    (tmp_path / "own.py").write_text(
+    (tmp_path / "near_task.py").write_text(
         "import shoal\nfrom shoal.tasks import find_task\n\n"
         "class Near(type(find_task('classify'))):\n    quality_name = 'near'\n"
     )
