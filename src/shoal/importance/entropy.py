@@ -87,6 +87,8 @@ class Entropy(OnePass):
         self._sums: dict[str, Tensor] = {}  # [GROUPS]: entropies of batches, for pooling="batch"
         self._dealt = torch.zeros(2, GROUPS, dtype=torch.int64)  # samples and batches per group
         self._batch = (0, 0)  # index and size of the present one
+        self._piece = (0, 0)  # of that batch: first sample and size
+        self.in_pieces = self.options.pooling == "all"
         self._samples = 0
         self._population: int | None = None
 
@@ -118,12 +120,16 @@ class Entropy(OnePass):
         self._dealt[0] += ((index * size + torch.arange(size)) % GROUPS).bincount(minlength=GROUPS)
         self._dealt[1, index % GROUPS] += 1
 
+    @override
+    def piece(self, first: int, size: int) -> None:
+        self._piece = (first, size)
+
     def _count(
         self, site: Site, batch_first: bool, module: nn.Module, inputs: tuple[Tensor, ...]
     ) -> None:
-        z, (index, size) = inputs[0], self._batch
-        by_sample = batch_first and z.shape[0] % size == 0
-        parts, start = (size, index * size) if by_sample else (1, index)
+        z, (index, size), (first, count) = inputs[0], self._batch, self._piece
+        by_sample = batch_first and z.shape[0] % count == 0
+        parts, start = (count, index * size + first) if by_sample else (1, index)
         on, off = count_states(z, site.channel_dim, parts, min(parts, GROUPS))
         if self.options.zeros != "exclude":
             on, off = self._with_zeros(z, on, off, parts)

@@ -41,6 +41,7 @@ class BlockInfluence(OnePass):
         )
 
     options: Options
+    in_pieces = True
 
     @override
     def attach(self, network: Network) -> Sequence[RemovableHandle]:

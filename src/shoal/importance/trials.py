@@ -105,6 +105,13 @@ class FitOptions(Criterion.Options):
         check=at_least(1),
     )
     ridge: float | None = option(None, "As in collapse_.", check=at_least(0))
+    positions: int | None = option(
+        None,
+        "Fit each layer on about this many positions of the feature maps. By default on 5 for each "
+        "weight of an output channel, at least 16,384: fewer than collapse_ takes, and enough to "
+        "compare.",
+        check=at_least(1),
+    )
     names: tuple[str, ...] | None = option(None, "Score these stretches only.")
     place: str = option(
         "stretch",
@@ -205,6 +212,7 @@ def _fitted_layers(
     fitted = fit_stretches(
         network, stretches, data.loader,
         samples=data.samples, ridge=options.ridge, progress=data.progress, leave_out=True,
+        rows=lambda stretch: options.positions or stretch.shape.rows_to_rank,
     )  # fmt: skip
     if not fitted:
         raise ConfigError(

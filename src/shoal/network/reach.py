@@ -26,6 +26,8 @@ MAX_COLUMNS = 10_240
 
 _ROWS_PER_COLUMN = 8  # positions that pin the weights down well
 _FEWEST_ROWS = 32_768
+_ROWS_PER_COLUMN_TO_RANK = 5  # positions that tell how well a layer can fit
+_FEWEST_ROWS_TO_RANK = 16_384
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,14 @@ class LayerShape:
         return max(_FEWEST_ROWS, _ROWS_PER_COLUMN * self.columns)
 
     @property
+    def rows_to_rank(self) -> int:
+        """Positions to fit on where only the residuals are compared; see `rows`."""
+        return max(_FEWEST_ROWS_TO_RANK, _ROWS_PER_COLUMN_TO_RANK * self.columns)
+
+    @property
     def fit_bytes(self) -> int:
         """The memory of the matrices while the data stream by."""
-        return 8 * self.columns * (self.columns + self.out_channels)
+        return self.columns * (10 * self.columns + 8 * self.out_channels)
 
     def make(self, **factory: Any) -> nn.Conv2d | nn.Linear:
         """Return a new layer of this shape, with a bias; `factory` is its device and dtype."""

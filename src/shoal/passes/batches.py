@@ -10,6 +10,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
+from itertools import chain, islice
 from typing import Any, Protocol
 
 import torch
@@ -21,6 +22,7 @@ from shoal.distributed import rank, world
 from shoal.errors import DataError, OptionError
 from shoal.modes import device_of, eval_mode
 from shoal.network import Network
+from shoal.passes.pieces import in_pieces, samples_at_once
 
 
 def plain(loader: Iterable[Any]) -> Iterable[Any]:
@@ -152,8 +154,12 @@ class Observer(Protocol):
     """Collects figures while a network runs in eval mode.
 
     First `attach` is called, then `begin` before each batch of this process, and `finish` once at
-    the end, in every process.
+    the end, in every process. One that sets `in_pieces` lets the network run on a batch in several
+    pieces, each after a call of `piece`; hooks then see these. That is faster where the tensors of
+    a whole batch are large.
     """
+
+    in_pieces: bool = False
 
     @abstractmethod
     def attach(self, network: Network) -> Sequence[RemovableHandle]:
@@ -162,6 +168,9 @@ class Observer(Protocol):
     @abstractmethod
     def begin(self, index: int, batch: Batch) -> None:
         """Get ready for the batch that runs next; `index` is its number among all batches."""
+
+    def piece(self, first: int, size: int) -> None:
+        """Get ready for `size` samples of the batch from number `first`, which run next."""
 
     @abstractmethod
     def finish(self, samples: int, population: int | None) -> None:
@@ -185,17 +194,25 @@ def observe(
     flags are restored. Returns the number of samples, over all processes.
     """
     batches = Batches(loader, device_of(network), samples=samples, progress=progress)
+    cut = all(observer.in_pieces for observer in observers)
     handles: list[RemovableHandle] = []
     try:
-        for observer in observers:
-            handles += observer.attach(network)
         # Not inference_mode: what a module keeps from such a pass (a table of positions, say)
         # could not take part in training later.
         with eval_mode(network), torch.no_grad():
-            for number, batch in batches:
+            mine = iter(batches)
+            first = list(islice(mine, 1))
+            # Before any hook is there: it tries some samples out.
+            at_once = samples_at_once(network, first[0][1]) if first and cut else None
+            for observer in observers:
+                handles += observer.attach(network)
+            for number, batch in chain(first, mine):
                 for observer in observers:
                     observer.begin(number, batch)
-                network(*batch.args, **batch.kwargs)
+                for start, piece in in_pieces(batch, at_once or batch.size):
+                    for observer in observers:
+                        observer.piece(start, piece.size)
+                    network(*piece.args, **piece.kwargs)
     finally:
         for handle in handles:
             handle.remove()

@@ -19,11 +19,11 @@ from shoal.network import Network, Operation
 from shoal.network.rewrite import free_path, remove_dead_, replace_stretch_
 from shoal.network.runner import Tap, listen
 from shoal.network.stretches import Stretch, with_kernel
-from shoal.passes.batches import Batches, observe
+from shoal.passes.batches import Batches, Observer, observe
 from shoal.surgery.fit_conv import FittedLayer, LayerMoments
 from shoal.surgery.linearize import named_once
 
-_PASS_BYTES = 1 << 30  # of matrices held during one pass; solving one of them comes on top
+_PASS_BYTES = 3 << 29  # of matrices held during one pass; solving one of them comes on top
 
 
 def collapse_(
@@ -139,21 +139,28 @@ def fit_stretches(
     ridge: float | None = None,
     reference: Network | None = None,
     progress: Callable[[int, int], None] | None = None,
+    rows: Callable[[Stretch], int] | None = None,
     leave_out: bool = False,
 ) -> dict[str, FittedLayer]:
     """Fit one layer to each stretch, in one pass over the data where memory allows.
 
     What the network computes at its stretches is the target; or a `reference`, another network with
-    stretches of these names. The matrices of one pass take at most 1 GiB, unless a single stretch
-    needs more. `leave_out` skips stretches that there are too few samples for; the other arguments
-    are those of `collapse_` and `shoal.score`. Returns the fitted layers by name.
+    stretches of these names. The matrices of one pass take at most 1.5 GiB, unless a single stretch
+    needs more. `rows` says on about how many positions a stretch is fitted, in place of its shape's
+    `rows`; `leave_out` skips stretches that there are too few samples for; the other arguments are
+    those of `collapse_` and `shoal.score`. Returns the fitted layers by name.
     """
     if ridge is not None and not ridge >= 0.0:
         raise OptionError("ridge", ridge, "a number from 0, or None")
     expected = Batches(loader, samples=samples).expected
     found: dict[str, FittedLayer] = {}
     for group in _groups(stretches):
-        moments = {s.name: LayerMoments(s.shape, name=s.name, samples=expected) for s in group}
+        moments = {
+            s.name: LayerMoments(
+                s.shape, name=s.name, samples=expected, rows=None if rows is None else rows(s)
+            )
+            for s in group
+        }
         observer = _StretchObserver({s.name: s for s in group}, moments, reference)
         observe(network, loader, [observer], samples=samples, progress=progress)
         for name in list(moments):
@@ -177,7 +184,7 @@ def _groups(stretches: Sequence[Stretch]) -> list[list[Stretch]]:
 
 
 @dataclass
-class _StretchObserver:
+class _StretchObserver(Observer):
     """Feeds what goes into and comes out of each stretch to its moments.
 
     A reference runs on each batch first, and its values are the outputs.
@@ -187,7 +194,9 @@ class _StretchObserver:
     moments: Mapping[str, LayerMoments]
     reference: Network | None
     targets: dict[str, Tensor] = field(default_factory=dict)
-    keys: Tensor | None = None
+    keys: Tensor = field(default_factory=lambda: torch.zeros(0))  # of the batch
+    piece_keys: Tensor | None = None
+    in_pieces: bool = True
 
     def attach(self, network: Network) -> Sequence[RemovableHandle]:
         named, model = self.stretches, self.reference
@@ -211,10 +220,13 @@ class _StretchObserver:
 
     def _add(self, name: str, x: Tensor, y: Tensor | None = None) -> None:
         target = self.targets.pop(name) if y is None else y
-        self.moments[name].add(x, target, self.keys)
+        self.moments[name].add(x, target, self.piece_keys)
 
     def begin(self, index: int, batch: Batch) -> None:
         self.keys = sample_keys(batch)
+
+    def piece(self, first: int, size: int) -> None:
+        self.piece_keys = self.keys[first : first + size]
 
     def finish(self, samples: int, population: int | None) -> None:
         for moments in self.moments.values():

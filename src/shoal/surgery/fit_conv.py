@@ -3,11 +3,12 @@
 With X the patches of the input (one row per output position) and Y the output, both about their
 means, the weights W = (XᵀX + λI)⁻¹XᵀY have the least squared error (ridge regression; for
 transformer blocks: ReplaceMe, Shopkhoev et al. 2025). XᵀX and XᵀY are added up while the data
-stream by, in chunks of float32 into float64; the solve is a Cholesky factorisation in float64.
+stream by, in float32 and then, after a few thousand rows at most, in float64; the solve is a Cholesky
+factorisation in float64. XᵀX is symmetric: only what lies below its diagonal is multiplied out.
 
-Memory, for d columns (kernel area · input channels) and m output channels: 8·d·(d + m) bytes while
-the data stream, twice that while solving, and at most about 200 MiB for chunks. 512 channels with
-a 3×3 kernel (d = 4,608) take 0.6 GiB in all.
+Memory, for d columns (kernel area · input channels) and m output channels: 10·d² + 8·d·m bytes
+while the data stream, 16·d·(d + m) while solving, and at most about 200 MiB for chunks. 512
+channels with a 3×3 kernel (d = 4,608) take 0.6 GiB in all.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ from shoal.network.reach import LayerShape
 RIDGE = 1e-5  # of the mean variance of a column; enough to keep dead and doubled channels harmless
 _STRONGER = (1e-9, 1e-7, 1e-5, 1e-3, 1e-1)  # tried in turn where the matrix is singular
 _CHUNK = 1 << 23  # entries of X at a time: 32 MiB
+_STRIP = 512  # rows of XᵀX that are multiplied out together, up to the diagonal
+_SMALL = 1024  # columns up to which strips would save too little
+_ROWS_IN_FLOAT32 = 2048  # that are added up before the strips go to float64
 _SPREAD = 2654435761  # a large prime (Knuth, multiplicative hashing)
 
 
@@ -83,7 +87,11 @@ class LayerMoments:
         self._count = 0
         self._samples = 0
         self._pilot: tuple[Tensor, Tensor] | None = None  # about which sums are taken: [d], [m]
-        self._sums: tuple[Tensor, ...] = ()  # x [d], y [m], xx [d, d], xy [d, m], yy [m]
+        # x [d], y [m], xx [d, d] (until `finish` its strips alone), xy [d, m], yy [m]
+        self._sums: tuple[Tensor, ...] = ()
+        self._height = shape.columns if shape.columns <= _SMALL else _STRIP
+        self._strips: list[Tensor] = []  # of xx, in float32: what is not yet in the sums
+        self._in_strips = 0  # rows
 
     def add(self, inputs: Tensor, outputs: Tensor, keys: Tensor | None = None) -> None:
         """Add a batch: inputs [N, C, H, W], or [N, …, C] for a linear layer, and its outputs.
@@ -123,16 +131,36 @@ class LayerMoments:
         return (torch.arange(samples)[:, None] * own + within).flatten().to(device)
 
     def _add_rows(self, x: Tensor, y: Tensor) -> None:
-        """Add rows [n, d] and [n, m] to the sums."""
+        """Add rows [n, d] and [n, m], which are overwritten, to the sums."""
         x, y = x.float(), y.float()
         if self._pilot is None:
             self._pilot = x.mean(0), y.mean(0)
             self._sums = self._zeros(x.device)
-        x, y = x - self._pilot[0], y - self._pilot[1]
-        parts = x.sum(0), y.sum(0), x.T @ x, x.T @ y, y.square().sum(0)
-        for total, part in zip(self._sums, parts, strict=True):
-            total += part
+            firsts = range(0, x.shape[1], self._height)
+            ends = [min(first + self._height, x.shape[1]) for first in firsts]
+            self._strips = [x.new_zeros(e - f, e) for f, e in zip(firsts, ends, strict=True)]
+        x -= self._pilot[0]
+        y -= self._pilot[1]
+        sum_x, sum_y, _, sum_xy, sum_yy = self._sums
+        sum_x += x.sum(0)
+        sum_y += y.sum(0)
+        sum_xy += x.T @ y
+        sum_yy += y.square_().sum(0)
         self._count += len(x)
+        for first, strip in zip(range(0, x.shape[1], self._height), self._strips, strict=True):
+            columns = slice(first, first + len(strip))
+            torch.addmm(strip, x[:, columns].T, x[:, : strip.shape[1]], out=strip)
+        self._in_strips += len(x)
+        if len(self._strips) == 1 or self._in_strips >= _ROWS_IN_FLOAT32:
+            self._empty_strips()
+
+    def _empty_strips(self) -> None:
+        """Move what the strips hold to the sums."""
+        xx = self._sums[2]
+        for first, strip in zip(range(0, len(xx), self._height), self._strips, strict=True):
+            xx[first : first + len(strip), : strip.shape[1]] += strip
+            strip.zero_()
+        self._in_strips = 0
 
     def _zeros(self, device: torch.device) -> tuple[Tensor, ...]:
         d, m = self.shape.columns, self.shape.out_channels
@@ -150,8 +178,14 @@ class LayerMoments:
         if self._pilot is None:  # this process had no batch
             self._pilot = torch.zeros(self.shape.columns), torch.zeros(self.shape.out_channels)
             self._sums = self._zeros(torch.device("cpu"))
+        if self._in_strips:
+            self._empty_strips()
+        self._strips = []
         px, py = (p.to(self._sums[0].dtype) for p in self._pilot)
         x, y, xx, xy, yy = self._sums
+        for first in range(0, len(xx), self._height):  # what lies above the diagonal
+            rows = slice(first, first + self._height)
+            xx[:first, rows] = xx[rows, :first].T
         n = self._count
         total = sum_across(torch.tensor([float(n)], dtype=x.dtype, device=x.device))
         mean_x = sum_across(x + n * px) / total
@@ -188,7 +222,8 @@ class LayerMoments:
                 "per channel on: give more samples or a smaller kernel_size"
             )
         weight = _ridge_solution(xx, xy, RIDGE if ridge is None else ridge)
-        lost = yy.sum() - 2 * (weight * xy).sum() + (weight * (xx @ weight)).sum()
+        explained = (weight * (xx @ weight)).sum(0)
+        lost = yy.sum() - 2 * (weight * xy).sum() + explained.sum()
         variance = float(yy.sum())
         share = max(0.0, float(lost)) / variance if variance > 0 else 0.0
         # Columns are (position in the kernel, channel).
@@ -199,7 +234,7 @@ class LayerMoments:
             bias=(mean_y - mean_x @ weight).cpu(),
             residual=share * (self._count - 1) / self.spare,
             mean=mean_y.cpu(),
-            variance=((weight * (xx @ weight)).sum(0) / self._count).clamp(min=0.0).cpu(),
+            variance=(explained / self._count).clamp(min=0.0).cpu(),
             rows=self._count,
             samples=self._samples,
         )

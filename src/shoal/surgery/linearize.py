@@ -217,10 +217,13 @@ class LineMoments(Observer):
     a percent and save nearly all of the time.
     """
 
+    in_pieces = True
+
     def __init__(self, names: Sequence[str] | None = None, *, positions: int | None = None) -> None:
         self._names = None if names is None else set(names)
         self._positions = positions
-        self._batch = 0
+        self._batch = (0, 0)  # index and size of the present one
+        self._piece = (0, 0)  # of that batch: first sample and size
         self._sites: list[Site] = []
         self._pilots: dict[str, Tensor] = {}  # [2, channels]: of z and r
         self._sums: dict[str, Tensor] = {}  # [6, channels]: 1, z, r, z·z, z·r, r·r
@@ -241,7 +244,11 @@ class LineMoments(Observer):
 
     @override
     def begin(self, index: int, batch: Batch) -> None:
-        self._batch = index
+        self._batch = (index, batch.size)
+
+    @override
+    def piece(self, first: int, size: int) -> None:
+        self._piece = (first, size)
 
     def _collect(
         self, site: Site, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor
@@ -266,10 +273,13 @@ class LineMoments(Observer):
     def _spread(self, z: Tensor, r: Tensor, positions: int) -> tuple[Tensor, Tensor]:
         """Return about this many positions of both, as [samples, places, channels]."""
         z, r = (v.flatten(1, -2) if v.dim() > 2 else v.reshape(-1, 1, v.shape[-1]) for v in (z, r))
-        step = max(1, z.shape[0] * z.shape[1] // positions)
+        (index, size), (first, count) = self._batch, self._piece
+        rows = z.shape[0] * size // count  # of the whole batch
+        step = max(1, rows * z.shape[1] // positions)
         along = min(step, z.shape[1])  # first fewer places of each sample, then fewer samples
         across = max(1, step // max(1, along))
-        chosen = slice(self._batch % across, None, across), slice(self._batch % along, None, along)
+        start = (index - first * rows // size) % across
+        chosen = slice(start, None, across), slice(index % along, None, along)
         return z[chosen], r[chosen]
 
     @override
