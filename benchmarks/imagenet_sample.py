@@ -1,6 +1,7 @@
 """EfficientNet-Lite0 on ImageNet without any training: scoring times, and accuracy against latency.
 
     python benchmarks/imagenet_sample.py path/to/imagenet-sample path/to/lite0.safetensors
+    python benchmarks/imagenet_sample.py … --only-scoring
 
 The folder holds images as CLASS.jpg, 224 pixels, the number of the class as the file's name. Every
 other image (of 500: 250) is there to score, to fit and to choose; the others are only reported.
@@ -77,16 +78,20 @@ def scoring_times(network: Network, data: ImageLoader) -> dict[str, Any]:
     return found
 
 
-def tables(found: dict[str, Any]) -> str:
-    """Return both tables as Markdown."""
-    scoring = Table(
+def scoring_table(found: dict[str, Any]) -> Table:
+    """Return the seconds of each criterion."""
+    return Table(
         "scoring all places",
         (*text_columns("criterion"), Column("places"), Column("seconds"), Column("plain pass, s")),
         tuple(
             Row((name, one["places"], f"{one['seconds']:.1f}", f"{one['plain']:.1f}"))
-            for name, one in found["scoring"].items()
+            for name, one in found.items()
         ),
     )
+
+
+def tables(found: dict[str, Any]) -> str:
+    """Return both tables as Markdown."""
     columns = (
         Column("step"),
         *text_columns("operation"),
@@ -115,7 +120,7 @@ def tables(found: dict[str, Any]) -> str:
         f"batch 1 in {found['runtime']}; against dense, its norms folded",
     )
     searched = Table("accuracy against latency", columns, tuple(rows), notes)
-    return "\n".join(map(markdown, (scoring, searched)))
+    return "\n".join(map(markdown, (scoring_table(found["scoring"]), searched)))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -126,6 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=25)
     parser.add_argument("--runtime", default="onnxruntime")
     parser.add_argument("--max-drop", type=float, default=12.0, help="points, where it ends")
+    parser.add_argument("--only-scoring", action="store_true", help="time the criteria alone")
     options = parser.parse_args(arguments)
     torch.manual_seed(0)
     model = load_model("timm:tf_efficientnet_lite0")
@@ -133,6 +139,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen_by, reported = loaders(options.images, options.batch)
     network = shoal.capture(model.eval(), next(iter(chosen_by))[0][:2])
     scoring = scoring_times(network, chosen_by)
+    machine = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    machine = f"{machine}, PyTorch {torch.__version__}"
+    if options.only_scoring:
+        print(f"{machine}\n\n{markdown(scoring_table(scoring))}")
+        return
     result = shoal.compress(
         network,
         chosen_by,
@@ -149,9 +160,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         {**step.to_dict(), "interval": [step.latency_ratio_low, step.latency_ratio_high]}
         for step in front(result.steps)
     ]
-    machine = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
     found = {
-        "machine": f"{machine}, PyTorch {torch.__version__}",
+        "machine": machine,
         "runtime": options.runtime,
         "scoring": scoring,
         "front": [{k: v for k, v in step.items() if k != "scores"} for step in steps],

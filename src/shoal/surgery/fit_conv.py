@@ -3,7 +3,7 @@
 With X the patches of the input (one row per output position) and Y the output, both about their
 means, the weights W = (XᵀX + λI)⁻¹XᵀY have the least squared error (ridge regression; for
 transformer blocks: ReplaceMe, Shopkhoev et al. 2025). XᵀX and XᵀY are added up while the data
-stream by, in float32 and then, after a few thousand rows at most, in float64; the solve is a Cholesky
+stream by, in float32 and, after a few thousand rows at most, in float64; the solve is a Cholesky
 factorisation in float64. XᵀX is symmetric: only what lies below its diagonal is multiplied out.
 
 Memory, for d columns (kernel area · input channels) and m output channels: 10·d² + 8·d·m bytes
