@@ -25,6 +25,13 @@ class ShoalError(Exception):
         unknown data set 'didgits': did you mean 'digits'?
     """
 
+    def __str__(self) -> str:
+        """Return the message as one line that any terminal shows, whatever names it repeats."""
+        text = super().__str__()
+        if text.isprintable():
+            return text
+        return "".join(sign if sign.isprintable() else "?" for sign in one_line(text))
+
 
 class CaptureError(ShoalError):
     """The model cannot be captured, or the captured network differs from it."""

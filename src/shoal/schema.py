@@ -22,11 +22,12 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, le=2**62)]
 
-_MOST_ELEMENTS = 2**36  # of one tensor: 256 GiB in float32
+MOST_ELEMENTS = 2**36
+"""Of one tensor: 256 GiB in float32."""
 
 
 def _small(shape: list[int | None]) -> list[int | None]:
-    if math.prod(size or 1 for size in shape) > _MOST_ELEMENTS:
+    if math.prod(size or 1 for size in shape) > MOST_ELEMENTS:
         raise ValueError(f"a tensor of {shape} is larger than any memory")
     return shape
 
@@ -46,14 +47,19 @@ def conform(kind: type[T], value: Any) -> T:
         raise DamagedError(f"{place}: {one_line(first['msg'], 200)}".removeprefix(": ")) from error
 
 
+def check_value(kind: Any, value: Any, what: str) -> None:
+    """Raise `DamagedError`, which begins with `what`, if a value is not of a type."""
+    try:
+        conform(kind, value)
+    except DamagedError as error:
+        raise DamagedError(f"{what}: {error}") from error
+
+
 def make(kind: type[T], values: Mapping[str, Any]) -> T:
     """Return a dataclass of fields that are of their types; see `conform`."""
     hints = _hints(cast(Any, kind))
     for name, value in values.items():
-        try:
-            conform(hints[name], value)
-        except DamagedError as error:
-            raise DamagedError(f"{name}: {error}") from error
+        check_value(hints[name], value, name)
     return kind(**values)
 
 

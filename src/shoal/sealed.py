@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +58,16 @@ def read_sealed(path: Path, *, required: bool = False, finite: bool = True) -> d
 def unseal(text: str, what: str, *, required: bool = False, finite: bool = True) -> dict[str, Any]:
     """Return the values of a JSON object without their checksum, which must fit.
 
-    `required` refuses a text without one. Raises `DamagedError`, which begins with `what`.
+    `required` refuses a text without one, as it is where the text speaks of other files. Raises
+    `DamagedError`, which begins with `what`.
     """
     values = parsed(text, what, finite=finite)
-    if KEY in values or required:
+    if KEY in values or FILES in values or required:
         check_seal(values, what)
+    files = values.get(FILES, {})
+    names = [*files, *files.values()] if isinstance(files, dict) else [files]
+    if not all(isinstance(name, str) and ".." not in name and name[:1] != "/" for name in names):
+        raise DamagedError(f"{what} is damaged: it speaks of files that lie elsewhere")
     return {key: value for key, value in values.items() if key != KEY}
 
 
@@ -84,6 +90,8 @@ def check_seal(values: Mapping[str, Any], what: str) -> None:
 
 def file_digest(path: Path) -> str:
     """Return the SHA-256 of a file's bytes."""
+    if not path.is_file():  # missing, or a pipe, which would never end
+        raise DamagedError(f"'{path}' is missing: copy the whole folder, not a part of it")
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, KEY).hexdigest()
@@ -93,8 +101,7 @@ def file_digest(path: Path) -> str:
 
 def check_file(record: Path, values: Mapping[str, Any], name: str) -> None:
     """Raise `DamagedError` if the record in `values` speaks of another file than lies beside it."""
-    known = values.get(FILES)
-    wanted = known.get(name) if isinstance(known, Mapping) else None
+    wanted = values.get(FILES, {}).get(name)
     if wanted is not None and file_digest(record.parent / name) != wanted:
         raise DamagedError(
             f"'{record.parent / name}' is not the file that {record.name} was written with"
@@ -103,7 +110,11 @@ def check_file(record: Path, values: Mapping[str, Any], name: str) -> None:
 
 def read_yaml(path: Path) -> Any:
     """Return what a YAML file of the user's holds; a large or deep one is refused unread."""
-    return _bounded(lambda: yaml.safe_load(read_text(path, _MOST_YAML)), f"'{path}'")
+    text = read_text(path, _MOST_YAML)
+    steps = (1 if sign in "[{" else -1 for sign in text if sign in "[]{}")
+    if max(accumulate(steps), default=0) > _MOST_DEPTH:  # which takes PyYAML long to find
+        raise DamagedError(f"'{path}' is damaged: it is nested too deeply")
+    return _bounded(lambda: yaml.safe_load(text), f"'{path}'")
 
 
 def _digest(values: Mapping[str, Any]) -> str:
@@ -112,8 +123,9 @@ def _digest(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def read_text(path: Path, most: int = _MOST_BYTES) -> str:
+def read_text(path: Path, most: int | None = None) -> str:
     """Return the text of a file of at most so many bytes; raises `DamagedError`."""
+    most = most or _MOST_BYTES
     try:
         if path.exists() and not path.is_file():  # a pipe, say, which would never end
             raise DamagedError(f"'{path}' is no file")

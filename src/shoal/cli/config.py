@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shoal.errors import ConfigError, DamagedError, one_line, unknown_name
+from shoal.errors import ConfigError, DamagedError, OptionError, one_line, unknown_name
 from shoal.options import DataOptions, Recipe, find_recipe
 from shoal.sealed import read_yaml
 
@@ -50,6 +50,10 @@ def read_job(path: str | Path | None, flags: Mapping[str, Any]) -> Job:
     from shoal.search.settings import Settings, option_classes
 
     values = _read_yaml(Path(path).expanduser()) if path is not None else {}
+    for name in ("model", "data", "method", "checkpoint", "country"):
+        if not isinstance(values.get(name), str | None):
+            raise OptionError(name, values[name], "a text")
+    values = {k: v for k, v in values.items() if k != "method" or v is not None}
     given = {name: value for name, value in flags.items() if value is not None}
     if "recipe" in given:  # it replaces what the file spells out
         recipe = find_recipe(given["recipe"]).to_dict()

@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 from shoal.errors import CheckpointError, PlanError
 from shoal.network.modules import SharedPReLU
 from shoal.network.ops import function_named, name_of, op_of, type_named
+from shoal.schema import MOST_ELEMENTS
 
 
 def plain_name(constant: Any) -> str:
@@ -29,6 +30,11 @@ def _constants(kind: type) -> dict[str, Any]:
 
 
 DTYPES = _constants(torch.dtype)
+# ATen's functions that make a tensor of the sizes that they are given.
+_MAKERS = {
+    "arange", "empty", "full", "new_empty", "new_full", "new_ones", "new_zeros", "ones", "rand",
+    "randn", "repeat", "zeros",
+}  # fmt: skip
 _META = ("path", "shape", "dtype", "block", "opaque")
 _PATH = re.compile(r"[^\"\\\x00-\x1f]*")
 
@@ -312,6 +318,7 @@ def _target(entry: Mapping[str, Any], args: tuple[Any, ...]) -> Any:
                 f"the network calls the operator '{target}', which is not registered here: "
                 "import what registers it, or update shoal"
             )
+        _check_sizes(entry["name"], target.split(".")[1:2], args)
         if function is getattr and (len(args) != 2 or args[1] not in ("device", "dtype")):
             raise PlanError(f"the network reads '{args[-1]}' of a tensor, which is not allowed")
         return function
@@ -320,6 +327,16 @@ def _target(entry: Mapping[str, Any], args: tuple[Any, ...]) -> Any:
     if op in ("call_module", "get_attr") and _PATH.fullmatch(target):
         return target
     raise PlanError(f"the node '{entry['name']}' calls '{target}', which is no name")
+
+
+def _check_sizes(name: str, packet: Sequence[str], args: tuple[Any, ...]) -> None:
+    """Raise `PlanError` if a node makes a tensor of a size that no memory holds."""
+    if not _MAKERS.issuperset(packet):
+        return
+    for value in args:
+        sizes = value if isinstance(value, list) else [value] if packet == ["arange"] else []
+        if math.prod(size for size in sizes if isinstance(size, int)) > MOST_ELEMENTS:
+            raise PlanError(f"the node '{name}' makes a tensor larger than any memory")
 
 
 def _strided(value: Tensor, strides: Sequence[int] | None) -> Tensor:

@@ -126,12 +126,20 @@ def read_network(folder: Path) -> Network:
             _site_records={name: (kind, p) for name, (kind, p) in description["sites"].items()},
         )
         network.recompile()
+        _check_calls(network)
     except ShoalError:
         raise
     except Exception as error:  # PyTorch and Python fail in many ways at what no network is
         reason = one_line(f"{type(error).__name__}: {error}", 200)
         raise PlanError(f"'{path}' is damaged: {reason}: {REMEDY}") from error
     return network.eval()
+
+
+def _check_calls(network: Network) -> None:
+    """Raise `PlanError` if the graph calls what is no layer."""
+    for node in network.graph.find_nodes(op="call_module"):
+        if type(network.get_submodule(str(node.target))) is nn.Module:
+            raise PlanError(f"the network calls '{node.target}', which is no layer: {REMEDY}")
 
 
 def check_network(folder: Path) -> None:

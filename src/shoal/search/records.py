@@ -11,7 +11,7 @@ from typing import Any, Self
 from shoal.errors import DamagedError, RunError, ShoalError
 from shoal.merge.report import MergeReport
 from shoal.network import Network, Plan
-from shoal.schema import Amount, Count, Finite, make
+from shoal.schema import Amount, Count, Finite, conform, make
 
 FORMAT = 2
 """Of `result.json`."""
@@ -153,18 +153,12 @@ class Step(Record):
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Read what `to_dict` wrote; raises `RunError` if something is missing."""
-        scores = {n: math.inf if s is None else s for n, s in data.get("scores", {}).items()}
+        try:
+            given = conform(dict[str, Finite | None], data.get("scores", {}))
+        except DamagedError as error:
+            raise RunError(f"a record of the run is damaged: scores: {error}") from error
+        scores = {name: math.inf if score is None else score for name, score in given.items()}
         return super().from_dict({**data, "metrics": Metrics.from_dict(data), "scores": scores})
-
-
-def check_steps(steps: Sequence[Step]) -> None:
-    """Raise `RunError` unless steps are numbered in order, each made of one before it."""
-    for number, step in enumerate(steps):
-        before = step.begun_from
-        if step.step != number or (before is not None and before >= number):
-            raise RunError(f"step {number} has the number {step.step} and was made of {before}")
-    if steps and not any(step.within for step in steps):
-        raise RunError("no step is good enough, not even the dense network")
 
 
 def chosen(steps: Sequence[Step]) -> Step:
@@ -338,7 +332,6 @@ class RunRecord(Record):
         try:
             parts = {name: kind.from_dict(data[name]) for name, kind in _PARTS.items()}
             parts["steps"] = tuple(map(Step.from_dict, data["steps"]))
-            check_steps(parts["steps"])
             if data.get("int8") is not None:
                 parts["int8"] = tuple(map(Int8.from_dict, data["int8"]))
             decided = [one["batch"] for one in parts["latency"].measured if one["decides"]]

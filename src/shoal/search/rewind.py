@@ -91,11 +91,11 @@ class Rewind:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    """Return the kept weights; a file of an early version has no checksum."""
+    """Return the kept weights."""
     try:
         with safe_open(path, "pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            damaged = (file.metadata() or {}).get(KEY) not in (None, tensors_hash(state))
+            damaged = (file.metadata() or {}).get(KEY) != tensors_hash(state)
     except (SafetensorError, OSError):
         damaged = True
     if damaged:

@@ -23,6 +23,7 @@ from shoal.files import readable_errors, replace_folder, write_file
 from shoal.modes import device_of
 from shoal.network import Network
 from shoal.network.saving import NETWORK_FILE, read_network, write_network
+from shoal.schema import Finite, check_value
 from shoal.sealed import FILES, file_digest, read_sealed, read_text, seal, sealed_text, unseal
 from shoal.search.limits import MOST_SLACK
 from shoal.search.records import RunRecord, Step
@@ -130,6 +131,8 @@ class Run:
         """Check that the folder was begun alike; goals may be farther until the last training."""
         with remedied("restore it, or choose another folder"):
             before = read_sealed(known)
+            for name in (*_GOALS, "slack", "final_epochs"):
+                check_value(Finite | None, before.get(name), f"'{known}' is damaged: {name}")
         steps = self.steps()
         if not steps and not self.checkpoint(0).exists():  # there is nothing that could be lost
             before = {}
@@ -210,7 +213,7 @@ class Run:
         if not path.exists():
             return {}
         try:
-            return read_sealed(path, finite=False)
+            return read_sealed(path, required=True, finite=False)
         except DamagedError as error:
             # What is measured anew may be decided otherwise, and trained otherwise.
             self._forget(step)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,12 +10,13 @@ from typing import Any, TypeVar
 from shoal.errors import DamagedError, RunError, ShoalError
 from shoal.network.saving import NETWORK_FILE, REMEDY, check_network
 from shoal.sealed import FILES, check_file, file_digest, read_sealed, read_yaml
-from shoal.search.records import RunRecord, Step, check_steps, chosen
+from shoal.search.records import RunRecord, Step, chosen
 
 T = TypeVar("T")
 
 RESULT, STEP = "result.json", "step.json"
 _ENDS = ("best", "merged")
+_AGAIN = "give the run's command again, which makes it anew"
 
 
 def read_run(folder: str | Path) -> RunRecord:
@@ -52,9 +53,8 @@ def read_end(folder: Path, *, whole: bool = False) -> RunRecord:
 
     A finished run of an early version has no `best` or `merged`; `whole` wants both.
     """
-    with remedied("give the run's command again, which makes it anew"):
-        values = read_sealed(folder / RESULT)
-        record = _read(folder / RESULT, lambda: RunRecord.from_dict({**values, "folder": folder}))
+    record, values = _result(folder)
+    with remedied(_AGAIN):
         for name in _ENDS:
             if whole or (folder / name).exists():
                 check_file(folder / RESULT, values, f"{name}/{NETWORK_FILE}")
@@ -66,9 +66,16 @@ def read_end(folder: Path, *, whole: bool = False) -> RunRecord:
 
 def read_record(folder: Path) -> RunRecord:
     """Read `result.json` alone."""
-    with remedied("give the run's command again, which makes it anew"):
-        values = read_sealed(folder / RESULT)
-        return _read(folder / RESULT, lambda: RunRecord.from_dict({**values, "folder": folder}))
+    return _result(folder)[0]
+
+
+def _result(folder: Path) -> tuple[RunRecord, dict[str, Any]]:
+    path = folder / RESULT
+    with remedied(_AGAIN):
+        values = read_sealed(path)
+        record = _read(path, lambda: RunRecord.from_dict({**values, "folder": folder}))
+        _read(path, lambda: _check_steps(record.steps))
+    return record, values
 
 
 def files_of_end(folder: Path) -> dict[str, str]:
@@ -95,7 +102,7 @@ def read_steps(folder: Path, *, weights: bool = False) -> list[Step]:
             if weights:
                 check_network(place)
     with remedied(_redo(len(found) - 1)):
-        _read(folder / "steps", lambda: check_steps(found))
+        _read(folder / "steps", lambda: _check_steps(found))
     return found
 
 
@@ -105,6 +112,16 @@ def read_step(place: Path) -> Step:
     values = read_sealed(path)
     check_file(path, values, NETWORK_FILE)
     return _read(path, lambda: Step.from_dict(values))
+
+
+def _check_steps(steps: Sequence[Step]) -> None:
+    """Raise `RunError` unless steps are numbered in order, each made of one before it."""
+    for number, step in enumerate(steps):
+        before = step.begun_from
+        if step.step != number or (before is not None and before >= number):
+            raise RunError(f"step {number} has the number {step.step} and was made of {before}")
+    if steps and not any(step.within for step in steps):
+        raise RunError("no step is good enough, not even the dense network")
 
 
 def _redo(number: int) -> str:
