@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import quick_exports
 from shoal.measure.rounds import Rounds, time_rounds
-from shoal.runtimes import RUNTIMES
+from shoal.runtimes import RUNTIMES, onnx_file
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 
@@ -42,6 +44,20 @@ def measured_shortly(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
         return time_rounds(calls, **{**timing, "repeats": few, "min_seconds": 0.0})
 
     monkeypatch.setattr("shoal.measure.latency.time_rounds", shortly)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def exported_quickly() -> Iterator[None]:
+    """Spare each export to ONNX but the first what is always the same."""
+    translate = onnx_file._translate
+
+    def quickly(*given: Any) -> Any:
+        quick_exports.list_once()
+        return translate(*given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx_file, "_translate", quickly)
+        yield
 
 
 @pytest.fixture(scope="session")
