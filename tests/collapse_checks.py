@@ -34,6 +34,30 @@ def torchvision_model(name: str) -> nn.Module:
     return getattr(torchvision_models(), name)(weights=None).eval()
 
 
+def bottlenecks() -> nn.Module:
+    """A ResNet-50 with one block in its first stage but one, and two in each other."""
+    library = torchvision_models().resnet
+    return library.ResNet(library.Bottleneck, [2, 1, 2, 2]).eval()
+
+
+def inverted_residuals() -> nn.Module:
+    """The first three stages of a MobileNetV2."""
+    stages = [[1, 16, 1, 1], [6, 24, 2, 2], [6, 32, 2, 2]]
+    return torchvision_models().MobileNetV2(inverted_residual_setting=stages).eval()
+
+
+def plain_convolutions() -> nn.Module:
+    """A VGG with batch norms and few channels."""
+    library = torchvision_models().vgg
+    layers = library.make_layers([8, "M", 8, 8, "M", 16, 16, "M"], batch_norm=True)
+    model = library.VGG(layers, num_classes=5, init_weights=False)
+    model.classifier = nn.Sequential(
+        nn.Linear(16 * 7 * 7, 32), nn.ReLU(), nn.Dropout(),
+        nn.Linear(32, 32), nn.ReLU(), nn.Dropout(), nn.Linear(32, 5),
+    )  # fmt: skip
+    return model.eval()
+
+
 def timm_model(name: str, **options: Any) -> nn.Module:
     try:
         library = compat.import_timm()

@@ -191,8 +191,10 @@ def test_benchmark_compares_a_run_with_its_dense_network(
 
 @pytest.fixture
 def short_demo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    short = {"model": "shoal:digits_resnet?width=4", "train_samples": 150, "dense_epochs": 2,
-             "epochs": 1, "remove": 2, "max_drop": 100.0}  # fmt: skip
+    short = {
+        "model": "shoal:digits_resnet?width=4", "train_samples": 150, "dense_epochs": 1,
+        "epochs": 1, "final_epochs": 1, "tries": 1, "remove": 1, "max_drop": 100.0,
+    }  # fmt: skip
     monkeypatch.setattr(demo, "_OPTIONS", {**demo._OPTIONS, **short})
     monkeypatch.chdir(tmp_path)
 

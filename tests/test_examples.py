@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import small_runs
 from registries import keep_registries
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.py"))
@@ -22,11 +23,6 @@ SAYS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def a_quick_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    keep_registries(monkeypatch)
-
-
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_an_example_runs(
     path: Path,
@@ -34,6 +30,8 @@ def test_an_example_runs(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    keep_registries(monkeypatch)
+    small_runs.untimed_commands(monkeypatch)
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(path), run_name="__main__")
     assert SAYS[path.stem] in capsys.readouterr().out

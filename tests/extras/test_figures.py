@@ -8,19 +8,18 @@ import torch
 from torch import nn
 
 import shoal
+from captures import resnet20
 from changed import changed
 from shoal.errors import ConfigError, ShoalError
 from shoal.extras.figures import criteria_map, l1_by_stage
 from shoal.importance import Scores, stages
-from shoal.models import cifar_resnet20
 from shoal.network import Network
 from shoal.surgery import drop_
 
 
 @pytest.fixture(scope="module")
 def network() -> Network:
-    torch.manual_seed(0)
-    return shoal.capture(cifar_resnet20(width=4).eval(), torch.randn(2, 3, 16, 16))
+    return resnet20()
 
 
 @pytest.fixture

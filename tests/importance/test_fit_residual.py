@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from captures import resnet20
 from changed import changed
 from shoal.errors import ConfigError, DataError, NameNotFoundError
 from shoal.importance import score
@@ -22,8 +23,7 @@ Batch = tuple[Tensor, Tensor]
 
 @pytest.fixture(scope="module")
 def network() -> Network:
-    torch.manual_seed(0)
-    return capture(cifar_resnet20(width=4).eval(), torch.randn(2, 3, 16, 16))
+    return resnet20()
 
 
 @pytest.fixture(scope="module")

@@ -7,17 +7,16 @@ import torch
 from torch import Tensor, nn
 
 import shoal
+from captures import resnet20
 from changed import changed
 from shoal.importance.candidates import Variants, candidates
-from shoal.models import cifar_resnet20
 from shoal.network import Network
 from shoal.surgery import drop_
 
 
 @pytest.fixture(scope="module")
 def network() -> Network:
-    torch.manual_seed(0)
-    return shoal.capture(cifar_resnet20(width=4).eval(), torch.randn(2, 3, 16, 16))
+    return resnet20()
 
 
 def test_a_variant_is_the_network_with_another_value(network: Network) -> None:

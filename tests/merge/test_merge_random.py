@@ -159,7 +159,7 @@ def merged_and_original(data: st.DataObject) -> tuple[nn.Module, Network, Networ
     return model, network, merged
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True,
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True,
           phases=[Phase.generate])  # fmt: skip
 @given(st.data())
 def test_merging_changes_no_output_at_any_size(data: st.DataObject) -> None:

@@ -25,6 +25,7 @@ from shoal.merge.merge import merge_
 from shoal.methods.shoal import Shoal
 from shoal.methods.shoal.choosing import best_step
 from shoal.models import cifar_resnet20
+from shoal.models.small import CifarResNet
 from shoal.network import Network
 from shoal.search import coach
 from shoal.search.coach import FirstBatches
@@ -242,9 +243,10 @@ def test_wrong_options_are_told(model: Network) -> None:
 
 
 def test_everything_is_decided_in_the_runtime_that_is_asked_for(
-    model: Network, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     pytest.importorskip("onnxruntime")
+    model = shoal.capture(CifarResNet(8, num_classes=4, width=4).eval(), TRAIN[0][0])
     asked: list[str] = []
     real = measure_latency
 

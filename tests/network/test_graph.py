@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
 import shoal
+from captures import resnet20
 from changed import changed
 from shoal.merge.padding import move_paddings_
-from shoal.models import cifar_resnet20
 from shoal.network import Network
 from shoal.network.flow import Flow
 from shoal.surgery import collapse_, drop_, linearize_
@@ -79,12 +79,11 @@ def test_between_two_nodes_lies_what_is_on_a_path(
 
 @pytest.fixture(scope="module")
 def captured() -> Network:
-    torch.manual_seed(0)
-    return shoal.capture(cifar_resnet20(width=4).eval(), torch.randn(2, 3, 12, 12))
+    return resnet20()
 
 
 def data() -> list[Tensor]:
-    return [torch.randn(64, 3, 12, 12, generator=torch.Generator().manual_seed(0))]
+    return [torch.randn(64, 3, 16, 16, generator=torch.Generator().manual_seed(0))]
 
 
 def found(network: Network) -> tuple[object, ...]:

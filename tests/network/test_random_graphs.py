@@ -122,7 +122,5 @@ def test_a_drawn_network_is_captured_to_the_bit(steps: list[tuple[str, object]])
     torch.manual_seed(0)
     model = settled(Drawn(steps))
     x = torch.randn(2, 3, 5, 5)
-    network = captured(model, x, train=False)
+    network = captured(model, x, train=trains(model, x))
     assert len({site.name for site in network.sites}) == len(network.sites)
-    if trains(model, x):
-        captured(model, x)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
 import shoal
+from captures import resnet20
 from shoal.models import cifar_resnet20
 from shoal.network import Network
 from shoal.network.runner import Runner, Tap, listen
@@ -19,8 +20,7 @@ from shoal.network.runner import Runner, Tap, listen
 
 @pytest.fixture(scope="module")
 def network() -> Network:
-    torch.manual_seed(0)
-    return shoal.capture(cifar_resnet20(width=4).eval(), torch.randn(2, 3, 12, 12))
+    return resnet20()
 
 
 def test_taps_hear_the_operands_and_the_sum(network: Network) -> None:
@@ -30,7 +30,7 @@ def test_taps_hear_the_operands_and_the_sum(network: Network) -> None:
         Tap(b.addition, (b.shortcut, b.output, b.addition), lambda *v: heard.append(v))
         for b in blocks
     ]
-    x = torch.randn(3, 3, 12, 12)
+    x = torch.randn(3, 3, 16, 16)
     with torch.no_grad():
         before = network(x)
         handle = listen(network, taps)
@@ -53,7 +53,7 @@ def test_several_listen_and_leave_in_any_order(network: Network) -> None:
 
         return Tap(block.addition, (block.addition,), hear)
 
-    x = torch.randn(2, 3, 12, 12)
+    x = torch.randn(2, 3, 16, 16)
     first, second = listen(network, [hearer(0)]), listen(network, [hearer(1)])
     network(x)
     first.remove()
@@ -113,7 +113,7 @@ DRAWN = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=6, suppress_health_check=[HealthCheck.too_slow])
 @given(DRAWN)
 def test_a_part_computes_what_the_whole_computes(drawn: list[tuple[list[int], int]]) -> None:
     torch.manual_seed(0)
@@ -198,8 +198,8 @@ def test_criteria_that_run_parts_take_a_model_with_autocast_in_its_forward() -> 
             return y.float()
 
     torch.manual_seed(0)
-    network = shoal.capture(Half().eval(), torch.randn(2, 3, 12, 12))
-    data = [(torch.randn(8, 3, 12, 12), torch.randint(10, (8,)))]
+    network = shoal.capture(Half().eval(), torch.randn(2, 3, 16, 16))
+    data = [(torch.randn(8, 3, 16, 16), torch.randint(10, (8,)))]
     for criterion in ("line_loss", "lesion"):
         scores = shoal.score(network, data, criterion=criterion)
         assert len(scores) > 0

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import shoal
+from captures import resnet20
 from changed import changed
 from shoal.errors import ConfigError, NameNotFoundError
 from shoal.measure import count_macs
@@ -46,25 +47,25 @@ def test_the_share_of_macs_is_the_published_one(
 
 
 def test_the_share_of_macs_without_projections() -> None:
-    # 13 blocks of 2·16·16·9·32² MACs (equal in all stages), 2 widening ones of three quarters of
+    # 7 blocks of 2·16·16·9·32² MACs (equal in all stages), 2 widening ones of three quarters of
     # that, the first convolution and the classifier.
     block = 2 * 16 * 16 * 9 * 32**2
-    total = 13 * block + 2 * 3 * block // 4 + 3 * 16 * 9 * 32**2 + 64 * 10
+    total = 7 * block + 2 * 3 * block // 4 + 3 * 16 * 9 * 32**2 + 64 * 10
     x = torch.randn(2, 3, 32, 32)
-    network = shoal.capture(cifar_resnet32().eval(), x, check=False)
-    costs = block_costs(network, x, ["layer1.0", "layer3.4"], latency=False)
+    network = shoal.capture(cifar_resnet20().eval(), x, check=False)
+    costs = block_costs(network, x, ["layer1.0", "layer3.2"], latency=False)
     for cost in costs.values():
         assert cost.macs == block
         assert cost.macs_percent == pytest.approx(100 * block / total)
-        assert cost.macs_percent == pytest.approx(6.852, abs=5e-4)
 
 
 def test_costs_are_what_dropping_saves() -> None:
     x = torch.randn(2, 3, 16, 16)
-    network = shoal.capture(cifar_resnet20(width=4).eval(), x)
+    network = resnet20()
     code, state = network.code, {k: v.clone() for k, v in network.state_dict().items()}
-    costs = block_costs(network, x, repeats=3)
-    assert list(costs) == [b.name for b in network.blocks if b.removable]
+    names = ["layer1.0", "layer2.1", "layer3.2"]
+    costs = block_costs(network, x, names, repeats=3)
+    assert list(costs) == names
     params, macs = sum(p.numel() for p in network.parameters()), count_macs(network, x).total
     for name, cost in costs.items():
         smaller = changed(drop_, network.copy(), name)
@@ -80,7 +81,7 @@ def test_costs_are_what_dropping_saves() -> None:
 
 def test_only_the_named_blocks() -> None:
     x = torch.randn(2, 3, 16, 16)
-    network = shoal.capture(cifar_resnet20(width=4).eval(), x)
+    network = resnet20()
     costs = block_costs(network, x, ["layer3.1"], latency=False)
     assert list(costs) == ["layer3.1"]
     assert costs["layer3.1"].latency_ms is None

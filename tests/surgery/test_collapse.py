@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from captures import resnet20
 from changed import changed
-from collapse_checks import Model, Pair, by_name, images, same_after_loading, torchvision_model
+from collapse_checks import (
+    Model,
+    Pair,
+    bottlenecks,
+    by_name,
+    images,
+    inverted_residuals,
+    plain_convolutions,
+    same_after_loading,
+)
 from shoal.errors import ConfigError, DataError, NameNotFoundError, TrainingError
-from shoal.models import cifar_resnet20, digits_resnet
+from shoal.models import digits_resnet
 from shoal.network import Network, capture
 from shoal.network.runner import Tap, listen
 from shoal.surgery import linearize_
@@ -21,9 +32,7 @@ from shoal.surgery.collapse import collapse_
 
 @pytest.fixture(scope="module")
 def small() -> Network:
-    torch.manual_seed(0)
-    model = cifar_resnet20(width=4).eval()
-    return capture(model, torch.randn(2, 3, 16, 16))
+    return resnet20()
 
 
 @pytest.fixture(scope="module")
@@ -197,9 +206,7 @@ def test_pairs_may_be_collapsed_one_after_the_other() -> None:
 
 
 def test_a_collapsed_resnet_is_saved_and_loaded(loader: list[Tensor], tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    model = cifar_resnet20(width=4).eval()
-    network = capture(model, torch.randn(2, 3, 16, 16)).copy()
+    network = resnet20()
     collapse_(network, ["layer2.0", "layer3.2"], loader)
     linearize_(network, "layer1.0.relu", how="identity")
     collapse_(network, "layer1.1", loader, kernel_size=1)
@@ -218,20 +225,18 @@ def test_a_downsampling_block_with_a_convolution_in_its_shortcut(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("name", "stretch", "side"),
+    ("make", "stretch", "kernel"),
     [
-        ("resnet50", "layer1.1", 32),
-        ("mobilenet_v2", "features.2", 64),
-        ("vgg11_bn", "features.8..features.11", 32),
+        (bottlenecks, "layer1.1", 1),  # fewer positions needed
+        (inverted_residuals, "features.2", None),
+        (plain_convolutions, "features.4..features.7", None),
     ],
 )
 def test_architectures_shapes_and_replay(
-    name: str, stretch: str, side: int, tmp_path: Path
+    make: Callable[[], nn.Module], stretch: str, kernel: int | None, tmp_path: Path
 ) -> None:
-    model = torchvision_model(name)
-    network = capture(model, torch.randn(2, 3, side, side), check=False).copy()
-    data = images(3, side, side, count=2, batch=40)
-    kernel = 1 if name == "resnet50" else None  # fewer positions needed
+    network = capture(make(), torch.randn(2, 3, 32, 32), check=False).copy()
+    data = images(3, 32, 32, count=2, batch=40)
     shape = network.stretch(stretch).end.meta["shape"]
     collapse_(network, stretch, data, kernel_size=kernel)
     assert stretch not in by_name(network)
