@@ -149,7 +149,7 @@ def _restore_training(
     """Put what only training does into the graph; return notes on what could not be put back."""
     if all(
         # Known not to look at its training flag beyond what is raised.
-        type(module).__module__.startswith("torch.nn.modules")
+        type(module).__module__.startswith(("torch.nn.modules", "shoal.models"))
         and not isinstance(module, nn.MultiheadAttention)
         for module in model.modules()
     ):
