@@ -24,6 +24,7 @@ from torch.utils import _pytree as pytree
 
 import fuzzing
 import shoal
+from shoal.cli import main
 from shoal.cli.config import read_job, run_options
 from shoal.errors import PlanError, RunError, ShoalError
 from shoal.merge.cut import LatencyCosts
@@ -247,23 +248,34 @@ def test_ten_thousand_harms(places: Path, tmp_path: Path, sentinel: Path) -> Non
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20  # KiB
 
 
-@pytest.mark.slow
-def test_harm_to_a_folder_of_format_1(tmp_path: Path, sentinel: Path) -> None:
-    """It has no checksum: what it says may be another network, but no more than that."""
-    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)).eval()
-    save_file(dict(model.state_dict()), tmp_path / "model.safetensors")
+def small_model() -> nn.Module:
+    """The base of `old_folder`, which its code builds."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)).eval()
+
+
+def old_folder(folder: Path) -> Path:
+    """Write a folder of format 1 whose model is built by this file; return it."""
+    save_file(dict(small_model().state_dict()), folder / "model.safetensors")
     leaf = {"type": None, "context": None, "children_spec": []}
     args = {"type": "builtins.tuple", "context": "null", "children_spec": [leaf]}
     kwargs = {"type": "builtins.dict", "context": "[]", "children_spec": []}
     plan = {
-        "format": 1, "base": "shoal:digits_resnet", "fingerprint": "",
+        "format": 1, "base": f"{__file__}:small_model", "fingerprint": "",
         "operations": [{"kind": "linearize", "names": ["1"], "options": {"how": "identity"}}],
         "inputs": {"structure": json.dumps([1, {**args, "children_spec": [args, kwargs]}]),
                    "leaves": [{"shape": [2, 4], "dtype": "float32"}]},
-        "weights_sha256": file_digest(tmp_path / "model.safetensors"),
+        "weights_sha256": file_digest(folder / "model.safetensors"),
     }  # fmt: skip
-    data, path, generator = json.dumps(plan).encode(), tmp_path / "plan.json", random.Random(3)
-    path.write_bytes(data)
+    (folder / "plan.json").write_text(json.dumps(plan))
+    return folder
+
+
+@pytest.mark.slow
+def test_harm_to_a_folder_of_format_1(tmp_path: Path, sentinel: Path) -> None:
+    """It has no checksum: what it says may be another network, but no more than that."""
+    path, generator = old_folder(tmp_path) / "plan.json", random.Random(3)
+    data, model = path.read_bytes(), small_model()
     assert shoal.load(tmp_path, model=model).plan.names("linearize") == ["1"]
     for number in range(300):
         path.write_bytes(fuzzing.harmed(data, [], generator)[0])
@@ -273,6 +285,16 @@ def test_harm_to_a_folder_of_format_1(tmp_path: Path, sentinel: Path) -> None:
         except ShoalError as error:
             message = str(error)
             assert "\n" not in message, message
+
+
+def test_a_command_runs_the_code_of_an_old_folder_if_it_is_trusted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = str(old_folder(tmp_path))
+    assert main(["inspect", folder]) == 2
+    assert "--trust" in capsys.readouterr().err
+    assert main(["inspect", folder, "--trust", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["depth"] == 2
 
 
 @pytest.mark.parametrize("change", ["shape", "input", "made", "depth", "nodes"])

@@ -91,7 +91,7 @@ def check_seal(values: Mapping[str, Any], what: str) -> None:
 def file_digest(path: Path) -> str:
     """Return the SHA-256 of a file's bytes."""
     if not path.is_file():  # missing, or a pipe, which would never end
-        raise DamagedError(f"'{path}' is missing: copy the whole folder, not a part of it")
+        raise DamagedError(f"'{path}' is missing")
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, KEY).hexdigest()
@@ -127,13 +127,13 @@ def read_text(path: Path, most: int | None = None) -> str:
     """Return the text of a file of at most so many bytes; raises `DamagedError`."""
     most = most or _MOST_BYTES
     try:
-        if path.exists() and not path.is_file():  # a pipe, say, which would never end
-            raise DamagedError(f"'{path}' is no file")
+        if not path.is_file():  # or it is a pipe, which would never end
+            raise DamagedError(f"'{path}' is missing")
         if path.stat().st_size > most:
             raise DamagedError(f"'{path}' is damaged: it has more than {most >> 20} MiB")
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise DamagedError(f"'{path}' is missing or damaged: {one_line(str(error))}") from error
+        raise DamagedError(f"'{path}' cannot be read: {one_line(str(error))}") from error
 
 
 def _bounded(read: Callable[[], Any], what: str) -> Any:

@@ -9,7 +9,7 @@ from torch import nn
 from shoal.errors import ConfigError, DamagedError, PlanError
 from shoal.merge.format1 import PLAN_FILE, read_format1
 from shoal.network import Network
-from shoal.network.saving import NETWORK_FILE, REMEDY, read_network
+from shoal.network.saving import NETWORK_FILE, REMEDY, WEIGHTS_FILE, WHOLE, read_network
 from shoal.sealed import check_file, read_sealed
 
 
@@ -73,6 +73,8 @@ def load(
         return read_network(path)
     if (path / PLAN_FILE).exists():
         return read_format1(path, model, trust=trust)
+    if (path / WEIGHTS_FILE).exists():
+        raise PlanError(f"'{path / NETWORK_FILE}' is missing: {WHOLE}")
     raise PlanError(f"'{path}' has no {NETWORK_FILE}: it was not made by shoal.save or a run")
 
 

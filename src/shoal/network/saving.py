@@ -34,6 +34,8 @@ NETWORK_FILE = "network.json"
 WEIGHTS_FILE = "model.safetensors"
 REMEDY = "copy the folder anew; in a run's folder, give the run's command again"
 """What to do about a damaged file of a network."""
+WHOLE = "copy the whole folder, not a part of it"
+"""What to do about a missing one."""
 
 
 def save(network: Network, folder: str | Path) -> Path:
@@ -235,7 +237,7 @@ def check_weights(folder: Path, description: Mapping[str, Any]) -> None:
     """Raise `CheckpointError` unless a network's file of weights is the one it was saved with."""
     path = folder / WEIGHTS_FILE
     if not path.is_file():
-        raise CheckpointError(f"'{path}' is missing: copy the whole folder, not a part of it")
+        raise CheckpointError(f"'{path}' is missing: {WHOLE}")
     if file_digest(path) != description.get("weights_sha256"):
         raise CheckpointError(
             f"'{path}' is damaged or was changed: its checksum is not the one it was saved with: "

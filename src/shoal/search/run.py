@@ -28,6 +28,7 @@ from shoal.sealed import FILES, file_digest, read_sealed, read_text, seal, seale
 from shoal.search.limits import MOST_SLACK
 from shoal.search.records import RunRecord, Step
 from shoal.search.run_files import (
+    AGAIN,
     RESULT,
     STEP,
     files_of_end,
@@ -297,7 +298,8 @@ class Run:
                 alike = alike and bool(record.energy or not energy)
                 found = self._end(base) if alike and (record.int8 is not None or not int8) else None
             except ShoalError as error:
-                self.notes.append(f"the end of the run was made again: {error}")
+                reason = str(error).removesuffix(f": {AGAIN}")
+                self.notes.append(f"{reason}: the end of the run was made again")
         # The others have measured other latencies of their own, and their steps took other seconds.
         if from_main(found is not None) and found is None:
             found = self._end(base)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from shoal.errors import DamagedError, RunError, ShoalError
-from shoal.network.saving import NETWORK_FILE, REMEDY, check_network
+from shoal.network.saving import NETWORK_FILE, REMEDY, WHOLE, check_network
 from shoal.sealed import FILES, check_file, file_digest, read_sealed, read_yaml
 from shoal.search.records import RunRecord, Step, chosen
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 RESULT, STEP = "result.json", "step.json"
 _ENDS = ("best", "merged")
-_AGAIN = "give the run's command again, which makes it anew"
+AGAIN = "give the run's command again, which makes it anew"
 
 
 def read_run(folder: str | Path) -> RunRecord:
@@ -54,7 +54,7 @@ def read_end(folder: Path, *, whole: bool = False) -> RunRecord:
     A finished run of an early version has no `best` or `merged`; `whole` wants both.
     """
     record, values = _result(folder)
-    with remedied(_AGAIN):
+    with remedied(AGAIN):
         for name in _ENDS:
             if whole or (folder / name).exists():
                 check_file(folder / RESULT, values, f"{name}/{NETWORK_FILE}")
@@ -71,7 +71,7 @@ def read_record(folder: Path) -> RunRecord:
 
 def _result(folder: Path) -> tuple[RunRecord, dict[str, Any]]:
     path = folder / RESULT
-    with remedied(_AGAIN):
+    with remedied(AGAIN):
         values = read_sealed(path)
         record = _read(path, lambda: RunRecord.from_dict({**values, "folder": folder}))
         _read(path, lambda: _check_steps(record.steps))
@@ -142,7 +142,7 @@ def remedied(what: str) -> Iterator[None]:
     try:
         yield
     except ShoalError as error:
-        text = str(error).removesuffix(f": {REMEDY}")
+        text = str(error).removesuffix(f": {REMEDY}").removesuffix(f": {WHOLE}")
         raise RunError(text if "update shoal" in text else f"{text}: {what}") from error
 
 
