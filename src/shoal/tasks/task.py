@@ -142,7 +142,7 @@ class Task(ABC):
 
     def quality(self, rows: Tensor) -> float:
         """Return the quality in points, higher is better, of all samples' rows `[N, k]`."""
-        return 100.0 * float(rows[:, 0].mean())
+        return 100.0 * float(rows[:, 0].sum()) / len(rows)
 
     def chance(self, rows: Tensor) -> float | None:
         """Return the quality that one answer to every sample reaches; None if that is not known."""
