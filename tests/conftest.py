@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import quick_exports
 from shoal.measure.rounds import Rounds, time_rounds
@@ -58,6 +59,15 @@ def exported_quickly() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(onnx_file, "_translate", quickly)
         yield
+
+
+@pytest.fixture
+def every_compilation_counts() -> Iterator[None]:
+    """Let PyTorch fail where it would compile again, or run code uncompiled."""
+    torch.compiler.reset()
+    with torch._dynamo.config.patch(error_on_recompile=True, fail_on_recompile_limit_hit=True):
+        yield
+    torch.compiler.reset()
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
 
@@ -11,17 +10,14 @@ import torch
 from torch import nn
 
 import shoal
+from scripts import script
 
 TOP = Path(__file__).resolve().parents[1]
 
 
 def test_the_tables_of_options_are_those_of_the_code() -> None:
-    spec = importlib.util.spec_from_file_location("docs_options", TOP / "docs" / "options.py")
-    assert spec is not None
-    assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    assert script.PAGE.read_text(encoding="utf-8") == script.page(), (
+    options = script("docs/options.py")
+    assert options.PAGE.read_text(encoding="utf-8") == options.page(), (
         "docs/options.md is out of date: run `python docs/options.py`"
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,16 +16,8 @@ from shoal.models.lookup import build_model
 from shoal.network import Network, capture
 from shoal.runtimes.compile import Compiled
 
+pytestmark = pytest.mark.usefixtures("every_compilation_counts")
 _MANY = 12  # PyTorch compiles the code of one function at most 8 times, then runs it uncompiled
-
-
-@pytest.fixture(autouse=True)
-def every_compilation_counts() -> Iterator[None]:
-    """Let PyTorch fail where it would compile again, or run code uncompiled."""
-    torch.compiler.reset()
-    with torch._dynamo.config.patch(error_on_recompile=True, fail_on_recompile_limit_hit=True):
-        yield
-    torch.compiler.reset()
 
 
 def images() -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -18,17 +18,9 @@ from shoal.measure import InRuntime, measure_latency
 from shoal.runtimes import find_runtime
 from shoal.runtimes.compile import Compiled
 
-pytestmark = pytest.mark.compiles
+pytestmark = [pytest.mark.compiles, pytest.mark.usefixtures("every_compilation_counts")]
 QUICK = {"repeats": 3, "warmup": 1, "min_seconds": 0.0}
 _REAL = torch.compile
-
-
-@pytest.fixture(autouse=True)
-def every_compilation_counts() -> Iterator[None]:
-    torch.compiler.reset()
-    with torch._dynamo.config.patch(error_on_recompile=True, fail_on_recompile_limit_hit=True):
-        yield
-    torch.compiler.reset()
 
 
 @pytest.fixture
