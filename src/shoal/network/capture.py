@@ -25,6 +25,7 @@ from shoal.network.normalize import make_out_of_place
 from shoal.network.paths import Skeleton
 from shoal.network.raising import raise_graph
 from shoal.network.runner import Runner, Tap
+from shoal.network.sizes import find_sizes, fixed_sizes, other_sizes
 from shoal.network.training_only import restore_training_only
 
 # On a CPU both agree to the bit; elsewhere a library may choose another kernel for a second call.
@@ -80,10 +81,13 @@ def capture(
     with kept_flags(model), _buffers_restored(model):
         evaluated = export_model(model.eval(), call, batch)
         _assert_tensor_output(model, evaluated)
+        found = find_sizes(model, call, batch, evaluated)
         kept = make_out_of_place(evaluated.graph)
         notes = _restore_training(model, call, batch, evaluated)
+        found.apply(evaluated.graph)
     inputs = _input_spec(model, structure, call[1], leaves)
     network = _assemble(model, evaluated, kept, inputs=inputs, notes=notes)
+    network.set_sizes(found.sizes)
     if check:
         with kept_flags(model), _buffers_restored(model):
             _check(model.eval(), network, call)
@@ -198,8 +202,37 @@ def _check(model: nn.Module, network: Network, call: Call) -> None:
     """Compare outputs of both in eval mode on the example batch and on its first sample."""
     first_sample = map_tensors(lambda x: x[:1] if x.dim() > 0 else x, call)
     with without_fast_path(), eval_mode(network), torch.no_grad():
-        for given in (call, first_sample):
-            _check_call(model, network, given)
+        _check_call(model, network, call)
+        _check_one_sample(model, network, first_sample)
+        _check_other_sizes(model, network, first_sample)
+
+
+def _check_one_sample(model: nn.Module, network: Network, call: Call) -> None:
+    """Compare outputs for one sample, unless the model takes another branch for it."""
+    sizes, leaves = network.inputs.sizes, pytree.tree_leaves(call)
+    broken = [c for c in sizes.conditions if not sizes.holds(c, leaves)]
+    network.set_sizes(sizes.without(broken))  # PyTorch notes some that nothing depends on
+    try:
+        _check_call(model, network, call)
+    except CaptureError:
+        if not broken:
+            raise
+        network.set_sizes(sizes)
+
+
+def _check_other_sizes(model: nn.Module, network: Network, call: Call) -> None:
+    """Compare outputs at another size that should be free; where they differ, fix all sizes."""
+    sizes = network.inputs.sizes
+    for other in other_sizes(call, sizes):
+        try:
+            model(*other[0], **other[1])
+        except Exception:  # the model itself is not for this size
+            continue
+        try:
+            _check_call(model, network, other)
+        except CaptureError:
+            network.set_sizes(fixed_sizes(call, sizes.conditions))
+        return
 
 
 def _check_call(model: nn.Module, network: Network, call: Call) -> None:

@@ -10,14 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import sympy  # type: ignore[import-untyped]
 import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim
 from torch.utils import _pytree as pytree
+from torch.utils._sympy.printers import PythonPrinter
 
 from shoal.errors import CaptureError
 from shoal.network.contexts import flatten_contexts
 from shoal.network.inputs import Call
+from shoal.network.shape_reads import Comparison, ShapeReads
 from shoal.quiet import quietly
 
 
@@ -28,6 +31,8 @@ class Exported:
     graph: fx.Graph  # its `get_attr` nodes name tensors by their path in the model
     tensors: nn.Module  # holds these, and the constants that the forward pass made
     output_structure: pytree.TreeSpec
+    comparisons: tuple[Comparison, ...] = ()  # of sizes other than the batch, by the model's code
+    conditions: tuple[str, ...] = ()  # what was taken for given of the batch size
 
 
 def export_model(model: nn.Module, call: Call, batch: int) -> Exported:
@@ -44,14 +49,31 @@ def export_model(model: nn.Module, call: Call, batch: int) -> Exported:
         named = {**({"args": shapes[0]} if call[0] else {}), **shapes[1]}
     try:
         with without_fast_path(), quietly(), torch.enable_grad():
-            program = torch.export.export(target, *call, dynamic_shapes=named, strict=False)
+            with ShapeReads() as reads:
+                program = torch.export.export(target, *call, dynamic_shapes=named, strict=False)
             module = program.module(check_guards=False)
             flatten_contexts(module)
     except Exception as error:
         _assert_runs(model, call)
         raise CaptureError(_explain(model, error, batch)) from error
     structure: Any = module._out_spec
-    return Exported(module.graph, module if target is model else _unwrapped(module), structure)
+    tensors = module if target is model else _unwrapped(module)
+    conditions = _batch_conditions(module.graph)
+    return Exported(module.graph, tensors, structure, tuple(reads.comparisons), conditions)
+
+
+def _batch_conditions(graph: fx.Graph) -> tuple[str, ...]:
+    """Return what the export took for given of the batch size, as comparisons of `batch`."""
+    values = [node.meta.get("val") for node in graph.nodes if node.op == "placeholder"]
+    sizes: list[Any] = [v.shape[0] for v in values if isinstance(v, Tensor) and v.dim() > 0]
+    nodes = [size.node for size in sizes if isinstance(size, torch.SymInt)]
+    batch = sympy.Symbol("batch", integer=True, positive=True)
+    found: dict[str, None] = {}
+    for guard in nodes[0].shape_env.guards if nodes else ():
+        expression = guard.expr.xreplace(dict.fromkeys((node.expr for node in nodes), batch))
+        if expression.free_symbols == {batch}:
+            found[PythonPrinter().doprint(expression)] = None
+    return tuple(found)
 
 
 @contextmanager

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import linecache
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import torch
@@ -17,6 +17,7 @@ from shoal.errors import CaptureError, PlanError, ShoalError, unknown_name
 from shoal.network.blocks import Block
 from shoal.network.contexts import context_device, restored_on_error
 from shoal.network.graph import Graph, Site
+from shoal.network.input_sizes import Sizes
 from shoal.network.inputs import Call
 from shoal.network.own_code import with_own_code
 from shoal.network.paths import tables_of
@@ -101,6 +102,7 @@ class InputSpec:
     parameters: tuple[str, ...]  # the parameter names of the original's `forward`
     leaves: tuple[Any, ...]  # the example's: tensors by their `TensorSpec`, others as they are
     weights: torch.dtype | None = None  # the parameters' floating-point type at capture, if any
+    sizes: Sizes = field(default_factory=Sizes)  # what the inputs' sizes must be
 
     def flatten(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
         """Return the leaves of a call, in the graph's order; raises `CaptureError` on a misfit."""
@@ -117,7 +119,15 @@ class InputSpec:
                 f"the network was captured with the inputs ({', '.join(wanted)}) and called with "
                 f"{len(args)} positional and {sorted(kwargs)} keyword inputs: call it the same way"
             )
+        if not self.sizes.free:
+            self.check_sizes(leaves)
         return leaves
+
+    def check_sizes(self, leaves: Sequence[Any]) -> None:
+        """Raise `CaptureError` if a call has sizes that the network is not for."""
+        # An export takes the branch that was captured, and states its own conditions.
+        if not torch.compiler.is_exporting():
+            self.sizes.check(leaves, self.leaves)
 
 
 class Network(nn.Module):
@@ -179,6 +189,8 @@ class Network(nn.Module):
         """Compute what the original computes; inputs and outputs are shaped as the original's."""
         if self._simple_call and len(args) == 1 and not kwargs and isinstance(args[0], Tensor):
             leaves = list(args)
+            if self._checks_sizes:
+                self.inputs.check_sizes(leaves)
         else:
             leaves = self.inputs.flatten(args, kwargs)
         if self._context is None or torch.compiler.is_compiling():
@@ -189,6 +201,10 @@ class Network(nn.Module):
         if self._one_output:
             return outputs[0]
         return pytree.tree_unflatten(list(outputs), self._output_structure)
+
+    def set_sizes(self, sizes: Sizes) -> None:
+        """Say which sizes of inputs the network is for."""
+        self._keep(inputs=replace(self.inputs, sizes=sizes), _checks_sizes=not sizes.free)
 
     def recompile(self) -> None:
         """Compile the forward pass again; needed after `graph` was changed."""
@@ -209,6 +225,7 @@ class Network(nn.Module):
             _context=context_device(self.graph),
             _simple_call=self.inputs.structure == one_tensor,
             _one_output=self._output_structure.is_leaf(),
+            _checks_sizes=not self.inputs.sizes.free,
         )
         self._renew_forward()
 

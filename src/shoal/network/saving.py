@@ -23,6 +23,7 @@ from torch.utils import _pytree as pytree
 from shoal.errors import CheckpointError, DamagedError, PlanError, ShoalError, one_line
 from shoal.files import readable_errors, replace_folder
 from shoal.network.described import DTYPES, Reader, Writer, describe_nodes, plain_name, read_nodes
+from shoal.network.input_sizes import Sizes
 from shoal.network.network import InputSpec, Network, Plan, TensorSpec
 from shoal.network.raising import Opaque
 from shoal.network.saved_form import SavedNetwork
@@ -204,6 +205,8 @@ def _describe_inputs(inputs: InputSpec) -> dict[str, Any]:
         "parameters": list(inputs.parameters),
         "leaves": [described(leaf) for leaf in inputs.leaves],
         "weights": None if inputs.weights is None else plain_name(inputs.weights),
+        "fixed_sizes": [list(dims) for dims in inputs.sizes.fixed],
+        "conditions": list(inputs.sizes.conditions),
     }
 
 
@@ -219,6 +222,10 @@ def _read_inputs(data: Mapping[str, Any]) -> InputSpec:
         tuple(map(str, data["parameters"])),
         tuple(map(leaf, data["leaves"])),
         None if data["weights"] is None else DTYPES[data["weights"]],
+        Sizes(
+            tuple(tuple(map(int, dims)) for dims in data.get("fixed_sizes", ())),
+            tuple(map(str, data.get("conditions", ()))),
+        ),
     )
 
 
