@@ -22,6 +22,7 @@ def test_the_digits_network_without_data(capsys: pytest.CaptureFixture[str]) -> 
     assert len(found["sites"]) == 13
     assert {site["kind"] for site in found["sites"]} == {"relu"}
     assert found["input_shape"] == [1, 8, 8]
+    assert found["sizes"] == ["the input may be [batch, 1, any, any]"]
     assert found["depth"] == 14
     assert len(found["blocks"]) == 6
     assert [b["name"] for b in found["blocks"] if not b["removable"]] == ["layer2.0"]

@@ -17,7 +17,7 @@ from shoal.errors import CaptureError, PlanError, ShoalError, unknown_name
 from shoal.network.blocks import Block
 from shoal.network.contexts import context_device, restored_on_error
 from shoal.network.graph import Graph, Site
-from shoal.network.input_sizes import Sizes
+from shoal.network.input_sizes import Sizes, readable
 from shoal.network.inputs import Call
 from shoal.network.own_code import with_own_code
 from shoal.network.paths import tables_of
@@ -122,6 +122,15 @@ class InputSpec:
         if not self.sizes.free:
             self.check_sizes(leaves)
         return leaves
+
+    def size_lines(self) -> list[str]:
+        """Say which sizes the inputs may have, in a line for each input and each condition."""
+        shapes = {i: leaf.shape for i, leaf in enumerate(self.leaves) if hasattr(leaf, "shape")}
+        lines = []
+        for number, shape in shapes.items():
+            which = f"input {number}" if len(shapes) > 1 else "the input"
+            lines.append(f"{which} may be {self.sizes.described(number, shape)}")
+        return lines + [f"only for {readable(condition)}" for condition in self.sizes.conditions]
 
     def check_sizes(self, leaves: Sequence[Any]) -> None:
         """Raise `CaptureError` if a call has sizes that the network is not for."""

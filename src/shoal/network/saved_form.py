@@ -105,6 +105,8 @@ class Inputs(TypedDict):
     parameters: list[str]
     leaves: list[ExampleTensor | ExampleValue]
     weights: str | None
+    fixed_sizes: NotRequired[list[list[int]]]  # older files know nothing of sizes
+    conditions: NotRequired[list[str]]
 
 
 @with_config(_EXACT)

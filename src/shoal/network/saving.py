@@ -216,16 +216,19 @@ def _read_inputs(data: Mapping[str, Any]) -> InputSpec:
             return data["value"]
         return TensorSpec(tuple(map(int, data["shape"])), DTYPES[data["dtype"]])
 
+    leaves = tuple(map(leaf, data["leaves"]))
+    fixed = tuple(tuple(map(int, dims)) for dims in data.get("fixed_sizes", ()))
+    for spec, dims in zip(leaves, fixed, strict=bool(fixed)):
+        rank = len(spec.shape) if isinstance(spec, TensorSpec) else 0
+        if not all(0 < d < rank for d in dims):
+            raise PlanError(f"the sizes {list(dims)} of an input are fixed, which it does not have")
     return InputSpec(
         tree_from_json(data["structure"]),
         tuple(map(str, data["keywords"])),
         tuple(map(str, data["parameters"])),
-        tuple(map(leaf, data["leaves"])),
+        leaves,
         None if data["weights"] is None else DTYPES[data["weights"]],
-        Sizes(
-            tuple(tuple(map(int, dims)) for dims in data.get("fixed_sizes", ())),
-            tuple(map(str, data.get("conditions", ()))),
-        ),
+        Sizes(fixed, tuple(map(str, data.get("conditions", ())))),
     )
 
 

@@ -19,6 +19,7 @@ class Inspection:
 
     model: str
     input_shape: tuple[int, ...]  # of one sample
+    sizes: tuple[str, ...]  # that the inputs may have, a line for each input and condition
     sites: tuple[Site, ...]
     blocks: tuple[Block, ...]
     costs: Mapping[str, BlockCost]  # of dropping each removable block
@@ -46,7 +47,7 @@ class Inspection:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON values."""
-        figures = ("model", "depth", "macs", "params", "uncounted", "notes", "input_shape")
+        figures = ("model", "depth", "macs", "params", "uncounted", "notes", "input_shape", "sizes")
         scores = ("criterion", "samples", "settled")
         return {
             **{name: getattr(self, name) for name in figures},
@@ -94,6 +95,7 @@ def inspect_network(
     return Inspection(
         model=model,
         input_shape=tuple(first.shape[1:]),
+        sizes=tuple(network.inputs.size_lines()),
         sites=tuple(network.sites),
         blocks=tuple(network.blocks),
         costs=block_costs(network, inputs, latency=False) if costs is None else costs,
@@ -177,6 +179,7 @@ def inspection_lines(found: Inspection) -> list[str]:
     removable = sum(block.removable for block in found.blocks)
     lines = [
         f"{found.model}, input {'×'.join(map(str, found.input_shape))}",
+        *found.sizes,
         f"{left} of {len(found.sites)} rectifiers, {removable} of {len(found.blocks)} blocks "
         "removable",
         f"depth {found.depth} layers, {amount(found.macs)} MACs per sample, "
