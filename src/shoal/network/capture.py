@@ -43,8 +43,9 @@ def capture(
 
     The network computes what the model computes, in eval and in training mode, for any batch size,
     and for any height, width or length where the model's forward pass allows that; it refuses other
-    sizes (`network.inputs.size_lines()` says which it takes). `state_dict` keys are the model's. Both share parameters: train one and the other follows
-    (`Network.copy` parts them). The model itself is left as it was.
+    sizes (`network.inputs.size_lines()` says which it takes). `state_dict` keys are the model's.
+    Both share parameters: train one and the other follows (`Network.copy` parts them). The model
+    itself is left as it was.
 
     Args:
         model: a trained model that `torch.export` takes. A `Network` is returned as it is.

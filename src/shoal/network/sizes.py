@@ -77,11 +77,14 @@ def find_sizes(model: nn.Module, call: Call, batch: int, exported: Exported) -> 
         return Found(Sizes(_rest(leaves, _any_choice(leaves)), conditions), {})
     for vary in _choices(leaves):
         for own in (True, False):
-            found = _tried(model, call, batch, exported, vary, own)
-            if found is not None:
-                replaced, further = found
-                sizes = Sizes(_rest(leaves, vary), (*conditions, *further))
-                return Found(sizes, replaced)
+            try:
+                found = _tried(model, call, batch, exported, vary, own)
+            except CaptureError:  # the model itself is not for these sizes: try multiples
+                continue
+            if found is None:
+                break
+            replaced, further = found
+            return Found(Sizes(_rest(leaves, vary), (*conditions, *further)), replaced)
     return Found(fixed_sizes(call, conditions), {})
 
 
@@ -194,10 +197,7 @@ def _tried(
     """Return what explains the graph at other sizes, and on what conditions; None if nothing."""
     exports, found = [exported], None
     for scale in (2, 3):
-        try:
-            exports.append(export_model(model, _resized(call, vary, scale, own), batch))
-        except CaptureError:
-            return None
+        exports.append(export_model(model, _resized(call, vary, scale, own), batch))
         found = _explained(exports)
         if found is None:
             return None
