@@ -4,12 +4,33 @@ from collections import UserDict, namedtuple
 
 import pytest
 import torch
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from shoal.data.batch import split_batch
+from shoal.data.batch import batch_count, split_batch, training_batches
 from shoal.errors import DataError
 
 X = torch.arange(12.0).reshape(4, 3)
 Y = torch.arange(4)
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(zip(X, Y, strict=True))
+
+
+class Refusing(list):
+    def __len__(self):
+        raise NotImplementedError
+
+
+def test_a_length_is_known_or_not():
+    assert batch_count(DataLoader(TensorDataset(X, Y), 3)) == training_batches([1, 2]) == 2
+    for loader in (DataLoader(Stream(), 2), Refusing(), iter([])):
+        assert batch_count(loader) is None
+    with pytest.raises(
+        DataError, match=r"DataLoader over a data set of type Stream\) have no leng"
+    ):
+        training_batches(DataLoader(Stream(), 2))
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,9 @@ def one(): return loader(4)
 def four(): return (1, 2, 3, 4)
 def once(): return (b for b in [1]), loader(2)
 def no_length(): return iter, loader(2)
+class Stream(torch.utils.data.IterableDataset):
+    def __iter__(self): return iter([(torch.zeros(5), 0)])
+def stream(): return DataLoader(Stream(), 1), loader(2)
 def broken(): raise OSError("disk on fire")
 """
 
@@ -96,6 +99,7 @@ def test_a_factory_of_a_module(module, monkeypatch):
         ("four", DataError, "returned 4 things"),
         ("once", DataError, "can be read only once"),
         ("no_length", DataError, "iterable of batches with a length"),
+        ("stream", DataError, "iterable of batches with a length"),
         ("broken", ConfigError, "disk on fire"),
         ("two?m=1", ConfigError, "does not take 'm'"),
         ("tree", NameNotFoundError, "three"),

@@ -175,6 +175,20 @@ def test_a_damaged_file_is_named_and_can_be_skipped(root, damage, max_memory_gib
     assert str(bad) in data.notes[0]
 
 
+def test_an_image_that_is_too_large_is_named_and_can_be_skipped(root, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5000)  # refused above 10,000
+    Image.new("L", (90, 100)).save(root / "train" / "ant" / "large.png")
+    load(root, image_size=8)  # no warning either
+    huge = root / "train" / "bee" / "huge.gif"
+    Image.new("1", (101, 100)).save(huge)
+    one_line(DataError, f"'{huge}' .it has more than 0 megapixels", root, image_size=8)
+    notes = load(root, image_size=8, skip_broken=True).notes
+    assert notes == (f"1 train file could not be decoded and was skipped: {huge}",)
+    stream = load(root, image_size=8, max_memory_gib=0.0, workers=0)
+    with pytest.raises(DataError, match="more than 0 megapixels"):
+        images_of(stream.train), images_of(stream.val)
+
+
 def test_a_class_of_broken_files_is_not_skipped_silently(root):
     for path in (root / "train" / "bee").iterdir():
         path.write_text("x")
@@ -194,7 +208,7 @@ def test_a_folder_that_may_not_be_read(root, monkeypatch):
         raise PermissionError(13, "Permission denied", str(self))
 
     monkeypatch.setattr("pathlib.Path.iterdir", refuse)
-    one_line(DataError, "train' cannot be read: change its permissions", root)
+    one_line(DataError, f"'{root}' cannot be read: change its permissions", root)
 
 
 def test_folders_that_are_no_data_set(root, tmp_path):

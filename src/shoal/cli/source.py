@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from shoal.cli.config import data_options, run_options
+from shoal.cli.screen import print_lines, progress_console
 from shoal.data import DataSet, data_sets, load_data
 from shoal.errors import CaptureError, ConfigError, OptionError, ShoalError
 from shoal.merge.loading import is_run, load
@@ -99,9 +100,14 @@ def run_data(run: Mapping[str, Any], asked: str | None) -> str:
 def read_data(
     name: str, device: torch.device, run: Mapping[str, Any] | None = None, **options: Any
 ) -> DataSet:
-    """Return the data, read as a run's options say, and with what else is given over them."""
+    """Return the data, read as a run's options say, and with what else is given over them.
+
+    What the user should know of them is printed.
+    """
     given = {key: value for key, value in options.items() if value is not None}
-    return load_data(name, device=device, **{**data_options(run or {}), **given})
+    data = load_data(name, device=device, **{**data_options(run or {}), **given})
+    print_lines(progress_console(), *(f"note: {note}" for note in data.notes))
+    return data
 
 
 def open_network(text: str, source: Source, data: DataSet | None = None) -> Network:

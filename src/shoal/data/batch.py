@@ -103,6 +103,35 @@ def sent(value: Tensor, device: torch.device) -> Tensor:
     return value.to(device, non_blocking=device.type != "cpu")
 
 
+def batch_count(loader: Any) -> int | None:
+    """Return how many batches a loader has; None if it cannot say.
+
+    A `DataLoader` over an `IterableDataset` has a `__len__` too, which raises.
+    """
+    try:
+        return len(loader)
+    except Exception:  # whatever says that there is no number
+        return None
+
+
+def training_batches(loader: Any) -> int:
+    """Return how many batches an epoch of training has.
+
+    Raises:
+        DataError: the loader has no length.
+    """
+    count = batch_count(loader)
+    if count is None:
+        kind = type(loader).__name__
+        data = getattr(loader, "dataset", None)
+        over = "" if data is None else f" over a data set of type {type(data).__name__}"
+        raise DataError(
+            f"the training data ({kind}{over}) have no length: give them a __len__ that returns "
+            "the number of batches, which the learning-rate schedule needs"
+        )
+    return count
+
+
 def split_batch(batch: Any, device: torch.device | str | None = None) -> Batch:
     """Return a loader's batch as a `Batch`.
 

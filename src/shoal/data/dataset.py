@@ -13,7 +13,7 @@ from torch import Tensor
 
 from shoal.compat import with_torchvision
 from shoal.data.augment import Augment
-from shoal.data.batch import split_batch
+from shoal.data.batch import batch_count, split_batch
 from shoal.data.loader import ImageLoader
 from shoal.errors import ConfigError, DataError, NameNotFoundError, unknown_name
 from shoal.options import DataOptions
@@ -105,10 +105,14 @@ class DataSet:
     def describe(self) -> str:
         """Return one line: sizes, shape and classes."""
         parts = {"train": self.train, "val": self.val, "test": self.test}
-        sizes = ", ".join(
-            f"{getattr(part, 'num_samples', len(part)):,} {name}"
+        counts = {
+            name: getattr(part, "num_samples", batch_count(part))
             for name, part in parts.items()
             if part is not None
+        }
+        sizes = ", ".join(
+            f"{'an unknown number of' if count is None else format(count, ',')} {name}"
+            for name, count in counts.items()
         )
         unit = "images" if isinstance(self.train, ImageLoader) else "batches"
         shape = "×".join(str(side) for side in self.sample_shape)
@@ -227,7 +231,7 @@ def _check_loader(loader: Any, what: str) -> None:
     kind = type(loader).__name__
     if isinstance(loader, Iterator):
         raise DataError(f"{what} is a {kind}, which can be read only once: return a list or loader")
-    if not hasattr(loader, "__iter__") or not hasattr(loader, "__len__"):
+    if not hasattr(loader, "__iter__") or batch_count(loader) is None:
         raise DataError(
             f"{what} is a {kind}: return an iterable of batches with a length, as a DataLoader"
         )

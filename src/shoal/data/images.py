@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from shoal.data.batch import sent
+from shoal.data.deep import eight_bits
 from shoal.data.split import Indices
 from shoal.errors import DataError, OptionError, one_line
 from shoal.seeds import generator
@@ -74,12 +77,23 @@ class Frame:
         return self.centre(image)  # too narrow for such a part
 
 
+@contextmanager
+def large_images_allowed() -> Iterator[None]:
+    """Silence Pillow's warning of images of 89 megapixels or more; it refuses those of twice that.
+
+    To be entered by one thread at a time.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield
+
+
 def _open_rgb(path: Path) -> Image.Image:
-    """Return a file's image, decoded, as RGB; raises whatever Pillow does."""
+    """Return a file's (first) image, decoded, as RGB; raises whatever Pillow does."""
     with Image.open(path) as image:
-        if image.mode.startswith("I;16"):
-            # Pillow would clip 16-bit grey at 255, to a white image.
-            return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+        if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+            # Pillow would clip deep grey at 255, to a white image.
+            return Image.fromarray(eight_bits(image)).convert("RGB")
         if image.mode == "P" and "transparency" in image.info:
             return image.convert("RGBA").convert("RGB")
         return image.convert("RGB")
@@ -94,14 +108,21 @@ def _decoded(
         return frame.centre(image) if rng is None else frame.random(image, rng)
     except MemoryError:
         raise
+    except Image.DecompressionBombError:
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
+        return _undecodable(path, f"it has more than {most:.0f} megapixels")
     except Exception as error:  # a damaged file makes decoders raise anything
         reason = one_line(str(error)) or type(error).__name__
         # Pillow's own message for a file of another format repeats the path.
         what = "it is not an image" if "cannot identify" in reason else reason
-        return DataError(
-            f"cannot decode the image '{path}' ({what}): replace or remove it, "
-            "or skip such files with skip_broken=True"
-        )
+        return _undecodable(path, what)
+
+
+def _undecodable(path: Path, what: str) -> DataError:
+    return DataError(
+        f"cannot decode the image '{path}' ({what}): replace or remove it, "
+        "or skip such files with skip_broken=True"
+    )
 
 
 def _cpu_count() -> int:
@@ -134,7 +155,7 @@ def decode_all(
         return failed
 
     broken: list[int] = []
-    with ThreadPoolExecutor(_cpu_count()) as pool:
+    with large_images_allowed(), ThreadPoolExecutor(_cpu_count()) as pool:
         for failed in pool.map(decode, range(0, len(paths), _CHUNK)):
             if failed and not skip_broken:
                 pool.shutdown(wait=False, cancel_futures=True)
@@ -254,7 +275,8 @@ class ImageFiles(Dataset[Any]):
             if self.crop is not None:
                 seed, epoch = self.crop
                 rng = generator(seed, "crop", epoch, int(position))
-            image = _decoded(Path(self.paths[position]), self.frame, rng)
+            with large_images_allowed():
+                image = _decoded(Path(self.paths[position]), self.frame, rng)
             if isinstance(image, DataError):
                 return str(image)
             pixels[row] = image

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
 from itertools import chain, islice
 from typing import Any, Protocol
@@ -16,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch.utils.hooks import RemovableHandle
 
-from shoal.data.batch import Batch, split_batch
+from shoal.data.batch import Batch, batch_count, split_batch
 from shoal.data.loader import ImageLoader
 from shoal.distributed import rank, world
 from shoal.errors import DataError, OptionError
@@ -94,9 +93,7 @@ class Batches:
             self.loader, self.samples = self.loader.take(self.samples), None
         self._done = 0
         self._complete = True
-        self.seen = self.count = 0
-        with suppress(TypeError):  # it has no length
-            self.count = len(self.loader)
+        self.seen, self.count = 0, batch_count(self.loader) or 0
 
     def __iter__(self) -> Iterator[tuple[int, Batch]]:
         """Yield this process's batches with their numbers among all, from 0."""

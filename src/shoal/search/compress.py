@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from shoal.data.batch import split_batch
+from shoal.data.batch import batch_count, split_batch, training_batches
 from shoal.distributed import default_device, ensure_initialised, world
 from shoal.errors import ConfigError, DataError
 from shoal.importance import criterion_for
@@ -130,8 +130,8 @@ def compress(
     goal = with_own(settings.task, loss, evaluate)
     chosen = method_of(settings, goal)
     trains = fit is None and max(wanted.epochs, wanted.dense_epochs, wanted.final_epochs)
-    if trains and not isinstance(train, Sized):
-        raise DataError("the training data have no length: give them a __len__, in batches")
+    if trains:
+        training_batches(train)
     check_finite(model)
     first = _first_batch(train, "training")
     _first_batch(val, "validation")
@@ -252,8 +252,7 @@ def _identity(
     """Return what tells this search from another one: the weights and the sizes of the data."""
 
     def size(loader: Iterable[Any] | None) -> int | None:
-        batches = len(loader) if isinstance(loader, Sized) else None
-        return getattr(loader, "num_samples", batches)
+        return getattr(loader, "num_samples", batch_count(loader))
 
     sizes = {"train": size(train), "val": size(val), "test": size(test)}
     return {"weights": state_hash(model), "samples_in": sizes}

@@ -9,6 +9,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
+from shoal.data.batch import training_batches
 from shoal.distributed import from_main, is_main, sum_across
 from shoal.importance import Scores
 from shoal.modes import device_of, eval_mode
@@ -130,8 +131,7 @@ class Notebook:
     @property
     def batches(self) -> int:
         """How many batches an epoch of training has."""
-        train: Any = self.data.train
-        return len(train)
+        return training_batches(self.data.train)
 
     def note(self, text: str) -> None:
         """Say something the user should know; the step's record keeps it."""

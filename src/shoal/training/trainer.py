@@ -25,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, RandomSampler
 from torch.utils.data.distributed import DistributedSampler
 
-from shoal.data.batch import Batch, split_batch
+from shoal.data.batch import Batch, split_batch, training_batches
 from shoal.data.loader import ImageLoader
 from shoal.distributed import rank, sum_across, world
 from shoal.errors import DataError, TrainingError
@@ -309,14 +309,7 @@ class Feed:
 
 
 def _check_length(loader: Any) -> None:
-    try:
-        batches = len(loader)
-    except TypeError:
-        raise DataError(
-            f"the training loader ({type(loader).__name__}) has no length: give one with __len__, "
-            "because the learning-rate schedule needs the number of batches"
-        ) from None
-    if batches == 0:
+    if training_batches(loader) == 0:
         raise DataError("the training loader is empty: check the data, batch_size and drop_last")
 
 
