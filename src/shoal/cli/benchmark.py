@@ -45,6 +45,7 @@ def benchmark(
     """
     from shoal.cli.source import Source, example_inputs, open_dense, open_usable, parse_shape
     from shoal.measure import benchmark as measure
+    from shoal.report import task_lines
     from shoal.report.latency_tables import benchmark_table
     from shoal.search.compress import working_device
     from shoal.search.ending import folded
@@ -65,4 +66,4 @@ def benchmark(
             min_seconds=seconds,
             max_seconds=max(60.0, 2 * seconds),
         )
-    show(result.to_dict(), [benchmark_table(result)], as_json=as_json)
+    show(result.to_dict(), [benchmark_table(result)], task_lines(network), as_json=as_json)

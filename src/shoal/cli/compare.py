@@ -24,6 +24,7 @@ def compare(
         ),
     ],
     data: params.Data = None,
+    task: params.Task = None,
     checkpoint: Annotated[
         list[Path] | None,
         option("The trained weights of a model; once for each model, in their order.", metavar="F"),
@@ -43,13 +44,14 @@ def compare(
     verbose: params.Verbose = False,
     as_json: params.Json = False,
 ) -> None:
-    """Compare networks: top-1, rectifiers left, depth, work, parameters, latency.
+    """Compare networks: quality, rectifiers left, depth, work, parameters, latency.
 
     All are timed in turn, round by round. Ratios are against the first with its batch norms folded.
 
     Example: shoal compare shoal:cifar_resnet20 run --checkpoint resnet20.pth
     """
     from shoal.cli.comparing import compared, open_all, open_data
+    from shoal.cli.config import run_options, run_task
     from shoal.cli.flags import read_names
     from shoal.cli.source import Source, parse_shape, random_weights
     from shoal.report import comparison_lines, comparison_tables
@@ -62,6 +64,7 @@ def compare(
     for name in runtimes:
         open_runtime(name)  # before anything takes its time
     where = working_device(device)
+    runs = [run_options(Path(text).expanduser()) for text in models]
     source = Source(None, num_classes, image_size, parse_shape(input_shape), trust)
     with progress_console().status("opening") as status:
         loaded, notes = open_data(models, data, image_size, where)
@@ -79,6 +82,7 @@ def compare(
             threads=threads,
             runtimes=runtimes,
             notes=notes,
+            task=run_task(next(filter(None, runs), {}), task),
         )
     tables, lines = comparison_tables(found), comparison_lines(found)
     show(found.to_dict(), tables, lines, as_json=as_json, verbose=verbose)

@@ -28,13 +28,14 @@ from shoal.network import Network
 from shoal.network.inputs import tensors_of
 from shoal.report import Compared, Comparison
 from shoal.search.ending import folded
+from shoal.tasks import Task
 from shoal.training import evaluate
 
 
 def open_data(
     models: Sequence[str], asked: str | None, image_size: int | None, device: torch.device
 ) -> tuple[DataSet | None, list[str]]:
-    """Return the data to measure top-1 on, read as a run among the models reads them, and notes."""
+    """Return the data to measure quality on, read as a run among the models does, and notes."""
     found = {text: run_options(Path(text).expanduser()) for text in models}
     runs = {text: options for text, options in found.items() if options.get("data")}
     fitting = [options for options in runs.values() if asked in (None, options["data"])]
@@ -45,17 +46,17 @@ def open_data(
     if others:  # what validates here may have trained them
         notes.append(
             f"{', '.join(others)}: trained on another part of the data, maybe on images that "
-            "validate here: trust the test accuracy"
+            "validate here: trust the test data"
         )
     run = fitting[0] if fitting else {"data": asked}
     if run["data"] is None:
-        return None, ["top-1 is not measured: give --data"]
+        return None, ["the quality is not measured: give --data"]
     try:
         return read_data(run_data(run, asked), device, run, image_size=image_size), notes
     except ShoalError as error:
         if asked is not None:
             raise
-        return None, [f"top-1 is not measured: {error}"]
+        return None, [f"the quality is not measured: {error}"]
 
 
 def open_all(
@@ -125,6 +126,7 @@ def compared(
     threads: int | None,
     runtimes: Sequence[str],
     notes: Sequence[str],
+    task: Task,
 ) -> Comparison:
     """Return the figures of networks, and their latencies at each batch size in each runtime.
 
@@ -133,10 +135,10 @@ def compared(
     names = list(networks)
     tested = names[names.index(baseline) :]
     parts = (None, None) if data is None else (data.val, data.test)
-    top1 = {name: [_top1(networks[name], part) for part in parts] for name in tested}
+    qualities = {n: [_quality(networks[n], part, task) for part in parts] for n in tested}
     figures = []
     for name, network in networks.items():
-        val, test = top1.get(name, top1[baseline])
+        val, test = qualities.get(name, qualities[baseline])
         macs = count_macs(network, example_inputs(network, 1)).total
         sizes = {"depth": depth(network), "macs": macs, "params": count_params(network)}
         figures.append(Compared(name, val, test, network.sites_left, **sizes))
@@ -146,8 +148,9 @@ def compared(
     latencies = [
         [one.measure(samples[size], baseline, **limits) for one in made] for size in batches
     ]
-    return Comparison(figures, latencies, "" if data is None else data.describe(), notes)
+    measured_on = "" if data is None else data.describe()
+    return Comparison(figures, latencies, measured_on, notes, task.quality_name, task.quality_unit)
 
 
-def _top1(network: Network, data: Loader | None) -> float | None:
-    return None if data is None else evaluate(network, data).quality
+def _quality(network: Network, data: Loader | None, task: Task) -> float | None:
+    return None if data is None else evaluate(network, data, task=task).quality

@@ -70,6 +70,15 @@ def compress(
             rich_help_panel="Method",
         ),
     ] = None,
+    task: Annotated[
+        str | None,
+        option(
+            "What the network is for, which says what its loss and its quality are: classify "
+            "(top-1), multilabel (mAP), binary (one logit, accuracy), regress (R²), segment "
+            "(mIoU), path/file.py:Name or package.module:Name. [dim]Default: classify.[/dim]",
+            rich_help_panel="Task",
+        ),
+    ] = None,
     energy: Annotated[
         bool | None,
         option(
@@ -95,7 +104,7 @@ def compress(
     as_json: params.Json = False,
     **flags: Any,
 ) -> None:
-    """Make a trained network shallower, as far as the accuracy allows.
+    """Make a trained network shallower, as far as its quality allows.
 
     Layers are removed one by one, with fine-tuning after each, until --max-drop is passed.
 
@@ -109,8 +118,9 @@ def compress(
 
     weights = None if checkpoint is None else str(checkpoint)
     own = {"model": model, "checkpoint": weights, "data": data, "energy": energy}
-    own |= {"recipe": recipe, "method": method, "country": country}
-    run_compress(read_job(config, own | read_flags(compress_flags(method), flags)), out)
+    own |= {"recipe": recipe, "method": method, "task": task, "country": country}
+    given = read_flags(compress_flags(method, task), flags)
+    run_compress(read_job(config, own | given), out)
     if is_main_process():
         show_run(out, merge=verbose, verbose=verbose, as_json=as_json)
 
@@ -163,17 +173,18 @@ def run_compress(job: Job, out: Path) -> None:
         ) from None
 
 
-def compress_flags(method: str | None = None) -> list[Flag]:
-    """Return the flags of `shoal compress`: of all methods, and of `method` if it is another."""
+def compress_flags(method: str | None = None, task: str | None = None) -> list[Flag]:
+    """Return the flags of `shoal compress`: of all methods and tasks, and of those named here."""
     import shoal.methods  # noqa: F401  registers them
     from shoal.cli.flags import flags_of
     from shoal.options import DataOptions, Recipe
     from shoal.search.options import MachineOptions, SearchOptions
-    from shoal.search.settings import option_classes
+    from shoal.search.settings import option_classes, task_classes
 
     flags = flags_of(
         {
             "Search": {"": SearchOptions},
+            "Task": task_classes(task),
             "Method": option_classes(method),
             "Data": {"": DataOptions},
             "Training": {"": Recipe},

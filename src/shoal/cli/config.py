@@ -13,6 +13,7 @@ from shoal.sealed import read_yaml
 
 if TYPE_CHECKING:
     from shoal.search.settings import Settings
+    from shoal.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def read_job(path: str | Path | None, flags: Mapping[str, Any]) -> Job:
     """Return the job of a YAML file, if there is one, with the flags that are not None over it."""
     import shoal.methods  # noqa: F401  registers them
     from shoal.search.options import MachineOptions, SearchOptions
-    from shoal.search.settings import Settings, option_classes
+    from shoal.search.settings import Settings, option_classes, task_classes
 
     values = _read_yaml(Path(path).expanduser()) if path is not None else {}
     for name in ("model", "data", "method", "checkpoint", "country"):
@@ -62,6 +63,10 @@ def read_job(path: str | Path | None, flags: Mapping[str, Any]) -> Job:
     if before is not None and given.get("method", before) != before:
         foreign = {f.name for f in fields(option_classes(before)[before])}
         values = {k: v for k, v in values.items() if k not in foreign}
+    before = values.get("task")
+    if before is not None and given.get("task", before) != before:
+        foreign = {f.name for f in fields(task_classes(before)[before.partition("?")[0]])}
+        values = {k: v for k, v in values.items() if k not in foreign}
     values |= given
     for name in ("model", "data"):
         if not values.get(name):
@@ -69,7 +74,10 @@ def read_job(path: str | Path | None, flags: Mapping[str, Any]) -> Job:
     # A name that no option has, before a class that knows but some of them raises for it.
     classes = [DataOptions, Recipe, SearchOptions, MachineOptions]
     classes += option_classes(values.get("method")).values()
-    known = {*_OWN, "method", "recipe"}.union(f.name for cls in classes for f in fields(cls))
+    classes += task_classes(values.get("task")).values()
+    known = {*_OWN, "method", "task", "recipe"}.union(
+        f.name for cls in classes for f in fields(cls)
+    )
     for name in values:
         if name not in known:
             raise unknown_name("option", name, sorted(known))
@@ -85,6 +93,22 @@ def data_options(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return those of some flat values that are options of reading data."""
     known = {f.name for f in fields(DataOptions)}
     return {name: value for name, value in values.items() if name in known}
+
+
+def run_task(run: Mapping[str, Any], asked: str | None = None) -> Task:
+    """Return the task that was asked for, or else a run's; a folder's own code is never run."""
+    from shoal.search.settings import task_classes
+    from shoal.tasks import find_task
+
+    name = str(run.get("task") or "classify")
+    if asked is not None:
+        return find_task(asked)
+    if ":" in name:
+        raise ConfigError(
+            f"the run's task is '{name}', and code that a folder names is never run: give --task"
+        )
+    known = {f.name for f in fields(task_classes()[name])} if name in task_classes() else set()
+    return find_task(name, **{key: value for key, value in run.items() if key in known})
 
 
 def run_options(folder: Path) -> dict[str, Any]:

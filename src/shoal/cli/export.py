@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from shoal.data import DataSet
     from shoal.network import Network
     from shoal.runtimes import ExportReport
+    from shoal.tasks import Task
 
 
 def export(
@@ -83,6 +84,7 @@ def export(
         ),
     ] = False,
     data: params.Data = None,
+    task: params.Task = None,
     trust: params.Trust = False,
     as_json: params.Json = False,
 ) -> None:
@@ -92,14 +94,19 @@ def export(
 
     Example: shoal export run --format onnx --step 5
     """
+    from shoal.cli.config import run_options, run_task
     from shoal.cli.source import open_result, open_trained
     from shoal.measure import depth
+    from shoal.report import task_lines
     from shoal.runtimes import export as write
 
     target = _target(folder, form, out, step, int8)
     if data is not None and not int8:
         raise ConfigError("--data is for --int8: add it, or omit --data")
+    if task is not None and not int8:
+        raise ConfigError("--task is for --int8: add it, or omit --task")
     images = _images(folder, data) if int8 else None
+    goal = run_task(run_options(Path(folder).expanduser()), task)
     for flag, given in (("--batch", batch), ("--runtime", runtime)):
         if given is not None and not merge:
             raise ConfigError(f"{flag} is for merging: omit it, or omit --no-merge")
@@ -107,11 +114,16 @@ def export(
         trained = None if merge else open_trained(folder, step, trust=trust)
         network = trained or open_result(folder, batch, runtime, step, trust=trust)
         report = write(network, target, int8=None if images is None else images.train)
-        found = _accuracies(network, report, images) if images is not None else {}
+        found = _qualities(network, report, images, goal) if images is not None else {}
     layers = depth(network)
     deep = f"the network {'merged' if merge else 'as it was trained'}: {layers} layers deep"
     value = {**report.to_dict(), "merged": merge, "depth": layers, **found}
-    lines = [str(report), deep, *(_points(part, *both) for part, both in found.items())]
+    lines = [
+        str(report),
+        deep,
+        *task_lines(network),
+        *(_points(goal, part, *both) for part, both in found.items()),
+    ]
     show(value, lines=lines, as_json=as_json)
 
 
@@ -126,8 +138,8 @@ def _images(folder: str, asked: str | None) -> DataSet:
     return read_data(run_data(run, asked), torch.device("cpu"), run)
 
 
-def _accuracies(
-    network: Network, report: ExportReport, images: DataSet
+def _qualities(
+    network: Network, report: ExportReport, images: DataSet, task: Task
 ) -> dict[str, tuple[float, float]]:
     """Return the quality of the network and of the file in points, by part of the data."""
     from shoal.runtimes import Running
@@ -137,18 +149,23 @@ def _accuracies(
     both = (network, Running(report.runner))
     parts = {"top1_val": images.val, "top1_test": images.test}
     return {
-        name: (evaluate(both[0], part).quality, evaluate(both[1], part).quality)
+        name: (
+            evaluate(both[0], part, task=task).quality,
+            evaluate(both[1], part, task=task).quality,
+        )
         for name, part in parts.items()
         if part is not None
     }
 
 
-def _points(part: str, before: float, after: float) -> str:
-    from shoal.report.table import percent, points
+def _points(task: Task, part: str, before: float, after: float) -> str:
+    from shoal.report.table import UNITS, points
 
     name = {"top1_val": "validation", "top1_test": "test"}[part]
     change = points(after - before)
-    return f"top-1 {name}: {percent(before)} as float, {percent(after)} in int8 ({change})"
+    shown = UNITS["%" if task.quality_unit == "%" else "quality"]
+    both = f"{shown(before)} as float, {shown(after)} in int8 ({change})"
+    return f"{task.quality_name} {name}: {both}"
 
 
 def _target(folder: str, form: str | None, out: Path | None, step: int | None, int8: bool) -> Path:

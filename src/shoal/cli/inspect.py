@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from shoal.cli import params
@@ -15,6 +16,7 @@ def inspect(
     model: params.Model,
     checkpoint: params.Checkpoint = None,
     data: params.Data = None,
+    task: params.Task = None,
     samples: params.Samples = 2000,
     criterion: Annotated[
         str | None,
@@ -41,6 +43,7 @@ def inspect(
 
     A rectifier whose neurons are nearly always in one state (low entropy) can go first.
     """
+    from shoal.cli.config import run_options, run_task
     from shoal.cli.source import (
         Source,
         example_inputs,
@@ -51,7 +54,7 @@ def inspect(
     )
     from shoal.importance import make_criterion, score_by
     from shoal.measure import benchmark
-    from shoal.report import inspect_network, inspection_lines, inspection_tables
+    from shoal.report import inspect_network, inspection_lines, inspection_tables, task_lines
     from shoal.search.compress import working_device
     from shoal.surgery.drop import block_costs
 
@@ -62,7 +65,8 @@ def inspect(
     source = Source(checkpoint, num_classes, image_size, parse_shape(input_shape), trust)
     network = open_network(model, source, examples).to(where)
     scores = measured = costs = None
-    chosen = make_criterion(criterion or "entropy")
+    goal = run_task(run_options(Path(model).expanduser()), task)
+    chosen = make_criterion(criterion or "entropy").of_task(goal)
     if random_weights(model, checkpoint):
         print_lines(progress_console(), f"note: {model} has random weights: give --checkpoint")
     left = any(site.linearized is None for site in network.sites)
@@ -76,4 +80,5 @@ def inspect(
             costs = block_costs(network, inputs, min_seconds=2.0, runtime=runtime)
     found = inspect_network(network, model, scores=scores, benchmark=measured, costs=costs)
     tables, lines = inspection_tables(found), inspection_lines(found)
+    lines += task_lines(network)
     show(found.to_dict(), tables, lines, as_json=as_json, verbose=verbose)

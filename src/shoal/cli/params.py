@@ -46,6 +46,15 @@ Data = Annotated[
         metavar="D",
     ),
 ]
+Task = Annotated[
+    str | None,
+    option(
+        "What the network is for: classify (top-1), multilabel (mAP), binary (one logit), regress "
+        "(R²), segment (mIoU), path/file.py:Name or package.module:Name; options follow as "
+        "?key=value&…. Default: the run's, else classify.",
+        metavar="TASK",
+    ),
+]
 NumClasses = Annotated[
     int | None, option("Outputs of the classifier, where neither MODEL nor data say.")
 ]

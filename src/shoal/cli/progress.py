@@ -19,7 +19,7 @@ from rich.progress import (
 from typing_extensions import override
 
 from shoal.cli.screen import print_lines
-from shoal.report.table import DONE, UNITS, duration, percent, points
+from shoal.report.table import DONE, UNITS, duration, percent, points, quality_title, quality_unit
 from shoal.search.records import Step
 from shoal.search.setup import Listener
 from shoal.training import BatchReport, EpochReport
@@ -54,6 +54,7 @@ class Lines(Listener):
         self.steps: int | None = None
         self._number = 0
         self._dense: float | None = None
+        self._unit = "%"  # of the task's quality
         self._begun = time.monotonic()
         self._done = 0  # steps finished in this process
 
@@ -72,7 +73,7 @@ class Lines(Listener):
         where = f"step {self._number}" if self._number else "dense"
         accuracy = "" if report.train_hits is None else f", training {percent(report.train_hits)}"
         if report.val_quality is not None:
-            accuracy += f", validation {percent(report.val_quality)}"
+            accuracy += f", validation {UNITS[self._unit](report.val_quality)}"
         print_lines(
             self.console,
             f"  {where}: epoch {report.epoch}/{epochs}, loss {report.loss:.4f}{accuracy}, "
@@ -83,6 +84,7 @@ class Lines(Listener):
     def step(self, step: Step, resumed: bool) -> None:
         if step.step == 0:
             self._dense = step.metrics.top1_val
+            self._unit = quality_unit(step.metrics)
         elif not resumed:
             self._done += 1
         print_lines(self.console, f"{self._headline(step)}{self._ending(step, resumed)}")
@@ -92,11 +94,13 @@ class Lines(Listener):
         print_lines(self.console, f"note: {text}")
 
     def _headline(self, step: Step) -> str:
-        accuracy = f"validation {percent(step.metrics.top1_val)}"
+        found = step.metrics
+        title = quality_title("validation", found)
+        accuracy = f"{title} {UNITS[quality_unit(found)](found.top1_val)}"
         if step.step == 0:
             return f"dense: {accuracy}"
         if self._dense is not None:
-            accuracy += f" ({points(step.metrics.top1_val - self._dense)})"
+            accuracy += f" ({points(found.top1_val - self._dense)})"
         low = "" if step.within else ", below what is allowed"
         if step.operation == "fine-tune":
             what = f"step {step.begun_from} for the last time" if step.ended else "the network"

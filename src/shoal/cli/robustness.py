@@ -24,6 +24,7 @@ def robustness(
         ),
     ],
     data: params.Data = None,
+    task: params.Task = None,
     severities: Annotated[
         str, option("How strong, from 1 (light) to 5.", metavar="A,B,…", show_default=True)
     ] = "1,2,3,4,5",
@@ -52,13 +53,13 @@ def robustness(
     trust: params.Trust = False,
     as_json: params.Json = False,
 ) -> None:
-    """Measure accuracy under the 15 corruptions of CIFAR-10-C and ImageNet-C.
+    """Measure quality under the 15 corruptions of CIFAR-10-C and ImageNet-C.
 
     Strengths are those of ImageNet-C: at 32 pixels, stronger than the files of CIFAR-10-C.
 
     So compare networks with each other by them, not with papers. Needs shoal's extra 'robustness'.
     """
-    from shoal.cli.config import run_options
+    from shoal.cli.config import run_options, run_task
     from shoal.cli.flags import read_names, read_values
     from shoal.cli.source import Source, open_dense, open_network, read_data, run_data
     from shoal.extras.robustness import CORRUPTIONS, check_options, compare_robustness
@@ -89,6 +90,7 @@ def robustness(
             samples=samples or None,
             mean=examples.mean or None,
             std=examples.std or None,
+            task=run_task(run, task),
             progress=lambda done, total: status.update(
                 f"corrupting and evaluating: {done} of {total}"
             ),

@@ -5,7 +5,13 @@ from __future__ import annotations
 from shoal.report.compare_tables import Compared, Comparison, comparison_lines, comparison_tables
 from shoal.report.extra_tables import energy_lines, energy_table, robustness_lines, robustness_table
 from shoal.report.front_table import front_table
-from shoal.report.inspection import Inspection, inspect_network, inspection_lines, inspection_tables
+from shoal.report.inspection import (
+    Inspection,
+    inspect_network,
+    inspection_lines,
+    inspection_tables,
+    task_lines,
+)
 from shoal.report.latency_tables import latency_table, runtime_notes, runtimes_table
 from shoal.report.merge_tables import merge_tables
 from shoal.report.page import write_page
@@ -39,5 +45,6 @@ __all__ = [
     "runtimes_table",
     "slower_lines",
     "steps_table",
+    "task_lines",
     "write_page",
 ]

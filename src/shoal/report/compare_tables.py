@@ -15,7 +15,8 @@ from shoal.report.table import Column, Row, Table
 class Compared:
     """The figures of one network, in the order of the table's columns.
 
-    Accuracies are in percent; None where there are no data, or no test data.
+    Qualities are in points, of a classifier top-1 in percent; None where there are no data, or no
+    test data.
     """
 
     name: str
@@ -33,8 +34,10 @@ class Comparison:
 
     networks: Sequence[Compared]
     latencies: Sequence[Sequence[SideBySide]]  # of each batch size, in each runtime
-    data: str  # what the accuracies were measured on, in words
+    data: str  # what the qualities were measured on, in words
     notes: Sequence[str]
+    quality_name: str = "top-1"
+    quality_unit: str = "%"
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON values."""
@@ -43,15 +46,17 @@ class Comparison:
             "latency": [[one.to_dict() for one in batch] for batch in self.latencies],
             "data": self.data,
             "notes": list(self.notes),
+            "quality_name": self.quality_name,
         }
 
 
 def comparison_tables(found: Comparison) -> list[Table]:
     """Return the table of figures, and one of latencies for each batch size."""
+    unit = "%" if found.quality_unit == "%" else "quality"
     columns = (
         Column("network", align="left"),
-        Column("validation", "%"),
-        Column("test", "%"),
+        Column("validation", unit, meaning=f"{found.quality_name} on validation data"),
+        Column("test", unit, meaning=f"{found.quality_name} on test data"),
         Column("rectifiers", meaning="rectifiers that are left", priority=2),
         Column("depth", meaning="layers with weights on the longest path"),
         Column("MACs", "count", meaning="multiply-accumulates of one sample"),
@@ -70,6 +75,6 @@ def comparison_lines(found: Comparison) -> list[str]:
     return [
         "every network is timed as it would be used: a run's result merged, any other with its "
         "batch norms and lines folded",
-        *([f"top-1: {found.data}"] if found.data else []),
+        *([f"{found.quality_name}: {found.data}"] if found.data else []),
         *(f"note: {note}" for note in [*found.notes, *missing]),
     ]

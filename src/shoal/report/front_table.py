@@ -1,14 +1,14 @@
-"""The networks of a run on the front of accuracy against latency, and how to get one."""
+"""The networks of a run on the front of quality against latency, and how to get one."""
 
 from __future__ import annotations
 
-from shoal.report.table import Column, Quantity, Row, Table
+from shoal.report.table import Column, Quantity, Row, Table, quality_title, quality_unit
 from shoal.search.front import front
-from shoal.search.records import RunRecord
+from shoal.search.records import TOP1, RunRecord
 
 
 def front_table(record: RunRecord) -> Table:
-    """Return the table of the steps that no other one beats in both accuracy and latency."""
+    """Return the table of the steps that no other one beats in both quality and latency."""
     chosen = record.chosen.step
     rows = [
         Row(
@@ -25,10 +25,11 @@ def front_table(record: RunRecord) -> Table:
         )
         for step in front(record.steps)
     ]
+    dense = record.dense
     columns = (
         Column("step"),
-        Column("validation", "%"),
-        Column("test", "%", priority=2),
+        Column(quality_title("validation", dense), quality_unit(dense)),
+        Column(quality_title("test", dense), quality_unit(dense), priority=2),
         Column("dense / this"),
         Column("depth", priority=1),
         Column("MACs", "count", priority=3),
@@ -36,7 +37,8 @@ def front_table(record: RunRecord) -> Table:
     )
     folder = "DIR" if record.folder is None else record.folder
     notes = (
-        "no other step is at least as accurate on validation and as fast; one of them, merged, as "
+        "no other step is at least as good on validation and as fast; one of them, merged, as "
         f"a file: shoal export {folder} --step N",
     )
-    return Table("accuracy against latency", columns, tuple(rows), notes)
+    what = "accuracy" if dense.quality_name == TOP1 else dense.quality_name
+    return Table(f"{what} against latency", columns, tuple(rows), notes)

@@ -173,6 +173,12 @@ def _opaque(found: Inspection) -> Table:
     )
 
 
+def task_lines(network: Network) -> list[str]:
+    """Return what a saved network is for, where it says so and is no classifier."""
+    task, quality = (network.meta.get(key) for key in ("task", "quality"))
+    return [f"task: {task}; its quality is {quality}"] if task not in (None, "classify") else []
+
+
 def inspection_lines(found: Inspection) -> list[str]:
     """Return what to say under the tables: the figures of the whole."""
     left = sum(site.linearized is None for site in found.sites)

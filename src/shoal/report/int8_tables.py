@@ -6,8 +6,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from shoal.report.latency_tables import doubt_notes, places_of, quotient, runtime_name
-from shoal.report.table import Cell, Column, Quantity, Row, Table, text_columns
-from shoal.search.records import Int8, LatencyReport, Metrics, RunRecord
+from shoal.report.table import (
+    Cell,
+    Column,
+    Quantity,
+    Row,
+    Table,
+    quality_title,
+    quality_unit,
+    text_columns,
+)
+from shoal.search.records import TOP1, Int8, LatencyReport, Metrics, RunRecord
 
 _NETWORKS = {
     "dense_folded": "dense",
@@ -55,9 +64,9 @@ def _is_slower(one: Mapping[str, Any]) -> bool:
 def _accuracy_table(final: Metrics, found: Sequence[Int8]) -> Table:
     columns = (
         *text_columns("result"),
-        Column("validation", "%"),
+        Column(quality_title("validation", final), quality_unit(final)),
         Column("change", "points"),
-        Column("test", "%"),
+        Column(quality_title("test", final), quality_unit(final)),
         Column("change", "points"),
         Column("same answers", meaning="of the training images it was calibrated on", priority=1),
         Column("size", "count", "right", "bytes of what was written", 2),
@@ -79,7 +88,8 @@ def _accuracy_table(final: Metrics, found: Sequence[Int8]) -> Table:
         f"merged, calibrated on {found[0].samples} training images without augmentation; each in "
         "its own runtime; change: int8 - float"
     )
-    return Table("accuracy in int8", columns, tuple(rows), (note,))
+    what = "accuracy" if final.quality_name == TOP1 else final.quality_name
+    return Table(f"{what} in int8", columns, tuple(rows), (note,))
 
 
 def _change(after: float | None, before: float | None) -> float | None:

@@ -114,7 +114,8 @@ def _curve(record: RunRecord) -> str:
                       xytext=(3, 4), textcoords="offset points")  # fmt: skip
     axes.axvline(1.0 / record.chosen.latency_ratio, color="0.7", linestyle=":", zorder=0)
     axes.set_xlabel("latency, share of dense's (merged, of dense with its batch norms folded)")
-    axes.set_ylabel("top-1 (%)")
+    unit = record.dense.quality_unit
+    axes.set_ylabel(record.dense.quality_name + (f" ({unit})" if unit else ""))
     axes.invert_xaxis()
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)

@@ -15,19 +15,32 @@ from shoal.report.latency_tables import (
     runtime_notes,
     runtimes_table,
 )
-from shoal.report.table import DONE, Cell, Column, Quantity, Row, Table, ratio_row, text_columns
+from shoal.report.table import (
+    DONE,
+    Cell,
+    Column,
+    Quantity,
+    Row,
+    Table,
+    quality_title,
+    quality_unit,
+    ratio_row,
+    text_columns,
+)
 from shoal.runtimes import EAGER
-from shoal.search.records import RunRecord, Step, lineage
+from shoal.search.records import TOP1, RunRecord, Step, lineage
 
 
 def headline(record: RunRecord) -> str:
     """Return the outcome of a run in one line."""
-    before, after = (Quantity(m.top1_val, "%") for m in (record.dense, record.final))
+    unit = quality_unit(record.dense)
+    before, after = (Quantity(m.top1_val, unit) for m in (record.dense, record.final))
+    quality = quality_title("validation", record.dense)
     gain = ""
     if record.latency is not None:
         gain = f"; latency, dense / result: {quotient(record.latency.speedup)}"
     total = "" if record.total is None else f" of {record.total}"
-    return f"{record.removed}{total} {record.unit} removed; validation {before} → {after}{gain}"
+    return f"{record.removed}{total} {record.unit} removed; {quality} {before} → {after}{gain}"
 
 
 def comparison_table(record: RunRecord) -> Table:
@@ -62,12 +75,13 @@ def _measured(record: RunRecord) -> Sequence[Mapping[str, Any]]:
 
 def _accuracy_rows(record: RunRecord) -> list[Row]:
     rows = []
-    for name, key in (("top-1 validation", "top1_val"), ("top-1 test", "top1_test")):
+    quality, unit = record.dense.quality_name, quality_unit(record.dense)
+    for part, key in (("validation", "top1_val"), ("test", "top1_test")):
         before, after = getattr(record.dense, key), getattr(record.final, key)
         known = before is not None and after is not None
         change = Quantity(after - before, "points") if known else None
-        pair = [None if value is None else Quantity(value, "%") for value in (before, after)]
-        rows.append(Row((name, *pair, change), last=key == "top1_test"))
+        pair = [None if value is None else Quantity(value, unit) for value in (before, after)]
+        rows.append(Row((f"{quality} {part}", *pair, change), last=key == "top1_test"))
     return rows
 
 
@@ -162,6 +176,8 @@ def _columns(record: RunRecord) -> list[tuple[Column, Callable[[Step], Cell]]]:
     def mark(step: Step) -> str:
         return "result" if step.step == record.chosen.step else step.shortfall
 
+    dense, unit = record.dense, quality_unit(record.dense)
+    what = "accuracy" if dense.quality_name == TOP1 else dense.quality_name
     changing = [
         (column, attrgetter(name))
         for column, name in (
@@ -176,10 +192,10 @@ def _columns(record: RunRecord) -> list[tuple[Column, Callable[[Step], Cell]]]:
         (Column("step"), attrgetter("step")),
         (Column("done", align="left"), _done),
         (Column("score", priority=7), _highest_score),
-        (Column("untuned", "%", "right", "validation accuracy before fine-tuning", 5),
+        (Column("untuned", unit, "right", f"validation {what} before fine-tuning", 5),
          attrgetter("top1_val_before")),
-        (Column("validation", "%"), attrgetter("metrics.top1_val")),
-        (Column("test", "%", priority=2), attrgetter("metrics.top1_test")),
+        (Column(quality_title("validation", dense), unit), attrgetter("metrics.top1_val")),
+        (Column(quality_title("test", dense), unit, priority=2), attrgetter("metrics.top1_test")),
         *changing,
         (Column("latency", "ms", "right", "as trained", 4), attrgetter("metrics.latency_ms")),
         (Column("dense / this"), _latency_ratio),

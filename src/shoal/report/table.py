@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
+from shoal.search.records import TOP1, Metrics
+
 DONE = {"linearize": "linearized", "drop": "dropped", "collapse": "collapsed"}
 
 
@@ -33,6 +35,16 @@ def points(value: float) -> str:
     return f"{value:+.2f} points"
 
 
+def quality_unit(metrics: Metrics) -> str:
+    """Return the key of `UNITS` by which a network's quality is written."""
+    return "%" if metrics.quality_unit == "%" else "quality"
+
+
+def quality_title(part: str, metrics: Metrics) -> str:
+    """Return what a column of qualities on a part of the data is called: top-1 goes without."""
+    return part if metrics.quality_name == TOP1 else f"{part} {metrics.quality_name}"
+
+
 def duration(seconds: float) -> str:
     """Return a time as "8.5 s", "3 min 20 s" or "2 h 5 min"."""
     if seconds < 60:
@@ -46,6 +58,7 @@ UNITS: Mapping[str, Callable[[float], str]] = MappingProxyType(
         "": str,
         "count": amount,
         "%": percent,
+        "quality": "{:.2f}".format,
         "points": points,
         "s": duration,
         "ms": "{:.3g} ms".format,

@@ -15,6 +15,7 @@ from shoal.distributed import default_device, ensure_initialised, world
 from shoal.errors import ConfigError, DataError
 from shoal.importance import criterion_for
 from shoal.models import check_finite
+from shoal.modes import device_of, eval_mode
 from shoal.network import Network, capture
 from shoal.network.inputs import resolve_device
 from shoal.network.saving import state_hash
@@ -32,6 +33,7 @@ from shoal.search.run import Run
 from shoal.search.settings import Settings
 from shoal.search.setup import Listener, Meter, Setup
 from shoal.tasks import Loss, Task, with_own
+from shoal.training.evaluate import broken_inputs
 
 
 # Long because each of its arguments is explained; the body is short.
@@ -142,6 +144,8 @@ def compress(
             "device='cpu', or omit int8 and export the result in int8 afterwards"
         )
     network = _captured(model, first, base).to(place).eval()
+    network.meta |= {"task": settings.task_name, "quality": goal.quality_name}
+    notes = _check_task(network, goal, {"training": train, "validation": val, "test": test})
     run = None
     if out is not None:
         run = Run(
@@ -167,7 +171,7 @@ def compress(
             meter=meter,
             clock=Clock(kept, began),
         )
-        return search(chosen, setup)
+        return search(chosen, setup, notes)
     finally:
         if run is not None:
             run.close()
@@ -237,6 +241,33 @@ def _captured(model: nn.Module, first: Any, base: str | None) -> Network:
         network = captured.copy()
     network.plan.base = base or network.plan.base
     return network
+
+
+def _check_task(
+    network: Network, task: Task, data: Mapping[str, Iterable[Any] | None]
+) -> list[str]:
+    """Check outputs and targets of the first batches; return what may be a mistake, line by line.
+
+    Raises:
+        DataError: the targets do not fit the outputs, or a sample is NaN.
+        TrainingError: what the network returns does not show which tensor is meant.
+    """
+    notes: dict[str, None] = {}
+    with eval_mode(network), torch.no_grad():
+        for part, loader in data.items():
+            if loader is None:
+                continue
+            batch = split_batch(_first_batch(loader, part), device_of(network))
+            try:
+                output = task.output(network(*batch.args, **batch.kwargs))
+                target = task.check(output, batch.target)
+                broken = broken_inputs(batch, 0)
+            except DataError as error:
+                raise DataError(f"in the {part} data, {error}") from error
+            if broken:
+                raise DataError(f"in the {part} data, {broken}")
+            notes |= dict.fromkeys(task.notes(output, target))
+    return list(notes)
 
 
 def _first_batch(loader: Iterable[Any], what: str) -> Any:

@@ -25,8 +25,10 @@ from shoal.search.settings import name_of
 from shoal.search.setup import Setup
 
 
-def search(method: Method, setup: Setup) -> Result:
+def search(method: Method, setup: Setup, notes: Sequence[str] = ()) -> Result:
     """Let a method take step after step until the quality, a target or the method itself ends it.
+
+    `notes` are for the user, before all others.
 
     Returns:
         The last network within `max_drop` points of the dense one's validation quality; the fastest
@@ -36,7 +38,10 @@ def search(method: Method, setup: Setup) -> Result:
         NothingToRemoveError: there is nothing to remove.
         TrainingError: the dense network cannot be trained or is broken.
     """
-    return _Search(method, setup).go()
+    found = _Search(method, setup)
+    for note in notes:
+        found._say(note)
+    return found.go()
 
 
 class _Search:
@@ -89,7 +94,9 @@ class _Search:
             if self.run is not None:
                 self.run.forget_training(0)
             lab = self._trained_dense()
-        self._keep(lab, "dense")
+        step = self._keep(lab, "dense")
+        for note in self.setup.gauge.doubts(step.metrics.top1_val):
+            self._say(note)
         return lab.network
 
     def _trained_dense(self) -> Lab:
@@ -169,6 +176,7 @@ class _Search:
         a last training of it must not be below what it was.
         """
         network, gauge, data = lab.network, self.setup.gauge, self.setup.data
+        task = self.setup.task
         self.listener.stage(lab.number, "evaluate")
 
         def measured() -> tuple[Metrics, Ratio]:
@@ -177,7 +185,9 @@ class _Search:
             found = gauge.measure(network)
             unchanged = network is lab.dense
             ratio = Ratio.of([1.0], [1.0]) if unchanged else gauge.ratio(lab.dense, network)
-            return Metrics(quality, test, **vars(found)), ratio
+            names = task.quality_name, task.quality_unit
+            sizes = found.macs, found.params, found.depth, found.latency_ms
+            return Metrics(quality, test, *sizes, *names), ratio
 
         metrics, ratio = from_main(measured())  # all decide alike by it
         dense_quality = self.steps[0].metrics.top1_val if self.steps else metrics.top1_val

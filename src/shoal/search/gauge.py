@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -87,7 +88,7 @@ class Gauge:
     ) -> None:
         self._data = data
         self._task = task or find_task()
-        self.judged: Evaluation | None = None  # the last one
+        self._judged: Evaluation | None = None  # the last one on validation data
         self._where = deployments(runtime, batch)
         self._batches = tuple(dict.fromkeys(one.batch for one in self._where))
         self._runtimes = tuple(dict.fromkeys(one.name for one in self._where))
@@ -95,8 +96,30 @@ class Gauge:
 
     def quality(self, network: Network, data: Iterable[Any]) -> float:
         """Return the task's quality on data, in points."""
-        self.judged = evaluate(network, data, task=self._task)
-        return self.judged.quality
+        found = evaluate(network, data, task=self._task)
+        if data is self._data.val:
+            self._judged = found
+        return found.quality
+
+    def doubts(self, dense: float) -> list[str]:
+        """Return what to say of the dense network's quality, once that was measured."""
+        name, found = self._task.quality_name, self._judged
+        if self._task.judge is not None:
+            if not 0.0 < dense <= 1.0:
+                return []
+            return [
+                f"{name} of the dense network is {dense:.3g}, and max_drop is in the same points: "
+                "if evaluate returns a share of 1, let it return percent"
+            ]
+        if found is None or found.chance is None or found.samples is None:
+            return []
+        if dense > found.chance + 50.0 / math.sqrt(found.samples):  # the error of a share, at most
+            return []
+        return [
+            f"{name} of the dense network is {dense:.1f} % on validation data, hardly more than "
+            f"the {found.chance:.1f} % that one answer to every sample reaches: check its weights, "
+            "and that the data are labelled and normalised as in its training"
+        ]
 
     def measure(self, network: Network) -> Figures:
         """Return what a network costs as it is; its latency is the sum over all that decide."""

@@ -7,7 +7,7 @@ from itertools import takewhile
 from statistics import median
 
 from shoal.search.options import SearchOptions
-from shoal.search.records import Metrics, Step, chosen
+from shoal.search.records import TOP1, Metrics, Step, chosen
 
 MOST_SLACK = 2.0  # points that a last training is expected to win back
 _USUAL_SHARE = 0.5  # of the points lost, where no fine-tuning of the run tells
@@ -89,9 +89,11 @@ def why_stop(options: SearchOptions, steps: Sequence[Step], removed: int) -> str
     if failed > options.patience:
         drop = dense.metrics.top1_val - last.metrics.top1_val
         more = slack(options, steps)
+        name = dense.metrics.quality_name
+        what = "accuracy" if name == TOP1 else name
         expected = f" and {more:.2f} more for the last training to win back" if more else ""
         return (
-            f"validation accuracy is {drop:.2f} points below dense, at most "
+            f"validation {what} is {drop:.2f} points below dense, at most "
             f"{options.max_drop:g} allowed{expected}"
         )
     if options.remove is not None and removed >= options.remove:

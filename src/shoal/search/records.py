@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
@@ -15,6 +17,15 @@ from shoal.schema import Amount, Count, Finite, conform, make
 
 FORMAT = 2
 """Of `result.json`."""
+
+TOP1 = "top-1"
+"""The quality of a classifier."""
+
+
+def quality_key(name: str) -> str:
+    """Return the name of a quality as keys of JSON have it: "R²" is "r2", "mean ap" "mean_ap"."""
+    plain = unicodedata.normalize("NFKC", name).lower()
+    return re.sub(r"[^0-9a-z]+", "_", plain).strip("_") or "quality"
 
 
 @dataclass(frozen=True)
@@ -52,12 +63,16 @@ class Metrics(Record):
     """The figures of one network.
 
     Attributes:
-        top1_val: accuracy on the validation data, in percent; all choices follow from it.
-        top1_test: accuracy on the test data, in percent; reported only. None without test data.
+        top1_val: the task's quality on the validation data, in points: of a classifier, top-1 in
+            percent. All choices follow from it. In JSON it also stands under its own name
+            (`miou_val`), where it has another.
+        top1_test: that on the test data; reported only. None without test data.
         macs: multiply-accumulates of one sample.
         params: number of parameter elements.
         depth: layers with weights on the longest path.
         latency_ms: median time of one call, in milliseconds, at the run's latency batch size.
+        quality_name: what the quality is called ("mIoU").
+        quality_unit: its unit ("%").
     """
 
     top1_val: Finite
@@ -66,6 +81,16 @@ class Metrics(Record):
     params: Count
     depth: Count
     latency_ms: Amount
+    quality_name: str = TOP1
+    quality_unit: str = "%"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures as JSON values, the quality under its own name too."""
+        values = super().to_dict()
+        if self.quality_name == TOP1:
+            return {k: v for k, v in values.items() if not k.startswith("quality_")}
+        key = quality_key(self.quality_name)
+        return values | {f"{key}_val": self.top1_val, f"{key}_test": self.top1_test}
 
 
 @dataclass(frozen=True)
@@ -90,7 +115,7 @@ class Step(Record):
         scores: the criterion's, of all candidates before the removal; infinite, and null in JSON,
             where importance is divided by latency and the removal saves none.
         settled: whether the lowest scores were certain; None where not known.
-        top1_val_before: validation accuracy after the removal and before fine-tuning, in percent.
+        top1_val_before: quality on the validation data after the removal and before fine-tuning.
         notes: what else happened.
         energy: of its training, as JSON values of the search's meter; None without one.
         ended: after the last training: why the search had ended.
@@ -250,7 +275,7 @@ class Int8(Record):
         samples: the training samples it was calibrated on.
         agreement: percent of these samples' answers that are the float network's; None if it gives
             no such answers.
-        top1_val: accuracy on the validation data, in percent.
+        top1_val: the task's quality on the validation data, in points.
         top1_test: on the test data; None without them.
     """
 
@@ -379,9 +404,11 @@ class Result(RunRecord):
         """Return the outcome in one line."""
         dense, final, gain = self.dense, self.final, self.latency.speedup
         doubt = "" if gain.get("trusted", True) else ", not to be trusted"
+        named = "" if dense.quality_name == TOP1 else f" {dense.quality_name}"
         return (
-            f"<shoal result: {self.removed} of {self.total} {self.unit} removed; validation "
-            f"{dense.top1_val:.2f} → {final.top1_val:.2f} %; merged, depth {dense.depth} → "
+            f"<shoal result: {self.removed} of {self.total} {self.unit} removed; validation{named} "
+            f"{dense.top1_val:.2f} → {final.top1_val:.2f} {dense.quality_unit}".rstrip()
+            + f"; merged, depth {dense.depth} → "
             f"{self.latency.merged_depth} and {gain['median']:.2f} × ({gain['low']:.2f} to "
             f"{gain['high']:.2f}) as fast{doubt}>"
         )

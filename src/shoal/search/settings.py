@@ -115,6 +115,16 @@ def option_classes(method: str | None = None) -> dict[str, type[Options]]:
     return known
 
 
+def task_classes(task: str | None = None) -> dict[str, type[Options]]:
+    """Return the option classes of the built-in tasks, by name, and of one more as named."""
+    known: dict[str, type[Options]] = dict(BUILT_IN)
+    if task is not None and task.partition("?")[0] not in known:
+        from shoal.tasks import find_task  # with PyTorch, for which `--help` would wait
+
+        known[task.partition("?")[0]] = find_task(task).Options
+    return known
+
+
 def name_of(method: Any) -> str:
     """Return a method's name: as it was written, without options, or as it is registered."""
     return _name_in(methods, method)

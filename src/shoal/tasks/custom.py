@@ -168,7 +168,7 @@ def _judging(evaluate: Judge) -> Callable[[nn.Module, Any], float]:
         found = evaluate(network, data)
         if isinstance(found, Tensor) and found.numel() == 1:
             found = float(found)
-        if not isinstance(found, bool) and isinstance(found, int | float) and not math.isnan(found):
+        if not isinstance(found, bool) and isinstance(found, int | float) and math.isfinite(found):
             return float(found)
         raise ConfigError(
             f"evaluate returned {found!r}: let it return the quality as a number in points, "

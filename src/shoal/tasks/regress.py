@@ -14,6 +14,7 @@ from shoal.errors import DataError
 from shoal.options import RegressOptions
 from shoal.tasks.task import Task, at_least_fp32, needs_target, per_sample, register_task
 
+_LEAST = -1e6  # of R², which has no lower bound; for outputs that are NaN or infinite
 _LOSSES: Mapping[str, Callable[..., Tensor]] = {
     "squared": F.mse_loss,
     "absolute": F.l1_loss,
@@ -79,7 +80,7 @@ class Regress(Task):
             raise DataError(
                 "all targets are equal, so R² says nothing: check the data, or give evaluate="
             )
-        return 100.0 * float((1.0 - errors[varies] / spread[varies]).mean())
+        return 100.0 * float((1.0 - errors[varies] / spread[varies]).clamp(min=_LEAST).mean())
 
     @override
     def chance(self, rows: Tensor) -> float:
