@@ -18,6 +18,8 @@ from shoal.network import ops
 from shoal.runtimes import RUNTIMES
 from shoal.search.method import methods
 from shoal.targets import import_target
+from shoal.tasks import tasks
+from shoal.training import evaluate
 from small_runs import FakeGauge
 
 PAGE = Path(__file__).resolve().parents[1] / "CONTRIBUTING.md"
@@ -25,7 +27,7 @@ PAGE = Path(__file__).resolve().parents[1] / "CONTRIBUTING.md"
 
 @pytest.fixture(autouse=True)
 def registries_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    for registry in (criteria, methods, RUNTIMES):
+    for registry in (criteria, methods, tasks, RUNTIMES):
         monkeypatch.setattr(registry, "_entries", dict(registry._entries))
     for table in ("_TABLE", "_TYPES"):
         monkeypatch.setattr(ops, table, dict(getattr(ops, table)))
@@ -63,6 +65,16 @@ def test_a_criterion(tmp_path: Path) -> None:
         assert scores.criterion == "mean_output"
         assert scores.samples == 11
         assert scores["3"] == pytest.approx(float(wanted.mean()), rel=1e-6)
+
+
+def test_a_task(tmp_path: Path) -> None:
+    path = written("Add a task", tmp_path)
+    grades = [(torch.eye(4), torch.tensor([0, 2, 0, 3]))]
+    found = evaluate(nn.Identity(), grades, task=f"{path}:Ordinal")
+    assert (found.name, found.quality) == ("near grades", 75.0)
+    assert evaluate(nn.Identity(), grades, task=f"{path}:Ordinal?within=2").quality == 100.0
+    with pytest.raises(shoal.ShoalError, match="grades go from 0 to 3"):
+        evaluate(nn.Identity(), [(torch.eye(4), torch.arange(1, 5))], task="ordinal")
 
 
 def test_a_method(tmp_path: Path) -> None:

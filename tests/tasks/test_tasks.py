@@ -183,6 +183,6 @@ def test_a_task_of_ones_own_is_a_subclass(tmp_path: Any) -> None:
         "import shoal\nfrom shoal.tasks import find_task\n\n"
         "class Near(type(find_task('classify'))):\n    quality_name = 'near'\n"
     )
-    task = find_task(f"{tmp_path / 'own.py'}:Near?output_index=0")
+    task = find_task(f"{tmp_path / 'near_task.py'}:Near?output_index=0")
     assert isinstance(task, Task)
     assert (task.name, task.quality_name, task.options.output_index) == ("Near", "near", 0)

@@ -81,7 +81,9 @@ def _build_app(words: Sequence[str]) -> typer.Typer:
     )
     app.callback()(_shoal)
     wanted = "compress" in words or _COMPLETING in os.environ
-    flags = compress_flags(_method_in(words)) if wanted else []
+    flags = (
+        compress_flags(*(_named(flag, words) for flag in ("--method", "--task"))) if wanted else []
+    )
     first = (demo, inspect, with_flags(compress, flags), benchmark, report)
     for command in (*first, compare, export, robustness):
         app.command()(command)
@@ -89,11 +91,11 @@ def _build_app(words: Sequence[str]) -> typer.Typer:
     return app
 
 
-def _method_in(words: Sequence[str]) -> str | None:
-    """Return the method that a command line names; its options are flags then."""
+def _named(wanted: str, words: Sequence[str]) -> str | None:
+    """Return the method, or task, that a command line names; its options are flags then."""
     for word, following in zip(words, [*words[1:], None], strict=True):
         flag, equals, value = word.partition("=")
-        if flag == "--method":
+        if flag == wanted:
             return value if equals else following
     return None
 

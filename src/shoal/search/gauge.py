@@ -174,7 +174,7 @@ class Gauge:
         """
         data = self._data
         loaders = data.train, data.val, data.test
-        maker = None if int8 is None else Int8Maker(*loaders, self._task, self.quality, int8)
+        maker = None if int8 is None else Int8Maker(*loaders, self.quality, int8, self._task)
         return end_of(
             dense,
             best,

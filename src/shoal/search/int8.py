@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from shoal.network import Network
 from shoal.runtimes import Runner, Running, Runtime
 from shoal.runtimes.int8 import calibration, quantize
 from shoal.search.records import Int8
-from shoal.tasks import Task
+from shoal.tasks import Task, find_task
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class Int8Maker:
     train: Iterable[Any]  # calibrated on, without augmentation
     val: Iterable[Any]
     test: Iterable[Any] | None
-    task: Task
     quality: Callable[[Any, Iterable[Any]], float]  # of a module on data, in points
     folder: Path
+    task: Task = field(default_factory=find_task)
 
     def answers(self, returned: Any) -> Tensor | None:
         """Return the task's answers in what a network returned, if it has any."""
