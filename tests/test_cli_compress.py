@@ -105,7 +105,9 @@ def test_json_is_the_result_and_nothing_else(
 
 def test_its_configuration_runs_again_to_the_same_result(run: Path, tmp_path: Path) -> None:
     config = yaml.safe_load((run / "config.yaml").read_text())
-    options = {flag.option.name for flag in compress_flags() if flag.panel not in ("Method", "Task")}
+    options = {
+        flag.option.name for flag in compress_flags() if flag.panel not in ("Method", "Task")
+    }
     assert options <= set(config)
     assert {"task", "output_index"} <= set(config)
     assert {"model", "data", "checkpoint", "method", "criterion", "energy"} <= set(config)
