@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from network_checks import Call, captured, kinds, same
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 from shoal.network import Network, capture
 
@@ -96,3 +97,20 @@ def test_control_flow_of_torch_is_kept_and_named() -> None:
     x = -5 * images()
     original = model(forward).eval()
     assert same(network.eval()(x), original(x))
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_gradients_pass_activation_checkpoints(reentrant: bool) -> None:
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        z = checkpoint(lambda z: F.relu(self.b(z)) + z, self.a(x), use_reentrant=reentrant)
+        return self.c(checkpoint_sequential([nn.ReLU()], 1, z, use_reentrant=reentrant))
+
+    model = Call(forward, a=nn.Linear(4, 4), b=nn.Linear(4, 4), c=nn.Linear(4, 3))
+    network = capture(model, torch.randn(2, 4)).copy()
+    x = torch.randn(5, 4)
+    for module in (model, network):
+        module(x).square().sum().backward()
+    expected = {name: p.grad for name, p in model.named_parameters()}
+    assert all(grad is not None for grad in expected.values())
+    assert same({name: p.grad for name, p in network.named_parameters()}, expected)
+    assert len(network.sites) == 2

@@ -18,12 +18,19 @@ from shoal.errors import CaptureError
 from shoal.modes import eval_mode, kept_flags
 from shoal.network.agreement import compare_leaf
 from shoal.network.blocks import fix_block_names
-from shoal.network.exporting import Exported, export_model, without_fast_path
+from shoal.network.call_form import TensorSpec
+from shoal.network.exporting import (
+    Exported,
+    export_model,
+    without_checkpoints,
+    without_fast_path,
+)  # fmt: skip
 from shoal.network.inputs import Call, as_call, map_tensors, tensors_of
-from shoal.network.network import InputSpec, Network, Plan, TensorSpec
+from shoal.network.network import InputSpec, Network, Plan
 from shoal.network.normalize import make_out_of_place
 from shoal.network.paths import Skeleton
 from shoal.network.raising import raise_graph
+from shoal.network.refused import assert_capturable
 from shoal.network.runner import Runner, Tap
 from shoal.network.sizes import find_sizes, fixed_sizes, other_sizes
 from shoal.network.training_only import restore_training_only
@@ -69,8 +76,7 @@ def capture(
     """
     if isinstance(model, Network):
         return model
-    if not isinstance(model, nn.Module):
-        raise CaptureError(f"capture takes a torch.nn.Module, not {type(model).__name__}")
+    assert_capturable(model)
     if not isinstance(example_inputs, Tensor | Mapping | tuple | list):
         raise CaptureError(
             "example_inputs must be a tensor, a tuple of positional inputs or a mapping of keyword "
@@ -203,7 +209,7 @@ def _buffers_restored(model: nn.Module) -> Iterator[None]:
 def _check(model: nn.Module, network: Network, call: Call) -> None:
     """Compare outputs of both in eval mode on the example batch and on its first sample."""
     first_sample = map_tensors(lambda x: x[:1] if x.dim() > 0 else x, call)
-    with without_fast_path(), eval_mode(network), torch.no_grad():
+    with without_fast_path(), without_checkpoints(), eval_mode(network), torch.no_grad():
         _check_call(model, network, call)
         _check_one_sample(model, network, first_sample)
         _check_other_sizes(model, network, first_sample)

@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 
 from shoal.errors import CaptureError, PlanError, ShoalError, unknown_name
 from shoal.network.blocks import Block
+from shoal.network.call_form import TensorSpec, check_constants, in_captured_form
 from shoal.network.contexts import context_device, restored_on_error
 from shoal.network.graph import Graph, Site
 from shoal.network.input_sizes import Sizes, readable
@@ -86,14 +87,6 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class TensorSpec:
-    """Shape and type of an example tensor; dimension 0 is the batch."""
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-
-
-@dataclass(frozen=True)
 class InputSpec:
     """What the network is called with."""
 
@@ -106,19 +99,16 @@ class InputSpec:
 
     def flatten(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
         """Return the leaves of a call, in the graph's order; raises `CaptureError` on a misfit."""
-        positional = self.structure.child(0).num_children
-        rest = dict(kwargs)
-        names = self.parameters[len(args) : positional]
-        given = (*args, *(rest.pop(name) for name in names if name in rest))
-        rest.update(zip(self.parameters[positional:], given[positional:], strict=False))
-        ordered = {name: rest.pop(name) for name in self.keywords if name in rest}
-        leaves, structure = pytree.tree_flatten((given[:positional], {**ordered, **rest}))
+        captured = pytree.tree_unflatten(self.leaves, self.structure)
+        call = in_captured_form(captured, self.parameters, args, kwargs)
+        leaves, structure = pytree.tree_flatten(call)
         if structure != self.structure:
-            wanted = [*self.parameters[:positional], *self.keywords]
+            wanted = [*self.parameters[: len(captured[0])], *self.keywords]
             raise CaptureError(
                 f"the network was captured with the inputs ({', '.join(wanted)}) and called with "
                 f"{len(args)} positional and {sorted(kwargs)} keyword inputs: call it the same way"
             )
+        check_constants(captured, self.parameters, self.leaves, leaves)
         if not self.sizes.free:
             self.check_sizes(leaves)
         return leaves
