@@ -11,7 +11,7 @@ from test_run_tables import LATENCY, record, step
 
 from shoal.cli.report import show_run
 from shoal.report import RunRecord, slower_lines, write_page
-from shoal.search.records import is_slower
+from shoal.search.figures import is_slower
 
 FAST = {"median": 1.5, "low": 1.4, "high": 1.6}
 SLOW = {"median": 0.9, "low": 0.88, "high": 0.92}

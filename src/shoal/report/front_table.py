@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from shoal.report.table import Column, Quantity, Row, Table, quality_title, quality_unit
+from shoal.search.figures import TOP1
 from shoal.search.front import front
-from shoal.search.records import TOP1, RunRecord
+from shoal.search.records import RunRecord
 
 
 def front_table(record: RunRecord) -> Table:

@@ -16,7 +16,8 @@ from shoal.report.table import (
     quality_unit,
     text_columns,
 )
-from shoal.search.records import TOP1, Int8, LatencyReport, Metrics, RunRecord
+from shoal.search.figures import TOP1
+from shoal.search.records import Int8, LatencyReport, Metrics, RunRecord
 
 _NETWORKS = {
     "dense_folded": "dense",

@@ -28,7 +28,8 @@ from shoal.report.table import (
     text_columns,
 )
 from shoal.runtimes import EAGER
-from shoal.search.records import TOP1, RunRecord, Step, lineage
+from shoal.search.figures import TOP1
+from shoal.search.records import RunRecord, Step, lineage
 
 
 def headline(record: RunRecord) -> str:

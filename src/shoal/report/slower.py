@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from shoal.report.latency_tables import quotient, runtime_name
-from shoal.search.records import SLOWER, LatencyReport, RunRecord, is_slower
+from shoal.search.figures import SLOWER, is_slower
+from shoal.search.records import LatencyReport, RunRecord
 
 
 def slower_lines(record: RunRecord) -> list[str]:

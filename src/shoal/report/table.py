@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
-from shoal.search.records import TOP1, Metrics
+from shoal.search.figures import TOP1
+from shoal.search.records import Metrics
 
 DONE = {"linearize": "linearized", "drop": "dropped", "collapse": "collapsed"}
 

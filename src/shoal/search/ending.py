@@ -15,8 +15,9 @@ from shoal.network import Network
 from shoal.network.inputs import Inputs
 from shoal.runtimes import EAGER, Runner, installed
 from shoal.runtimes.runtime import open_runtime
+from shoal.search.figures import is_slower
 from shoal.search.int8 import Int8Maker
-from shoal.search.records import Int8, LatencyReport, is_slower
+from shoal.search.records import Int8, LatencyReport
 
 _BASELINE, _RESULT = "dense_folded", "result_merged"
 _DECIDES = Timing(min_seconds=2.0, max_seconds=30.0)  # what users read first must not be a fluke

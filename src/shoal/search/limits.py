@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from itertools import takewhile
 from statistics import median
 
+from shoal.search.figures import TOP1
 from shoal.search.options import SearchOptions
-from shoal.search.records import TOP1, Metrics, Step, chosen
+from shoal.search.records import Metrics, Step, chosen
 
 MOST_SLACK = 2.0  # points that a last training is expected to win back
 _USUAL_SHARE = 0.5  # of the points lost, where no fine-tuning of the run tells

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
@@ -14,18 +12,10 @@ from shoal.errors import DamagedError, RunError, ShoalError
 from shoal.merge.report import MergeReport
 from shoal.network import Network, Plan
 from shoal.schema import Amount, Count, Finite, conform, make
+from shoal.search.figures import TOP1, quality_key
 
 FORMAT = 2
 """Of `result.json`."""
-
-TOP1 = "top-1"
-"""The quality of a classifier."""
-
-
-def quality_key(name: str) -> str:
-    """Return the name of a quality as keys of JSON have it: "R²" is "r2", "mean ap" "mean_ap"."""
-    plain = unicodedata.normalize("NFKC", name).lower()
-    return re.sub(r"[^0-9a-z]+", "_", plain).strip("_") or "quality"
 
 
 @dataclass(frozen=True)
@@ -248,20 +238,6 @@ class LatencyReport(Record):
             {"batch": self.batch, "decides": one["runtime"] == self.runtime, **one}
             for one in self.runtimes
         ]
-
-
-SLOWER = 1.02
-"""How much longer than dense a result may take: less is the noise of a machine."""
-
-
-def is_slower(ratio: Mapping[str, Any]) -> bool:
-    """Whether a result certainly takes longer than dense, by more than 2 %.
-
-    `ratio` is dense over result, as `Ratio.to_dict` has it. Its interval must leave out 1 as well:
-    by its median alone, a network that is as fast as dense would be accused now and then. Nor does
-    one that is not to be trusted accuse.
-    """
-    return bool(ratio.get("trusted", True) and ratio["median"] < 1 / SLOWER and ratio["high"] < 1)
 
 
 @dataclass(frozen=True, kw_only=True)
