@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.nn.utils import prune
 
 from shoal.errors import CheckpointError
 from shoal.models import check_finite, load_checkpoint
@@ -112,6 +114,128 @@ def test_plain_weights_are_preferred_to_averaged_ones(source: Net, tmp_path: Pat
     assert same(net, source)
     load_checkpoint(net, tmp_path / "swa.pt")
     assert same(net, averaged)
+
+
+@pytest.mark.parametrize(
+    ("plain", "averaged"),
+    [
+        ("model.", "ema_model.module."),
+        ("student.", "teacher."),
+        ("", "model_ema.module."),
+        ("online_model.", "ema_model."),
+        ("module.encoder_q.", "module.encoder_k."),
+        ("net.", "net_ema."),
+    ],
+)
+@pytest.mark.parametrize("averaged_first", [False, True])
+def test_plain_weights_are_taken_in_any_order_and_others_are_named(
+    plain: str, averaged: str, averaged_first: bool, source: Net, tmp_path: Path
+):
+    torch.manual_seed(2)
+    other = Net()
+    parts = [renamed(source, plain), renamed(other, averaged)]
+    first, second = reversed(parts) if averaged_first else parts
+    torch.save({"state_dict": {**first, **second}, "epoch": 1}, tmp_path / "two.ckpt")
+    net = Net()
+    report = load_checkpoint(net, tmp_path / "two.ckpt")
+    assert same(net, source)
+    assert report.place == f"state_dict.{plain}"
+    (note,) = report.notes
+    assert averaged in note
+    assert plain in note
+    report = load_checkpoint(net, tmp_path / "two.ckpt", prefix=averaged)
+    assert same(net, other)
+    assert report.place == f"state_dict.{averaged}"
+    with pytest.raises(CheckpointError, match=r"no weights that fit under prefix 'other\.'"):
+        load_checkpoint(net, tmp_path / "two.ckpt", prefix="other.")
+
+
+def test_which_of_two_equal_places_is_asked_for(source: Net, tmp_path: Path):
+    torch.manual_seed(2)
+    torch.save({**renamed(source, "net_a."), **renamed(Net(), "net_b.")}, tmp_path / "two.pt")
+    message = error_of(tmp_path / "two.pt")
+    assert "several weights that fit the model, under 'net_a.' and 'net_b.'" in message
+    assert "prefix=" in message
+    net = Net()
+    load_checkpoint(net, tmp_path / "two.pt", prefix="net_a.")
+    assert same(net, source)
+    torch.save({**renamed(source, "net_a."), **renamed(source, "net_b.")}, tmp_path / "same.pt")
+    assert load_checkpoint(net, tmp_path / "same.pt").notes == ()
+
+
+def test_counters_and_copies_beside_the_weights_are_ignored(source: Net, tmp_path: Path):
+    counters = {
+        "total_ops": torch.ones(1),
+        "conv1.total_params": torch.ones(1, dtype=torch.float64),
+        "n_averaged": torch.tensor(3),
+    }
+    torch.save({**source.state_dict(), **counters}, tmp_path / "a.pt")
+    net = Net()
+    report = load_checkpoint(net, tmp_path / "a.pt")
+    assert same(net, source)
+    assert set(report.ignored) == set(counters)
+    assert report.notes == ()
+    copies = {f"ema_{name.replace('.', '_')}": t + 1 for name, t in source.state_dict().items()}
+    torch.save({**source.state_dict(), **copies}, tmp_path / "b.pt")
+    net = Net()
+    report = load_checkpoint(net, tmp_path / "b.pt")
+    assert same(net, source)
+    assert "first 'ema_conv1_weight'" in report.notes[0]
+    squashed = {f"model_ema.{n.replace('.', '')}": t + 1 for n, t in source.state_dict().items()}
+    torch.save({**renamed(source, "model."), **squashed}, tmp_path / "c.pt")
+    net = Net()
+    assert "model_ema." in load_checkpoint(net, tmp_path / "c.pt").notes[0]
+    assert same(net, source)
+
+
+def test_a_weight_that_only_sounds_like_a_copy_is_unexpected(source: Net, tmp_path: Path):
+    torch.save({**source.state_dict(), "ema.gain": torch.ones(4)}, tmp_path / "a.pt")
+    assert "1 unexpected (first 'ema.gain')" in error_of(tmp_path / "a.pt")
+
+
+def test_buffers_that_the_model_makes_itself_may_be_in_the_file(source: Net, tmp_path: Path):
+    net = Net()
+    net.register_buffer("grid", torch.arange(4), persistent=False)
+    torch.save({**source.state_dict(), "grid": torch.arange(4)}, tmp_path / "a.pt")
+    load_checkpoint(net, tmp_path / "a.pt")
+    assert torch.equal(net.conv1.weight, source.conv1.weight)
+    torch.save({**source.state_dict(), "grid": torch.arange(4) + 1}, tmp_path / "b.pt")
+    assert "1 unexpected (first 'grid')" in error_of(tmp_path / "b.pt", net)
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_masks_of_pruning_are_applied(prefix: str, source: Net, tmp_path: Path):
+    pruned = copy.deepcopy(source)
+    prune.l1_unstructured(pruned.conv1, "weight", amount=0.5)
+    prune.random_unstructured(pruned.layer1[0], "bias", amount=2)
+    torch.save(renamed(pruned, prefix), tmp_path / "a.pt")
+    net = Net()
+    load_checkpoint(net, tmp_path / "a.pt")
+    assert torch.equal(net.conv1.weight, pruned.conv1.weight)
+    assert torch.equal(net.layer1[0].bias, pruned.layer1[0].bias)
+    assert int((net.conv1.weight == 0).sum()) == net.conv1.weight.numel() // 2
+    again = Net()
+    prune.identity(again.conv1, "weight")
+    prune.identity(again.layer1[0], "bias")
+    load_checkpoint(again, tmp_path / "a.pt")  # a model that is pruned itself
+    assert same(again, pruned)
+
+
+def test_a_mask_that_was_applied_goes_and_another_is_refused(source: Net, tmp_path: Path):
+    mask = (torch.arange(source.fc.weight.numel()) % 2).view_as(source.fc.weight).float()
+    content = {**source.state_dict(), "fc.weight_mask": mask}
+    torch.save(content, tmp_path / "a.pt")
+    assert "pruned: call torch.nn.utils.prune.remove" in error_of(tmp_path / "a.pt")
+    torch.save({**content, "fc.weight": source.fc.weight.data * mask}, tmp_path / "b.pt")
+    net = Net()
+    load_checkpoint(net, tmp_path / "b.pt")
+    assert torch.equal(net.fc.weight, source.fc.weight * mask)
+
+
+def test_parametrised_weights_get_the_way_out(source: Net, tmp_path: Path):
+    torch.nn.utils.parametrizations.weight_norm(source.fc)
+    torch.save(source.state_dict(), tmp_path / "a.pt")
+    assert "parametrize.remove_parametrizations" in error_of(tmp_path / "a.pt")
 
 
 def test_wrappers_inside_names_are_removed(source: Net, tmp_path: Path):

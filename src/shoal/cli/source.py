@@ -16,7 +16,14 @@ from shoal.data import DataSet, data_sets, load_data
 from shoal.errors import CaptureError, ConfigError, OptionError, ShoalError
 from shoal.merge.loading import is_run, load
 from shoal.merge.merge import merge_
-from shoal.models import ModelSpec, check_finite, complete_spec, load_model, parse_spec
+from shoal.models import (
+    ModelSpec,
+    build_model,
+    check_finite,
+    complete_spec,
+    load_checkpoint,
+    parse_spec,
+)
 from shoal.network import Network, capture
 from shoal.network.saving import is_saved
 from shoal.search.options import MachineOptions
@@ -171,7 +178,10 @@ def build(spec: ModelSpec, checkpoint: str | Path | None, seed: int = 0) -> nn.M
     cpu = torch.device("cpu")
     with preserved_rng(cpu):
         seed_everything(seed, cpu)
-        return load_model(spec, checkpoint)
+        model = build_model(spec)
+        notes = () if checkpoint is None else load_checkpoint(model, checkpoint).notes
+    print_lines(progress_console(), *(f"note: {note}" for note in notes))
+    return model
 
 
 def example_inputs(network: Network, batch: int) -> Any:

@@ -5,31 +5,31 @@ Code from a file is never run.
 
 from __future__ import annotations
 
-import difflib
-import re
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from shoal.errors import CheckpointError
-
-SUFFIXES = (".safetensors", ".pt", ".pth", ".th", ".bin", ".ckpt", ".tar")
-
-# How torch's restricted reader words a refusal, as opposed to damage.
-_REFUSALS = re.compile(r"Unsupported (?:global|class)|unrecognized function|TorchScript|GLOBAL")
+from shoal.models.weight_names import (
+    WRAPPERS,
+    copies_among,
+    is_averaged,
+    is_counter,
+    left_over,
+    with_masks,
+    without_wrappers,
+)
+from shoal.models.weights_file import read_weights
 
 # Where training programs keep the weights, plain before averaged ones.
 _NESTS: tuple[str, ...] = ("state_dict", "model", "model_state_dict", "model_state")
 _NESTS += ("net", "network", "module", "params", "weights")
-# What DataParallel, torch.compile, FSDP and activation checkpointing insert into parameter names.
-_WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+_PLAIN = WRAPPERS | {*_NESTS, "student", "online", "online_encoder", "encoder_q"}
 
 
 @dataclass(frozen=True)
@@ -42,33 +42,46 @@ class CheckpointReport:
     missing: tuple[str, ...]  # names of the model that the file does not have
     unexpected: tuple[str, ...]  # names of the file that the model does not have
     misshapen: tuple[str, ...]  # names with another shape in the file
+    place: str = ""  # where in the file they lie: its dictionaries and the prefix ("model.module.")
+    ignored: tuple[str, ...] = ()  # names of counters and other copies, which no model needs
+    notes: tuple[str, ...] = ()  # what the user should know, one line each
 
 
 # One reading of a file: the tensors under the model's names, and how well they fit.
 _Reading = tuple[dict[str, Tensor], CheckpointReport]
 
 
-def load_checkpoint(model: nn.Module, path: str | Path, *, strict: bool = True) -> CheckpointReport:
+def load_checkpoint(
+    model: nn.Module, path: str | Path, *, strict: bool = True, prefix: str | None = None
+) -> CheckpointReport:
     """Load a file of weights into `model`; if anything fails the model is unchanged.
 
-    The weights may lie bare in the file or nested (under `state_dict`, `model`, …; plain weights
-    are preferred to averaged ones), and their names may carry a common prefix (`module.`,
-    `_orig_mod.`, …); of all readings the one that fits the model best is taken. Floating-point
-    weights of another precision are converted to the model's.
+    The weights may lie bare in the file or nested (under `state_dict`, `model`, …), and their names
+    may carry a common prefix (`module.`, `_orig_mod.`, …); of all readings the one that fits the
+    model best is taken. Plain weights are preferred to averaged ones (`ema_model.`, `teacher.`, …),
+    which a note then names. Floating-point weights of another precision are converted to the
+    model's, weights under a mask of `torch.nn.utils.prune` are multiplied by it, and counters
+    (`num_batches_tracked`, `total_ops`, …) are ignored where the model has none.
 
     Args:
         model: receives the weights.
-        path: `.safetensors`, or `.pt`, `.pth`, `.th`, `.bin`, `.ckpt` as `torch.save` writes them.
+        path: `.safetensors`, or `.pt`, `.pth`, `.th`, `.bin`, `.ckpt` as `torch.save` writes them;
+            of weights in several files the index (`….index.json`) or any of them; or a folder with
+            the files of one network.
         strict: require that names and shapes agree exactly. Otherwise what agrees is loaded and
             the report lists the rest.
+        prefix: which weights to take of several: the end of the report's `place`, such as
+            "ema_model.".
 
     Raises:
         CheckpointError: the file cannot be read, holds no weights or pickled code, does not fit
-            the model, or holds NaN or infinite weights.
+            the model, holds several weights that do and none that is plainly meant, or holds NaN
+            or infinite weights.
     """
     path = Path(path).expanduser()
     own = {n: t for n, t in model.state_dict().items() if isinstance(t, Tensor)}
-    found, report = _best_reading(_read(path), own, path)
+    buffers = dict(model.named_buffers())
+    found, report = _best_reading(read_weights(path), own, buffers, path, prefix)
     if strict and (report.missing or report.unexpected or report.misshapen):
         raise CheckpointError(_mismatch(found, report, own))
     if own and not report.loaded:
@@ -123,43 +136,111 @@ def _fault(name: str, tensor: Tensor, is_parameter: bool) -> str | None:
     return f"{'NaN' if nans else 'Inf'} ({bad} of {tensor.numel()} values are not finite)"
 
 
-def _best_reading(content: Any, own: Mapping[str, Tensor], path: Path) -> _Reading:
-    """Return the reading of the file that fits the model best; the first of equals."""
+def _best_reading(
+    content: Any,
+    own: Mapping[str, Tensor],
+    buffers: Mapping[str, Tensor],
+    path: Path,
+    wanted: str | None,
+) -> _Reading:
+    """Return the reading of the file that fits the model best; the first of equals.
+
+    Of readings that fit alike and hold other values, the plainest is taken if it is the only one.
+    """
     readings = [
-        _read_as(variant, prefix, own, path)
-        for weights in _state_dicts(content)
-        for variant in _unwrapped(weights)
+        _read_as(variant, place, prefix, own, buffers, path)
+        for place, weights in _state_dicts(content)
+        for variant in _variants(weights)
         for prefix in _prefixes(variant, own)
     ]
     if not readings:
         raise CheckpointError(f"'{path}' holds no weights: give a file with a state_dict in it")
-    # Right shapes count first, then right names, then few unexpected ones.
-    return max(readings, key=lambda r: (r[1].loaded, len(r[0]), -len(r[1].unexpected)))
+    if wanted is not None:
+        readings = [r for r in readings if f".{r[1].place}".endswith(f".{wanted.strip('.')}.")]
+        if not any(report.loaded for _, report in readings):
+            raise CheckpointError(f"'{path}' has no weights that fit under prefix {wanted!r}")
+
+    def rank(reading: _Reading) -> tuple[int, ...]:
+        """Right shapes count first, then right names, plain weights, few unexpected ones."""
+        found, report = reading
+        return report.loaded, len(found), -_oddity(report.place), -len(report.unexpected)
+
+    best, report = max(readings, key=rank)
+    whole = not report.missing and not report.misshapen
+    rivals = [
+        other.place
+        for found, other in readings
+        if whole and other.loaded == report.loaded and other.place != report.place
+        if _differ(found, best)
+    ]
+    rivals = list(dict.fromkeys(rivals))
+    equals = [place for place in rivals if _oddity(place) == _oddity(report.place)]
+    if equals and wanted is None:
+        shown = " and ".join(f"'{place}'" for place in (report.place, *equals[:2]))
+        raise CheckpointError(
+            f"'{path}' holds several weights that fit the model, under {shown}: say which with "
+            "prefix=, or save the ones you mean in a file of their own"
+        )
+    return best, replace(report, notes=_notes(report, rivals))
 
 
-def _state_dicts(content: Any, depth: int = 3) -> Iterator[dict[str, Tensor]]:
-    """Yield every dictionary of named tensors in the file, the likeliest places first."""
+def _oddity(place: str) -> int:
+    """Return how unlikely it is that weights of this place are meant where others fit too."""
+    if is_averaged(place):
+        return 2
+    return int(any(part and part not in _PLAIN for part in place.split(".")))
+
+
+def _differ(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+    return a.keys() != b.keys() or any(
+        a[name] is not b[name] and not torch.equal(a[name], b[name]) for name in a
+    )
+
+
+def _notes(report: CheckpointReport, rivals: list[str]) -> tuple[str, ...]:
+    """Say which weights were taken where the file holds others."""
+    where = f"those under '{report.place}'" if report.place else "those without a prefix"
+    if rivals:
+        shown = ", ".join(f"'{place}'" for place in rivals[:3])
+        return (
+            f"'{report.path}' holds several weights: {where} were loaded, not {shown} (prefix= of "
+            "shoal.models.load_checkpoint takes others)",
+        )
+    copies = [name for name in report.ignored if not is_counter(name)]
+    if copies:
+        return (
+            f"'{report.path}' holds {len(copies)} more tensors that are copies of weights (first "
+            f"'{copies[0]}'): {where} were loaded",
+        )
+    return ()
+
+
+def _state_dicts(
+    content: Any, depth: int = 3, place: str = ""
+) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Yield every dictionary of named tensors in the file and where, the likeliest first."""
     if not isinstance(content, Mapping):
         return
     tensors = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
     if tensors:
-        yield tensors
+        yield place, tensors
     if depth:
         names = [k for k, v in content.items() if isinstance(k, str) and isinstance(v, Mapping)]
         rank = {name: place for place, name in enumerate(_NESTS)}
         for name in sorted(names, key=lambda n: rank.get(n, len(rank))):
-            yield from _state_dicts(content[name], depth - 1)
+            yield from _state_dicts(content[name], depth - 1, f"{place}{name}.")
 
 
-def _unwrapped(weights: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-    """Yield the weights as they are, and without the wrappers' parts inside their names."""
+def _variants(weights: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """Yield the weights as they are, without the wrappers' parts in their names, and masked."""
     yield weights
-    plain = {
-        ".".join(part for part in name.split(".") if part not in _WRAPPERS): tensor
-        for name, tensor in weights.items()
-    }
-    if plain.keys() != weights.keys() and len(plain) == len(weights):
+    plain = without_wrappers(weights)
+    if plain is not None:
         yield plain
+    for given in (weights, plain):
+        masked = None if given is None else with_masks(given)
+        if masked is not None:
+            yield masked
 
 
 def _prefixes(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
@@ -174,12 +255,18 @@ def _prefixes(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[
         for cut in range(1, len(parts)):
             if ".".join(parts[cut:]) in own:
                 counts[".".join(parts[:cut]) + "."] += 1
-    common = (prefix for prefix, count in counts.most_common(8) if 3 * count >= len(weights))
+    size = sum(not is_counter(name) or name in own for name in weights)
+    common = (prefix for prefix, count in counts.most_common(8) if 3 * count >= size)
     return ["", *common]
 
 
 def _read_as(
-    weights: Mapping[str, Tensor], prefix: str, own: Mapping[str, Tensor], path: Path
+    weights: Mapping[str, Tensor],
+    place: str,
+    prefix: str,
+    own: Mapping[str, Tensor],
+    buffers: Mapping[str, Tensor],
+    path: Path,
 ) -> _Reading:
     """Compare the file's names under `prefix` with the model's.
 
@@ -188,16 +275,18 @@ def _read_as(
     """
     under = {n.removeprefix(prefix): t for n, t in weights.items() if n.startswith(prefix)}
     found = {name: under[name] for name in own if name in under}
-    # The counter came with torch 0.4.1; nothing depends on it while momentum is a number.
-    counter = "num_batches_tracked"
+    outside = (name for name in weights if not name.startswith(prefix))
+    ignored = (*left_over(under, own, buffers), *copies_among(outside, own))
     misshapen = [n for n, t in found.items() if not _fits(t, own[n])]
     return found, CheckpointReport(
         path=str(path),
         loaded=len(found) - len(misshapen),
         prefix=prefix,
-        missing=tuple(n for n in own if n not in under and not n.endswith(counter)),
-        unexpected=tuple(n for n in under if n not in own and not n.endswith(counter)),
+        missing=tuple(n for n in own if n not in under and not n.endswith("num_batches_tracked")),
+        unexpected=tuple(n for n in under if n not in own and n not in ignored),
         misshapen=tuple(misshapen),
+        place=place + prefix,
+        ignored=ignored,
     )
 
 
@@ -230,6 +319,11 @@ def _convert(name: str, tensor: Tensor, target: Tensor, path: Path) -> Tensor:
     )
 
 
+def _reparametrised(name: str) -> bool:
+    ends = ("_orig", "_mask", "_g", "_v", "_u")
+    return "parametrizations." in name or name.endswith(tuple(f"weight{end}" for end in ends))
+
+
 def _mismatch(
     found: Mapping[str, Tensor], report: CheckpointReport, own: Mapping[str, Tensor]
 ) -> str:
@@ -247,6 +341,11 @@ def _mismatch(
     modules = {name.rpartition(".")[0] for name in report.misshapen}
     shapes = [(found[name].shape, own[name].shape) for name in report.misshapen]
     outputs = all(there[:1] != here[:1] and there[1:] == here[1:] for there, here in shapes)
+    if any(_reparametrised(name) for name in report.unexpected):
+        advice = (
+            "its weights are parametrised or pruned: call torch.nn.utils.prune.remove or "
+            "parametrize.remove_parametrizations on the model that wrote it, and save it again"
+        )
     if len(parts) == len(modules) == 1 and outputs:  # nothing but the outputs of one module
         theirs, ours = shapes[0][0][0], shapes[0][1][0]
         advice = (
@@ -254,72 +353,3 @@ def _mismatch(
             f"build the model with num_classes={theirs}"
         )
     return f"'{report.path}' does not fit the model: {', '.join(parts)}; {advice}"
-
-
-def _read(path: Path) -> Any:
-    """Return what a `.safetensors` file, or one that `torch.save` wrote, holds, on the CPU.
-
-    Raises:
-        CheckpointError: the file is missing, a folder, empty, damaged, of another type, or holds
-            pickled code.
-    """
-    _check_file(path)
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        with warnings.catch_warnings():
-            # On refusing a TorchScript archive torch also warns; one line is enough.
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        # Damaged bytes make the readers fail in any way: EOFError, KeyError, IndexError, …
-        if _REFUSALS.search(str(error)):
-            named = re.search(r"GLOBAL (\S+)", str(error))
-            what = f" ({named[1]})" if named else ""
-            raise CheckpointError(
-                f"'{path}' holds pickled code{what}, which shoal never runs: where you trust the "
-                "file, load it in your own program and save plain weights by "
-                "`torch.save(model.state_dict(), 'weights.pt')`"
-            ) from error
-        # torch's own text gives advice that does not apply; its first sentence is the reason.
-        message = re.split(r"\n|(?<=\w)\. ", str(error))[0][:160]
-        reason = f"{type(error).__name__}: {message}".removesuffix(": ")
-        raise CheckpointError(
-            f"'{path}' is damaged, cut short or not a file of weights: copy it again ({reason})"
-        ) from error
-
-
-def _check_file(path: Path) -> None:
-    if path.is_dir():
-        inside = sorted(p.name for p in path.iterdir() if p.suffix in SUFFIXES)
-        hint = f"it holds {', '.join(inside[:4])}" if inside else "it holds no file of weights"
-        raise CheckpointError(f"'{path}' is a folder: name the file of weights ({hint})")
-    if not path.is_file():
-        raise CheckpointError(f"there is no file '{path}': {_nearest(path)}")
-    if path.suffix not in SUFFIXES:
-        known = ", ".join(SUFFIXES)
-        raise CheckpointError(
-            f"'{path}' does not look like a file of weights: give one that ends in {known}"
-        )
-    try:
-        with path.open("rb") as file:
-            start = file.read(64)
-    except OSError as error:
-        raise CheckpointError(f"'{path}' cannot be read: {error.strerror}") from error
-    if not start:
-        raise CheckpointError(f"'{path}' is empty: copy or download it again")
-    if start.startswith(b"version https://git-lfs"):
-        raise CheckpointError(
-            f"'{path}' is a Git LFS pointer, not the weights: run `git lfs pull` in its folder"
-        )
-
-
-def _nearest(path: Path) -> str:
-    if not path.parent.is_dir():
-        return f"there is no folder '{path.parent}' either, check the path"
-    names = sorted(p.name for p in path.parent.iterdir() if p.is_file())
-    near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5)
-    near = near or [name for name in names if name.endswith(SUFFIXES)][:3]
-    if near:
-        return "did you mean " + " or ".join(f"'{n}'" for n in near) + "?"
-    return "its folder holds no file of weights, check the path"

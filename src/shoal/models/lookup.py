@@ -15,7 +15,8 @@ from torch import nn
 
 from shoal.compat import import_timm, import_torchvision, with_torchvision
 from shoal.errors import ConfigError, unknown_name
-from shoal.models.checkpoint import SUFFIXES, load_checkpoint
+from shoal.models.checkpoint import load_checkpoint
+from shoal.models.weights_file import SUFFIXES
 from shoal.registry import Registry
 from shoal.targets import accepts, call_target, format_target, import_target, is_path, parse_target
 
