@@ -142,6 +142,7 @@ def test_plain_weights_are_taken_in_any_order_and_others_are_named(
     assert report.place == f"state_dict.{plain}"
     (note,) = report.notes
     assert averaged in note
+    assert note.count("', '") == 0  # no place is named twice
     assert plain in note
     report = load_checkpoint(net, tmp_path / "two.ckpt", prefix=averaged)
     assert same(net, other)

@@ -167,13 +167,14 @@ def _best_reading(
 
     best, report = max(readings, key=rank)
     whole = not report.missing and not report.misshapen
-    rivals = [
-        other.place
+    readings.reverse()  # of two readings of the same tensors the first gives the place its name
+    named = {
+        tuple(map(id, found.values())): other.place
         for found, other in readings
         if whole and other.loaded == report.loaded and other.place != report.place
         if _differ(found, best)
-    ]
-    rivals = list(dict.fromkeys(rivals))
+    }
+    rivals = [*reversed(named.values())]
     equals = [place for place in rivals if _oddity(place) == _oddity(report.place)]
     if equals and wanted is None:
         shown = " and ".join(f"'{place}'" for place in (report.place, *equals[:2]))
