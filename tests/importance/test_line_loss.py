@@ -95,7 +95,7 @@ def test_putting_back_the_same_value_costs_exactly_nothing(
 ) -> None:
     nodes = [network.node_of(site.name) for site in network.sites]
     same = [Candidate(n.name, n, n) for n in nodes]
-    options = TrialOptions(keep=None, precision="fp32")
+    options = TrialOptions(keep=3, precision="fp32")
     scores = replacement_scores("same", network, same, Data(loader), options)
     assert set(scores.values()) == {0.0}
     assert {detail["loss"] for detail in scores.details.values()} == {

@@ -17,10 +17,7 @@ def race(
     generator = torch.Generator().manual_seed(0)
     count = len(means)
     halving = SuccessiveHalving(
-        how.get("weights", [1.0] * count),
-        how.get("groups", [""] * count),
-        keep,
-        expected=samples,
+        how.get("weights", [1.0] * count), how.get("groups", [""] * count), keep
     )
     sums = torch.zeros(3, count, dtype=torch.float64)
     for seen in range(batch, samples + 1, batch):
@@ -31,7 +28,7 @@ def race(
         mean = sums[1] / sums[0]
         variance = (sums[2] / sums[0] - mean.square()).clamp(min=0.0) / sums[0]
         if halving.due(seen):
-            halving.drop_out(mean, variance, seen)
+            halving.drop_out(mean, variance, seen, samples)
             if halving.over:
                 break
     return halving, sums[0], halving.costs_of_all(mean, variance)
@@ -53,17 +50,6 @@ def test_alike_contestants_are_halved_as_late_as_the_samples_allow() -> None:
     assert halving.over
     # Who dropped out never comes before who stayed.
     assert int(costs.argmin()) in halving.running
-
-
-@pytest.mark.parametrize(
-    ("expected", "first"), [(None, 100), (3200, 100), (400, 40), (250, 25), (80, 25)]
-)
-def test_of_few_samples_a_tenth_comes_before_the_first_check(
-    expected: int | None, first: int
-) -> None:
-    halving = SuccessiveHalving([1.0, 1.0], ["", ""], 1, expected=expected)
-    assert next(seen for seen in range(1, 200) if halving.due(seen)) == first
-    assert next(seen for seen in range(first + 1, 400) if halving.due(seen)) == 2 * first
 
 
 def test_each_group_has_its_own_race() -> None:

@@ -27,9 +27,7 @@ from shoal.tasks import Task, find_task
 from shoal.tasks.task import losses_of
 from shoal.training.evaluate import autocast, resolve_precision
 
-# Samples before anyone may drop out, or a tenth of those expected; then at each doubling.
-_FIRST_CHECK = 100
-_FEWEST = 25
+_FIRST_CHECK = 100  # samples before anyone may drop out; then at each doubling
 _CLEARLY = 3.0  # standard errors of the difference
 
 
@@ -64,18 +62,17 @@ def replacement_scores(
     group. The network runs in eval mode; its state is left alone. The task is classification where
     none is given.
     """
-    batches = data.batches(device_of(network))
     race = SuccessiveHalving(
-        [c.weight for c in candidates], [c.group for c in candidates], options.keep,
-        expected=batches.expected,
-    )  # fmt: skip
+        [c.weight for c in candidates], [c.group for c in candidates], options.keep
+    )
     trials = _Trials(network, candidates, options, task or find_task())
+    batches = data.batches(device_of(network))
     with eval_mode(network), torch.no_grad():
         for _, batch in batches.turns():
             if batch is not None:
                 trials.add(batch, race.running)
             if race.due(batches.seen):  # in every process alike
-                race.drop_out(*trials.costs(), batches.seen)
+                race.drop_out(*trials.costs(), batches.seen, batches.expected)
                 if race.over:
                     break
     population = None if race.over else batches.population
@@ -189,26 +186,16 @@ class SuccessiveHalving:
     one costs on all of its own: it never comes before all that stayed.
 
     The race is decided by the costs times each contestant's weight. Each group has a race of its
-    own, of which so many of the best are wanted (`keep`); None keeps all. So many samples are
-    `expected`, if that is known: of few, the first check comes after a tenth.
+    own, of which so many of the best are wanted (`keep`); None keeps all.
     """
 
-    def __init__(
-        self,
-        weights: Sequence[float],
-        groups: Sequence[str],
-        keep: int | None,
-        *,
-        expected: int | None = None,
-    ) -> None:
+    def __init__(self, weights: Sequence[float], groups: Sequence[str], keep: int | None) -> None:
         if keep is not None and keep < 1:
             raise OptionError("keep", keep, "at least 1, or None to score all on all data")
         self._weights = torch.tensor(weights, dtype=torch.float64)
         self._groups = list(groups)
         self._keep = len(groups) if keep is None else keep
-        self._expected = expected
-        tenth = _FIRST_CHECK if expected is None else expected // 10
-        self._next_check = max(_FEWEST, min(_FIRST_CHECK, tenth))
+        self._next_check = _FIRST_CHECK
         self._behind: dict[int, tuple[int, float]] = {}  # behind whom, how far
         self.running = list(range(len(self._groups)))  # those that have not dropped out
 
@@ -219,18 +206,18 @@ class SuccessiveHalving:
         self._next_check = 2 * seen
         return True
 
-    def drop_out(self, costs: Tensor, variances: Tensor, seen: int) -> None:
+    def drop_out(self, costs: Tensor, variances: Tensor, seen: int, expected: int | None) -> None:
         """Drop those that are clearly behind and, where it is time, the worse half.
 
         Costs are each contestant's mean over the samples it has met, in float64, and variances
-        those of the means; so many samples were seen.
+        those of the means; so many samples were seen, of so many expected if that is known.
         """
         price, error = self._prices(costs, variances), variances * self._weights.square()
         for group in self._running_groups():
             if len(group) <= self._keep:
                 continue
             rounds = math.ceil(math.log2(len(group) / self._keep))
-            halves = self._expected is not None and seen >= self._expected / 2**rounds
+            halves = expected is not None and seen >= expected / 2**rounds
             order = sorted(group, key=lambda i: (float(price[i]), float(self._weights[i])))
             last = order[self._keep - 1]
             for rank, i in enumerate(order[self._keep :], start=self._keep):
