@@ -6,8 +6,7 @@ import hashlib
 import inspect
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,14 +16,10 @@ from torch.utils import _pytree as pytree
 from shoal.errors import CaptureError
 from shoal.modes import eval_mode, kept_flags
 from shoal.network.agreement import compare_leaf
+from shoal.network.as_it_was import as_it_was
 from shoal.network.blocks import fix_block_names
 from shoal.network.call_form import TensorSpec
-from shoal.network.exporting import (
-    Exported,
-    export_model,
-    without_checkpoints,
-    without_fast_path,
-)  # fmt: skip
+from shoal.network.exporting import Exported, as_layers, export_model
 from shoal.network.inputs import Call, as_call, map_tensors, tensors_of
 from shoal.network.network import InputSpec, Network, Plan
 from shoal.network.normalize import make_out_of_place
@@ -52,7 +47,7 @@ def capture(
     and for any height, width or length where the model's forward pass allows that; it refuses other
     sizes (`network.inputs.size_lines()` says which it takes). `state_dict` keys are the model's.
     Both share parameters: train one and the other follows (`Network.copy` parts them). The model
-    itself is left as it was.
+    itself is left as it was, with the buffers that its first call makes.
 
     Args:
         model: a trained model that `torch.export` takes. A `Network` is returned as it is.
@@ -86,18 +81,19 @@ def capture(
     call[1].update(example_kwargs or {})
     leaves, structure = pytree.tree_flatten(call)
     batch = _batch_size(leaves)
-    with kept_flags(model), _buffers_restored(model):
-        evaluated = export_model(model.eval(), call, batch)
-        _assert_tensor_output(model, evaluated)
-        found = find_sizes(model, call, batch, evaluated)
-        kept = make_out_of_place(evaluated.graph)
-        notes = _restore_training(model, call, batch, evaluated)
-        found.apply(evaluated.graph)
-    inputs = _input_spec(model, structure, call[1], leaves)
-    network = _assemble(model, evaluated, kept, inputs=inputs, notes=notes)
-    network.set_sizes(found.sizes)
+    with as_it_was(model, but_new_buffers=True):
+        with kept_flags(model):
+            evaluated = export_model(model.eval(), call, batch)
+            _assert_tensor_output(model, evaluated)
+            found = find_sizes(model, call, batch, evaluated)
+            kept = make_out_of_place(evaluated.graph)
+            notes = _restore_training(model, call, batch, evaluated)
+            found.apply(evaluated.graph)
+        inputs = _input_spec(model, structure, call[1], leaves)
+        network = _assemble(model, evaluated, kept, inputs=inputs, notes=notes)
+        network.set_sizes(found.sizes)
     if check:
-        with kept_flags(model), _buffers_restored(model):
+        with as_it_was(model):
             _check(model.eval(), network, call)
     return network
 
@@ -187,29 +183,13 @@ def _assert_tensor_output(model: nn.Module, exported: Exported) -> None:
         )
 
 
-@contextmanager
-def _buffers_restored(model: nn.Module) -> Iterator[None]:
-    """Undo what a forward pass does to buffers, be it in their memory or by replacing them."""
-    owners = [(module, dict(module._buffers)) for module in model.modules()]
-    buffers = [buffer for _, own in owners for buffer in own.values() if buffer is not None]
-    values = [buffer.clone() for buffer in buffers]
-    try:
-        yield
-    finally:
-        for module, own in owners:
-            module._buffers.update(own)
-        with torch.no_grad():
-            for buffer, value in zip(buffers, values, strict=True):
-                buffer.copy_(value)
-
-
 # ---------------------------------------------------------------------- the check
 
 
 def _check(model: nn.Module, network: Network, call: Call) -> None:
     """Compare outputs of both in eval mode on the example batch and on its first sample."""
     first_sample = map_tensors(lambda x: x[:1] if x.dim() > 0 else x, call)
-    with without_fast_path(), without_checkpoints(), eval_mode(network), torch.no_grad():
+    with as_layers(), eval_mode(network), torch.no_grad():
         _check_call(model, network, call)
         _check_one_sample(model, network, first_sample)
         _check_other_sizes(model, network, first_sample)

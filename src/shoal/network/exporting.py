@@ -19,8 +19,10 @@ from torch.utils import _pytree as pytree
 from torch.utils._sympy.printers import PythonPrinter
 
 from shoal.errors import CaptureError
+from shoal.modes import dtype_of
+from shoal.network.as_it_was import as_it_was
 from shoal.network.contexts import flatten_contexts
-from shoal.network.inputs import Call
+from shoal.network.inputs import Call, map_tensors, tensors_of
 from shoal.network.shape_reads import Comparison, ShapeReads
 from shoal.quiet import quietly
 
@@ -48,14 +50,14 @@ def export_model(model: nn.Module, call: Call, batch: int) -> Exported:
     if any(hasattr(fx.GraphModule, name) for name in own_names):
         target = _Around(model)
         named = {**({"args": shapes[0]} if call[0] else {}), **shapes[1]}
+    _run_once(model, call)
     try:
-        with without_fast_path(), without_checkpoints(), quietly(), torch.enable_grad():
+        with as_it_was(model), as_layers(), quietly(), torch.enable_grad():
             with ShapeReads() as reads:
                 program = torch.export.export(target, *call, dynamic_shapes=named, strict=False)
             module = program.module(check_guards=False)
             flatten_contexts(module)
     except Exception as error:
-        _assert_runs(model, call)
         raise CaptureError(_explain(model, error, batch)) from error
     structure: Any = module._out_spec
     tensors = module if target is model else _unwrapped(module)
@@ -78,8 +80,15 @@ def _batch_conditions(graph: fx.Graph) -> tuple[str, ...]:
 
 
 @contextmanager
+def as_layers() -> Iterator[None]:
+    """Let attention and activation checkpoints compute as their layers do, in eval mode too."""
+    with without_fast_path(), _without_checkpoints():
+        yield
+
+
+@contextmanager
 def without_fast_path() -> Iterator[None]:
-    """Let attention compute as its layers do, in eval mode too."""
+    """Keep attention from kernels of its own."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -89,7 +98,7 @@ def without_fast_path() -> Iterator[None]:
 
 
 @contextmanager
-def without_checkpoints() -> Iterator[None]:
+def _without_checkpoints() -> Iterator[None]:
     """Call directly what reentrant activation checkpoints run without gradients at first.
 
     An export would see that first run alone. (The other kind of checkpoint leaves no trace.)
@@ -108,16 +117,52 @@ def without_checkpoints() -> Iterator[None]:
         torch.utils.checkpoint.CheckpointFunction = before  # type: ignore[misc]
 
 
-def _assert_runs(model: nn.Module, call: Call) -> None:
-    """Raise `CaptureError` if the model itself fails on the example inputs."""
+def _run_once(model: nn.Module, call: Call) -> None:
+    """Run a model on real tensors, so that its caches hold such; keep the buffers that this makes.
+
+    Raises `CaptureError` if the model itself fails. In training mode it would draw random numbers,
+    and it ran in eval mode before.
+    """
+    if model.training:
+        return
     try:
-        with torch.no_grad():
-            model(*call[0], **call[1])
+        with as_it_was(model, but_new_buffers=True), _without_checkpoints(), torch.no_grad():
+            args, kwargs = map_tensors(Tensor.clone, call)  # it may overwrite them
+            model(*args, **kwargs)
     except Exception as error:
-        raise CaptureError(
-            f"{type(model).__name__} itself fails on the example inputs{_source_line(error)}: "
-            f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        ) from error
+        raise CaptureError(_failure(model, call, error)) from error
+
+
+def _failure(model: nn.Module, call: Call, error: Exception) -> str:
+    """Return one line on why the model fails on the example inputs."""
+    weights = dtype_of(model)
+    types = {x.dtype for x in tensors_of(call)} - {weights, torch.bool}
+    for wrong in ({kind for kind in types if kind.is_floating_point}, types):
+        if weights is not None and wrong and _runs_as(model, call, wrong, weights):
+            given, own = (" and ".join(sorted(map(_name, k))) for k in (wrong, {weights}))
+            return (
+                f"the inputs are {given} and the weights of {type(model).__name__} {own}: convert "
+                f"the inputs to {own}, or the model to the type of the inputs"
+            )
+    return (
+        f"{type(model).__name__} itself fails on the example inputs{_source_line(error)}: "
+        f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    )
+
+
+def _runs_as(model: nn.Module, call: Call, wrong: set[torch.dtype], weights: torch.dtype) -> bool:
+    """Whether the model runs on inputs of the `wrong` types converted to that of its weights."""
+    args, kwargs = map_tensors(lambda x: x.to(weights) if x.dtype in wrong else x.clone(), call)
+    try:
+        with as_it_was(model), torch.no_grad():
+            model(*args, **kwargs)
+    except Exception:
+        return False
+    return True
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 class _Around(nn.Module):

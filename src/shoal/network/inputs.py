@@ -166,7 +166,7 @@ def _keeping_tensors(model: nn.Module) -> Iterator[None]:
         if tensor is not None
     ]
     buffers = [
-        (module._buffers, name, tensor, tensor.detach().clone(), _version(tensor))
+        (module._buffers, name, tensor, tensor.detach().clone(), version_of(tensor))
         for module in model.modules()
         for name, tensor in module._buffers.items()
         if tensor is not None
@@ -184,7 +184,7 @@ def _keeping_tensors(model: nn.Module) -> Iterator[None]:
                 parameter.grad = grad
         for held, name, buffer, values, version in buffers:
             _put_back(held, name, buffer)
-            if _version(buffer) != version:
+            if version_of(buffer) != version:
                 with torch.no_grad():
                     buffer.copy_(values)
 
@@ -199,5 +199,6 @@ def _place(tensor: torch.Tensor) -> tuple[Any, ...]:
     return tensor.device, tensor.dtype, tensor.data_ptr(), tensor.stride()
 
 
-def _version(tensor: torch.Tensor) -> int | None:
+def version_of(tensor: torch.Tensor) -> int | None:
+    """Return a number that each change in place raises; None for what inference mode made."""
     return None if tensor.is_inference() else tensor._version
