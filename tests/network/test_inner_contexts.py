@@ -9,7 +9,10 @@ from network_checks import Call, captured, kinds, same
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
+import shoal
+from shoal.errors import ConfigError
 from shoal.network import Network, capture
+from shoal.training import fit
 
 
 def full_precision(self: nn.Module, x: Tensor) -> Tensor:
@@ -114,3 +117,26 @@ def test_gradients_pass_activation_checkpoints(reentrant: bool) -> None:
     assert all(grad is not None for grad in expected.values())
     assert same({name: p.grad for name, p in network.named_parameters()}, expected)
     assert len(network.sites) == 2
+
+
+def test_a_forward_pass_without_gradients_is_said_to_be_one() -> None:
+    class Deployed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        @torch.no_grad()
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.b(F.relu(self.a(x)))  # type: ignore[no-any-return]
+
+    data = [(torch.randn(6, 4), torch.tensor([0, 1, 2, 0, 1, 2]))]
+    network = capture(Deployed(), data[0][0])
+    assert len(shoal.score(network, data)) == 1
+    for use in (
+        lambda: fit(network.copy(), data, epochs=1),
+        lambda: shoal.score(network, data, "taylor"),
+        lambda: shoal.compress(Deployed(), data, data, epochs=1, max_drop=100),
+    ):
+        with pytest.raises(ConfigError, match=r"forward pass switches gradients off") as caught:
+            use()
+        assert "\n" not in str(caught.value)

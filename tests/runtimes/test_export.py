@@ -154,6 +154,21 @@ def test_several_inputs_and_a_dict_of_outputs_keep_their_names(tmp_path: Path, f
     assert dimensions(onnx.load(path).graph.input) == [["batch", 4], ["batch", 4]]
 
 
+@pytest.mark.parametrize("bounds", [(0, 6), (0, 5), (0.0, 6), (0, None)])
+def test_clamps_of_whole_numbers_are_exported(tmp_path: Path, bounds: tuple[Any, Any]) -> None:
+    class Clamped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.clamp(self.layer(x) * 20, *bounds)
+
+    network = shoal.capture(Clamped(), torch.randn(2, 4))
+    assert len(network.sites) == 1
+    assert export(network, tmp_path / "net.onnx").max_rel_error <= 1e-5
+
+
 def test_the_onnx_graph_is_clean(tmp_path: Path) -> None:
     export(small(), tmp_path / "net.onnx")
     model = onnx.load(tmp_path / "net.onnx")

@@ -26,7 +26,7 @@ from shoal.onednn import safe_convolutions
 from shoal.options import one_of, option
 from shoal.passes.batches import Batches, Data
 from shoal.tasks import Task
-from shoal.tasks.task import losses_of
+from shoal.tasks.task import assert_has_gradient, losses_of
 
 
 class Gradient(Joint):
@@ -155,6 +155,7 @@ def _gradient(
             output = task.output(network(*batch.args, **batch.kwargs))
             target = task.check(output, batch.target)
             loss = losses_of(task, output, target, batch.size).sum()
+            assert_has_gradient(loss)
             parts: Sequence[Tensor | None] = torch.autograd.grad(
                 loss, parameters, create_graph=along is not None, allow_unused=True
             )

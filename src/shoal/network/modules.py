@@ -166,7 +166,7 @@ class Threshold0(_Shown):
 
     def __init__(self, high: float | None) -> None:
         super().__init__()
-        self.high = high
+        self.high = None if high is None else float(high)  # ONNX has no clamp of mixed types
 
     def forward(self, z: Tensor) -> Tensor:
         """Map any shape to the same shape."""

@@ -249,6 +249,16 @@ def needs_target(target: Any) -> Tensor:
     return target
 
 
+def assert_has_gradient(loss: Tensor) -> None:
+    """Raise `ConfigError` if no weight's gradient can be had of a loss."""
+    if not loss.requires_grad:
+        raise ConfigError(
+            "the loss has no gradient: the model's forward pass switches gradients off "
+            "(torch.no_grad, inference_mode or detach), or all that the output depends on is "
+            "frozen: remove that from its code to train or to use a criterion of gradients"
+        )
+
+
 def losses_of(task: Task, output: Any, target: Any, size: int, smoothing: float = 0.0) -> Tensor:
     """Return the loss of each of `size` samples, `[B]`; a loss of all of them is that of each.
 

@@ -31,6 +31,7 @@ from shoal.distributed import rank, sum_across, world
 from shoal.errors import DataError, TrainingError
 from shoal.passes.batches import set_epoch
 from shoal.seeds import derive_seed, seed_everything
+from shoal.tasks.task import assert_has_gradient
 from shoal.training.compiled import Compiling
 from shoal.training.evaluate import autocast, broken_inputs
 from shoal.training.objective import Objective
@@ -162,6 +163,7 @@ class Trainer:
         for index, batch in enumerate(group):
             with self._sync(last=index == len(group) - 1):
                 loss, parts = self._forward(batch)
+                assert_has_gradient(loss)
                 # Data parallelism averages the processes' gradients; together with this factor
                 # that is the gradient of the mean over all samples, however they are shared out.
                 self.scaler.scale(loss * (world() / total)).backward()
