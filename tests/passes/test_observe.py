@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from shoal.errors import ConfigError
+from shoal.errors import CaptureError, ConfigError
 from shoal.importance import score
 from shoal.importance.entropy import Entropy
 from shoal.network import Network, capture
@@ -88,7 +88,7 @@ def broken() -> object:
 
 
 @pytest.mark.parametrize(
-    ("data", "error"), [(interrupted, KeyboardInterrupt), (broken, RuntimeError)]
+    ("data", "error"), [(interrupted, KeyboardInterrupt), (broken, CaptureError)]
 )
 def test_an_interruption_leaves_the_network_untouched(
     data: Callable[[], object], error: type[BaseException]

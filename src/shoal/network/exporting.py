@@ -22,6 +22,7 @@ from shoal.errors import CaptureError
 from shoal.modes import dtype_of
 from shoal.network.as_it_was import as_it_was
 from shoal.network.contexts import flatten_contexts
+from shoal.network.input_sizes import is_condition
 from shoal.network.inputs import Call, map_tensors, tensors_of
 from shoal.network.shape_reads import Comparison, ShapeReads
 from shoal.quiet import quietly
@@ -76,7 +77,7 @@ def _batch_conditions(graph: fx.Graph) -> tuple[str, ...]:
         expression = guard.expr.xreplace(dict.fromkeys((node.expr for node in nodes), batch))
         if expression.free_symbols == {batch}:
             found[PythonPrinter().doprint(expression)] = None
-    return tuple(found)
+    return tuple(condition for condition in found if is_condition(condition))
 
 
 @contextmanager

@@ -66,12 +66,12 @@ class Sizes:
             if not fits:
                 raise CaptureError(
                     f"input {number} has the shape {_shape(leaf.shape)} and the network is for "
-                    f"{self.described(number, spec.shape)}: its forward pass computes numbers from "
-                    "the sizes; capture the model with an example of that size"
+                    f"{self.described(number, spec.shape)}: give inputs of that shape, or capture "
+                    "the model with an example of the other"
                 )
         names = _names(leaves) if self.conditions else {}
         for condition, holds in zip(self.conditions, self._holds, strict=True):
-            if not holds(names):
+            if not _true(holds, names):
                 raise CaptureError(
                     f"the network is for inputs with {readable(condition)} alone, where its model "
                     "takes the branch that was captured: capture it with an example of that size"
@@ -79,7 +79,7 @@ class Sizes:
 
     def holds(self, condition: str, leaves: Sequence[Any]) -> bool:
         """Whether one of the conditions holds for these inputs."""
-        return self._holds[self.conditions.index(condition)](_names(leaves))
+        return _true(self._holds[self.conditions.index(condition)], _names(leaves))
 
     def without(self, conditions: Sequence[str]) -> Sizes:
         """Return these but for some of the conditions."""
@@ -89,6 +89,15 @@ class Sizes:
         """Return the sizes that an input may have, as "[batch, 3, any, any]"."""
         sizes = [str(n) if self.is_fixed(number, d) else "any" for d, n in enumerate(shape)]
         return f"[{', '.join(['batch', *sizes[1:]][: len(shape)])}]"
+
+
+def is_condition(text: str) -> bool:
+    """Whether a text is a comparison of sizes that can be checked."""
+    try:
+        _function(text)
+    except PlanError:
+        return False
+    return True
 
 
 def readable(condition: str) -> str:
@@ -101,6 +110,13 @@ def readable(condition: str) -> str:
         elif word == "batch":
             words[i] = "a batch size"
     return " ".join(words)
+
+
+def _true(holds: Callable[[_Names], bool], names: _Names) -> bool:
+    try:
+        return holds(names)
+    except ZeroDivisionError:
+        return False
 
 
 def _shape(shape: Sequence[int]) -> str:
@@ -130,9 +146,6 @@ def _function(condition: str) -> Callable[[_Names], bool]:
         raise PlanError(f"'{condition[:100]}' is no condition on sizes")
     for node in ast.walk(tree):
         whole = not isinstance(node, ast.Constant) or type(node.value) is int
-        divides = isinstance(node, ast.BinOp) and isinstance(node.op, ast.FloorDiv | ast.Mod)
-        if divides and not getattr(node.right, "value", 0):  # type: ignore[attr-defined]
-            whole = False
         if not isinstance(node, _ALLOWED) or not whole:
             raise PlanError(f"'{condition[:100]}' is no condition on sizes")
     for name in {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}:
