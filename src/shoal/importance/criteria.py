@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from typing_extensions import override
 
-from shoal.errors import ConfigError, unknown_name
+from shoal.errors import ConfigError
 from shoal.importance.criterion import (
     Criterion,
     Joint,
@@ -22,7 +22,7 @@ from shoal.importance.criterion import (
     register_criterion,
 )
 from shoal.network import Network
-from shoal.options import option, options_of
+from shoal.options import assert_takes, option
 from shoal.passes.batches import Data, Observer, observe
 from shoal.tasks import Task, find_task
 
@@ -89,13 +89,7 @@ def _find(name: str) -> tuple[type[Criterion], dict[str, Any]]:
 
 
 def _made(name: str, cls: type[Criterion], options: Mapping[str, Any]) -> Criterion:
-    known = [option.name for option in options_of(cls.Options)]
-    unknown = next((option for option in options if option not in known), None)
-    if unknown is not None:
-        raise ConfigError(
-            f"the criterion '{name.partition('?')[0]}' does not take these options: "
-            f"{unknown_name('option', unknown, known)}"
-        )
+    assert_takes(f"the criterion '{name.partition('?')[0]}'", cls.Options, options)
     return cls(**options)
 
 

@@ -20,6 +20,7 @@ from shoal.network.as_it_was import as_it_was
 from shoal.network.blocks import fix_block_names
 from shoal.network.call_form import TensorSpec
 from shoal.network.exporting import Exported, as_layers, export_model
+from shoal.network.input_sizes import Sizes
 from shoal.network.inputs import Call, as_call, map_tensors, tensors_of
 from shoal.network.network import InputSpec, Network, Plan
 from shoal.network.normalize import make_out_of_place
@@ -89,9 +90,8 @@ def capture(
             kept = make_out_of_place(evaluated.graph)
             notes = _restore_training(model, call, batch, evaluated)
             found.apply(evaluated.graph)
-        inputs = _input_spec(model, structure, call[1], leaves)
+        inputs = _input_spec(model, structure, call[1], leaves, found.sizes)
         network = _assemble(model, evaluated, kept, inputs=inputs, notes=notes)
-        network.set_sizes(found.sizes)
     if check:
         with as_it_was(model):
             _check(model.eval(), network, call)
@@ -137,7 +137,11 @@ def _batch_size(leaves: list[Any]) -> int:
 
 
 def _input_spec(
-    model: nn.Module, structure: pytree.TreeSpec, kwargs: Mapping[str, Any], leaves: list[Any]
+    model: nn.Module,
+    structure: pytree.TreeSpec,
+    kwargs: Mapping[str, Any],
+    leaves: list[Any],
+    sizes: Sizes,
 ) -> InputSpec:
     try:
         parameters = tuple(inspect.signature(model.forward).parameters)
@@ -148,7 +152,7 @@ def _input_spec(
         for leaf in leaves
     )
     weights = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
-    return InputSpec(structure, tuple(kwargs), parameters, specs, weights)
+    return InputSpec(structure, tuple(kwargs), parameters, specs, weights, sizes)
 
 
 def _restore_training(
@@ -213,13 +217,11 @@ def _check_other_sizes(model: nn.Module, network: Network, call: Call) -> None:
     sizes = network.inputs.sizes
     for other in other_sizes(call, sizes):
         try:
-            model(*other[0], **other[1])
-        except Exception:  # the model itself is not for this size
-            continue
-        try:
             _check_call(model, network, other)
         except CaptureError:
             network.set_sizes(fixed_sizes(call, sizes.conditions))
+        except Exception:  # the model itself is not for this size
+            continue
         return
 
 

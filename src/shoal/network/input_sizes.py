@@ -14,7 +14,7 @@ from shoal.errors import CaptureError, PlanError
 
 _NAME = re.compile(r"batch|size_\d+_\d+")
 _ALLOWED = (
-    ast.Expression, ast.Compare, ast.BinOp, ast.UnaryOp, ast.Name, ast.Load, ast.Constant, ast.Add,
+    ast.Expression, ast.Compare, ast.BinOp, ast.UnaryOp, ast.Load, ast.Add,
     ast.Sub, ast.Mult, ast.FloorDiv, ast.Mod, ast.USub, ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Eq,
     ast.NotEq,
 )  # fmt: skip
@@ -142,15 +142,17 @@ def _function(condition: str) -> Callable[[_Names], bool]:
         tree = ast.parse(condition, mode="eval") if len(condition) <= 1000 else None
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         tree = None
-    if tree is None or not isinstance(tree.body, ast.Compare):
+    compares = tree is not None and isinstance(tree.body, ast.Compare)
+    if tree is None or not compares or not all(map(_is_allowed, ast.walk(tree))):
         raise PlanError(f"'{condition[:100]}' is no condition on sizes")
-    for node in ast.walk(tree):
-        whole = not isinstance(node, ast.Constant) or type(node.value) is int
-        if not isinstance(node, _ALLOWED) or not whole:
-            raise PlanError(f"'{condition[:100]}' is no condition on sizes")
-    for name in {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}:
-        if not _NAME.fullmatch(name):
-            raise PlanError(f"'{condition[:100]}' is no condition on sizes")
     text = _NAME.sub(lambda name: f"sizes['{name[0]}']", ast.unparse(tree))
     holds: Callable[[_Names], bool] = eval(f"lambda sizes: {text}", {"__builtins__": {}})
     return holds
+
+
+def _is_allowed(node: ast.AST) -> bool:
+    if isinstance(node, ast.Constant):
+        return type(node.value) is int
+    if isinstance(node, ast.Name):
+        return _NAME.fullmatch(node.id) is not None
+    return isinstance(node, _ALLOWED)

@@ -200,6 +200,16 @@ def options_of(cls: type[Options]) -> tuple[Option, ...]:
 _KNOWN: dict[type, tuple[Option, ...]] = {}
 
 
+def assert_takes(who: str, cls: type[Options], names: Iterable[str]) -> None:
+    """Raise `ConfigError` if `who`, whose options `cls` holds, has none of one of these names."""
+    known = [one.name for one in options_of(cls)]
+    for name in names:
+        if name not in known:
+            raise ConfigError(
+                f"{who} does not take these options: {unknown_name('option', name, known)}"
+            )
+
+
 def _option(f: Field[Any], hint: Any) -> Option:
     optional = lone = False
     if typing.get_origin(hint) in (typing.Union, types.UnionType):

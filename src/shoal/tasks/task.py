@@ -14,8 +14,8 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from shoal.errors import ConfigError, DataError, TrainingError, unknown_name
-from shoal.options import TaskOptions, options_of
+from shoal.errors import ConfigError, DataError, TrainingError
+from shoal.options import TaskOptions, assert_takes
 from shoal.registry import Registry
 from shoal.tasks.outputs import chosen_output
 
@@ -219,13 +219,7 @@ def find_task(task: str | type[Task] | Task = "classify", **options: Any) -> Tas
     if not (isinstance(cls, type) and issubclass(cls, Task)):
         raise ConfigError(f"'{task}' is not a task: name a subclass of shoal.Task")
     given = {**written, **options}
-    known = [one.name for one in options_of(cls.Options)]
-    unknown = next((name for name in given if name not in known), None)
-    if unknown is not None:
-        raise ConfigError(
-            f"the task '{cls.name}' does not take these options: "
-            f"{unknown_name('option', unknown, known)}"
-        )
+    assert_takes(f"the task '{cls.name}'", cls.Options, given)
     return cls(**given)
 
 
