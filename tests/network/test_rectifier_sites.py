@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
-from network_checks import Call, captured, kinds, names, same
+from network_checks import Call, captured, kinds, names, reloaded, same
 from torch import Tensor, nn
 
 from shoal.network import capture
@@ -55,7 +56,48 @@ FUNCTIONS = {
     "F.hardswish": (F.hardswish, "hardswish"),
     "F.mish": (F.mish, "mish"),
     "F.softplus": (lambda x: F.softplus(x, beta=2), "softplus"),
+    "clip(0, 6)": (lambda x: torch.clip(x, 0, 6), "relu6"),
 }
+
+WRITTEN = {
+    "x·(x > 0)": (lambda x: x * (x > 0), "relu"),
+    "x·(x > 0).float()": (lambda x: x * (x > 0).float(), "relu"),
+    "(x > 0).type_as(x)·x": (lambda x: (x > 0).type_as(x) * x, "relu"),
+    "where, a number": (lambda x: torch.where(x > 0, x, 0.0), "relu"),
+    "where, zeros": (lambda x: torch.where(x > 0, x, torch.zeros_like(x)), "relu"),
+    "where, a tensor": (lambda x: torch.where(x > 0, x, torch.tensor(0.0)), "relu"),
+    "masked_fill": (lambda x: x.masked_fill(x < 0, 0), "relu"),
+    "x[x < 0] = 0": (lambda x: _assigned(x.clone()), "relu"),
+    "(x + |x|) / 2": (lambda x: (x + x.abs()) / 2, "relu"),
+    "clamps in a row": (lambda x: x.clamp(min=0).clamp(max=6), "relu6"),
+    "minimum of maximum": (
+        lambda x: torch.minimum(torch.maximum(x, torch.tensor(0.0)), torch.tensor(4.0)),
+        "hardtanh",
+    ),
+    "max(x, x / 5)": (lambda x: torch.max(x, 0.2 * x), "leaky_relu"),
+    "where, a slope": (lambda x: torch.where(x >= 0, x, 0.1 * x), "leaky_relu"),
+    "relu(x) - relu(-x) / 10": (lambda x: F.relu(x) - 0.1 * F.relu(-x), "leaky_relu"),
+    "x·relu6(x + 3) / 6": (lambda x: x * F.relu6(x + 3) / 6, "hardswish"),
+    "x·(relu6(x + 3) / 6)": (lambda x: x * (F.relu6(x + 3) / 6), "hardswish"),
+    "clamp(x + 3)·x / 6": (lambda x: torch.clamp(x + 3, 0, 6) * x * (1 / 6), "hardswish"),
+    "x·hardsigmoid(x)": (lambda x: x * F.hardsigmoid(x), "hardswish"),
+    "x / (1 + exp(-x))": (lambda x: x / (1 + torch.exp(-x)), "silu"),
+    "GELU by erf": (lambda x: x * 0.5 * (1 + torch.erf(x / math.sqrt(2))), "gelu"),
+    "GELU by tanh": (
+        lambda x: 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+        "gelu",
+    ),
+    "x·tanh(softplus(x))": (lambda x: x * torch.tanh(F.softplus(x)), "mish"),
+    "log(1 + exp(x))": (lambda x: torch.log(1 + torch.exp(x)), "softplus"),
+    "x·tanh(exp(x))": (lambda x: x * torch.tanh(torch.exp(x)), "custom"),
+    "squareplus": (lambda x: (x + torch.sqrt(x * x + 4)) / 2, "custom"),
+}
+
+
+def _assigned(x: Tensor) -> Tensor:
+    x[x < 0] = 0
+    return x
+
 
 MODULES = {
     "ReLU": nn.ReLU(), "ReLU in place": nn.ReLU(inplace=True), "ReLU6": nn.ReLU6(inplace=True),
@@ -80,6 +122,16 @@ NOT_RECTIFIERS = {
     "maximum of ones": lambda x: torch.maximum(x, torch.ones_like(x)),
     "another's gate": lambda x: x * torch.sigmoid(x.flip(0)),
     "broadcasting maximum": lambda x: torch.maximum(x[:, :1], torch.zeros(12)),
+    "x·tanh(x)": lambda x: x * torch.tanh(x),
+    "|x|": torch.abs,
+    "sin": torch.sin,
+    "softsign": F.softsign,
+    "log_sigmoid": F.logsigmoid,
+    "x·(x > 1)": lambda x: x * (x > 1),
+    "x·(y > 0)": lambda x: x * (x.flip(0) > 0),
+    "exp": lambda x: torch.exp(x - 3),
+    "x²": lambda x: x * x,
+    "a line": lambda x: (x + 1) * 2 - x,
 }
 
 
@@ -91,6 +143,65 @@ def test_a_rectifier_written_as_a_function_is_one_site(name: str) -> None:
     assert kinds(network) == [kind]
     assert not network.opaque
     _assert_same_function_and_gradient(model, network)
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_a_rectifier_written_out_in_several_calls_is_one_site(name: str) -> None:
+    function, kind = WRITTEN[name]
+    model = function_model(function)
+    network = capture(model, points())
+    assert kinds(network) == [kind]
+    assert not network.notes
+    assert [node.op for node in network.graph.nodes if node.op != "placeholder"][-2:] == [
+        "call_module",
+        "output",
+    ]
+    _assert_same_function_and_gradient(model, network)
+    again = reloaded(network)
+    assert torch.equal(again(points()), model(points()))
+    doubled = network.copy().double()(points().double())
+    torch.testing.assert_close(doubled, model(points().double()))
+    half = network.copy().bfloat16()(points().bfloat16())
+    assert half.dtype == torch.bfloat16
+
+
+def test_a_rectifier_around_another_one_leaves_that_its_site() -> None:
+    for function in (lambda x: F.relu(x) ** 2, lambda x: 1.7 * F.relu(x), lambda x: F.relu(x) - 1):
+        network = capture(function_model(function), points())
+        assert names(network) == ["relu"]
+
+
+def test_a_part_that_is_read_elsewhere_too_is_no_part_of_a_rectifier() -> None:
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        mask = x > 0
+        return x * mask + mask.sum()
+
+    assert capture(function_model(lambda x: forward(nn.Module(), x)), points()).sites == []
+
+
+@pytest.mark.parametrize(
+    ("name", "noted"),
+    [
+        ("tanh", "tanh"),
+        ("hardtanh(-1, 1)", "hardtanh"),
+        ("x·tanh(x)", "tanh → mul"),
+        ("softsign", "abs → add → div"),
+    ],
+)
+def test_an_activation_that_is_no_rectifier_is_noted(name: str, noted: str) -> None:
+    function = NOT_RECTIFIERS[name]
+    model = nn.Sequential(function_model(function), function_model(function), nn.Linear(12, 3))
+    (note,) = capture(model, points()).notes
+    assert note == (
+        f"activations that are no rectifiers stay as they are: {noted} in '0', {noted} in '1'"
+    )
+
+
+def test_a_gate_and_the_output_are_not_noted() -> None:
+    def gated(self: nn.Module, x: Tensor) -> Tensor:
+        return torch.sigmoid(x * torch.tanh(self.a(x)) / torch.sqrt(x.var(1, keepdim=True) + 1e-5))
+
+    assert capture(Call(gated, a=nn.Linear(12, 12)), points()).notes == ()
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -145,13 +256,6 @@ def test_a_clamp_of_positions_is_no_site_and_leaves_them_integers() -> None:
     network = captured(model, torch.randn(3, 6))
     assert names(network) == ["relu"]
     network.double()(torch.randn(4, 6, dtype=torch.float64))  # the positions are no floats
-
-
-def test_a_hard_swish_written_out_has_no_site_inside_its_gate() -> None:
-    model = function_model(lambda x: x * F.relu6(x + 3) / 6)
-    network = capture(model, points())
-    assert "relu6" not in kinds(network)
-    _assert_same_function_and_gradient(model, network)
 
 
 def test_prelu_called_twice_is_two_sites_with_one_weight() -> None:

@@ -20,6 +20,7 @@ from network_checks import (
 from torch import Tensor, nn
 
 from shoal import compat
+from shoal.measure import depth
 from shoal.network import Network, capture
 from shoal.network.modules import Attention, FrozenBatchNorm, StochasticDepth
 
@@ -40,7 +41,7 @@ class Residual(nn.Module):
         self.drop = drop
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.drop(torch.tanh(self.a(x)))
+        return x + self.drop(F.relu(self.a(x)))
 
 
 class OldDropPath(nn.Module):
@@ -292,3 +293,28 @@ def test_models_with_auxiliary_heads_are_captured_with_a_note(name: str, size: i
     assert len(network.notes) == 1
     assert "aux" in network.notes[0].lower()
     assert set(network.state_dict()) == set(model.state_dict())
+
+
+# ---------------------------------------------------------------------- recurrent layers
+
+
+class Recurrent(nn.Module):
+    def __init__(self, kind: type[nn.RNNBase], layers: int) -> None:
+        super().__init__()
+        self.rnn = kind(12, 16, layers, dropout=0.5 * (layers > 1), batch_first=True)
+        self.head = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.rnn(x)[0][:, -1])
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize("layers", [1, 3])
+def test_the_dropout_between_recurrent_layers_is_kept(kind: type[nn.RNNBase], layers: int) -> None:
+    model, x = Recurrent(kind, layers), torch.randn(4, 7, 12)
+    network = captured(model, x, train=False)
+    assert network.notes == ()
+    assert depth(network) == layers + 2
+    assert training_differences(model, network, x, random=True) == []
+    network.train()
+    assert torch.equal(network(x), network(x)) == (layers == 1)

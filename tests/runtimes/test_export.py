@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import json
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 import processes
 import shoal
@@ -15,7 +17,7 @@ from captures import resnet20
 from shoal import compat
 from shoal.errors import ConfigError, FileError, ShoalError
 from shoal.measure import compare_outputs
-from shoal.network import Network
+from shoal.network import Network, capture
 from shoal.network.modules import Line
 from shoal.runtimes import export
 from shoal.runtimes.onnx_runner import OnnxRunner
@@ -152,6 +154,41 @@ def test_several_inputs_and_a_dict_of_outputs_keep_their_names(tmp_path: Path, f
     torch.testing.assert_close(found["x_output"], expected["x"])
     torch.testing.assert_close(found["linear.weight_0"], x)
     assert dimensions(onnx.load(path).graph.input) == [["batch", 4], ["batch", 4]]
+
+
+class Named(NamedTuple):
+    logits: Tensor
+    rest: tuple[Tensor, list[Tensor]]
+
+
+@dataclass
+class Held:
+    logits: Tensor
+    loss: Tensor | None = None
+
+
+pytree.register_dataclass(Held)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("kind", [Named, Held])
+def test_outputs_with_named_parts_are_exported(tmp_path: Path, form: str, kind: Any) -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Any:
+            y = self.layer(x)
+            return Named(y, (x + 1, [y + 1])) if kind is Named else Held(y)
+
+    network, path = capture(Model(), torch.randn(2, 4)), tmp_path / f"net.{form}"
+    assert "logits" in export(network, path).outputs[0]
+    x = torch.randn(5, 4)
+    if form == "pt2":
+        found = saved(path)(x)
+        assert list(found) == ["logits", *(["rest"] if kind is Named else [])]
+        torch.testing.assert_close(found["logits"], network(x).logits)
 
 
 @pytest.mark.parametrize("bounds", [(0, 6), (0, 5), (0.0, 6), (0, None)])

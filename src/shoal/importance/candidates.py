@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, fx
 
 from shoal.errors import ConfigError
-from shoal.network import Network
+from shoal.network import Network, Site
 from shoal.network.blocks import Block
 from shoal.network.runner import Runner
 
@@ -39,10 +39,16 @@ def candidates(network: Network, place: str) -> list[Candidate]:
     """
     if place == "block":
         return [Candidate(b.name, b.addition, b.shortcut) for b in block_candidates(network)]
+    sites = rectifiers(network)
+    return [Candidate(site.name, site.node, site.node.all_input_nodes[0]) for site in sites]
+
+
+def rectifiers(network: Network) -> list[Site]:
+    """Return the sites that have their rectifier; raises `ConfigError` if there is none."""
     sites = [site for site in network.sites if site.linearized is None]
     if not sites:
-        raise ConfigError("the network has no rectifier left to score")
-    return [Candidate(site.name, site.node, site.node.all_input_nodes[0]) for site in sites]
+        raise ConfigError(f"the network has no rectifier{' left' * bool(network.sites)} to score")
+    return sites
 
 
 def block_candidates(network: Network) -> list[Block]:

@@ -17,7 +17,7 @@ from typing_extensions import override
 from shoal.data.batch import Batch
 from shoal.distributed import sum_across
 from shoal.errors import ConfigError, TrainingError
-from shoal.importance.candidates import block_candidates
+from shoal.importance.candidates import block_candidates, rectifiers
 from shoal.importance.criterion import OnePass, Scores, register_criterion
 from shoal.network import Network, Site
 from shoal.options import one_of, option
@@ -94,10 +94,8 @@ class Entropy(OnePass):
 
     @override
     def attach(self, network: Network) -> Sequence[RemovableHandle]:
-        handles = self._watch(network)
-        if not handles:
-            raise ConfigError("the network has no rectifier left to score")
-        return handles
+        rectifiers(network)
+        return self._watch(network)
 
     def _watch(self, network: Network) -> Sequence[RemovableHandle]:
         self._sites = [site for site in network.sites if site.linearized is None]

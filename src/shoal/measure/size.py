@@ -30,7 +30,7 @@ from shoal.errors import ConfigError
 from shoal.modes import eval_mode
 from shoal.network import Network
 from shoal.network.exporting import without_fast_path
-from shoal.network.flow import bound_arguments, writes
+from shoal.network.flow import reads_shape, writes
 from shoal.network.inputs import (
     Inputs,
     as_call,
@@ -40,6 +40,7 @@ from shoal.network.inputs import (
     home_device,
     map_tensors,
 )  # fmt: skip
+from shoal.network.modules import ByMode
 from shoal.network.ops import op_of
 from shoal.network.paths import lookup_tensor
 from shoal.network.runner import Runner
@@ -309,7 +310,7 @@ def _longest_path(network: nn.Module, graph: fx.Graph) -> int:
     lengths: dict[fx.Node, int] = {}  # layers before and in each node that depends on the input
     weighted: set[fx.Node] = set()  # nodes that depend on a parameter and not on the input
     for node in graph.nodes:
-        sources = node.all_input_nodes
+        sources = [source for source in node.all_input_nodes if not reads_shape(source)]
         before = [lengths[source] for source in sources if source in lengths]
         if node.op == "placeholder":
             lengths[node] = 0
@@ -328,15 +329,19 @@ def _longest_path(network: nn.Module, graph: fx.Graph) -> int:
 
 def _layers_of(network: nn.Module, node: fx.Node, weighted: set[fx.Node]) -> int:
     """Return how many layers with weights this one node adds to a path through it."""
+    target = node.target
     if node.op == "call_module":
-        return _layers_in(network.get_submodule(str(node.target)))
+        module = network.get_submodule(str(target))
+        if not isinstance(module, ByMode):
+            return _layers_in(module)
+        target = module.operation
     if weighted.isdisjoint(node.all_input_nodes) or not node.op.startswith("call_"):
         return 0
-    op = op_of(f"aten.{_target_name(node.target)}")
+    op = op_of(f"aten.{_target_name(target)}")
     if not op.depth:
         return int(op.weighted)  # if an operand comes from a parameter alone
-    known = bound_arguments(node) if isinstance(node.target, OpOverload) else {}
-    layers = known.get(op.depth)
+    names = [a.name for a in target._schema.arguments] if isinstance(target, OpOverload) else []
+    layers = dict(zip(names, node.args, strict=False)).get(op.depth)
     return layers if isinstance(layers, int) else 1
 
 

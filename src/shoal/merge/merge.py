@@ -32,6 +32,7 @@ from shoal.merge.peephole import fix_lines, simplify_
 from shoal.merge.regions import find_regions
 from shoal.merge.report import Kept, MergeReport
 from shoal.merge.units import weighted
+from shoal.merge.weights import fix_weights_
 from shoal.modes import device_of, dtype_of, is_channels_last, make_channels_last
 from shoal.network import Network
 from shoal.network.agreement import compare_outputs
@@ -218,6 +219,7 @@ class _Merger:
         work = self.verifier.base.copy()
         attempt = Attempt(work)
         prices = self._prices(policy)
+        fix_weights_(work)
         used = used_paths(work.graph.nodes)
         for again in itertools.count():
             # What was composed before a mean may then come after it, and meet the layers there.
@@ -247,6 +249,7 @@ def trial_merge_(network: Network, costs: LayerCosts) -> Network:
 
     Regions are cut as `merge_` cuts them under "measured"; nothing is compared or recorded.
     """
+    fix_weights_(network)
     used = used_paths(network.graph.nodes)
     simplify_(network, pool_first=True)
     builder = Builder(network, costs.prices())

@@ -18,6 +18,7 @@ from torch._ops import OpOverload
 from shoal.network.flow import bound_arguments, shape_of
 from shoal.network.modules import FrozenBatchNorm, Maximum0, Swish, Threshold0
 from shoal.network.ops import handles, op_of, register_op
+from shoal.network.written import number_of
 
 aten = torch.ops.aten
 
@@ -173,7 +174,7 @@ for _name, _make in _SIMPLE.items():
 
 
 @handles("rectifier", aten.relu6.default, aten.hardtanh.default, aten.clamp.default,
-         aten.clamp_min.default)  # fmt: skip
+         aten.clip.default, aten.clamp_min.default)  # fmt: skip
 def _clip(node: fx.Node, a: dict[str, Any], _constants: object) -> Rectifier | None:
     own = {"min": 0, "max": 6} if node.target is aten.relu6.default else {}
     low: Any
@@ -231,31 +232,11 @@ def _prelu(node: fx.Node, a: dict[str, Any], _constants: object) -> Rectifier:
 def _maximum(node: fx.Node, a: dict[str, Any], constants: Constants) -> Rectifier | None:
     first, second = a["self"], a["other" if "other" in a else "min"]
     for source, other in ((first, second), (second, first)):
-        if isinstance(other, fx.Node) and _is_zero(other, constants):
+        if isinstance(other, fx.Node) and number_of(other, constants) == 0:
             if shape_of(source) != shape_of(node):
                 return None  # the zeros widen it, or change its type
             return Rectifier("relu", source, Maximum0())
     return None
-
-
-_COPIES = (
-    aten.lift_fresh_copy.default, aten.detach.default, aten.clone.default, aten.to.device,
-    aten.to.dtype, aten.to.dtype_layout,
-)  # fmt: skip
-
-
-def _is_zero(node: fx.Node, constants: Constants) -> bool:
-    """Whether the node is a tensor of zeros that the forward pass makes or holds."""
-    while node.target in _COPIES:
-        node = node.all_input_nodes[0]
-    if node.target in (aten.zeros_like.default, aten.zeros.default, aten.new_zeros.default):
-        return True
-    if node.target is aten.scalar_tensor.default:
-        return bool(node.args[0] == 0)
-    if node.target in (aten.full.default, aten.full_like.default):
-        return bool(node.args[1] == 0)
-    value = constants.get(str(node.target)) if node.op == "get_attr" else None
-    return value is not None and value.numel() > 0 and not bool(value.any())
 
 
 @handles("rectifier", aten.mul.Tensor)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -102,7 +102,9 @@ def _assemble(
     model: nn.Module, exported: Exported, kept: Mapping[fx.Node, fx.Node], **state: Any
 ) -> Network:
     network = Network(meta={}, _output_structure=exported.output_structure, **state)
-    graph, sites, opaque = raise_graph(exported, Skeleton(model, network), kept)
+    graph, sites, opaque, others = raise_graph(exported, Skeleton(model, network), kept)
+    if others:
+        network._keep(notes=(*network.notes, _others_note(others)))
     # A hash of the architecture: its sites, and the names and shapes of its tensors.
     tensors = {name: list(value.shape) for name, value in network.state_dict().items()}
     text = json.dumps([*([k, kind] for k, (kind, _) in sites.items()), tensors], sort_keys=True)
@@ -116,6 +118,13 @@ def _assemble(
         if path in originals:  # frozen norms stay frozen
             module.training = originals[path].training
     return network
+
+
+def _others_note(others: list[str]) -> str:
+    counts = Counter(others)
+    shown = [name + (f" ({count} times)" if count > 1 else "") for name, count in counts.items()]
+    listed = ", ".join(shown[:5]) + (", …" if len(shown) > 5 else "")
+    return f"activations that are no rectifiers stay as they are: {listed}"
 
 
 def _batch_size(leaves: list[Any]) -> int:

@@ -181,6 +181,46 @@ class Maximum0(nn.Module):
         return torch.maximum(z, z.new_zeros(()))
 
 
+Step = tuple[OpOverload, dict[str, Any]]
+
+
+class Formula(nn.Module):
+    """A function of each entry alone, as a model's code writes it out in several operations.
+
+    A step has an operation and its arguments by name. There {"step": i} is the value of that step,
+    from 1 on, or of the input for 0; {"number": x} a tensor that holds x; {"dtype": "input"} the
+    input's type. The last step's value is the function's.
+    """
+
+    def __init__(self, steps: list[Step]) -> None:
+        super().__init__()
+        self.steps = steps
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Map any shape to the same shape."""
+
+        def read(value: Any) -> Any:
+            if isinstance(value, list):
+                return list(map(read, value))
+            if not isinstance(value, dict):
+                return value
+            ((form, of),) = value.items()
+            if form == "step":
+                return values[of]
+            return (
+                z.dtype if form == "dtype" else torch.full((), of, dtype=z.dtype, device=z.device)
+            )
+
+        values = [z]
+        for operation, arguments in self.steps:
+            values.append(operation(**{name: read(value) for name, value in arguments.items()}))
+        return values[-1]
+
+    @override
+    def extra_repr(self) -> str:
+        return " → ".join(str(operation) for operation, _ in self.steps)
+
+
 class OnesChannel(nn.Module):
     """Adds a last channel that is 1 everywhere.
 

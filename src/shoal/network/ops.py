@@ -39,6 +39,7 @@ class Op:
     # them, "moved" by a transposition, "reshaped" where they may have moved.
     channels: str | None = None
     pointwise: bool = False  # it acts on each entry alone, or on all alike
+    formula: bool = False  # it acts on each entry alone, and may be part of a written activation
     # How it is linear in its first operand in eval mode: "nothing" where it passes it on; another
     # word that `merge.linear_ops` explains; or a function that gives an equal layer with such a
     # word, of the module or of a call's arguments by name.
@@ -244,7 +245,7 @@ _aten(
 _aten(
     """relu relu6 hardtanh leaky_relu elu selu celu silu hardswish mish rrelu clamp clamp_min
     clamp_max threshold sigmoid hardsigmoid tanh add sub mul div dropout feature_dropout
-    alpha_dropout gelu exp neg pow sqrt rsqrt abs square floor masked_fill detach""",
+    alpha_dropout gelu exp neg pow sqrt rsqrt abs square floor masked_fill index_put detach""",
     in_place=True,
 )
 _aten("to _to_copy", converts=True)
@@ -252,6 +253,16 @@ _aten(
     """add.Tensor add.Scalar sub.Tensor mul.Tensor mul.Scalar div.Tensor div.Scalar sigmoid.default
     hardsigmoid.default tanh.default clamp.default clone.default contiguous.default""",
     pointwise=True,
+)
+_aten(
+    """_to_copy abs absolute add atan celu clamp clamp_max clamp_min clip clone contiguous cos
+    div divide elu erf erfc exp expm1 fmax fmin ge gelu greater greater_equal gt hardshrink
+    hardsigmoid hardswish hardtanh heaviside index_put le leaky_relu less less_equal log log1p
+    log_sigmoid logical_and logical_not logical_or lt masked_fill max.other maximum min.other
+    minimum mish mul multiply neg negative pow reciprocal relu relu6 rsqrt rsub selu sigmoid sign
+    silu sin softplus softshrink sqrt square sub subtract tanh threshold to true_divide type_as
+    where""",
+    formula=True,
 )
 _aten("add.Tensor add_.Tensor", addition=1.0)
 _aten("sub.Tensor sub_.Tensor", addition=-1.0)
@@ -265,6 +276,8 @@ _aten("adaptive_avg_pool1d.default adaptive_avg_pool2d.default mean.dim", pool="
 _aten("avg_pool2d.default max_pool2d.default", pool="window")
 _aten("batch_norm.default instance_norm.default", mode_argument=5)
 _aten("rrelu.default", mode_argument=3)
+_aten("lstm.input gru.input rnn_tanh.input rnn_relu.input", mode_argument=6)
+_aten("lstm.data gru.data rnn_tanh.data rnn_relu.data", mode_argument=7)
 _aten("scaled_dot_product_attention.default", mode_argument=4)
 for _names, _dropout in (
     ("dropout.default", lambda rank: nn.Dropout),
@@ -338,6 +351,21 @@ def _read_by_mode(operation: str, index: int, in_eval: Any, in_training: Any) ->
     return modules.ByMode(function, index, in_eval, in_training)
 
 
+def _read_formula(steps: Any) -> nn.Module:
+    read: list[modules.Step] = []
+    for operation, given in steps:
+        function = function_named(operation)
+        if not isinstance(function, OpOverload) or not op_of(function).formula:
+            raise ValueError(f"the operation '{operation}' is no part of a formula")
+        read.append((function, given))
+    return modules.Formula(read)
+
+
+_types(
+    [modules.Formula],
+    write=lambda formula: {"steps": [[str(op), given] for op, given in formula.steps]},
+    read=_read_formula,
+)
 _types(
     [modules.ByMode],
     write=lambda by: {"operation": str(by.operation), "index": by.index,

@@ -24,6 +24,7 @@ from shoal.network.normalize import follow_inputs
 from shoal.network.ops import op_of
 from shoal.network.paths import Skeleton, container_at, is_taken, lookup_tensor, numbered
 from shoal.network.training_only import stochastic_depth
+from shoal.network.written import Written
 
 aten = torch.ops.aten
 
@@ -42,11 +43,11 @@ class Opaque:
 
 def raise_graph(
     exported: Exported, skeleton: Skeleton, kept: Mapping[fx.Node, fx.Node]
-) -> tuple[fx.Graph, dict[str, tuple[str, str]], tuple[Opaque, ...]]:
+) -> tuple[fx.Graph, dict[str, tuple[str, str]], tuple[Opaque, ...], list[str]]:
     """Build the graph of ordinary modules, which `skeleton` receives, from out-of-place ATen calls.
 
     `kept` is what `make_out_of_place` returned. Returns the new graph, each site's kind and path,
-    and what stayed opaque.
+    what stayed opaque, and the names of activations that are no rectifiers.
     """
     raiser = _Raiser(exported, skeleton, kept)
     for node in exported.graph.nodes:
@@ -58,13 +59,15 @@ def raise_graph(
     )
     raiser.graph.lint()
     opaque = (raiser.opaque.get(node) for node in raiser.graph.nodes)
-    return raiser.graph, raiser.sites, tuple(filter(None, opaque))
+    others = [_shown(inside) for inside in reversed(raiser.written.others.values())]
+    return raiser.graph, raiser.sites, tuple(filter(None, opaque)), others
 
 
 class _Raiser:
     def __init__(
         self, exported: Exported, skeleton: Skeleton, kept: Mapping[fx.Node, fx.Node]
     ) -> None:
+        self.exported = exported
         self.tensors = exported.tensors
         self.skeleton = skeleton
         self.kept = kept
@@ -75,7 +78,8 @@ class _Raiser:
         self.prelus: dict[int, nn.PReLU] = {}  # by the id of the weight
         self.sites: dict[str, tuple[str, str]] = {}
         self.opaque: dict[fx.Node, Opaque] = {}
-        self.constants: dict[str, Tensor] = {}  # tensors that are no part of the model's state
+        self.constants = self._constants()
+        self.written = Written(exported.graph, self.constants, self._is_rectifier, kept)
 
     def raised(self, node: fx.Node) -> fx.Node:
         """Return the node of the new graph that stands for one of the exported graph."""
@@ -83,7 +87,7 @@ class _Raiser:
             return self._raise_attribute(node)
         if node.op != "call_function":
             return self._copy(node)
-        rectifier = None if node in self.kept else recognize(node, self.constants)
+        rectifier = self._rectifier(node)
         if rectifier is not None:
             return self._raise_rectifier(node, rectifier)
         op = op_of(node.target)
@@ -129,19 +133,27 @@ class _Raiser:
 
     def _raise_attribute(self, node: fx.Node) -> fx.Node:
         path = str(node.target)
-        value = lookup_tensor(self.tensors, path)
         body = self.tensors._modules.get(path)
         if isinstance(body, fx.GraphModule):  # a branch of torch.cond, or a loop's body
             self.skeleton.put(path, body)
-        elif not is_taken(self.skeleton.root, path):
-            self.constants[path] = value
+        elif path in self.constants:
             parent, _, name = path.rpartition(".")
             container = container_at(self.skeleton.root, parent)
-            container._buffers[name] = value
+            container._buffers[name] = self.constants[path]
             container._non_persistent_buffers_set.add(name)  # a constant is not saved
         attribute = self.graph.create_node("get_attr", path)
         attribute.meta = {"path": path.rpartition(".")[0], **shape_of(node)}
         return attribute
+
+    def _constants(self) -> dict[str, Tensor]:
+        """Return the tensors that are no part of the model's state, by their path."""
+        named = {str(node.target) for node in self.exported.graph.nodes if node.op == "get_attr"}
+        found = {path: lookup_tensor(self.tensors, path) for path in named}
+        return {
+            path: value
+            for path, value in found.items()
+            if value is not None and not is_taken(self.skeleton.root, path)
+        }
 
     # ------------------------------------------------------------------ layers
 
@@ -201,6 +213,16 @@ class _Raiser:
         return self._call(node, name, *values)
 
     # ------------------------------------------------------------------ sites
+
+    def _is_rectifier(self, node: fx.Node) -> bool:
+        return node not in self.kept and recognize(node, self.constants) is not None
+
+    def _rectifier(self, node: fx.Node) -> Rectifier | None:
+        """Return the rectifier that a call is, or ends."""
+        if node in self.written.at:
+            return Rectifier(*self.written.at[node])
+        inside = node in self.kept or node in self.written.inside
+        return None if inside else recognize(node, self.constants)
 
     def _raise_rectifier(self, node: fx.Node, rectifier: Rectifier) -> fx.Node:
         path, module, name = module_path(node), rectifier.module, None
@@ -273,6 +295,13 @@ class _Raiser:
 
 
 # ---------------------------------------------------------------------- helpers
+
+
+def _shown(calls: list[fx.Node]) -> str:
+    """Return what calls that follow each other do, and in which layer."""
+    path = module_path(calls[-1])
+    names = [str(getattr(node.target, "_opname", node.target)) for node in calls]
+    return " → ".join(names) + (f" in '{path}'" if path else "")
 
 
 def _mode_changes(node: fx.Node) -> bool:

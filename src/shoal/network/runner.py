@@ -19,8 +19,9 @@ from torch.utils import _pytree as pytree
 from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
+from shoal.modes import device_of, dtype_of
 from shoal.network.contexts import CONTEXT_CALLS, restored_on_error
-from shoal.network.flow import writes
+from shoal.network.flow import upstream, writes
 from shoal.network.network import Network
 
 
@@ -134,6 +135,21 @@ def _last_uses(
         if source not in keep:
             free[user].append(source)
     return free
+
+
+def constant_values(network: Network, nodes: Collection[fx.Node]) -> dict[fx.Node, Any]:
+    """Return the values of nodes that depend on no input's, in the mode that the network is in.
+
+    What they read of an input, its type or place, is the network's own.
+    """
+    own = {"dtype": dtype_of(network), "device": device_of(network)}
+    needed = {s for node in nodes for s in upstream(node, lambda n: n.op != "placeholder")}
+    runner = fx.Interpreter(network._root, garbage_collect_values=False, graph=network.graph)
+    for node in network.graph.nodes:
+        if node in needed:
+            read = node.target is getattr
+            runner.env[node] = own[str(node.args[1])] if read else runner.run_node(node)
+    return {node: runner.env[node] for node in nodes}
 
 
 # ---------------------------------------------------------------------- listening

@@ -7,6 +7,7 @@ act only in training, and with one free dimension: the batch.
 from __future__ import annotations
 
 import inspect
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -99,9 +100,31 @@ def _named_leaves(tree: Any, top: str) -> list[tuple[str, Any]]:
         by_path = [((i,), leaf) for i, leaf in enumerate(pytree.tree_leaves(tree))]
     found = []
     for path, leaf in by_path:
-        parts = [str(getattr(k, "key", getattr(k, "idx", getattr(k, "name", k)))) for k in path]
+        parts = list(map(_key_name, path))
         found.append(("_".join([top, *parts] if top else parts), leaf))
     return found
+
+
+def _key_name(key: Any) -> str:
+    return str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key))))
+
+
+def plain_tree(tree: Any) -> Any:
+    """Return a tree with dicts in the place of what a file cannot name: named tuples, dataclasses.
+
+    Example:
+        >>> from collections import namedtuple
+        >>> plain_tree([namedtuple("Out", "logits aux")(1, 2)])
+        [{'logits': 1, 'aux': 2}]
+    """
+    if type(tree) in (tuple, list):
+        return type(tree)(map(plain_tree, tree))
+    if type(tree) in (dict, OrderedDict):
+        return {key: plain_tree(value) for key, value in tree.items()}
+    if pytree.tree_is_leaf(tree):
+        return tree
+    parts = pytree.tree_flatten_with_path(tree, is_leaf=lambda part: part is not tree)[0]
+    return {_key_name(path[0]): plain_tree(part) for path, part in parts}
 
 
 # ---------------------------------------------------------------------- programs
@@ -119,7 +142,7 @@ def flat_program(network: Network, example: Example) -> ExportedProgram:
 
 
 def called_program(network: Network, example: Example) -> ExportedProgram:
-    """Return a program that is called as the network is."""
+    """Return a program that is called as the network is; outputs with named parts are dicts."""
     args, kwargs = example.call(example.tensors)
     names = example.parameters(len(args))
     signature = inspect.Signature(
@@ -128,7 +151,11 @@ def called_program(network: Network, example: Example) -> ExportedProgram:
     )
     twin = _evaluation_twin(network)
     shapes = pytree.tree_map(_free_batch, {**dict(zip(names, args, strict=True)), **kwargs})
-    return _export(_Exportable(twin, twin, signature), args, kwargs, shapes)
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        return plain_tree(twin(*args, **kwargs))
+
+    return _export(_Exportable(twin, run, signature), args, kwargs, shapes)
 
 
 class _Exportable(nn.Module):

@@ -277,8 +277,14 @@ def _to_pt2(network: Network, example: Example) -> _Made:
     outputs, program = outputs_of(network, example), called_program(network, example)
 
     def write(path: Path) -> None:
-        with path.open("wb") as file, quietly():
-            torch.export.save(program, file)
+        try:
+            with path.open("wb") as file, quietly():
+                torch.export.save(program, file)
+        except NotImplementedError as error:  # of a container of the model's own among the inputs
+            raise ShoalError(
+                f"torch.export cannot write the network's inputs to a .pt2 file "
+                f"({first_line(error)}): export to .onnx"
+            ) from error
 
     def load(path: Path) -> Run:
         with path.open("rb") as file, quietly():

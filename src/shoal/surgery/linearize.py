@@ -236,7 +236,8 @@ class LineMoments(Observer):
         missing = (self._names or set()) - {site.name for site in self._sites}
         if missing or not self._sites:
             what = f"site '{min(missing)}'" if missing else "the network"
-            raise ConfigError(f"{what} has no rectifier left to fit a line to")
+            had = missing or network.sites
+            raise ConfigError(f"{what} has no rectifier{' left' * bool(had)} to fit a line to")
         return [
             network.get_submodule(site.name).register_forward_hook(partial(self._collect, site))
             for site in self._sites
