@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+import shoal
 from shoal.errors import ConfigError
 from shoal.measure import count_macs, count_params
+from shoal.measure.size import count_node_macs
 from shoal.models import cifar_resnet20, import_torchvision
 
 
@@ -230,3 +232,18 @@ def test_wrong_inputs_get_one_clear_line(capfd: pytest.CaptureFixture[str]) -> N
         count_macs(nn.Linear(3, 3), torch.zeros(0, 3))
     with pytest.raises(ConfigError, match="a tuple of tensors or a dict"):
         count_macs(nn.Linear(3, 3), "image.png")  # type: ignore[arg-type]
+
+
+def test_nodes_may_have_the_names_of_a_modules_own_methods() -> None:
+    class Cast(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc(x.to(torch.float32))
+
+    x = torch.ones(2, 4, dtype=torch.int64)
+    network = shoal.capture(Cast().eval(), x)
+    assert "to" in [node.name for node in network.graph.nodes]
+    assert count_node_macs(network, x[:1]) == {"fc": 12}

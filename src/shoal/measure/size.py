@@ -248,7 +248,10 @@ def count_node_macs(network: Network, inputs: Inputs) -> dict[str, int]:
     """Count the multiply-accumulates of each node with any, by name, as `count_macs` does."""
     with eval_mode(network):
         counted = count_macs(_NodeByNode(network), inputs).by_module
-    return {path.removeprefix("nodes."): macs for path, macs in counted.items()}
+    return {path.removeprefix(f"nodes.{_OWN}"): macs for path, macs in counted.items()}
+
+
+_OWN = "node_"  # before the names of nodes, which may be those of a module's methods: "to", "type"
 
 
 class _NodeByNode(nn.Module):
@@ -256,7 +259,7 @@ class _NodeByNode(nn.Module):
 
     def __init__(self, network: Network) -> None:
         super().__init__()
-        self.nodes = nn.ModuleDict({node.name: _Node() for node in network.graph.nodes})
+        self.nodes = nn.ModuleDict({_OWN + node.name: _Node() for node in network.graph.nodes})
         self._runner = _Runner(network, self.nodes)
 
     def forward(self, *args: Any, **kwargs: Any) -> None:
@@ -275,7 +278,7 @@ class _Runner(Runner):
 
     @override
     def run_node(self, n: fx.Node) -> Any:
-        return self.modules[n.name](super().run_node, n)
+        return self.modules[_OWN + n.name](super().run_node, n)
 
 
 # ---------------------------------------------------------------------- depth
