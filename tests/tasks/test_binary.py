@@ -39,7 +39,7 @@ def test_divergence_is_that_of_the_two_classes() -> None:
         (torch.zeros(2, 2), torch.tensor([0, 1]), "task='classify' or 'multilabel'"),
         (torch.zeros(2, 1), torch.tensor([0.5, 3.0]), "task='regress'"),
         (torch.zeros(2, 1), torch.zeros(2, 2), "one for each logit"),
-        (torch.zeros(2, 1), torch.tensor([0.0, torch.nan]), "task='regress'"),
+        (torch.zeros(2, 1), torch.tensor([0.0, torch.nan]), "a target is NaN"),
     ],
 )
 def test_what_is_not_yes_or_no_is_named(

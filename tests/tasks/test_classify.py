@@ -46,6 +46,14 @@ def test_mixed_targets_stay_possible() -> None:
     assert CLASSIFY.check(torch.zeros(2, 4), mixed.bfloat16()).dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int16, torch.uint16, torch.uint64])
+def test_labels_may_be_whole_numbers_of_any_type(kind: torch.dtype) -> None:
+    logits = torch.eye(3)
+    target = CLASSIFY.check(logits, torch.tensor([0, 1, 1]).to(kind))
+    assert CLASSIFY.hits(logits, target).tolist() == [True, True, False]
+    assert CLASSIFY.losses(logits, target).shape == (3,)
+
+
 MULTI_HOT = torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
 
 
@@ -58,7 +66,8 @@ MULTI_HOT = torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
         ((2, 3), torch.zeros(2, 4), "soft targets"),
         ((2, 3), torch.zeros(2), "class indices as whole numbers"),
         ((2, 3), None, "no target"),
-        ((2, 3), [0, 1], "the target is a list"),
+        ((2, 3), [0, 1], "the target is a list and not a tensor: let the loader yield a tensor"),
+        ((2, 3), torch.tensor([0j, 1]), "of type torch.complex64: give whole or real numbers"),
         ((2, 3), MULTI_HOT, "task='multilabel'"),
         ((2, 3), MULTI_HOT.long(), "task='multilabel'"),
         ((2, 3), torch.randn(2, 3), "task='regress'"),

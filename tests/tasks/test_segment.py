@@ -60,6 +60,8 @@ def test_smaller_outputs_are_enlarged_as_the_libraries_do() -> None:
         ((2, 3, 4, 4), torch.zeros(2, 4, 4), "class indices"),
         ((2, 3, 4, 4), torch.full((2, 4, 4), 3), "label 3 is outside"),
         ((2, 3, 4, 4), torch.zeros(2, 5, 5).long(), "masks have shape"),
+        ((2, 3, 4, 4), torch.full((2, 4, 4), -1), "ignore_index=-1 if it is no class"),
+        ((2, 1, 4, 4), torch.zeros(2, 4, 4).long(), "one for each class"),
     ],
 )
 def test_masks_that_do_not_fit_are_named(
@@ -72,3 +74,10 @@ def test_masks_that_do_not_fit_are_named(
 def test_masks_may_have_a_channel() -> None:
     target = torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
     assert SEGMENT.check(torch.zeros(2, 3, 4, 4), target).shape == (2, 4, 4)
+
+
+def test_masks_of_bytes_may_leave_out_a_negative_number() -> None:
+    task = find_task("segment?ignore_index=-1")
+    target = task.check(torch.zeros(2, 3, 4, 4), torch.full((2, 4, 4), 2, dtype=torch.uint8))
+    assert target.dtype == torch.int64
+    assert (target == 2).all()

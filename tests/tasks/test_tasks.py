@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -186,3 +187,68 @@ def test_a_task_of_ones_own_is_a_subclass(tmp_path: Any) -> None:
     task = find_task(f"{tmp_path / 'near_task.py'}:Near?output_index=0")
     assert isinstance(task, Task)
     assert (task.name, task.quality_name, task.options.output_index) == ("Near", "near", 0)
+
+
+class Own(Task):
+    """A right one, of which tests spoil a part."""
+
+    quality_name, expected = "right", "[batch, classes]"
+
+    def fits(self, output: Tensor) -> bool:
+        return output.ndim == 2
+
+    def check(self, output: Tensor, target: Any, values: bool = True) -> Any:
+        return target
+
+    def losses(self, output: Tensor, target: Any, smoothing: float = 0.0) -> Tensor:
+        return nn.functional.cross_entropy(output, target, reduction="none")
+
+    def hits(self, output: Tensor, target: Any) -> Tensor:
+        return output.argmax(1) == target
+
+
+SPOILT: list[tuple[str, Any, str]] = [
+    ("hits", lambda self, o, t: None, "hits of the task 'Spoilt' returned None: return the share"),
+    ("hits", lambda self, o, t: 0.5, r"hits .* returned 0.5: .* a tensor \[4\] here"),
+    ("hits", lambda self, o, t: torch.tensor(1.0), r"hits .* returned a tensor of shape \[\]"),
+    ("hits", lambda self, o, t: o > 0, r"hits .* returned a tensor of shape \[4, 3\]"),
+    ("hits", lambda self, o, t: o[:, 0] * torch.nan, "quality of the task 'Spoilt' returned nan"),
+    ("rows", lambda self, o, t: None, r"rows .* returned None: .* a tensor \[4, k\] here"),
+    ("rows", lambda self, o, t: o[:, 0], r"rows .* returned a tensor of shape \[4\]"),
+    ("rows", lambda self, o, t: o[:2], r"rows .* returned a tensor of shape \[2, 3\]"),
+    ("rows", lambda self, o, t: o[:, : 1 + int(t[0])], "1 columns for one batch and 2 for another"),
+    ("quality", lambda self, rows: None, "quality .* returned None: let it return .* a number"),
+    ("quality", lambda self, rows: "good", "quality .* returned 'good'"),
+    ("quality", lambda self, rows: True, "quality .* returned True"),
+    ("quality", lambda self, rows: float("inf"), "quality .* returned inf"),
+    ("quality", lambda self, rows: rows[:, 0], r"quality .* returned a tensor of shape \[8\]"),
+    ("losses", lambda self, o, t, smoothing=0: None, "the loss function returned None"),
+]
+
+
+@pytest.mark.parametrize(("part", "given", "message"), SPOILT)
+def test_what_a_task_of_ones_own_returns_wrongly_is_named_in_one_line(
+    part: str, given: Any, message: str
+) -> None:
+    task = type("Spoilt", (Own,), {part: given})()
+    batches = [(drawn(4, 3), torch.tensor(labels)) for labels in ([0, 1, 2, 0], [1, 1, 2, 0])]
+    with pytest.raises((ConfigError, TrainingError), match=message) as caught:
+        evaluate(nn.Identity(), batches, task=task)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "seven", [7, 7.0, torch.tensor(7), torch.tensor([7.0]), np.float32(7), np.int64(7), np.array(7)]
+)
+def test_a_quality_may_be_any_kind_of_number(seven: Any) -> None:
+    batches = [(drawn(4, 3), torch.tensor([0, 1, 2, 0]))]
+    judge = with_own(find_task(), evaluate=lambda network, data: seven)
+    own = type("Own7", (Own,), {"quality": lambda self, rows: seven})()
+    for task in (judge, own):
+        quality = evaluate(nn.Identity(), batches, task=task).quality
+        assert (type(quality), quality) == (float, 7.0)
+
+
+def test_a_task_that_is_not_complete_is_named() -> None:
+    with pytest.raises(ConfigError, match="'Half' lacks check, losses"):
+        find_task(type("Half", (Task,), {"fits": lambda self, output: True}))

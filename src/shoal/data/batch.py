@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from shoal.errors import DataError
 
-TARGET_KEYS = ("labels", "label", "target", "y")
+TARGET_KEYS = ("labels", "label", "target", "targets", "y")
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,8 @@ def split_batch(batch: Any, device: torch.device | str | None = None) -> Batch:
     Args:
         batch: a tensor (inputs only); a tuple or list whose last entry is the target, `(x, y)`,
             `(x1, x2, y)` or `((x1, x2), y)`, or whose only entry is the input; or a mapping that
-            has the target under "labels", "label", "target" or "y" and keyword inputs elsewhere.
+            has the target under "labels", "label", "target", "targets" or "y" and keyword inputs
+            elsewhere.
         device: where its tensors go; None leaves them.
 
     Raises:
@@ -162,6 +163,11 @@ def split_batch(batch: Any, device: torch.device | str | None = None) -> Batch:
         given = "no batch dimension" if wrong < 0 else f"{wrong} targets"
         raise DataError(f"a batch has {len(first)} samples but {given}: yield one target each")
     return Batch(tuple(args), kwargs, target).to(device)
+
+
+def first_batch(loader: Iterable[Any]) -> Batch | None:
+    """Return the first batch that has samples; None if there is none."""
+    return next((batch for batch in map(split_batch, loader) if batch.size), None)
 
 
 def sample_keys(batch: Batch) -> Tensor:

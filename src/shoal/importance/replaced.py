@@ -24,7 +24,7 @@ from shoal.network import Network
 from shoal.options import at_least, one_of, option
 from shoal.passes.batches import Data
 from shoal.tasks import Task, find_task
-from shoal.tasks.task import losses_of
+from shoal.tasks.task import hits_of, losses_of
 from shoal.training.evaluate import autocast, resolve_precision
 
 _FIRST_CHECK = 100  # samples before anyone may drop out; then at each doubling
@@ -116,7 +116,7 @@ class _Trials:
         losses = losses_of(self._task, output, target, size).double().cpu()
         right = torch.zeros_like(losses)
         if self._task.has_hits:
-            right = self._task.hits(output, target).double().cpu()
+            right = hits_of(self._task, output, target, size).double().cpu()
         cost = losses if self._metric == "loss" else -100.0 * right
         above = cost - base
         sums = losses.sum(), right.sum(), above.sum(), above.square().sum()

@@ -32,7 +32,7 @@ from shoal.network import Network
 from shoal.network.flow import is_weighted
 from shoal.passes.batches import Data
 from shoal.tasks import Task
-from shoal.tasks.task import at_least_fp32, losses_of
+from shoal.tasks.task import at_least_fp32, hits_of, losses_of
 
 # The node that gives the penultimate features, and its dimension of channels.
 _Features: TypeAlias = tuple[fx.Node, int]
@@ -273,7 +273,8 @@ class Lesion(Without):
         # One by one in float64: how the samples are put into batches then does not matter.
         self._sums[index, 0] += float(losses.double().sum())
         if self.task.has_hits:
-            self._sums[index, 1] += float(self.task.hits(answer.output, self._target).sum())
+            hits = hits_of(self.task, answer.output, self._target, answer.size)
+            self._sums[index, 1] += float(hits.sum())
 
     @override
     def finish(self, names: Sequence[str], samples: int) -> Scores:

@@ -29,7 +29,7 @@ from shoal.search.records import Step
 from shoal.search.setup import Setup
 from shoal.seeds import derive_seed
 from shoal.tasks import Task
-from shoal.tasks.task import losses_of
+from shoal.tasks.task import hits_of, losses_of
 from shoal.training import EpochReport, fit
 
 
@@ -259,4 +259,4 @@ def _costs_of(network: Network, task: Task, batch: Batch, metric: str) -> Tensor
     target = task.check(output, batch.target)
     if metric == "loss":
         return losses_of(task, output, target, batch.size).double().cpu()
-    return (100.0 * (1.0 - task.hits(output, target).double())).cpu()
+    return (100.0 * (1.0 - hits_of(task, output, target, batch.size).double())).cpu()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from shoal.data.batch import batch_count, split_batch, training_batches
+from shoal.data.batch import Batch, batch_count, first_batch, training_batches
 from shoal.distributed import default_device, ensure_initialised, world
 from shoal.errors import ConfigError, DataError
 from shoal.importance import criterion_for
@@ -33,6 +33,7 @@ from shoal.search.run import Run
 from shoal.search.settings import Settings
 from shoal.search.setup import Listener, Meter, Setup
 from shoal.tasks import Loss, Task, with_own
+from shoal.tasks.task import losses_of
 from shoal.training.evaluate import broken_inputs
 
 
@@ -131,7 +132,7 @@ def compress(
     settings, wanted, machine = method, method.search, method.machine
     goal = with_own(settings.task, loss, evaluate)
     chosen = method_of(settings, goal)
-    trains = fit is None and max(wanted.epochs, wanted.dense_epochs, wanted.final_epochs)
+    trains = fit is None and max(wanted.epochs, wanted.dense_epochs, wanted.final_epochs) > 0
     if trains:
         training_batches(train)
     check_finite(model)
@@ -145,7 +146,8 @@ def compress(
         )
     network = _captured(model, first, base).to(place).eval()
     network.meta |= {"task": settings.task_name, "quality": goal.quality_name}
-    notes = _check_task(network, goal, {"training": train, "validation": val, "test": test})
+    parts = {"training": train, "validation": val, "test": test}
+    notes = _check_task(network, goal, parts, trains)
     run = None
     if out is not None:
         run = Run(
@@ -226,13 +228,13 @@ def _check_arguments(model: object, data: Mapping[str, object], fit: object) -> 
             )
 
 
-def _captured(model: nn.Module, first: Any, base: str | None) -> Network:
+def _captured(model: nn.Module, first: Batch, base: str | None) -> Network:
     """Return an independent capture of the model."""
     if isinstance(model, Network):
         network = model.copy()
     else:
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        batch = split_batch(first, device)
+        batch = first.to(device)
         if batch.size < 2:
             raise DataError("a batch of 1 sample cannot be captured: use a batch_size of 2 or more")
         args = tuple(value[:4] for value in batch.args)
@@ -244,7 +246,7 @@ def _captured(model: nn.Module, first: Any, base: str | None) -> Network:
 
 
 def _check_task(
-    network: Network, task: Task, data: Mapping[str, Iterable[Any] | None]
+    network: Network, task: Task, data: Mapping[str, Iterable[Any] | None], trains: bool
 ) -> list[str]:
     """Check outputs and targets of the first batches; return what may be a mistake, line by line.
 
@@ -253,15 +255,25 @@ def _check_task(
         TrainingError: what the network returns does not show which tensor is meant.
     """
     notes: dict[str, None] = {}
+    types: list[torch.dtype] = []
     with eval_mode(network), torch.no_grad():
         for part, loader in data.items():
             if loader is None:
                 continue
-            batch = split_batch(_first_batch(loader, part), device_of(network))
+            batch = _first_batch(loader, part).to(device_of(network))
+            types = types or [value.dtype for value in batch.inputs]
+            for wanted, value in zip(types, batch.inputs, strict=False):
+                if value.dtype != wanted:
+                    raise DataError(
+                        f"the {part} data have inputs of {value.dtype} and the training data of "
+                        f"{wanted}: convert them"
+                    )
             try:
                 output = task.output(network(*batch.args, **batch.kwargs))
                 target = task.check(output, batch.target)
                 broken = broken_inputs(batch, 0)
+                if trains and part == "training":  # a wrong loss would end the first step
+                    losses_of(task, output, target, batch.size)
             except DataError as error:
                 raise DataError(f"in the {part} data, {error}") from error
             if broken:
@@ -270,10 +282,10 @@ def _check_task(
     return list(notes)
 
 
-def _first_batch(loader: Iterable[Any], what: str) -> Any:
-    first = next(iter(plain(loader)), None)
+def _first_batch(loader: Iterable[Any], what: str) -> Batch:
+    first = first_batch(plain(loader))
     if first is None:
-        raise DataError(f"the {what} data are empty: give at least one batch")
+        raise DataError(f"the {what} data are empty: give at least one batch with samples")
     return first
 
 

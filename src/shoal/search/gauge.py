@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shoal.data.batch import Batch, split_batch
+from shoal.data.batch import Batch, first_batch
 from shoal.measure import (
     Batches,
     Ratio,
@@ -60,7 +60,9 @@ class Data:
 
     @cached_property
     def _first(self) -> Batch:
-        return split_batch(next(iter(self.val)))
+        found = first_batch(self.val)
+        assert found is not None  # what begins a search has seen to it
+        return found
 
 
 @dataclass(frozen=True)
@@ -115,8 +117,9 @@ class Gauge:
             return []
         if dense > found.chance + 50.0 / math.sqrt(found.samples):  # the error of a share, at most
             return []
+        more = "hardly" if dense > found.chance else "no"
         return [
-            f"{name} of the dense network is {dense:.1f} % on validation data, hardly more than "
+            f"{name} of the dense network is {dense:.1f} % on validation data, {more} more than "
             f"the {found.chance:.1f} % that one answer to every sample reaches: check its weights, "
             "and that the data are labelled and normalised as in its training"
         ]

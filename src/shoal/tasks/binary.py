@@ -80,9 +80,11 @@ def check_shares(target: Tensor) -> Tensor:
     """Return targets that are 0, 1 or between; `DataError` otherwise."""
     if bool(((target >= 0) & (target <= 1)).all()):
         return target
+    if bool(target.isnan().any()):
+        raise DataError("a target is NaN, where 0 is no and 1 is yes: leave such samples out")
     raise DataError(
         f"targets go from {float(target.min()):g} to {float(target.max()):g}, where 0 is no and 1 "
-        "is yes: give task='regress' for real values"
+        "is yes: let the loader yield 0 and 1, or give task='regress' for real values"
     )
 
 

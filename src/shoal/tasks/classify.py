@@ -121,9 +121,11 @@ def check_indices(target: Tensor, outputs: int, ignored: int | None = None) -> N
     counted = target if ignored is None else target[target != ignored]
     low, high = map(int, counted.aminmax()) if counted.numel() else (0, 0)
     if low < 0 or high >= outputs:
+        wrong = low if low < 0 else high
+        unless = "" if ignored is None else f", or give ignore_index={wrong} if it is no class"
         raise DataError(
-            f"label {low if low < 0 else high} is outside the network's {outputs} outputs "
-            f"(0 to {outputs - 1}): check the labels, or the network's number of classes"
+            f"label {wrong} is outside the network's {outputs} outputs (0 to {outputs - 1}): check "
+            f"the labels, or the network's number of classes{unless}"
         )
 
 

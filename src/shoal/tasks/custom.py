@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from shoal.errors import ConfigError
-from shoal.tasks.task import Task
+from shoal.tasks.task import Task, as_points
 
 Loss: TypeAlias = Callable[[Any, Any], Tensor]
 """Of what the network returns and the target: the mean over the batch [], or one a sample [B]."""
@@ -165,15 +164,7 @@ class _Changed(Task):
 
 def _judging(evaluate: Judge) -> Callable[[nn.Module, Any], float]:
     def judge(network: nn.Module, data: Any) -> float:
-        found = evaluate(network, data)
-        if isinstance(found, Tensor) and found.numel() == 1:
-            found = float(found)
-        if not isinstance(found, bool) and isinstance(found, int | float) and math.isfinite(found):
-            return float(found)
-        raise ConfigError(
-            f"evaluate returned {found!r}: let it return the quality as a number in points, "
-            "higher is better"
-        )
+        return as_points(evaluate(network, data), "evaluate")
 
     return judge
 

@@ -56,9 +56,15 @@ class Segment(Task):
                 f"masks have shape {list(target.shape)} but the outputs {list(output.shape)}: give "
                 "masks [batch, height, width] as large as the outputs, or larger by a whole factor"
             )
+        if output.shape[1] == 1:
+            raise DataError(
+                "the network has one output for each position, which is right as the only class "
+                "whatever it is: give one for each class, or loss= and evaluate= of your own"
+            )
+        target = target.long()  # in bytes no negative number could be compared
         if values:
             check_indices(target, output.shape[1], self.options.ignore_index)
-        return target.long()
+        return target
 
     @override
     def notes(self, output: Tensor, target: Any) -> Iterator[str]:

@@ -7,14 +7,15 @@ average precision, mean intersection over union, R²).
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from shoal.errors import ConfigError, DataError, TrainingError
+from shoal.errors import ConfigError, DataError, TrainingError, one_line
 from shoal.options import TaskOptions, assert_takes
 from shoal.registry import Registry
 from shoal.tasks.outputs import chosen_output
@@ -138,7 +139,7 @@ class Task(ABC):
 
     def rows(self, output: Tensor, target: Any) -> Tensor:
         """Return what each sample adds to the quality, `[B, k]`: here, its share of hits."""
-        return self.hits(output, target)[:, None].double()
+        return hits_of(self, output, target, len(output))[:, None].double()
 
     def quality(self, rows: Tensor) -> float:
         """Return the quality in points, higher is better, of all samples' rows `[N, k]`."""
@@ -218,6 +219,11 @@ def find_task(task: str | type[Task] | Task = "classify", **options: Any) -> Tas
     cls, written = tasks.find(task) if isinstance(task, str) else (task, {})
     if not (isinstance(cls, type) and issubclass(cls, Task)):
         raise ConfigError(f"'{task}' is not a task: name a subclass of shoal.Task")
+    missing = sorted(cls.__abstractmethods__)
+    if missing:
+        raise ConfigError(
+            f"the task '{cls.name}' lacks {', '.join(missing)}: define what shoal.Task leaves open"
+        )
     given = {**written, **options}
     assert_takes(f"the task '{cls.name}'", cls.Options, given)
     return cls(**given)
@@ -232,15 +238,18 @@ def at_least_fp32(values: Tensor) -> Tensor:
 
 
 def needs_target(target: Any) -> Tensor:
-    """Return the target; `DataError` if there is none, or it is no tensor."""
+    """Return the target as a tensor that can be computed with; `DataError` if it is none."""
     if target is None:
         raise DataError("the batches have no target: let the loader yield (inputs, labels)")
     if not isinstance(target, Tensor):
         raise DataError(
-            f"the target is a {type(target).__name__} and not a tensor: give loss= and evaluate= "
-            "of your own for such targets"
+            f"the target is a {type(target).__name__} and not a tensor: let the loader yield a "
+            "tensor of labels or values, or give loss= and evaluate= of your own for such targets"
         )
-    return target
+    if target.is_complex():
+        raise DataError(f"targets are of type {target.dtype}: give whole or real numbers")
+    # PyTorch stores these and computes hardly anything with them.
+    return target.long() if target.dtype in (torch.uint16, torch.uint32, torch.uint64) else target
 
 
 def assert_has_gradient(loss: Tensor) -> None:
@@ -264,12 +273,84 @@ def losses_of(task: Task, output: Any, target: Any, size: int, smoothing: float 
         return losses
     if isinstance(losses, Tensor) and losses.numel() == 1 and losses.ndim <= 1:
         return losses.reshape(1).expand(size)
-    kind = type(losses).__name__
-    given = f"of shape {list(losses.shape)}" if isinstance(losses, Tensor) else kind
     raise TrainingError(
-        f"the loss function returned {given}: return the mean over the batch (a tensor of one "
-        f"element) or one loss per sample ({size} here)"
+        f"the loss function returned {_spelled(losses)}: return the mean over the batch (a tensor "
+        f"of one element) or one loss per sample ({size} here)"
     )
+
+
+def hits_of(task: Task, output: Any, target: Any, size: int) -> Tensor:
+    """Return the share of hits of each of `size` samples, `[B]`.
+
+    Raises:
+        TrainingError: a task of the user's gives something else.
+    """
+    hits = task.hits(output, target)
+    if isinstance(hits, Tensor) and hits.shape == (size,):
+        return hits
+    raise TrainingError(
+        f"hits of the task '{task.name}' returned {_spelled(hits)}: return the share of each "
+        f"sample's answers that is right, a tensor [{size}] here"
+    )
+
+
+def rows_of(task: Task, output: Any, target: Any, size: int) -> Tensor:
+    """Return what each of `size` samples adds to the quality, `[B, k]`, on the CPU.
+
+    Raises:
+        TrainingError: a task of the user's gives something else.
+    """
+    rows = task.rows(output, target)
+    if isinstance(rows, Tensor) and rows.ndim == 2 and len(rows) == size:
+        return rows.cpu()
+    raise TrainingError(
+        f"rows of the task '{task.name}' returned {_spelled(rows)}: return what each sample adds "
+        f"to the quality, a tensor [{size}, k] here"
+    )
+
+
+def width_of(task: Task, rows: Iterable[Tensor]) -> int:
+    """Return how many columns the rows of all batches have, 0 without a batch.
+
+    Raises:
+        TrainingError: they differ, in a task of the user's.
+    """
+    widths = {piece.shape[1] for piece in rows}
+    if len(widths) > 1:
+        raise TrainingError(
+            f"rows of the task '{task.name}' have {min(widths)} columns for one batch and "
+            f"{max(widths)} for another: return as many for every batch"
+        )
+    return max(widths, default=0)
+
+
+def quality_of(task: Task, rows: Tensor) -> float:
+    """Return the quality in points of all samples' rows, `[N, k]`.
+
+    Raises:
+        ConfigError: a task of the user's gives no finite number.
+    """
+    return as_points(task.quality(rows), f"quality of the task '{task.name}'")
+
+
+def as_points(found: Any, what: str) -> float:
+    """Return a quality as a number; `ConfigError` says `what` returned another thing."""
+    single = getattr(found, "size", 1) == 1 and hasattr(found, "item")  # of NumPy
+    if single or (isinstance(found, Tensor) and found.numel() == 1):
+        found = found.item()
+    if not isinstance(found, bool) and isinstance(found, int | float) and math.isfinite(found):
+        return float(found)
+    raise ConfigError(
+        f"{what} returned {_spelled(found)}: let it return the quality as a number in points, "
+        "higher is better"
+    )
+
+
+def _spelled(found: Any) -> str:
+    """Return in short what a user's function returned."""
+    if isinstance(found, Tensor):
+        return f"a tensor of shape {list(found.shape)}"
+    return one_line(repr(found), limit=60)
 
 
 def per_sample(values: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from shoal.passes.batches import Batches
 from shoal.seeds import preserved_rng
 from shoal.tasks import Task, find_task
 from shoal.tasks.classify import Classify
-from shoal.tasks.task import losses_of
+from shoal.tasks.task import losses_of, quality_of, rows_of, width_of
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def _evaluated(network: nn.Module, batches: Batches, task: Task, precision: str)
         losses.append(loss)
         before = batches.seen
     # Each entry comes from one process, so that the sum over processes rounds nothing.
-    width = from_main(rows[0][1].shape[1] if rows else 0)
+    width = from_main(width_of(task, (found for _, found in rows)))
     table = torch.zeros(batches.seen, width, dtype=torch.float64)
     for start, found in rows:
         table[start : start + len(found)] = found
@@ -126,7 +126,7 @@ def _evaluated(network: nn.Module, batches: Batches, task: Task, precision: str)
     total = sum_across(torch.tensor(losses, dtype=torch.float64)).sum()
     is_classifier = task.quality_name == Classify.quality_name
     return Evaluation(
-        quality=task.quality(table),
+        quality=quality_of(task, table),
         name=task.quality_name,
         loss=float(total) / batches.seen,
         samples=batches.seen,
@@ -151,7 +151,7 @@ def judged(
         if broken:
             raise DataError(broken)
     loss = float(losses_of(task, output, target, batch.size).sum())
-    return loss, task.rows(output, target).cpu()
+    return loss, rows_of(task, output, target, batch.size)
 
 
 def broken_inputs(batch: Batch, number: int) -> str:

@@ -23,7 +23,7 @@ from shoal.network import Network
 from shoal.network.runner import handing_out
 from shoal.options import Recipe
 from shoal.tasks import Task
-from shoal.tasks.task import at_least_fp32, losses_of
+from shoal.tasks.task import at_least_fp32, hits_of, losses_of
 
 Values: TypeAlias = Mapping[str, Any]
 """By place: the tensor that goes into a site; what goes into a block or stretch and comes out."""
@@ -116,7 +116,7 @@ class Objective(nn.Module):
         if share > 0.0:
             parts.append(share * self._teacher_loss(output, batch))
         loss = torch.stack(parts).sum()
-        found = self._hits(output, target).to(loss)
+        found = self._hits(output, target, batch.size).to(loss)
         if self.hooks.penalty is None:
             return loss, torch.stack([loss, found, torch.zeros_like(loss)]).detach()
         given = self.hooks.penalty(self.network, dict(self._values))
@@ -140,11 +140,11 @@ class Objective(nn.Module):
         return distillation_losses(self.task, output, wanted, self.recipe.temperature).sum()
 
     @torch.no_grad()
-    def _hits(self, output: Any, target: Any) -> Tensor:
+    def _hits(self, output: Any, target: Any, size: int) -> Tensor:
         """Return the number of hits; NaN if answers are not right or wrong."""
         if self.task.has_hits:
             try:
-                return self.task.hits(output, target).sum()
+                return hits_of(self.task, output, target, size).sum()
             except ShoalError:  # a user's loss takes targets that the task does not
                 pass
         return torch.tensor(math.nan)
