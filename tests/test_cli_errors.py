@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -359,16 +360,27 @@ def test_a_defect_is_one_line_too_and_debug_shows_more(
 ) -> None:
     from shoal import report
 
-    def broken(folder: Path) -> None:
-        raise ValueError("of two\nlines")
-
-    monkeypatch.setattr(report, "read_run", broken)
+    # A function of the test's own would be the user's code.
+    monkeypatch.setattr(report, "read_run", Mock(side_effect=ValueError("of two\nlines")))
     assert main(["report", "somewhere"]) == 1
     err = capsys.readouterr().err
     assert err.startswith("shoal: unexpected ValueError: of two lines (this is a defect of shoal")
     assert len(err.splitlines()) == 1
     assert main(["report", "somewhere", "--debug"]) == 1
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_code_of_the_users_own_that_fails_is_named(compress: Refused, tmp_path: Path) -> None:
+    (tmp_path / "failing.py").write_text(
+        "import shoal\nfrom shoal.tasks import find_task\n\n"
+        "class Mine(type(find_task('classify'))):\n"
+        "    def hits(self, output, target):\n"
+        "        raise StopIteration('of two\\nlines')\n"
+    )
+    line = compress("--task", f"{tmp_path / 'failing.py'}:Mine")
+    assert f"'{tmp_path / 'failing.py'}', line 6, raised StopIteration: of two lines" in line
+    assert "mend it (--debug shows more)" in line
+    assert "defect of shoal" not in line
 
 
 def test_debug_shows_where_bad_input_was_noticed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 import re
 import sys
+import sysconfig
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -160,10 +162,26 @@ def _explain(error: BaseException) -> tuple[str, int]:
     if isinstance(error, MemoryError) or kind == "OutOfMemoryError":
         return "out of memory: give a smaller --batch-size or a smaller --image-size", 1
     text = one_line(str(error), limit=300)
+    own = _own_code(error)
+    if own:
+        return f"{own} raised {kind}{': ' if text else ''}{text}: mend it (--debug shows more)", 2
     return (
         f"unexpected {kind}{': ' if text else ''}{text} (this is a defect of shoal: please report "
         "it with the output of the same command with --debug)"
     ), 1
+
+
+def _own_code(error: BaseException) -> str:
+    """Return the place in the user's own code that raised an error; "" if it was shoal's."""
+    ours = Path(__file__).parents[1]
+    others = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")]
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename)
+        if path.is_relative_to(ours):
+            return ""
+        if path.is_file() and not any(map(path.is_relative_to, others)):
+            return f"'{frame.filename}', line {frame.lineno},"
+    return ""
 
 
 @contextmanager
