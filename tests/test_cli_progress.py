@@ -65,7 +65,7 @@ def test_a_file_gets_a_line_for_each_epoch_and_step() -> None:
     assert lines == [
         "dense: validation 90.00 % (done before)",
         "step 1/2: linearized layer[1].relu: validation 89.50 % (-0.50 points) (done before)",
-        "  step 2: epoch 1/1, loss 0.2500, training 97.00 %, validation 91.00 %, 3.0 s",
+        "  step 2: epoch 1/1, loss 0.2500, training 97.00 % right, validation 91.00 %, 3.0 s",
         "step 2/2: dropped layer[2].relu: validation 80.00 % (-10.00 points), below what is "
         "allowed; 2.0 s",
         "note: a [note]",

@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 import pytest
@@ -176,3 +177,20 @@ def test_an_edited_configuration_does_no_harm(
     assert main(words) == 2
     assert "code that a folder names is never run: give --data" in capsys.readouterr().err
     assert not made.exists()
+
+
+def grey() -> tuple[list[Any], list[Any]]:
+    """Batches of one's own, which do not say by what they are normalised."""
+    torch.manual_seed(0)
+    batches = [(torch.randn(4, 3, 32, 32), torch.arange(4) % 2)] * 2
+    return batches, batches
+
+
+def test_data_of_ones_own_are_told_how_they_are_normalised(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["robustness", MODEL, "--data", f"{__file__}:grey", "--corruptions", "fog"]
+    assert main(words) == 2
+    assert "give mean and std" in capsys.readouterr().err
+    assert main([*words, "--mean", "0.5,0.5,0.5", "--std", "0.2,0.2,0.2"]) == 0
+    assert "8 validation images" in capsys.readouterr().out

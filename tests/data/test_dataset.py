@@ -31,9 +31,20 @@ def test_example_inputs_join_small_batches_and_keep_several_inputs():
 def test_too_few_images_for_an_example():
     with pytest.raises(DataError, match="'x' has 1 training samples: at least 2"):
         DataSet("x", images(1), images()).example_inputs()
-    batches = [{"ids": torch.zeros(2, 3), "labels": torch.zeros(2)}]
-    with pytest.raises(DataError, match="by keywords"):
-        DataSet("x", batches, batches).example_inputs()
+    lengths = [(torch.zeros(1, 3), torch.zeros(1)), (torch.zeros(1, 4), torch.zeros(1))]
+    with pytest.raises(DataError, match="other shapes than each other: give it a batch_size of at"):
+        DataSet("x", lengths, lengths).example_inputs()
+
+
+def test_example_inputs_by_keywords_are_a_dict():
+    ids = torch.arange(6).reshape(2, 3)
+    batches = [{"ids": ids, "mask": ids > 0, "labels": torch.zeros(2)}]
+    data = DataSet("x", batches, batches)
+    inputs = data.example_inputs()
+    assert list(inputs) == ["ids", "mask"]
+    assert inputs["ids"].tolist() == ids.tolist()
+    assert data.sample_shape == (3,)
+    assert data.describe() == "x: batches: 1 train, 1 val; samples of 3"
 
 
 def test_describe():
@@ -82,7 +93,7 @@ def test_factories_of_a_file(module):
     assert next(iter(two.train))[0].shape == (6, 5)
     assert two.sample_shape == (5,)
     assert two.num_classes is None
-    assert two.describe().endswith("1 train, 1 val batches of 5")
+    assert two.describe().endswith("batches: 1 train, 1 val; samples of 5")
     assert load_data(f"{module}:three").test is not None
     assert load_data(f"{module}:whole").name == "mine"
 

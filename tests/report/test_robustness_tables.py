@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from shoal.extras.robustness import Robustness
 from shoal.report import robustness_lines, robustness_table
 from shoal.report.table import Table
@@ -32,3 +34,10 @@ def test_the_lines_say_what_the_strengths_are() -> None:
     assert "strengths of ImageNet-C: on these of 32 pixels they are stronger" in lines[1]
     large = robustness_lines({"dense": DENSE}, part="validation", image_size=224)
     assert "stronger" not in large[1]
+
+
+def test_a_quality_without_a_unit_is_not_in_percent() -> None:
+    own = replace(DENSE, quality_name="score", quality_unit="")
+    table = robustness_table({"network": own})
+    assert rows(table)["fog"] == ["70.00"]
+    assert table.title.startswith("score on corrupted images")

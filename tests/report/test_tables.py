@@ -154,6 +154,19 @@ def test_networks_side_by_side_fit_80_columns_and_verbose_shows_all() -> None:
     assert all(column.name in shown[1] for column in table.columns)
 
 
+def test_networks_side_by_side_show_the_quality_by_its_name() -> None:
+    compared = [Compared("one", 0.9, None, 13, 18, 10**9, 10**7)]
+    for name, unit, heads, text in (
+        ("top-1", "%", ["validation", "test"], "0.90 %"),
+        ("R²", "%", ["validation R²", "test R²"], "0.90 %"),
+        ("cells found", "", ["validation cells found", "test cells found"], "0.90"),
+    ):
+        found = Comparison(compared, [], "", [], quality_name=name, quality_unit=unit)
+        (table,) = comparison_tables(found)
+        assert [column.name for column in table.columns[1:3]] == heads
+        assert table.texts()[0][1:3] == [text, "–"]
+
+
 @pytest.mark.parametrize("file", sorted(ROOM.glob("*.py")), ids=lambda file: file.name)
 def test_only_the_terminal_knows_rich(file: Path) -> None:
     tree = ast.parse(file.read_text(encoding="utf-8"))

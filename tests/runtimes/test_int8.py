@@ -15,7 +15,7 @@ import small_runs
 from shoal.errors import ConfigError, ShoalError
 from shoal.network import Network
 from shoal.runtimes import Running, Runtime, export, find_runtime
-from shoal.runtimes.int8 import calibration, quantize, quantizers
+from shoal.runtimes.int8 import Answers, calibration, quantize, quantizers
 from shoal.training import evaluate
 
 pytest.importorskip("onnxscript")
@@ -47,7 +47,8 @@ def test_digits_in_int8_are_within_a_point_of_float(
     assert (report.max_rel_error, report.tolerance) == (None, None)
     assert report.agreement is not None
     assert report.agreement >= 97.0
-    assert "calibrated on 250 samples, the network's answer in" in str(report)
+    assert "calibrated on 250 samples, " in str(report)
+    assert str(report).endswith("% of the answers are the network's")
     assert "runner" not in report.to_dict()
     assert report.runner is not None
     both = [*data.val, *data.test]
@@ -133,3 +134,18 @@ def test_what_makes_no_sense_is_refused(network: Network, tmp_path: Path) -> Non
     (tmp_path / "a.onnx").mkdir()
     with pytest.raises(ConfigError, match="is a folder"):
         export(network, tmp_path / "a.onnx", int8=data)
+
+
+def test_answers_are_those_of_the_task(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(16, 4)
+    net = shoal.capture(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(),
+                                            torch.nn.Linear(8, 1)).eval(), x)  # fmt: skip
+
+    def agreement(answers: Answers | None = None) -> float | None:
+        return export(net, tmp_path / "net.onnx", int8=[x], answers=answers).agreement
+
+    signs = agreement(lambda y: (y > 0).long())
+    assert signs is not None
+    assert 90 <= signs <= 100
+    assert agreement() is None  # the place of the largest of one output would always agree

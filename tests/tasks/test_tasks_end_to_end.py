@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 import shoal
 from shoal import compat
+from shoal.cli import main
 from shoal.errors import ConfigError, DataError, TrainingError
 from shoal.report import outcome_lines, outcome_tables, read_run, steps_table
 from shoal.search.records import Result
 from shoal.tasks import find_task, with_own
-from small_runs import FakeGauge
+from small_runs import FakeGauge, untimed_commands
 
 RECIPE = {"lr": 0.02, "precision": "fp32"}
 
@@ -328,3 +329,73 @@ def test_a_network_that_guesses_is_said_to() -> None:
     torch.manual_seed(1)
     result = compressed(head(2), batches, epochs=0)
     assert any("50.0 % that one answer" in note for note in result.notes)
+
+
+# ---------------------------------------------------------------------- what is found at the start
+
+
+def test_a_wrong_loss_is_found_before_anything_takes_time() -> None:
+    batches = [(X, torch.arange(32) % 2)] * 2
+    with pytest.raises(TrainingError, match="the loss function returned None"):
+        compressed(head(2), batches, loss=lambda *_: None, evaluate=lambda *_: 50.0)
+
+
+def test_batches_without_samples_are_passed_over() -> None:
+    labels = torch.arange(32) % 2
+    batches = [(X[:0], labels[:0]), (X, labels)]
+    assert compressed(head(2), batches, epochs=1).removed == 2
+    with pytest.raises(DataError, match="the validation data are empty"):
+        shoal.compress(head(2), batches, batches[:1], "easier")
+
+
+def test_parts_of_other_types_are_named() -> None:
+    labels = torch.arange(32) % 2
+    with pytest.raises(DataError, match=r"validation data have inputs of .*float64"):
+        shoal.compress(head(2), [(X, labels)], [(X.double(), labels)], "easier")
+
+
+# ---------------------------------------------------------------------- on the command line
+
+
+class Reads(nn.Module):
+    """`Text` with attention that a mask shapes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.qkv = nn.Embedding(30, 16), nn.Linear(16, 48)
+        self.up, self.act, self.down = nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 16)
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, return_dict: bool = True) -> Any:
+        x = self.embed(input_ids)
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        x = x + F.scaled_dot_product_attention(q, k, v, attention_mask[:, None].bool())
+        x = x + self.down(self.act(self.up(x)))
+        logits = self.head(x[:, 0])
+        return {"hidden_states": (x,), "logits": logits} if return_dict else (logits, x)
+
+
+def tokenised() -> tuple[list[Any], list[Any]]:
+    torch.manual_seed(0)
+    return sentences(), sentences()
+
+
+def test_a_text_classifier_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    untimed_commands(monkeypatch)
+    run, data = str(tmp_path / "run"), f"{__file__}:tokenised"
+    given = ["compress", f"{__file__}:Reads", "--data", data, "--method", "easier", "--out", run,
+             "--max-drop", "100", "--epochs", "1", "--precision", "fp32"]  # fmt: skip
+    assert main(given) == 0
+    assert "batches: 2 train, 2 val; samples of 7" in capsys.readouterr().err
+    net, dense = shoal.load(run, "best"), Reads().eval()
+    assert (net.sites_left, len(net.sites)) == (0, 1)
+    (batch, _), _ = tokenised()
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    other = {**inputs, "attention_mask": torch.ones_like(batch["attention_mask"])}
+    assert set(net(**inputs)) == set(dense(**inputs))
+    assert not torch.equal(net(**inputs)["logits"], net(**other)["logits"])
+    assert main(["inspect", run, "--data", data]) == 0
+    assert "gelu, now line" in capsys.readouterr().out

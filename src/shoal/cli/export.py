@@ -113,7 +113,12 @@ def export(
     with progress_console().status("exporting"):
         trained = None if merge else open_trained(folder, step, trust=trust)
         network = trained or open_result(folder, batch, runtime, step, trust=trust)
-        report = write(network, target, int8=None if images is None else images.train)
+        report = write(
+            network,
+            target,
+            int8=None if images is None else images.train,
+            answers=lambda returned: goal.answers(goal.output(returned)),
+        )
         found = _qualities(network, report, images, goal) if images is not None else {}
     layers = depth(network)
     deep = f"the network {'merged' if merge else 'as it was trained'}: {layers} layers deep"
@@ -159,11 +164,11 @@ def _qualities(
 
 
 def _points(task: Task, part: str, before: float, after: float) -> str:
-    from shoal.report.table import UNITS, points
+    from shoal.report.table import UNITS, points, unit_of
 
     name = {"top1_val": "validation", "top1_test": "test"}[part]
     change = points(after - before)
-    shown = UNITS["%" if task.quality_unit == "%" else "quality"]
+    shown = UNITS[unit_of(task.quality_unit)]
     both = f"{shown(before)} as float, {shown(after)} in int8 ({change})"
     return f"{task.quality_name} {name}: {both}"
 

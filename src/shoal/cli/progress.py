@@ -71,7 +71,9 @@ class Lines(Listener):
     @override
     def epoch(self, report: EpochReport, epochs: int) -> None:
         where = f"step {self._number}" if self._number else "dense"
-        accuracy = "" if report.train_hits is None else f", training {percent(report.train_hits)}"
+        accuracy = (
+            "" if report.train_hits is None else f", training {percent(report.train_hits)} right"
+        )
         if report.val_quality is not None:
             accuracy += f", validation {UNITS[self._unit](report.val_quality)}"
         print_lines(
@@ -95,7 +97,7 @@ class Lines(Listener):
 
     def _headline(self, step: Step) -> str:
         found = step.metrics
-        title = quality_title("validation", found)
+        title = quality_title("validation", found.quality_name)
         accuracy = f"{title} {UNITS[quality_unit(found)](found.top1_val)}"
         if step.step == 0:
             return f"dense: {accuracy}"

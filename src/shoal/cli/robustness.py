@@ -62,6 +62,7 @@ def robustness(
     from shoal.cli.config import run_options, run_task
     from shoal.cli.flags import read_names, read_values
     from shoal.cli.source import Source, open_dense, open_network, read_data, run_data
+    from shoal.data import data_sets
     from shoal.extras.robustness import CORRUPTIONS, check_options, compare_robustness
     from shoal.report import robustness_lines, robustness_table
     from shoal.search.compress import working_device
@@ -70,9 +71,10 @@ def robustness(
     levels = _levels(severities)
     check_options(names, levels)
     where, run = working_device(device), run_options(Path(model).expanduser())
-    examples = read_data(
-        run_data(run, data), where, run, image_size=image_size, **read_values(mean=mean, std=std)
-    )
+    name, scales = run_data(run, data), read_values(mean=mean, std=std)
+    built_in = name.partition(":")[0] in data_sets
+    # A factory normalises by itself, and may not say by what.
+    examples = read_data(name, where, run, image_size=image_size, **(scales if built_in else {}))
     network, dense = (
         open_network(model, Source(checkpoint, trust=trust), examples),
         open_dense(model, trust=trust),
@@ -88,8 +90,8 @@ def robustness(
             severities=levels,
             seed=seed,
             samples=samples or None,
-            mean=examples.mean or None,
-            std=examples.std or None,
+            mean=examples.mean or scales.get("mean"),
+            std=examples.std or scales.get("std"),
             task=run_task(run, task),
             progress=lambda done, total: status.update(
                 f"corrupting and evaluating: {done} of {total}"

@@ -25,6 +25,7 @@ from shoal.models import (
     parse_spec,
 )
 from shoal.network import Network, capture
+from shoal.network.inputs import as_call
 from shoal.network.saving import is_saved
 from shoal.search.options import MachineOptions
 from shoal.seeds import preserved_rng, seed_everything
@@ -148,9 +149,9 @@ def _check_samples(network: Network, text: str, data: DataSet) -> None:
     own = [tuple(value.shape[1:]) for value in network.example_inputs(2)[0]]
     try:
         given = data.example_inputs(2)
-        args = given if isinstance(given, tuple) else (given,)
+        args, kwargs = as_call(given)
         with torch.no_grad():
-            network(*args)
+            network(*args, **kwargs)
     except (RuntimeError, ShoalError) as error:
         mine, theirs = (spelled(shapes) or "another kind" for shapes in (own, [data.sample_shape]))
         raise ConfigError(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from shoal.compat import with_torchvision
 from shoal.data.augment import Augment
-from shoal.data.batch import batch_count, split_batch
+from shoal.data.batch import Batch, batch_count, split_batch
 from shoal.data.loader import ImageLoader
 from shoal.errors import ConfigError, DataError, NameNotFoundError, unknown_name
 from shoal.options import DataOptions
@@ -68,29 +68,26 @@ class DataSet:
         if shape is not None:
             return tuple(shape)
         inputs = self.example_inputs()
+        if isinstance(inputs, dict):
+            inputs = tuple(inputs.values())
         return tuple((inputs if isinstance(inputs, Tensor) else inputs[0]).shape[1:])
 
-    def example_inputs(self, batch: int = 2) -> Tensor | tuple[Tensor, ...]:
+    def example_inputs(self, batch: int = 2) -> Tensor | tuple[Tensor, ...] | dict[str, Tensor]:
         """Return the inputs of the first training samples, normalised, not augmented if possible.
 
         They are `[batch, ...]`, at least 2 to capture a model for any batch size; a tuple if the
-        model takes several inputs.
+        model takes several inputs, a dict if they go by keywords.
 
         Raises:
-            DataError: there are fewer training samples, or inputs go by keywords.
+            DataError: there are fewer training samples, or they differ in shape or form.
         """
         loader: Any = self.train
         if isinstance(loader, ImageLoader):
             loader = loader.plain().with_batch_size(batch)
-        parts: list[tuple[Tensor, ...]] = []
+        parts: list[Batch] = []
         size = 0
         for given in map(split_batch, loader):
-            if given.kwargs:
-                raise DataError(
-                    f"the data set '{self.name}' gives its inputs by keywords "
-                    f"({', '.join(given.kwargs)}): give example inputs as a tensor or a tuple"
-                )
-            parts.append(given.args)
+            parts.append(given)
             size += given.size
             if size >= batch:
                 break
@@ -99,8 +96,17 @@ class DataSet:
                 f"the data set '{self.name}' has {size} training samples: "
                 f"at least {batch} are needed"
             )
-        inputs = tuple(torch.cat(tensors)[:batch] for tensors in zip(*parts, strict=True))
-        return inputs if len(inputs) > 1 else inputs[0]
+        inputs = [part.inputs for part in parts]
+        try:
+            joined = [torch.cat(same)[:batch] for same in zip(*inputs, strict=True)]
+        except (RuntimeError, ValueError) as error:
+            raise DataError(
+                f"the first batches of the data set '{self.name}' have samples of other shapes "
+                f"than each other: give it a batch_size of at least {batch}"
+            ) from error
+        if parts[0].kwargs:
+            return dict(zip(parts[0].kwargs, joined, strict=True))  # none is by place then
+        return tuple(joined) if len(joined) > 1 else joined[0]
 
     def describe(self) -> str:
         """Return one line: sizes, shape and classes."""
@@ -114,10 +120,11 @@ class DataSet:
             f"{'an unknown number of' if count is None else format(count, ',')} {name}"
             for name, count in counts.items()
         )
-        unit = "images" if isinstance(self.train, ImageLoader) else "batches"
         shape = "×".join(str(side) for side in self.sample_shape)
         classes = f" in {self.num_classes} classes" if self.num_classes else ""
-        return f"{self.name}: {sizes} {unit} of {shape}{classes}"
+        if isinstance(self.train, ImageLoader):
+            return f"{self.name}: {sizes} images of {shape}{classes}"
+        return f"{self.name}: batches: {sizes}; samples of {shape}{classes}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +151,7 @@ def register_data(name: str) -> Callable[[Source], Source]:
         ...     batches = [(torch.randn(8, 1, 8, 8), torch.arange(8))]
         ...     return shoal.data.DataSet("noise", train=batches, val=batches)
         >>> shoal.data.load_data("noise").describe()
-        'noise: 1 train, 1 val batches of 1×8×8'
+        'noise: batches: 1 train, 1 val; samples of 1×8×8'
     """
     return data_sets.register(name)
 

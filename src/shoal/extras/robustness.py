@@ -24,6 +24,7 @@ from shoal.passes.batches import Batches
 from shoal.search.records import Record
 from shoal.seeds import derive_seed, preserved_rng
 from shoal.tasks import Task, find_task
+from shoal.tasks.task import quality_of, width_of
 from shoal.training.evaluate import judged
 
 CORRUPTIONS = (
@@ -50,6 +51,7 @@ class Robustness(Record):
         samples: number of images in each of them.
         seed: of the corruptions.
         quality_name: what the quality is called.
+        quality_unit: "%", or "" where it has none.
     """
 
     clean: float
@@ -59,6 +61,7 @@ class Robustness(Record):
     samples: int
     seed: int
     quality_name: str = "top-1"
+    quality_unit: str = "%"
 
 
 def robustness(network: nn.Module, loader: Iterable[Any], **options: Any) -> Robustness:
@@ -123,6 +126,7 @@ def compare_robustness(
             samples=seen,
             seed=seed,
             quality_name=goal.quality_name,
+            quality_unit=goal.quality_unit,
         )
         for network in networks
     }
@@ -224,7 +228,9 @@ def _qualities(
             with eval_mode(network), torch.no_grad():
                 here = batch.to(device_of(network))
                 rows[name].append(judged(network, here, task, number=number)[1])
-    return {name: task.quality(torch.cat(own)) for name, own in rows.items()}, batches.seen
+    for own in rows.values():
+        width_of(task, own)
+    return {name: quality_of(task, torch.cat(own)) for name, own in rows.items()}, batches.seen
 
 
 def _library() -> Callable[[Image, int, str, int], Image]:

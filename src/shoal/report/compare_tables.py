@@ -8,7 +8,7 @@ from typing import Any
 
 from shoal.measure import SideBySide
 from shoal.report.latency_tables import latency_table, runtime_notes
-from shoal.report.table import Column, Row, Table
+from shoal.report.table import Column, Row, Table, quality_title, unit_of
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,13 @@ class Comparison:
 
 def comparison_tables(found: Comparison) -> list[Table]:
     """Return the table of figures, and one of latencies for each batch size."""
-    unit = "%" if found.quality_unit == "%" else "quality"
+    unit = unit_of(found.quality_unit)
     columns = (
         Column("network", align="left"),
-        Column("validation", unit, meaning=f"{found.quality_name} on validation data"),
-        Column("test", unit, meaning=f"{found.quality_name} on test data"),
+        *(
+            Column(quality_title(part, found.quality_name), unit, meaning=f"on {part} data")
+            for part in ("validation", "test")
+        ),
         Column("rectifiers", meaning="rectifiers that are left", priority=2),
         Column("depth", meaning="layers with weights on the longest path"),
         Column("MACs", "count", meaning="multiply-accumulates of one sample"),

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from shoal.report.table import Cell, Column, Quantity, Row, Table, ratio_row, text_columns
+from shoal.report.table import Cell, Column, Quantity, Row, Table, ratio_row, text_columns, unit_of
 
 if TYPE_CHECKING:
     from shoal.extras.robustness import Robustness
@@ -68,7 +68,8 @@ def robustness_table(found: Mapping[str, Robustness]) -> Table:
         *(Row((name, *_with_change(means[name])), last=name == names[-1]) for name in names),
         Row(("mean of all", *_with_change([one.mean for one in every])), "strong"),
     )
-    columns = (*text_columns("corruption"), *(Column(head, "%") for head in heads))
+    unit = unit_of(every[0].quality_unit)
+    columns = (*text_columns("corruption"), *(Column(head, unit) for head in heads))
     title = f"{every[0].quality_name} on corrupted images, mean over severities"
     return Table(title, columns, rows)
 

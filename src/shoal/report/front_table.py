@@ -29,8 +29,8 @@ def front_table(record: RunRecord) -> Table:
     dense = record.dense
     columns = (
         Column("step"),
-        Column(quality_title("validation", dense), quality_unit(dense)),
-        Column(quality_title("test", dense), quality_unit(dense), priority=2),
+        Column(quality_title("validation", dense.quality_name), quality_unit(dense)),
+        Column(quality_title("test", dense.quality_name), quality_unit(dense), priority=2),
         Column("dense / this"),
         Column("depth", priority=1),
         Column("MACs", "count", priority=3),

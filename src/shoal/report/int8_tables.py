@@ -65,9 +65,9 @@ def _is_slower(one: Mapping[str, Any]) -> bool:
 def _accuracy_table(final: Metrics, found: Sequence[Int8]) -> Table:
     columns = (
         *text_columns("result"),
-        Column(quality_title("validation", final), quality_unit(final)),
+        Column(quality_title("validation", final.quality_name), quality_unit(final)),
         Column("change", "points"),
-        Column(quality_title("test", final), quality_unit(final)),
+        Column(quality_title("test", final.quality_name), quality_unit(final)),
         Column("change", "points"),
         Column("same answers", meaning="of the training images it was calibrated on", priority=1),
         Column("size", "count", "right", "bytes of what was written", 2),

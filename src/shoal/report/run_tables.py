@@ -36,7 +36,7 @@ def headline(record: RunRecord) -> str:
     """Return the outcome of a run in one line."""
     unit = quality_unit(record.dense)
     before, after = (Quantity(m.top1_val, unit) for m in (record.dense, record.final))
-    quality = quality_title("validation", record.dense)
+    quality = quality_title("validation", record.dense.quality_name)
     gain = ""
     if record.latency is not None:
         gain = f"; latency, dense / result: {quotient(record.latency.speedup)}"
@@ -177,8 +177,8 @@ def _columns(record: RunRecord) -> list[tuple[Column, Callable[[Step], Cell]]]:
     def mark(step: Step) -> str:
         return "result" if step.step == record.chosen.step else step.shortfall
 
-    dense, unit = record.dense, quality_unit(record.dense)
-    what = "accuracy" if dense.quality_name == TOP1 else dense.quality_name
+    quality, unit = record.dense.quality_name, quality_unit(record.dense)
+    what = "accuracy" if quality == TOP1 else quality
     changing = [
         (column, attrgetter(name))
         for column, name in (
@@ -195,8 +195,8 @@ def _columns(record: RunRecord) -> list[tuple[Column, Callable[[Step], Cell]]]:
         (Column("score", priority=7), _highest_score),
         (Column("untuned", unit, "right", f"validation {what} before fine-tuning", 5),
          attrgetter("top1_val_before")),
-        (Column(quality_title("validation", dense), unit), attrgetter("metrics.top1_val")),
-        (Column(quality_title("test", dense), unit, priority=2), attrgetter("metrics.top1_test")),
+        (Column(quality_title("validation", quality), unit), attrgetter("metrics.top1_val")),
+        (Column(quality_title("test", quality), unit, priority=2), attrgetter("metrics.top1_test")),
         *changing,
         (Column("latency", "ms", "right", "as trained", 4), attrgetter("metrics.latency_ms")),
         (Column("dense / this"), _latency_ratio),

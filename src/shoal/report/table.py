@@ -38,12 +38,17 @@ def points(value: float) -> str:
 
 def quality_unit(metrics: Metrics) -> str:
     """Return the key of `UNITS` by which a network's quality is written."""
-    return "%" if metrics.quality_unit == "%" else "quality"
+    return unit_of(metrics.quality_unit)
 
 
-def quality_title(part: str, metrics: Metrics) -> str:
+def unit_of(quality_unit: str) -> str:
+    """Return the key of `UNITS` by which a quality in this unit is written."""
+    return "%" if quality_unit == "%" else "quality"
+
+
+def quality_title(part: str, name: str) -> str:
     """Return what a column of qualities on a part of the data is called: top-1 goes without."""
-    return part if metrics.quality_name == TOP1 else f"{part} {metrics.quality_name}"
+    return part if name == TOP1 else f"{part} {name}"
 
 
 def duration(seconds: float) -> str:

@@ -96,8 +96,10 @@ def quantize(
 
     The file gets its name when all of this has been done. `answers` finds what a network answers in
     what it returned; by default that is the place of the largest value along dimension 1 of the
-    first output. Raises `ShoalError` if the runtime cannot quantize the network, or the file cannot
-    be run.
+    first output, for a network that says of no other task that it is its own.
+
+    Raises:
+        ShoalError: the runtime cannot quantize the network, or the file cannot be run.
     """
     if float_type(network) != torch.float32:
         raise ShoalError("a network is quantized from float32: convert it by network.float()")
@@ -105,7 +107,8 @@ def quantize(
         made = Path(folder) / path.name
         runner = runtime.quantize(network, samples, made)
         _try(runner, samples, path)
-        agreement = _agreement(network, runner, samples, answers or _largest)
+        found = answers or (_largest if _is_classifier(network) else _none)
+        agreement = _agreement(network, runner, samples, found)
         with readable_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         others = sorted(file for file in made.parent.iterdir() if file != made)
@@ -139,9 +142,20 @@ def _try(runner: Runner, samples: Sequence[Inputs], path: Path) -> None:
             )
 
 
+def _is_classifier(network: Network) -> bool:
+    """Whether the largest output is the answer, as far as a network says what it is for."""
+    return str(network.meta.get("task", "classify")).partition("?")[0] in ("classify", "segment")
+
+
 def _largest(returned: Any) -> Tensor | None:
     values = tensors_of(returned)
-    return values[0].argmax(1) if values and values[0].dim() > 1 else None
+    # Of one value, the place of the largest is the same whatever it is.
+    several = values and values[0].dim() > 1 and values[0].shape[1] > 1
+    return values[0].argmax(1) if several else None
+
+
+def _none(returned: Any) -> None:
+    return None
 
 
 def _agreement(

@@ -26,7 +26,7 @@ from shoal.network.inputs import (
     repeat_rows,
 )  # fmt: skip
 from shoal.quiet import quietly
-from shoal.runtimes.int8 import calibration, quantize, quantizer_for
+from shoal.runtimes.int8 import Answers, calibration, quantize, quantizer_for
 from shoal.runtimes.onnx_file import MAX_BYTES, onnx_model, opset_of, root_cause
 from shoal.runtimes.onnx_runner import OnnxRunner
 from shoal.runtimes.program import Example, called_program, flat_program, outputs_of
@@ -57,8 +57,8 @@ class ExportReport:
     seconds: float  # how long exporting and checking took
     precision: str = "float"  # or "int8"
     samples: int = 0  # that int8 was calibrated on
-    # In int8, percent of these samples' answers (the place of the largest output) that are the
-    # network's; None where it gives no such answers
+    # In int8, percent of the answers for these samples that are the network's; None where it gives
+    # none that can be counted
     agreement: float | None = None
     runner: Runner | None = field(default=None, repr=False, compare=False)  # of a file in int8
 
@@ -76,7 +76,7 @@ class ExportReport:
         if self.precision == "int8":
             proof = f"int8, calibrated on {self.samples} samples"
         if self.agreement is not None:
-            proof += f", the network's answer in {self.agreement:.1f} % of them"
+            proof += f", {self.agreement:.1f} % of the answers are the network's"
         return f"{self.path}: {self.bytes / 1e6:.2f} MB{opset}, {proof}"
 
 
@@ -92,6 +92,7 @@ def export(
     opset: int | None = None,
     tolerance: float | None = None,
     int8: Iterable[Any] | None = None,
+    answers: Answers | None = None,
 ) -> ExportReport:
     """Write a network as one file, `.onnx` or `.pt2`, for any batch size.
 
@@ -113,6 +114,9 @@ def export(
             on 300 of their samples, and its name says for which runtime: `.onnx` for ONNX Runtime,
             `.xml` (with a `.bin` beside it) for OpenVINO. Its answers are compared with the
             network's on these samples; no tolerance applies. A network is to be merged before.
+        answers: for int8, finds the answers in what the network returned, whole numbers [B, …] or
+            None; by default the place of the largest value along dimension 1 of the first output,
+            and none for a network whose task has other answers.
 
     Returns:
         What was written and the error that was found.
@@ -138,7 +142,7 @@ def export(
         if opset is not None or tolerance is not None:
             raise ConfigError("opset= and tolerance= are not for int8: leave them out")
         net, example = _prepare(network, example_inputs)
-        return _export_int8(net, example, path, int8, start)
+        return _export_int8(net, example, path, int8, answers, start)
     form = _format_of(path, opset)
     net, example = _prepare(network, example_inputs)
     allowed = TOLERANCES[float_type(net)] if tolerance is None else tolerance
@@ -173,12 +177,17 @@ def export(
 
 
 def _export_int8(
-    network: Network, example: Example, path: Path, data: Iterable[Any], start: float
+    network: Network,
+    example: Example,
+    path: Path,
+    data: Iterable[Any],
+    answers: Answers | None,
+    start: float,
 ) -> ExportReport:
     runtime = quantizer_for(path)
     if path.is_dir():
         raise ConfigError(f"'{path}' is a folder: give the name of a file")
-    made = quantize(network, calibration(network, data), path, runtime)
+    made = quantize(network, calibration(network, data), path, runtime, answers)
     return ExportReport(
         path=str(path),
         format=path.suffix.removeprefix("."),
