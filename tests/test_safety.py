@@ -76,7 +76,7 @@ def _written(top: Path) -> Path:
     run.finish(
         RunRecord(dense=figures, final=figures, steps=(dense, step), removed=1, total=2,
                   unit="rectifiers", stopped="nothing is left", latency=latency, merge=report),
-        merged, top,
+        after, merged, top,
     )  # fmt: skip
     run.recall(2, "quality", lambda: {"before": 88.0, "after": [1, 2]})
     run.close()

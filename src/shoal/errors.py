@@ -27,10 +27,7 @@ class ShoalError(Exception):
 
     def __str__(self) -> str:
         """Return the message as one line that any terminal shows, whatever names it repeats."""
-        text = super().__str__()
-        if text.isprintable():
-            return text
-        return "".join(sign if sign.isprintable() else "?" for sign in one_line(text))
+        return printable(super().__str__())
 
 
 class CaptureError(ShoalError):
@@ -128,6 +125,13 @@ def _is_library(filename: str) -> bool:
     is_installed = not {"site-packages", "dist-packages"}.isdisjoint(path.parts)
     roots = (sysconfig.get_path("stdlib"), Path(__file__).parent)
     return is_installed or any(path.is_relative_to(root) for root in roots)
+
+
+def printable(text: str) -> str:
+    """Return a text as one line without what moves a terminal's cursor or colours it."""
+    if text.isprintable():
+        return text
+    return "".join(sign if sign.isprintable() else "?" for sign in one_line(text))
 
 
 def one_line(text: str, limit: int | None = None) -> str:

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from shoal.data import DataSet, ImageLoader, data_sets, load_data
+from shoal.data.facts import facts_of
 from shoal.errors import ConfigError, DataError, NameNotFoundError
 
 IMAGES = torch.arange(10 * 3 * 4 * 4).reshape(10, 3, 4, 4).to(torch.uint8)
@@ -50,6 +51,8 @@ def test_example_inputs_by_keywords_are_a_dict():
 def test_describe():
     data = DataSet("x", images(), images(4), classes=("a", "b"), notes=("one",))
     assert data.describe() == "x: 10 train, 4 val images of 3×4×4 in 2 classes"
+    scaled = DataSet("x", images(), images(4), mean=(0.5, 0.25, 0.0), std=(1.0, 0.5, 0.125))
+    assert scaled.describe().endswith(", mean 0.5, 0.25, 0, deviation 1, 0.5, 0.125")
     assert data.num_classes == 2
 
 
@@ -59,8 +62,9 @@ def test_registry_holds_the_built_in_kinds():
 
 FACTORIES = """
 import torch
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Subset, TensorDataset
 from shoal.data import DataSet
+from shoal.data.facts import facts_of
 
 def loader(n):
     return DataLoader(TensorDataset(torch.zeros(n, 5), torch.zeros(n, dtype=torch.long)), n)
@@ -127,14 +131,6 @@ def test_options_that_a_factory_would_ignore_are_refused(module):
         load_data(f"{module}:two", train_samples=10)
 
 
-def test_classes_of_a_torchvision_like_data_set_are_found(module):
-    dataset = TensorDataset(torch.zeros(4, 5), torch.zeros(4, dtype=torch.long))
-    dataset.classes = ["a", "b", "c"]
-    from shoal.data.dataset import _class_names
-
-    assert _class_names(DataLoader(dataset)) == ("a", "b", "c")
-
-
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
@@ -153,3 +149,31 @@ def test_unknown_kinds_give_the_nearest(spec, message):
 def test_a_bare_folder_is_pointed_to_its_kind(tmp_path):
     with pytest.raises(NameNotFoundError, match=f"write 'folder:{tmp_path}'"):
         load_data(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "short"),
+    [
+        ("digits", "digits"),
+        ("folder:/home/me/photos/", "folder:photos"),
+        ("/home/me/mine.py:build", "mine.py:build"),
+        ("package.module:build", "package.module:build"),
+    ],
+)
+def test_the_short_name_tells_nothing_of_the_machine(name: str, short: str):
+    assert DataSet(name, images(), images()).short_name == short
+
+
+def test_facts_are_the_data_sets_own_or_its_loaders():
+    assert DataSet("x", images(), images()).facts() == {"mean": [0.0] * 3, "std": [1.0] * 3}
+    named = DataSet("x", images(), images(), classes=("a", "b"), mean=(0.5,) * 3).facts()
+    assert named == {"classes": ["a", "b"], "mean": [0.5] * 3, "std": [1.0] * 3}
+    batches = [(torch.zeros(2, 3), torch.zeros(2, dtype=torch.long))]
+    assert DataSet("x", batches, batches).facts() == {}
+
+
+def test_classes_of_a_torchvision_like_data_set_are_found():
+    whole = TensorDataset(torch.zeros(4, 3))
+    whole.classes = ["a", "b"]
+    assert facts_of(DataLoader(whole)) == {"classes": ("a", "b")}
+    assert facts_of(DataLoader(Subset(whole, [0, 1]))) == {"classes": ("a", "b")}

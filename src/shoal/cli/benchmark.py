@@ -66,4 +66,4 @@ def benchmark(
             min_seconds=seconds,
             max_seconds=max(60.0, 2 * seconds),
         )
-    show(result.to_dict(), [benchmark_table(result)], task_lines(network), as_json=as_json)
+    show(result.to_dict(), [benchmark_table(result)], task_lines(network.meta), as_json=as_json)

@@ -162,6 +162,7 @@ def run_compress(job: Job, out: Path) -> None:
                 test=data.test,
                 out=out,
                 base=spec.text,
+                about={**data.facts(), "data": data.short_name},
                 listener=listener,
                 config=job.about(),
                 identity=job.identity(),

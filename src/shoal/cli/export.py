@@ -126,7 +126,7 @@ def export(
     lines = [
         str(report),
         deep,
-        *task_lines(network),
+        *task_lines(network.meta),
         *(_points(goal, part, *both) for part, both in found.items()),
     ]
     show(value, lines=lines, as_json=as_json)

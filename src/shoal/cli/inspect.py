@@ -28,6 +28,8 @@ def inspect(
     num_classes: params.NumClasses = None,
     image_size: params.ImageSize = None,
     input_shape: params.InputShape = None,
+    mean: params.Mean = None,
+    std: params.Std = None,
     latency: Annotated[
         bool,
         option("Also measure the latency here, and what dropping each block saves.", "--latency"),
@@ -44,9 +46,11 @@ def inspect(
     A rectifier whose neurons are nearly always in one state (low entropy) can go first.
     """
     from shoal.cli.config import run_options, run_task
+    from shoal.cli.flags import read_values
     from shoal.cli.source import (
         Source,
         example_inputs,
+        normalised,
         open_network,
         parse_shape,
         random_weights,
@@ -54,14 +58,17 @@ def inspect(
     )
     from shoal.importance import make_criterion, score_by
     from shoal.measure import benchmark
-    from shoal.report import inspect_network, inspection_lines, inspection_tables, task_lines
+    from shoal.report import inspect_network, inspection_lines, inspection_tables
     from shoal.search.compress import working_device
     from shoal.surgery.drop import block_costs
 
     if data is None and criterion is not None:
         raise ConfigError("criterion is given without data to score on: add --data")
     where = working_device(device)
-    examples = None if data is None else read_data(data, where, image_size=image_size)
+    if data is None and (mean or std):
+        raise ConfigError("mean and std are of data to score on: add --data")
+    own = {**normalised(model), **read_values(mean=mean, std=std)}
+    examples = None if data is None else read_data(data, where, image_size=image_size, **own)
     source = Source(checkpoint, num_classes, image_size, parse_shape(input_shape), trust)
     network = open_network(model, source, examples).to(where)
     scores = measured = costs = None
@@ -80,5 +87,4 @@ def inspect(
             costs = block_costs(network, inputs, min_seconds=2.0, runtime=runtime)
     found = inspect_network(network, model, scores=scores, benchmark=measured, costs=costs)
     tables, lines = inspection_tables(found), inspection_lines(found)
-    lines += task_lines(network)
     show(found.to_dict(), tables, lines, as_json=as_json, verbose=verbose)

@@ -26,7 +26,7 @@ from shoal.models import (
 )
 from shoal.network import Network, capture
 from shoal.network.inputs import as_call
-from shoal.network.saving import is_saved
+from shoal.network.saving import NETWORK_FILE, is_saved, read_meta
 from shoal.search.options import MachineOptions
 from shoal.seeds import preserved_rng, seed_everything
 
@@ -90,6 +90,14 @@ def open_usable(text: str, source: Source) -> Network:
     if is_run(Path(text).expanduser()):
         return open_result(text, trust=source.trust)
     return open_network(text, source)
+
+
+def normalised(text: str) -> dict[str, Any]:
+    """Return the `mean` and `std` of the data that a folder's network is for, if it says so."""
+    folder = Path(text).expanduser()
+    places = (place for place in (folder, folder / "best") if (place / NETWORK_FILE).exists())
+    meta = next(map(read_meta, places), {})
+    return {name: tuple(meta[name]) for name in ("mean", "std") if meta.get(name)}
 
 
 def run_data(run: Mapping[str, Any], asked: str | None) -> str:

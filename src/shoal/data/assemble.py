@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from shoal.data.augment import Augment, resolve_augment
 from shoal.data.dataset import DataSet, Reading
+from shoal.data.facts import facts_of
 from shoal.data.images import ImageFiles, Pixels, resize_all
 from shoal.data.loader import ImageLoader
 from shoal.data.split import Indices, shuffled, stratified_split, stratified_subset
@@ -144,17 +145,10 @@ def assemble(
             seed=options.seed,
             device=options.device,
             num_classes=len(classes),
+            classes=classes,
         )
-    train = loaders["train"]
-    channels = train.sample_shape[0]
-    return DataSet(
-        name=name,
-        **loaders,
-        classes=tuple(classes),
-        mean=(train.mean * channels)[:channels],  # one number stands for all channels
-        std=(train.std * channels)[:channels],
-        notes=tuple(notes),
-    )
+    fields: dict[str, Any] = {**loaders, **facts_of(loaders["train"])}
+    return DataSet(name=name, **fields, notes=tuple(notes))
 
 
 def gibibytes(count: int, shape: Sequence[int]) -> float:

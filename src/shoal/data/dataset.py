@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +14,7 @@ from torch import Tensor
 from shoal.compat import with_torchvision
 from shoal.data.augment import Augment
 from shoal.data.batch import Batch, batch_count, split_batch
+from shoal.data.facts import facts_of
 from shoal.data.loader import ImageLoader
 from shoal.errors import ConfigError, DataError, NameNotFoundError, unknown_name
 from shoal.options import DataOptions
@@ -108,8 +109,14 @@ class DataSet:
             return dict(zip(parts[0].kwargs, joined, strict=True))  # none is by place then
         return tuple(joined) if len(joined) > 1 else joined[0]
 
+    @property
+    def short_name(self) -> str:
+        """The name without the folders above the last one, which are of one machine alone."""
+        kind, colon, root = self.name.partition(":")
+        return f"{kind.rpartition('/')[2]}{colon}{Path(root).name}"
+
     def describe(self) -> str:
-        """Return one line: sizes, shape and classes."""
+        """Return one line: sizes, shape, classes and normalisation."""
         parts = {"train": self.train, "val": self.val, "test": self.test}
         counts = {
             name: getattr(part, "num_samples", batch_count(part))
@@ -122,9 +129,22 @@ class DataSet:
         )
         shape = "×".join(str(side) for side in self.sample_shape)
         classes = f" in {self.num_classes} classes" if self.num_classes else ""
+        scaled = f", {normalisation(self.mean, self.std)}" if self.mean and self.std else ""
         if isinstance(self.train, ImageLoader):
-            return f"{self.name}: {sizes} images of {shape}{classes}"
-        return f"{self.name}: batches: {sizes}; samples of {shape}{classes}"
+            return f"{self.name}: {sizes} images of {shape}{classes}{scaled}"
+        return f"{self.name}: batches: {sizes}; samples of {shape}{classes}{scaled}"
+
+    def facts(self) -> dict[str, Any]:
+        """Return what goes with a network for these data: `classes`, `mean` and `std`, if known."""
+        own = {name: getattr(self, name) for name in ("classes", "mean", "std")}
+        known = {**facts_of(self.train), **{name: value for name, value in own.items() if value}}
+        return {name: list(value) for name, value in known.items()}
+
+
+def normalisation(mean: Sequence[float], std: Sequence[float]) -> str:
+    """Return in words what was done to pixels from 0 to 1."""
+    each = (", ".join(format(value, "g") for value in values) for values in (mean, std))
+    return "mean {}, deviation {}".format(*each)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,8 +195,8 @@ def load_data(spec: str, *, device: torch.device | str = "cpu", **options: Any) 
     Example:
         >>> import shoal
         >>> data = shoal.data.load_data("digits", train_samples=500)
-        >>> data.describe()
-        'digits: 500 train, 270 val, 270 test images of 1×8×8 in 10 classes'
+        >>> print(data.describe())
+        digits: 500 train, 270 val, 270 test images of 1×8×8 in 10 classes, mean 0.5, deviation 0.5
     """
     augment = options.get("augment")
     if isinstance(augment, Augment):
@@ -227,7 +247,7 @@ def _from_factory(spec: str, options: Reading) -> DataSet:
         if part != "test" or loader is not None:
             _check_loader(loader, f"the {part} data of {target}")
     train, val, test = (*made, None)[:3]
-    return DataSet(spec, train, val, test, _class_names(train))
+    return DataSet(spec, train, val, test, **facts_of(train))
 
 
 # Options that a factory would silently ignore.
@@ -242,9 +262,3 @@ def _check_loader(loader: Any, what: str) -> None:
         raise DataError(
             f"{what} is a {kind}: return an iterable of batches with a length, as a DataLoader"
         )
-
-
-def _class_names(train: Any) -> tuple[str, ...]:
-    """Return the names of the classes if the loader's data set has them, as torchvision's do."""
-    names = getattr(getattr(train, "dataset", None), "classes", None)
-    return tuple(str(name) for name in names) if isinstance(names, tuple | list) else ()

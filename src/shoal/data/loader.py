@@ -45,6 +45,7 @@ class ImageLoader:
         device: where the batches go.
         drop_last: whether to omit a last batch of fewer than `batch_size` samples.
         num_classes: None counts up to the largest label.
+        classes: the names of the classes in the order of their labels; empty if not known.
 
     Raises:
         DataError: the images are not uint8 `[N, C, H, W]`, there is none, or a label is out of
@@ -72,6 +73,7 @@ class ImageLoader:
         device: torch.device | str = "cpu",
         drop_last: bool = False,
         num_classes: int | None = None,
+        classes: Sequence[str] = (),
     ) -> None:
         self.labels = _checked_labels(labels, num_classes)
         self.device = torch.device(device)
@@ -84,6 +86,7 @@ class ImageLoader:
             )
         generator(seed, "order")  # raises for a bad seed now, not at the first batch
         self.num_classes = num_classes or int(self.labels.max()) + 1
+        self.classes = tuple(classes)
         self.batch_size = _checked("batch_size", batch_size, 1)
         self.mean = _per_channel("mean", mean, source.shape[0])
         self.std = _per_channel("std", std, source.shape[0])

@@ -11,6 +11,7 @@ from shoal.measure.deployment import (
     sized,
     together,
 )
+from shoal.measure.host import machine_facts
 from shoal.measure.latency import (
     Benchmark,
     InRuntime,
@@ -46,6 +47,7 @@ __all__ = [
     "deployments",
     "depth",
     "latency_ratio",
+    "machine_facts",
     "measure_in",
     "measure_latency",
     "random_like",

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from typing import (
+    Annotated,
     Any,
     Literal,
     NotRequired,  # those of `typing` lack what pydantic reads
 )
 
-from pydantic import ConfigDict, with_config
+from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
-from shoal.schema import Shape
+from shoal.schema import Count, Finite, Shape
 
 _EXACT = ConfigDict(extra="forbid")
 _OPEN = ConfigDict(extra="allow")
@@ -109,6 +110,60 @@ class Inputs(TypedDict):
     conditions: NotRequired[list[str]]
 
 
+@with_config(_OPEN)
+class Pair(TypedDict):
+    """A figure of the dense network and of this one."""
+
+    dense: Finite
+    this: Finite
+
+
+@with_config(_OPEN)
+class Quotient(TypedDict):
+    """A ratio with its 95 % interval."""
+
+    median: Finite
+    low: Finite
+    high: Finite
+    trusted: NotRequired[bool]
+
+
+@with_config(_OPEN)
+class TimedPair(Pair):
+    """A latency, in ms, and dense over this one."""
+
+    runtime: str
+    batch: int
+    ratio: Quotient
+
+
+@with_config(_OPEN)
+class Measured(TypedDict, total=False):
+    """What was measured of a network beside the one it was made of; qualities are in points."""
+
+    validation: Pair
+    test: Pair
+    quality_unit: str
+    depth: Pair
+    macs: Pair
+    params: Pair
+    latency: list[TimedPair]
+
+
+@with_config(_OPEN)
+class About(TypedDict, total=False):
+    """What goes with a network and is for people and programs beside it; users may add to it."""
+
+    classes: list[str]  # in the order of the labels
+    mean: list[Finite]  # of each channel of pixels from 0 to 1
+    std: list[Annotated[float, Field(gt=0, allow_inf_nan=False)]]
+    input_shape: list[Count] | list[list[Count]]  # of one sample, or of each of its inputs
+    task: str
+    quality: str  # its name
+    figures: Measured
+    machine: dict[str, str | int]  # where, when and with which versions these were measured
+
+
 @with_config(_EXACT)
 class SavedNetwork(TypedDict):
     """The file as a whole."""
@@ -122,5 +177,5 @@ class SavedNetwork(TypedDict):
     opaque: list[list[str]]
     notes: list[str]
     plan: History
-    meta: dict[str, Any]
+    meta: About
     weights_sha256: str

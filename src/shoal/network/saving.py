@@ -22,6 +22,7 @@ from torch.utils import _pytree as pytree
 
 from shoal.errors import CheckpointError, DamagedError, PlanError, ShoalError, one_line
 from shoal.files import readable_errors, replace_folder
+from shoal.network.about import described
 from shoal.network.call_form import TensorSpec
 from shoal.network.described import DTYPES, Reader, Writer, describe_nodes, plain_name, read_nodes
 from shoal.network.input_sizes import Sizes
@@ -48,7 +49,8 @@ def save(network: Network, folder: str | Path) -> Path:
     Raises:
         FileError: the folder cannot be written, or the disk is full.
         PlanError: `folder` holds something else than a saved network, or the network holds an
-            operator that is not registered (`shoal.register_op`).
+            operator that is not registered (`shoal.register_op`), or `network.meta` what JSON or
+            one of its known keys cannot hold.
 
     Example:
         >>> import shoal, tempfile, torch
@@ -91,7 +93,7 @@ def write_network(network: Network, folder: Path) -> None:
         "opaque": [[o.name, o.path, o.op, o.reason] for o in network.opaque],
         "notes": list(network.notes),
         "plan": network.plan.to_dict(),
-        "meta": network.meta,
+        "meta": described(network),
         "weights_sha256": file_digest(weights),
     }
     try:
@@ -109,12 +111,7 @@ def read_network(folder: Path) -> Network:
             is not registered.
         CheckpointError: the weights are damaged, or another network's.
     """
-    path = folder / NETWORK_FILE
-    description = read_description(path, FORMAT)
-    try:
-        conform(SavedNetwork, description)
-    except DamagedError as error:
-        raise PlanError(f"'{path}' is damaged: {error}: {REMEDY}") from error
+    path, description = folder / NETWORK_FILE, _described_in(folder)
     tensors = read_weights(folder, description)
     network = Network()
     try:
@@ -137,6 +134,22 @@ def read_network(folder: Path) -> Network:
         reason = one_line(f"{type(error).__name__}: {error}", 200)
         raise PlanError(f"'{path}' is damaged: {reason}: {REMEDY}") from error
     return network.eval()
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """Return what goes with the network of a folder, without making it; see `read_network`."""
+    meta: dict[str, Any] = _described_in(folder)["meta"]
+    return meta
+
+
+def _described_in(folder: Path) -> dict[str, Any]:
+    path = folder / NETWORK_FILE
+    description = read_description(path, FORMAT)
+    try:
+        conform(SavedNetwork, description)
+    except DamagedError as error:
+        raise PlanError(f"'{path}' is damaged: {error}: {REMEDY}") from error
+    return description
 
 
 def _check_calls(network: Network) -> None:

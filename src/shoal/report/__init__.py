@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shoal.report.about import about_lines, figure_lines, machine_words, task_lines
 from shoal.report.compare_tables import Compared, Comparison, comparison_lines, comparison_tables
 from shoal.report.extra_tables import energy_lines, energy_table, robustness_lines, robustness_table
 from shoal.report.front_table import front_table
@@ -10,7 +11,6 @@ from shoal.report.inspection import (
     inspect_network,
     inspection_lines,
     inspection_tables,
-    task_lines,
 )
 from shoal.report.latency_tables import latency_table, runtime_notes, runtimes_table
 from shoal.report.merge_tables import merge_tables
@@ -25,16 +25,19 @@ __all__ = [
     "Comparison",
     "Inspection",
     "RunRecord",
+    "about_lines",
     "comparison_lines",
     "comparison_table",
     "comparison_tables",
     "energy_lines",
     "energy_table",
+    "figure_lines",
     "front_table",
     "inspect_network",
     "inspection_lines",
     "inspection_tables",
     "latency_table",
+    "machine_words",
     "merge_tables",
     "outcome_lines",
     "outcome_tables",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from shoal.importance import Scores
 from shoal.measure import Benchmark, count_macs, count_params, depth
 from shoal.network import Block, Network, Opaque, Site
+from shoal.network.about import described
+from shoal.report.about import about_lines
 from shoal.report.table import Cell, Column, Row, Table, amount, text_columns
 from shoal.surgery.drop import BlockCost, block_costs
 
@@ -31,6 +33,7 @@ class Inspection:
     uncounted: tuple[str, ...]
     scores: Scores | None = None  # of the sites that have their rectifier, or of the blocks
     benchmark: Benchmark | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)  # what goes with it: `Network.meta`
 
     @property
     def scored(self) -> str:
@@ -56,6 +59,7 @@ class Inspection:
             "opaque": [asdict(operation) for operation in self.opaque],
             **{name: getattr(self.scores, name, None) for name in scores},
             "latency": None if self.benchmark is None else self.benchmark.latency.to_dict(),
+            "about": dict(self.about),
         }
 
     def _site(self, site: Site) -> dict[str, Any]:
@@ -107,6 +111,7 @@ def inspect_network(
         uncounted=tuple(work.uncounted),
         scores=scores,
         benchmark=benchmark,
+        about=described(network),
     )
 
 
@@ -173,12 +178,6 @@ def _opaque(found: Inspection) -> Table:
     )
 
 
-def task_lines(network: Network) -> list[str]:
-    """Return what a saved network is for, where it says so and is no classifier."""
-    task, quality = (network.meta.get(key) for key in ("task", "quality"))
-    return [f"task: {task}; its quality is {quality}"] if task not in (None, "classify") else []
-
-
 def inspection_lines(found: Inspection) -> list[str]:
     """Return what to say under the tables: the figures of the whole."""
     left = sum(site.linearized is None for site in found.sites)
@@ -207,4 +206,4 @@ def inspection_lines(found: Inspection) -> list[str]:
             f"threads: {latency.threads}; median (quartiles) of {latency.samples} rounds, batch "
             "norms as they are"
         )
-    return [*lines, *(f"note: {note}" for note in found.notes)]
+    return [*lines, *(f"note: {note}" for note in found.notes), *about_lines(found.about)]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
+from shoal.report.about import machine_words
 from shoal.report.extra_tables import energy_lines, energy_table
 from shoal.report.int8_tables import int8_lines, int8_tables
 from shoal.report.latency_tables import (
@@ -147,6 +148,7 @@ def outcome_lines(record: RunRecord) -> list[str]:
         if record.finished
         else "not finished: the command that began it goes on from here",
         *(f"note: {note}" for note in runtime_notes(_measured(record))),
+        *([f"measured on {machine_words(record.machine)}"] if record.machine else []),
         *energy_lines(record.energy),
         *int8_lines(record),
         *(f"note: {note}" for note in record.notes),

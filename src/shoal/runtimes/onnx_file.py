@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -50,6 +51,13 @@ def onnx_model(
     _name_values(model.graph, list(input_names), list(output_names))
     _name_batch(model)
     return model
+
+
+def label(model: Any, facts: Mapping[str, Any]) -> None:
+    """Write facts, JSON values by name, into a model's metadata, under `shoal.NAME`."""
+    for name, value in facts.items():
+        text = json.dumps(value, ensure_ascii=False)
+        model.metadata_props.add(key=f"shoal.{name}", value=text)
 
 
 def root_cause(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from shoal.errors import ConfigError, OptionError, ShoalError
 from shoal.files import readable_errors, write_file
 from shoal.network import Network, capture
+from shoal.network.about import described, sample_shape
 from shoal.network.agreement import compare_outputs, random_like
 from shoal.network.inputs import (
     Inputs,
@@ -27,7 +29,7 @@ from shoal.network.inputs import (
 )  # fmt: skip
 from shoal.quiet import quietly
 from shoal.runtimes.int8 import Answers, calibration, quantize, quantizer_for
-from shoal.runtimes.onnx_file import MAX_BYTES, onnx_model, opset_of, root_cause
+from shoal.runtimes.onnx_file import MAX_BYTES, label, onnx_model, opset_of, root_cause
 from shoal.runtimes.onnx_runner import OnnxRunner
 from shoal.runtimes.program import Example, called_program, flat_program, outputs_of
 from shoal.runtimes.proof import TOLERANCES, float_type
@@ -100,6 +102,10 @@ def export(
     Before it gets its name it is loaded again and its outputs are compared with the network's, at
     batch 1 and 5, on the example and on random inputs like it; `.onnx` also goes through ONNX's
     own checker. The network is left as it was.
+
+    What goes with the network (`meta`: class names, normalisation, task, figures) and the shape of
+    a sample are in the file too, as JSON: in `.onnx` as metadata under `shoal.classes` and so on,
+    in `.pt2` as the extra file `shoal.json`.
 
     Args:
         network: a captured network, or a module, which is captured first.
@@ -264,6 +270,7 @@ def _to_onnx(network: Network, example: Example, opset: int | None) -> _Made:
         )
     outputs = outputs_of(network, example)
     model = onnx_model(flat_program(network, example), example.names, outputs, opset)
+    label(model, _told(network))
     content: bytes = model.SerializeToString()
 
     def load(path: Path) -> Run:
@@ -284,11 +291,12 @@ def _to_onnx(network: Network, example: Example, opset: int | None) -> _Made:
 
 def _to_pt2(network: Network, example: Example) -> _Made:
     outputs, program = outputs_of(network, example), called_program(network, example)
+    beside = {"shoal.json": json.dumps(_told(network), ensure_ascii=False)}
 
     def write(path: Path) -> None:
         try:
             with path.open("wb") as file, quietly():
-                torch.export.save(program, file)
+                torch.export.save(program, file, extra_files=beside)
         except NotImplementedError as error:  # of a container of the model's own among the inputs
             raise ShoalError(
                 f"torch.export cannot write the network's inputs to a .pt2 file "
@@ -300,6 +308,11 @@ def _to_pt2(network: Network, example: Example) -> _Made:
             return example.flat(torch.export.load(file).module())
 
     return _Made(write, load, outputs)
+
+
+def _told(network: Network) -> dict[str, Any]:
+    """Return what the file says of the network, as JSON values."""
+    return {"input_shape": sample_shape(network), **described(network)}
 
 
 # ---------------------------------------------------------------------- the proof

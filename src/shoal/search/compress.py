@@ -25,6 +25,7 @@ from shoal.runtimes import find_runtime
 from shoal.runtimes.int8 import quantizers
 from shoal.search.budget import Clock
 from shoal.search.engine import search
+from shoal.search.facts import describe_
 from shoal.search.gauge import Data, Gauge
 from shoal.search.method import Method
 from shoal.search.records import Result
@@ -58,6 +59,7 @@ def compress(
     listener: Listener | None = None,
     config: Mapping[str, Any] | None = None,
     identity: Mapping[str, Any] | None = None,
+    about: Mapping[str, Any] | None = None,
     meter: Meter | None = None,
     gauge: Gauge | None = None,
     **options: Any,
@@ -96,6 +98,10 @@ def compress(
         config: what else `config.yaml` records beside all options: where model and data come from.
         identity: what else decides the result, such as the batch size: a folder that was begun
             with other values is refused.
+        about: what goes with the saved networks (`Network.meta`), as JSON values: `classes`, the
+            names in the order of the labels; `mean` and `std` of each channel of pixels from 0 to
+            1; whatever else you want. Shoal's own loaders know these three, and a `DataLoader` the
+            names that its data set has as `classes`. Figures are added at the end.
         meter: measures what training takes: `shoal.extras.search_energy.SearchEnergy` measures
             energy and CO2 of the run's training, and of an epoch of training and 1,000 inferences
             of dense and result. None measures nothing.
@@ -145,7 +151,7 @@ def compress(
             "device='cpu', or omit int8 and export the result in int8 afterwards"
         )
     network = _captured(model, first, base).to(place).eval()
-    network.meta |= {"task": settings.task_name, "quality": goal.quality_name}
+    describe_(network, train, goal, settings.task_name, about or {})
     parts = {"training": train, "validation": val, "test": test}
     notes = _check_task(network, goal, parts, trains)
     run = None

@@ -11,12 +11,14 @@ from typing import Any
 
 from shoal.distributed import alone, barrier, from_main, is_main
 from shoal.errors import ConfigError, NothingToRemoveError, RunError, TrainingError
-from shoal.measure import Ratio
+from shoal.measure import Ratio, machine_facts
+from shoal.modes import device_of
 from shoal.network import Network
 from shoal.options import find_recipe
 from shoal.search.advice import advice
 from shoal.search.budget import Budget
 from shoal.search.ending import Ending
+from shoal.search.facts import figures_of
 from shoal.search.lab import Lab
 from shoal.search.limits import candidates, fastest_that_holds, is_within, why_stop
 from shoal.search.method import Method
@@ -276,6 +278,8 @@ class _Search:
             with tempfile.TemporaryDirectory() as folder:
                 ending = self._ending(dense, best, Path(folder))
             record = self._record(dense, best, stopped, ending)
+            for network in (best, ending.merged):
+                network.meta |= figures_of(record)
             return Result(**vars(record), model=best, merged=ending.merged)
         wanted: dict[str, Any] = {"stopped": stopped, "energy": self.setup.meter is not None}
         wanted["int8"] = self.setup.machine.int8
@@ -287,6 +291,7 @@ class _Search:
         if known is None:
             raise RunError(f"'{self.run.folder}' cannot be read back: repeat the command")
         record, merged = known
+        best.meta |= figures_of(record)
         # Notes of this call: those of an earlier one are in the folder.
         notes = (*self.mended, *self.notes, *self._advice(record))
         return Result(**{**vars(record), "notes": notes}, model=best, merged=merged)
@@ -302,7 +307,9 @@ class _Search:
                     ending = self._ending(dense, best, Path(folder))
             record = self._record(dense, best, stopped, ending)
             if ending is not None and record is not None:
-                self.run.finish(record, ending.merged, Path(folder))
+                for network in (best, ending.merged):
+                    network.meta |= figures_of(record)
+                self.run.finish(record, best, ending.merged, Path(folder))
         barrier()
 
     def _ending(self, dense: Network, best: Network, folder: Path) -> Ending:
@@ -337,6 +344,7 @@ class _Search:
             energy=energy,
             int8=ending.int8,
             latency_batch=self.setup.machine.batches,
+            machine=machine_facts(device_of(best)),
         )
         return replace(record, notes=(*record.notes, *self._advice(record)))
 

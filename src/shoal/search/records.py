@@ -283,6 +283,8 @@ class RunRecord(Record):
         int8: the result in int8, for each runtime that could quantize it; None if not asked for.
         folder: the run's; None where nothing was kept.
         latency_batch: the batch sizes at which latency was measured; None if not known.
+        machine: where, when and with which versions the end was measured (`machine_facts`); empty
+            before the end, and in old records.
     """
 
     dense: Metrics
@@ -299,6 +301,7 @@ class RunRecord(Record):
     int8: tuple[Int8, ...] | None = None
     folder: Path | None = None
     latency_batch: tuple[int, ...] | None = None
+    machine: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def finished(self) -> bool:
@@ -315,7 +318,7 @@ class RunRecord(Record):
         names = [f.name for f in fields(RunRecord) if f.name not in ("folder", "latency_batch")]
         values = {"format": FORMAT, **{name: _plain(getattr(self, name)) for name in names}}
         values["latency"] = values["latency"] or {}
-        left_out = {"merge", "energy"} | ({"int8"} if self.int8 is None else set())
+        left_out = {"merge", "energy", "machine"} | ({"int8"} if self.int8 is None else set())
         return {k: v for k, v in values.items() if v or k not in left_out}
 
     @classmethod

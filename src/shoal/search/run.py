@@ -327,12 +327,14 @@ class Run:
             replace_folder(self.folder / "best", lambda folder: write_network(best, folder))
         barrier()
 
-    def finish(self, record: RunRecord, merged: Network, int8: Path) -> None:
-        """Write `merged/` and, last of all, `result.json`; for the main process alone.
+    def finish(self, record: RunRecord, best: Network, merged: Network, int8: Path) -> None:
+        """Write `merged/`, `best/` anew with what was measured, and, last of all, `result.json`.
 
-        The folder `int8` holds the files of the result in int8, which are copied.
+        For the main process alone. The folder `int8` holds the files of the result in int8, which
+        are copied.
         """
-        replace_folder(self.folder / "merged", lambda folder: write_network(merged, folder))
+        for name, network in (("best", best), ("merged", merged)):
+            replace_folder(self.folder / name, partial(write_network, network))
         kept = self.folder / "int8"
         if record.int8:
             replace_folder(kept, partial(_copy_files, int8))
