@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -86,7 +87,8 @@ def test_specs_are_taken_apart_and_written_again(text: str, kind: str, name: str
     [
         ("torchvison:resnet18", "did you mean 'torchvision'?"),
         ("Timm:resnet18", "did you mean 'timm'"),
-        ("resnet18", "does not say where the model comes from"),
+        ("nets/resnet18", "does not say where the model comes from"),
+        ("cifar_resnt20", "did you mean 'shoal:cifar_resnet20'"),
         ("shoal:", "names no model"),
         ("nets/mine.py", "write nets/mine.py:NAME"),
         ("weights.pth", "pass this file as the checkpoint"),
@@ -188,5 +190,52 @@ def test_timm_models():
 def test_an_unknown_name_is_a_name_error():
     with pytest.raises(NameNotFoundError):
         build_model("shoal:nothing_like_it")
-    with pytest.raises(ConfigError):
+    with pytest.raises(NameNotFoundError):
         build_model("nothing_like_it")
+
+
+@needs_timm
+def test_a_plain_name_is_torchvisions_then_timms_then_shoals():
+    both = parse_spec("resnet18?num_classes=3")
+    assert both == parse_spec("torchvision:resnet18?num_classes=3")
+    assert both.text == "torchvision:resnet18?num_classes=3"
+    assert both.note.endswith("write timm:resnet18")
+    for text, library in (
+        ("resnet26d", "timm"),
+        ("resnet26d.bt_in1k", "timm"),
+        ("cifar_resnet20", "shoal"),
+        ("alexnet", "torchvision"),
+    ):
+        spec = parse_spec(text)
+        assert (spec.kind, spec.name, spec.note) == (library, text, "")
+    assert build_model("cifar_resnet20", num_classes=7).linear.out_features == 7
+    near = error_of("resnet26dd")
+    assert near.startswith("'resnet26dd' is no folder here, and no model of torchvision nor timm")
+    assert "'timm:resnet26d'" in near
+    assert "path/file.py:factory" in error_of("zzzzzz")
+
+
+def test_a_plain_name_needs_no_library_that_is_not_installed(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    assert parse_spec("cifar_resnet20").target == "shoal:cifar_resnet20"
+    assert "install torchvision or timm" in error_of("wide_net_of_mine")
+
+
+@needs_timm
+def test_published_weights_are_asked_for_where_there_are_any(monkeypatch: pytest.MonkeyPatch):
+    assert complete_spec("resnet26d", pretrained=True).text == "timm:resnet26d?pretrained=true"
+    given = "torchvision:resnet18?weights=IMAGENET1K_V1"
+    assert complete_spec(given, pretrained=True).text == given
+    assert not complete_spec("resnet18").downloads
+    with pytest.raises(ConfigError, match="shoal:cifar_resnet20 is none: give a file of weights"):
+        complete_spec("cifar_resnet20", pretrained=True)
+
+    def offline(*args: object, **kwargs: object) -> None:
+        raise URLError("no route to host")
+
+    from shoal.models import import_torchvision
+
+    weights = import_torchvision().models.get_model_weights("resnet18")
+    monkeypatch.setattr(weights, "get_state_dict", offline)
+    message = error_of("torchvision:resnet18?pretrained=true")
+    assert "cannot be downloaded (<urlopen error no route to host>): check the network" in message

@@ -27,7 +27,8 @@ def compress(
         str | None,
         typer.Argument(
             metavar="MODEL",
-            help="torchvision:NAME, timm:NAME, shoal:NAME, path/file.py:factory or "
+            help="resnet50 (of torchvision, else timm), torchvision:NAME, timm:NAME, shoal:NAME, "
+            "path/file.py:factory or "
             "package.module:factory; the factory's arguments follow as ?key=value&…. May stand "
             "in --config instead.",
             show_default=False,
@@ -43,6 +44,7 @@ def compress(
     ],
     data: params.Data = None,
     checkpoint: params.Checkpoint = None,
+    pretrained: params.Pretrained = False,
     config: Annotated[
         Path | None,
         option(
@@ -118,6 +120,7 @@ def compress(
 
     weights = None if checkpoint is None else str(checkpoint)
     own = {"model": model, "checkpoint": weights, "data": data, "energy": energy}
+    own |= {"pretrained": pretrained or None}  # a file may ask for it too
     own |= {"recipe": recipe, "method": method, "task": task, "country": country}
     given = read_flags(compress_flags(method, task), flags)
     run_compress(read_job(config, own | given), out)
@@ -149,7 +152,7 @@ def run_compress(job: Job, out: Path) -> None:
     try:
         device = working_device(job.settings.machine.device)
         data = load_data(job.data, device=device, **job.reading.to_dict())
-        spec = spec_for(job.model, data)
+        spec = spec_for(job.model, data, pretrained=job.pretrained)
         model = build(spec, job.checkpoint, job.reading.seed)
         notes = [f"note: {note}" for note in _notes(job, data)]
         print_lines(progress_console(), f"{job.model} on {device}", data.describe(), *notes)
@@ -214,8 +217,8 @@ def _notes(job: Job, data: DataSet) -> list[str]:
     library = parse_spec(job.model).kind in ("shoal", "torchvision", "timm")
     if job.checkpoint or limits.dense_epochs or not library:
         return notes
-    if random_weights(job.model, job.checkpoint):
-        advice = "give --checkpoint, or --dense-epochs to train it first"
+    if random_weights(job.model, job.checkpoint, job.pretrained):
+        advice = "give --checkpoint or --pretrained, or --dense-epochs to train it first"
         notes.append(f"{job.model} has random weights: {advice}")
     elif data.num_classes != 1000:
         notes.append(

@@ -25,6 +25,7 @@ class Job:
     reading: DataOptions
     settings: Settings
     checkpoint: str | None = None
+    pretrained: bool = False  # whether to fetch the weights that the model's library publishes
     energy: bool = False
     country: str | None = None  # where its electricity is made
 
@@ -41,7 +42,7 @@ class Job:
         return {"data": self.data, **self.reading.identity()}
 
 
-_OWN = ("model", "checkpoint", "data", "energy", "country")
+_OWN = ("model", "checkpoint", "pretrained", "data", "energy", "country")
 
 
 def read_job(path: str | Path | None, flags: Mapping[str, Any]) -> Job:
@@ -54,6 +55,9 @@ def read_job(path: str | Path | None, flags: Mapping[str, Any]) -> Job:
     for name in ("model", "data", "method", "checkpoint", "country"):
         if not isinstance(values.get(name), str | None):
             raise OptionError(name, values[name], "a text")
+    for name in ("energy", "pretrained"):
+        if not isinstance(values.get(name), bool | None):
+            raise OptionError(name, values[name], "true or false")
     values = {k: v for k, v in values.items() if k != "method" or v is not None}
     given = {name: value for name, value in flags.items() if value is not None}
     if "recipe" in given:  # it replaces what the file spells out
@@ -82,6 +86,8 @@ def read_job(path: str | Path | None, flags: Mapping[str, Any]) -> Job:
         if name not in known:
             raise unknown_name("option", name, sorted(known))
     own = {k: v for k, v in values.items() if k in _OWN}
+    if own.get("pretrained") and own.get("checkpoint"):
+        raise ConfigError("both checkpoint and pretrained are given: weights come from one of them")
     reading = data_options(values)
     # The seed is of both.
     rest = {k: v for k, v in values.items() if k == "seed" or k not in own | reading}

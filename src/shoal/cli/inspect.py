@@ -15,6 +15,7 @@ from shoal.errors import ConfigError
 def inspect(
     model: params.Model,
     checkpoint: params.Checkpoint = None,
+    pretrained: params.Pretrained = False,
     data: params.Data = None,
     task: params.Task = None,
     samples: params.Samples = 2000,
@@ -69,13 +70,16 @@ def inspect(
         raise ConfigError("mean and std are of data to score on: add --data")
     own = {**normalised(model), **read_values(mean=mean, std=std)}
     examples = None if data is None else read_data(data, where, image_size=image_size, **own)
-    source = Source(checkpoint, num_classes, image_size, parse_shape(input_shape), trust)
+    source = Source(
+        checkpoint, num_classes, image_size, parse_shape(input_shape), trust, pretrained
+    )
     network = open_network(model, source, examples).to(where)
     scores = measured = costs = None
     goal = run_task(run_options(Path(model).expanduser()), task)
     chosen = make_criterion(criterion or "entropy").of_task(goal)
-    if random_weights(model, checkpoint):
-        print_lines(progress_console(), f"note: {model} has random weights: give --checkpoint")
+    if random_weights(model, checkpoint, pretrained):
+        advice = "give --checkpoint or --pretrained"
+        print_lines(progress_console(), f"note: {model} has random weights: {advice}")
     left = any(site.linearized is None for site in network.sites)
     if examples is not None and (left or chosen.place != "site"):
         with progress_console().status("scoring"):

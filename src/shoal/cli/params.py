@@ -24,8 +24,8 @@ def option(help: str, *names: str, **more: Any) -> Any:
 
 
 _MODEL = (
-    "torchvision:NAME, timm:NAME, shoal:NAME, path/file.py:factory, package.module:factory, or a "
-    "folder that shoal wrote."
+    "resnet50 (of torchvision, else timm), torchvision:NAME, timm:NAME, shoal:NAME, "
+    "path/file.py:factory, package.module:factory, or a folder that shoal wrote."
 )
 _CHANNELS = "Default: the run's, else the data's own."
 
@@ -36,6 +36,14 @@ Checkpoint = Annotated[
         "The trained weights of MODEL: .safetensors, .pt, .pth or .th. Without it the model keeps "
         "the weights it is built with.",
         metavar="F",
+    ),
+]
+Pretrained = Annotated[
+    bool,
+    option(
+        "Take the weights that torchvision or timm publish for MODEL. They are downloaded, unless "
+        "the library has them already; nothing else is ever downloaded unasked.",
+        "--pretrained",
     ),
 ]
 Data = Annotated[

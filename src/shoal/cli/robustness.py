@@ -46,6 +46,7 @@ def robustness(
     ] = 500,
     seed: params.Seed = 0,
     checkpoint: params.Checkpoint = None,
+    pretrained: params.Pretrained = False,
     image_size: params.ImageSize = None,
     mean: params.Mean = None,
     std: params.Std = None,
@@ -76,7 +77,7 @@ def robustness(
     # A factory normalises by itself, and may not say by what.
     examples = read_data(name, where, run, image_size=image_size, **(scales if built_in else {}))
     network, dense = (
-        open_network(model, Source(checkpoint, trust=trust), examples),
+        open_network(model, Source(checkpoint, trust=trust, pretrained=pretrained), examples),
         open_dense(model, trust=trust),
     )
     networks = {"network": network} if dense is None else {"dense": dense, "result": network}

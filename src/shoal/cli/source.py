@@ -40,6 +40,7 @@ class Source:
     image_size: int | None = None
     input_shape: tuple[int, ...] | None = None  # of one sample
     trust: bool = False  # whether an old folder may run the code that it names
+    pretrained: bool = False  # whether to take the weights that the model's library publishes
 
 
 def is_folder(text: str) -> bool:
@@ -132,6 +133,8 @@ def open_network(text: str, source: Source, data: DataSet | None = None) -> Netw
     The data decide the number of classes and the example inputs, where given.
     """
     if is_folder(text):
+        if source.pretrained:
+            raise ConfigError(f"'{text}' is a folder with weights of its own: omit --pretrained")
         if source.checkpoint is not None:
             raise ConfigError(f"'{text}' is a folder with weights of its own: omit --checkpoint")
         if source.num_classes is not None:
@@ -140,7 +143,9 @@ def open_network(text: str, source: Source, data: DataSet | None = None) -> Netw
         if data is not None:
             _check_samples(network, text, data)
         return network
-    spec = spec_for(text, data, source.num_classes)
+    if source.checkpoint is not None and source.pretrained:
+        raise ConfigError("both checkpoint and pretrained are given: weights come from one of them")
+    spec = spec_for(text, data, source.num_classes, pretrained=source.pretrained)
     model = build(spec, source.checkpoint)
     check_finite(model)
     if data is not None:
@@ -173,18 +178,20 @@ def spelled(shapes: Iterable[Iterable[int]]) -> str:
     return " and ".join("×".join(map(str, shape)) for shape in shapes)
 
 
-def random_weights(text: str, checkpoint: Path | str | None) -> bool:
+def random_weights(text: str, checkpoint: Path | str | None, pretrained: bool = False) -> bool:
     """Return whether the text names a library's model that, as asked for, is not trained."""
-    if checkpoint is not None or is_folder(text):
+    if checkpoint is not None or pretrained or is_folder(text):
         return False
     spec = parse_spec(text)
-    asked = spec.kwargs.get("pretrained") or spec.kwargs.get("weights")
-    return spec.kind in ("shoal", "torchvision", "timm") and not asked
+    return spec.kind in ("shoal", "torchvision", "timm") and not spec.downloads
 
 
 def build(spec: ModelSpec, checkpoint: str | Path | None, seed: int = 0) -> nn.Module:
     """Build a model and load its weights; what is random in it follows from `seed`."""
     cpu = torch.device("cpu")
+    if spec.downloads:
+        told = f"note: the pretrained weights of {spec.target} are downloaded if need be"
+        print_lines(progress_console(), told)
     with preserved_rng(cpu):
         seed_everything(seed, cpu)
         model = build_model(spec)
@@ -199,12 +206,16 @@ def example_inputs(network: Network, batch: int) -> Any:
     return kwargs or args
 
 
-def spec_for(text: str, data: DataSet | None, num_classes: int | None = None) -> ModelSpec:
+def spec_for(
+    text: str, data: DataSet | None, num_classes: int | None = None, *, pretrained: bool = False
+) -> ModelSpec:
     """Return the specification of a model, completed by what the data tell."""
     shape = () if data is None else data.sample_shape
     classes = num_classes or (None if data is None else data.num_classes)
     channels = shape[0] if len(shape) == 3 else None  # else the samples are not images
-    return complete_spec(text, num_classes=classes, in_channels=channels)
+    spec = parse_spec(text)
+    print_lines(progress_console(), *([f"note: {spec.note}"] if spec.note else []))
+    return complete_spec(spec, num_classes=classes, in_channels=channels, pretrained=pretrained)
 
 
 def _usual_shape(spec: ModelSpec, model: nn.Module) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Models by name: `torchvision:resnet18`, `timm:NAME`, `shoal:NAME`, the user's own factories."""
+"""Models by name: `resnet18`, `timm:NAME`, `shoal:NAME`, and the factories of users."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from typing import Any, TypeVar
 from torch import nn
 
 from shoal.compat import import_timm, import_torchvision, with_torchvision
-from shoal.errors import ConfigError, unknown_name
+from shoal.errors import ConfigError, one_line, unknown_name
 from shoal.models.checkpoint import load_checkpoint
+from shoal.models.plain_name import is_plain, libraries_of
 from shoal.models.weights_file import SUFFIXES
 from shoal.registry import Registry
 from shoal.targets import accepts, call_target, format_target, import_target, is_path, parse_target
 
 _LIBRARIES = ("torchvision", "timm", "shoal")
 _GRAMMAR = (
-    "write torchvision:NAME, timm:NAME, shoal:NAME, path/file.py:factory or package.module:factory"
+    "write resnet18, torchvision:NAME, timm:NAME, shoal:NAME, path/file.py:factory or "
+    "package.module:factory"
 )
 
 M = TypeVar("M", bound=Callable[..., nn.Module])
@@ -51,11 +53,18 @@ class ModelSpec:
     kind: str  # "torchvision", "timm", "shoal", "file" or "module"
     name: str  # of the model in its library, or of the factory with its file or module
     kwargs: Mapping[str, Any] = field(default_factory=dict)  # of the factory
+    note: str = field(default="", compare=False)  # what the user should know of the choice
 
     @property
     def target(self) -> str:
         """The text without the keyword arguments."""
         return f"{self.kind}:{self.name}" if self.kind in _LIBRARIES else self.name
+
+    @property
+    def downloads(self) -> bool:
+        """Whether building it fetches pretrained weights, unless the library has them already."""
+        asked = self.kwargs.get("pretrained") or self.kwargs.get("weights")
+        return self.kind in ("torchvision", "timm") and bool(asked)
 
     @property
     def text(self) -> str:
@@ -64,7 +73,11 @@ class ModelSpec:
 
 
 def parse_spec(text: str) -> ModelSpec:
-    """Take apart `SOURCE:NAME?key=value&…`; nothing is imported."""
+    """Take apart `SOURCE:NAME?key=value&…`; nothing is imported, except for a plain name.
+
+    A name without a source, such as `resnet50`, is looked for in torchvision, then in timm, then
+    among shoal's own; if several have it, the spec's `note` says so.
+    """
     target, kwargs = parse_target(text)
     library, colon, name = target.partition(":")
     if library in _LIBRARIES:
@@ -83,6 +96,8 @@ def parse_spec(text: str) -> ModelSpec:
                 f"'{target}' is a file of weights, which holds no architecture: "
                 f"name the model ({_GRAMMAR[6:]}) and pass this file as the checkpoint"
             )
+        if not colon and is_plain(target):
+            return _of_plain_name(target, kwargs)
         raise ConfigError(
             f"'{target}' is no folder here, and does not say where the model comes from: {_GRAMMAR}"
         )
@@ -90,6 +105,15 @@ def parse_spec(text: str) -> ModelSpec:
     if near and "." not in source and not _is_module(source):
         raise unknown_name("source of models", source, _LIBRARIES)
     return ModelSpec("module", target, kwargs)
+
+
+def _of_plain_name(name: str, kwargs: Mapping[str, Any]) -> ModelSpec:
+    library, *others = libraries_of(name, models.names())
+    note = ""
+    if others:
+        rest = " and ".join(f"{other}:{name}" for other in others)
+        note = f"{name} is taken from {library}; to have another one, write {rest}"
+    return ModelSpec(library, name, kwargs, note)
 
 
 def build_model(
@@ -110,7 +134,16 @@ def build_model(
         ShoalError: torchvision or timm is needed and not installed.
     """
     spec = complete_spec(spec, num_classes=num_classes, in_channels=in_channels)
-    model = call_target(_factory(spec), spec.kwargs, spec.target, with_torchvision)
+    try:
+        model = call_target(_factory(spec), spec.kwargs, spec.target, with_torchvision)
+    except ConfigError as error:
+        if spec.downloads and isinstance(error.__cause__, OSError):  # as libraries of the net raise
+            raise ConfigError(
+                f"the pretrained weights of {spec.target} cannot be downloaded "
+                f"({one_line(str(error.__cause__), 120)}): check the network, or give a file of "
+                "weights as the checkpoint"
+            ) from error
+        raise
     if not isinstance(model, nn.Module):
         raise ConfigError(
             f"{spec.target} returned an object of type {type(model).__name__}: "
@@ -120,10 +153,25 @@ def build_model(
 
 
 def complete_spec(
-    spec: str | ModelSpec, *, num_classes: int | None = None, in_channels: int | None = None
+    spec: str | ModelSpec,
+    *,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    pretrained: bool = False,
 ) -> ModelSpec:
-    """Return the spec with the arguments that `build_model` would add, so that it stands alone."""
+    """Return the spec with the arguments that `build_model` would add, so that it stands alone.
+
+    With `pretrained` it asks for the weights that torchvision or timm publish, which it fetches;
+    raises `ConfigError` for a model of anybody else.
+    """
     spec = parse_spec(spec) if isinstance(spec, str) else spec
+    if pretrained and spec.kind not in ("torchvision", "timm"):
+        raise ConfigError(
+            f"pretrained is for models of torchvision and timm, and {spec.target} is none: give a "
+            "file of weights as the checkpoint"
+        )
+    if pretrained and not spec.downloads:
+        spec = replace(spec, kwargs={**spec.kwargs, "pretrained": True})
     factory = _factory(spec)
     kwargs = dict(spec.kwargs)
     # timm's name for the channels; its factories hide both names behind **kwargs.
