@@ -28,6 +28,7 @@ from shoal.cli.export import export
 from shoal.cli.figure import figure
 from shoal.cli.inspect import inspect
 from shoal.cli.params import with_flags
+from shoal.cli.push import push
 from shoal.cli.report import report
 from shoal.cli.robustness import robustness
 from shoal.cli.screen import Interrupted, is_main_process
@@ -87,7 +88,7 @@ def _build_app(words: Sequence[str]) -> typer.Typer:
         compress_flags(*(_named(flag, words) for flag in ("--method", "--task"))) if wanted else []
     )
     first = (demo, inspect, with_flags(compress, flags), benchmark, report)
-    for command in (*first, compare, export, robustness):
+    for command in (*first, compare, export, push, robustness):
         app.command()(command)
     app.add_typer(figure)
     return app

@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from shoal.errors import ConfigError, DamagedError, PlanError
+from shoal.hub import download, is_on_hub, repository
 from shoal.merge.format1 import PLAN_FILE, read_format1
 from shoal.network import Network
 from shoal.network.saving import NETWORK_FILE, REMEDY, WEIGHTS_FILE, WHOLE, read_network
@@ -21,12 +22,13 @@ def load(
     step: int | None = None,
     trust: bool = False,
 ) -> Network:
-    """Load a network that `shoal.save` or a run wrote.
+    """Load a network that `shoal.save` or a run wrote, or that `shoal.push` put on the hub.
 
     It needs neither the model's source nor its library, and works wherever the folder lies.
 
     Args:
-        folder: a saved folder, or a run's.
+        folder: a saved folder, or a run's; or "hf:ORG/NAME" (needs the extra "hub"), whose network
+            is downloaded unless it is in the hub's cache: two files of data, and no code.
         part: what to take of a run: "merged" (the result to use, which None takes too), "best" (the
             result as it was trained, to train on), or a step such as "steps/003".
         model: the original model, for a folder of an early version of shoal whose model has no name
@@ -40,6 +42,7 @@ def load(
         The network in eval mode, on the CPU.
 
     Raises:
+        FileError: the hub has no such repository, or cannot be reached.
         PlanError: shoal did not make the folder, it is damaged, or it holds an operator that is
             not registered here.
         CheckpointError: the weights are damaged or do not fit.
@@ -55,6 +58,14 @@ def load(
         >>> torch.equal(again(inputs), net(inputs))
         True
     """
+    if is_on_hub(folder):
+        if part is not None or step is not None:
+            raise ConfigError(f"'{folder}' holds one network: leave out part and step")
+        where = repository(str(folder))
+        path = download(where, (NETWORK_FILE, WEIGHTS_FILE))
+        if not (path / NETWORK_FILE).exists():
+            raise PlanError(f"'{folder}' has no {NETWORK_FILE}: shoal did not push it")
+        return read_network(path)
     path = Path(folder).expanduser()
     if step is not None:
         part = _part_of(path, step, part)

@@ -38,7 +38,7 @@ def about_lines(meta: Mapping[str, Any]) -> list[str]:
 
 def figure_lines(figures: Mapping[str, Any], quality: str) -> list[str]:
     """Return what the search that made a network measured: dense → this one, merged."""
-    lines = []
+    lines = ["as its search measured them, dense → this network, merged:"]
     unit = "%" if figures.get("quality_unit") == "%" else "quality"
     for part in ("validation", "test"):
         if part in figures:

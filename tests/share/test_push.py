@@ -1,0 +1,255 @@
+"""A push to a stand-in of the hub, which keeps files in its layout, and what comes back."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch import nn
+
+import shoal
+import small_runs
+from resealed import write_resealed
+from shoal.cli import main
+from shoal.errors import ConfigError, FileError, PlanError, ShoalError
+
+huggingface_hub = pytest.importorskip("huggingface_hub")
+
+
+class Hub:
+    """Keeps repositories in a folder, a snapshot for each push."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.private: dict[str, bool] = {}
+        self.fetched: list[str] = []
+
+    def snapshots(self, name: str) -> Path:
+        return self.folder / f"models--{name.replace('/', '--')}" / "snapshots"
+
+    def create_repo(self, name: str, *, repo_type: str, private: bool, exist_ok: bool) -> str:
+        assert repo_type == "model"
+        assert exist_ok
+        self.private.setdefault(name, private)
+        return f"https://huggingface.co/{name}"
+
+    def upload_folder(
+        self, *, repo_id: str, repo_type: str, folder_path: str, commit_message: str
+    ) -> None:
+        assert repo_id in self.private
+        number = len(list(self.snapshots(repo_id).glob("*")))
+        shutil.copytree(folder_path, self.snapshots(repo_id) / f"{number:040x}")
+
+    def snapshot_download(
+        self, name: str, *, revision: str | None, allow_patterns: Sequence[str]
+    ) -> str:
+        found = sorted(self.snapshots(name).glob("*"))
+        if not found:
+            raise OSError("404 Client Error\n\nRepository Not Found")
+        whole = found[-1] if revision is None else self.snapshots(name) / revision
+        fetched = self.folder / f"fetched-{len(self.fetched)}"
+        fetched.mkdir()
+        for file in whole.iterdir():
+            if any(fnmatch(file.name, pattern) for pattern in allow_patterns):
+                shutil.copyfile(file, fetched / file.name)
+                self.fetched.append(file.name)
+        return str(fetched)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    """The stand-in, in the place of the client; what goes there is exported in no time."""
+    monkeypatch.setattr(
+        "shoal.share.pushing.export", lambda network, path: path.write_bytes(b"a file of ONNX")
+    )
+    stand_in = Hub(tmp_path / "hub")
+    stand_in.folder.mkdir()
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: stand_in)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", stand_in.snapshot_download)
+    return stand_in
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("push") / "my run"
+    small_runs.run(out, epochs=0, remove=2, base="/home/me/models.py:build?width=3")
+    return out
+
+
+def card(hub: Hub, name: str) -> tuple[dict[str, Any], str]:
+    """Return what the card's head says, and its text."""
+    text = (sorted(hub.snapshots(name).glob("*"))[-1] / "README.md").read_text()
+    _, head, body = text.split("---\n", 2)
+    return yaml.safe_load(head), body
+
+
+def test_what_comes_back_computes_the_same_bits(hub: Hub, run: Path) -> None:
+    done = shoal.push(run, "hf:me/small", license="mit")
+    assert done.url == "https://huggingface.co/me/small"
+    assert {"README.md", "network.json", "model.safetensors"} <= set(done.files)
+    back, merged = shoal.load("hf:me/small"), shoal.load(run)
+    inputs = torch.randn(7, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(back(inputs), merged(inputs))
+    assert back.meta == merged.meta
+    assert sorted(hub.fetched) == ["model.safetensors", "network.json"]  # no more is looked at
+    assert not back.training
+
+
+def test_the_card_tells_all_without_the_code(hub: Hub, run: Path) -> None:
+    shoal.push(run, "hf:me/small", license="mit")
+    head, body = card(hub, "me/small")
+    record = json.loads((run / "result.json").read_text())
+    assert head["license"] == "mit"
+    assert head["library_name"] == "shoal"
+    assert head["pipeline_tag"] == "image-classification"
+    (result,) = head["model-index"][0]["results"]
+    by_name = {metric["name"]: metric for metric in result["metrics"]}
+    assert by_name["top-1 (test)"]["type"] == "accuracy"
+    assert by_name["top-1 (test)"]["value"] == pytest.approx(record["final"]["top1_test"], abs=1e-4)
+    net = shoal.load(run)
+    depths = (
+        f"{record['latency']['merged_depth']} layers deep instead of {record['dense']['depth']}"
+    )
+    test = f"{record['final']['top1_test']:.2f} % instead of {record['dense']['top1_test']:.2f} %"
+    for said in (
+        "# small",
+        depths,
+        f"top-1 on test data {test}",
+        'net = shoal.load("hf:me/small")',
+        "# inputs: [batch, 1, 8, 8]",
+        f"| depth, layers | {record['dense']['depth']} | {record['latency']['merged_depth']} |",
+        "1 ms",
+        f"PyTorch {torch.__version__}",
+        net.meta["machine"]["date"],
+        "10 classes, in the order of the outputs: `0`, `1`",
+        "the mean [0.5] is subtracted",
+        "linearized (2)",
+        "test data took no part",
+    ):
+        assert said in body, said
+    assert all(f"`{name}`" in body for name in net.plan.names("linearize"))
+    assert "/home/me" not in body
+
+
+def test_no_folder_of_this_machine_is_told(
+    hub: Hub, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shoal.share.pushing.export", shoal.export)
+    shoal.push(run, "hf:me/small")
+    pushed = next(hub.snapshots("me/small").iterdir())
+    for file in pushed.iterdir():
+        content = file.read_bytes()
+        assert b"/home/me" not in content, file.name
+        assert str(run.parent).encode() not in content, file.name
+    assert shoal.load("hf:me/small").plan.base == "models.py:build?width=3"
+
+
+def test_a_saved_network_is_pushed_as_it_is(hub: Hub, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = shoal.capture(nn.Sequential(nn.Linear(4, 3), nn.ReLU()).eval(), torch.randn(2, 4))
+    net.meta["classes"] = ["cat", "`dog`\n\n# x", "fish"]
+    done = shoal.push(shoal.save(net, tmp_path / "net"), "hf:me/own", private=True)
+    assert hub.private == {"me/own": True}
+    assert "report.html" not in done.files
+    head, body = card(hub, "me/own")
+    assert "license" not in head
+    assert "no license was given" in body
+    assert "3 classes, in the order of the outputs: `cat`, `'dog' # x`, `fish`" in body
+    assert "Nothing was removed." in body
+    inputs = torch.randn(5, 4)
+    assert torch.equal(shoal.load("hf:me/own")(inputs), net(inputs))
+
+
+def test_an_earlier_state_is_named_by_its_revision(hub: Hub, tmp_path: Path) -> None:
+    net = shoal.capture(nn.Sequential(nn.Linear(4, 3), nn.ReLU()).eval(), torch.randn(2, 4))
+    for note in ("first", "second"):
+        net.meta["note"] = note
+        shoal.push(shoal.save(net, tmp_path / "net"), "hf:me/own")
+    assert shoal.load("hf:me/own").meta["note"] == "second"
+    assert shoal.load(f"hf:me/own@{0:040x}").meta["note"] == "first"
+
+
+def test_the_command(hub: Hub, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["push", str(run), "hf:me/small", "--license", "apache-2.0"]) == 0
+    said = capsys.readouterr().out
+    assert "pushed to https://huggingface.co/me/small: README.md" in said
+    assert 'net = shoal.load("hf:me/small")' in said
+    assert main(["push", str(run), "me/small"]) == 2
+    assert "write hf:ORG/NAME" in capsys.readouterr().err
+    assert main(["push", str(run), "hf:me/small", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["url"] == "https://huggingface.co/me/small"
+
+
+@pytest.mark.parametrize("name", ["hf:me", "hf:me/a/b", "hf:../x/y", "hf:", "hf:me/a b"])
+def test_a_name_that_is_none_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="write hf:ORG/NAME"):
+        shoal.load(name)
+
+
+def test_what_cannot_be_made_here_is_left_out_with_a_note(
+    hub: Hub, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lacking(*given: Any) -> None:
+        raise ShoalError("exporting to .onnx needs the package 'onnx'")
+
+    monkeypatch.setattr("shoal.share.pushing.export", lacking)
+    done = shoal.push(run, "hf:me/small")
+    assert done.notes == ("exporting to .onnx needs the package 'onnx'",)
+    assert "model.onnx" not in done.files
+    head, body = card(hub, "me/small")
+    assert "onnx" not in head["tags"]
+    assert "model.onnx" not in body
+
+
+def test_what_goes_wrong_is_one_line(hub: Hub, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(
+        FileError, match=r"cannot be fetched .404 Client Error Repository Not Found"
+    ):
+        shoal.load("hf:me/nothing")
+    shoal.push(run, "hf:me/small")
+    with pytest.raises(ConfigError, match="holds one network"):
+        shoal.load("hf:me/small", "best")
+    with pytest.raises(ConfigError, match="push to hf:me/small"):
+        shoal.push(run, "hf:me/small@main")
+    (next(hub.snapshots("me/small").iterdir()) / "network.json").unlink()
+    with pytest.raises(PlanError, match="shoal did not push it"):
+        shoal.load("hf:me/small")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ShoalError, match=r"pip install 'shoal\[hub\]'"):
+        shoal.load("hf:me/small")
+
+
+def test_a_repository_is_as_safe_as_a_folder(hub: Hub, run: Path) -> None:
+    """It names what the table does not hold: nothing of it is called."""
+    shoal.push(run, "hf:me/small")
+    path = next(hub.snapshots("me/small").iterdir()) / "network.json"
+    changed = path.read_text().replace('"ReLU"', '"os.system"').replace('"Conv2d"', '"os.system"')
+    path.write_text(changed)
+    with pytest.raises(PlanError, match="damaged"):
+        shoal.load("hf:me/small")
+    write_resealed(path, changed)
+    with pytest.raises(PlanError, match=r"os\.system"):
+        shoal.load("hf:me/small")
+
+
+def test_the_hubs_own_client_reads_its_cache_without_a_network(
+    hub: Hub, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shoal.push(run, "hf:me/small")
+    cached = hub.snapshots("me/small").parent
+    commit = next(hub.snapshots("me/small").iterdir()).name
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(commit)
+    monkeypatch.undo()
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(hub.folder))
+    inputs = torch.zeros(2, 1, 8, 8)
+    assert torch.equal(shoal.load("hf:me/small")(inputs), shoal.load(run)(inputs))
