@@ -100,7 +100,7 @@ def test_weights_that_are_not_numbers(compress: Refused, tmp_path: Path) -> None
     [
         ("shoal:cifar_resnet21", "did you mean"),
         ("shole:cifar_resnet20", "did you mean 'shoal'"),
-        ("resnet18", "does not say where the model comes from"),
+        ("resnet26dd", "is no folder here, and no model of"),
         ("nowhere.py:build", "'nowhere.py' does not exist"),
         (f"{small_runs.__file__}:bild", "did you mean 'build'"),
         (f"{small_runs.__file__}:build?colour=red", "does not take 'colour'"),

@@ -188,6 +188,26 @@ def test_the_command(hub: Hub, run: Path, capsys: pytest.CaptureFixture[str]) ->
     assert json.loads(capsys.readouterr().out)["url"] == "https://huggingface.co/me/small"
 
 
+def test_commands_take_a_name_on_the_hub_like_a_folder(
+    hub: Hub,
+    run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shoal.push(run, "hf:me/small")
+    assert main(["inspect", "hf:me/small", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["about"] == shoal.load(run).meta
+    assert main(["benchmark", "hf:me/small", "--seconds", "0", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["params"] > 0
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", "hf:me/small", "--format", "pt2"]) == 0
+    assert (tmp_path / "model.pt2").is_file()
+    given = ["compress", "hf:me/small", "--data", "digits", "--out", str(tmp_path / "out")]
+    assert main(given) == 2
+    assert "give the model it was made of" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["hf:me", "hf:me/a/b", "hf:../x/y", "hf:", "hf:me/a b"])
 def test_a_name_that_is_none_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="write hf:ORG/NAME"):

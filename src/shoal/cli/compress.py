@@ -13,6 +13,7 @@ from shoal.cli.params import option
 from shoal.cli.report import show_run
 from shoal.cli.screen import Interrupted, is_main_process, print_lines, progress_console
 from shoal.errors import ConfigError
+from shoal.hub import is_on_hub
 
 if TYPE_CHECKING:
     from shoal.cli.config import Job
@@ -144,6 +145,11 @@ def run_compress(job: Job, out: Path) -> None:
     elif job.country is not None:
         raise ConfigError("country is given without energy: add --energy")
     method_of(job.settings)
+    if is_on_hub(job.model):
+        raise ConfigError(
+            f"'{job.model}' is a network that shoal made, merged already: give the model it was "
+            "made of"
+        )
     if is_folder(job.model):
         raise ConfigError(
             f"'{job.model}' is a folder, and compress takes a model: to continue a run, give its "

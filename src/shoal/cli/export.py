@@ -11,6 +11,7 @@ from shoal.cli import params
 from shoal.cli.params import option
 from shoal.cli.screen import progress_console, show
 from shoal.errors import ConfigError, OptionError
+from shoal.hub import is_on_hub
 
 if TYPE_CHECKING:
     from shoal.data import DataSet
@@ -23,7 +24,8 @@ def export(
     folder: Annotated[
         str,
         typer.Argument(
-            metavar="DIR", help="The --out folder of a run, or one that shoal.save wrote."
+            metavar="DIR",
+            help="The --out folder of a run, one that shoal.save wrote, or hf:ORG/NAME.",
         ),
     ],
     form: Annotated[
@@ -37,8 +39,8 @@ def export(
     out: Annotated[
         Path | None,
         option(
-            "The file. Default: model.onnx or model.pt2 in DIR; of step 3, model-step3.onnx; in "
-            "int8, model-int8.onnx.",
+            "The file. Default: model.onnx or model.pt2 in DIR, of hf: here; of step 3, "
+            "model-step3.onnx; in int8, model-int8.onnx.",
             metavar="FILE",
         ),
     ] = None,
@@ -179,7 +181,8 @@ def _target(folder: str, form: str | None, out: Path | None, step: int | None, i
     if out is None:
         name = "model" if step is None else f"model-step{step}"
         name += "-int8" if int8 else ""
-        return Path(folder).expanduser() / f"{name}.{form or 'onnx'}"
+        place = Path() if is_on_hub(folder) else Path(folder).expanduser()
+        return place / f"{name}.{form or 'onnx'}"
     ending = out.suffix.lower().removeprefix(".")
     if form is not None and ending != form:
         raise ConfigError(f"--format is {form} and --out is '{out}': let it end in .{form}")

@@ -14,6 +14,7 @@ from shoal.cli.config import data_options, run_options
 from shoal.cli.screen import print_lines, progress_console
 from shoal.data import DataSet, data_sets, load_data
 from shoal.errors import CaptureError, ConfigError, OptionError, ShoalError
+from shoal.hub import is_on_hub
 from shoal.merge.loading import is_run, load
 from shoal.merge.merge import merge_
 from shoal.models import (
@@ -44,8 +45,8 @@ class Source:
 
 
 def is_folder(text: str) -> bool:
-    """Return whether the text names a folder and no model."""
-    return Path(text).expanduser().is_dir()
+    """Return whether the text names a folder, here or on the Hugging Face hub, and no model."""
+    return is_on_hub(text) or Path(text).expanduser().is_dir()
 
 
 def open_trained(text: str, step: int | None = None, *, trust: bool = False) -> Network:
@@ -95,6 +96,9 @@ def open_usable(text: str, source: Source) -> Network:
 
 def normalised(text: str) -> dict[str, Any]:
     """Return the `mean` and `std` of the data that a folder's network is for, if it says so."""
+    if is_on_hub(text):  # its files are few, and kept once they are here
+        meta = load(text).meta
+        return {name: tuple(meta[name]) for name in ("mean", "std") if meta.get(name)}
     folder = Path(text).expanduser()
     places = (place for place in (folder, folder / "best") if (place / NETWORK_FILE).exists())
     meta = next(map(read_meta, places), {})
