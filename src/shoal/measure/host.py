@@ -11,9 +11,7 @@ from typing import Any
 
 import torch
 
-from shoal import __version__
-
-_RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt")
+_PACKAGES = ("shoal", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt")
 
 
 def machine_facts(device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -32,12 +30,11 @@ def machine_facts(device: torch.device | str = "cpu") -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "shoal": __version__,
         "date": datetime.date.today().isoformat(),
     }
     if where.type == "cuda":
         facts["gpu"] = torch.cuda.get_device_name(where)
-    for package in _RUNTIMES:
+    for package in _PACKAGES:
         try:
             facts[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
