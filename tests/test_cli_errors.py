@@ -383,6 +383,11 @@ def test_code_of_the_users_own_that_fails_is_named(compress: Refused, tmp_path: 
     assert "defect of shoal" not in line
 
 
+def test_another_task_is_named_by_its_flag(compress: Refused) -> None:
+    line = compress(model=f"{small_runs.__file__}:build?num_classes=1")
+    assert "give --task binary" in line
+
+
 def test_debug_shows_where_bad_input_was_noticed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--debug", "report", "nowhere"]) == 2
     err = capsys.readouterr().err

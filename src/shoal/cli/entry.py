@@ -148,7 +148,8 @@ def _explain(error: BaseException) -> tuple[str, int]:
     if isinstance(error, ShoalError):
         # A library's `skip_broken=True` is `--skip-broken` here.
         pattern, text = r"\b([a-z_]+)=True\b", one_line(str(error))
-        return re.sub(pattern, lambda found: f"--{found[1].replace('_', '-')}", text), 2
+        text = re.sub(pattern, lambda found: f"--{found[1].replace('_', '-')}", text)
+        return re.sub(r"\btask='(\w+)'", r"--task \1", text), 2
     if isinstance(error, _UsageError):
         message = one_line(error.format_message())  # type: ignore[attr-defined]
         path = getattr(getattr(error, "ctx", None), "command_path", "shoal")
