@@ -118,17 +118,21 @@ def test_a_layer_called_twice_with_a_computed_weight_computes_the_same() -> None
 
 def test_a_weight_that_the_input_or_chance_decides_stays_computed() -> None:
     class Dynamic(nn.Module):
-        def __init__(self, *, random: bool) -> None:
+        def __init__(self, factor: Callable[[Dynamic, Tensor], Tensor]) -> None:
             super().__init__()
             self.weight = nn.Parameter(torch.randn(3, 4))
-            self.random = random
+            self.router = nn.Linear(4, 2)
+            self.factor = factor
 
         def forward(self, x: Tensor) -> Tensor:
-            factor = torch.rand(()) * 0 + 1 if self.random else x.mean()
-            return F.linear(x, self.weight * factor)
+            return F.linear(x, self.weight * self.factor(self, x))
 
-    for random in (False, True):
-        network = capture(Dynamic(random=random).eval(), torch.randn(2, 4))
+    for factor in (
+        lambda model, x: x.mean(),
+        lambda model, x: model.router(x).mean(),
+        lambda model, x: torch.rand(()) * 0 + 1,
+    ):
+        network = capture(Dynamic(factor).eval(), torch.randn(2, 4))
         expected = network(torch.ones(2, 4))
         merge_(network, policy="always")
         assert len(network.opaque) == 1

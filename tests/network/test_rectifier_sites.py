@@ -82,6 +82,8 @@ WRITTEN = {
     "clamp(x + 3)·x / 6": (lambda x: torch.clamp(x + 3, 0, 6) * x * (1 / 6), "hardswish"),
     "x·hardsigmoid(x)": (lambda x: x * F.hardsigmoid(x), "hardswish"),
     "x / (1 + exp(-x))": (lambda x: x / (1 + torch.exp(-x)), "silu"),
+    "x·expit(x)": (lambda x: x * torch.special.expit(x), "silu"),
+    "x·ndtr(x)": (lambda x: x * torch.special.ndtr(x), "gelu"),
     "GELU by erf": (lambda x: x * 0.5 * (1 + torch.erf(x / math.sqrt(2))), "gelu"),
     "GELU by tanh": (
         lambda x: 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
@@ -193,8 +195,32 @@ def test_an_activation_that_is_no_rectifier_is_noted(name: str, noted: str) -> N
     model = nn.Sequential(function_model(function), function_model(function), nn.Linear(12, 3))
     (note,) = capture(model, points()).notes
     assert note == (
-        f"activations that are no rectifiers stay as they are: {noted} in '0', {noted} in '1'"
+        "activations that are not known as rectifiers stay as they are: "
+        f"{noted} in '0', {noted} in '1'"
     )
+
+
+@pytest.mark.parametrize(
+    ("function", "noted"),
+    [
+        (lambda x, weight: torch.where(x > 0, x, weight * x), ["gt → mul → where"]),
+        (lambda x, weight: torch.maximum(x, weight * x), ["mul → maximum"]),
+        (lambda x, weight: x * torch.sigmoid(weight * x), ["mul → sigmoid → mul"]),
+        (
+            lambda x, weight: x + torch.sin(x * weight.exp()) / weight.exp(),
+            ["mul → sin → div → add"],
+        ),
+        (lambda x, weight: (x + weight) * weight.abs(), []),
+    ],
+)
+def test_an_activation_with_weights_of_its_own_is_noted(
+    function: Callable[[Tensor, Tensor], Tensor], noted: list[str]
+) -> None:
+    activation = Call(lambda self, x: function(x, self.weight))
+    activation.weight = nn.Parameter(torch.full((12,), 0.2))
+    network = captured(nn.Sequential(activation, nn.Linear(12, 3)), points())
+    listed = [note.partition("are: ")[2] for note in network.notes]
+    assert listed == [f"{calls} in '0'" for calls in noted]
 
 
 def test_a_gate_and_the_output_are_not_noted() -> None:

@@ -274,6 +274,18 @@ def test_noise_added_in_training_is_noted() -> None:
     assert len(network.notes) == 1
 
 
+def test_only_what_is_lost_is_noted_and_what_follows_it_is_kept() -> None:
+    normed = nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4))
+    model = nn.Sequential(nn.Linear(4, 4), normed, Residual(OldDropPath(0.5)), nn.Linear(4, 2))
+    network = capture(model, torch.randn(2, 4))
+    (note,) = network.notes
+    assert note == (
+        "only in training mode the model also computes 1.parametrizations.weight.0: the network "
+        "leaves that out"
+    )
+    assert probabilities(network) == [0.5]
+
+
 def test_a_model_that_cannot_be_exported_in_training_is_noted() -> None:
     def forward(self: nn.Module, x: Tensor) -> Tensor:
         if self.training and x.sum() > 0:
@@ -293,6 +305,29 @@ def test_models_with_auxiliary_heads_are_captured_with_a_note(name: str, size: i
     assert len(network.notes) == 1
     assert "aux" in network.notes[0].lower()
     assert set(network.state_dict()) == set(model.state_dict())
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_gradient_that_the_model_defines_itself_is_noted(frozen: bool) -> None:
+    class StraightThrough(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x.clamp(min=0)
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Tensor) -> Tensor:
+            return gradient
+
+    layer = nn.Linear(4, 4)
+    model = Call(
+        lambda self, x: self.b(StraightThrough.apply(self.a(x))), a=layer, b=nn.Linear(4, 2)
+    )
+    layer.requires_grad_(not frozen)
+    notes = capture(model, torch.randn(2, 4)).notes
+    assert [note.partition(" itself")[0] for note in notes] == (
+        [] if frozen else ["the model defines the gradient of StraightThrough"]
+    )
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 # ---------------------------------------------------------------------- recurrent layers

@@ -81,8 +81,7 @@ def _call_of(node: fx.Node, network: Network) -> tuple[Any, dict[str, Any]]:
 def _is_constant(node: fx.Node) -> bool:
     """Whether a value depends on nothing but parameters and buffers, and is the same each time."""
     return all(
-        source.op in ("get_attr", "call_module")
-        or source.target is getattr  # of the input's type or place
+        source.target is getattr  # of the input's type or place
         or not (_reads_input(source) or writes(source) or _is_random(source))
         for source in upstream(node, lambda source: source.op != "placeholder")
     )

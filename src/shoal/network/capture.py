@@ -19,7 +19,7 @@ from shoal.network.agreement import compare_leaf
 from shoal.network.as_it_was import as_it_was
 from shoal.network.blocks import fix_block_names
 from shoal.network.call_form import TensorSpec
-from shoal.network.exporting import Exported, as_layers, export_model
+from shoal.network.exporting import Exported, as_layers, export_model, own_gradients
 from shoal.network.input_sizes import Sizes
 from shoal.network.inputs import Call, as_call, map_tensors, tensors_of
 from shoal.network.network import InputSpec, Network, Plan
@@ -88,7 +88,10 @@ def capture(
             _assert_tensor_output(model, evaluated)
             found = find_sizes(model, call, batch, evaluated)
             kept = make_out_of_place(evaluated.graph)
-            notes = _restore_training(model, call, batch, evaluated)
+            notes = (
+                *_gradient_notes(model, call),
+                *_restore_training(model, call, batch, evaluated),
+            )
             found.apply(evaluated.graph)
         inputs = _input_spec(model, structure, call[1], leaves, found.sizes)
         network = _assemble(model, evaluated, kept, inputs=inputs, notes=notes)
@@ -120,11 +123,19 @@ def _assemble(
     return network
 
 
+def _gradient_notes(model: nn.Module, call: Call) -> tuple[str, ...]:
+    found = own_gradients(model, call)
+    return found and (
+        f"the model defines the gradient of {', '.join(found)} itself "
+        "(torch.autograd.Function): the network trains with the gradient of what it computes",
+    )
+
+
 def _others_note(others: list[str]) -> str:
     counts = Counter(others)
     shown = [name + (f" ({count} times)" if count > 1 else "") for name, count in counts.items()]
     listed = ", ".join(shown[:5]) + (", …" if len(shown) > 5 else "")
-    return f"activations that are no rectifiers stay as they are: {listed}"
+    return f"activations that are not known as rectifiers stay as they are: {listed}"
 
 
 def _batch_size(leaves: list[Any]) -> int:

@@ -14,6 +14,7 @@ import sympy  # type: ignore[import-untyped]
 import torch
 import torch.utils.checkpoint
 from torch import Tensor, fx, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.export import Dim
 from torch.utils import _pytree as pytree
 from torch.utils._sympy.printers import PythonPrinter
@@ -132,6 +133,31 @@ def _run_once(model: nn.Module, call: Call) -> None:
             model(*args, **kwargs)
     except Exception as error:
         raise CaptureError(_failure(model, call, error)) from error
+
+
+def own_gradients(model: nn.Module, call: Call) -> tuple[str, ...]:
+    """Return the `torch.autograd.Function`s of a model, whose gradients an export does not see."""
+    # Nothing is kept for a backward pass: this takes no more memory than a pass without gradients.
+    hooks = saved_tensors_hooks(lambda _: None, lambda _: torch.empty(0))
+    try:
+        with as_it_was(model), _without_checkpoints(), hooks, torch.enable_grad():
+            args, kwargs = map_tensors(Tensor.clone, call)
+            outputs = model(*args, **kwargs)
+    except Exception:  # it does not train, such as one that writes to its weights
+        return ()
+    found: dict[str, None] = {}
+    waiting: list[Any] = [tensor.grad_fn for tensor in tensors_of(outputs)]
+    seen: set[Any] = {None}
+    while waiting:
+        node = waiting.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        waiting += (source for source, _ in node.next_functions)
+        function = getattr(node, "_forward_cls", None)
+        if function is not None and not function.__module__.startswith("torch."):
+            found[function.__name__] = None
+    return tuple(reversed(found))
 
 
 def _failure(model: nn.Module, call: Call, error: Exception) -> str:

@@ -49,6 +49,7 @@ def restore_training_only(evaluated: fx.Graph, trained: fx.Graph) -> list[str]:
     itself = {node: node for node in evaluated.nodes}
     for node in evaluated.nodes:
         waiting[_key(node, itself)].append(node)
+    layers = {node: _weights(node) for node in evaluated.nodes if op_of(node.target).weighted}
     same: dict[fx.Node, fx.Node] = {}
     extras: dict[fx.Node, _Extra] = {}
     pairs: list[tuple[fx.Node, fx.Node]] = []
@@ -66,6 +67,7 @@ def restore_training_only(evaluated: fx.Graph, trained: fx.Graph) -> list[str]:
         extra = None if twins else _extra(node, same)
         if twins:
             same[node] = twins.pop(0)
+            layers.pop(same[node], None)
             pairs.append((same[node], node))
             mode = op_of(node.target).mode_argument
             if mode is not None:
@@ -73,17 +75,45 @@ def restore_training_only(evaluated: fx.Graph, trained: fx.Graph) -> list[str]:
         elif extra is not None:
             extras[node] = extra
             same[node] = extra.source
-        elif op_of(node.target).weighted and any(n.op == "get_attr" for n in node.all_input_nodes):
-            lost[module_path(node)] = None  # a layer, not a counter
+        elif op_of(node.target).weighted:  # a layer, not a counter
+            layer = _same_layer(node, layers)
+            if layer is not None or any(n.op == "get_attr" for n in node.all_input_nodes):
+                lost[_first_unmatched(node, same)] = None
+            if layer is not None:  # what follows it is not lost
+                del layers[layer]
+                same[node] = layer
+                pairs.append((layer, node))
     _insert(evaluated, extras, pairs)
     return list(lost)
 
 
-def _first_unmatched(output: fx.Node, same: dict[fx.Node, fx.Node]) -> str:
-    """Return the path of the earliest train-mode call that the output depends on and eval lacks."""
-    missing = upstream(output, lambda node: node not in same)
+def _first_unmatched(end: fx.Node, same: dict[fx.Node, fx.Node]) -> str:
+    """Return the path of the earliest train-mode call that `end` depends on and eval lacks."""
+    missing = upstream(end, lambda node: node not in same)
     first = [node for node in missing if all(n in same for n in node.all_input_nodes)]
-    return module_path(first[-1] if first else output) or "the model's own forward code"
+    return module_path(first[-1] if first else end) or "the model's own forward code"
+
+
+def _weights(layer: fx.Node) -> frozenset[str]:
+    """Return the parameters and buffers that a layer's operands but the first come from."""
+    operands = [node for node in layer.args[1:] if isinstance(node, fx.Node)]
+    found = {source for node in operands for source in upstream(node, lambda _: True)}
+    return frozenset(str(source.target) for source in found if source.op == "get_attr")
+
+
+def _same_layer(node: fx.Node, layers: dict[fx.Node, frozenset[str]]) -> fx.Node | None:
+    """Return the layer of the eval-mode graph that a train-mode call is, of another input."""
+    own = _weights(node)
+    return next(
+        (
+            layer
+            for layer, weights in layers.items()
+            if own & weights
+            and layer.target is node.target
+            and module_path(layer) == module_path(node)
+        ),
+        None,
+    )
 
 
 # ---------------------------------------------------------------------- value numbering

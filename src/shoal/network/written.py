@@ -27,6 +27,7 @@ _COPIES = (
 )  # fmt: skip
 _FILLED = {aten.zeros_like: 0.0, aten.zeros: 0.0, aten.new_zeros: 0.0,
            aten.ones_like: 1.0, aten.ones: 1.0, aten.new_ones: 1.0}  # fmt: skip
+_WEIGHT = 0.25
 _GRID = torch.arange(-1200, 1201, dtype=torch.float64) / 40  # -30 to 30
 _REDUCTIONS = ("sum", "mean", "var", "std", "var_mean", "linalg_vector_norm", "amax", "cumsum")
 _PLACES = (torch.device, torch.layout, torch.memory_format)  # those of the input
@@ -124,7 +125,7 @@ class Written:
         path = module_path(end)
         whole = [
             (source, inside)
-            for source, inside in self._expressions(end, least=1)
+            for source, inside in self._expressions(end, least=1, data=data)
             if source in data and all(module_path(node) == path for node in inside)
         ]
         if not whole:
@@ -133,7 +134,7 @@ class Written:
         seen.update(inside)
         if any(is_rectifier(node) or node in self.at for node in inside):
             return
-        formula = self._formula(source, inside)
+        formula = self._formula(source, inside, weights=True)
         if formula is not None and not _is_line(_values(formula)) and not _is_gate(end, data):
             self.others[end] = inside
 
@@ -151,10 +152,13 @@ class Written:
     def _is_number(self, node: fx.Node) -> bool:
         return number_of(node, self._constants) is not None
 
-    def _expressions(self, end: fx.Node, least: int = 2) -> Iterator[tuple[fx.Node, list[fx.Node]]]:
+    def _expressions(
+        self, end: fx.Node, least: int = 2, data: set[fx.Node] | None = None
+    ) -> Iterator[tuple[fx.Node, list[fx.Node]]]:
         """Yield each tensor that `end` is a function of, the nearest first, with the calls between.
 
-        There are `least` of these or more, and what they give is read nowhere else.
+        There are `least` of these or more, and what they give is read nowhere else. With `data`,
+        tensors that are none, such as weights, count as given.
         """
         inside: list[fx.Node] = []
         front = {end}
@@ -164,7 +168,8 @@ class Written:
                 return
             front.remove(last)
             inside.append(last)
-            front.update(n for n in last.all_input_nodes if not self._is_number(n))
+            given = (n for n in last.all_input_nodes if not self._is_number(n))
+            front.update(n for n in given if data is None or n in data)
             if len(front) == 1 and len(inside) >= least:
                 (source,) = front
                 if _alike(source, end):
@@ -172,15 +177,24 @@ class Written:
             if not front:
                 return
 
-    def _formula(self, source: fx.Node, inside: list[fx.Node]) -> Formula | None:
-        """Return the module that makes these calls; None if a call says more than a number can."""
+    def _formula(
+        self, source: fx.Node, inside: list[fx.Node], *, weights: bool = False
+    ) -> Formula | None:
+        """Return the module that makes these calls; None if a call says more than a number can.
+
+        With `weights` it has a number in the place of each weight: it shows what is a line.
+        """
         dtype = shape_of(source)["dtype"]
         at = {source: 0, **{node: i for i, node in enumerate(inside, 1)}}
 
         def read(value: Any) -> Any:
             if isinstance(value, fx.Node):
-                number = number_of(value, self._constants) if value not in at else None
-                return {"step": at[value]} if number is None else {"number": number}
+                if value in at:
+                    return {"step": at[value]}
+                number = number_of(value, self._constants)
+                if number is None and not (weights and _is_real(value)):
+                    raise ValueError
+                return {"number": _WEIGHT if number is None else number}
             if isinstance(value, torch.dtype) and value == dtype:
                 return {"dtype": "input"}
             if isinstance(value, list | tuple):
@@ -202,6 +216,11 @@ class Written:
                 return None
             steps.append((target, given))
         return Formula(steps)
+
+
+def _is_real(node: fx.Node) -> bool:
+    value = node.meta.get("val")
+    return isinstance(value, Tensor) and value.is_floating_point()
 
 
 def _data(graph: fx.Graph) -> set[fx.Node]:
