@@ -26,6 +26,7 @@ FLOORS = {
     "report": 94,
     "runtimes": 92,
     "search": 94,
+    "share": 94,
     "surgery": 95,
     "training": 94,
 }

@@ -39,6 +39,7 @@ TIMED = (
     "latency_ratio_high",
     "seconds",
     "epoch_seconds",
+    "date",  # of the machine's facts
     # Rounding errors of a forward pass: they hang on where its buffers lie in memory.
     "max_rel_error",
     "max_rel_error_float64",

@@ -139,7 +139,7 @@ def test_random_weights_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[s
     given = ["compress", "shoal:digits_resnet?width=2", "--data", "digits", "--train-samples",
              "50", "--epochs", "0", "--remove", "1", "--max-drop", "100"]  # fmt: skip
     assert main([*given, "--out", str(tmp_path / "run")]) == 0
-    assert "has random weights" in capsys.readouterr().err
+    assert "has random weights: give --checkpoint, or --dense-epochs" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------------- report and benchmark

@@ -157,6 +157,7 @@ def test_a_bare_folder_is_pointed_to_its_kind(tmp_path):
         ("digits", "digits"),
         ("folder:/home/me/photos/", "folder:photos"),
         ("/home/me/mine.py:build", "mine.py:build"),
+        ("/home/me/mine.py:build?root=/home/me/photos", "mine.py:build"),
         ("package.module:build", "package.module:build"),
     ],
 )

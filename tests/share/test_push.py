@@ -64,6 +64,9 @@ class Hub:
         return str(fetched)
 
 
+BASE = "/home/me/models.py:build?width=3&weights=/home/me/w.pt"
+
+
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
     """The stand-in, in the place of the client; what goes there is exported in no time."""
@@ -80,7 +83,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("push") / "my run"
-    small_runs.run(out, epochs=0, remove=2, base="/home/me/models.py:build?width=3")
+    small_runs.run(out, epochs=0, remove=2, base=BASE)
     return out
 
 
@@ -149,7 +152,7 @@ def test_no_folder_of_this_machine_is_told(
         content = file.read_bytes()
         assert b"/home/me" not in content, file.name
         assert str(run.parent).encode() not in content, file.name
-    assert shoal.load("hf:me/small").plan.base == "models.py:build?width=3"
+    assert shoal.load("hf:me/small").plan.base == "models.py:build?width=3&weights=w.pt"
 
 
 def test_a_saved_network_is_pushed_as_it_is(hub: Hub, tmp_path: Path) -> None:

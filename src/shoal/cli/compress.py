@@ -209,7 +209,7 @@ def compress_flags(method: str | None = None, task: str | None = None) -> list[F
 
 def _notes(job: Job, data: DataSet) -> list[str]:
     """Return what to say where one validation sample decides, or weights are random."""
-    from shoal.cli.source import random_weights
+    from shoal.cli.source import random_weights, weights_advice
     from shoal.models import parse_spec
 
     notes = list(data.notes)
@@ -224,7 +224,7 @@ def _notes(job: Job, data: DataSet) -> list[str]:
     if job.checkpoint or limits.dense_epochs or not library:
         return notes
     if random_weights(job.model, job.checkpoint, job.pretrained):
-        advice = "give --checkpoint or --pretrained, or --dense-epochs to train it first"
+        advice = f"give {weights_advice(job.model)}, or --dense-epochs to train it first"
         notes.append(f"{job.model} has random weights: {advice}")
     elif data.num_classes != 1000:
         notes.append(

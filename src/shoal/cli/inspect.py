@@ -56,6 +56,7 @@ def inspect(
         parse_shape,
         random_weights,
         read_data,
+        weights_advice,
     )
     from shoal.importance import make_criterion, score_by
     from shoal.measure import benchmark
@@ -78,8 +79,8 @@ def inspect(
     goal = run_task(run_options(Path(model).expanduser()), task)
     chosen = make_criterion(criterion or "entropy").of_task(goal)
     if random_weights(model, checkpoint, pretrained):
-        advice = "give --checkpoint or --pretrained"
-        print_lines(progress_console(), f"note: {model} has random weights: {advice}")
+        told = f"note: {model} has random weights: give {weights_advice(model)}"
+        print_lines(progress_console(), told)
     left = any(site.linearized is None for site in network.sites)
     if examples is not None and (left or chosen.place != "site"):
         with progress_console().status("scoring"):

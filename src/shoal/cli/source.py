@@ -190,6 +190,11 @@ def random_weights(text: str, checkpoint: Path | str | None, pretrained: bool = 
     return spec.kind in ("shoal", "torchvision", "timm") and not spec.downloads
 
 
+def weights_advice(text: str) -> str:
+    """Return which flags give such a model trained weights."""
+    return "--checkpoint or --pretrained" if parse_spec(text).published else "--checkpoint"
+
+
 def build(spec: ModelSpec, checkpoint: str | Path | None, seed: int = 0) -> nn.Module:
     """Build a model and load its weights; what is random in it follows from `seed`."""
     cpu = torch.device("cpu")

@@ -112,7 +112,7 @@ class DataSet:
     @property
     def short_name(self) -> str:
         """The name without the folders above the last one, which are of one machine alone."""
-        kind, colon, root = self.name.partition(":")
+        kind, colon, root = self.name.partition("?")[0].partition(":")
         return f"{kind.rpartition('/')[2]}{colon}{Path(root).name}"
 
     def describe(self) -> str:

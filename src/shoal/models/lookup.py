@@ -61,10 +61,15 @@ class ModelSpec:
         return f"{self.kind}:{self.name}" if self.kind in _LIBRARIES else self.name
 
     @property
+    def published(self) -> bool:
+        """Whether its library publishes weights."""
+        return self.kind in ("torchvision", "timm")
+
+    @property
     def downloads(self) -> bool:
         """Whether building it fetches pretrained weights, unless the library has them already."""
         asked = self.kwargs.get("pretrained") or self.kwargs.get("weights")
-        return self.kind in ("torchvision", "timm") and bool(asked)
+        return self.published and bool(asked)
 
     @property
     def text(self) -> str:
@@ -165,7 +170,7 @@ def complete_spec(
     raises `ConfigError` for a model of anybody else.
     """
     spec = parse_spec(spec) if isinstance(spec, str) else spec
-    if pretrained and spec.kind not in ("torchvision", "timm"):
+    if pretrained and not spec.published:
         raise ConfigError(
             f"pretrained is for models of torchvision and timm, and {spec.target} is none: give a "
             "file of weights as the checkpoint"

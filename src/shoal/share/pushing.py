@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -110,4 +111,5 @@ def _public(base: str | None) -> str | None:
         return None
     target, question, arguments = base.partition("?")
     source, colon, name = target.rpartition(":")
-    return f"{source.rpartition('/')[2]}{colon}{name}{question}{arguments}"
+    own = re.sub(r"[^=&]*[/\\]", "", arguments)
+    return f"{source.rpartition('/')[2]}{colon}{name}{question}{own}"
