@@ -45,8 +45,8 @@ randint_like randn_like sym_size zeros_like
 """,
     ("in_place", True): """
 abs add alpha_dropout celu clamp clamp_max clamp_min detach div dropout elu exp feature_dropout
-floor gelu hardsigmoid hardswish hardtanh leaky_relu masked_fill mish mul neg pow relu relu6
-rrelu rsqrt selu sigmoid silu sqrt square sub tanh threshold
+floor gelu hardsigmoid hardswish hardtanh index_put leaky_relu masked_fill mish mul neg pow relu
+relu6 rrelu rsqrt selu sigmoid silu sqrt square sub tanh threshold
 """,
     ("converts", True): """
 _to_copy to
@@ -97,7 +97,7 @@ batch_norm.default instance_norm.default
 }
 _HOLDING: dict[str, str] = {
     "rectifier": """
-celu.default clamp.default clamp_min.Tensor clamp_min.default elu.default gelu.default
+celu.default clamp.default clamp_min.Tensor clamp_min.default clip.default elu.default gelu.default
 hardswish.default hardtanh.default leaky_relu.default max.other maximum.default mish.default
 mul.Tensor prelu.default relu.default relu6.default rrelu.default selu.default silu.default
 softplus.default threshold.default

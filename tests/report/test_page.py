@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
-from test_run_tables import record, step
+from test_run_tables import DENSE, LATENCY, record, step
 
 from shoal.report import write_page
+from shoal.report.sentence import sentence
+from shoal.report.strip import strip
+from shoal.search.layers import Layer
 
 
 class Reader(HTMLParser):
@@ -53,7 +57,7 @@ def test_the_page_holds_what_the_terminal_shows(tmp_path: Path) -> None:
     path = write_page(shown)
     assert path == tmp_path / "report.html"
     found = read(path)
-    assert {"result", "steps", "what to know"} <= set(found.heads)
+    assert {"result", "steps", "what to know", "accuracy against latency"} <= set(found.heads)
     assert ["rectifiers left", "5", "3", "2 removed"] in found.rows
     assert any(row[:2] == ["1", "linearized site1"] for row in found.rows)
     assert not found.fetched
@@ -70,3 +74,41 @@ def test_names_are_text_and_never_markup(tmp_path: Path) -> None:
 def test_a_run_that_goes_on_has_a_page_too(tmp_path: Path) -> None:
     going = replace(record(step(0), step(1), latency=None, stopped=""), folder=tmp_path)
     assert "not finished yet" in write_page(going).read_text()
+
+
+def test_the_first_sentence_says_it_all(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(
+        "model: shoal:cifar_resnet32?x=1\ndata: folder:a/photos\n"
+    )
+    final = replace(DENSE, top1_val=89.8, top1_test=87.6)
+    latency = replace(LATENCY, runtime="onnxruntime", batch=1)
+    shown = replace(
+        record(step(0), step(1, metrics=final)),
+        folder=tmp_path,
+        latency=latency,
+        machine={"processor": "Some CPU", "date": "2026-11-28"},
+    )
+    told = "cifar_resnet32 on photos: 2.00 × as fast in ONNX Runtime at batch 1, 0.40 points less "
+    told += "test accuracy (88.00 % → 87.60 %); measured on Some CPU, 2026-11-28."
+    page = write_page(shown).read_text(encoding="utf-8")
+    assert f'<p class="lede">{told}</p>' in page
+    doubted = replace(latency, speedup={**latency.speedup, "trusted": False})
+    assert "could not be told" in sentence(replace(shown, latency=doubted), {})
+    same = replace(latency, speedup={"median": 1.0, "low": 0.9, "high": 1.1})
+    assert "no certain change of speed" in sentence(replace(shown, latency=same), {})
+
+
+def test_layers_stand_below_those_whose_place_they_take(tmp_path: Path) -> None:
+    fates = ("kept", "collapsed", "collapsed", "dropped", "merged", "merged")
+    layers = tuple(Layer(f"l{i}", "conv 3×3", fate, 9) for i, fate in enumerate(fates))
+    merged = (
+        Layer("l0", "conv 3×3", "kept", 9),
+        Layer("all.collapsed", "conv 3×3", "collapsed", 9),
+        Layer("l5", "conv 3×3", "merged", 9),
+    )
+    before, after = strip(replace(record(step(0)), layers=layers, merged_layers=merged))
+    edges = [[float(x) for x in re.findall(r' x="([\d.]+)"', drawn)] for drawn in (before, after)]
+    assert len(edges[0]) == 6
+    assert edges[1] == [edges[0][0], edges[0][1], edges[0][5]]
+    assert "all.collapsed: conv 3×3, 9 MACs; collapsed" in after
+    assert strip(record(step(0))) == ("", "")

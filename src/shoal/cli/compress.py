@@ -11,7 +11,8 @@ import typer
 from shoal.cli import params
 from shoal.cli.params import option
 from shoal.cli.report import show_run
-from shoal.cli.screen import Interrupted, is_main_process, print_lines, progress_console
+from shoal.cli.screen import Interrupted, is_main_process, progress_console
+from shoal.display import print_lines
 from shoal.errors import ConfigError
 from shoal.hub import is_on_hub
 
@@ -131,9 +132,9 @@ def compress(
 
 def run_compress(job: Job, out: Path) -> None:
     """Do a job, with the progress on standard error."""
-    from shoal.cli.progress import showing
     from shoal.cli.source import build, is_folder, spec_for
     from shoal.data import load_data
+    from shoal.report.progress import showing
     from shoal.search.compress import compress as search
     from shoal.search.compress import method_of, working_device
 

@@ -9,7 +9,8 @@ from shoal.cli import params
 from shoal.cli.compress import run_compress
 from shoal.cli.params import option
 from shoal.cli.report import show_run
-from shoal.cli.screen import is_main_process, print_lines, progress_console
+from shoal.cli.screen import is_main_process, progress_console
+from shoal.display import print_lines
 
 # A third of the digits validates: one point is then five images and not two. fp32, because the
 # network is too small for bf16 to gain anything.

@@ -7,7 +7,8 @@ from typing import Annotated
 
 from shoal.cli import params
 from shoal.cli.params import option
-from shoal.cli.screen import print_lines, progress_console, show
+from shoal.cli.screen import progress_console, show
+from shoal.display import print_lines
 from shoal.errors import ConfigError
 
 

@@ -9,7 +9,8 @@ import typer
 
 from shoal.cli import params
 from shoal.cli.params import as_flags
-from shoal.cli.screen import print_lines, progress_console, show
+from shoal.cli.screen import progress_console, show
+from shoal.display import print_lines
 from shoal.errors import ShoalError
 
 if TYPE_CHECKING:

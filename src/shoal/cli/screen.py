@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 
+from shoal.display import print_lines
+
 if TYPE_CHECKING:
     from shoal.report.table import Table
 
@@ -41,12 +43,6 @@ def _console(stream: TextIO) -> Console:
         quiet=not is_main_process(),
         width=None if fixed else _PLAIN_WIDTH,
     )
-
-
-def print_lines(console: Console, *lines: str) -> None:
-    """Print lines as they are; the terminal wraps them, so that a path or a command stays whole."""
-    for line in lines:
-        console.print(line, markup=False, soft_wrap=True)
 
 
 def show(

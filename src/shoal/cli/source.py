@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from shoal.cli.config import data_options, run_options
-from shoal.cli.screen import print_lines, progress_console
+from shoal.cli.screen import progress_console
 from shoal.data import DataSet, data_sets, load_data
+from shoal.display import print_lines
 from shoal.errors import CaptureError, ConfigError, OptionError, ShoalError
 from shoal.hub import is_on_hub
 from shoal.merge.loading import is_run, load

@@ -19,7 +19,7 @@ from torch import nn
 from shoal.errors import ConfigError, OptionError, missing_extra
 from shoal.modes import device_of
 from shoal.network.inputs import Inputs, as_call, batch_size, borrowed, map_tensors
-from shoal.search.records import Record
+from shoal.search.record import Record
 
 # Mean of the world's electricity in 2019 (IEA), as codecarbon takes it where it knows no better.
 _WORLD_KG_PER_KWH = 0.475

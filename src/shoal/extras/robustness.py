@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from shoal.errors import ConfigError, DataError, OptionError, missing_extra, unknown_name
 from shoal.modes import device_of, eval_mode
 from shoal.passes.batches import Batches
-from shoal.search.records import Record
+from shoal.search.record import Record
 from shoal.seeds import derive_seed, preserved_rng
 from shoal.tasks import Task, find_task
 from shoal.tasks.task import quality_of, width_of

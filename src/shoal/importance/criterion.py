@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from shoal import options as shoal_options
 from shoal.data.batch import Batch
+from shoal.display import Shown
 from shoal.errors import ConfigError, TrainingError
 from shoal.network import Network
 from shoal.options import one_of, option
@@ -195,8 +196,8 @@ def register_criterion(name: str) -> Callable[[C], C]:
     return bind
 
 
-@dataclass(frozen=True, eq=False)  # equal to any mapping with the same items
-class Scores(Mapping[str, float]):
+@dataclass(frozen=True, eq=False, repr=False)  # equal to any mapping with the same items
+class Scores(Mapping[str, float], Shown):
     """Scores by the name of the site or block; the lowest goes first.
 
     A score that is NaN raises `TrainingError`.
@@ -226,6 +227,17 @@ class Scores(Mapping[str, float]):
     settled: bool | None = None
     details: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     unit: str = ""
+
+    shown_by: ClassVar[str] = "shoal.report.notebook:scores_html"
+
+    def __repr__(self) -> str:
+        """Return the lowest scores in one line."""
+        lowest = ", ".join(f"{name} {self[name]:.4g}" for name in self.lowest(3))
+        more = ", …" if len(self) > 3 else ""
+        return (
+            f"<scores by {self.title}, the lowest first: {lowest}{more} ({len(self)} places, "
+            f"{self.samples} samples)>"
+        )
 
     def __post_init__(self) -> None:
         """Refuse NaN: it is neither low nor high, so the order would follow from chance."""

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, fields, replace
 from operator import truediv
-from typing import Any, Unpack
+from typing import Any, ClassVar, Unpack
 
 import torch
 from torch import fx, nn
 
+from shoal.display import Shown
 from shoal.errors import ConfigError, OptionError, ShoalError
 from shoal.measure.machine import watch
 from shoal.measure.ratio import Ratio, block_times, quartiles, typical, unsteady
@@ -232,8 +233,8 @@ class InRuntime:
 # ---------------------------------------------------------------------- all figures
 
 
-@dataclass(frozen=True)
-class Benchmark:
+@dataclass(frozen=True, repr=False)
+class Benchmark(Shown):
     """What a network costs on this machine; ratios are the baseline's figures over its own."""
 
     latency: Latency  # of one batch
@@ -247,6 +248,12 @@ class Benchmark:
     speedup: Ratio | None = None  # of latency, by pairs of rounds: 2 is twice as fast
     macs_ratio: float | None = None  # None if the network has none
     params_ratio: float | None = None
+
+    shown_by: ClassVar[str] = "shoal.report.notebook:benchmark_html"
+
+    def __repr__(self) -> str:
+        """Return the figures in one line."""
+        return f"<benchmark: {self}>"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as JSON values, the baseline's nested."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
+from shoal.display import Shown
 from shoal.errors import DamagedError, PlanError
 from shoal.runtimes import EAGER
 from shoal.schema import make
@@ -49,8 +50,8 @@ class Boundary:
     ends: str  # why it goes no further
 
 
-@dataclass(frozen=True)
-class MergeReport:
+@dataclass(frozen=True, repr=False)
+class MergeReport(Shown):
     """What `merge_` did to a network."""
 
     merged: list[Merged]  # scales and shifts folded into their layers included
@@ -74,6 +75,12 @@ class MergeReport:
     # Why the latencies are not to be trusted, so that no merge was undone by them; else ""
     latency_doubt: str = ""
 
+    shown_by: ClassVar[str] = "shoal.report.notebook:merge_html"
+
+    def __repr__(self) -> str:
+        """Return the outcome in one line."""
+        return f"<merge: {self._head()}>"
+
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON values."""
         return dict(json.loads(json.dumps(asdict(self))))  # lists for tuples
@@ -90,12 +97,15 @@ class MergeReport:
         except (KeyError, TypeError, DamagedError) as error:
             raise PlanError(f"the record of the merge cannot be read ({error})") from error
 
-    def __str__(self) -> str:
-        lines = [
+    def _head(self) -> str:
+        return (
             f"{len(self.merged)} merged, {len(self.kept)} kept; depth {self.depth_before} → "
             f"{self.depth_after}; MACs {self.macs_before:,} → {self.macs_after:,}; "
             f"largest relative error {self.max_rel_error:.1e}"
-        ]
+        )
+
+    def __str__(self) -> str:
+        lines = [self._head()]
         for item in self.merged:
             timing = ""
             if item.latency_before_ms is not None and item.latency_after_ms is not None:

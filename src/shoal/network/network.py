@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import linecache
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from shoal.display import Shown
 from shoal.errors import CaptureError, PlanError, ShoalError, unknown_name
 from shoal.network.blocks import Block
 from shoal.network.call_form import TensorSpec, check_constants, in_captured_form
@@ -277,7 +278,7 @@ class Network(nn.Module):
     @property
     def sites(self) -> list[Site]:
         """All rectifier sites in the order of the forward pass, linearized ones included."""
-        return list(self.view.sites.values())
+        return _listed(self.view.sites.values())
 
     @property
     def sites_left(self) -> int:
@@ -287,7 +288,7 @@ class Network(nn.Module):
     @property
     def blocks(self) -> list[Block]:
         """All residual blocks in the order of the forward pass, removable or not."""
-        return list(self.view.blocks.values())
+        return _listed(self.view.blocks.values())
 
     @property
     def stretches(self) -> list[Stretch]:
@@ -382,6 +383,14 @@ class Network(nn.Module):
             memo[id(self.__dict__[key])] = self.__dict__[key]
         twin.__setstate__(copy.deepcopy(self.__getstate__(), memo))
         return twin
+
+
+class _Places(list[_T], Shown):
+    shown_by = "shoal.report.notebook:places_html"
+
+
+def _listed(places: Iterable[_T]) -> list[_T]:
+    return _Places(places)
 
 
 def _named(what: str, name: str, known: Mapping[str, _T]) -> _T:

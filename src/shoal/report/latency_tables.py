@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -114,9 +115,13 @@ def quotient(found: Mapping[str, Any]) -> Quantity:
 
 
 def doubt_notes(found: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
-    """Return why ratios or latencies, as `to_dict` gives them, are not to be trusted; each once."""
-    doubts = dict.fromkeys(one.get("doubt", "") for one in found)
-    return tuple(f"not to be trusted: {doubt}" for doubt in doubts if doubt)
+    """Return why ratios or latencies, as `to_dict` gives them, are not to be trusted; each once.
+
+    Of reasons that differ in their figures alone, the first is given.
+    """
+    doubts = {re.sub(r"\d+", "", doubt): doubt for one in reversed(list(found))
+              if (doubt := one.get("doubt", ""))}  # fmt: skip
+    return tuple(f"not to be trusted: {doubt}" for doubt in reversed(doubts.values()))
 
 
 def runtime_name(runtime: str) -> str:

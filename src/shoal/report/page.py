@@ -2,63 +2,44 @@
 
 from __future__ import annotations
 
-import io
-from html import escape
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from shoal.errors import missing_extra
 from shoal.files import write_file
+from shoal.report.about import machine_words
+from shoal.report.chart import curve
 from shoal.report.front_table import front_table
+from shoal.report.html import html_table
+from shoal.report.latency_tables import quotient
 from shoal.report.merge_tables import merge_tables
-from shoal.report.run_tables import headline, outcome_lines, outcome_tables, steps_table
+from shoal.report.run_tables import outcome_lines, outcome_tables, steps_table
+from shoal.report.sentence import sentence
 from shoal.report.slower import slower_lines
-from shoal.report.table import Column, Table
+from shoal.report.strip import legend, strip
+from shoal.report.table import UNITS, amount, points, quality_unit
+from shoal.search.figures import TOP1
+from shoal.search.layers import RegionTime
 from shoal.search.records import RunRecord
+from shoal.search.run_files import read_config
 
-_TEMPLATE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>shoal: {{ name }}</title>
-<style>
-  body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem;
-         color: #1b2733; }
-  h1 { font-size: 1.4rem; } h2 { font-size: 1.05rem; margin: 2.2rem 0 .6rem; }
-  svg { max-width: 100%; height: auto; } li { margin: .3rem 0; overflow-wrap: anywhere; }
-  ul { padding-left: 1.2rem; } summary { margin-top: 2.2rem; font-weight: 700; cursor: pointer; }
-  .shoal table { font-size: .93em; }
-  @media (max-width: 40rem) { body { font-size: 14px; margin-top: 1rem; } }
-  .shoal { overflow-x: auto; }
-  .shoal table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-  .shoal th, .shoal td { padding: .3rem .7rem .3rem 0; text-align: left; vertical-align: top; }
-  .shoal th { color: #5b6b7a; font-weight: 600; border-bottom: 1px solid #b8c4cf; }
-  .shoal .right { text-align: right; white-space: nowrap; }
-  .shoal .strong { font-weight: 700; }
-  .shoal .faint, .shoal p { color: #6b7988; }
-  .shoal .last:not(:last-child) td { border-bottom: 1px solid #e3e9ee; }
-  .shoal .narrow { display: none; }
-  @media (max-width: 40rem) { .shoal .narrow { display: inline; } }
-</style>
-</head>
-<body>
-<h1>{{ name }}{% if not finished %}: not finished yet{% endif %}</h1>
-{% for line in slower %}<p><strong>{{ line }}</strong></p>{% endfor %}
-{% if finished %}<p>{{ headline }}</p>{% endif %}
-
-{% for table in tables %}{{ table | safe }}
-{% endfor %}
-<h2>what to know</h2>
-<ul>{% for line in lines %}<li>{{ line }}</li>{% endfor %}</ul>
-{{ curve | safe }}
-{{ steps | safe }}
-{{ front | safe }}
-{% if merge %}<details><summary>what was merged, and what was kept and why</summary>
-{% for table in merge %}{{ table | safe }}
-{% endfor %}</details>{% endif %}
-</body>
-</html>
-"""
+_TEMPLATE = Path(__file__).with_name("page.html")
+_GLOSSARY = (
+    ("dense", "The network before the search."),
+    ("rectifier, site", "An activation such as ReLU, off or on, at one place of the network."),
+    ("linearized", "A rectifier that a line fitted to it, or the identity, has replaced."),
+    ("dropped", "A residual block of which only the shortcut is left."),
+    ("collapsed", "A stretch of layers that one layer, fitted to its output, has replaced."),
+    ("merged", "Layers in a row without a rectifier between them, composed into one that computes "
+     "the same."),
+    ("MACs", "Multiply-accumulates for one sample; half of what is often printed as FLOPs."),
+    ("depth", "Layers with weights on the longest path from input to output."),
+    ("dense / this, ×", "Latency of dense, its batch norms folded, over this one's, from "
+     "rounds that timed both: above 1 is faster. In brackets its 95 % interval."),
+    ("points", "Percentage points, or points of the task's own quality."),
+    ("validation, test", "All choices follow from validation data. Test data are only reported."),
+)  # fmt: skip
 
 
 def write_page(record: RunRecord, path: str | Path | None = None) -> Path:
@@ -76,79 +57,83 @@ def write_page(record: RunRecord, path: str | Path | None = None) -> Path:
         from jinja2 import Environment
     except ImportError as error:
         raise missing_extra("jinja2", "report", "a report as a page") from error
-    template = Environment(autoescape=True, trim_blocks=True).from_string(_TEMPLATE)
+    environment = Environment(autoescape=True, trim_blocks=True)
+    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     folder = record.folder or Path()
+    config = {} if record.folder is None else read_config(record.folder)
+    allowed = config.get("max_drop")
     merge = [] if record.merge is None else merge_tables(record.merge)
+    quality = record.dense.quality_name
     text = template.render(
         name=folder.resolve().name,
         finished=record.finished,
+        lede=sentence(record, config),
         slower=slower_lines(record),
-        headline=headline(record),
+        figures=_figures(record),
+        about=_about(record, config),
+        quality="accuracy" if quality == TOP1 else quality,
+        curve=curve(record, allowed if isinstance(allowed, int | float) else None),
+        strip=strip(record),
+        legend=legend(record),
         tables=map(html_table, outcome_tables(record)),
+        regions=_regions(record.regions),
         lines=outcome_lines(record),
-        curve=_curve(record),
         steps=html_table(steps_table(record)),
         front=html_table(front_table(record)),
         merge=[html_table(table) for table in merge],
+        options=[(name, _shown(value)) for name, value in config.items() if value is not None],
+        glossary=_GLOSSARY,
     )
     target = folder / "report.html" if path is None else Path(path).expanduser()
     write_file(target, text)
     return target
 
 
-def _curve(record: RunRecord) -> str:
-    """Return accuracy against latency, step by step, as SVG; nothing without matplotlib."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        return ""
-    figure = Figure(figsize=(7.0, 3.4), layout="constrained")
-    axes = figure.subplots()
-    shares = [1.0 / step.latency_ratio for step in record.steps]
-    for label, name in (("validation", "top1_val"), ("test", "top1_test")):
-        values = [getattr(step.metrics, name) for step in record.steps]
-        if None not in values:
-            axes.plot(shares, values, marker="o", markersize=4, label=label)
-    for share, step in zip(shares, record.steps, strict=True):
-        axes.annotate(str(step.step), (share, step.metrics.top1_val), fontsize=7,
-                      xytext=(3, 4), textcoords="offset points")  # fmt: skip
-    axes.axvline(1.0 / record.chosen.latency_ratio, color="0.7", linestyle=":", zorder=0)
-    axes.set_xlabel("latency, share of dense's (merged, of dense with its batch norms folded)")
-    unit = record.dense.quality_unit
-    axes.set_ylabel(record.dense.quality_name + (f" ({unit})" if unit else ""))
-    axes.invert_xaxis()
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    drawn = io.StringIO()
-    figure.savefig(drawn, format="svg")
-    return drawn.getvalue()[drawn.getvalue().index("<svg") :]
+def _figures(record: RunRecord) -> list[tuple[str, str, str]]:
+    """Return what a reader looks for first: title, figure, and what it was before."""
+    dense, final, end = record.dense, record.final, record.latency
+    unit = UNITS[quality_unit(dense)]
+    found = []
+    if end is not None:
+        place = f"batch {end.batch}, {end.dense_folded_ms:.3g} → {end.result_merged_ms:.3g} ms"
+        found.append(("speed", str(quotient(end.speedup)), place))
+    for part, key in (("validation", "top1_val"), ("test", "top1_test")):
+        before, after = getattr(dense, key), getattr(final, key)
+        if before is not None and after is not None:
+            found.append((part, points(after - before), f"{unit(before)} → {unit(after)}"))
+    depth, macs, params = (
+        (final.depth, final.macs, final.params)
+        if end is None
+        else (end.merged_depth, end.merged_macs, end.merged_params)
+    )
+    found += [
+        ("depth", f"{depth} layers", f"{dense.depth} before"),
+        ("work", f"{amount(macs)} MACs", f"{amount(dense.macs)} before"),
+        ("parameters", amount(params), f"{amount(dense.params)} before"),
+    ]
+    return found
 
 
-def html_table(table: Table) -> str:
-    """Return a table as HTML, with its title above and its notes below."""
-    lines = [f"<h2>{escape(table.title)}</h2>"] if table.title else []
-    heads = "".join(_head(column) for column in table.columns)
-    lines += ['<div class="shoal"><table>', f"<thead><tr>{heads}</tr></thead>", "<tbody>"]
-    for row, texts in zip(table.rows, table.texts(), strict=True):
-        names = " ".join(filter(None, [row.tone, "last" if row.last else ""]))
-        cells = "".join(map(_cell, table.columns, texts))
-        lines.append(f"<tr{_class(names)}>{cells}</tr>")
-    lines += ["</tbody>", "</table>"]
-    lines += [f"<p>{escape(note)}</p>" for note in table.notes]
-    return "\n".join([*lines, "</div>"])
+def _about(record: RunRecord, config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what was made shallower, of what data, how and where."""
+    own = [(name, _shown(config[name])) for name in ("model", "data", "method") if config.get(name)]
+    return [*own, ("measured on", machine_words(record.machine))] if record.machine else own
 
 
-def _head(column: Column) -> str:
-    title = f' title="{escape(column.meaning)}"' if column.meaning else ""
-    return f"<th{_class(column.align)}{title}>{escape(column.name)}</th>"
+def _regions(found: Sequence[RegionTime]) -> list[dict[str, str]]:
+    most = max((max(one.dense_ms, one.result_ms) for one in found), default=0.0)
+    return [
+        {
+            "name": one.name or "(in the model's own forward pass)",
+            "dense": UNITS["ms"](one.dense_ms) if one.dense_ms else "–",
+            "result": UNITS["ms"](one.result_ms) if one.result_ms else "–",
+            "dense_width": f"{100 * one.dense_ms / most:.1f}",
+            "result_width": f"{100 * one.result_ms / most:.1f}",
+        }
+        for one in found
+        if most
+    ]
 
 
-def _cell(column: Column, text: str) -> str:
-    shown = escape(text)
-    if column.align == "right":  # on a phone, an interval stands below its figure
-        shown = shown.replace(" (", ' <br class="narrow">(')
-    return f"<td{_class(column.align)}>{shown}</td>"
-
-
-def _class(names: str) -> str:
-    return f' class="{names}"' if names not in ("", "left") else ""
+def _shown(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

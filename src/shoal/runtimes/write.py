@@ -41,7 +41,7 @@ Run: TypeAlias = Callable[..., list[Tensor]]
 _BATCHES = (1, 5)  # one sample alone, and a size that hardly any example has
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ExportReport:
     """What was written, and how well it agrees with the network."""
 
@@ -69,6 +69,10 @@ class ExportReport:
         values = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(self).items()}
         del values["runner"]
         return values
+
+    def __repr__(self) -> str:
+        """Return the outcome in one line."""
+        return f"<export: {self}>"
 
     def __str__(self) -> str:
         proof, opset = "not checked", f", opset {self.opset}" if self.opset is not None else ""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ import torch
 from torch import nn
 
 from shoal.data.batch import Batch, batch_count, first_batch, training_batches
-from shoal.distributed import default_device, ensure_initialised, world
+from shoal.display import above
+from shoal.distributed import default_device, ensure_initialised, is_main, world
 from shoal.errors import ConfigError, DataError
 from shoal.importance import criterion_for
 from shoal.models import check_finite
@@ -57,6 +60,7 @@ def compress(
     base: str | None = None,
     device: torch.device | str | None = None,
     listener: Listener | None = None,
+    progress: bool | None = None,
     config: Mapping[str, Any] | None = None,
     identity: Mapping[str, Any] | None = None,
     about: Mapping[str, Any] | None = None,
@@ -95,6 +99,8 @@ def compress(
         base: how to build the model again when the result is loaded ("torchvision:resnet18").
         device: where to work; None takes a GPU if there is one.
         listener: told of the progress.
+        progress: whether to show it, as bars or lines; by default on a terminal and in a notebook,
+            unless there is a listener.
         config: what else `config.yaml` records beside all options: where model and data come from.
         identity: what else decides the result, such as the batch size: a folder that was begun
             with other values is refused.
@@ -162,27 +168,39 @@ def compress(
             {**(config or {}), **settings.to_dict()},
         )
     data = Data(train, val, test)
+    watched = nullcontext(listener) if listener else shown_progress(progress)
     kept = None if run is None or wanted.hours is None else run.clock_file
     try:
-        setup = Setup(
-            base=network,
-            data=data,
-            options=wanted,
-            machine=machine,
-            recipe=settings.recipe,
-            gauge=gauge or Gauge(data, machine.batches, machine.runtimes, goal),
-            listener=listener or Listener(),
-            rewind=Rewind(wanted, network, run, own_training=fit is not None),
-            task=goal,
-            fit=fit,
-            run=run,
-            meter=meter,
-            clock=Clock(kept, began),
-        )
-        return search(chosen, setup, notes)
+        with watched as told:
+            setup = Setup(
+                base=network,
+                data=data,
+                options=wanted,
+                machine=machine,
+                recipe=settings.recipe,
+                gauge=gauge or Gauge(data, machine.batches, machine.runtimes, goal),
+                listener=told,
+                rewind=Rewind(wanted, network, run, own_training=fit is not None),
+                task=goal,
+                fit=fit,
+                run=run,
+                meter=meter,
+                clock=Clock(kept, began),
+            )
+            return search(chosen, setup, notes)
     finally:
         if run is not None:
             run.close()
+
+
+def shown_progress(wanted: bool | None) -> AbstractContextManager[Listener]:
+    """Return what shows a search's progress; by default on a terminal and in a notebook."""
+    if wanted is None:
+        wanted = "ipykernel" in sys.modules or sys.stderr.isatty()
+    if not wanted or not is_main():
+        return nullcontext(Listener())
+    shown: AbstractContextManager[Listener] = above("shoal.report.progress:progress_in_python")()
+    return shown
 
 
 def method_of(settings: Settings, task: Task | None = None) -> Method:

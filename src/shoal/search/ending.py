@@ -17,6 +17,7 @@ from shoal.runtimes import EAGER, Runner, installed
 from shoal.runtimes.runtime import open_runtime
 from shoal.search.figures import is_slower
 from shoal.search.int8 import Int8Maker
+from shoal.search.layers import Layer, RegionTime, layers_before_and_after, region_times
 from shoal.search.records import Int8, LatencyReport
 
 _BASELINE, _RESULT = "dense_folded", "result_merged"
@@ -34,6 +35,9 @@ class Ending:
     latency: LatencyReport
     int8: tuple[Int8, ...] | None = None  # the result in int8; None if that was not asked for
     notes: tuple[str, ...] = ()  # what the user should know
+    layers: tuple[Layer, ...] = ()  # of the dense network, with what became of each
+    merged_layers: tuple[Layer, ...] = ()
+    regions: tuple[RegionTime, ...] = ()
 
 
 def end_of(
@@ -102,7 +106,12 @@ def end_of(
         merged_params=count_params(merged),
     )
     figures = None if int8 is None else tuple(small.figures)
-    return Ending(merged, report, latency, figures, tuple(small.notes))
+    stage("look at the layers")
+    layers, merged_layers = layers_before_and_after(dense, best, merged, report, inputs(2))
+    regions = region_times(pair[_BASELINE], merged, inputs(batches[0]))
+    return Ending(
+        merged, report, latency, figures, tuple(small.notes), layers, merged_layers, regions
+    )
 
 
 @dataclass(frozen=True)

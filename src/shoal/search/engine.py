@@ -345,6 +345,9 @@ class _Search:
             int8=ending.int8,
             latency_batch=self.setup.machine.batches,
             machine=machine_facts(device_of(best)),
+            layers=ending.layers,
+            merged_layers=ending.merged_layers,
+            regions=ending.regions,
         )
         return replace(record, notes=(*record.notes, *self._advice(record)))
 

@@ -4,48 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
+from shoal.display import Shown
 from shoal.errors import DamagedError, RunError, ShoalError
 from shoal.merge.report import MergeReport
 from shoal.network import Network, Plan
-from shoal.schema import Amount, Count, Finite, conform, make
+from shoal.schema import Amount, Count, Finite, conform
 from shoal.search.figures import TOP1, quality_key
+from shoal.search.layers import Layer, RegionTime
+from shoal.search.record import Record, plain
 
 FORMAT = 2
 """Of `result.json`."""
-
-
-@dataclass(frozen=True)
-class Record:
-    """Fields that are written as JSON; those with a default may be missing, as in old records."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the record as JSON values; `from_dict` is the way back."""
-        return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Read what `to_dict` wrote; raises `RunError` if something is missing."""
-        for f in fields(cls):
-            if f.name not in data and f.default is MISSING and f.default_factory is MISSING:
-                raise RunError(f"a record of the run has no '{f.name}': the folder is damaged")
-        known = {f.name: data[f.name] for f in fields(cls) if f.name in data}
-        known = {k: tuple(v) if isinstance(v, list) else v for k, v in known.items()}
-        try:
-            return make(cls, known)
-        except DamagedError as error:
-            raise RunError(f"a record of the run is damaged: {error}") from error
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Record | MergeReport):
-        return value.to_dict()
-    if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 @dataclass(frozen=True)
@@ -264,8 +237,8 @@ class Int8(Record):
     top1_test: float | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunRecord(Record):
+@dataclass(frozen=True, kw_only=True, repr=False)
+class RunRecord(Record, Shown):
     """What a search found, without its networks: all that `result.json` holds.
 
     Attributes:
@@ -285,6 +258,9 @@ class RunRecord(Record):
         latency_batch: the batch sizes at which latency was measured; None if not known.
         machine: where, when and with which versions the end was measured (`machine_facts`); empty
             before the end, and in old records.
+        layers: of the dense network, each with what became of it; empty where that is not known.
+        merged_layers: of the result, merged.
+        regions: the time in each part of both networks.
     """
 
     dense: Metrics
@@ -302,6 +278,29 @@ class RunRecord(Record):
     folder: Path | None = None
     latency_batch: tuple[int, ...] | None = None
     machine: Mapping[str, Any] = field(default_factory=dict)
+    layers: tuple[Layer, ...] = ()
+    merged_layers: tuple[Layer, ...] = ()
+    regions: tuple[RegionTime, ...] = ()
+
+    shown_by: ClassVar[str] = "shoal.report.notebook:result_html"
+
+    def __repr__(self) -> str:
+        """Return the outcome in one line."""
+        dense, final = self.dense, self.final
+        named = "" if dense.quality_name == TOP1 else f" {dense.quality_name}"
+        total = "" if self.total is None else f" of {self.total}"
+        text = (
+            f"{self.removed}{total} {self.unit} removed; validation{named} "
+            f"{dense.top1_val:.2f} → {final.top1_val:.2f} {dense.quality_unit}".rstrip()
+        )
+        if self.latency is None:
+            return f"<shoal result, not finished: {text}>"
+        gain = self.latency.speedup
+        doubt = "" if gain.get("trusted", True) else ", not to be trusted"
+        return (
+            f"<shoal result: {text}; merged, depth {dense.depth} → {self.latency.merged_depth} and "
+            f"{gain['median']:.2f} × ({gain['low']:.2f} to {gain['high']:.2f}) as fast{doubt}>"
+        )
 
     @property
     def finished(self) -> bool:
@@ -316,9 +315,10 @@ class RunRecord(Record):
     def to_dict(self) -> dict[str, Any]:
         """Return the record as JSON values; `from_dict` is the way back."""
         names = [f.name for f in fields(RunRecord) if f.name not in ("folder", "latency_batch")]
-        values = {"format": FORMAT, **{name: _plain(getattr(self, name)) for name in names}}
+        values = {"format": FORMAT, **{name: plain(getattr(self, name)) for name in names}}
         values["latency"] = values["latency"] or {}
-        left_out = {"merge", "energy", "machine"} | ({"int8"} if self.int8 is None else set())
+        left_out = {"merge", "energy", "machine", "layers", "merged_layers", "regions"}
+        left_out |= {"int8"} if self.int8 is None else set()
         return {k: v for k, v in values.items() if v or k not in left_out}
 
     @classmethod
@@ -335,9 +335,9 @@ class RunRecord(Record):
             )
         try:
             parts = {name: kind.from_dict(data[name]) for name, kind in _PARTS.items()}
-            parts["steps"] = tuple(map(Step.from_dict, data["steps"]))
-            if data.get("int8") is not None:
-                parts["int8"] = tuple(map(Int8.from_dict, data["int8"]))
+            for name, kind in _LISTS.items():
+                if data.get(name) is not None:
+                    parts[name] = tuple(map(kind.from_dict, data[name]))
             decided = [one["batch"] for one in parts["latency"].measured if one["decides"]]
             sizes = tuple(dict.fromkeys([parts["latency"].batch, *decided]))
             return super().from_dict({**data, **parts, "latency_batch": sizes})
@@ -350,6 +350,13 @@ _PARTS: dict[str, Any] = {
     "final": Metrics,
     "latency": LatencyReport,
     "merge": MergeReport,
+}
+_LISTS: dict[str, Any] = {
+    "steps": Step,
+    "int8": Int8,
+    "layers": Layer,
+    "merged_layers": Layer,
+    "regions": RegionTime,
 }
 
 
@@ -378,19 +385,6 @@ class Result(RunRecord):
     merged: Network
     latency: LatencyReport
     merge: MergeReport
-
-    def __repr__(self) -> str:
-        """Return the outcome in one line."""
-        dense, final, gain = self.dense, self.final, self.latency.speedup
-        doubt = "" if gain.get("trusted", True) else ", not to be trusted"
-        named = "" if dense.quality_name == TOP1 else f" {dense.quality_name}"
-        return (
-            f"<shoal result: {self.removed} of {self.total} {self.unit} removed; validation{named} "
-            f"{dense.top1_val:.2f} → {final.top1_val:.2f} {dense.quality_unit}".rstrip()
-            + f"; merged, depth {dense.depth} → "
-            f"{self.latency.merged_depth} and {gain['median']:.2f} × ({gain['low']:.2f} to "
-            f"{gain['high']:.2f}) as fast{doubt}>"
-        )
 
     @property
     def plan(self) -> Plan:

@@ -146,12 +146,16 @@ def remedied(what: str) -> Iterator[None]:
         raise RunError(text if "update shoal" in text else f"{text}: {what}") from error
 
 
-def _latency_batch(folder: Path) -> tuple[int, ...] | None:
-    """Return the batch sizes of the latencies; the file is the user's to edit, so anything goes."""
+def read_config(folder: Path) -> Mapping[str, Any]:
+    """Return what `config.yaml` says, which is the user's to edit; nothing if it cannot be read."""
     try:
         found = read_yaml(folder / "config.yaml")
     except DamagedError:
-        return None
-    batch = found.get("latency_batch") if isinstance(found, Mapping) else None
+        return {}
+    return found if isinstance(found, Mapping) else {}
+
+
+def _latency_batch(folder: Path) -> tuple[int, ...] | None:
+    batch = read_config(folder).get("latency_batch")
     sizes: tuple[Any, ...] = tuple(batch) if isinstance(batch, list) else (batch,)
     return sizes if all(type(size) is int and size > 0 for size in sizes) else None

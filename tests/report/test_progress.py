@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import io
+import time
 from typing import Any
 
 import pytest
 import torch
 from rich.console import Console
 
-from shoal.cli.progress import showing
+from shoal.report.progress import showing
 from shoal.search.records import Metrics, Step
 from shoal.search.setup import Listener
 from shoal.training import BatchReport, EpochReport
@@ -65,7 +66,10 @@ def test_a_file_gets_a_line_for_each_epoch_and_step() -> None:
     assert lines == [
         "dense: validation 90.00 % (done before)",
         "step 1/2: linearized layer[1].relu: validation 89.50 % (-0.50 points) (done before)",
+        "  step 2: score",
+        "  step 2: fine-tune",
         "  step 2: epoch 1/1, loss 0.2500, training 97.00 % right, validation 91.00 %, 3.0 s",
+        "  step 2: evaluate",
         "step 2/2: dropped layer[2].relu: validation 80.00 % (-10.00 points), below what is "
         "allowed; 2.0 s",
         "note: a [note]",
@@ -99,7 +103,7 @@ def test_another_process_shows_nothing() -> None:
 
 
 def test_the_time_left_follows_from_the_steps_done(monkeypatch: pytest.MonkeyPatch) -> None:
-    from shoal.cli import progress
+    from shoal.report import progress
 
     now = 100.0
     monkeypatch.setattr(progress.time, "monotonic", lambda: now)
@@ -141,3 +145,18 @@ def test_the_last_training_is_told_as_such() -> None:
     told = "step 2: fine-tuned step 1 for the last time: validation 89.80 % (-0.20 points)"
     assert taken.startswith(told)
     assert left.startswith(f"{told}, not better")
+
+
+def test_a_log_says_at_least_once_a_minute_what_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    from shoal.report import progress
+
+    monkeypatch.setattr(progress, "_QUIET", 0.0)
+    console = Console(file=io.StringIO(), width=80)
+    with showing(console) as listener:
+        listener.stage(1, "score")
+        time.sleep(1.3)
+    assert isinstance(console.file, io.StringIO)
+    first, *beats = console.file.getvalue().splitlines()
+    assert first == "  step 1: score"
+    assert beats
+    assert all(line.startswith("  step 1: score, ") and line.endswith(" so far") for line in beats)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from rich.console import Console
 from rich.progress import (
@@ -18,11 +20,25 @@ from rich.progress import (
 )
 from typing_extensions import override
 
-from shoal.cli.screen import print_lines
+from shoal.display import print_lines
 from shoal.report.table import DONE, UNITS, duration, percent, points, quality_title, quality_unit
 from shoal.search.records import Step
 from shoal.search.setup import Listener
 from shoal.training import BatchReport, EpochReport
+
+_QUIET = 60.0  # seconds after which a log says what goes on
+
+
+def progress_in_python() -> AbstractContextManager[Listener]:
+    """Show a search's progress where Python runs: bars in a terminal, lines in a notebook or file.
+
+    A notebook's lines go to standard output, all else to standard error.
+    """
+    if "ipykernel" in sys.modules:  # which says that it is a terminal
+        console = Console(highlight=False, force_jupyter=False, force_terminal=False, width=100)
+    else:
+        console = Console(stderr=True, highlight=False)
+    return showing(console)
 
 
 @contextmanager
@@ -43,11 +59,12 @@ def showing(console: Console) -> Iterator[Listener]:
         with Progress(*columns, console=console, transient=True, refresh_per_second=2) as bars:
             yield _Bars(console, bars)
     else:
-        yield Lines(console)
+        with Lines(console).beating() as lines:
+            yield lines
 
 
 class Lines(Listener):
-    """Prints a line for each epoch and each step."""
+    """Prints a line for each phase, epoch and step, and at least one in a minute."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -57,6 +74,34 @@ class Lines(Listener):
         self._unit = "%"  # of the task's quality
         self._begun = time.monotonic()
         self._done = 0  # steps finished in this process
+        self._phase = ("", time.monotonic())  # what goes on, and since when
+        self._said = time.monotonic()  # when the last line was printed
+
+    @contextmanager
+    def beating(self) -> Iterator[Lines]:
+        """Say what goes on whenever nothing else was said for a minute, until the end."""
+        ended = threading.Event()
+
+        def beat() -> None:
+            while not ended.wait(1.0):
+                if time.monotonic() - self._said >= _QUIET and self._phase[0]:
+                    text, since = self._phase
+                    self._print(f"  {text}, {duration(time.monotonic() - since)} so far")
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            ended.set()
+            thread.join()
+
+    def _print(self, *lines: str) -> None:
+        self._said = time.monotonic()
+        print_lines(self.console, *lines)
+
+    def _where(self) -> str:
+        return f"step {self._number}" if self._number else "dense"
 
     @override
     def plan(self, steps: int | None) -> None:
@@ -67,18 +112,21 @@ class Lines(Listener):
         self._number = step
         if step > 0 and self._done == 0 and text == "score":
             self._begun = time.monotonic()
+        self._phase = (f"{self._where()}: {text}", time.monotonic())
+        self._begin()
+
+    def _begin(self) -> None:
+        self._print(f"  {self._phase[0]}")
 
     @override
     def epoch(self, report: EpochReport, epochs: int) -> None:
-        where = f"step {self._number}" if self._number else "dense"
         accuracy = (
             "" if report.train_hits is None else f", training {percent(report.train_hits)} right"
         )
         if report.val_quality is not None:
             accuracy += f", validation {UNITS[self._unit](report.val_quality)}"
-        print_lines(
-            self.console,
-            f"  {where}: epoch {report.epoch}/{epochs}, loss {report.loss:.4f}{accuracy}, "
+        self._print(
+            f"  {self._where()}: epoch {report.epoch}/{epochs}, loss {report.loss:.4f}{accuracy}, "
             f"{duration(report.seconds)}",
         )
 
@@ -89,11 +137,11 @@ class Lines(Listener):
             self._unit = quality_unit(step.metrics)
         elif not resumed:
             self._done += 1
-        print_lines(self.console, f"{self._headline(step)}{self._ending(step, resumed)}")
+        self._print(f"{self._headline(step)}{self._ending(step, resumed)}")
 
     @override
     def note(self, text: str) -> None:
-        print_lines(self.console, f"note: {text}")
+        self._print(f"note: {text}")
 
     def _headline(self, step: Step) -> str:
         found = step.metrics
@@ -150,8 +198,11 @@ class _Bars(Lines):
         super().stage(step, text)
         if self._now is not None:
             self.bars.remove_task(self._now)
-        where = f"step {step}" if step else "dense"
-        self._now = self.bars.add_task(f"{where}: {text}", total=None)
+        self._now = self.bars.add_task(self._phase[0], total=None)
+
+    @override
+    def _begin(self) -> None:
+        """Say nothing: the bar does."""
 
     @override
     def scored(self, done: int, total: int) -> None:
