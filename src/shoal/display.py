@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import os
+import re
+import shlex
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
+
+from rich.cells import cell_len
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,7 +33,97 @@ def above(name: str) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
+def to_type(*words: object) -> str:
+    """Return a command of shoal's, on a line of its own, as a shell takes it.
+
+    Example:
+        >>> print("as a file:" + to_type("export", "my run"))
+        as a file:
+          shoal export 'my run'
+    """
+    return f"{_WHOLE}shoal {shlex.join(map(str, words))}"
+
+
+_WHOLE = "\n  "  # begins a line that is to be copied, and so never broken
+_INDENT = "  "  # of what continues a line
+_WORD = re.compile(r"(?<!\S)'[^'\n]*/[^'\n]*'\S*|\S+")  # a path in quotes is one word
+# Where a long name may break, where a part of it that is still too long may, and what is left then.
+_IN_NAME = (
+    re.compile(r"(?<=[.,:/&?=])(?![.,:/&?=])"),
+    re.compile(r"(?<=[_+-])(?![_+-])"),
+    re.compile(r"(?<=.)(?=.)"),
+)
+
+
 def print_lines(console: Console, *lines: str) -> None:
-    """Print lines as they are; the terminal wraps them, so that a path or a command stays whole."""
+    """Print lines, broken between words where the terminal ends; a path or a command stays whole.
+
+    Where no terminal reads them, they are not broken at all.
+    """
+    known = console.is_terminal or "COLUMNS" in os.environ
     for line in lines:
-        console.print(line, markup=False, soft_wrap=True)
+        for text in broken(line, console.width) if known else [line]:
+            console.print(text, markup=False, soft_wrap=True)
+
+
+def broken(text: str, width: int) -> list[str]:
+    """Return a text in lines of at most that width; a path that is longer stays whole.
+
+    A line of the text that begins with two spaces is a command or code to copy: it is not broken.
+    """
+    lines: list[str] = []
+    for part in text.split("\n"):
+        if part.startswith(_INDENT) or cell_len(part) <= width:
+            lines.append(part)
+            continue
+        first, *rest = _WORD.findall(part)
+        lines.append(first)
+        for word in rest:
+            if cell_len(f"{lines[-1]} {word}") <= width:
+                lines[-1] += f" {word}"
+            elif "/" in word:
+                lines.append(_INDENT + word)
+            else:
+                names = _broken_name(word, width - len(_INDENT), _IN_NAME)
+                lines += (_INDENT + name for name in names)
+    return lines
+
+
+def folded_text(text: str, width: int) -> list[str]:
+    """Return a text in lines of at most that width, for the cell of a table.
+
+    Words that are longer break in the way of names: after dots, commas, slashes and the like, else
+    after underscores and hyphens, and elsewhere only if nothing of the kind is there.
+
+    Example:
+        >>> folded_text("collapsed layer2.1.collapsed..layer2.2.collapsed", 22)
+        ['collapsed', 'layer2.1.collapsed..', 'layer2.2.collapsed']
+    """
+    if cell_len(text) <= width:
+        return [text]
+    lines: list[str] = []
+    for word in text.split():
+        if lines and cell_len(f"{lines[-1]} {word}") <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines += _broken_name(word, width, _IN_NAME)
+    return lines
+
+
+def longest_part(text: str) -> int:
+    """Return the width of the longest part of a text that should not be broken."""
+    parts = (part for word in text.split() for part in _IN_NAME[0].split(word))
+    return max(map(cell_len, parts), default=0)
+
+
+def _broken_name(word: str, width: int, at: Iterable[re.Pattern[str]]) -> list[str]:
+    first, *later = at
+    lines: list[str] = []
+    for part in first.split(word):
+        if lines and cell_len(lines[-1] + part) <= width:
+            lines[-1] += part
+        elif cell_len(part) <= width or not later:
+            lines.append(part)
+        else:
+            lines += _broken_name(part, width, later)
+    return lines

@@ -48,18 +48,20 @@ def test_ratios_say_how_many_times_less_than_the_baseline() -> None:
 
     said = str(found)
     for words in ("20 ms (20 to 20) for a batch of 4 on cpu", "128 MACs per sample",
-                  "baseline / network: 3.00 × (2.97 to 3.03)"):  # fmt: skip
+                  "baseline / this: 3.00 × (2.97 to 3.03)"):  # fmt: skip
         assert words in said
     assert "depth" not in said  # not known of a module without a graph
 
     table = benchmark_table(found)
-    assert [column.name for column in table.columns] == [
-        "", "network", "baseline", "baseline / network",
+    assert [column.name for column in table.columns] == ["", "baseline", "this", "baseline / this"]
+    assert [column.name for column in benchmark_table(found, "dense").columns[1:]] == [
+        "dense", "this", "dense / this",
     ]  # fmt: skip
     rows = {name: cells for name, *cells in table.texts()}
-    assert rows["latency"] == ["20 ms (20 to 20)", "60 ms (60 to 60)", "3.00 × (2.97 to 3.03)"]
-    assert rows["samples per second"][:2] == ["200", "66.67"]
-    assert rows["work, MACs per sample"] == ["128", "384", "3.00 ×"]
+    assert rows["latency"] == ["60 ms", "20 ms", "3.00 × (2.97 to 3.03)"]
+    assert rows["  lower quartile"] == rows["  upper quartile"] == ["60 ms", "20 ms", ""]
+    assert rows["samples per second"][:2] == ["66.67", "200"]
+    assert rows["MACs per sample"] == ["384", "128", "3.00 ×"]
     assert rows["depth, layers"][:2] == ["unknown", "unknown"]
     assert table.notes[0].startswith("batch 4 on cpu, ")
 

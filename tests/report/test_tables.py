@@ -10,18 +10,10 @@ import pytest
 from rich.console import Console
 
 import shoal.report
-import small_runs
 from shoal.report import (
     Compared,
     Comparison,
-    comparison_table,
     comparison_tables,
-    inspect_network,
-    inspection_tables,
-    merge_tables,
-    read_run,
-    runtimes_table,
-    steps_table,
 )
 from shoal.report.markdown import markdown
 from shoal.report.page import html_table
@@ -119,30 +111,6 @@ def test_long_text_wraps_and_loses_nothing() -> None:
     assert max(map(len, lines)) <= 40
     words = [word for line in lines[2:] for word in line.split()]
     assert sorted(words) == sorted([*text.split(), "1"])
-
-
-def test_all_of_a_finished_run_fits_80_columns(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    small_runs.untimed_commands(monkeypatch)
-    small_runs.run(tmp_path / "run", method="easier", criterion="last", remove=3, final_epochs=1)
-    found = read_run(tmp_path / "run")
-    assert found.latency is not None
-    assert found.merge is not None
-    latencies = runtimes_table(found.latency)
-    assert latencies is not None
-    inspected = inspect_network(small_runs.captured(), "a model")
-    tables = [
-        steps_table(found),
-        comparison_table(found),
-        latencies,
-        *merge_tables(found.merge),
-        *inspection_tables(inspected),
-    ]
-    for table in tables:
-        lines = printed(table, 80)
-        assert max(map(len, lines)) <= 80, "\n".join(lines)
-        assert not any("…" in line for line in lines if "…" not in str(table.texts()))
 
 
 def test_networks_side_by_side_fit_80_columns_and_verbose_shows_all() -> None:

@@ -20,15 +20,29 @@ from shoal.search.front import front
 from shoal.search.records import Metrics, Step
 
 
-def step(number: int, quality: float, ratio: float) -> Step:
+def step(number: int, quality: float, ratio: float, doubt: str = "") -> Step:
     metrics = Metrics(quality, None, 100, 100, 5, 1.0)
-    return Step(number, "linearize", metrics, 4, 1, 1.0, ratio, ratio, ratio, within=True)
+    return Step(
+        number, "linearize", metrics, 4, 1, 1.0, ratio, ratio, ratio, within=True,
+        latency_doubt=doubt,
+    )  # fmt: skip
 
 
-@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=14))
+FOUND = st.lists(
+    st.tuples(st.integers(0, 6), st.integers(0, 6), st.sampled_from(["", "busy"])),
+    min_size=1,
+    max_size=14,
+)
+
+
+def steps_of(found: list[tuple[int, int, str]]) -> list[Step]:
+    return [step(n, float(q), 1.0 + r / 10, d) for n, (q, r, d) in enumerate(found)]
+
+
+@given(FOUND)
 @settings(max_examples=150, deadline=None)
-def test_no_other_step_is_as_accurate_and_as_fast(found: list[tuple[int, int]]) -> None:
-    steps = [step(n, float(q), 1.0 + r / 10) for n, (q, r) in enumerate(found)]
+def test_no_other_step_is_as_accurate_and_as_fast(found: list[tuple[int, int, str]]) -> None:
+    steps = steps_of([(quality, ratio, "") for quality, ratio, _ in found])
 
     def beats(one: Step, other: Step) -> bool:
         mine = one.metrics.top1_val, one.latency_ratio
@@ -38,6 +52,20 @@ def test_no_other_step_is_as_accurate_and_as_fast(found: list[tuple[int, int]]) 
         return mine[0] >= theirs[0] and mine[1] >= theirs[1]
 
     assert front(steps) == [s for s in steps if not any(beats(other, s) for other in steps)]
+
+
+@given(FOUND)
+@settings(max_examples=150, deadline=None)
+def test_a_latency_that_is_not_to_be_trusted_hides_no_other(
+    found: list[tuple[int, int, str]],
+) -> None:
+    steps = steps_of(found)
+    certain = [s for s in steps if not s.latency_doubt]
+    best = front(steps)
+    assert [s for s in best if not s.latency_doubt] == front(certain)
+    for doubted in (s for s in steps if s.latency_doubt):  # it is hidden as any other is
+        assert (doubted in best) == (doubted in front([*certain, doubted]) and doubted in front(
+            [s for s in steps if s.latency_doubt]))  # fmt: skip
 
 
 class Faster(small_runs.FakeGauge):
@@ -66,7 +94,7 @@ def test_a_report_lists_the_front_and_how_to_get_one(
     assert [(row.cells[0], row.cells[-1]) for row in table.rows] == [
         (0, "dense"), (1, ""), (2, "result"), (3, ""),
     ]  # fmt: skip
-    assert f"shoal export {run} --step N" in table.notes[0]
+    assert f"\n  shoal export {run} --step N" in table.notes[1]
     assert main(["report", str(run)]) == 0
     assert "accuracy against latency" in capsys.readouterr().out
 

@@ -66,4 +66,5 @@ def benchmark(
             min_seconds=seconds,
             max_seconds=max(60.0, 2 * seconds),
         )
-    show(result.to_dict(), [benchmark_table(result)], task_lines(network.meta), as_json=as_json)
+    table = benchmark_table(result, "dense" if against is None else "baseline")
+    show(result.to_dict(), [table], task_lines(network.meta), as_json=as_json)

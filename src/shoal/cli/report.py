@@ -10,7 +10,7 @@ import typer
 from shoal.cli import params
 from shoal.cli.params import as_flags
 from shoal.cli.screen import progress_console, show
-from shoal.display import print_lines
+from shoal.display import print_lines, to_type
 from shoal.errors import ShoalError
 
 if TYPE_CHECKING:
@@ -62,10 +62,10 @@ def _places(record: RunRecord, folder: Path) -> list[str]:
     if not record.finished:
         return []
     lines = [
-        f"the result, to train on, is in '{folder / 'best'}'; in Python: "
-        f"net = shoal.load({str(folder)!r}, 'best')",
-        f"merged, to use and to export, it is in '{folder / 'merged'}'; as a file: "
-        f"shoal export {folder}",
+        f"the result, to train on, is in '{folder / 'best'}'; in Python:\n  net = "
+        f"shoal.load({str(folder)!r}, 'best')",
+        f"merged, to use and to export, it is in '{folder / 'merged'}'; as a file:"
+        + to_type("export", folder),
     ]
     page = folder / "report.html"
     return [*lines, f"all figures on one page: '{page}'"] if page.exists() else lines

@@ -270,7 +270,7 @@ class Benchmark(Shown):
         if self.depth is not None:
             parts.append(f"depth {self.depth} layers")
         if self.speedup is not None:
-            parts.append(f"latency, baseline / network: {self.speedup}")
+            parts.append(f"latency, baseline / this: {self.speedup}")
         return "; ".join(parts)
 
 

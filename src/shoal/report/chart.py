@@ -62,12 +62,13 @@ def _draw(axes: Any, record: RunRecord, allowed: float | None) -> None:
         axes.errorbar(
             x, step.metrics.top1_val, xerr=[[max(0.0, x - low)], [max(0.0, high - x)]],
             fmt="o", ms=4 if faint else 6, color=colour, ecolor=colour, elinewidth=1,
-            mfc="none" if faint else colour, zorder=2 if faint else 3,
+            mfc="none" if faint or step.latency_doubt else colour, zorder=2 if faint else 3,
         )  # fmt: skip
         if not faint:
             axes.annotate(str(step.step), (x, step.metrics.top1_val), xytext=(5, 5),
                           textcoords="offset points", color=_INK)  # fmt: skip
-    best = sorted((s for s in steps if s.step in on_front), key=lambda s: s.latency_ratio)
+    trusted = (s for s in steps if s.step in on_front and not s.latency_doubt)
+    best = sorted(trusted, key=lambda s: s.latency_ratio)
     axes.plot([1.0 / s.latency_ratio for s in best], [s.metrics.top1_val for s in best],
               color=_STRONG, lw=1.2, label="validation, the best steps", zorder=1)  # fmt: skip
     tested = [s for s in best if s.metrics.top1_test is not None]

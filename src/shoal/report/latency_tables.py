@@ -152,36 +152,50 @@ def runtime_notes(
     return notes
 
 
-def benchmark_table(found: Benchmark) -> Table:
-    """Return latency, throughput, work, parameters and depth; ratios where there is a baseline."""
+def benchmark_table(found: Benchmark, baseline: str = "baseline") -> Table:
+    """Return latency, throughput, work, parameters and depth; ratios where there is a baseline.
+
+    `baseline` is what the baseline is called.
+    """
     base, latency = found.baseline, found.latency
     where = "" if found.runtime == EAGER else f" in {runtime_name(found.runtime)}"
-    every = [found] if base is None else [found, base]
-    heads = ["network", "baseline", "baseline / network"] if base is not None else ["network"]
-    quotients: list[list[Cell]] = [[]] * 5
+    every = [found] if base is None else [base, found]
+    ratio = f"{baseline} / this"
+    heads = ["network"] if base is None else [baseline, "this", ratio]
+    quotients: dict[str, Cell] = {}
     if base is not None and found.speedup is not None:
-        ratios = (found.macs_ratio, found.params_ratio)
-        work, params = (None if value is None else Quantity(value, "×") for value in ratios)
-        quotients = [[quotient(found.speedup.to_dict())], [""], [work], [params], [""]]
-    rows: list[list[Cell]] = [
-        ["latency", *(str(one.latency) for one in every)],
-        ["samples per second", *(_four_digits(one.latency.images_per_second) for one in every)],
-        ["work, MACs per sample", *(Quantity(one.macs, "count") for one in every)],
-        ["parameters", *(Quantity(one.params, "count") for one in every)],
-        ["depth, layers", *("unknown" if one.depth is None else one.depth for one in every)],
-    ]
+        sizes = {"MACs per sample": found.macs_ratio, "parameters": found.params_ratio}
+        quotients = {k: None if v is None else Quantity(v, "×") for k, v in sizes.items()}
+        quotients["latency"] = quotient(found.speedup.to_dict())
+    rows: dict[str, list[Cell]] = {
+        "latency": [
+            Quantity(one.latency.median_ms, "ms", sure=one.latency.trusted) for one in every
+        ],
+        "  lower quartile": [Quantity(one.latency.q1_ms, "ms") for one in every],
+        "  upper quartile": [Quantity(one.latency.q3_ms, "ms") for one in every],
+        "samples per second": [_four_digits(one.latency.images_per_second) for one in every],
+        "MACs per sample": [Quantity(one.macs, "count") for one in every],
+        "parameters": [Quantity(one.params, "count") for one in every],
+        "depth, layers": ["unknown" if one.depth is None else one.depth for one in every],
+    }
+    doubts = [one.latency.to_dict() for one in every]
+    doubtful = "; ?: not to be trusted" * any(one.get("doubt") for one in doubts)
     notes = [
         f"batch {found.batch_size}{where} on {latency.device}, {_threads(latency.threads)}; median "
-        f"(quartiles) of {latency.samples} rounds"
+        f"of {latency.samples} rounds{doubtful}"
     ]
     if base is not None:
-        notes.append("baseline / network: above 1 is faster or smaller; of latency the median over "
-                     "pairs of rounds, with its 95 % interval")  # fmt: skip
+        notes.append(f"{ratio}: above 1 is faster or smaller; of latency the median over pairs of "
+                     "rounds, with its 95 % interval")  # fmt: skip
     speedups = [] if found.speedup is None else [found.speedup.to_dict()]
-    notes += doubt_notes([*(one.latency.to_dict() for one in every), *speedups])
+    notes += doubt_notes([*doubts, *speedups])
     if found.uncounted:
         notes.append(f"work without {', '.join(found.uncounted)}")
-    cells = (Row((*row, *ratio)) for row, ratio in zip(rows, quotients, strict=True))
+    last = [] if base is None else [""]
+    cells = (
+        Row((name, *row, *([quotients[name]] if name in quotients else last)))
+        for name, row in rows.items()
+    )
     return Table("", (*text_columns(""), *map(Column, heads)), tuple(cells), tuple(notes))
 
 

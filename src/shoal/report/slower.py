@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from shoal.display import to_type
 from shoal.report.latency_tables import quotient, runtime_name
 from shoal.search.figures import SLOWER, is_slower
 from shoal.search.records import LatencyReport, RunRecord
@@ -53,8 +54,8 @@ def _ratio(one: Mapping[str, Any]) -> str:
 def _merge_again(one: Mapping[str, Any], folder: str) -> str:
     return (
         f"merging is what costs in {_place(one)} "
-        f"({quotient(one['ratio']['result_folded'])} without it): merge for there, by shoal export "
-        f"{folder} --runtime {one['runtime']} --batch {one['batch']}"
+        f"({quotient(one['ratio']['result_folded'])} without it): merge for there, by"
+        + to_type("export", folder, "--runtime", one["runtime"], "--batch", one["batch"])
     )
 
 
@@ -73,6 +74,6 @@ def _search_there(end: LatencyReport, places: Sequence[Mapping[str, Any]]) -> st
 def _keep_dense(places: Sequence[Mapping[str, Any]], folder: str) -> str:
     where = " and in ".join(map(_place, places))
     return (
-        f"in {where} use dense, by shoal export {folder} --step 0, or search by --method shoal, "
-        "which only does what was measured to save time"
+        f"in {where} search by --method shoal, which only does what was measured to save time, or "
+        f"use dense, by{to_type('export', folder, '--step', 0)}"
     )

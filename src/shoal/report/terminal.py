@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
+from shoal.display import broken, folded_text, longest_part
 from shoal.report.table import Table
 
 _BETWEEN = 3  # characters between two columns
@@ -22,30 +23,38 @@ def print_table(console: Console, table: Table, *, verbose: bool = False) -> Non
     """
     shown = table if verbose else _fitting(table, console.width)
     if table.title:
-        console.print(table.title, markup=False, style="bold")
-    drawn = RichTable(header_style="dim", box=box.SIMPLE_HEAD, show_edge=False)
-    for column in shown.columns:
-        wraps = column.align == "left"
-        drawn.add_column(
-            escape(column.name), justify=column.align, no_wrap=not wraps, overflow="fold"
-        )
+        _print(console, table.title, "bold")
+    widths = _widths(shown, console.width)
+    drawn = RichTable(
+        header_style="dim", box=box.SIMPLE_HEAD, show_edge=False, width=_whole(widths)
+    )
+    for column, width in zip(shown.columns, widths, strict=True):
+        drawn.add_column(_cell(column.name, width), justify=column.align, no_wrap=True, width=width)
     for row, texts in zip(shown.rows, shown.texts(), strict=True):
-        drawn.add_row(*map(escape, texts), style=_STYLES[row.tone], end_section=row.last)
-    if (least := _least_width(shown)) > console.width:
-        drawn.width = least
+        cells = map(_cell, texts, widths)
+        drawn.add_row(*cells, style=_STYLES[row.tone], end_section=row.last)
     console.print(drawn, crop=False)
     left_out = [column.name for column in table.columns if column not in shown.columns]
     notes = list(table.notes)
     if left_out:
         notes.append(f"left out for lack of room: {', '.join(left_out)}; --verbose shows all")
     for note in notes:
-        console.print(note, markup=False, style="dim")
+        _print(console, note, "dim")
     console.print()
+
+
+def _print(console: Console, text: str, style: str) -> None:
+    for line in broken(text, console.width):
+        console.print(line, markup=False, style=style, soft_wrap=True)
+
+
+def _cell(text: str, width: int) -> str:
+    return escape("\n".join(folded_text(text, width)))
 
 
 def _fitting(table: Table, width: int) -> Table:
     """Return the table without the columns that have no room, the least important first."""
-    while _least_width(table) > width:
+    while _whole(_least(table)) > width:
         priorities = [column.priority for column in table.columns]
         if not any(priorities):
             break
@@ -53,10 +62,39 @@ def _fitting(table: Table, width: int) -> Table:
     return table
 
 
-def _least_width(table: Table) -> int:
-    """Return how wide the table is when all that may wrap does."""
+def _widths(table: Table, width: int) -> list[int]:
+    """Return how wide each column is: figures as they are, and text as far as there is room."""
+    widths, wanted = _least(table), _natural(table)
+    if _whole(widths) > width:  # rather than leave the screen, names break in their parts
+        widths = [
+            min(least, _LEAST_TEXT) if column.align == "left" else least
+            for column, least in zip(table.columns, widths, strict=True)
+        ]
+    while _whole(widths) < width and widths != wanted:
+        short = [place for place, least in enumerate(widths) if least < wanted[place]]
+        for place in short[: width - _whole(widths)]:
+            widths[place] += 1
+    return widths
+
+
+def _natural(table: Table) -> list[int]:
+    """Return how wide each column is when nothing is broken."""
+    return [
+        max(map(cell_len, [column.name, *texts]))
+        for column, *texts in zip(table.columns, *table.texts(), strict=True)
+    ]
+
+
+def _least(table: Table) -> list[int]:
+    """Return how wide each column has to be so that no part of a name is broken."""
     widths = []
-    for column, *texts in zip(table.columns, *table.texts(), strict=True):
-        width = max(map(cell_len, [column.name, *texts]))
-        widths.append(min(width, _LEAST_TEXT) if column.align == "left" else width)
+    columns = zip(table.columns, _natural(table), *table.texts(), strict=True)
+    for column, natural, *texts in columns:
+        parts = max(map(longest_part, [column.name, *texts]))
+        least = min(natural, max(_LEAST_TEXT, parts))
+        widths.append(least if column.align == "left" else natural)
+    return widths
+
+
+def _whole(widths: list[int]) -> int:
     return sum(widths) + _BETWEEN * (len(widths) - 1) + 2  # and one at either end

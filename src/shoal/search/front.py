@@ -11,15 +11,19 @@ def front(steps: Sequence[Step]) -> list[Step]:
     """Return the steps that no other one equals or beats in both accuracy and latency, in order.
 
     Accuracy is that on validation data, latency as measured against dense, merged. Of steps that
-    are equal in both, the last one stays.
+    are equal in both, the last one stays. One whose latency is not to be trusted (`latency_doubt`)
+    beats none whose latency is: a machine that was busy once hides no network.
     """
-    found: list[Step] = []
-    # From the fastest on, each must be more accurate than all before it.
-    for step in sorted(steps, key=_speed_first, reverse=True):
-        if not found or step.metrics.top1_val > found[-1].metrics.top1_val:
-            found.append(step)
-    return sorted(found, key=lambda step: step.step)
+    return [step for step in steps if not any(_beats(other, step) for other in steps)]
 
 
-def _speed_first(step: Step) -> tuple[float, float, int]:
-    return step.latency_ratio, step.metrics.top1_val, step.step
+def _beats(one: Step, other: Step) -> bool:
+    if one.latency_doubt and not other.latency_doubt:
+        return False
+    ahead = (
+        one.metrics.top1_val - other.metrics.top1_val,
+        one.latency_ratio - other.latency_ratio,
+    )
+    if ahead == (0.0, 0.0) and bool(one.latency_doubt) == bool(other.latency_doubt):
+        return one.step > other.step
+    return min(ahead) >= 0.0
