@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-slow doctest docs coverage lint bench clean
+.PHONY: setup demo test test-slow doctest docs docs-site coverage lint bench clean
 
 setup: $(STAMP)
 
@@ -30,6 +30,18 @@ test-slow: $(STAMP)
 doctest: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --doctest-modules src/shoal tests/test_contributing.py
 
+# docs/options.md from the classes that define the options.
+docs: $(STAMP)
+	$(BIN)/python docs/options.py
+
+# The documentation as a site in build/site; a link that leads nowhere is an error.
+docs-site: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+$(VENV)/.docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	touch $@
+
 # Coverage with a floor for each room.
 coverage: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile \
@@ -46,4 +58,4 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/entropy_pass.py
 
 clean:
-	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache coverage.json .coverage
+	rm -rf $(VENV) runs build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache coverage.json .coverage

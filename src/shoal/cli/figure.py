@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from shoal.cli import params
-from shoal.cli.completion import completing
 from shoal.cli.params import option
 from shoal.cli.screen import is_main_process, progress_console, show
 
@@ -68,7 +67,6 @@ def criteria(
             "docs/methods.md lists them.",
             metavar="A,B,…",
             show_default=True,
-            autocompletion=completing("criterion"),
         ),
     ] = "random,l1,block_influence,cka,lesion",
     remove: Annotated[
