@@ -4,10 +4,16 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
+import shoal
 import small_runs
 from changed import changed
 from shoal.cli import main
+from shoal.report import inspect_network
+from shoal.report.inspection import gain_line
 
 MODEL = f"{small_runs.__file__}:build"
 
@@ -95,6 +101,67 @@ def test_the_tables_name_everything(capsys: pytest.CaptureFixture[str]) -> None:
         assert text in out
 
 
+def last_lines(capsys: pytest.CaptureFixture[str], *words: object) -> list[str]:
+    assert main(["inspect", *map(str, words)]) == 0
+    return capsys.readouterr().out.splitlines()[-3:]
+
+
+def test_it_ends_with_what_could_be_gained_and_the_command_to_type_next(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """ResNet-20: seven blocks keep their shape, and each holds 11.6 % of the work."""
+    assert last_lines(capsys, "shoal:cifar_resnet20", "--batch", 8) == [
+        "could go: 7 of 9 blocks with 81 % of the MACs and 19 of 19 rectifiers",
+        "next, what the task needs of it, on your data D:",
+        "  shoal inspect shoal:cifar_resnet20 --checkpoint F --data D --batch 8",
+    ]
+    weights = tmp_path / "my weights.safetensors"
+    save_file({n: t.contiguous() for n, t in small_runs.trained().state_dict().items()}, weights)
+    model = f"{MODEL}?num_classes=10"
+    given = (model, "--checkpoint", weights, "--data", "digits", "--samples", 50)
+    shown = last_lines(capsys, *given, "--latency", "--batch", 8, "--runtime", "onnxruntime")
+    assert shown[0].startswith("could go: 1 of 1 blocks with ")
+    assert "save" in shown[0]
+    assert shown[0].endswith(" and 4 of 4 rectifiers")
+    assert shown[2] == (
+        f"  shoal compress '{model}' --checkpoint '{weights}' --data digits --runtime onnxruntime "
+        "--latency-batch 8 --method shoal --out run"
+    )
+    assert inspected(capsys, *given)["next"].startswith(f"shoal compress '{model}' --checkpoint")
+
+
+def test_a_block_in_a_block_is_not_counted_twice() -> None:
+    class Nested(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.inner, self.outer = (nn.Conv2d(4, 4, 3, padding=1) for _ in range(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x)
+            y = x + self.inner(x)
+            return x + self.outer(y)
+
+    net = shoal.capture(Nested(), torch.randn(2, 4, 8, 8))
+    found = inspect_network(net, "nested")
+    shares = [found.costs[block.name].macs_percent for block in net.blocks if block.removable]
+    assert len(shares) == 2
+    assert f"2 of 2 blocks with {max(shares):.0f} % of the MACs" in gain_line(found)
+
+
+def test_of_a_folder_the_next_command_measures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    net = small_runs.captured().copy()
+    shoal.drop_(net, [block.name for block in net.blocks])
+    changed(shoal.linearize_, net, [site.name for site in net.sites], how="identity")
+    shoal.save(net, tmp_path / "net")
+    assert last_lines(capsys, tmp_path / "net") == [
+        "no rectifier or block is left to go",
+        "next, how fast it is here:",
+        f"  shoal benchmark {tmp_path / 'net'}",
+    ]
+
+
 def test_a_shape_that_was_a_guess_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", f"{MODEL}?in_channels=3"]) == 2
     assert "tried with an input of 3×224×224" in capsys.readouterr().err
@@ -104,8 +171,6 @@ def test_a_shape_that_was_a_guess_is_told(capsys: pytest.CaptureFixture[str]) ->
 def test_a_saved_network_shows_what_is_linearized(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import shoal
-
     net = changed(shoal.linearize_, small_runs.captured().copy(), "act", how="identity")
     net.plan.base = MODEL
     shoal.save(net, tmp_path / "net")

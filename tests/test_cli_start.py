@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +25,7 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("words", [["--help"], ["compress", "--help"]])
+@pytest.mark.parametrize("words", [["--help"], ["compress", "--help"], ["compress", "--help-all"]])
 def test_help_does_not_wait_for_pytorch(words: list[str]) -> None:
     done = python(
         "import sys\nfrom shoal.cli import main\n"
@@ -131,8 +132,30 @@ def test_lists_are_numbers_with_commas() -> None:
         read_flags(flags, {"mean": "a"})
 
 
-def test_every_flag_is_in_the_help(capsys: Capture) -> None:
+def flags_in(text: str) -> list[str]:
+    return re.findall(r"^│ \*?\s*(--[a-z0-9-]+)", text, re.MULTILINE)
+
+
+def test_the_help_shows_what_most_people_need_and_help_all_the_rest(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     assert main(["compress", "--help"]) == 0
-    shown = capsys.readouterr().out
-    for flag in compress_flags():
-        assert flag.spelling.split("/")[0][:20] in shown, flag.option.name
+    short = flags_in(capsys.readouterr().out)
+    assert 20 <= len(short) <= 26
+    needed = {"--out", "--data", "--checkpoint", "--method", "--max-drop", "--epochs", "--help-all",
+              "--runtime", "--recipe"}  # fmt: skip
+    assert needed <= set(short)
+    monkeypatch.setenv("COLUMNS", "200")  # where no long flag is cut
+    assert main(["compress", "--help-all"]) == 0
+    whole = flags_in(capsys.readouterr().out)
+    spelled = [flag.spelling.split("/")[0] for flag in compress_flags()]
+    assert {*short, *spelled, "--energy", "--country"} <= set(whole)
+    assert len(whole) == len(set(whole))
+
+
+def test_the_help_of_a_named_method_or_task_shows_its_options(capsys: Capture) -> None:
+    assert main(["compress", "--help"]) == 0
+    assert not {"--criterion", "--ignore-index"} & set(flags_in(capsys.readouterr().out))
+    assert main(["compress", "--method", "layer_pruning", "--task", "segment", "--help"]) == 0
+    assert {"--criterion", "--ignore-index"} <= set(flags_in(capsys.readouterr().out))

@@ -81,6 +81,11 @@ class Registry(Generic[T]):
         return {point.name: point for point in entry_points(group=self.group)}
 
 
+def names_outside(group: str) -> list[str]:
+    """Return the names that installed packages give things of a group, without importing them."""
+    return [point.name for point in entry_points(group=group)]
+
+
 def _same_code(first: Any, second: Any) -> bool:
     """Whether both are one definition, which a file that is run twice registers twice."""
     one, two = (

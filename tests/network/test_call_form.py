@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import shoal
 from shoal.errors import CaptureError
 from shoal.network import Network, capture
+from shoal.training import evaluate, fit
 
 
 class Scaled(nn.Module):
@@ -106,3 +107,29 @@ def test_loaders_need_not_carry_the_constants(images: Tensor) -> None:
     report = shoal.merge_(network, loader, policy="always")
     assert report.max_rel_error <= 1e-5
     assert set(network(x=images)) == {"logits"}
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.float16, torch.uint8, torch.int64])
+def test_inputs_of_another_type_than_the_weights_are_named(kind: torch.dtype) -> None:
+    network = shoal.capture(shoal.models.digits_resnet(), torch.randn(2, 1, 8, 8))
+    images, labels = (torch.rand(4, 1, 8, 8) * 9).to(kind), torch.arange(4)
+    name = str(kind).removeprefix("torch.")
+    wanted = (
+        f"the inputs are {name} and the weights of the network float32: convert the inputs to "
+        "float32, or the network to the type of the inputs"
+    )
+    data = [(images, labels)]
+    calls: list[Callable[[], object]] = [
+        lambda: network(images),
+        lambda: shoal.score(network, data),
+        lambda: shoal.score(network, data, "line_loss"),
+        lambda: shoal.fit_lines(network, data),
+        lambda: evaluate(network, data),
+        lambda: fit(network.copy(), data, epochs=1),
+    ]
+    for call in calls:
+        with pytest.raises(CaptureError) as refused:
+            call()
+        assert str(refused.value) == wanted
+    if kind.is_floating_point:
+        assert network.copy().to(kind)(images).dtype == kind

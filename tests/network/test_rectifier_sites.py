@@ -132,6 +132,7 @@ NOT_RECTIFIERS = {
     "x·(x > 1)": lambda x: x * (x > 1),
     "x·(y > 0)": lambda x: x * (x.flip(0) > 0),
     "exp": lambda x: torch.exp(x - 3),
+    "10000 to the power x / 32": lambda x: 10000 ** (x / 32),
     "x²": lambda x: x * x,
     "a line": lambda x: (x + 1) * 2 - x,
 }
@@ -167,10 +168,21 @@ def test_a_rectifier_written_out_in_several_calls_is_one_site(name: str) -> None
     assert half.dtype == torch.bfloat16
 
 
+def test_what_is_computed_of_positions_is_no_rectifier() -> None:
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        places = torch.arange(x.shape[1]).to(x.dtype)
+        return x + places * (places > 3)
+
+    network = capture(Call(forward), points())
+    assert network.sites == []
+    assert network.notes == ()
+
+
 def test_a_rectifier_around_another_one_leaves_that_its_site() -> None:
     for function in (lambda x: F.relu(x) ** 2, lambda x: 1.7 * F.relu(x), lambda x: F.relu(x) - 1):
         network = capture(function_model(function), points())
         assert names(network) == ["relu"]
+        assert network.notes == ()
 
 
 def test_a_part_that_is_read_elsewhere_too_is_no_part_of_a_rectifier() -> None:

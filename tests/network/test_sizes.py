@@ -217,3 +217,24 @@ def test_what_divides_by_nothing_does_not_hold() -> None:
     sizes = Sizes((), ("7 % (batch - 2) == 1",))
     held = [sizes.holds(sizes.conditions[0], [torch.empty(n)]) for n in (2, 4, 5, 9)]
     assert held == [False, True, True, False]
+
+
+class ByTheBatch(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        rows = x.reshape(batch * channels * height, width)
+        factor = (height - batch) * (2 * batch - width) // 2
+        if batch > width * 100:
+            factor = factor + 1
+        return self.a(rows).reshape(channels * batch, height, 4).sum() * factor + x.mean((1, 2, 3))
+
+
+def test_sizes_are_computed_with_the_batch_and_compared_with_it() -> None:
+    model = ByTheBatch().eval()
+    net = shoal.capture(model, torch.randn(3, 2, 6, 5))
+    for batch in (1, 2, 4):
+        assert_same(model, net, torch.randn(batch, 2, 6, 5))

@@ -28,6 +28,7 @@ import shoal.report
 import small_runs
 from shoal.display import broken, folded_text, print_lines, to_type
 from shoal.measure import benchmark
+from shoal.options import recipes
 from shoal.report import (
     Compared,
     Comparison,
@@ -48,6 +49,7 @@ from shoal.report import (
     steps_table,
 )
 from shoal.report.latency_tables import benchmark_table
+from shoal.report.recipe_tables import recipe_table, recipes_table
 from shoal.report.table import Table
 from shoal.report.terminal import print_table
 
@@ -137,6 +139,8 @@ def side_by_side() -> Iterator[Table]:
     yield table
     figures = [Compared(name, 90.0, 88.0, 113, 118, 10**9, 10**7) for name in names.values()]
     yield from comparison_tables(Comparison(figures, [], "", []))
+    yield recipes_table(recipes)
+    yield recipe_table("vit", recipes["vit"])
     yield robustness_table({"dense": ROBUST, "result": ROBUST_RESULT})
 
 

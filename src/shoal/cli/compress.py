@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from shoal.cli import params
+from shoal.cli.completion import completing
 from shoal.cli.params import option
 from shoal.cli.report import show_run
 from shoal.cli.screen import Interrupted, is_main_process, progress_console
@@ -20,6 +21,15 @@ if TYPE_CHECKING:
     from shoal.cli.config import Job
     from shoal.cli.flags import Flag
     from shoal.data import DataSet
+
+
+def _show_all(context: typer.Context, wanted: bool) -> None:
+    """Show the help with the options that it usually leaves out."""
+    if wanted:
+        for parameter in context.command.params:
+            parameter.__dict__["hidden"] = False
+        typer.echo(context.get_help())
+        raise typer.Exit
 
 
 # Long because each option of the command is a parameter here.
@@ -60,8 +70,10 @@ def compress(
         option(
             "A set of training options by name: finetune, distill (learn from the dense network), "
             "easier_cifar, easier_domainbed, easier_transfer (the paper's), vit. The flags under "
-            "Training change single ones. [dim]Default: the method's.[/dim]",
+            "Training change single ones; `shoal recipes` shows their values. [dim]Default: the "
+            "method's.[/dim]",
             rich_help_panel="Training",
+            autocompletion=completing("recipe"),
         ),
     ] = None,
     method: Annotated[
@@ -70,8 +82,9 @@ def compress(
             "What decides what goes next: shoal (whatever costs least per millisecond it saves "
             "here), easier (linearizes rectifiers, Quétu et al. 2024), layer_pruning (drops "
             "residual blocks, Jordao et al. 2023), path/file.py:Name or package.module:Name. "
-            "[dim]Default: shoal.[/dim]",
+            "With --help, its own options are shown. [dim]Default: shoal.[/dim]",
             rich_help_panel="Method",
+            autocompletion=completing("method"),
         ),
     ] = None,
     task: Annotated[
@@ -81,6 +94,7 @@ def compress(
             "(top-1), multilabel (mAP), binary (one logit, accuracy), regress (R²), segment "
             "(mIoU), path/file.py:Name or package.module:Name. [dim]Default: classify.[/dim]",
             rich_help_panel="Task",
+            autocompletion=completing("task"),
         ),
     ] = None,
     energy: Annotated[
@@ -91,6 +105,7 @@ def compress(
             "read; the report says so. Needs shoal's extra 'energy'. [dim]Default: no.[/dim]",
             "--energy/--no-energy",
             rich_help_panel="Machine",
+            hidden=True,
         ),
     ] = None,
     country: Annotated[
@@ -99,6 +114,7 @@ def compress(
             "For --energy: three letters, such as DEU, of where the electricity is made, which "
             "decides the CO2. [dim]Default: the world's mean.[/dim]",
             rich_help_panel="Machine",
+            hidden=True,
         ),
     ] = None,
     verbose: Annotated[
@@ -106,14 +122,26 @@ def compress(
         option("Also show all columns, and what was merged, kept and why.", "--verbose", "-v"),
     ] = False,
     as_json: params.Json = False,
+    help_all: Annotated[
+        bool,
+        option(
+            "Show all options; --help shows those that most people need.",
+            "--help-all",
+            is_eager=True,
+            callback=_show_all,
+            expose_value=False,
+        ),
+    ] = False,
     **flags: Any,
 ) -> None:
     """Make a trained network shallower, as far as its quality allows.
 
-    Layers are removed one by one, with fine-tuning after each, until --max-drop is passed.
+    Layers are removed one by one, with fine-tuning after each, until --max-drop
+    is passed.
 
-    The result is the last network within it; with --final-epochs it is the fastest that a last
-    training brings within it. Test data are reported and decide nothing.
+    The result is the last network within it; with --final-epochs it is the
+    fastest that a last training brings within it. Test data are reported and
+    decide nothing.
 
     Example: shoal compress timm:resnet18 --checkpoint r18.pth --data folder:photos --out run
     """
@@ -188,7 +216,7 @@ def compress_flags(method: str | None = None, task: str | None = None) -> list[F
     """Return the flags of `shoal compress`: of all methods and tasks, and of those named here."""
     import shoal.methods  # noqa: F401  registers them
     from shoal.cli.flags import flags_of
-    from shoal.options import DataOptions, Recipe
+    from shoal.options import DataOptions, Recipe, options_of
     from shoal.search.options import MachineOptions, SearchOptions
     from shoal.search.settings import option_classes, task_classes
 
@@ -202,6 +230,13 @@ def compress_flags(method: str | None = None, task: str | None = None) -> list[F
             "Machine": {"": MachineOptions},
         }
     )
+    own = {  # of what is named: the short help shows it too
+        known.name
+        for name, classes in ((method, option_classes), (task, task_classes))
+        if name is not None
+        for known in options_of(classes(name)[name.partition("?")[0]])
+    }
+    flags = [replace(f, shown=f.option.common or f.option.name in own) for f in flags]
     return [
         replace(flag, default="the recipe's") if flag.panel == "Training" else flag
         for flag in flags
@@ -210,8 +245,7 @@ def compress_flags(method: str | None = None, task: str | None = None) -> list[F
 
 def _notes(job: Job, data: DataSet) -> list[str]:
     """Return what to say where one validation sample decides, or weights are random."""
-    from shoal.cli.source import random_weights, weights_advice
-    from shoal.models import parse_spec
+    from shoal.cli.source import new_last_layer, random_weights, weights_advice
 
     notes = list(data.notes)
     limits = job.settings.search
@@ -221,13 +255,12 @@ def _notes(job: Job, data: DataSet) -> list[str]:
             f"with {count} validation samples one is {100.0 / count:.2g} points, more than the "
             f"{limits.max_drop:g} of --max-drop: give more of them"
         )
-    library = parse_spec(job.model).kind in ("shoal", "torchvision", "timm")
-    if job.checkpoint or limits.dense_epochs or not library:
+    if limits.dense_epochs:
         return notes
     if random_weights(job.model, job.checkpoint, job.pretrained):
         advice = f"give {weights_advice(job.model)}, or --dense-epochs to train it first"
         notes.append(f"{job.model} has random weights: {advice}")
-    elif data.num_classes != 1000:
+    elif new_last_layer(job.model, job.checkpoint, data):
         notes.append(
             f"published weights are for other classes than these {data.num_classes}: the last "
             "layer is new, so give --dense-epochs to train it first"

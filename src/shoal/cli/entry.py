@@ -14,6 +14,7 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,6 +30,7 @@ from shoal.cli.figure import figure
 from shoal.cli.inspect import inspect
 from shoal.cli.params import with_flags
 from shoal.cli.push import push
+from shoal.cli.recipes import recipes
 from shoal.cli.report import report
 from shoal.cli.robustness import robustness
 from shoal.cli.screen import Interrupted, is_main_process
@@ -87,8 +89,10 @@ def _build_app(words: Sequence[str]) -> typer.Typer:
     flags = (
         compress_flags(*(_named(flag, words) for flag in ("--method", "--task"))) if wanted else []
     )
+    if _COMPLETING in os.environ:
+        flags = [replace(flag, shown=True) for flag in flags]
     first = (demo, inspect, with_flags(compress, flags), benchmark, report)
-    for command in (*first, compare, export, push, robustness):
+    for command in (*first, compare, export, push, recipes, robustness):
         app.command()(command)
     app.add_typer(figure)
     return app

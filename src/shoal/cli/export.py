@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shoal.cli import params
+from shoal.cli.completion import completing
 from shoal.cli.params import option
 from shoal.cli.screen import progress_console, show
 from shoal.errors import ConfigError, OptionError
@@ -75,6 +76,7 @@ def export(
             "Merge again, for this runtime, as --batch does for a batch size. Default: the run's; "
             "else eager.",
             metavar="NAME",
+            autocompletion=completing("runtime"),
         ),
     ] = None,
     int8: Annotated[

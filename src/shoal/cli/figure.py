@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from shoal.cli import params
+from shoal.cli.completion import completing
 from shoal.cli.params import option
 from shoal.cli.screen import is_main_process, progress_console, show
 
@@ -67,6 +68,7 @@ def criteria(
             "docs/methods.md lists them.",
             metavar="A,B,…",
             show_default=True,
+            autocompletion=completing("criterion"),
         ),
     ] = "random,l1,block_influence,cka,lesion",
     remove: Annotated[

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from shoal.cli.completion import completion_of
 from shoal.errors import OptionError
 from shoal.options import DataOptions, Option, Options, options_of
 
@@ -19,6 +20,7 @@ class Flag:
     option: Option
     panel: str  # the heading it stands under in the help
     default: str  # as the help shows it
+    shown: bool = True  # in the short help; `--help-all` shows all
 
     @property
     def spelling(self) -> str:
@@ -37,6 +39,8 @@ class Flag:
             rich_help_panel=self.panel,
             show_default=False,
             metavar="A,B,…" if listed else None,
+            hidden=not self.shown,
+            autocompletion=completion_of(self.option),
         )
         return Annotated[kind | None, made]
 
@@ -55,7 +59,7 @@ def flags_of(groups: Mapping[str, Mapping[str, type[Options]]]) -> list[Flag]:
                 if known.flag:
                     found.setdefault(known.name, {})[name] = known
         for name, owners in found.items():
-            default = _each({of: _shown(known) for of, known in owners.items()})
+            default = _each({of: known.text(known.default) for of, known in owners.items()})
             text = _each({of: known.help for of, known in owners.items()}, " ")
             if len(owners) < len(classes) and len({known.help for known in owners.values()}) == 1:
                 text = f"For {' and '.join(owners)}: {text}"
@@ -69,17 +73,6 @@ def _each(texts: Mapping[str, str], between: str = ", ") -> str:
     if len(set(texts.values())) == 1:
         return next(iter(texts.values()))
     return between.join(f"{name}: {text}" for name, text in texts.items())
-
-
-def _shown(known: Option) -> str:
-    if known.default_text:
-        return known.default_text
-    if known.kind is bool:
-        return "yes" if known.default else "no"
-    if known.of is not None and isinstance(known.default, tuple | None):
-        return ",".join(map(str, known.default or ())) or "none"
-    text = f"{known.default:g}" if known.kind is float else str(known.default)
-    return f"{text} {known.unit}" if known.unit else text
 
 
 def read_flags(flags: Iterable[Flag], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from shoal.cli import params
+from shoal.cli.completion import completing
 from shoal.cli.params import option
 from shoal.cli.screen import progress_console, show
-from shoal.display import print_lines
+from shoal.display import print_lines, to_type
 from shoal.errors import ConfigError
+
+if TYPE_CHECKING:
+    from shoal.data import DataSet
 
 
 # Long because each option of the command is a parameter here.
@@ -25,6 +30,7 @@ def inspect(
         option(
             "How to score: entropy, line_loss, … score the rectifiers, cka, block_influence, "
             "lesion, … the blocks; docs/methods.md lists them. Default: entropy.",
+            autocompletion=completing("criterion"),
         ),
     ] = None,
     num_classes: params.NumClasses = None,
@@ -92,5 +98,39 @@ def inspect(
             measured = benchmark(network, inputs, runtime=runtime)
             costs = block_costs(network, inputs, min_seconds=2.0, runtime=runtime)
     found = inspect_network(network, model, scores=scores, benchmark=measured, costs=costs)
-    tables, lines = inspection_tables(found), inspection_lines(found)
-    show(found.to_dict(), tables, lines, as_json=as_json, verbose=verbose)
+    asked = {"--task": task, "--image-size": image_size, "--mean": mean, "--std": std,
+             "--device": device}  # fmt: skip
+    measuring = {"--runtime": None if runtime == "eager" else runtime,
+                 "--batch": None if batch == 1 else batch}  # fmt: skip
+    following = _following(model, checkpoint, pretrained, examples, data, asked | measuring)
+    lines = [*inspection_lines(found), "".join(following)]
+    value = {**found.to_dict(), "next": following[-1].strip()}
+    show(value, inspection_tables(found), lines, as_json=as_json, verbose=verbose)
+
+
+def _following(
+    model: str,
+    checkpoint: Path | None,
+    pretrained: bool,
+    examples: DataSet | None,
+    data: str | None,
+    asked: dict[str, Any],
+) -> tuple[str, str]:
+    """Return what to do next, and the command that does it, with what the user has given."""
+    from shoal.cli.source import is_folder, new_last_layer, random_weights
+
+    if is_folder(model):
+        return "next, how fast it is here:", to_type("benchmark", model)
+    weights = [] if checkpoint is None else ["--checkpoint", checkpoint]
+    weights += ["--pretrained"] if pretrained else []
+    random = random_weights(model, checkpoint, pretrained)
+    weights += ["--checkpoint", "F"] if random else []
+    flags = [(flag, value) for flag, value in asked.items() if value is not None]
+    if examples is None:
+        words = (model, *weights, "--data", "D", *chain(*flags))
+        return "next, what the task needs of it, on your data D:", to_type("inspect", *words)
+    if not random and new_last_layer(model, checkpoint, examples):
+        flags.append(("--dense-epochs", 5))
+    flags = [("--latency-batch" if flag == "--batch" else flag, value) for flag, value in flags]
+    words = (model, *weights, "--data", data, *chain(*flags), "--method", "shoal", "--out", "run")
+    return "next, make it faster within a point of quality:", to_type("compress", *words)

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from shoal.cli.completion import completing
+
 if TYPE_CHECKING:
     from shoal.cli.flags import Flag
 
@@ -62,6 +64,7 @@ Task = Annotated[
         "(R²), segment (mIoU), path/file.py:Name or package.module:Name; options follow as "
         "?key=value&…. Default: the run's, else classify.",
         metavar="TASK",
+        autocompletion=completing("task"),
     ),
 ]
 NumClasses = Annotated[
@@ -98,6 +101,7 @@ Runtime = Annotated[
         "Where latency is measured: eager (PyTorch), compile, onnxruntime, openvino, tensorrt, or "
         "path/file.py:Name; docs/runtimes.md tells what each needs.",
         show_default=True,
+        autocompletion=completing("runtime"),
     ),
 ]
 Runtimes = Annotated[
@@ -107,6 +111,7 @@ Runtimes = Annotated[
         "several with commas between them.",
         metavar="A,B,…",
         show_default=True,
+        autocompletion=completing("runtime"),
     ),
 ]
 Threads = Annotated[int | None, option("Threads on the CPU. Default: PyTorch's.", min=1)]

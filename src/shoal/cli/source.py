@@ -191,6 +191,12 @@ def random_weights(text: str, checkpoint: Path | str | None, pretrained: bool = 
     return spec.kind in ("shoal", "torchvision", "timm") and not spec.downloads
 
 
+def new_last_layer(text: str, checkpoint: Path | str | None, data: DataSet) -> bool:
+    """Return whether a library's model has published weights for other classes than the data's."""
+    library = parse_spec(text).kind in ("shoal", "torchvision", "timm")
+    return library and checkpoint is None and data.num_classes != 1000
+
+
 def weights_advice(text: str) -> str:
     """Return which flags give such a model trained weights."""
     return "--checkpoint or --pretrained" if parse_spec(text).published else "--checkpoint"

@@ -7,7 +7,7 @@ may leave them out, as a loader's batches do, but must not change them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any
 
@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from shoal.errors import CaptureError
-from shoal.network.inputs import Call
+from shoal.network.input_sizes import Sizes, readable
+from shoal.network.inputs import Call, misfit
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,58 @@ class TensorSpec:
 
     shape: tuple[int, ...]
     dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What the network is called with."""
+
+    structure: pytree.TreeSpec  # the tree of positional and keyword inputs
+    keywords: tuple[str, ...]  # the names of the keyword inputs in the order of the tree
+    parameters: tuple[str, ...]  # the parameter names of the original's `forward`
+    leaves: tuple[Any, ...]  # the example's: tensors by their `TensorSpec`, others as they are
+    weights: torch.dtype | None = None  # the parameters' floating-point type at capture, if any
+    sizes: Sizes = field(default_factory=Sizes)  # what the inputs' sizes must be
+
+    def flatten(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
+        """Return the leaves of a call, in the graph's order; raises `CaptureError` on a misfit."""
+        captured = pytree.tree_unflatten(self.leaves, self.structure)
+        call = in_captured_form(captured, self.parameters, args, kwargs)
+        leaves, structure = pytree.tree_flatten(call)
+        if structure != self.structure:
+            wanted = [*self.parameters[: len(captured[0])], *self.keywords]
+            raise CaptureError(
+                f"the network was captured with the inputs ({', '.join(wanted)}) and called with "
+                f"{len(args)} positional and {sorted(kwargs)} keyword inputs: call it the same way"
+            )
+        check_constants(captured, self.parameters, self.leaves, leaves)
+        if not self.sizes.free:
+            self.check_sizes(leaves)
+        return leaves
+
+    def size_lines(self) -> list[str]:
+        """Say which sizes the inputs may have, in a line for each input and each condition."""
+        shapes = {i: leaf.shape for i, leaf in enumerate(self.leaves) if hasattr(leaf, "shape")}
+        lines = []
+        for number, shape in shapes.items():
+            which = f"input {number}" if len(shapes) > 1 else "the input"
+            lines.append(f"{which} may be {self.sizes.described(number, shape)}")
+        return lines + [f"only for {readable(condition)}" for condition in self.sizes.conditions]
+
+    def wrong_type(self, leaves: Sequence[Any], weights: torch.dtype | None) -> str:
+        """Return in a line which type of the inputs does not go with the weights', if one is so."""
+        given = {
+            leaf.dtype
+            for leaf, known in zip(leaves, self.leaves, strict=True)
+            if isinstance(leaf, Tensor) and known.dtype.is_floating_point
+        }
+        return misfit(given, weights, "the network")
+
+    def check_sizes(self, leaves: Sequence[Any]) -> None:
+        """Raise `CaptureError` if a call has sizes that the network is not for."""
+        # An export takes the branch that was captured, and states its own conditions.
+        if not torch.compiler.is_exporting():
+            self.sizes.check(leaves, self.leaves)
 
 
 def in_captured_form(

@@ -18,11 +18,11 @@ from shoal.modes import eval_mode, kept_flags
 from shoal.network.agreement import compare_leaf
 from shoal.network.as_it_was import as_it_was
 from shoal.network.blocks import fix_block_names
-from shoal.network.call_form import TensorSpec
+from shoal.network.call_form import InputSpec, TensorSpec
 from shoal.network.exporting import Exported, as_layers, export_model, own_gradients
 from shoal.network.input_sizes import Sizes
 from shoal.network.inputs import Call, as_call, map_tensors, tensors_of
-from shoal.network.network import InputSpec, Network, Plan
+from shoal.network.network import Network, Plan
 from shoal.network.normalize import make_out_of_place
 from shoal.network.paths import Skeleton
 from shoal.network.raising import raise_graph

@@ -24,7 +24,7 @@ from shoal.modes import dtype_of
 from shoal.network.as_it_was import as_it_was
 from shoal.network.contexts import flatten_contexts
 from shoal.network.input_sizes import is_condition
-from shoal.network.inputs import Call, map_tensors, tensors_of
+from shoal.network.inputs import Call, map_tensors, misfit, tensors_of
 from shoal.network.shape_reads import Comparison, ShapeReads
 from shoal.quiet import quietly
 
@@ -166,11 +166,7 @@ def _failure(model: nn.Module, call: Call, error: Exception) -> str:
     types = {x.dtype for x in tensors_of(call)} - {weights, torch.bool}
     for wrong in ({kind for kind in types if kind.is_floating_point}, types):
         if weights is not None and wrong and _runs_as(model, call, wrong, weights):
-            given, own = (" and ".join(sorted(map(_name, k))) for k in (wrong, {weights}))
-            return (
-                f"the inputs are {given} and the weights of {type(model).__name__} {own}: convert "
-                f"the inputs to {own}, or the model to the type of the inputs"
-            )
+            return misfit(wrong, weights, type(model).__name__)
     return (
         f"{type(model).__name__} itself fails on the example inputs{_source_line(error)}: "
         f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
@@ -186,10 +182,6 @@ def _runs_as(model: nn.Module, call: Call, wrong: set[torch.dtype], weights: tor
     except Exception:
         return False
     return True
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 class _Around(nn.Module):

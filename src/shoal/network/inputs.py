@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
@@ -103,6 +103,21 @@ def calling(who: str, keep: type[ShoalError] | tuple[()] = ()) -> Iterator[None]
             f"{who} cannot be called with these inputs ({first_line(error)}): pass inputs of the "
             "shapes and types that its forward takes"
         ) from error
+
+
+def misfit(given: Collection[torch.dtype], weights: torch.dtype | None, who: str) -> str:
+    """Return in a line that inputs are of another type than weights; empty where they are not."""
+    wrong = set(given) - {weights}
+    if weights is None or not wrong:
+        return ""
+    inputs, own = (
+        " and ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
+        for kinds in (wrong, {weights})
+    )
+    return (
+        f"the inputs are {inputs} and the weights of {who} {own}: convert the inputs to {own}, or "
+        f"{'the network' if who == 'the network' else 'the model'} to the type of the inputs"
+    )
 
 
 # ---------------------------------------------------------------------- modules on loan

@@ -15,11 +15,12 @@ from torch.utils import _pytree as pytree
 
 from shoal.display import Shown
 from shoal.errors import CaptureError, PlanError, ShoalError, unknown_name
+from shoal.modes import dtype_of
 from shoal.network.blocks import Block
-from shoal.network.call_form import TensorSpec, check_constants, in_captured_form
+from shoal.network.call_form import InputSpec, TensorSpec
 from shoal.network.contexts import context_device, restored_on_error
 from shoal.network.graph import Graph, Site
-from shoal.network.input_sizes import Sizes, readable
+from shoal.network.input_sizes import Sizes
 from shoal.network.inputs import Call
 from shoal.network.own_code import with_own_code
 from shoal.network.paths import tables_of
@@ -87,49 +88,6 @@ class Plan:
         return cls(data.get("base"), str(data.get("fingerprint", "")), done)
 
 
-@dataclass(frozen=True)
-class InputSpec:
-    """What the network is called with."""
-
-    structure: pytree.TreeSpec  # the tree of positional and keyword inputs
-    keywords: tuple[str, ...]  # the names of the keyword inputs in the order of the tree
-    parameters: tuple[str, ...]  # the parameter names of the original's `forward`
-    leaves: tuple[Any, ...]  # the example's: tensors by their `TensorSpec`, others as they are
-    weights: torch.dtype | None = None  # the parameters' floating-point type at capture, if any
-    sizes: Sizes = field(default_factory=Sizes)  # what the inputs' sizes must be
-
-    def flatten(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
-        """Return the leaves of a call, in the graph's order; raises `CaptureError` on a misfit."""
-        captured = pytree.tree_unflatten(self.leaves, self.structure)
-        call = in_captured_form(captured, self.parameters, args, kwargs)
-        leaves, structure = pytree.tree_flatten(call)
-        if structure != self.structure:
-            wanted = [*self.parameters[: len(captured[0])], *self.keywords]
-            raise CaptureError(
-                f"the network was captured with the inputs ({', '.join(wanted)}) and called with "
-                f"{len(args)} positional and {sorted(kwargs)} keyword inputs: call it the same way"
-            )
-        check_constants(captured, self.parameters, self.leaves, leaves)
-        if not self.sizes.free:
-            self.check_sizes(leaves)
-        return leaves
-
-    def size_lines(self) -> list[str]:
-        """Say which sizes the inputs may have, in a line for each input and each condition."""
-        shapes = {i: leaf.shape for i, leaf in enumerate(self.leaves) if hasattr(leaf, "shape")}
-        lines = []
-        for number, shape in shapes.items():
-            which = f"input {number}" if len(shapes) > 1 else "the input"
-            lines.append(f"{which} may be {self.sizes.described(number, shape)}")
-        return lines + [f"only for {readable(condition)}" for condition in self.sizes.conditions]
-
-    def check_sizes(self, leaves: Sequence[Any]) -> None:
-        """Raise `CaptureError` if a call has sizes that the network is not for."""
-        # An export takes the branch that was captured, and states its own conditions.
-        if not torch.compiler.is_exporting():
-            self.sizes.check(leaves, self.leaves)
-
-
 class Network(nn.Module):
     """A trained model as a graph of ordinary modules.
 
@@ -193,14 +151,25 @@ class Network(nn.Module):
                 self.inputs.check_sizes(leaves)
         else:
             leaves = self.inputs.flatten(args, kwargs)
-        if self._context is None or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():
             outputs = self._run(self._root, *leaves)
         else:
-            with restored_on_error(self._context):
-                outputs = self._run(self._root, *leaves)
+            outputs = self._ran(leaves)
         if self._one_output:
             return outputs[0]
         return pytree.tree_unflatten(list(outputs), self._output_structure)
+
+    def _ran(self, leaves: Sequence[Any]) -> Any:
+        try:
+            if self._context is None:
+                return self._run(self._root, *leaves)
+            with restored_on_error(self._context):
+                return self._run(self._root, *leaves)
+        except RuntimeError as error:
+            reason = self.inputs.wrong_type(leaves, dtype_of(self))
+            if reason:
+                raise CaptureError(reason) from error
+            raise
 
     def set_sizes(self, sizes: Sizes) -> None:
         """Say which sizes of inputs the network is for."""

@@ -23,10 +23,10 @@ from torch.utils import _pytree as pytree
 from shoal.errors import CheckpointError, DamagedError, PlanError, ShoalError, one_line
 from shoal.files import readable_errors, replace_folder
 from shoal.network.about import described
-from shoal.network.call_form import TensorSpec
+from shoal.network.call_form import InputSpec, TensorSpec
 from shoal.network.described import DTYPES, Reader, Writer, describe_nodes, plain_name, read_nodes
 from shoal.network.input_sizes import Sizes
-from shoal.network.network import InputSpec, Network, Plan
+from shoal.network.network import Network, Plan
 from shoal.network.raising import Opaque
 from shoal.network.saved_form import SavedNetwork
 from shoal.schema import conform

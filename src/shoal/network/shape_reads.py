@@ -6,6 +6,7 @@ model as integers that note with what they are compared.
 
 from __future__ import annotations
 
+import operator
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -44,6 +45,7 @@ class ShapeReads(TorchFunctionMode):
         return _Int.of(size, self.comparisons) if type(size) is int else size
 
 
+_SYMBOLIC = (torch.SymInt, torch.SymFloat)
 _READERS = (torch.Tensor.shape.__get__, torch.Tensor.size)  # type: ignore[attr-defined]
 
 
@@ -86,6 +88,8 @@ def _computing(name: str, plain: type) -> Callable[..., Any]:
 
     def compute(self: Any, *others: Any) -> Any:
         value = operation(self, *others)
+        if value is NotImplemented and isinstance(others[0], _SYMBOLIC):
+            return _with_symbol(name.strip("_"), plain(self), others[0])
         if type(value) is int:
             return _Int.of(value, self.comparisons)
         return _Float.of(value, self.comparisons) if type(value) is float else value
@@ -93,11 +97,20 @@ def _computing(name: str, plain: type) -> Callable[..., Any]:
     return compute
 
 
+def _with_symbol(name: str, number: Any, symbol: Any) -> Any:
+    """Compute with the batch, which takes no numbers but Python's own."""
+    if name.startswith("r") and name != "round":
+        return getattr(operator, name[1:])(symbol, number)
+    return getattr(operator, name)(number, symbol)
+
+
 def _comparing(name: str, sign: str, plain: type) -> Callable[..., Any]:
     operation: Callable[..., Any] = getattr(plain, name)
 
     def compare(self: Any, other: Any) -> Any:
         truth = operation(self, other)
+        if truth is NotImplemented and isinstance(other, _SYMBOLIC):
+            return _with_symbol(name.strip("_"), plain(self), other)
         if isinstance(truth, bool) and isinstance(other, int | float):
             self.comparisons.append((sign, plain(self), _plain(other), truth))
         return truth

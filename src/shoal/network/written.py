@@ -85,19 +85,20 @@ class Written:
         self._constants = constants
         self._kept = kept
         self._order = {node: i for i, node in enumerate(graph.nodes)}
-        ends = [n for n in graph.nodes if self._is_part(n) and not is_rectifier(n)]
+        self._data = _data(graph)
+        ends = [n for n in graph.nodes
+                if n in self._data and self._is_part(n) and not is_rectifier(n)]  # fmt: skip
         for end in reversed(ends):  # one with a name may have others inside
             if end not in self.inside:
                 self._find(end, _name_of, lambda node: False)
         for end in reversed(ends):
             if end not in self.inside and end not in self.at:
                 self._find(end, _shape_of_rectifier, lambda n: is_rectifier(n) or n in self.at)
-        data = _data(graph)
         seen: set[fx.Node] = set()
         self.others: dict[fx.Node, list[fx.Node]] = {}
         for end in reversed(ends):
-            if end in data and end not in seen | self.inside | self.at.keys():
-                self._find_other(end, data, seen, is_rectifier)
+            if not any(end in known for known in (seen, self.inside, self.at)):
+                self._find_other(end, seen, is_rectifier)
 
     def _find(
         self,
@@ -106,7 +107,7 @@ class Written:
         is_other: Callable[[fx.Node], bool],
     ) -> None:
         for source, inside in self._expressions(end):
-            if any(map(is_other, inside)):
+            if source not in self._data or any(map(is_other, inside)):
                 return
             formula = self._formula(source, inside)
             kind = judge(_values(formula)) if formula is not None else ""
@@ -118,24 +119,23 @@ class Written:
     def _find_other(
         self,
         end: fx.Node,
-        data: set[fx.Node],
         seen: set[fx.Node],
         is_rectifier: Callable[[fx.Node], bool],
     ) -> None:
         path = module_path(end)
         whole = [
             (source, inside)
-            for source, inside in self._expressions(end, least=1, data=data)
-            if source in data and all(module_path(node) == path for node in inside)
+            for source, inside in self._expressions(end, least=1, data=self._data)
+            if source in self._data and all(module_path(node) == path for node in inside)
         ]
         if not whole:
             return
         source, inside = whole[-1]
         seen.update(inside)
-        if any(is_rectifier(node) or node in self.at for node in inside):
-            return
+        if any(is_rectifier(node) or node in self.at for node in (source, *inside)):
+            return  # what follows a rectifier shapes it, as its square does
         formula = self._formula(source, inside, weights=True)
-        if formula is not None and not _is_line(_values(formula)) and not _is_gate(end, data):
+        if formula is not None and not _is_line(_values(formula)) and not _is_gate(end, self._data):
             self.others[end] = inside
 
     def _is_part(self, node: fx.Node) -> bool:
@@ -306,7 +306,8 @@ def _shape_of_rectifier(values: Tensor) -> str:
         return float(values[z == _GRID][0])
 
     rise, fall = at(30.0) - at(10.0), abs(at(-30.0) - at(-10.0))
-    grows = 5.0 <= rise <= 20.0 * 30.0**2  # up to a cube, not an exponential
+    # Up to a cube, and no exponential.
+    grows = rise >= 5.0 and at(30.0) - at(20.0) <= 4.0 * (at(20.0) - at(10.0))
     steady = bool((values[_GRID >= 3.0].diff() >= 0).all())
     begins = at(1.0) - at(0.0) > 0.1
     return "custom" if begins and grows and steady and fall <= 0.4 * rise else ""

@@ -69,6 +69,7 @@ class Option:
     decides: bool  # whether it belongs to a run's identity: another value gives another result
     default_text: str  # how the help shows the default, where the value itself says too little
     flag: bool  # whether the command line has it
+    common: bool  # whether most people need it: the short help shows it
 
     def checked(self, value: Any) -> Any:
         """Return a value in the option's type; raise `OptionError` where it does not fit."""
@@ -81,6 +82,16 @@ class Option:
         if isinstance(value, str) or not isinstance(value, Iterable):
             raise OptionError(self.name, value, f"a list of {_PLURALS[self.of]}")
         return tuple(self._single(item, self.of) for item in value)
+
+    def text(self, value: Any) -> str:
+        """Return a value as people read it, with its unit."""
+        if value == self.default and self.default_text:
+            return self.default_text
+        if isinstance(value, bool):
+            return "yes" if value else "no"
+        items = value if isinstance(value, tuple) else () if value is None else (value,)
+        text = ",".join(f"{item:g}" if isinstance(item, float) else str(item) for item in items)
+        return f"{text} {self.unit}".strip() if items else "none"
 
     def _one_or_several(self, value: Any) -> Any:
         """Return an item, or several as a tuple, each once; a text may hold several with commas."""
@@ -123,6 +134,7 @@ def option(
     decides: bool = True,
     default_text: str = "",
     flag: bool = True,
+    common: bool = False,
 ) -> Any:
     """Return a dataclass field that carries all there is to say of an option; see `Option`.
 
@@ -136,7 +148,7 @@ def option(
         {'threshold': 0.5}
     """
     about = {"help": help, "unit": unit, "check": check, "decides": decides}
-    about |= {"default_text": default_text, "flag": flag}
+    about |= {"default_text": default_text, "flag": flag, "common": common}
     return field(default=default, metadata={_META: about})
 
 

@@ -47,6 +47,7 @@ class DataOptions(Options):
         "Images per training step, over all processes. Lower it if memory runs out, and change "
         "the learning rate in proportion.",
         check=at_least(1),
+        common=True,
     )
     eval_batch_size: int | None = option(
         None,
@@ -61,6 +62,7 @@ class DataOptions(Options):
         unit="pixels",
         check=at_least(1),
         default_text="the data's own",
+        common=True,
     )
     mean: tuple[float, ...] | None = option(
         None,
@@ -94,7 +96,10 @@ class DataOptions(Options):
         decides=False,
     )
     seed: int = option(
-        0, "Decides all that is random: the same seed gives the same result.", check=at_least(0)
+        0,
+        "Decides all that is random: the same seed gives the same result.",
+        check=at_least(0),
+        common=True,
     )
 
 
@@ -114,6 +119,7 @@ class Recipe(Options):
         0.02,
         "The peak learning rate. Lower it if the loss is not finite or a layer dies.",
         check=above(0),
+        common=True,
     )
     momentum: float = option(0.9, "Momentum of sgd.", check=between(0, 1, ends="[)"))
     nesterov: bool = option(True, "Nesterov's momentum for sgd.")

@@ -9,6 +9,7 @@ from shoal.data.dataset import normalisation
 from shoal.errors import printable
 from shoal.report.latency_tables import quotient, runtime_name
 from shoal.report.table import Quantity, amount
+from shoal.search.figures import TOP1
 
 _SHOWN = 10  # names of classes in a line
 
@@ -16,7 +17,8 @@ _SHOWN = 10  # names of classes in a line
 def task_lines(meta: Mapping[str, Any]) -> list[str]:
     """Return what a saved network is for, where it says so and is no classifier."""
     task, quality = (meta.get(key) for key in ("task", "quality"))
-    return [f"task: {task}; its quality is {quality}"] if task not in (None, "classify") else []
+    ordinary = task in (None, "classify") and quality in (None, TOP1)
+    return [] if ordinary else [f"task: {task}; its quality is {quality}"]
 
 
 def about_lines(meta: Mapping[str, Any]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ from shoal.measure import Benchmark, count_macs, count_params, depth
 from shoal.network import Block, Network, Opaque, Site
 from shoal.network.about import described
 from shoal.report.about import about_lines
-from shoal.report.table import Cell, Column, Row, Table, amount, text_columns
+from shoal.report.table import Cell, Column, Quantity, Row, Table, amount, text_columns
 from shoal.surgery.drop import BlockCost, block_costs
 
 
@@ -180,13 +180,9 @@ def _opaque(found: Inspection) -> Table:
 
 def inspection_lines(found: Inspection) -> list[str]:
     """Return what to say under the tables: the figures of the whole."""
-    left = sum(site.linearized is None for site in found.sites)
-    removable = sum(block.removable for block in found.blocks)
     lines = [
         f"{found.model}, input {'×'.join(map(str, found.input_shape))}",
         *found.sizes,
-        f"{left} of {len(found.sites)} rectifiers, {removable} of {len(found.blocks)} blocks "
-        "removable",
         f"depth {found.depth} layers, {amount(found.macs)} MACs per sample, "
         f"{amount(found.params)} parameters",
     ]
@@ -206,4 +202,34 @@ def inspection_lines(found: Inspection) -> list[str]:
             f"threads: {latency.threads}; median (quartiles) of {latency.samples} rounds, batch "
             "norms as they are"
         )
-    return [*lines, *(f"note: {note}" for note in found.notes), *about_lines(found.about)]
+    notes = (f"note: {note}" for note in found.notes)
+    return [*lines, *notes, *about_lines(found.about), gain_line(found)]
+
+
+def gain_line(found: Inspection) -> str:
+    """Return what could go, and how much of the work and of the latency that is."""
+    left = sum(site.linearized is None for site in found.sites)
+    blocks = [block for block in found.blocks if block.name in found.costs]
+    parts = [f"{left} of {len(found.sites)} rectifiers"] if left else []
+    if blocks:
+        branches = [set(block.branch) for block in blocks]
+        outer = [  # what lies in another block goes with it
+            found.costs[block.name]
+            for block, branch in zip(blocks, branches, strict=True)
+            if not any(branch < other for other in branches)
+        ]
+        share = sum(cost.macs_percent for cost in outer)
+        text = f"{len(blocks)} of {len(found.blocks)} blocks with {share:.0f} % of the MACs"
+        parts.insert(0, text + _saving(found, outer))
+    return f"could go: {' and '.join(parts)}" if parts else "no rectifier or block is left to go"
+
+
+def _saving(found: Inspection, blocks: Sequence[BlockCost]) -> str:
+    times = [cost.latency_ms for cost in blocks if cost.latency_ms is not None]
+    if not times or found.benchmark is None:
+        return ""
+    if sum(times) <= 0:
+        return ", which save no time that can be measured,"
+    latency = found.benchmark.latency
+    whole = Quantity(latency.median_ms, "ms", trusted=latency.trusted)
+    return f", which each by itself save {Quantity(sum(times), 'ms')} in all of {whole},"

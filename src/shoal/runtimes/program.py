@@ -20,9 +20,9 @@ from torch.utils import _pytree as pytree
 
 from shoal.errors import ShoalError
 from shoal.network import Network
+from shoal.network.call_form import InputSpec
 from shoal.network.inputs import Call, borrowed, calling, map_tensors, repeat_rows
 from shoal.network.modules import Line
-from shoal.network.network import InputSpec
 from shoal.network.ops import op_of
 from shoal.quiet import quietly
 from shoal.runtimes.onnx_file import BATCH, root_cause

@@ -15,7 +15,7 @@ from torch import nn
 from shoal.data.batch import Batch, batch_count, first_batch, training_batches
 from shoal.display import above
 from shoal.distributed import default_device, ensure_initialised, is_main, world
-from shoal.errors import ConfigError, DataError
+from shoal.errors import CaptureError, ConfigError, DataError
 from shoal.importance import criterion_for
 from shoal.models import check_finite
 from shoal.modes import device_of, eval_mode
@@ -263,7 +263,15 @@ def _captured(model: nn.Module, first: Batch, base: str | None) -> Network:
             raise DataError("a batch of 1 sample cannot be captured: use a batch_size of 2 or more")
         args = tuple(value[:4] for value in batch.args)
         kwargs = {name: value[:4] for name, value in batch.kwargs.items()}
-        captured = capture(model, args or kwargs, example_kwargs=kwargs if args else None)
+        try:
+            captured = capture(model, args or kwargs, example_kwargs=kwargs if args else None)
+        except CaptureError as error:
+            if len(args) < 2:
+                raise
+            raise CaptureError(
+                f"{error}; of a batch's {len(args) + 1} items the last is the target, and all "
+                "before it are inputs of the model"
+            ) from error
         network = captured.copy()
     network.plan.base = base or network.plan.base
     return network

@@ -23,18 +23,21 @@ class SearchOptions(Options):
         "lets more layers go.",
         unit="points",
         check=at_least(0),
+        common=True,
     )
     epochs: int = option(
         1,
         "Epochs of fine-tuning after each removal. More gets more layers out at the same accuracy, "
         "and takes longer in proportion.",
         check=at_least(0),
+        common=True,
     )
     dense_epochs: int = option(
         0,
         "Epochs of training before anything is removed. Needed if the model comes without trained "
         "weights.",
         check=at_least(0),
+        common=True,
     )
     dense_lr: float | None = option(
         None,
@@ -55,6 +58,7 @@ class SearchOptions(Options):
         "or more often win back part of what was lost, and so the search goes further; see slack. "
         "A finished run accepts them too.",
         check=at_least(0),
+        common=True,
     )
     final_lr: float | None = option(
         None, "Learning rate of the last fine-tuning.", check=above(0), default_text="the recipe's"
@@ -88,6 +92,7 @@ class SearchOptions(Options):
         "twice as fast.",
         check=_SHARE,
         default_text="none",
+        common=True,
     )
     target_macs: float | None = option(
         None,
@@ -104,6 +109,7 @@ class SearchOptions(Options):
         check=above(0),
         decides=False,
         default_text="no limit",
+        common=True,
     )
     move_padding: bool = option(
         True,
@@ -127,7 +133,10 @@ class SearchOptions(Options):
         check=one_of("trained", "rewound"),
     )
     seed: int = option(
-        0, "Decides all that is random: the same seed gives the same result.", check=at_least(0)
+        0,
+        "Decides all that is random: the same seed gives the same result.",
+        check=at_least(0),
+        common=True,
     )
 
     def __post_init__(self) -> None:
@@ -160,11 +169,13 @@ class MachineOptions(Options):
         "Where to work: 'cpu', 'cuda', 'cuda:1', 'mps'.",
         decides=False,
         default_text="a GPU if there is one",
+        common=True,
     )
     latency_batch: int | tuple[int, ...] = option(
         1,
         "Batch size at which latency is measured, or several. Use those you deploy with.",
         check=at_least(1),
+        common=True,
     )
     runtime: str | tuple[str, ...] = option(
         "eager",
@@ -172,6 +183,7 @@ class MachineOptions(Options):
         "'onnxruntime', 'openvino' or 'tensorrt', which translate what they measure and so take "
         "longer. With several of these or several batch sizes a move must pay in the sum over all, "
         "each by its share of the network's latency there, and be slower in none.",
+        common=True,
     )
     int8: bool = option(
         False,
