@@ -187,8 +187,8 @@ def check_calls(code: str, place: str) -> None:
 def test_the_flags_that_pages_name_exist(capsys: pytest.CaptureFixture[str]) -> None:
     known = {"--nproc-per-node", "--multi-gpu", "--num-processes", "--upgrade"}  # of launchers, pip
     commands = ["inspect", "compress", "benchmark", "report", "export", "push", "compare"]
-    for command in [[c] for c in [*commands, "robustness", "demo"]]:
-        assert main([*command, "--help"]) == 0
+    for words in [[], *([c] for c in [*commands, "robustness", "recipes", "demo"])]:
+        assert main([*words, "--help-all" if "compress" in words else "--help"]) == 0
     known |= set(re.findall(r"--[a-z0-9-]+", capsys.readouterr().out))
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
