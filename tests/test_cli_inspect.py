@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -111,7 +112,7 @@ def test_it_ends_with_what_could_be_gained_and_the_command_to_type_next(
 ) -> None:
     """ResNet-20: seven blocks keep their shape, and each holds 11.6 % of the work."""
     assert last_lines(capsys, "shoal:cifar_resnet20", "--batch", 8) == [
-        "could go: 7 of 9 blocks with 81 % of the MACs and 19 of 19 rectifiers",
+        "could go: 7 of 9 blocks, with 81 % of the MACs; 19 of 19 rectifiers",
         "next, what the task needs of it, on your data D:",
         "  shoal inspect shoal:cifar_resnet20 --checkpoint F --data D --batch 8",
     ]
@@ -120,9 +121,9 @@ def test_it_ends_with_what_could_be_gained_and_the_command_to_type_next(
     model = f"{MODEL}?num_classes=10"
     given = (model, "--checkpoint", weights, "--data", "digits", "--samples", 50)
     shown = last_lines(capsys, *given, "--latency", "--batch", 8, "--runtime", "onnxruntime")
-    assert shown[0].startswith("could go: 1 of 1 blocks with ")
-    assert "save" in shown[0]
-    assert shown[0].endswith(" and 4 of 4 rectifiers")
+    assert shown[0].startswith("could go: 1 of 1 blocks, with ")
+    assert re.search(r"MACs and \d+ % of the latency \(the sum of each by itself", shown[0])
+    assert shown[0].endswith("; 4 of 4 rectifiers")
     assert shown[2] == (
         f"  shoal compress '{model}' --checkpoint '{weights}' --data digits --runtime onnxruntime "
         "--latency-batch 8 --method shoal --out run"
@@ -145,7 +146,7 @@ def test_a_block_in_a_block_is_not_counted_twice() -> None:
     found = inspect_network(net, "nested")
     shares = [found.costs[block.name].macs_percent for block in net.blocks if block.removable]
     assert len(shares) == 2
-    assert f"2 of 2 blocks with {max(shares):.0f} % of the MACs" in gain_line(found)
+    assert f"2 of 2 blocks, with {max(shares):.0f} % of the MACs" in gain_line(found)
 
 
 def test_of_a_folder_the_next_command_measures(

@@ -160,3 +160,13 @@ def test_a_log_says_at_least_once_a_minute_what_goes_on(monkeypatch: pytest.Monk
     assert first == "  step 1: score"
     assert beats
     assert all(line.startswith("  step 1: score, ") and line.endswith(" so far") for line in beats)
+
+
+def test_a_phase_that_begins_twice_in_a_row_is_one_line() -> None:
+    console = Console(file=io.StringIO(), width=100)
+    with showing(console) as listener:
+        for text in ("score", "score", "merge", "score"):
+            listener.stage(1, text)
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    assert lines == ["  step 1: score", "  step 1: merge", "  step 1: score"]

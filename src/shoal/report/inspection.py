@@ -11,7 +11,7 @@ from shoal.measure import Benchmark, count_macs, count_params, depth
 from shoal.network import Block, Network, Opaque, Site
 from shoal.network.about import described
 from shoal.report.about import about_lines
-from shoal.report.table import Cell, Column, Quantity, Row, Table, amount, text_columns
+from shoal.report.table import Cell, Column, Row, Table, amount, text_columns
 from shoal.surgery.drop import BlockCost, block_costs
 
 
@@ -218,18 +218,16 @@ def gain_line(found: Inspection) -> str:
             for block, branch in zip(blocks, branches, strict=True)
             if not any(branch < other for other in branches)
         ]
-        share = sum(cost.macs_percent for cost in outer)
-        text = f"{len(blocks)} of {len(found.blocks)} blocks with {share:.0f} % of the MACs"
-        parts.insert(0, text + _saving(found, outer))
-    return f"could go: {' and '.join(parts)}" if parts else "no rectifier or block is left to go"
+        text = f"{len(blocks)} of {len(found.blocks)} blocks, with "
+        parts.insert(0, f"{text}{sum(cost.macs_percent for cost in outer):.0f} % of the MACs")
+        parts[0] += _saving(found, outer)
+    return f"could go: {'; '.join(parts)}" if parts else "no rectifier or block is left to go"
 
 
 def _saving(found: Inspection, blocks: Sequence[BlockCost]) -> str:
-    times = [cost.latency_ms for cost in blocks if cost.latency_ms is not None]
-    if not times or found.benchmark is None:
+    shares = [cost.latency_percent for cost in blocks if cost.latency_percent is not None]
+    if not shares:
         return ""
-    if sum(times) <= 0:
-        return ", which save no time that can be measured,"
-    latency = found.benchmark.latency
-    whole = Quantity(latency.median_ms, "ms", trusted=latency.trusted)
-    return f", which each by itself save {Quantity(sum(times), 'ms')} in all of {whole},"
+    busy = found.benchmark is not None and not found.benchmark.latency.trusted
+    doubt = "; not to be trusted" if busy or sum(shares) > 100 else ""
+    return f" and {max(0.0, sum(shares)):.0f} % of the latency (the sum of each by itself{doubt})"

@@ -76,6 +76,7 @@ class Lines(Listener):
         self._done = 0  # steps finished in this process
         self._phase = ("", time.monotonic())  # what goes on, and since when
         self._said = time.monotonic()  # when the last line was printed
+        self._last = ""  # that line
 
     @contextmanager
     def beating(self) -> Iterator[Lines]:
@@ -96,9 +97,9 @@ class Lines(Listener):
             ended.set()
             thread.join()
 
-    def _print(self, *lines: str) -> None:
-        self._said = time.monotonic()
-        print_lines(self.console, *lines)
+    def _print(self, line: str) -> None:
+        self._said, self._last = time.monotonic(), line
+        print_lines(self.console, line)
 
     def _where(self) -> str:
         return f"step {self._number}" if self._number else "dense"
@@ -116,7 +117,9 @@ class Lines(Listener):
         self._begin()
 
     def _begin(self) -> None:
-        self._print(f"  {self._phase[0]}")
+        line = f"  {self._phase[0]}"
+        if line != self._last:  # sites and blocks are scored one after the other
+            self._print(line)
 
     @override
     def epoch(self, report: EpochReport, epochs: int) -> None:
