@@ -62,6 +62,17 @@ def test_no_gradient_reaches_what_is_computed_without() -> None:
     assert network.get_parameter("c.weight").grad is not None
 
 
+def test_a_gate_without_gradients_is_no_part_of_a_written_rectifier() -> None:
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        z = self.a(x)
+        with torch.no_grad():
+            gate = torch.sigmoid(z)
+        return self.c(z * gate * 1.0)
+
+    network = captured(model(forward), images())
+    assert kinds(network) == []
+
+
 class Raising(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         raise ValueError("broken")

@@ -99,7 +99,7 @@ _HOLDING: dict[str, str] = {
     "rectifier": """
 celu.default clamp.default clamp_min.Tensor clamp_min.default clip.default elu.default gelu.default
 hardswish.default hardtanh.default leaky_relu.default max.other maximum.default mish.default
-mul.Tensor prelu.default relu.default relu6.default rrelu.default selu.default silu.default
+prelu.default relu.default relu6.default rrelu.default selu.default silu.default
 softplus.default threshold.default
 """,
     "layer": """

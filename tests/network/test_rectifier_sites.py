@@ -89,6 +89,7 @@ WRITTEN = {
         lambda x: 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
         "gelu",
     ),
+    "x·sigmoid(2x)": (lambda x: x * torch.sigmoid(2 * x), "silu"),
     "x·tanh(softplus(x))": (lambda x: x * torch.tanh(F.softplus(x)), "mish"),
     "log(1 + exp(x))": (lambda x: torch.log(1 + torch.exp(x)), "softplus"),
     "x·tanh(exp(x))": (lambda x: x * torch.tanh(torch.exp(x)), "custom"),

@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from torch._ops import OpOverload
 
 from shoal.network.flow import bound_arguments, shape_of
-from shoal.network.modules import FrozenBatchNorm, Maximum0, Swish, Threshold0
+from shoal.network.modules import FrozenBatchNorm, Maximum0, Threshold0
 from shoal.network.ops import handles, op_of, register_op
 from shoal.network.written import number_of
 
@@ -236,25 +236,6 @@ def _maximum(node: fx.Node, a: dict[str, Any], constants: Constants) -> Rectifie
             if shape_of(source) != shape_of(node):
                 return None  # the zeros widen it, or change its type
             return Rectifier("relu", source, Maximum0())
-    return None
-
-
-@handles("rectifier", aten.mul.Tensor)
-def _swish(node: fx.Node, a: dict[str, Any], _constants: object) -> Rectifier | None:
-    """Recognise z · sigmoid(beta·z); with any other f, sigmoid(f(z)) · z is a gate."""
-    for z, gate in ((a["self"], a["other"]), (a["other"], a["self"])):
-        if not (isinstance(z, fx.Node) and isinstance(gate, fx.Node)):
-            continue
-        if gate.target is not aten.sigmoid.default or len(gate.users) != 1:
-            continue
-        inner = gate.args[0]
-        if inner is z:
-            return Rectifier("silu", z, Swish())
-        if not isinstance(inner, fx.Node) or inner.target is not aten.mul.Tensor:
-            continue
-        factor, beta = inner.args
-        if factor is z and isinstance(beta, (int, float)):
-            return Rectifier("gelu" if abs(beta - 1.702) < 1e-3 else "silu", z, Swish(beta))
     return None
 
 

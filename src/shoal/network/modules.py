@@ -150,7 +150,7 @@ class FrozenBatchNorm(nn.BatchNorm2d):
 
 
 class Swish(_Shown):
-    """z · sigmoid(beta·z) written out; with beta = 1 it is SiLU, with 1.702 the fast GELU."""
+    """z · sigmoid(beta·z) written out, in networks that earlier versions saved."""
 
     def __init__(self, beta: float = 1.0) -> None:
         super().__init__()

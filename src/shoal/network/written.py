@@ -6,7 +6,9 @@ values tell whether it is a rectifier, however it is written.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
+from itertools import accumulate
 from typing import Any, cast
 
 import torch
@@ -14,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 from torch._ops import OpOverload
 
+from shoal.network.contexts import CONTEXT_CALLS
 from shoal.network.flow import bound_arguments, module_path, shape_of
 from shoal.network.modules import Formula, Step
 from shoal.network.ops import op_of
@@ -85,6 +88,9 @@ class Written:
         self._constants = constants
         self._kept = kept
         self._order = {node: i for i, node in enumerate(graph.nodes)}
+        entered = accumulate(node.target in CONTEXT_CALLS for node in graph.nodes)
+        # Calls with one number are in the same contexts: autocast, or without gradients.
+        self._within = dict(zip(graph.nodes, entered, strict=True))
         self._data = _data(graph)
         ends = [n for n in graph.nodes
                 if n in self._data and self._is_part(n) and not is_rectifier(n)]  # fmt: skip
@@ -164,7 +170,9 @@ class Written:
         front = {end}
         while len(inside) < _MOST_CALLS:
             last = max(front, key=self._order.__getitem__)
-            if not self._is_part(last) or (last is not end and not _readers(last) <= {*inside}):
+            if not self._is_part(last) or self._within[last] != self._within[end]:
+                return
+            if last is not end and not _readers(last) <= {*inside}:
                 return
             front.remove(last)
             inside.append(last)
@@ -281,6 +289,11 @@ def _name_of(values: Tensor) -> str:
     slope = float(values[_GRID == -30.0][0]) / -30.0
     if 0.0 < slope < 0.5 and _same(values, F.leaky_relu(_GRID, slope)):
         return "leaky_relu"
+    share = float(values[_GRID == 1.0][0])  # of x·sigmoid(βx) it is sigmoid(β)
+    if 0.5 < share < 1.0 and _same(
+        values, _GRID * (_GRID * math.log(share / (1 - share))).sigmoid()
+    ):
+        return "silu"
     top = float(values.max())
     return "hardtanh" if 0.0 < top < 30.0 and _same(values, _GRID.clamp(0.0, top)) else ""
 
