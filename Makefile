@@ -26,9 +26,10 @@ test: $(STAMP)
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow -o faulthandler_timeout=7200
 
-# All examples: in docstrings (of public names `make test` runs them as well) and in CONTRIBUTING.md.
+# All examples: in docstrings and on pages; `make test` runs those of public names and the quick pages.
 doctest: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --doctest-modules src/shoal tests/test_contributing.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --doctest-modules src/shoal \
+	  tests/test_contributing.py tests/test_pages.py
 
 # docs/options.md from the classes that define the options.
 docs: $(STAMP)
