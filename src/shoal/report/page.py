@@ -19,12 +19,14 @@ from shoal.report.sentence import sentence
 from shoal.report.slower import slower_lines
 from shoal.report.strip import legend, strip
 from shoal.report.table import UNITS, amount, points, quality_unit
+from shoal.report.terminal import fitting
 from shoal.search.figures import TOP1
 from shoal.search.layers import RegionTime
 from shoal.search.records import RunRecord
 from shoal.search.run_files import read_config
 
 _TEMPLATE = Path(__file__).with_name("page.html")
+_CHARACTERS = 150  # that a table of figures has room for on a page of 1200 pixels
 _GLOSSARY = (
     ("dense", "The network before the search."),
     ("rectifier, site", "An activation such as ReLU, off or on, at one place of the network."),
@@ -78,7 +80,7 @@ def write_page(record: RunRecord, path: str | Path | None = None) -> Path:
         tables=map(html_table, outcome_tables(record)),
         regions=_regions(record.regions),
         lines=outcome_lines(record),
-        steps=html_table(steps_table(record)),
+        steps=html_table(fitting(steps_table(record), _CHARACTERS)),
         front=html_table(front_table(record)),
         merge=[html_table(table) for table in merge],
         options=[(name, _shown(value)) for name, value in config.items() if value is not None],

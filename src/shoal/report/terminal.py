@@ -21,7 +21,7 @@ def print_table(console: Console, table: Table, *, verbose: bool = False) -> Non
 
     With `verbose` all are, even if the lines are then wider than the console.
     """
-    shown = table if verbose else _fitting(table, console.width)
+    shown = table if verbose else fitting(table, console.width)
     if table.title:
         _print(console, table.title, "bold")
     widths = _widths(shown, console.width)
@@ -52,7 +52,7 @@ def _cell(text: str, width: int) -> str:
     return escape("\n".join(folded_text(text, width)))
 
 
-def _fitting(table: Table, width: int) -> Table:
+def fitting(table: Table, width: int) -> Table:
     """Return the table without the columns that have no room, the least important first."""
     while _whole(_least(table)) > width:
         priorities = [column.priority for column in table.columns]
