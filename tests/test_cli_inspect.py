@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -110,25 +110,29 @@ def last_lines(capsys: pytest.CaptureFixture[str], *words: object) -> list[str]:
 def test_it_ends_with_what_could_be_gained_and_the_command_to_type_next(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """ResNet-20: seven blocks keep their shape, and each holds 11.6 % of the work."""
-    assert last_lines(capsys, "shoal:cifar_resnet20", "--batch", 8) == [
-        "could go: 7 of 9 blocks, with 81 % of the MACs; 19 of 19 rectifiers",
+    """Five of the six blocks keep their shape, and each holds 17.2 % of the work."""
+    assert last_lines(capsys, "shoal:digits_resnet", "--batch", 8) == [
+        "could go: 5 of 6 blocks, with 86 % of the MACs; 13 of 13 rectifiers",
         "next, what the task needs of it, on your data D:",
-        "  shoal inspect shoal:cifar_resnet20 --checkpoint F --data D --batch 8",
+        "  shoal inspect shoal:digits_resnet --checkpoint F --data D --batch 8",
     ]
     weights = tmp_path / "my weights.safetensors"
     save_file({n: t.contiguous() for n, t in small_runs.trained().state_dict().items()}, weights)
     model = f"{MODEL}?num_classes=10"
     given = (model, "--checkpoint", weights, "--data", "digits", "--samples", 50)
-    shown = last_lines(capsys, *given, "--latency", "--batch", 8, "--runtime", "onnxruntime")
+    shown = last_lines(capsys, *given, "--batch", 8)
     assert shown[0].startswith("could go: 1 of 1 blocks, with ")
-    assert re.search(r"MACs and \d+ % of the latency \(the sum of each by itself", shown[0])
-    assert shown[0].endswith("; 4 of 4 rectifiers")
+    assert shown[0].endswith(" % of the MACs; 4 of 4 rectifiers")
+    assert shown[1] == "next, make it faster within a point of quality:"
     assert shown[2] == (
-        f"  shoal compress '{model}' --checkpoint '{weights}' --data digits --runtime onnxruntime "
-        "--latency-batch 8 --method shoal --out run"
+        f"  shoal compress '{model}' --checkpoint '{weights}' --data digits --latency-batch 8 "
+        "--method shoal --out run"
     )
-    assert inspected(capsys, *given)["next"].startswith(f"shoal compress '{model}' --checkpoint")
+    found = inspected(capsys, *given, "--runtime", "onnxruntime", "--mean", "0.5")
+    assert found["next"] == (
+        f"shoal compress '{model}' --checkpoint '{weights}' --data digits --mean 0.5 "
+        "--runtime onnxruntime --method shoal --out run"
+    )
 
 
 def test_a_block_in_a_block_is_not_counted_twice() -> None:
@@ -146,7 +150,13 @@ def test_a_block_in_a_block_is_not_counted_twice() -> None:
     found = inspect_network(net, "nested")
     shares = [found.costs[block.name].macs_percent for block in net.blocks if block.removable]
     assert len(shares) == 2
-    assert f"2 of 2 blocks, with {max(shares):.0f} % of the MACs" in gain_line(found)
+    said = f"could go: 2 of 2 blocks, with {max(shares):.0f} % of the MACs"
+    assert gain_line(found) == said
+    for share, words in ((30.0, "30 %"), (-2.0, "0 %"), (101.0, "101 %")):
+        doubt = "; not to be trusted" if share > 100 else ""
+        costs = {k: replace(cost, latency_percent=share) for k, cost in found.costs.items()}
+        ending = f" and {words} of the latency (the sum of each by itself{doubt})"
+        assert gain_line(replace(found, costs=costs)) == said + ending
 
 
 def test_of_a_folder_the_next_command_measures(
