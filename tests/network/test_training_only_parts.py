@@ -330,6 +330,16 @@ def test_a_gradient_that_the_model_defines_itself_is_noted(frozen: bool) -> None
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+def test_a_copy_in_training_alone_is_no_loss() -> None:
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        y = F.relu(x)
+        return self.a((y.contiguous() if self.training else y).reshape(x.shape[0], 20))
+
+    model = Call(forward, a=nn.Linear(20, 4))
+    network = captured(model, torch.randn(3, 4, 5))
+    assert network.notes == ()
+
+
 # ---------------------------------------------------------------------- recurrent layers
 
 

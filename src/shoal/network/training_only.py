@@ -30,7 +30,7 @@ def stochastic_depth(x: Tensor, path: str, p: float, per_sample: bool, rescale: 
 
 @dataclass
 class _Extra:
-    """A random call of the train-mode graph that the eval-mode graph lacks."""
+    """A random call, or a copy, of the train-mode graph that the eval-mode graph lacks."""
 
     source: fx.Node  # what it acts on, in the eval-mode graph
     target: Any  # the operation to insert
@@ -148,7 +148,10 @@ def _frozen(value: Any, same: dict[fx.Node, fx.Node]) -> Any:
 
 
 def _extra(node: fx.Node, same: dict[fx.Node, fx.Node]) -> _Extra | None:
-    """Recognise a random call that acts on a value which the eval-mode graph has too."""
+    """Recognise a random call, or a copy, of a value which the eval-mode graph has too."""
+    if node.target is aten.contiguous.default and not node.kwargs:  # in eval mode it was already
+        (copied,) = node.all_input_nodes
+        return _Extra(same[copied], node.target, (), node, copied) if copied in same else None
     if op_of(node.target).dropout is not None:
         source, p, train = node.args
         if isinstance(source, fx.Node) and source in same and train is True:
