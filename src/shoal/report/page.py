@@ -97,8 +97,9 @@ def _figures(record: RunRecord) -> list[tuple[str, str, str]]:
     unit = UNITS[quality_unit(dense)]
     found = []
     if end is not None:
+        gain, _, interval = str(quotient(end.speedup)).partition(" (")
         place = f"batch {end.batch}, {end.dense_folded_ms:.3g} → {end.result_merged_ms:.3g} ms"
-        found.append(("speed", str(quotient(end.speedup)), place))
+        found.append(("speed", gain, f"({interval}; {place}" if interval else place))
     for part, key in (("validation", "top1_val"), ("test", "top1_test")):
         before, after = getattr(dense, key), getattr(final, key)
         if before is not None and after is not None:
