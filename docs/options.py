@@ -21,9 +21,9 @@ Written by `python docs/options.py` from the classes that define the options; ed
 page. An option has one name: `max_drop` is `max_drop=2` in `shoal.compress`, `--max-drop 2` on the
 command line and `max_drop: 2` in a YAML file. Options of a criterion follow its name, as in
 `--criterion "l1?scope=global"`; those of a method or a task may, as in
-`--method "easier?how=identity"` and `--task "segment?ignore_index=0"`. `shoal compress --help` shows
-what most people need, with `--method NAME` that method's options too, and `--help-all` everything;
-`shoal recipes` shows the values of recipes.
+`--method "easier?how=identity"` and `--task "segment?ignore_index=0"`. `shoal compress --help`
+shows what most people need, with `--method NAME` that method's options too, and `--help-all`
+everything; `shoal recipes` shows the values of recipes.
 """
 
 CONCERNS: dict[str, tuple[str, type[Options]]] = {
