@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import linecache
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -247,7 +247,7 @@ class Network(nn.Module):
     @property
     def sites(self) -> list[Site]:
         """All rectifier sites in the order of the forward pass, linearized ones included."""
-        return _listed(self.view.sites.values())
+        return _Places(self.view.sites.values())
 
     @property
     def sites_left(self) -> int:
@@ -257,7 +257,7 @@ class Network(nn.Module):
     @property
     def blocks(self) -> list[Block]:
         """All residual blocks in the order of the forward pass, removable or not."""
-        return _listed(self.view.blocks.values())
+        return _Places(self.view.blocks.values())
 
     @property
     def stretches(self) -> list[Stretch]:
@@ -356,10 +356,6 @@ class Network(nn.Module):
 
 class _Places(list[_T], Shown):
     shown_by = "shoal.report.notebook:places_html"
-
-
-def _listed(places: Iterable[_T]) -> list[_T]:
-    return _Places(places)
 
 
 def _named(what: str, name: str, known: Mapping[str, _T]) -> _T:

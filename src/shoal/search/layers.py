@@ -68,7 +68,8 @@ def layers_before_and_after(
     gone = {layer for item in joined.values() for layer in item.layers}
     still = {path for path, _ in _layers(best)}
     linear = {site.name for site in best.sites if site.linearized is not None}
-    order = [path for path, _ in _layers(dense)]
+    own = _layers(dense)
+    order = [path for path, _ in own]
     fates = dict.fromkeys(order, "kept")
     for path in order:
         if path in linear:
@@ -78,7 +79,7 @@ def layers_before_and_after(
         elif path not in still:
             fates[path] = _fate(path, order, best)
     work = count_macs(dense, inputs).by_module
-    before = [Layer(path, what, fates[path], work.get(path, 0)) for path, what in _layers(dense)]
+    before = [Layer(path, what, fates[path], work.get(path, 0)) for path, what in own]
     work = count_macs(merged, inputs).by_module
     after = [
         Layer(path, what, "merged" if path in joined else _origin(path), work.get(path, 0))
@@ -90,7 +91,6 @@ def layers_before_and_after(
 def _layers(network: Network) -> list[tuple[str, str]]:
     """Return path and words of each layer with weights and each rectifier, in their order."""
     kinds = {site.name: site.kind for site in network.sites if site.linearized is None}
-    linear = {site.name for site in network.sites if site.linearized is not None}
     found: dict[str, str] = {}
     for node in network.graph.nodes:
         if node.op != "call_module":
@@ -98,11 +98,9 @@ def _layers(network: Network) -> list[tuple[str, str]]:
         path = str(node.target)
         if path in kinds:
             found[path] = kinds[path]
-        elif path in linear:
-            found[path] = "line"
         elif is_weighted(node, network):
             found[path] = _words(network.get_submodule(path))
-    return [(path, what) for path, what in found.items() if what != "line"]
+    return list(found.items())
 
 
 def _words(layer: nn.Module) -> str:
@@ -156,14 +154,16 @@ def region_times(dense: Network, merged: Network, inputs: Inputs) -> tuple[Regio
         for name, clock in clocks.items():
             samples[name].append(clock.seconds())
     paths = list(dict.fromkeys(path for clock in clocks.values() for path in clock.paths))
-    regions = dict.fromkeys(map(_region_of(paths), paths))
     both = {name: _medians(found) for name, found in samples.items()}
     region = _region_of(paths)
 
     def total(name: str, wanted: str) -> float:
         return 1e3 * sum(t for path, t in both[name].items() if region(path) == wanted)
 
-    return tuple(RegionTime(r, total("dense", r), total("merged", r)) for r in regions)
+    return tuple(
+        RegionTime(r, total("dense", r), total("merged", r))
+        for r in dict.fromkeys(map(region, paths))
+    )
 
 
 class _NodeClock:
