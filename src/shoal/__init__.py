@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from shoal import data as data
     from shoal import models as models
+    from shoal import published as published
     from shoal.data.dataset import register_data as register_data
     from shoal.errors import ShoalError as ShoalError
     from shoal.importance import register_criterion as register_criterion
@@ -70,7 +71,7 @@ _NAMES = {
     "shoal.tasks": "Task register_task",
 }
 _HOMES = {name: home for home, names in _NAMES.items() for name in names.split()}
-_HOMES |= {"data": "", "models": ""}
+_HOMES |= {"data": "", "models": "", "published": ""}
 
 __all__ = ["__version__", *_HOMES]
 

@@ -1,0 +1,133 @@
+"""The published tables recounted: whole numbers of hits, one table against another."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from decimal import ROUND_HALF_UP, Decimal
+
+import pytest
+
+from shoal import published
+from shoal.errors import NameNotFoundError
+
+TEST_SIZES = {
+    "table5": 10_000,
+    "table6": 5_000,
+    "table7": 1_000,
+    "table8": 1_073,
+    "table9": 6_149,
+    "table10": 1_880,
+    "table11": 3_333,
+}
+TOTALS = {"resnet18": 17, "swin_t": 12, "mobilenet": 35, "vgg16_bn": 15}
+
+
+def _is_share(accuracy: float, size: int) -> bool:
+    """Whether a percentage with two digits is that of a whole number out of `size`."""
+    shown = Decimal(str(accuracy))
+    hits = int(shown * size / 100)
+    shares = [Decimal(100 * n) / size for n in (hits, hits + 1)]
+    return shown in [share.quantize(Decimal("0.01"), ROUND_HALF_UP) for share in shares]
+
+
+@pytest.mark.parametrize(("name", "size"), TEST_SIZES.items())
+def test_every_cell_is_a_whole_number_of_hits(name: str, size: int) -> None:
+    cells = published.table(name)
+    assert len(cells) == 79
+    assert [c for c in cells if c.accuracy is None or not _is_share(c.accuracy, size)] == []
+
+
+@pytest.mark.parametrize("name", TEST_SIZES)
+def test_a_network_loses_one_rectifier_at_a_time(name: str) -> None:
+    for model in dict.fromkeys(cell.model for cell in published.table(name)):
+        cells = [cell for cell in published.table(name) if cell.model == model]
+        total = next(n for key, n in TOTALS.items() if model.startswith(key[:9]))
+        assert [cell.removed for cell in cells] == list(range(len(cells)))
+        assert {cell.total for cell in cells} == {total}
+        assert [cell.method for cell in cells] == ["dense"] + ["easier"] * (len(cells) - 1)
+
+
+def test_table_1_agrees_with_the_appendix_but_for_three_cells() -> None:
+    differ = {}
+    for cell in published.table("table1"):
+        if cell.method not in ("dense", "easier"):
+            continue
+        found = published.find(
+            model=cell.model, data=cell.data, method=cell.method, removed=cell.removed
+        )
+        assert found is not None
+        assert found.table in TEST_SIZES
+        if found.accuracy != cell.accuracy:
+            differ[cell.model, cell.data, cell.removed] = (cell.accuracy, found.accuracy)
+    assert differ == {
+        ("resnet18", "aircraft", 2): (70.33, 71.59),
+        ("swin_t", "pacs", 0): (97.30, 97.10),
+        ("mobilenet_v2", "pacs", 0): (95.50, 95.60),
+    }
+
+
+def test_the_dense_networks_of_tables_1_and_2_differ() -> None:
+    (one,) = [c for c in published.table("table2") if c.method == "dense"]
+    assert (one.accuracy, one.removed) == (92.60, 0)
+    same = published.find(model=one.model, data=one.data, method="dense")
+    assert same is not None
+    assert same.accuracy == 92.47
+
+
+def test_a_cell_is_found_by_the_names_of_the_command_line() -> None:
+    found = published.find(
+        model="torchvision:swin_t?num_classes=10", data="cifar10:/data", method="egp", removed=6
+    )
+    assert found is not None
+    assert (found.accuracy, found.total, found.table) == (86.04, 12, "table1")
+    two = published.find(
+        model="shoal:resnet18_cifar",
+        data="cifar10",
+        method="easier",
+        removed=8,
+        variant="per_step=2",
+    )
+    assert two is not None
+    assert two.accuracy == 92.26
+    assert published.find(model="resnet18", data="cifar10", method="easier", removed=8) is None
+    assert published.find(model="swin_t", data="cifar10", method="egp", removed=1) is None
+
+
+def test_table_3_has_six_devices_and_work_that_rises_once() -> None:
+    cells = published.table("table3")
+    assert len(cells) == 54
+    assert len({cell.device for cell in cells}) == 6
+    work = {cell.removed: cell.mflops for cell in cells}
+    assert [n for n in range(1, 9) if work[n] > work[n - 1]] == [6]  # type: ignore[operator]
+
+
+def test_blocks_removed_by_cka_are_whole_shares_of_the_work() -> None:
+    share = {32: 6.826, 44: 4.843, 56: 3.752, 110: 1.864}  # percent of the work of one block
+    for cell in published.table("cka"):
+        if cell.removed is not None and cell.macs_cut is not None:
+            depth = int(cell.model.removeprefix("cifar_resnet"))
+            assert cell.macs_cut == pytest.approx(cell.removed * share[depth], abs=0.03)
+
+
+def test_lacoot_removes_the_second_block_of_each_stage() -> None:
+    dense, lacoot = published.table("lacoot")[:2]
+    assert dense.macs is not None
+    assert lacoot.macs is not None
+    assert dense.macs - lacoot.macs == pytest.approx(4 * 18_874_368, rel=1e-3)
+
+
+def test_every_table_can_be_read_and_has_a_source() -> None:
+    for name, about in published.tables().items():
+        assert published.table(name), name
+        assert about.title
+        assert about.source
+        assert about.name == name
+    with pytest.raises(NameNotFoundError, match="did you mean 'table1'"):
+        published.table("tabel1")
+
+
+def test_reading_needs_no_pytorch() -> None:
+    code = "import sys; from shoal import published; published.table('table1'); "
+    code += "assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
