@@ -87,6 +87,7 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
         (("criteria", MODEL, *data, "--remove", "0"), "--remove"),
         (("criteria", MODEL, *data, "--mean", "grey"), "mean is 'grey'"),
         (("criterai", MODEL), "criterai"),
+        (("front", tmp_path / "none", "--out", out), "there is no folder"),
         ((), "Missing command"),
     ):
         assert expected in refused(capsys, *words)
@@ -99,8 +100,32 @@ def test_a_folder_that_cannot_be_written(capsys: pytest.CaptureFixture[str]) -> 
     assert "cannot write '/proc/figures/l1.png'" in line
 
 
-def test_the_help_names_both_figures(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_help_names_all_figures(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["figure", "--help"]) == 0
     shown = capsys.readouterr().out
-    assert "l1-by-stage" in shown
-    assert "criteria" in shown
+    for name in ("l1-by-stage", "criteria", "removed", "front", "scores"):
+        assert name in shown
+
+
+def test_figures_of_runs_take_folders(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[object, ...]] = []
+    for name in ("removed", "front", "score_map"):
+
+        def draw(runs: object, path: Path, *, _name: str = name, **options: object) -> Path:
+            asked.append((_name, runs, options))
+            return path
+
+        monkeypatch.setattr(figures, name, draw)
+    out = ["--out", str(tmp_path / "f.png")]
+    assert main(["figure", "removed", "a", "b", "--no-published", *out]) == 0
+    assert main(["figure", "front", "a", "--against", "macs", *out]) == 0
+    assert main(["figure", "scores", "a", *out]) == 0
+    assert asked == [
+        ("removed", ["a", "b"], {"printed": False}),
+        ("front", ["a"], {"against": "macs"}),
+        ("score_map", "a", {}),
+    ]
+    assert "the figure is in" in capsys.readouterr().out
+    assert "must end in .png" in refused(capsys, "front", "a", "--out", tmp_path / "f.gif")

@@ -1,4 +1,4 @@
-"""`shoal figure`: pictures of what criteria say of a network's blocks."""
+"""`shoal figure`: pictures of what criteria say of a network, and of what runs found."""
 
 from __future__ import annotations
 
@@ -15,13 +15,21 @@ from shoal.cli.screen import is_main_process, progress_console, show
 figure = typer.Typer(
     name="figure",
     rich_markup_mode="rich",
-    help="Draw what criteria say of a network's residual blocks.",
+    help="Draw what criteria say of a network, and what runs found.",
 )
 
 _Out = Annotated[
     Path,
     option(
         "The file to write; its ending, .png, .svg or .pdf, decides the format.", metavar="FILE"
+    ),
+]
+_Runs = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="RUN …",
+        help="Folders of runs (--out of shoal compress), or with runs below them, as a sweep's.",
+        show_default=False,
     ),
 ]
 
@@ -107,3 +115,74 @@ def criteria(
         figures.criteria_map(network, scores, out, remove=remove)
     lines = [f"{name}: {', '.join(own.lowest(remove))}" for name, own in scores.items()]
     show(lines=[*lines, f"the figure is in '{out}'"])
+
+
+@figure.command("removed")
+def removed(
+    runs: _Runs,
+    out: _Out,
+    published: Annotated[
+        bool,
+        option("Draw what the papers print for the same networks and data beside it."),
+    ] = True,
+) -> None:
+    """Draw quality against the number of removed rectifiers or blocks.
+
+    Each experiment is a line, named by what tells it from the others: model, method, rectifier, ….
+    Runs that differ in the seed alone are one line, with a band of one standard deviation.
+
+    After Quétu et al. 2024, Figure 3.
+    """
+    from shoal.extras import figures
+
+    figures.check_path(out)
+    if is_main_process():
+        figures.removed(runs, out, printed=published)
+    show(lines=[f"the figure is in '{out}'"])
+
+
+@figure.command("front")
+def front(
+    runs: _Runs,
+    out: _Out,
+    against: Annotated[
+        str,
+        option(
+            "What a network costs: its measured latency, or its work in macs.",
+            metavar="latency|macs",
+            show_default=True,
+        ),
+    ] = "latency",
+) -> None:
+    """Draw quality against measured latency, or against work, of all steps of some runs.
+
+    A line joins the steps that no other one of the same experiment beats in both.
+    """
+    from shoal.extras import figures
+
+    figures.check_path(out)
+    if is_main_process():
+        figures.front(runs, out, against=against)
+    show(lines=[f"the figure is in '{out}'"])
+
+
+@figure.command("scores")
+def scores(
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN", help="The folder of a run (--out of shoal compress).", show_default=False
+        ),
+    ],
+    out: _Out,
+) -> None:
+    """Draw what a run's criterion gave each place before each removal, as a heat map.
+
+    Of method easier: the entropy of each rectifier, step by step.
+    """
+    from shoal.extras import figures
+
+    figures.check_path(out)
+    if is_main_process():
+        figures.score_map(run, out)
+    show(lines=[f"the figure is in '{out}'"])

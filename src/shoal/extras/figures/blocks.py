@@ -1,4 +1,4 @@
-"""Figures of what criteria say of a network's blocks. They need matplotlib."""
+"""Figures of what criteria say of a network's blocks."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from shoal.errors import ConfigError, missing_extra
-from shoal.files import readable_errors
+from shoal.errors import ConfigError
+from shoal.extras.figures.canvas import check_path, empty_figure, hatch, style, write
 from shoal.importance import Scores, score, stages
 from shoal.network import Network
-
-_FORMATS = (".png", ".svg", ".pdf")
 
 
 def l1_by_stage(network: Network, path: str | Path) -> Path:
@@ -27,21 +25,24 @@ def l1_by_stage(network: Network, path: str | Path) -> Path:
     """
     target = check_path(path)
     scores = score(network, (), "l1?scope=global")
-    figure = _figure(width=2.0 + 0.35 * len(scores), height=3.6)
+    figure = empty_figure(width=2.0 + 0.35 * len(scores), height=3.6)
     axes = figure.subplots()
     place = {name: i for i, name in enumerate(scores)}
     for stage in stages(network):
         names = [name for name in stage.removable if name in place]
         if names:
             label = f"stage {stage.index + 1} ({stage.title})"
-            axes.bar([place[n] for n in names], [scores[n] for n in names], label=label, zorder=2)
+            axes.bar(
+                [place[n] for n in names], [scores[n] for n in names], label=label, zorder=2,
+                color=style(stage.index)["color"], hatch=hatch(stage.index), edgecolor="white",
+            )  # fmt: skip
     axes.set_xticks(range(len(scores)), list(scores), rotation=90, fontsize=8)
     axes.set_xlabel("removable block, in the order of the forward pass")
     axes.set_ylabel("ℓ1: mean absolute weight")
     axes.grid(axis="y", alpha=0.4, zorder=0)
     axes.margins(y=0.25)  # room for the legend above the bars
     axes.legend(fontsize=8, loc="upper left", ncols=3)
-    return _write(figure, target)
+    return write(figure, target)
 
 
 def criteria_map(
@@ -71,7 +72,7 @@ def criteria_map(
             if foreign is None
             else f"'{foreign}' is no block of this network: give scores of its blocks"
         )
-    figure = _figure(width=2.5 + 0.42 * len(names), height=1.8 + 0.42 * len(scores))
+    figure = empty_figure(width=2.5 + 0.42 * len(names), height=1.8 + 0.42 * len(scores))
     axes = figure.subplots()
     for row, own in enumerate(scores.values()):
         order = own.lowest(len(own))
@@ -86,7 +87,7 @@ def criteria_map(
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
     axes.set_yticks(range(len(scores)), list(scores))
     axes.set_xlabel(f"block; the number tells when it would go, the first {remove} in red")
-    return _write(figure, target)
+    return write(figure, target)
 
 
 def _cell(axes: Any, column: int, row: int, turn: int, count: int, remove: int) -> None:
@@ -95,27 +96,3 @@ def _cell(axes: Any, column: int, row: int, turn: int, count: int, remove: int) 
     colour, text = ((0.80, 0.15, 0.15), "white") if gone else ((shade, shade, shade), "black")
     axes.fill_between([column - 0.5, column + 0.5], row - 0.5, row + 0.5, color=colour, lw=0)
     axes.text(column, row, str(turn), ha="center", va="center", fontsize=8, color=text)
-
-
-def check_path(path: str | Path) -> Path:
-    """Return the path of a figure; raises `ConfigError` unless its ending is one we can write."""
-    target = Path(path)
-    if target.suffix.lower() not in _FORMATS:
-        raise ConfigError(f"'{target}' must end in {', '.join(_FORMATS)}: give another name")
-    return target
-
-
-def _figure(width: float, height: float) -> Any:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise missing_extra("matplotlib", "report", "drawing figures") from None
-    # Not through pyplot: that picks a window system, and keeps every figure.
-    return Figure(figsize=(min(max(width, 7.0), 24.0), height), layout="constrained")
-
-
-def _write(figure: Any, target: Path) -> Path:
-    with readable_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(target, dpi=150)
-    return target
