@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from shoal.surgery import drop_ as drop_
     from shoal.surgery import fit_lines as fit_lines
     from shoal.surgery import linearize_ as linearize_
+    from shoal.surgery import norm_lines as norm_lines
     from shoal.surgery import zero_out_ as zero_out_
     from shoal.surgery.drop import block_costs as block_costs
     from shoal.tasks import Task as Task
@@ -66,7 +67,7 @@ _NAMES = {
     "shoal.search.method": "Method Progress register_method",
     "shoal.search.records": "Result",
     "shoal.share.pushing": "push",
-    "shoal.surgery": "collapse_ drop_ fit_lines linearize_ zero_out_",
+    "shoal.surgery": "collapse_ drop_ fit_lines linearize_ norm_lines zero_out_",
     "shoal.surgery.drop": "block_costs",
     "shoal.tasks": "Task register_task",
 }

@@ -1,4 +1,4 @@
-"""Criteria that look at no data: chance, the order of the layers, and a branch's weights."""
+"""Criteria that look at no data: chance, the order of layers, batch norms, a branch's weights."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from typing_extensions import override
 from shoal.errors import ConfigError
 from shoal.importance.candidates import block_candidates, candidates, relative_to_stage
 from shoal.importance.criterion import Criterion, PlaceOptions, Scores, register_criterion
+from shoal.importance.entropy import binary_entropy
 from shoal.network import Network
 from shoal.network.blocks import Block
 from shoal.network.flow import is_weighted, own_tensors
 from shoal.options import one_of, option
 from shoal.passes.batches import Data
 from shoal.seeds import derive_seed
+from shoal.surgery.norm_lines import norm_inputs, share_on
 
 
 @register_criterion("random")
@@ -62,6 +64,31 @@ class Last(Criterion):
     def compute(self, network: Network, data: Data) -> Scores:
         names = [candidate.name for candidate in candidates(network, self.place)]
         return Scores(self.name, {n: float(len(names) - i) for i, n in enumerate(names, 1)}, 0)
+
+
+@register_criterion("norm_entropy")
+class NormEntropy(Criterion):
+    """Scores a site by the entropy that the batch norm before it implies, without data.
+
+    P(ON) = Φ(β/|γ|) for each channel, which is how often a Gaussian of that mean and deviation is
+    above 0 (Liao et al. 2025, TLC; its published code computes this and removes by something else).
+    Sites whose rectifier follows something else than a batch norm are left out.
+    """
+
+    place = "site"
+    unit = "bits"
+
+    @override
+    def compute(self, network: Network, data: Data) -> Scores:
+        shares = {name: share_on(given) for name, given in norm_inputs(network).items()}
+        if not shares:
+            raise ConfigError(
+                "no rectifier that is left follows a batch norm directly: choose another criterion "
+                "than norm_entropy, such as entropy"
+            )
+        values = {name: float(binary_entropy(p, 1 - p).mean()) for name, p in shares.items()}
+        details = {name: {"on": float(p.mean())} for name, p in shares.items()}
+        return Scores(self.name, values, 0, details=details)
 
 
 class _Magnitude(Criterion):

@@ -8,6 +8,7 @@ close to linear a rectifier acts, but not how much it would be missed.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -25,9 +26,10 @@ from shoal.network import Network
 from shoal.network.stretches import Stretch, with_kernel
 from shoal.options import at_least, one_of, option
 from shoal.passes.batches import Data, Observer, observe
-from shoal.surgery import LineMoments
+from shoal.surgery import FittedLine, LineMoments
 from shoal.surgery.collapse import fit_stretches
 from shoal.surgery.fit_conv import FittedLayer
+from shoal.tasks import Task
 
 
 def applied(layer: nn.Module, x: Tensor) -> Tensor:
@@ -85,13 +87,31 @@ class LineLoss(Criterion):
             screened = entropy.scores().lowest(own.screen)
             judged = [candidate for candidate in judged if candidate.name in screened]
         if own.how == "line":
-            lines, like = moments.lines(), torch.empty(0, device=device_of(network))
-            dims = {site.name: site.channel_dim for site in network.sites}
-            judged = [
-                replace(c, compute=partial(applied, lines[c.name].layer(like, dims[c.name])))
-                for c in judged
-            ]
+            judged = _with_lines(network, judged, moments.lines())
         return replacement_scores(self.name, network, judged, data, own, self.task)
+
+
+def line_scores(
+    network: Network, lines: Mapping[str, FittedLine], data: Data, task: Task
+) -> Scores:
+    """Score sites as `line_loss` does, with lines that were made before; others have no score."""
+    chosen = [c for c in candidates(network, "site") if c.name in lines]
+    judged, how = _with_lines(network, chosen, lines), TrialOptions(keep=None, precision="fp32")
+    return replace(
+        replacement_scores("line_loss", network, judged, data, how, task), unit=task.loss_unit
+    )
+
+
+def _with_lines(
+    network: Network, chosen: Sequence[Candidate], lines: Mapping[str, FittedLine]
+) -> list[Candidate]:
+    """Return the candidates with a line in the place of each rectifier."""
+    like = torch.empty(0, device=device_of(network))
+    dims = {site.name: site.channel_dim for site in network.sites}
+    return [
+        replace(c, compute=partial(applied, lines[c.name].layer(like, dims[c.name])))
+        for c in chosen
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)

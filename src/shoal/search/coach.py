@@ -27,7 +27,7 @@ from shoal.options import Recipe, find_recipe
 from shoal.passes.batches import Batches, set_epoch
 from shoal.search.records import Step
 from shoal.search.setup import Setup
-from shoal.seeds import derive_seed
+from shoal.seeds import derive_seed, preserved_rng, seed_everything
 from shoal.tasks import Task
 from shoal.tasks.task import hits_of, losses_of
 from shoal.training import EpochReport, fit
@@ -214,18 +214,25 @@ class Trial:
         That is the task's "loss" (in nats, of a classifier), or of "accuracy" the percent of its
         answers that are wrong.
         """
-
-        def measure() -> list[float]:
-            network = self._made()
-            data = self._lab.data.train
-            batches = Batches(data, device_of(network), samples=samples, shared=False)
-            with eval_mode(network), torch.no_grad():
-                task = self._lab.setup.task
-                found = [_costs_of(network, task, batch, metric) for _, batch in batches]
-            return torch.cat(found).tolist()
-
-        costs = self._once(f"{metric} of {samples or 'all'}", measure)
+        costs = self._once(
+            f"{metric} of {samples or 'all'}", lambda: self._costs(metric, samples).tolist()
+        )
         return torch.tensor(costs, dtype=torch.float64)
+
+    def cost(self, metric: str = "loss", samples: int | None = None) -> float:
+        """Return the mean of the `costs`, which alone is remembered."""
+        name = f"mean {metric} of {samples or 'all'}"
+        return float(self._once(name, lambda: float(self._costs(metric, samples).mean())))
+
+    def _costs(self, metric: str, samples: int | None) -> Tensor:
+        network = self._made()
+        data, task = self._lab.data.train, self._lab.setup.task
+        device, seed = device_of(network), self._lab.options.seed
+        batches = Batches(data, device, samples=samples, shared=False)
+        with preserved_rng(device), eval_mode(network), torch.no_grad():
+            # All trials see the same samples, even of a user's loader that draws its order.
+            seed_everything(derive_seed(seed, "score", self._lab.number), device)
+            return torch.cat([_costs_of(network, task, batch, metric) for _, batch in batches])
 
     def cost_above(
         self, other: Trial, metric: str = "loss", samples: int | None = None

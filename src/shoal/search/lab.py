@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from shoal.importance import Scores, Stage, criterion_for, score_by, stages
 from shoal.importance import per_latency as over_latency
 from shoal.importance.criteria import ALL
+from shoal.importance.trials import line_scores
 from shoal.merge.padding import move_paddings_
 from shoal.modes import device_of
 from shoal.network import Network, Site
@@ -34,7 +35,8 @@ from shoal.search.moves import (
 from shoal.search.notebook import Notebook
 from shoal.search.setup import Spent
 from shoal.seeds import derive_seed, preserved_rng, seed_everything
-from shoal.surgery import LineMoments, collapse_, drop_, linearize_, replace_
+from shoal.surgery import FittedLine, LineMoments, collapse_, drop_, linearize_, replace_
+from shoal.surgery.norm_lines import implied_lines
 
 _REMOVES = {"site": "linearize", "block": "drop", "stretch": "collapse"}
 
@@ -106,6 +108,35 @@ class Lab(Notebook):
         self.scores = scores
         return scores
 
+    def imply_lines(self, how: str = "line", measured: int = 0) -> dict[str, FittedLine]:
+        """Return the lines that batch norms imply, by the site's name: see `implied_lines`.
+
+        Those of rectifiers that follow no batch norm are there if their inputs are to be `measured`
+        on so many training samples.
+        """
+        with self._scoring():
+            data = self.data.train if measured else None
+            return implied_lines(self.network, how, data, samples=measured or None)
+
+    def score_lines(self, lines: Mapping[str, FittedLine], samples: int | None = None) -> Scores:
+        """Score sites by the rise of the loss on training data with each line in place, alone."""
+        with self._scoring():
+            data = Data(self.data.train, samples, self.listener.scored)
+            self.scores = line_scores(self.network, lines, data, self.setup.task)
+        return self.scores
+
+    def loss(
+        self, lines: Mapping[str, FittedLine] | None = None, samples: int | None = None
+    ) -> float:
+        """Return the mean loss on training data, with all of these lines in place."""
+        put = lines or {}
+        trial = self.trial(
+            f"lines: {', '.join(put)}", lambda copy: linearize_(copy, list(put), lines=put)
+        )
+        loss = trial.cost(samples=samples)
+        trial.forget()
+        return loss
+
     def find_moves(self, kinds: Collection[str] = KINDS) -> list[Move]:
         """Return what may be done: each a site to linearize, a stretch to collapse, …."""
         return find_moves(self.network, kinds)
@@ -159,14 +190,19 @@ class Lab(Notebook):
 
     # ------------------------------------------------------------------ changing
 
-    def linearize(self, names: Sequence[str], how: str = "line") -> None:
+    def linearize(
+        self,
+        names: Sequence[str],
+        how: str = "line",
+        lines: Mapping[str, FittedLine] | None = None,
+    ) -> None:
         """Put the "identity", or a "line", in the place of sites' rectifiers.
 
-        Lines are those that `score` fitted; else they are fitted now.
+        Lines are those given, or else those that `score` fitted; else they are fitted now.
         """
         if names:
-            data, lines = self.data.train, self._lines
-            linearize_(self.network, names, how=how, loader=data, lines=lines)
+            data, known = self.data.train, self._lines if lines is None else lines
+            linearize_(self.network, names, how=how, loader=data, lines=known)
             self.mark("linearize", names)
 
     def drop(self, names: Sequence[str]) -> None:

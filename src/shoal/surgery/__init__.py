@@ -5,8 +5,9 @@ from __future__ import annotations
 from shoal.surgery.collapse import collapse_
 from shoal.surgery.drop import drop_, zero_out_
 from shoal.surgery.linearize import FittedLine, LineMoments, fit_lines, linearize_, replace_
+from shoal.surgery.norm_lines import norm_lines
 
 __all__ = [
-    "FittedLine", "LineMoments", "collapse_", "drop_", "fit_lines", "linearize_", "replace_",
-    "zero_out_",
+    "FittedLine", "LineMoments", "collapse_", "drop_", "fit_lines", "linearize_", "norm_lines",
+    "replace_", "zero_out_",
 ]  # fmt: skip

@@ -82,7 +82,8 @@ def linearize_(
             afterwards), "identity" passes z as it is (EASIER as published).
         loader: the data that lines are fitted on, unshuffled and without augmentation.
         samples: fit on this many samples only.
-        lines: lines fitted before (`fit_lines`), in place of `loader`; they are copied.
+        lines: lines made before (`fit_lines`, or `norm_lines`, which needs no data), in place of
+            `loader`; they are copied.
 
     Raises:
         NameNotFoundError: a site does not exist; names the nearest ones.
@@ -151,7 +152,7 @@ def replace_(network: Network, modules: Mapping[str, nn.Module]) -> list[Operati
                 f"a {type(modules[name]).__name__} cannot be saved: register its type by "
                 "shoal.register_op, or take a module of PyTorch"
             )
-    like = _like(network)
+    like = like_of(network)
     for site in sites:
         _put(network, site, modules[site.name].to(like.device, like.dtype))
     return [network.plan.record("replace", tuple(types), modules=types)] if sites else []
@@ -159,7 +160,7 @@ def replace_(network: Network, modules: Mapping[str, nn.Module]) -> list[Operati
 
 def put_linear_(network: Network, site: Site, line: FittedLine | None) -> None:
     """Put a line, or the identity for None, where the site's rectifier is; not recorded."""
-    made = nn.Identity() if line is None else line.layer(_like(network), site.channel_dim)
+    made = nn.Identity() if line is None else line.layer(like_of(network), site.channel_dim)
     _put(network, site, made)
 
 
@@ -179,7 +180,8 @@ def _with_rectifier(network: Network, name: str) -> Site:
     return site
 
 
-def _like(network: Network) -> Tensor:
+def like_of(network: Network) -> Tensor:
+    """Return a tensor that has the network's device and type."""
     return next((p for p in network.parameters() if p.is_floating_point()), torch.empty(0))
 
 
@@ -302,6 +304,11 @@ class LineMoments(Observer):
             self._sums[site.name] = torch.stack(
                 [total[0], *means, *sum_across(torch.stack(about_means))]
             )
+
+    def inputs(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return mean and deviation of each site's input, float64 [channels]."""
+        sums = {site.name: self._sums[site.name] for site in self._sites}
+        return {name: (s[1], (s[3] / s[0]).clamp(min=0).sqrt()) for name, s in sums.items()}
 
     def lines(self) -> dict[str, FittedLine]:
         """Return the fitted line of each site.

@@ -1,0 +1,120 @@
+"""TLC: what goes at a step follows from losses on one set, and channels that are off stay off."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import shoal
+import small_runs
+from shoal.errors import ConfigError, NothingToRemoveError
+from shoal.models import digits_resnet
+from shoal.network import Network, capture
+from shoal.search.records import Result
+from shoal.surgery import linearize_, norm_lines
+from shoal.surgery.norm_lines import implied_lines, norm_inputs
+from shoal.training import evaluate, fit
+from small_runs import FakeGauge, digits, run
+
+
+@pytest.fixture(scope="module")
+def residual() -> Network:
+    torch.manual_seed(0)
+    net = digits_resnet()
+    fit(net, digits().train, epochs=2, recipe={"lr": 0.1, "precision": "fp32"})
+    return capture(net.eval(), digits().example_inputs(4)).copy()
+
+
+def tlc(model: Network | None = None, out: Path | None = None, **options: Any) -> Result:
+    given = {"method": "tlc", "epochs": 0, "model": model, "out": out, **options}
+    return run(**given)
+
+
+def loss(net: Network, samples: int = 1000) -> float:
+    found = evaluate(net, digits().train, limit=samples).loss
+    assert found is not None
+    return found
+
+
+def test_scores_are_the_rise_of_the_loss_without_each_rectifier(residual: Network) -> None:
+    step = tlc(residual, remove=1).steps[1]
+    lines = norm_lines(residual)
+    assert set(step.scores) == set(lines)
+    assert len(lines) < residual.sites_left  # none behind an addition
+    for name in lines:
+        without = residual.copy()
+        linearize_(without, name, lines=lines)
+        assert step.scores[name] == pytest.approx(loss(without) - loss(residual), abs=1e-6)
+    assert step.names == (min(step.scores, key=step.scores.__getitem__),)
+
+
+def together(net: Network, names: tuple[str, ...]) -> float:
+    """The loss with the lines of all these."""
+    changed = net.copy()
+    linearize_(changed, list(names), lines=norm_lines(net, names))
+    return loss(changed)
+
+
+def test_the_largest_set_goes_that_does_not_raise_the_loss(residual: Network) -> None:
+    """A network whose loss any removal lowers: its last layer is turned round."""
+    broken = residual.copy()
+    broken.get_parameter("fc.weight").data.neg_()
+    own, over = (tlc(broken, rounds=1, overshoot=over).steps[1] for over in (False, True))
+    order = sorted(own.scores, key=own.scores.__getitem__)
+    assert own.scores[order[0]] < 0
+    assert list(own.names) == order[: len(own.names)]
+    for count in range(1, len(own.names) + 1):
+        assert together(broken, own.names[:count]) <= loss(broken)
+    if len(own.names) < len(order):
+        assert together(broken, tuple(order[: len(own.names) + 1])) > loss(broken)
+        assert list(over.names) == order[: len(own.names) + 1]
+
+
+def test_masked_channels_are_off_and_stay_off_through_training(
+    residual: Network, tmp_path: Path
+) -> None:
+    result = tlc(residual, tmp_path, replace="mask", epochs=1, remove=2)
+    for step in result.steps[1:]:
+        before = residual if step.step == 1 else shoal.load(tmp_path, step=step.step - 1)
+        after = shoal.load(tmp_path, step=step.step)
+        for name in step.names:
+            off = norm_inputs(before)[name].mean <= 0
+            slope = after.get_parameter(f"{name}.slope")
+            assert bool((slope[off] == 0).all())
+            assert bool((slope[~off] != 0).all())
+    first = result.steps[1].names[0]
+    last = result.model.get_parameter(f"{first}.slope")
+    assert bool(((last == 0) == (norm_inputs(residual)[first].mean <= 0)).all())
+
+
+def test_inputs_are_measured_where_there_is_no_norm() -> None:
+    net = small_runs.captured()
+    step = tlc(inputs="data", remove=1, keep=0).steps[1]
+    assert set(step.scores) == set(small_runs.SITES)
+    without = net.copy()
+    linearize_(without, "last", lines=implied_lines(net, loader=digits().train))
+    assert step.scores["last"] == pytest.approx(loss(without) - loss(net), abs=1e-6)
+
+
+def test_it_stops_as_published() -> None:
+    few = tlc(inputs="data")
+    assert few.model.sites_left == 1
+    assert few.stopped == "nothing is left to remove"
+    assert tlc(inputs="data", rounds=1).stopped == "all rounds are done"
+    low = FakeGauge(digits().val, quality=lambda net: 90.0 if net.sites_left == 4 else 15.0)
+    fallen = tlc(inputs="data", floor=20.0, gauge=low)
+    assert len(fallen.steps) == 2
+    assert fallen.stopped == "the quality fell below 20 points"
+
+
+def test_a_network_without_norms_is_one_line() -> None:
+    model = torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.Linear(64, 8), torch.nn.ReLU(), torch.nn.Linear(8, 10)
+    )
+    with pytest.raises(NothingToRemoveError, match="use inputs='data'"):
+        tlc(model)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="replace is 'zero'"):
+        tlc(replace="zero")
