@@ -78,6 +78,10 @@ class RunError(FileError):
     """A run's folder cannot be used as asked."""
 
 
+class BusyError(RunError):
+    """Another process is at work in a folder."""
+
+
 class TrainingError(ShoalError):
     """Training cannot go on: the loss is not finite, or a layer died."""
 

@@ -10,8 +10,14 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
-from shoal.errors import FileError, ShoalError
+from shoal.errors import BusyError, FileError, ShoalError
+
+try:
+    import fcntl
+except ImportError:  # no file locks on this system
+    fcntl = None  # type: ignore[assignment]
 
 # Of Linux's renameat2, which Python does not offer.
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
@@ -71,6 +77,25 @@ def replace_folder(path: Path, fill: Callable[[Path], None]) -> None:
         _sync_folder(path.parent)
         for former in (old, temporary):
             shutil.rmtree(former, ignore_errors=True)
+
+
+def locked(folder: Path) -> IO[str] | None:
+    """Lock a folder for this process until what is returned is closed; None where no locks are.
+
+    Raises:
+        BusyError: another process has locked it.
+    """
+    if fcntl is None:
+        return None
+    held = (folder / ".lock").open("w")
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        held.close()
+        raise BusyError(
+            f"another process is at work in '{folder}': wait for it, or choose another folder"
+        ) from None
+    return held
 
 
 def _usual_mode(path: Path) -> int:

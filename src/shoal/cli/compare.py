@@ -53,10 +53,11 @@ def compare(
     from shoal.cli.comparing import compared, open_all, open_data
     from shoal.cli.config import run_options, run_task
     from shoal.cli.flags import read_names
-    from shoal.cli.source import Source, parse_shape, random_weights
+    from shoal.cli.source import Source, parse_shape
     from shoal.report import comparison_lines, comparison_tables
     from shoal.runtimes.runtime import open_runtime
     from shoal.search.compress import working_device
+    from shoal.search.job_model import random_weights
 
     if len(models) < 2:
         raise ConfigError("there is one network: give two or more to compare")

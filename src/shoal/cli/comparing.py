@@ -12,7 +12,6 @@ from shoal.cli.config import run_options
 from shoal.cli.source import (
     Source,
     example_inputs,
-    is_folder,
     open_network,
     open_result,
     open_trained,
@@ -28,6 +27,7 @@ from shoal.network import Network
 from shoal.network.inputs import tensors_of
 from shoal.report import Compared, Comparison
 from shoal.search.ending import folded
+from shoal.search.job_model import is_folder
 from shoal.tasks import Task
 from shoal.training import evaluate
 

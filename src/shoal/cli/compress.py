@@ -12,15 +12,11 @@ from shoal.cli import params
 from shoal.cli.completion import completing
 from shoal.cli.params import option
 from shoal.cli.report import show_run
-from shoal.cli.screen import Interrupted, is_main_process, progress_console
-from shoal.display import print_lines
-from shoal.errors import ConfigError
-from shoal.hub import is_on_hub
+from shoal.cli.screen import Interrupted, is_main_process, progress_console, say
 
 if TYPE_CHECKING:
-    from shoal.cli.config import Job
     from shoal.cli.flags import Flag
-    from shoal.data import DataSet
+    from shoal.search.job import Job
 
 
 def _show_all(context: typer.Context, wanted: bool) -> None:
@@ -160,52 +156,14 @@ def compress(
 
 def run_compress(job: Job, out: Path) -> None:
     """Do a job, with the progress on standard error."""
-    from shoal.cli.source import build, is_folder, spec_for
-    from shoal.data import load_data
+    from shoal.extras.search_energy import meter_of
     from shoal.report.progress import showing
-    from shoal.search.compress import compress as search
-    from shoal.search.compress import method_of, working_device
+    from shoal.search.job_run import run_job
 
-    meter = None  # what is wrong is said before the data are read
-    if job.energy:
-        from shoal.extras.search_energy import SearchEnergy
-
-        meter = SearchEnergy(job.country)
-    elif job.country is not None:
-        raise ConfigError("country is given without energy: add --energy")
-    method_of(job.settings)
-    if is_on_hub(job.model):
-        raise ConfigError(
-            f"'{job.model}' is a network that shoal made, merged already: give the model it was "
-            "made of"
-        )
-    if is_folder(job.model):
-        raise ConfigError(
-            f"'{job.model}' is a folder, and compress takes a model: to continue a run, give its "
-            "own command again"
-        )
+    meter = meter_of(job)  # what is wrong is said before the data are read
     try:
-        device = working_device(job.settings.machine.device)
-        data = load_data(job.data, device=device, **job.reading.to_dict())
-        spec = spec_for(job.model, data, pretrained=job.pretrained)
-        model = build(spec, job.checkpoint, job.reading.seed)
-        notes = [f"note: {note}" for note in _notes(job, data)]
-        print_lines(progress_console(), f"{job.model} on {device}", data.describe(), *notes)
         with showing(progress_console()) as listener:
-            search(
-                model,
-                data.train,
-                data.val,
-                job.settings,
-                test=data.test,
-                out=out,
-                base=spec.text,
-                about={**data.facts(), "data": data.short_name},
-                listener=listener,
-                config=job.about(),
-                identity=job.identity(),
-                meter=meter,
-            )
+            run_job(job, out, listener, meter=meter, say=say)
     except KeyboardInterrupt:
         raise Interrupted(
             f"interrupted: finished steps are kept in '{out}'; the same command resumes"
@@ -241,28 +199,3 @@ def compress_flags(method: str | None = None, task: str | None = None) -> list[F
         replace(flag, default="the recipe's") if flag.panel == "Training" else flag
         for flag in flags
     ]
-
-
-def _notes(job: Job, data: DataSet) -> list[str]:
-    """Return what to say where one validation sample decides, or weights are random."""
-    from shoal.cli.source import new_last_layer, random_weights, weights_advice
-
-    notes = list(data.notes)
-    limits = job.settings.search
-    count = getattr(data.val, "num_samples", None)
-    if count and 100.0 / count > limits.max_drop:
-        notes.append(
-            f"with {count} validation samples one is {100.0 / count:.2g} points, more than the "
-            f"{limits.max_drop:g} of --max-drop: give more of them"
-        )
-    if limits.dense_epochs:
-        return notes
-    if random_weights(job.model, job.checkpoint, job.pretrained):
-        advice = f"give {weights_advice(job.model)}, or --dense-epochs to train it first"
-        notes.append(f"{job.model} has random weights: {advice}")
-    elif new_last_layer(job.model, job.checkpoint, data):
-        notes.append(
-            f"published weights are for other classes than these {data.num_classes}: the last "
-            "layer is new, so give --dense-epochs to train it first"
-        )
-    return notes

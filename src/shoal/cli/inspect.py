@@ -61,14 +61,13 @@ def inspect(
         normalised,
         open_network,
         parse_shape,
-        random_weights,
         read_data,
-        weights_advice,
     )
     from shoal.importance import make_criterion, score_by
     from shoal.measure import benchmark
     from shoal.report import inspect_network, inspection_lines, inspection_tables
     from shoal.search.compress import working_device
+    from shoal.search.job_model import random_weights, weights_advice
     from shoal.surgery.drop import block_costs
 
     if data is None and criterion is not None:
@@ -117,7 +116,7 @@ def _following(
     asked: dict[str, Any],
 ) -> tuple[str, str]:
     """Return what to do next, and the command that does it, with what the user has given."""
-    from shoal.cli.source import is_folder, new_last_layer, random_weights
+    from shoal.search.job_model import is_folder, new_last_layer, random_weights
 
     if is_folder(model):
         return "next, how fast it is here:", to_type("benchmark", model)

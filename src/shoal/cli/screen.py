@@ -35,6 +35,11 @@ def progress_console() -> Console:
     return _console(sys.stderr)
 
 
+def say(*lines: str) -> None:
+    """Print lines to standard error."""
+    print_lines(progress_console(), *lines)
+
+
 def _console(stream: TextIO) -> Console:
     fixed = stream.isatty() or "COLUMNS" in os.environ
     return Console(

@@ -10,27 +10,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from shoal.cli.config import data_options, run_options
-from shoal.cli.screen import progress_console
+from shoal.cli.config import run_options
+from shoal.cli.screen import say
 from shoal.data import DataSet, data_sets, load_data
-from shoal.display import print_lines
 from shoal.errors import CaptureError, ConfigError, OptionError, ShoalError
 from shoal.hub import is_on_hub
 from shoal.merge.loading import is_run, load
 from shoal.merge.merge import merge_
-from shoal.models import (
-    ModelSpec,
-    build_model,
-    check_finite,
-    complete_spec,
-    load_checkpoint,
-    parse_spec,
-)
+from shoal.models import ModelSpec, check_finite
 from shoal.network import Network, capture
 from shoal.network.inputs import as_call
 from shoal.network.saving import NETWORK_FILE, is_saved, read_meta
+from shoal.search.job import data_options
+from shoal.search.job_model import build, is_folder, spec_for
 from shoal.search.options import MachineOptions
-from shoal.seeds import preserved_rng, seed_everything
 
 
 @dataclass(frozen=True)
@@ -43,11 +36,6 @@ class Source:
     input_shape: tuple[int, ...] | None = None  # of one sample
     trust: bool = False  # whether an old folder may run the code that it names
     pretrained: bool = False  # whether to take the weights that the model's library publishes
-
-
-def is_folder(text: str) -> bool:
-    """Return whether the text names a folder, here or on the Hugging Face hub, and no model."""
-    return is_on_hub(text) or Path(text).expanduser().is_dir()
 
 
 def open_trained(text: str, step: int | None = None, *, trust: bool = False) -> Network:
@@ -128,7 +116,7 @@ def read_data(
     """
     given = {key: value for key, value in options.items() if value is not None}
     data = load_data(name, device=device, **{**data_options(run or {}), **given})
-    print_lines(progress_console(), *(f"note: {note}" for note in data.notes))
+    say(*(f"note: {note}" for note in data.notes))
     return data
 
 
@@ -150,8 +138,8 @@ def open_network(text: str, source: Source, data: DataSet | None = None) -> Netw
         return network
     if source.checkpoint is not None and source.pretrained:
         raise ConfigError("both checkpoint and pretrained are given: weights come from one of them")
-    spec = spec_for(text, data, source.num_classes, pretrained=source.pretrained)
-    model = build(spec, source.checkpoint)
+    spec = spec_for(text, data, source.num_classes, pretrained=source.pretrained, say=say)
+    model = build(spec, source.checkpoint, say=say)
     check_finite(model)
     if data is not None:
         return _captured(model, data.example_inputs(2), guessed=False)
@@ -183,55 +171,10 @@ def spelled(shapes: Iterable[Iterable[int]]) -> str:
     return " and ".join("×".join(map(str, shape)) for shape in shapes)
 
 
-def random_weights(text: str, checkpoint: Path | str | None, pretrained: bool = False) -> bool:
-    """Return whether the text names a library's model that, as asked for, is not trained."""
-    if checkpoint is not None or pretrained or is_folder(text):
-        return False
-    spec = parse_spec(text)
-    return spec.kind in ("shoal", "torchvision", "timm") and not spec.downloads
-
-
-def new_last_layer(text: str, checkpoint: Path | str | None, data: DataSet) -> bool:
-    """Return whether a library's model has published weights for other classes than the data's."""
-    library = parse_spec(text).kind in ("shoal", "torchvision", "timm")
-    return library and checkpoint is None and data.num_classes != 1000
-
-
-def weights_advice(text: str) -> str:
-    """Return which flags give such a model trained weights."""
-    return "--checkpoint or --pretrained" if parse_spec(text).published else "--checkpoint"
-
-
-def build(spec: ModelSpec, checkpoint: str | Path | None, seed: int = 0) -> nn.Module:
-    """Build a model and load its weights; what is random in it follows from `seed`."""
-    cpu = torch.device("cpu")
-    if spec.downloads:
-        told = f"note: the pretrained weights of {spec.target} are downloaded if need be"
-        print_lines(progress_console(), told)
-    with preserved_rng(cpu):
-        seed_everything(seed, cpu)
-        model = build_model(spec)
-        notes = () if checkpoint is None else load_checkpoint(model, checkpoint).notes
-    print_lines(progress_console(), *(f"note: {note}" for note in notes))
-    return model
-
-
 def example_inputs(network: Network, batch: int) -> Any:
     """Return a batch that the network takes: a tuple, or a dict of keyword inputs."""
     args, kwargs = network.example_inputs(batch)
     return kwargs or args
-
-
-def spec_for(
-    text: str, data: DataSet | None, num_classes: int | None = None, *, pretrained: bool = False
-) -> ModelSpec:
-    """Return the specification of a model, completed by what the data tell."""
-    shape = () if data is None else data.sample_shape
-    classes = num_classes or (None if data is None else data.num_classes)
-    channels = shape[0] if len(shape) == 3 else None  # else the samples are not images
-    spec = parse_spec(text)
-    print_lines(progress_console(), *([f"note: {spec.note}"] if spec.note else []))
-    return complete_spec(spec, num_classes=classes, in_channels=channels, pretrained=pretrained)
 
 
 def _usual_shape(spec: ModelSpec, model: nn.Module) -> tuple[int, ...]:

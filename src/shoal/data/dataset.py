@@ -205,11 +205,17 @@ def load_data(spec: str, *, device: torch.device | str = "cpu", **options: Any) 
         options["augment"] = "none"
     reading = Reading.from_dict({"device": device, **options})
     spec = spec.strip()
-    kind, colon, root = spec.partition(":")
-    if kind in data_sets:
-        return data_sets[kind](root, reading)
-    if colon and _is_factory(spec.partition("?")[0]):
-        return _from_factory(spec, reading)
+    check_name(spec)
+    kind, _, root = spec.partition(":")
+    return data_sets[kind](root, reading) if kind in data_sets else _from_factory(spec, reading)
+
+
+def check_name(spec: str) -> None:
+    """Raise `NameNotFoundError` if `spec` names no kind of data set and no factory."""
+    spec = spec.strip()
+    kind, colon, _ = spec.partition(":")
+    if kind in data_sets or (colon and _is_factory(spec.partition("?")[0])):
+        return
     if Path(spec).expanduser().is_dir():
         raise NameNotFoundError(f"unknown data set '{spec}': write 'folder:{spec}' for a folder")
     raise unknown_name("data set", kind, data_sets.names())

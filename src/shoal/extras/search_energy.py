@@ -17,11 +17,12 @@ from typing import Any
 import torch
 
 from shoal.distributed import is_main, sum_across
-from shoal.errors import ShoalError
+from shoal.errors import ConfigError, ShoalError
 from shoal.extras.energy import Energy, EnergyMeter, inference_energy, total_energy
 from shoal.modes import device_of
 from shoal.network import Network
 from shoal.search.coach import FirstBatches
+from shoal.search.job import Job
 from shoal.search.lab import Lab
 from shoal.search.records import Step
 from shoal.search.setup import Spent
@@ -31,6 +32,20 @@ _IMAGES = 1000
 _ROUNDS = 2  # dense and result in turn, so that a busy moment of the machine strikes both
 _SECONDS = 3.0  # of each network in each round; counters and the load are read once a second
 _WARM_UP = 3  # batches
+
+
+def meter_of(job: Job) -> SearchEnergy | None:
+    """Return the meter that a job asks for; None for one that measures no energy.
+
+    Raises:
+        ConfigError: a country is given without energy, or there is no such country.
+        ShoalError: codecarbon is not installed.
+    """
+    if job.energy:
+        return SearchEnergy(job.country)
+    if job.country is not None:
+        raise ConfigError("country is given without energy: add --energy")
+    return None
 
 
 class SearchEnergy:

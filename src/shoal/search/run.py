@@ -19,7 +19,7 @@ import yaml
 
 from shoal.distributed import barrier, from_main, is_main
 from shoal.errors import DamagedError, RunError, ShoalError
-from shoal.files import readable_errors, replace_folder, write_file
+from shoal.files import locked, readable_errors, replace_folder, write_file
 from shoal.modes import device_of
 from shoal.network import Network
 from shoal.network.saving import NETWORK_FILE, read_network, write_network
@@ -37,12 +37,6 @@ from shoal.search.run_files import (
     read_steps,
     remedied,
 )
-
-try:
-    import fcntl
-except ImportError:  # no file locks on this system
-    fcntl = None  # type: ignore[assignment]
-
 
 _LAST_TRAINING = ("final_epochs", "final_lr")
 _GOALS = {"max_drop": 1, "patience": 1, "remove": 1, "target_latency": -1, "target_macs": -1}
@@ -117,16 +111,7 @@ class Run:
             self._forget(int(finished.name))
 
     def _take_lock(self) -> None:
-        if fcntl is None:
-            return
-        self._lock = (self.folder / ".lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise RunError(
-                f"another process is at work in '{self.folder}': wait for it, or choose another "
-                "folder"
-            ) from None
+        self._lock = locked(self.folder)
 
     def _go_on(self, known: Path, identity: dict[str, Any], config: Mapping[str, Any]) -> None:
         """Check that the folder was begun alike; goals may be farther until the last training."""

@@ -1,0 +1,107 @@
+"""What a run is to do: a model, data and settings, from flat values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from shoal.errors import ConfigError, OptionError, unknown_name
+from shoal.options import DataOptions, Options, Recipe, find_recipe
+from shoal.search.options import MachineOptions, SearchOptions
+from shoal.search.settings import Settings, option_classes, task_classes
+
+
+@dataclass(frozen=True)
+class Job:
+    """A `shoal compress` as a whole."""
+
+    model: str
+    data: str
+    reading: DataOptions
+    settings: Settings
+    checkpoint: str | None = None
+    pretrained: bool = False  # whether to fetch the weights that the model's library publishes
+    energy: bool = False
+    country: str | None = None  # where its electricity is made
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything, flat, as a YAML file may have it."""
+        return {**self.about(), **self.settings.to_dict()}
+
+    def about(self) -> dict[str, Any]:
+        """Return what the settings do not say."""
+        return {name: getattr(self, name) for name in _OWN} | self.reading.to_dict()
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the result besides the settings and the weights."""
+        return {"data": self.data, **self.reading.identity()}
+
+
+_OWN = ("model", "checkpoint", "pretrained", "data", "energy", "country")
+
+
+def job_of(values: Mapping[str, Any], over: Mapping[str, Any]) -> Job:
+    """Return the job of some flat values, such as a file's, with those that are not None over them.
+
+    Raises:
+        ShoalError: one line on what is wrong: there is no such option, method, task or recipe, a
+            value makes no sense, or model or data are not given.
+    """
+    for some in (values, over):
+        _check_types(some)
+    values = {k: v for k, v in values.items() if k != "method" or v is not None}
+    given = {name: value for name, value in over.items() if value is not None}
+    if "recipe" in given:  # it replaces what the file spells out
+        recipe = find_recipe(given["recipe"]).to_dict()
+        values = {k: v for k, v in values.items() if k not in recipe}
+    before = values.get("method")
+    if before is not None and given.get("method", before) != before:
+        foreign = {f.name for f in fields(option_classes(before)[before.partition("?")[0]])}
+        values = {k: v for k, v in values.items() if k not in foreign}
+    before = values.get("task")
+    if before is not None and given.get("task", before) != before:
+        foreign = {f.name for f in fields(task_classes(before)[before.partition("?")[0]])}
+        values = {k: v for k, v in values.items() if k not in foreign}
+    values |= given
+    for name in ("model", "data"):
+        if not values.get(name):
+            raise ConfigError(f"no {name} is given: say which on the command line or in --config")
+    # A name that no option has, before a class that knows but some of them raises for it.
+    classes = classes_of(values.get("method"), values.get("task"))
+    known = {*_OWN, "method", "task", "recipe"}.union(
+        f.name for cls in classes for f in fields(cls)
+    )
+    for name in values:
+        if name not in known:
+            raise unknown_name("option", name, sorted(known))
+    own = {k: v for k, v in values.items() if k in _OWN}
+    if own.get("pretrained") and own.get("checkpoint"):
+        raise ConfigError("both checkpoint and pretrained are given: weights come from one of them")
+    reading = data_options(values)
+    # The seed is of both.
+    rest = {k: v for k, v in values.items() if k == "seed" or k not in own | reading}
+    settings = Settings.of(**rest)
+    return Job(reading=DataOptions.from_dict(reading), settings=settings, **own)
+
+
+def classes_of(method: str | None, task: str | None) -> list[type[Options]]:
+    """Return all classes of options that a job may have, with those of what is named."""
+    own = [*option_classes(method).values(), *task_classes(task).values()]
+    return [DataOptions, Recipe, SearchOptions, MachineOptions, *own]
+
+
+def _check_types(values: Mapping[str, Any]) -> None:
+    """Raise `OptionError` for what no class of options checks."""
+    for name in ("model", "data", "method", "checkpoint", "country"):
+        if not isinstance(values.get(name), str | None):
+            raise OptionError(name, values[name], "a text")
+    for name in ("energy", "pretrained"):
+        if not isinstance(values.get(name), bool | None):
+            raise OptionError(name, values[name], "true or false")
+
+
+def data_options(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of some flat values that are options of reading data."""
+    known = {f.name for f in fields(DataOptions)}
+    return {name: value for name, value in values.items() if name in known}
