@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from shoal.surgery import norm_lines as norm_lines
     from shoal.surgery import zero_out_ as zero_out_
     from shoal.surgery.drop import block_costs as block_costs
+    from shoal.sweep.run import sweep as sweep
     from shoal.tasks import Task as Task
     from shoal.tasks import register_task as register_task
 
@@ -72,7 +73,7 @@ _NAMES = {
     "shoal.tasks": "Task register_task",
 }
 _HOMES = {name: home for home, names in _NAMES.items() for name in names.split()}
-_HOMES |= {"data": "", "models": "", "published": ""}
+_HOMES |= {"data": "", "models": "", "published": "", "sweep": ""}
 
 __all__ = ["__version__", *_HOMES]
 

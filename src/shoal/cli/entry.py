@@ -1,7 +1,7 @@
 """The commands by name, and the entry point: whatever goes wrong is one line and an exit code.
 
-0: done. 1: a defect of shoal, or no memory left. 2: bad input. 130: Ctrl-C. 141: the reader of the
-output went away.
+0: done. 1: a defect of shoal, or no memory left. 2: bad input. 3: a cell of a sweep failed. 130:
+Ctrl-C. 141: the reader of the output went away.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from shoal.cli.recipes import recipes
 from shoal.cli.report import report
 from shoal.cli.robustness import robustness
 from shoal.cli.screen import Interrupted, is_main_process
+from shoal.cli.sweep import sweep
 from shoal.errors import ConfigError, OptionError, ShoalError, one_line
 
 _COMPLETING = "_SHOAL_COMPLETE"
@@ -92,7 +93,7 @@ def _build_app(words: Sequence[str]) -> typer.Typer:
     if _COMPLETING in os.environ:
         flags = [replace(flag, shown=True) for flag in flags]
     first = (demo, inspect, with_flags(compress, flags), benchmark, report)
-    for command in (*first, compare, export, push, recipes, robustness):
+    for command in (*first, compare, sweep, export, push, recipes, robustness):
         app.command()(command)
     app.add_typer(figure)
     return app

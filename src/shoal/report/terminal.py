@@ -24,16 +24,7 @@ def print_table(console: Console, table: Table, *, verbose: bool = False) -> Non
     shown = table if verbose else fitting(table, console.width)
     if table.title:
         _print(console, table.title, "bold")
-    widths = _widths(shown, console.width)
-    drawn = RichTable(
-        header_style="dim", box=box.SIMPLE_HEAD, show_edge=False, width=_whole(widths)
-    )
-    for column, width in zip(shown.columns, widths, strict=True):
-        drawn.add_column(_cell(column.name, width), justify=column.align, no_wrap=True, width=width)
-    for row, texts in zip(shown.rows, shown.texts(), strict=True):
-        cells = map(_cell, texts, widths)
-        drawn.add_row(*cells, style=_STYLES[row.tone], end_section=row.last)
-    console.print(drawn, crop=False)
+    console.print(drawn(shown, console.width), crop=False)
     left_out = [column.name for column in table.columns if column not in shown.columns]
     notes = list(table.notes)
     if left_out:
@@ -41,6 +32,18 @@ def print_table(console: Console, table: Table, *, verbose: bool = False) -> Non
     for note in notes:
         _print(console, note, "dim")
     console.print()
+
+
+def drawn(table: Table, width: int) -> RichTable:
+    """Return a table that fits the width as rich draws it, without its title and notes."""
+    widths = _widths(table, width)
+    made = RichTable(header_style="dim", box=box.SIMPLE_HEAD, show_edge=False, width=_whole(widths))
+    for column, wide in zip(table.columns, widths, strict=True):
+        made.add_column(_cell(column.name, wide), justify=column.align, no_wrap=True, width=wide)
+    for row, texts in zip(table.rows, table.texts(), strict=True):
+        cells = map(_cell, texts, widths)
+        made.add_row(*cells, style=_STYLES[row.tone], end_section=row.last)
+    return made
 
 
 def _print(console: Console, text: str, style: str) -> None:
@@ -52,9 +55,13 @@ def _cell(text: str, width: int) -> str:
     return escape("\n".join(folded_text(text, width)))
 
 
-def fitting(table: Table, width: int) -> Table:
-    """Return the table without the columns that have no room, the least important first."""
-    while _whole(_least(table)) > width:
+def fitting(table: Table, width: int, *, unbroken: bool = False) -> Table:
+    """Return the table without the columns that have no room, the least important first.
+
+    With `unbroken` no text is broken to make room.
+    """
+    needed = _natural if unbroken else _least
+    while _whole(needed(table)) > width:
         priorities = [column.priority for column in table.columns]
         if not any(priorities):
             break

@@ -195,12 +195,17 @@ def compress(
 
 def shown_progress(wanted: bool | None) -> AbstractContextManager[Listener]:
     """Return what shows a search's progress; by default on a terminal and in a notebook."""
-    if wanted is None:
-        wanted = "ipykernel" in sys.modules or sys.stderr.isatty()
-    if not wanted or not is_main():
+    if not wants_progress(wanted):
         return nullcontext(Listener())
     shown: AbstractContextManager[Listener] = above("shoal.report.progress:progress_in_python")()
     return shown
+
+
+def wants_progress(wanted: bool | None) -> bool:
+    """Return whether this process shows progress: by default on a terminal and in a notebook."""
+    if wanted is None:
+        wanted = "ipykernel" in sys.modules or sys.stderr.isatty()
+    return wanted and is_main()
 
 
 def method_of(settings: Settings, task: Task | None = None) -> Method:

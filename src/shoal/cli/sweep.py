@@ -1,0 +1,76 @@
+"""`shoal sweep`: many runs from one file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shoal.cli import params
+from shoal.cli.params import option
+from shoal.cli.screen import Interrupted, progress_console, show
+from shoal.display import to_type
+
+FAILED = 3
+"""The exit code of a sweep of which a cell failed."""
+
+
+# Long because each option of the command is a parameter here.
+def sweep(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="F.yaml",
+            help="The options of `shoal compress` by name (per_step: 2); a list means each of its "
+            "values, and the cells are all combinations.",
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        option(
+            "The sweep's folder: what is finished there is not run again, and what was "
+            "interrupted goes on. Default: the file's name without its ending.",
+            metavar="DIR",
+        ),
+    ] = None,
+    jobs: Annotated[
+        int | None, option("Cells that run at a time. Default: 1.", "--jobs", "-j", min=1)
+    ] = None,
+    threads: Annotated[
+        int | None,
+        option("Threads of each cell on the CPU. Default: the cores divided by --jobs.", min=1),
+    ] = None,
+    tries: Annotated[
+        int,
+        option("How often a cell is started whose process dies.", min=1, show_default=True),
+    ] = 3,
+    verbose: params.Verbose = False,
+    as_json: params.Json = False,
+) -> int:
+    """Run a matrix of methods, models, data sets, seeds and any option of `shoal compress`.
+
+    Each cell is a run with a folder of its own, which resumes. A cell that fails does not stop the
+    others; the table says why, and the exit code is 3.
+
+    Example: shoal sweep comparison.yaml --jobs 2
+    """
+    from shoal.report.sweep_progress import showing
+    from shoal.report.sweep_tables import cells_table, count_words
+    from shoal.sweep import sweep as run
+
+    console = progress_console()
+    try:
+        with showing(console) as listener:
+            found = run(file, out, jobs, threads=threads, tries=tries, listener=listener)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            "interrupted: finished steps are kept; the same command resumes"
+        ) from None
+    lines = [f"{len(found.cells)} cells: {count_words(found.cells)}"]
+    if found.failed:
+        logs = found.folder / "logs"
+        lines.append(f"what the failed cells said is in '{logs}'; the same command tries again")
+    lines.append("put together over the seeds:" + to_type("compare", out or file.stem))
+    show(found.to_dict(), [cells_table(found.cells)], lines, as_json=as_json, verbose=verbose)
+    return FAILED if found.failed else 0

@@ -1,0 +1,273 @@
+"""Run a sweep: what is done stays, the rest is started, and what dies is started again."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import shoal.methods  # noqa: F401  registers them
+from shoal.display import above
+from shoal.errors import ConfigError, DamagedError, OptionError, one_line
+from shoal.sealed import read_yaml
+from shoal.search.compress import wants_progress
+from shoal.sweep.cells import Cell, cells_of
+from shoal.sweep.folder import CellState, SweepFolder
+from shoal.sweep.pool import Ended, Pool, Processes
+from shoal.sweep.work import Work
+
+_PAUSE = 0.5  # seconds between two looks at the cells
+
+
+class SweepListener:
+    """Is told of a sweep's progress; this one ignores it. Subclass it to show something."""
+
+    def begun(self, where: str, cells: Sequence[CellState]) -> None:
+        """Called once, before anything is started; `where` says in words where the cells run."""
+
+    def now(self, cells: Sequence[CellState]) -> None:
+        """Called about twice a second with all cells as they are now."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What became of a sweep.
+
+    Attributes:
+        folder: the sweep's; `cells/NAME` in it is the folder of a run.
+        cells: all of them, in the order of the file.
+    """
+
+    folder: Path
+    cells: tuple[CellState, ...]
+
+    @property
+    def failed(self) -> tuple[CellState, ...]:
+        """The cells that failed, each with the reason in its `failed`."""
+        return tuple(cell for cell in self.cells if cell.state == "failed")
+
+    def __repr__(self) -> str:
+        """Return how many cells are done."""
+        done = sum(cell.state == "done" for cell in self.cells)
+        failed = f", {len(self.failed)} failed" if self.failed else ""
+        return f"<shoal sweep: {done} of {len(self.cells)} cells done{failed}>"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON values."""
+        return {"folder": str(self.folder), "cells": [cell.to_dict() for cell in self.cells]}
+
+
+# Long because each of its arguments is explained; the body is short.
+def sweep(
+    spec: str | Path | Mapping[str, Any],
+    out: str | Path | None = None,
+    jobs: int | None = None,
+    *,
+    threads: int | None = None,
+    tries: int = 3,
+    listener: SweepListener | None = None,
+    progress: bool | None = None,
+) -> Sweep:
+    """Run a matrix of jobs, each in a process and a folder of its own.
+
+    What is finished in the folder is not run again, and what was interrupted goes on. A cell that
+    fails does not stop the others; called again, the failed ones are tried again.
+
+    Args:
+        spec: a YAML file, or what stands in one: the options of `shoal compress` by name, where a
+            list means each of its values. See `cells_of`.
+        out: the sweep's folder; by default the file's name without its ending.
+        jobs: how many cells run at a time; 1 by default.
+        threads: threads of each cell on the CPU; by default the cores divided by `jobs`.
+        tries: how often a cell is started whose process dies.
+        listener: told of the progress.
+        progress: whether to show a table; by default on a terminal and in a notebook, unless there
+            is a listener.
+
+    Returns:
+        All cells, each with its state, its folder's name and how far it has come.
+
+    Raises:
+        ShoalError: one line on what is wrong with the file, before anything is run.
+
+    Example:
+        >>> import shoal, tempfile
+        >>> spec = {"model": "shoal:digits_resnet", "data": "digits", "epochs": [-1]}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     shoal.sweep(spec, out=folder)
+        Traceback (most recent call last):
+        shoal.errors.OptionError: epochs is -1: give a whole number, 0 or more
+    """
+    for name, value in (("jobs", jobs), ("threads", threads), ("tries", tries)):
+        if value is not None and (type(value) is not int or value < 1):
+            raise OptionError(name, value, "a whole number, 1 or more")
+    cells = cells_of(read_spec(spec))
+    folder = SweepFolder(_out(spec, out))
+    at_once = jobs or 1
+    pool = Processes(at_once)
+    held = folder.lock()
+    try:
+        watched = nullcontext(listener) if listener else _shown_progress(progress)
+        with watched as told:
+            driver = _Driver(folder, pool, told, threads or _share(at_once), tries)
+            return Sweep(folder.path, tuple(driver.run(cells)))
+    finally:
+        if held is not None:
+            held.close()
+
+
+def read_spec(spec: str | Path | Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what stands in a sweep's YAML file; a mapping is taken as it is."""
+    if isinstance(spec, Mapping):
+        return spec
+    path = Path(spec).expanduser()
+    if not path.exists():
+        raise ConfigError(f"there is no file '{path}': give a YAML file that describes a sweep")
+    try:
+        values = read_yaml(path)
+    except DamagedError as error:
+        why = one_line(str(error.__cause__ or error))
+        raise ConfigError(f"'{path}' cannot be read as YAML: {why}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"'{path}' must hold 'option: value' lines")
+    return values
+
+
+def _out(spec: str | Path | Mapping[str, Any], out: str | Path | None) -> Path:
+    if out is None and isinstance(spec, Mapping):
+        raise ConfigError("out is not given: name the sweep's folder")
+    named = Path(Path(str(spec)).stem) if out is None else Path(out).expanduser()
+    return Path.cwd() / named
+
+
+def _share(jobs: int) -> int | None:
+    """Return the threads of each of so many processes; None leaves it to PyTorch."""
+    if jobs == 1 or "OMP_NUM_THREADS" in os.environ:
+        return None
+    known = getattr(os, "sched_getaffinity", None)
+    cores = len(known(0)) if known else os.cpu_count() or 1
+    return max(1, cores // jobs)
+
+
+def _shown_progress(wanted: bool | None) -> AbstractContextManager[SweepListener]:
+    if not wants_progress(wanted):
+        return nullcontext(SweepListener())
+    shown: AbstractContextManager[SweepListener] = above(
+        "shoal.report.sweep_progress:progress_in_python"
+    )()
+    return shown
+
+
+class _Driver:
+    """Runs cells in a pool until each is done or has failed."""
+
+    def __init__(
+        self,
+        folder: SweepFolder,
+        pool: Pool,
+        listener: SweepListener,
+        threads: int | None,
+        tries: int,
+    ) -> None:
+        self.folder = folder
+        self.pool = pool
+        self.listener = listener
+        self.threads = threads
+        self.tries = tries
+        self.states: dict[str, CellState] = {}
+        self._handed: dict[str, int] = {}  # the bytes of its log when a cell was handed over
+        self._since: dict[str, float] = {}  # when its process began
+
+    def run(self, cells: Sequence[Cell]) -> list[CellState]:
+        """Run what is not done, and return all."""
+        for cell in cells:
+            name = self.folder.name_of(cell)
+            state = CellState(name, dict(cell.given), cell.job.to_dict())
+            self.states[name] = self.folder.as_it_is(state)
+        self._write()
+        self.listener.begun(self.pool.where, self._all())
+        waiting = deque(name for name, state in self.states.items() if state.state != "done")
+        try:
+            with self.pool:
+                while waiting or self._handed:
+                    while waiting and self.pool.free:
+                        self._start(waiting.popleft())
+                    ended = self.pool.ended()
+                    waiting += [one.name for one in ended if not self._settle(one)]
+                    self._look()
+                    if not ended:
+                        time.sleep(_PAUSE)
+        finally:
+            for name in self._handed:
+                self._set(name, state="waiting", seconds=0.0)
+            self._write()
+        return self._all()
+
+    def _all(self) -> list[CellState]:
+        return list(self.states.values())
+
+    def _set(self, name: str, **changes: Any) -> None:
+        self.states[name] = replace(self.states[name], **changes)
+
+    def _write(self) -> None:
+        self.folder.write(self._all())
+
+    def _start(self, name: str) -> None:
+        log, tries = self.folder.log(name), self.states[name].tries + 1
+        self._set(name, tries=tries)
+        self._handed[name] = _size(log)
+        self.pool.start(
+            Work(
+                name=name,
+                job=self.states[name].job,
+                folder=str(self.folder.run(name)),
+                log=str(log),
+                cwd=str(Path.cwd()),
+                threads=self.threads,
+                number=tries,
+            )
+        )
+
+    def _settle(self, ended: Ended) -> bool:
+        """Write down what became of a cell; return False if it is to be started again."""
+        name = ended.name
+        del self._handed[name]
+        self._since.pop(name, None)
+        self._set(name, state="waiting", seconds=0.0)
+        tries, again = self.states[name].tries, False
+        failed = ended.failed
+        if ended.died:
+            again = tries < self.tries
+            failed = "" if again else f"{ended.died}, the last of {tries} tries"
+        if failed:
+            self._set(name, state="failed", failed=failed)
+        self.states[name] = self.folder.as_it_is(self.states[name])
+        if self.states[name].state == "waiting" and not again:  # it said that it was done
+            self._set(name, state="failed", failed="its folder does not hold a finished run")
+        self._write()
+        return not again
+
+    def _look(self) -> None:
+        """Find out how far the running cells have come, and tell."""
+        now = time.monotonic()
+        for name, size in self._handed.items():
+            if name not in self._since and _size(self.folder.log(name)) > size:
+                self._since[name] = now
+                self._set(name, state="running")
+                self._write()
+            if name in self._since:
+                seconds = now - self._since[name]
+                self._set(name, seconds=seconds, glance=self.folder.glance(name))
+        self.listener.now(self._all())
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

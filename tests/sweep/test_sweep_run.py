@@ -1,0 +1,125 @@
+"""The loop of a sweep, with cells that are done by copying a finished run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sweep_checks import SPEC, Copies, spec_file
+
+import shoal
+import shoal.sweep.run as loop
+from shoal.errors import BusyError
+from shoal.files import locked
+from shoal.sweep import Sweep, SweepFolder
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "_PAUSE", 0.0)
+
+
+def sweep(monkeypatch: pytest.MonkeyPatch, pool: Copies, out: Path, **changes: Any) -> Sweep:
+    monkeypatch.setattr(loop, "Processes", lambda jobs: pool)
+    return shoal.sweep({**SPEC, **changes}, out=out)
+
+
+def test_every_cell_is_done_once_and_not_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = sweep(monkeypatch, Copies(), tmp_path / "out")
+    assert [cell.state for cell in first.cells] == ["done"] * 4
+    assert repr(first) == "<shoal sweep: 4 of 4 cells done>"
+    again = Copies()
+    second = sweep(monkeypatch, again, tmp_path / "out")
+    assert again.works == []
+    assert [cell.glance for cell in second.cells] == [cell.glance for cell in first.cells]
+
+
+def test_a_changed_file_keeps_the_cells_that_are_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = sweep(monkeypatch, Copies(), tmp_path / "out")
+    pool = Copies()
+    after = sweep(monkeypatch, pool, tmp_path / "out", seed=[1, 2], hours=9.0)
+    assert [work.name.rpartition("-")[0].rpartition("-")[2] for work in pool.works] == ["seed2"] * 2
+    kept = {cell.name for cell in before.cells} & {cell.name for cell in after.cells}
+    assert len(kept) == 2
+    # One more axis does not rename the folder of what was done without it.
+    more = Copies()
+    named = sweep(monkeypatch, more, tmp_path / "out", remove=[1, 2])
+    assert len(more.works) == 4
+    assert {cell.name for cell in before.cells} < {cell.name for cell in named.cells}
+
+
+def test_a_cell_that_fails_does_not_stop_the_others_and_is_tried_again_by_the_next_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = Copies({"easier-build-digits-seed1": ["no such weights"]})
+    found = sweep(monkeypatch, pool, tmp_path / "out")
+    assert [cell.state for cell in found.cells] == ["done", "failed", "done", "done"]
+    assert found.failed[0].failed == "no such weights"
+    assert len(pool.works) == 4
+    listed = SweepFolder(tmp_path / "out").read()
+    assert [cell.failed for cell in listed] == ["", "no such weights", "", ""]
+    again = Copies()
+    assert sweep(monkeypatch, again, tmp_path / "out").failed == ()
+    assert len(again.works) == 1
+
+
+def test_a_process_that_dies_is_started_again_so_many_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fate = {"easier": ["died", ""], "layer_pruning": ["died"]}
+    pool = Copies(fate)
+    found = sweep(monkeypatch, pool, tmp_path / "out", seed=0)
+    assert [cell.tries for cell in found.cells] == [2, 3]
+    assert [cell.failed for cell in found.cells] == [
+        "",
+        "its process was ended by SIGKILL, the last of 3 tries",
+    ]
+
+
+def test_a_cell_that_says_it_is_done_without_a_result_has_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.copytree", lambda *given: None)
+    found = sweep(monkeypatch, Copies(), tmp_path / "out", seed=0, method="easier")
+    assert found.cells[0].failed == "its folder does not hold a finished run"
+
+
+def test_two_calls_at_once_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = SweepFolder(tmp_path / "out").lock()
+    with pytest.raises(BusyError, match="another process is at work"):
+        sweep(monkeypatch, Copies(), tmp_path / "out")
+    assert held is not None
+    held.close()
+    other = locked(tmp_path)
+    assert other is not None
+    other.close()
+
+
+def test_a_folder_with_other_files_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(shoal.ShoalError, match="holds files that are not a sweep's"):
+        sweep(monkeypatch, Copies(), tmp_path)
+
+
+def test_the_folder_is_named_after_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(loop, "Processes", lambda jobs: Copies())
+    found = shoal.sweep(spec_file(tmp_path, seed=0, method="easier"))
+    assert found.folder == tmp_path / "sweep"
+    assert json.loads((found.folder / "sweep.json").read_text())["cells"][0]["state"] == "done"
+
+
+@pytest.mark.parametrize("name", ["jobs", "threads", "tries"])
+def test_numbers_are_checked(tmp_path: Path, name: str) -> None:
+    with pytest.raises(shoal.ShoalError, match=f"{name} is 0: give a whole number, 1 or more"):
+        shoal.sweep(SPEC, out=tmp_path, **{name: 0})
