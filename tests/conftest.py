@@ -97,17 +97,28 @@ def resnet20_weights(shared: Path) -> Path:
 @pytest.fixture(scope="session")
 def cifar_jpeg(shared: Path) -> Path:
     """CIFAR-10 as JPEG files, train/<class>/ and test/<class>/, unpacked once into a cache."""
-    archive = shared / "data" / "cifar10-jpeg.tar.xz"
+    return _unpacked(shared, "cifar10-jpeg.tar.xz", "cifar10-jpeg")
+
+
+@pytest.fixture(scope="session")
+def pacs_jpeg(shared: Path) -> Path:
+    """Nine tenths of PACS, 128 pixels, unpacked once into a cache."""
+    return _unpacked(shared, "pacs-128.tar.xz", "PACS")
+
+
+def _unpacked(shared: Path, name: str, inside: str) -> Path:
+    """Return the folder that an archive of `shared/data` unpacks to, in a cache."""
+    archive = shared / "data" / name
     if not archive.is_file():
-        pytest.skip("cifar10-jpeg.tar.xz is not in ../shared/data")
+        pytest.skip(f"{name} is not in ../shared/data")
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "shoal-tests"
-    folder = home / "cifar10-jpeg"
+    folder = home / inside
     if not folder.is_dir():
         # Under another name first, so that an interrupted run leaves nothing half unpacked.
         partial = home / f"unpacking-{os.getpid()}"
         partial.mkdir(parents=True)
         with tarfile.open(archive) as tar:
             tar.extractall(partial, filter="data")
-        (partial / "cifar10-jpeg").rename(folder)
+        (partial / inside).rename(folder)
         partial.rmdir()
     return folder

@@ -57,7 +57,18 @@ def test_describe():
 
 
 def test_registry_holds_the_built_in_kinds():
-    assert data_sets.names() == ["cifar10", "cifar100", "digits", "folder"]
+    assert data_sets.names() == [
+        "aircraft",
+        "cifar10",
+        "cifar100",
+        "digits",
+        "dtd",
+        "flowers102",
+        "folder",
+        "pacs",
+        "tiny_imagenet",
+        "vlcs",
+    ]
 
 
 FACTORIES = """
@@ -136,8 +147,8 @@ def test_options_that_a_factory_would_ignore_are_refused(module):
     [
         ("digit", "did you mean 'digits'"),
         ("cifar:/data", "did you mean 'cifar10'"),
-        ("imagenet:/data", "choose from: cifar10, cifar100, digits, folder"),
-        ("mnist", "choose from: cifar10"),
+        ("imagenet:/data", "did you mean 'tiny_imagenet'"),
+        ("mnist", "choose from: aircraft, cifar10, cifar100, digits"),
         ("foldr:/data", "did you mean 'folder'"),
     ],
 )

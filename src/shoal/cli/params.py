@@ -52,8 +52,9 @@ Pretrained = Annotated[
 Data = Annotated[
     str | None,
     option(
-        "digits, cifar10:ROOT, cifar100:ROOT, folder:ROOT (ROOT/train/CLASS/…, and ROOT/val or "
-        "ROOT/test), path/file.py:factory or package.module:factory.",
+        "digits, folder:ROOT (ROOT/train/CLASS/…, and ROOT/val or ROOT/test), cifar10:ROOT, "
+        "cifar100, tiny_imagenet, pacs, vlcs (?leave_out=DOMAIN), flowers102, dtd, aircraft, "
+        "path/file.py:factory or package.module:factory.",
         metavar="D",
     ),
 ]

@@ -8,7 +8,13 @@ Example:
     (torch.Size([64, 1, 8, 8]), 10)
 """
 
-from shoal.data import built_in, folder  # noqa: F401  (they register themselves)
+from shoal.data import (  # noqa: F401  (they register themselves)
+    built_in,
+    domains,
+    fine_grained,
+    folder,
+    tiny_imagenet,
+)
 from shoal.data.augment import Augment
 from shoal.data.batch import Batch, split_batch
 from shoal.data.dataset import DataSet, Loader, Reading, data_sets, load_data

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from shoal.data.augment import Augment, resolve_augment
 from shoal.data.dataset import DataSet, Reading
 from shoal.data.facts import facts_of
-from shoal.data.images import ImageFiles, Pixels, resize_all
+from shoal.data.frame import Frame, Pixels
+from shoal.data.images import ImageFiles, decode_all, resize_all
+from shoal.data.layout import Files, check_all_classes
 from shoal.data.loader import ImageLoader
 from shoal.data.split import Indices, shuffled, stratified_split, stratified_subset
 from shoal.errors import ConfigError, DataError
@@ -60,17 +62,37 @@ def choose(
     if split_val:
         val, rest = split_off(fraction or VAL_FRACTION, "validation")
         parts["val"] = limit(val, labels, options.val_samples, "val", options.seed)
-    notes = []
-    wanted = options.train_samples
+    notes: list[str] = []
+    _check_train_samples(options.train_samples, len(rest), classes, notes)
+    parts["train"] = limit(rest, labels, options.train_samples, "train", options.seed)
+    return parts, notes
+
+
+def limited(
+    parts: Mapping[str, Files], classes: Sequence[str], options: Reading, notes: list[str]
+) -> dict[str, Files]:
+    """Return parts that the data come in, each as large as the options allow; adds notes."""
+    counts = {"train": options.train_samples, "val": options.val_samples}
+    if "train" in parts:
+        _check_train_samples(counts["train"], len(parts["train"].paths), classes, notes)
+    return {
+        part: files.at(
+            limit(np.arange(len(files.paths)), files.labels, counts.get(part), part, options.seed)
+        )
+        for part, files in parts.items()
+    }
+
+
+def _check_train_samples(
+    wanted: int | None, available: int, classes: Sequence[str], notes: list[str]
+) -> None:
     if wanted is not None and wanted < len(classes):
         raise DataError(
             f"train_samples={wanted} is fewer than the {len(classes)} classes: "
             "give at least one for each"
         )
-    if wanted is not None and wanted > len(rest):
-        notes = [f"train_samples={wanted} asked for, all {len(rest)} training images are used"]
-    parts["train"] = limit(rest, labels, wanted, "train", options.seed)
-    return parts, notes
+    if wanted is not None and wanted > available:
+        notes.append(f"train_samples={wanted} asked for, all {available} training images are used")
 
 
 def limit(pool: Indices, labels: Labels, count: int | None, part: str, seed: int) -> Indices:
@@ -110,6 +132,57 @@ def from_arrays(
         )
     resized = {part: (resize_all(pixels, size), to) for part, (pixels, to) in parts.items()}
     return assemble(name, resized, classes, options, notes, **defaults)
+
+
+def from_files(
+    name: str,
+    files: Mapping[str, Files],
+    classes: Sequence[str],
+    frame: Frame,
+    options: Reading,
+    notes: Sequence[str],
+    *,
+    auto: Augment | None = None,
+    recut: bool = False,
+) -> DataSet:
+    """Return the data set of image files, the parts of which are "train", "val" and maybe "test".
+
+    Images are held in memory if they take at most `max_memory_gib`, else they are decoded as they
+    are needed; with `recut` those to train on always are, to be cut anew from their files.
+    """
+    told = list(notes)
+    shape = (frame.size, frame.size, 3)
+    held = {p: len(f.paths) for p, f in files.items() if not (recut and p == "train")}
+    in_memory = gibibytes(sum(held.values()), shape) <= options.max_memory_gib
+    parts: dict[str, tuple[Pixels | ImageFiles, Indices]] = {}
+    for part, chosen in files.items():
+        images, broken = _images(chosen, frame, options, in_memory=in_memory and part in held)
+        kept = chosen.without(broken)
+        if not kept.paths:
+            raise DataError(f"no {part} image can be decoded: replace the files")
+        parts[part] = images, kept.labels
+        if broken:
+            what, were = ("files", "were") if len(broken) > 1 else ("file", "was")
+            shown = [*(str(chosen.paths[i]) for i in broken[:5]), *["…"] * (len(broken) > 5)]
+            told.append(
+                f"{len(broken)} {part} {what} could not be decoded and {were} skipped: "
+                f"{', '.join(shown)}"
+            )
+            if part == "train":
+                check_all_classes(kept, classes)
+    return assemble(name, parts, classes, options, told, auto=auto)
+
+
+def _images(
+    files: Files, frame: Frame, options: Reading, *, in_memory: bool
+) -> tuple[Pixels | ImageFiles, list[int]]:
+    """Return the images, decoded now or later, and the positions of files that were skipped."""
+    if in_memory:
+        return decode_all(files.paths, frame, skip_broken=options.skip_broken)
+    broken: list[int] = []
+    if options.skip_broken:  # to skip the broken ones they must be known: all are decoded once
+        _, broken = decode_all(files.paths, frame, skip_broken=True, keep=False)
+    return ImageFiles(files.without(broken).paths, frame, options.workers), broken
 
 
 def assemble(

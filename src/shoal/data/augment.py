@@ -9,6 +9,7 @@ not part of what shoal needs to run.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,10 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from shoal.data.batch import sent
+from shoal.data.colour import greyed, hue_turned, saturated
 from shoal.errors import OptionError, unknown_name
 
 # The columns of a batch's random numbers; their order is part of what a seed means.
 _COLUMNS = ("flip", "vertical_flip", "down", "right", "rotation", "brightness", "contrast")
+_COLOUR_COLUMNS = ("saturation", "hue", "grey")  # drawn after them, and only where they are used
 
 
 @dataclass(frozen=True)
@@ -32,44 +35,65 @@ class Augment:
     uses them, and a process that holds a slice of the batch uses the same slice of the numbers.
 
     Attributes:
-        flip: mirror left and right with probability 1/2.
+        flip: mirror left and right with this probability; True is 1/2.
         crop: shift by up to this many pixels in either direction; what comes in is black, as if
             the image had been padded by `crop` pixels and cropped at random.
-        vertical_flip: mirror top and bottom with probability 1/2.
+        vertical_flip: mirror top and bottom, likewise.
         rotation: rotate by up to this many degrees either way; what comes in is black.
         brightness: multiply by a factor within 1 ± this.
         contrast: scale the distance to the image's mean grey by a factor within 1 ± this.
+        saturation: scale each pixel's distance to its grey by a factor within 1 ± this.
+        hue: turn the hue by up to this share of the colour circle either way, at most 0.5.
+        grey: take the colour away with this probability.
+        mix: mix each image, and its label, with another one of the batch, as `shoal.data.mix` does;
+            this is the α of the beta distribution that says how much. 0 mixes nothing.
 
     Raises:
         OptionError: a value is out of its range.
     """
 
-    flip: bool = False
+    flip: bool | float = False
     crop: int = 0
-    vertical_flip: bool = False
+    vertical_flip: bool | float = False
     rotation: float = 0.0
     brightness: float = 0.0
     contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    grey: float = 0.0
+    mix: float = 0.0
 
     def __post_init__(self) -> None:
         if self.crop < 0:
             raise OptionError("crop", self.crop, "at least 0 pixels")
         if not 0.0 <= self.rotation <= 180.0:
             raise OptionError("rotation", self.rotation, "0 to 180 degrees")
-        for name in ("brightness", "contrast"):
+        for name in ("flip", "vertical_flip", "brightness", "contrast", "saturation", "grey"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise OptionError(name, getattr(self, name), "a number from 0 to 1")
+        if not 0.0 <= self.hue <= 0.5:
+            raise OptionError("hue", self.hue, "0 to 0.5 of the colour circle")
+        if not 0.0 <= self.mix < math.inf:
+            raise OptionError("mix", self.mix, "a number of at least 0")
 
     def draw(self, count: int, rng: np.random.Generator) -> NDArray[np.float64]:
-        """Return the random numbers of `count` images, `[count, 7]` in [0, 1)."""
-        return rng.random((count, len(_COLUMNS)))
+        """Return the random numbers of `count` images in [0, 1): `[count, 7]`, 10 for colour."""
+        draws = rng.random((count, len(_COLUMNS)))
+        if not self._colours:
+            return draws
+        return np.concatenate([draws, rng.random((count, len(_COLOUR_COLUMNS)))], axis=1)
+
+    @property
+    def _colours(self) -> bool:
+        return bool(self.saturation or self.hue or self.grey)
 
     def apply(self, images: Tensor, draws: NDArray[np.float64]) -> Tensor:
         """Return uint8 images `[B, H, W, C]` changed, each by its row of what `draw` returned.
 
         Values are 0 to 255, uint8 or float32.
         """
-        columns = {name: torch.from_numpy(draws[:, i]) for i, name in enumerate(_COLUMNS)}
+        names = [*_COLUMNS, *_COLOUR_COLUMNS]
+        columns = {name: torch.from_numpy(column) for name, column in zip(names, draws.T)}  # noqa: B905
         if self.flip or self.vertical_flip or self.crop:
             images = self._move_pixels(images, columns)
         if self.rotation:
@@ -82,6 +106,21 @@ class Augment:
             grey = images.mean((1, 2, 3), keepdim=True)
             factors = _factors(columns["contrast"], self.contrast, images.device)
             images = (grey + (images - grey) * factors).clamp(0, 255)
+        return self._coloured(images, columns) if self._colours else images
+
+    def _coloured(self, images: Tensor, columns: dict[str, Tensor]) -> Tensor:
+        """Return the images with other colours; what has no colour stays as it is."""
+        if images.shape[-1] != 3:
+            return images
+        device, images = images.device, images.float()
+        if self.saturation:
+            factors = _factors(columns["saturation"], self.saturation, device)
+            images = saturated(images, factors)
+        if self.hue:
+            turns = ((2 * columns["hue"] - 1) * self.hue).float()
+            images = hue_turned(images, sent(turns, device)[:, None, None])
+        if self.grey:
+            images = greyed(images, sent(columns["grey"] < self.grey, device))
         return images
 
     def _move_pixels(self, images: Tensor, columns: dict[str, Tensor]) -> Tensor:
@@ -102,8 +141,10 @@ class Augment:
         The image is cropped first, then mirrored.
         """
         steps = torch.arange(size).expand(len(columns[flip]), size)
-        if getattr(self, flip):
-            steps = torch.where(columns[flip][:, None] < 0.5, size - 1 - steps, steps)
+        chance = getattr(self, flip)
+        if chance:
+            mirrored = columns[flip][:, None] < (0.5 if chance is True else chance)
+            steps = torch.where(mirrored, size - 1 - steps, steps)
         offset = (columns[shift] * (2 * self.crop + 1)).long().clamp_(max=2 * self.crop)
         return steps + offset[:, None]
 

@@ -14,7 +14,7 @@ from shoal.compat import import_torchvision
 from shoal.data.assemble import from_arrays
 from shoal.data.augment import Augment
 from shoal.data.dataset import DataSet, Reading, data_sets
-from shoal.data.images import Pixels
+from shoal.data.frame import Pixels
 from shoal.errors import ConfigError, DataError, one_line
 
 

@@ -180,7 +180,8 @@ def load_data(spec: str, *, device: torch.device | str = "cpu", **options: Any) 
     """Return the data set that `spec` names, split into training, validation and test.
 
     Args:
-        spec: "digits", "cifar10:ROOT", "cifar100:ROOT", "folder:ROOT", or a factory,
+        spec: "digits", "cifar10:ROOT", "cifar100:ROOT", "folder:ROOT", "tiny_imagenet:ROOT",
+            "pacs:ROOT", "vlcs:ROOT", "flowers102:ROOT", "dtd:ROOT", "aircraft:ROOT", or a factory,
             "package.module:factory" or "path/file.py:factory", with `?key=value&…` for its
             arguments. A factory returns a `DataSet`, or (train, val) or (train, val, test), each
             an iterable of batches with a length; the options do not apply to it.
@@ -213,12 +214,15 @@ def load_data(spec: str, *, device: torch.device | str = "cpu", **options: Any) 
 def check_name(spec: str) -> None:
     """Raise `NameNotFoundError` if `spec` names no kind of data set and no factory."""
     spec = spec.strip()
-    kind, colon, _ = spec.partition(":")
+    kind, colon, root = spec.partition(":")
     if kind in data_sets or (colon and _is_factory(spec.partition("?")[0])):
         return
     if Path(spec).expanduser().is_dir():
         raise NameNotFoundError(f"unknown data set '{spec}': write 'folder:{spec}' for a folder")
-    raise unknown_name("data set", kind, data_sets.names())
+    unknown = unknown_name("data set", kind, data_sets.names())
+    if root and Path(root).expanduser().is_dir():  # such as a copy of ImageNet
+        unknown = NameNotFoundError(f"{unknown}; folders of classes are read by 'folder:{root}'")
+    raise unknown
 
 
 def _is_factory(target: str) -> bool:

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from shoal.data.assemble import assemble, choose, gibibytes, limit
+from shoal.data.assemble import choose, from_files, limited
 from shoal.data.dataset import DataSet, Reading, data_sets
-from shoal.data.images import Frame, ImageFiles, Pixels, decode_all, large_images_allowed
-from shoal.data.layout import Files, check_all_classes, read_layout
-from shoal.data.split import Indices
+from shoal.data.frame import Frame
+from shoal.data.images import large_images_allowed
+from shoal.data.layout import Files, read_layout
 from shoal.errors import ConfigError, DataError
 
 SMALL_SIDE = 64  # pixels: up to here images of one size are taken as they are
@@ -42,25 +42,7 @@ def load_folder(root: str, options: Reading) -> DataSet:
     except PermissionError as error:
         raise DataError(f"'{error.filename}' cannot be read: change its permissions") from error
     frame = _frame(files["train"], options)
-    count = sum(len(part.paths) for part in files.values())
-    in_memory = gibibytes(count, (frame.size, frame.size, 3)) <= options.max_memory_gib
-    parts: dict[str, tuple[Pixels | ImageFiles, Indices]] = {}
-    for part, chosen in files.items():
-        images, broken = _images(chosen, frame, options, in_memory=in_memory)
-        kept = chosen.without(broken)
-        if not kept.paths:
-            raise DataError(f"no {part} image can be decoded: replace the files")
-        parts[part] = images, kept.labels
-        if broken:
-            what, were = ("files", "were") if len(broken) > 1 else ("file", "was")
-            shown = [*(str(chosen.paths[i]) for i in broken[:5]), *["…"] * (len(broken) > 5)]
-            notes.append(
-                f"{len(broken)} {part} {what} could not be decoded and {were} skipped: "
-                f"{', '.join(shown)}"
-            )
-            if part == "train":
-                check_all_classes(kept, classes)
-    return assemble(f"folder:{root}", parts, classes, options, notes)
+    return from_files(f"folder:{root}", files, classes, frame, options, notes)
 
 
 def _share(folder: Path, options: Reading) -> tuple[list[str], dict[str, Files], list[str]]:
@@ -72,11 +54,8 @@ def _share(folder: Path, options: Reading) -> tuple[list[str], dict[str, Files],
         pool.labels, found.classes, options, split_val=split_val, split_test=found.flat
     )
     files = {part: pool.at(positions) for part, positions in chosen.items()}
-    for part, given in found.parts.items():
-        if part != "train":
-            count = options.val_samples if part == "val" else None
-            positions = np.arange(len(given.paths))
-            files[part] = given.at(limit(positions, given.labels, count, part, options.seed))
+    given = {part: files for part, files in found.parts.items() if part != "train"}
+    files |= limited(given, found.classes, options, notes)
     return found.classes, files, [*found.notes, *notes]
 
 
@@ -93,18 +72,6 @@ def _frame(files: Files, options: Reading) -> Frame:
     size = options.image_size or (uniform if small and uniform else DEFAULT_SIDE)
     # Prepared images lose no border; photographs are cut as networks for ImageNet expect it.
     return Frame(size, size if small or size == uniform else round(size * 256 / 224))
-
-
-def _images(
-    files: Files, frame: Frame, options: Reading, *, in_memory: bool
-) -> tuple[Pixels | ImageFiles, list[int]]:
-    """Return the images, decoded now or later, and the positions of files that were skipped."""
-    if in_memory:
-        return decode_all(files.paths, frame, skip_broken=options.skip_broken)
-    broken: list[int] = []
-    if options.skip_broken:  # to skip the broken ones they must be known: all are decoded once
-        _, broken = decode_all(files.paths, frame, skip_broken=True, keep=False)
-    return ImageFiles(files.without(broken).paths, frame, options.workers), broken
 
 
 def _no_folder(folder: Path) -> str:

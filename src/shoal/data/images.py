@@ -7,7 +7,6 @@ round as its transforms do, and files are decoded in threads, with the broken on
 
 from __future__ import annotations
 
-import math
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -20,61 +19,18 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from shoal.data.batch import sent
 from shoal.data.deep import eight_bits
+from shoal.data.frame import Frame, Pixels
 from shoal.data.split import Indices
-from shoal.errors import DataError, OptionError, one_line
+from shoal.errors import DataError, one_line
 from shoal.seeds import generator
 
-Pixels = NDArray[np.uint8]
-
-# What a random crop keeps of an image: the usual choice for ImageNet (Szegedy et al. 2015).
-_CROP_AREA = (0.08, 1.0)
-_CROP_LOG_RATIO = (math.log(3 / 4), math.log(4 / 3))
 _CHUNK = 64  # files a thread decodes in one go
-
-
-@dataclass(frozen=True)
-class Frame:
-    """How an image becomes a square: resized to a short side of `resize`, cut to `size` pixels."""
-
-    size: int
-    resize: int
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.size <= self.resize:
-            raise OptionError("size", self.size, f"1 to {self.resize} pixels")
-
-    def centre(self, image: Image.Image) -> Pixels:
-        """Return the resized image's centre, `[size, size, 3]`."""
-        width, height = image.size
-        short = min(width, height)
-        if short != self.resize:
-            # The longer side is rounded down, as torchvision does.
-            width, height = (self.resize * side // short for side in (width, height))
-            image = image.resize((width, height), Image.Resampling.BILINEAR)
-        left, top = round((width - self.size) / 2), round((height - self.size) / 2)
-        if (width, height) != (self.size, self.size):
-            image = image.crop((left, top, left + self.size, top + self.size))
-        return np.asarray(image)
-
-    def random(self, image: Image.Image, rng: np.random.Generator) -> Pixels:
-        """Return a random part of the image, of random area and shape, `[size, size, 3]`."""
-        width, height = image.size
-        for _ in range(10):
-            area = width * height * rng.uniform(*_CROP_AREA)
-            ratio = math.exp(rng.uniform(*_CROP_LOG_RATIO))
-            w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-            if 0 < w <= width and 0 < h <= height:
-                left, top = (int(rng.integers(free + 1)) for free in (width - w, height - h))
-                part, square = (left, top, left + w, top + h), (self.size, self.size)
-                return np.asarray(image.crop(part).resize(square, Image.Resampling.BILINEAR))
-        return self.centre(image)  # too narrow for such a part
 
 
 @contextmanager
@@ -217,8 +173,8 @@ class ImageFiles(Dataset[Any]):
     """Image files that worker processes decode as they are needed.
 
     Without augmentation the images of a loader are those it would hold in memory. With an
-    augmentation whose `crop` is above 0, an image is cut at random, 8 to 100 % of its area resized
-    to the full size, where one in memory is shifted by a few pixels.
+    augmentation whose `crop` is above 0, an image is cut at random as the frame's `cut` says, where
+    one in memory is shifted by a few pixels.
 
     Attributes:
         paths: the files.

@@ -70,7 +70,7 @@ def read_layout(root: Path) -> Layout:
         names = " or ".join(f"'{folder.name}'" for folder in folders.values())
         raise DataError(f"'{root}' has no folder 'train' beside {names}: add it")
     top = folders.get("train", root)
-    classes = [folder.name for folder in _folders(top)]
+    classes = [folder.name for folder in folders_in(top)]
     if not classes:
         raise DataError(f"'{top}' has no folder of a class: put the images into '{top}/<class>'")
     if len(classes) < 2:
@@ -85,10 +85,13 @@ def read_layout(root: Path) -> Layout:
     notes: list[str] = []
     parts = {}
     for part, folder in (folders or {"train": root}).items():
+        if part == "test" and not folders_in(folder):  # as ImageNet's
+            notes.append(f"'{folder}' has no folder of a class: what is in it is not read")
+            continue
         _check_same_classes(folder, part, classes, top)
-        parts[part] = _files(folder, classes, part, notes)
+        parts[part] = read_classes(folder, classes, part, notes)
     if not flat:
-        others = [f.name for f in _folders(root) if f not in folders.values()]
+        others = [f.name for f in folders_in(root) if f not in folders.values()]
         loose = [f for f in _visible_files(root) if f.suffix.lower() in EXTENSIONS]
         if others:
             notes.append(
@@ -118,7 +121,7 @@ def _part_folders(root: Path) -> dict[str, Path]:
     """Return the folder of each part, in the order train, val, test; none if all are classes."""
     found: dict[str, Path] = {}
     others = False
-    for folder in _folders(root):
+    for folder in folders_in(root):
         part = _PART_OF.get(folder.name.lower())
         if part is None:
             others = True
@@ -130,7 +133,7 @@ def _part_folders(root: Path) -> dict[str, Path]:
         else:
             found[part] = folder
     # A railway train may be a class: then it holds images, not folders.
-    if others and not any(_folders(folder) for folder in found.values()):
+    if others and not any(folders_in(folder) for folder in found.values()):
         return {}
     return {part: found[part] for part in PARTS if part in found}
 
@@ -148,7 +151,7 @@ def _check_no_parts_as_classes(root: Path, classes: Sequence[str]) -> None:
             f"'{root}' has folders that look like parts and not like classes ({shown}): name them "
             "train, val and test, each with the folders of the classes in it"
         )
-    inside = [{f.name.lower() for f in _folders(root / name)} & set(_PART_OF) for name in classes]
+    inside = [{f.name.lower() for f in folders_in(root / name)} & set(_PART_OF) for name in classes]
     if all(len({_PART_OF[name] for name in names}) > 1 for names in inside):
         raise DataError(
             f"'{root}' has its parts inside the classes ('{classes[0]}/{min(inside[0])}'): put the "
@@ -157,7 +160,7 @@ def _check_no_parts_as_classes(root: Path, classes: Sequence[str]) -> None:
 
 
 def _check_same_classes(folder: Path, part: str, classes: Sequence[str], top: Path) -> None:
-    names = [own.name for own in _folders(folder)]
+    names = [own.name for own in folders_in(folder)]
     if not names:
         raise DataError(
             f"'{folder}' has no folder of a class: put the images into '{folder}/<class>'"
@@ -170,7 +173,7 @@ def _check_same_classes(folder: Path, part: str, classes: Sequence[str], top: Pa
         )
 
 
-def _files(folder: Path, classes: Sequence[str], part: str, notes: list[str]) -> Files:
+def read_classes(folder: Path, classes: Sequence[str], part: str, notes: list[str]) -> Files:
     """Return a part's images, also from folders within those of the classes, and add notes."""
     paths: list[Path] = []
     labels: list[int] = []
@@ -224,7 +227,7 @@ def _walk(folder: Path) -> list[Path]:
     return found
 
 
-def _folders(folder: Path) -> list[Path]:
+def folders_in(folder: Path) -> list[Path]:
     """Return the visible folders in a folder, and links to folders, by name."""
     found = (p for p in folder.iterdir() if p.is_dir() and _is_visible(p.name))
     return sorted(found, key=lambda p: p.name)

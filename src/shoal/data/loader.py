@@ -19,6 +19,7 @@ from torch import Tensor
 from shoal.data.augment import Augment, resolve_augment
 from shoal.data.batch import sent
 from shoal.data.images import ImageFiles, PixelsInMemory
+from shoal.data.mix import Mixing
 from shoal.data.split import Indices, stratified_subset
 from shoal.errors import ConfigError, DataError, OptionError
 from shoal.seeds import generator
@@ -28,9 +29,10 @@ class ImageLoader:
     """An iterable of batches `(images, labels)` that is a function of (seed, epoch) alone.
 
     Images are float32 `[B, C, H, W]` on `device`, normalised as `(value / 255 - mean) / std` and
-    in channels_last memory format; labels are int64 `[B]`. Every pass over a loader of one epoch
-    gives the same batches, in every process and after a restart: call `set_epoch` before each
-    epoch of training. All other methods return a new loader that shares the images.
+    in channels_last memory format; labels are int64 `[B]`, or where the augmentation mixes images
+    probabilities `[B, num_classes]`. Every pass over a loader of one epoch gives the same batches,
+    in every process and after a restart: call `set_epoch` before each epoch of training. All other
+    methods return a new loader that shares the images.
 
     Args:
         images: uint8 `[N, C, H, W]`, kept on `device` (in channels_last memory format without a
@@ -120,10 +122,13 @@ class ImageLoader:
         batches = self._batches(epoch)
         rank, world = self.rank, self.world
         sizes = [len(batch) for batch in batches]
-        parts = [slice(n * rank // world, n * (rank + 1) // world) for n in sizes]
+        source, augment = self.source, self.augment
+        # Each is mixed with the one before it, which another process may have: it is read, too.
+        # The one before the first is the last.
+        more = 1 if augment.mix else 0
+        parts = [np.arange(n * rank // world - more, n * (rank + 1) // world) for n in sizes]
         mine = [batch[part] for batch, part in zip(batches, parts, strict=True)]
         labels = self.labels.to(self.device)
-        source, augment = self.source, self.augment
         if isinstance(source, ImageFiles):  # they are cropped as they are decoded
             source = replace(source, crop=(self.seed, epoch) if augment.crop else None)
             augment = replace(augment, crop=0)
@@ -133,7 +138,14 @@ class ImageLoader:
                 draws = augment.draw(len(batches[number]), rng)
                 images = augment.apply(images, draws[parts[number]])
             positions = sent(torch.from_numpy(mine[number]), self.device)
-            yield self._normalise(images), labels.index_select(0, positions)
+            wanted = labels.index_select(0, positions)
+            if augment.mix:
+                _, height, width = self.sample_shape
+                rng = generator(self.seed, "mix", epoch, number)
+                mixing = Mixing.draw(augment.mix, height, width, rng)
+                images = mixing.images(images)
+                wanted = mixing.labels(wanted, self.num_classes)
+            yield self._normalise(images), wanted
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch, which decides order and augmentation; counted from 0."""
