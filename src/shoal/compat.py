@@ -1,4 +1,4 @@
-"""Import torchvision and timm, lazily, also beside a torch that torchvision was not built for.
+"""Import torchvision, timm and transformers, lazily, also beside a torch of another build.
 
 PyPI's torchvision is built for CUDA. Beside a CPU-only torch its C++ library cannot load, and then
 `import torchvision` fails because it registers shape functions for operators that the library was
@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
@@ -54,6 +55,17 @@ def import_timm() -> ModuleType:
     """
     import_torchvision()
     return _import("timm")
+
+
+def import_transformers() -> ModuleType:
+    """Return transformers, which itself imports torchvision where it is installed.
+
+    Raises:
+        ShoalError: transformers is not installed, or does not fit the installed torch.
+    """
+    with suppress(ShoalError):
+        import_torchvision()
+    return _import("transformers")
 
 
 def _import(package: str) -> ModuleType:

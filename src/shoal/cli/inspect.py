@@ -75,8 +75,10 @@ def inspect(
     where = working_device(device)
     if data is None and (mean or std):
         raise ConfigError("mean and std are of data to score on: add --data")
-    own = {**normalised(model), **read_values(mean=mean, std=std)}
-    examples = None if data is None else read_data(data, where, image_size=image_size, **own)
+    examples = None
+    if data is not None:
+        own = {**normalised(model, pretrained), **read_values(mean=mean, std=std)}
+        examples = read_data(data, where, image_size=image_size, **own)
     source = Source(
         checkpoint, num_classes, image_size, parse_shape(input_shape), trust, pretrained
     )

@@ -26,9 +26,9 @@ def option(help: str, *names: str, **more: Any) -> Any:
 
 
 _MODEL = (
-    "resnet50 (of torchvision, else timm), torchvision:NAME, timm:NAME, shoal:NAME, "
-    "path/file.py:factory, package.module:factory, a folder that shoal wrote, or hf:ORG/NAME, "
-    "which shoal pushed."
+    "resnet50 (of torchvision, else timm), torchvision:NAME, timm:NAME, shoal:NAME, hf:ORG/NAME "
+    "(of transformers, or that shoal pushed), path/file.py:factory, package.module:factory, or a "
+    "folder that shoal wrote."
 )
 _CHANNELS = "Default: the run's, else the data's own."
 

@@ -14,12 +14,12 @@ from shoal.cli.config import run_options
 from shoal.cli.screen import say
 from shoal.data import DataSet, data_sets, load_data
 from shoal.errors import CaptureError, ConfigError, OptionError, ShoalError
-from shoal.hub import is_on_hub
 from shoal.merge.loading import is_run, load
 from shoal.merge.merge import merge_
-from shoal.models import ModelSpec, check_finite
+from shoal.models import ModelSpec, check_finite, complete_spec, normalisation_of
+from shoal.models.from_hub import usual_inputs
 from shoal.network import Network, capture
-from shoal.network.inputs import as_call
+from shoal.network.inputs import as_call, tensors_of
 from shoal.network.saving import NETWORK_FILE, is_saved, read_meta
 from shoal.search.job import data_options
 from shoal.search.job_model import build, is_folder, spec_for
@@ -83,14 +83,19 @@ def open_usable(text: str, source: Source) -> Network:
     return open_network(text, source)
 
 
-def normalised(text: str) -> dict[str, Any]:
-    """Return the `mean` and `std` of the data that a folder's network is for, if it says so."""
-    if is_on_hub(text):  # its files are few, and kept once they are here
-        meta = load(text).meta
-        return {name: tuple(meta[name]) for name in ("mean", "std") if meta.get(name)}
+def normalised(text: str, pretrained: bool = False) -> dict[str, Any]:
+    """Return the `mean` and `std` of the data that a network was trained on, where they are known.
+
+    A folder's network says them itself, a library's weights by what the library says.
+    """
+    if not is_folder(text):
+        return dict(normalisation_of(complete_spec(text, pretrained=pretrained)))
     folder = Path(text).expanduser()
-    places = (place for place in (folder, folder / "best") if (place / NETWORK_FILE).exists())
-    meta = next(map(read_meta, places), {})
+    if not folder.is_dir():  # on the hub: its files are few, and kept once they are here
+        meta = load(text).meta
+    else:
+        places = (place for place in (folder, folder / "best") if (place / NETWORK_FILE).exists())
+        meta = next(map(read_meta, places), {})
     return {name: tuple(meta[name]) for name in ("mean", "std") if meta.get(name)}
 
 
@@ -143,6 +148,9 @@ def open_network(text: str, source: Source, data: DataSet | None = None) -> Netw
     check_finite(model)
     if data is not None:
         return _captured(model, data.example_inputs(2), guessed=False)
+    if spec.kind == "hf":
+        inputs = usual_inputs(spec.target, model, source.input_shape, source.image_size)
+        return _captured(model, inputs, guessed=source.input_shape is None)
     channels, height, width = _usual_shape(spec, model)
     size = source.image_size
     shape = source.input_shape or (channels, size or height, size or width)
@@ -207,7 +215,8 @@ def _captured(model: nn.Module, inputs: Any, *, guessed: bool) -> Network:
     except CaptureError as error:
         if not guessed:
             raise
+        shapes = spelled(tensor.shape[1:] for tensor in tensors_of(inputs))
         raise CaptureError(
-            f"{error} (tried with an input of {spelled([inputs.shape[1:]])}: if the model takes "
+            f"{error} (tried with an input of {shapes}: if the model takes "
             "another, give --input-shape or --data)"
         ) from error

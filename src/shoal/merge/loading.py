@@ -89,6 +89,17 @@ def load(
     raise PlanError(f"'{path}' has no {NETWORK_FILE}: it was not made by shoal.save or a run")
 
 
+def is_pushed(text: object) -> bool:
+    """Return whether a text names a repository of the hub with a network that shoal pushed.
+
+    Raises:
+        FileError: the hub has no such repository, or cannot be reached.
+    """
+    if not is_on_hub(text):
+        return False
+    return (download(repository(str(text)), (NETWORK_FILE,)) / NETWORK_FILE).exists()
+
+
 def _part_of(run: Path, step: int, part: str | None) -> str:
     """Return where the network of a step is in a run's folder."""
     if part is not None:

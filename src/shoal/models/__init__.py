@@ -19,6 +19,7 @@ from shoal.models.lookup import (
     models,
     parse_spec,
 )
+from shoal.models.published import classes_of, normalisation_of
 from shoal.models.small import (
     CifarResNet,
     DigitsResNet,
@@ -44,6 +45,7 @@ __all__ = [
     "cifar_resnet44",
     "cifar_resnet56",
     "cifar_resnet110",
+    "classes_of",
     "complete_spec",
     "digits_resnet",
     "import_timm",
@@ -52,6 +54,7 @@ __all__ = [
     "load_model",
     "mobilenetv2_cifar",
     "models",
+    "normalisation_of",
     "parse_spec",
     "resnet18_cifar",
 ]

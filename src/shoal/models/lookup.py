@@ -1,4 +1,4 @@
-"""Models by name: `resnet18`, `timm:NAME`, `shoal:NAME`, and the factories of users."""
+"""Models by name: `resnet18`, `timm:NAME`, `hf:ORG/NAME`, and the factories of users."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from torch import nn
 from shoal.compat import import_timm, import_torchvision, with_torchvision
 from shoal.errors import ConfigError, one_line, unknown_name
 from shoal.models.checkpoint import load_checkpoint
+from shoal.models.from_hub import classifier
 from shoal.models.plain_name import is_plain, libraries_of
 from shoal.models.weights_file import SUFFIXES
 from shoal.registry import Registry
 from shoal.targets import accepts, call_target, format_target, import_target, is_path, parse_target
 
-_LIBRARIES = ("torchvision", "timm", "shoal")
+_LIBRARIES = ("torchvision", "timm", "hf", "shoal")
 _GRAMMAR = (
-    "write resnet18, torchvision:NAME, timm:NAME, shoal:NAME, path/file.py:factory or "
+    "write resnet18, torchvision:NAME, timm:NAME, hf:ORG/NAME, shoal:NAME, path/file.py:factory or "
     "package.module:factory"
 )
 
@@ -50,7 +51,7 @@ def register_model(name: str) -> Callable[[M], M]:
 class ModelSpec:
     """A model's name, taken apart."""
 
-    kind: str  # "torchvision", "timm", "shoal", "file" or "module"
+    kind: str  # "torchvision", "timm", "hf", "shoal", "file" or "module"
     name: str  # of the model in its library, or of the factory with its file or module
     kwargs: Mapping[str, Any] = field(default_factory=dict)  # of the factory
     note: str = field(default="", compare=False)  # what the user should know of the choice
@@ -63,13 +64,13 @@ class ModelSpec:
     @property
     def published(self) -> bool:
         """Whether its library publishes weights."""
-        return self.kind in ("torchvision", "timm")
+        return self.kind in ("torchvision", "timm", "hf")
 
     @property
     def downloads(self) -> bool:
         """Whether building it fetches pretrained weights, unless the library has them already."""
         asked = self.kwargs.get("pretrained") or self.kwargs.get("weights")
-        return self.published and bool(asked)
+        return self.kind == "hf" or (self.published and bool(asked))
 
     @property
     def text(self) -> str:
@@ -142,7 +143,8 @@ def build_model(
     try:
         model = call_target(_factory(spec), spec.kwargs, spec.target, with_torchvision)
     except ConfigError as error:
-        if spec.downloads and isinstance(error.__cause__, OSError):  # as libraries of the net raise
+        fetched = spec.downloads and spec.kind != "hf"
+        if fetched and isinstance(error.__cause__, OSError):  # as libraries of the net raise
             raise ConfigError(
                 f"the pretrained weights of {spec.target} cannot be downloaded "
                 f"({one_line(str(error.__cause__), 120)}): check the network, or give a file of "
@@ -166,7 +168,8 @@ def complete_spec(
 ) -> ModelSpec:
     """Return the spec with the arguments that `build_model` would add, so that it stands alone.
 
-    With `pretrained` it asks for the weights that torchvision or timm publish, which it fetches;
+    With `pretrained` it asks for the weights that torchvision or timm publish, which it fetches
+    (those of the hub always come with theirs);
     raises `ConfigError` for a model of anybody else.
     """
     spec = parse_spec(spec) if isinstance(spec, str) else spec
@@ -205,6 +208,8 @@ def _factory(spec: ModelSpec) -> Callable[..., Any]:
         return _torchvision_factory(spec.name)
     if spec.kind == "timm":
         return _timm_factory(spec.name)
+    if spec.kind == "hf":
+        return classifier(spec.target)
     if spec.kind == "shoal":
         return models[spec.name]
     factory = import_target(spec.name, with_torchvision)

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from shoal.data import DataSet
-from shoal.hub import is_on_hub
-from shoal.models import ModelSpec, build_model, complete_spec, load_checkpoint, parse_spec
+from shoal.data import DataSet, data_sets
+from shoal.data.assemble import IMAGENET_MEAN, IMAGENET_STD
+from shoal.merge.loading import is_pushed
+from shoal.models import (
+    ModelSpec,
+    build_model,
+    classes_of,
+    complete_spec,
+    load_checkpoint,
+    normalisation_of,
+    parse_spec,
+)
+from shoal.search.job import Job
 from shoal.seeds import preserved_rng, seed_everything
 
 Say = Callable[[str], None]
@@ -18,8 +29,8 @@ Say = Callable[[str], None]
 
 
 def is_folder(text: str) -> bool:
-    """Return whether the text names a folder, here or on the Hugging Face hub, and no model."""
-    return is_on_hub(text) or Path(text).expanduser().is_dir()
+    """Return whether the text names a folder that shoal wrote, here or on the hub, and no model."""
+    return Path(text).expanduser().is_dir() or is_pushed(text.partition("?")[0])
 
 
 def spec_for(
@@ -44,7 +55,7 @@ def build(spec: ModelSpec, checkpoint: str | Path | None, seed: int = 0, *, say:
     """Build a model and load its weights; what is random in it follows from `seed`."""
     cpu = torch.device("cpu")
     if spec.downloads:
-        say(f"note: the pretrained weights of {spec.target} are downloaded if need be")
+        say(f"note: the weights of {spec.target} are downloaded if need be")
     with preserved_rng(cpu):
         seed_everything(seed, cpu)
         model = build_model(spec)
@@ -52,6 +63,20 @@ def build(spec: ModelSpec, checkpoint: str | Path | None, seed: int = 0, *, say:
     for note in notes:
         say(f"note: {note}")
     return model
+
+
+def with_normalisation(job: Job) -> Job:
+    """Return a job that reads images as those were that its library's weights were trained on.
+
+    What the user says stays, and so does the data's own where the weights ask for ImageNet's.
+    """
+    named = job.reading.mean is not None or job.reading.std is not None
+    if named or job.checkpoint or job.data.partition(":")[0] not in data_sets:
+        return job
+    own = normalisation_of(complete_spec(job.model, pretrained=job.pretrained))
+    if not own or (own["mean"], own["std"]) == (IMAGENET_MEAN, IMAGENET_STD):
+        return job
+    return replace(job, reading=replace(job.reading, mean=own["mean"], std=own["std"]))
 
 
 def random_weights(text: str, checkpoint: Path | str | None, pretrained: bool = False) -> bool:
@@ -64,8 +89,9 @@ def random_weights(text: str, checkpoint: Path | str | None, pretrained: bool = 
 
 def new_last_layer(text: str, checkpoint: Path | str | None, data: DataSet) -> bool:
     """Return whether a library's model has published weights for other classes than the data's."""
-    library = parse_spec(text).kind in ("shoal", "torchvision", "timm")
-    return library and checkpoint is None and data.num_classes != 1000
+    spec = parse_spec(text)
+    library = spec.kind in ("shoal", "torchvision", "timm", "hf")
+    return library and checkpoint is None and data.num_classes != classes_of(spec)
 
 
 def weights_advice(text: str) -> str:

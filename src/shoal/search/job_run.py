@@ -7,17 +7,17 @@ from pathlib import Path
 from shoal.data import DataSet, load_data
 from shoal.data.dataset import check_name
 from shoal.errors import ConfigError
-from shoal.hub import is_on_hub
+from shoal.merge.loading import is_pushed
 from shoal.search.compress import compress, method_of, working_device
 from shoal.search.job import Job
 from shoal.search.job_model import (
     Say,
     build,
-    is_folder,
     new_last_layer,
     random_weights,
     spec_for,
     weights_advice,
+    with_normalisation,
 )
 from shoal.search.records import Result
 from shoal.search.setup import Listener, Meter
@@ -31,12 +31,12 @@ def check_job(job: Job) -> None:
     """
     method_of(job.settings)
     check_name(job.data)
-    if is_on_hub(job.model):
+    if is_pushed(job.model):
         raise ConfigError(
             f"'{job.model}' is a network that shoal made, merged already: give the model it was "
             "made of"
         )
-    if is_folder(job.model):
+    if Path(job.model).expanduser().is_dir():
         raise ConfigError(
             f"'{job.model}' is a folder, and compress takes a model: to continue a run, give its "
             "own command again"
@@ -59,6 +59,7 @@ def run_job(
         ShoalError: one line on what is wrong, before the data are read where that can be known.
     """
     check_job(job)
+    job = with_normalisation(job)
     device = working_device(job.settings.machine.device)
     data = load_data(job.data, device=device, **job.reading.to_dict())
     spec = spec_for(job.model, data, pretrained=job.pretrained, say=say)
