@@ -17,11 +17,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 from test_energy_tables import ENERGY
+from test_group_tables import GROUPS
 from test_int8_tables import FOUR as INT8_FOUR
 from test_int8_tables import run as int8_run
 from test_robustness_tables import DENSE as ROBUST
 from test_robustness_tables import RESULT as ROBUST_RESULT
 from test_run_tables import BUSY, DOUBTFUL, LATENCY, record, runtime, step
+from test_sweep_progress import CELLS
 
 import shoal
 import shoal.report
@@ -48,8 +50,10 @@ from shoal.report import (
     slower_lines,
     steps_table,
 )
+from shoal.report.group_tables import groups_table, open_table
 from shoal.report.latency_tables import benchmark_table
 from shoal.report.recipe_tables import recipe_table, recipes_table
+from shoal.report.sweep_tables import cells_table
 from shoal.report.table import Table
 from shoal.report.terminal import print_table
 
@@ -144,7 +148,24 @@ def side_by_side() -> Iterator[Table]:
     yield robustness_table({"dense": ROBUST, "result": ROBUST_RESULT})
 
 
-TABLES = {"a run": whole_run, "networks": networks, "side by side": side_by_side}
+def sweeps() -> Iterator[Table]:
+    yield cells_table(CELLS)
+    named = [replace(cell, name=f"{LONG[0]}-0a1b2c3d") for cell in CELLS]
+    yield cells_table(named)
+    others = [replace(one, model=LONG[0], data="/home/somebody/photos.py:make") for one in GROUPS]
+    for groups in (GROUPS, [*GROUPS, *others]):
+        yield groups_table(groups)
+        missing = open_table(groups)
+        assert missing is not None
+        yield missing
+
+
+TABLES = {
+    "a run": whole_run,
+    "networks": networks,
+    "side by side": side_by_side,
+    "sweeps": sweeps,
+}
 
 
 @pytest.mark.parametrize("kind", TABLES)

@@ -20,7 +20,8 @@ def compare(
         typer.Argument(
             metavar="A B …",
             help="Runs' folders, saved networks, or models: torchvision:NAME, timm:NAME, …. The "
-            "others are compared with the first, by default on the data of the first run.",
+            "others are compared with the first, by default on the data of the first run. Or the "
+            "folder of one sweep, whose runs are put together over their seeds.",
         ),
     ],
     data: params.Data = None,
@@ -41,6 +42,19 @@ def compare(
     input_shape: params.InputShape = None,
     device: params.Device = None,
     trust: params.Trust = False,
+    form: Annotated[
+        str | None,
+        option(
+            "Of a sweep: markdown, csv, latex or html, instead of a table on the screen. "
+            "[dim]Default: as --out ends.[/dim]",
+            "--format",
+            rich_help_panel="Of a sweep",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        option("The file for it.", metavar="FILE", rich_help_panel="Of a sweep"),
+    ] = None,
     verbose: params.Verbose = False,
     as_json: params.Json = False,
 ) -> None:
@@ -48,9 +62,13 @@ def compare(
 
     All are timed in turn, round by round. Ratios are against the first with its batch norms folded.
 
+    Of a sweep, whose figures were measured when it ran: mean and deviation over the seeds, the best
+    in bold, beside what was published.
+
     Example: shoal compare shoal:cifar_resnet20 run --checkpoint resnet20.pth
     """
     from shoal.cli.comparing import compared, open_all, open_data
+    from shoal.cli.comparing_sweeps import show_groups
     from shoal.cli.config import run_options, run_task
     from shoal.cli.flags import read_names
     from shoal.cli.source import Source, parse_shape
@@ -58,7 +76,13 @@ def compare(
     from shoal.runtimes.runtime import open_runtime
     from shoal.search.compress import working_device
     from shoal.search.job_model import random_weights
+    from shoal.sweep import is_sweep
 
+    if is_sweep(Path(models[0]).expanduser()) and len(models) == 1:
+        show_groups(Path(models[0]), form, out, as_json=as_json, verbose=verbose)
+        return
+    if form is not None or out is not None:
+        raise ConfigError("--format and --out are for the folder of one sweep: omit them")
     if len(models) < 2:
         raise ConfigError("there is one network: give two or more to compare")
     runtimes = read_names("runtime", runtime)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from shoal.report.table import Column, Table
+from shoal.report.table import Column, Table, is_best
 
 
 def html_table(table: Table) -> str:
@@ -15,7 +15,8 @@ def html_table(table: Table) -> str:
     lines += ["<tbody>"]
     for row, texts in zip(table.rows, table.texts(), strict=True):
         names = " ".join(filter(None, [row.tone, "last" if row.last else ""]))
-        cells = "".join(map(_cell, table.columns, texts))
+        best = map(is_best, row.cells)
+        cells = "".join(map(_cell, table.columns, texts, best))
         lines.append(f"<tr{_class(names)}>{cells}</tr>")
     lines += ["</tbody>", "</table>", "</div>"]
     lines += [f'<p class="note">{escape(note)}</p>' for note in table.notes]
@@ -30,11 +31,11 @@ def _head(column: Column) -> str:
 _SHORT = 24  # characters that are not worth a second line
 
 
-def _cell(column: Column, text: str) -> str:
+def _cell(column: Column, text: str, best: bool) -> str:
     shown = escape(text)
     if column.align == "right":  # on a phone, an interval stands below its figure
         shown = shown.replace(" (", ' <br class="narrow">(')
-        return f'<td class="right">{shown}</td>'
+        return f'<td class="right{" strong" if best else ""}">{shown}</td>'
     if len(text) <= _SHORT:
         return f'<td class="short">{shown}</td>'
     return f'<td class="long">{shown.replace(".", ".<wbr>")}</td>'  # names break at their dots

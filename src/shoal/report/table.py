@@ -90,6 +90,8 @@ class Quantity:
         sure: whether it is certain; what is not gets a question mark.
         trusted: whether the machine was calm when it was measured; else no interval is shown, since
             the next run would not bear it out.
+        spread: its standard deviation, as over seeds; None of a single value.
+        best: whether it is the best of its kind in the table.
     """
 
     value: float
@@ -98,10 +100,16 @@ class Quantity:
     high: float | None = None
     sure: bool = True
     trusted: bool = True
+    spread: float | None = None
+    best: bool = False
 
     def __str__(self) -> str:
         """Return it as people read it; a ratio whose interval holds 1 is not claimed."""
         text = UNITS[self.unit](self.value)
+        if self.spread is not None:
+            number, _, unit = text.partition(" ")
+            spread = UNITS[self.unit](self.spread).partition(" ")[0]
+            text = f"{number} ± {spread} {unit}".rstrip()
         if not self.trusted:
             return f"{text}, not to be trusted"
         if self.low is not None and self.high is not None:
@@ -111,6 +119,11 @@ class Quantity:
 
 
 Cell = str | int | float | Quantity | None
+
+
+def is_best(cell: Cell) -> bool:
+    """Return whether a cell is the best of its kind in its table."""
+    return isinstance(cell, Quantity) and cell.best
 
 
 @dataclass(frozen=True)

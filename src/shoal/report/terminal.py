@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 from shoal.display import broken, folded_text, longest_part
-from shoal.report.table import Table
+from shoal.report.table import Table, is_best
 
 _BETWEEN = 3  # characters between two columns
 _LEAST_TEXT = 20  # characters below which a column of text is not squeezed
@@ -41,7 +41,7 @@ def drawn(table: Table, width: int) -> RichTable:
     for column, wide in zip(table.columns, widths, strict=True):
         made.add_column(_cell(column.name, wide), justify=column.align, no_wrap=True, width=wide)
     for row, texts in zip(table.rows, table.texts(), strict=True):
-        cells = map(_cell, texts, widths)
+        cells = map(_cell, texts, widths, map(is_best, row.cells))
         made.add_row(*cells, style=_STYLES[row.tone], end_section=row.last)
     return made
 
@@ -51,8 +51,9 @@ def _print(console: Console, text: str, style: str) -> None:
         console.print(line, markup=False, style=style, soft_wrap=True)
 
 
-def _cell(text: str, width: int) -> str:
-    return escape("\n".join(folded_text(text, width)))
+def _cell(text: str, width: int, best: bool = False) -> str:
+    shown = escape("\n".join(folded_text(text, width)))
+    return f"[bold]{shown}[/bold]" if best else shown
 
 
 def fitting(table: Table, width: int, *, unbroken: bool = False) -> Table:

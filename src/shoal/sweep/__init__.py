@@ -16,17 +16,21 @@ from types import ModuleType
 from typing import Any
 
 from shoal.sweep.cells import Cell, cells_of
-from shoal.sweep.folder import CellState, Glance, SweepFolder
+from shoal.sweep.folder import CellState, Glance, SweepFolder, is_sweep
+from shoal.sweep.groups import Group, groups_of
 from shoal.sweep.run import Sweep, SweepListener, read_spec, sweep
 
 __all__ = [
     "Cell",
     "CellState",
     "Glance",
+    "Group",
     "Sweep",
     "SweepFolder",
     "SweepListener",
     "cells_of",
+    "groups_of",
+    "is_sweep",
     "read_spec",
     "sweep",
 ]

@@ -56,7 +56,7 @@ class Cell:
 
     def __str__(self) -> str:
         """Return what tells it from other cells, as an error says it."""
-        return ", ".join(f"{name}={_short(value)}" for name, value in self.given.items())
+        return ", ".join(f"{name}={plain_text(value)}" for name, value in self.given.items())
 
 
 def cells_of(spec: Mapping[str, Any]) -> list[Cell]:
@@ -151,7 +151,7 @@ def _cell(values: Mapping[str, Any], given: Mapping[str, Any], *, alone: bool) -
     except ShoalError as error:
         if alone or not given:
             raise
-        told = ", ".join(f"{name}={_short(value)}" for name, value in given.items())
+        told = ", ".join(f"{name}={plain_text(value)}" for name, value in given.items())
         raise ConfigError(f"{error} (in the cell {told})") from error
     return Cell(job, given)
 
@@ -186,12 +186,12 @@ def _digest(job: Job) -> str:
 
 def _title(job: Job, given: Mapping[str, Any]) -> str:
     first = [job.settings.name, job.model, job.data]
-    others = [f"{k}={_short(v)}" for k, v in given.items() if k not in _FIRST and v is not None]
-    words = [*map(_short, first), f"seed{job.settings.search.seed}", *others]
+    others = [f"{k}={plain_text(v)}" for k, v in given.items() if k not in _FIRST and v is not None]
+    words = [*map(plain_text, first), f"seed{job.settings.search.seed}", *others]
     return re.sub(r"[^\w.=+-]+", "_", "-".join(words))[:_NAME].strip("-_.")
 
 
-def _short(value: Any) -> str:
+def plain_text(value: Any) -> str:
     """Return a value in few characters: of a path or a target what stands last."""
     if not isinstance(value, str):
         return str(value).replace(" ", "")

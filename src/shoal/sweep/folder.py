@@ -125,7 +125,7 @@ class SweepFolder:
             RunError: the folder is not a sweep's, or is damaged.
         """
         path = self.path / SWEEP
-        if not path.is_file():
+        if not is_sweep(self.path):
             raise RunError(f"'{self.path}' is not a sweep's folder: give the --out of a sweep")
         values = read_sealed(path)
         try:
@@ -159,6 +159,11 @@ class SweepFolder:
             with suppress(ShoalError, OSError):  # a file that is being replaced right now
                 self._seen[name] = (key, _glance(folder, steps))
         return self._seen.get(name, (None, None))[1]
+
+
+def is_sweep(path: Path) -> bool:
+    """Return whether a folder is a sweep's."""
+    return (path / SWEEP).is_file()
 
 
 def is_whole(record: RunRecord, job: Mapping[str, Any]) -> bool:

@@ -1,0 +1,50 @@
+"""`shoal compare` on a sweep's folder: on the screen, as text for papers, or as a page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from shoal.cli.screen import show
+from shoal.errors import ConfigError, OptionError
+from shoal.files import write_file
+from shoal.report.group_tables import groups_csv, groups_table, open_table
+from shoal.report.latex import latex
+from shoal.report.markdown import markdown
+from shoal.sweep import SweepFolder
+from shoal.sweep.groups import Group, groups_of
+
+_ENDINGS = {".md": "markdown", ".csv": "csv", ".tex": "latex"}
+
+
+def show_groups(
+    path: Path, form: str | None, out: Path | None, *, as_json: bool, verbose: bool
+) -> None:
+    """Show the groups of a sweep, or write them in the form asked for."""
+    folder = SweepFolder(path.expanduser())
+    groups = groups_of(folder)
+    if form is None and out is not None:
+        form = _ENDINGS.get(out.suffix)
+        if form is None:
+            raise ConfigError(f"'{out}' says no form: give --format {', '.join(_FORMS)}")
+    title = folder.path.resolve().name
+    if form is not None:
+        if form not in _FORMS:
+            raise OptionError("format", form, f"one of {', '.join(_FORMS)}")
+        text = _FORMS[form](groups, title)
+        if out is None:
+            print(text, end="")
+        else:
+            write_file(out.expanduser(), text)
+        return
+    missing = open_table(groups)
+    tables = [groups_table(groups, title), *([] if missing is None else [missing])]
+    value = {"groups": [one.to_dict() for one in groups]}
+    show(value, tables, as_json=as_json, verbose=verbose)
+
+
+_FORMS: dict[str, Callable[[Sequence[Group], str], str]] = {
+    "markdown": lambda groups, title: markdown(groups_table(groups, title)),
+    "csv": lambda groups, title: groups_csv(groups),
+    "latex": lambda groups, title: latex(groups_table(groups, title)),
+}

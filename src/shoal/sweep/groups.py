@@ -1,0 +1,195 @@
+"""Cells of a sweep put together over their seeds: the mean of each figure, and its deviation."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from shoal import published
+from shoal.search.records import RunRecord
+from shoal.sweep.cells import plain_text
+from shoal.sweep.folder import CellState, SweepFolder
+
+_OWN = ("method", "model", "data", "seed")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A figure over several seeds.
+
+    Attributes:
+        mean: of the seeds.
+        deviation: the sample standard deviation; None of a single seed.
+        count: of seeds.
+
+    Example:
+        >>> Spread.of([90.0, 92.0]).mean, round(Spread.of([90.0, 92.0]).deviation, 4)
+        (91.0, 1.4142)
+    """
+
+    mean: float
+    deviation: float | None
+    count: int
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Spread:
+        """Return the mean of some values, at least one, and their deviation."""
+        found = list(values)
+        deviation = statistics.stdev(found) if len(found) > 1 else None
+        return cls(statistics.fmean(found), deviation, len(found))
+
+
+@dataclass(frozen=True)
+class Group:
+    """The cells that differ in their seed alone.
+
+    Attributes:
+        model: as the file names it.
+        data: likewise.
+        method: likewise, without options.
+        variant: what else tells it from other groups of the sweep, as "per_step=2".
+        seeds: of the cells that are done.
+        open: the cells that are not, each with its state or why it failed.
+        names: of the cells that are done.
+        quality_name: of the task ("top-1").
+        quality_unit: of all qualities.
+        unit: of what is removed.
+        total: how many could go; None where cells differ in it.
+        figures: by name, over the seeds: `removed`; `val` and `test`, the quality of the result,
+            and `dense_val` and `dense_test` of the dense network, in points; `speedup`, latency of
+            dense over the result's, both merged; `latency_ms`; `macs` and `macs_ratio` (dense over
+            this), `depth` and `params`, all merged; `seconds` of the search. What is not known, and
+            all of a group of which nothing is done, is missing.
+        trusted: whether the machine was calm whenever latency was measured.
+        published: the published result of this kind, with as many removed; None without one.
+    """
+
+    model: str
+    data: str
+    method: str
+    variant: str
+    seeds: tuple[int, ...]
+    open: Mapping[str, str]
+    names: tuple[str, ...]
+    quality_name: str
+    quality_unit: str
+    unit: str
+    total: int | None
+    figures: Mapping[str, Spread]
+    trusted: bool
+    published: published.Cell | None
+
+    @property
+    def quality(self) -> Spread | None:
+        """The quality that counts at the end: on test data or, without them, on validation."""
+        return self.figures.get("test") or self.figures.get("val")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON values."""
+        return asdict(self)
+
+
+def groups_of(folder: SweepFolder) -> list[Group]:
+    """Return the groups of a sweep's cells, those of one model and data together.
+
+    Raises:
+        RunError: the folder is not a sweep's, or is damaged.
+    """
+    cells = folder.read()
+    parts: dict[str, list[CellState]] = {}
+    for cell in cells:
+        key = json.dumps({k: v for k, v in cell.job.items() if k != "seed"}, sort_keys=True)
+        parts.setdefault(key, []).append(cell)
+    varying = _varying(cells)
+    made = [_group(part, folder, varying) for part in parts.values()]
+    kinds = list(dict.fromkeys((one.model, one.data) for one in made))
+    return sorted(made, key=lambda one: kinds.index((one.model, one.data)))
+
+
+def best(groups: Sequence[Group], figure: str) -> dict[tuple[str, str], float]:
+    """Return the highest mean of a figure, or of "quality", for each model and data."""
+    highest: dict[tuple[str, str], float] = {}
+    for one in groups:
+        found = one.quality if figure == "quality" else one.figures.get(figure)
+        if found is not None:
+            kind = (one.model, one.data)
+            highest[kind] = max(found.mean, highest.get(kind, found.mean))
+    return highest
+
+
+def _varying(cells: Sequence[CellState]) -> list[str]:
+    """Return the options, besides those that have a column, in which cells differ."""
+    names = dict.fromkeys(name for cell in cells for name in cell.given if name not in _OWN)
+    return [n for n in names if len({json.dumps(cell.job.get(n)) for cell in cells}) > 1]
+
+
+def _group(cells: Sequence[CellState], folder: SweepFolder, varying: Sequence[str]) -> Group:
+    records = {c.name: folder.record(c.name) if c.state == "done" else None for c in cells}
+    done = [(cell, record) for cell in cells if (record := records[cell.name]) is not None]
+    first = cells[0]
+    found = [record for _, record in done]
+    usual = found[0].dense if found else None
+    totals = {record.total for record in found}
+    figures = _figures(found)
+    told = {name: first.job.get(name) for name in varying if name in first.given}
+    variant = ", ".join(f"{name}={plain_text(value)}" for name, value in told.items())
+    return Group(
+        model=str(first.job["model"]),
+        data=str(first.job["data"]),
+        method=str(first.job["method"]),
+        variant=variant,
+        seeds=tuple(int(cell.job["seed"]) for cell, _ in done),
+        open={c.name: c.failed or c.state for c in cells if records[c.name] is None},
+        names=tuple(cell.name for cell, _ in done),
+        quality_name="top-1" if usual is None else usual.quality_name,
+        quality_unit="%" if usual is None else usual.quality_unit,
+        unit=found[0].unit if found else "",
+        total=totals.pop() if len(totals) == 1 else None,
+        figures=figures,
+        trusted=all(r.latency is None or r.latency.speedup.get("trusted", True) for r in found),
+        published=_published(first, variant, figures.get("removed")),
+    )
+
+
+def _published(cell: CellState, variant: str, removed: Spread | None) -> published.Cell | None:
+    if removed is None or removed.deviation or cell.job.get("task", "classify") != "classify":
+        return None
+    return published.find(
+        model=str(cell.job["model"]),
+        data=str(cell.job["data"]),
+        method=str(cell.job["method"]),
+        removed=round(removed.mean),
+        variant=variant,
+    )
+
+
+_FIGURES: Mapping[str, Callable[[RunRecord], float | None]] = {
+    "removed": lambda run: run.removed,
+    "val": lambda run: run.final.top1_val,
+    "test": lambda run: run.final.top1_test,
+    "dense_val": lambda run: run.dense.top1_val,
+    "dense_test": lambda run: run.dense.top1_test,
+    "speedup": lambda run: None if run.latency is None else run.latency.speedup["median"],
+    "latency_ms": lambda run: None if run.latency is None else run.latency.result_merged_ms,
+    "macs": lambda run: None if run.latency is None else run.latency.merged_macs,
+    "macs_ratio": lambda run: (
+        None if run.latency is None else run.dense.macs / max(1, run.latency.merged_macs)
+    ),
+    "depth": lambda run: None if run.latency is None else run.latency.merged_depth,
+    "params": lambda run: None if run.latency is None else run.latency.merged_params,
+    "seconds": lambda run: sum(step.seconds for step in run.steps),
+}
+
+
+def _figures(records: Sequence[RunRecord]) -> dict[str, Spread]:
+    """Return the figures that all records have."""
+    every = {name: [read(run) for run in records] for name, read in _FIGURES.items()}
+    known = {n: [v for v in values if v is not None] for n, values in every.items()}
+    return {
+        name: Spread.of(values)
+        for name, values in known.items()
+        if values and len(values) == len(records)
+    }

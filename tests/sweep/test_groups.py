@@ -1,0 +1,76 @@
+"""Cells put together over their seeds."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import pytest
+from sweep_checks import SPEC, Copies
+
+import shoal
+import shoal.sweep.run as loop
+from shoal.cli import main
+from shoal.sweep import SweepFolder, groups_of
+from shoal.sweep.groups import Spread
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(loop, "_PAUSE", 0.0)
+    fate = {"layer_pruning-build-digits-seed1": ["the disk is full"]}
+    monkeypatch.setattr(loop, "Processes", lambda jobs: Copies(fate))
+    shoal.sweep({**SPEC, "remove": [1, 2]}, out=tmp_path / "out")
+    return tmp_path / "out"
+
+
+def test_cells_that_differ_in_their_seed_alone_are_one_group(folder: Path) -> None:
+    groups = groups_of(SweepFolder(folder))
+    assert [(one.method, one.variant, one.seeds) for one in groups] == [
+        ("easier", "remove=1", (0, 1)),
+        ("easier", "remove=2", (0, 1)),
+        ("layer_pruning", "remove=1", (0,)),
+        ("layer_pruning", "remove=2", (0,)),
+    ]
+    assert [len(one.open) for one in groups] == [0, 0, 1, 1]
+    assert set(groups[2].open.values()) == {"the disk is full"}
+    record = SweepFolder(folder).record(groups[0].names[0])
+    assert record is not None
+    assert groups[0].figures["val"] == Spread(record.final.top1_val, 0.0, 2)
+    assert groups[2].figures["removed"] == Spread(1, None, 1)
+
+
+def test_compare_shows_a_sweep_and_writes_it_in_every_form(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compare", str(folder)]) == 0
+    shown = capsys.readouterr().out
+    assert "layer_pruning" in shown
+    assert "the disk is full" in shown
+    for file in ("all.md", "all.csv", "all.tex"):
+        assert main(["compare", str(folder), "--out", str(tmp_path / file)]) == 0
+    assert (tmp_path / "all.md").read_text().startswith("out: ")
+    assert len([*csv.DictReader(io.StringIO((tmp_path / "all.csv").read_text()))]) == 4
+    assert r"\toprule" in (tmp_path / "all.tex").read_text()
+    assert main(["compare", str(folder), "--format", "csv"]) == 0
+    assert capsys.readouterr().out == (tmp_path / "all.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--format", "pdf"], "--format is 'pdf': give one of markdown, csv, latex"),
+        (["--out", "all.pdf"], "'all.pdf' says no form"),
+    ],
+)
+def test_a_form_that_does_not_exist_is_one_line(
+    folder: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compare", str(folder), *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_forms_are_of_sweeps(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "a", "b", "--format", "csv"]) == 2
+    assert "for the folder of one sweep" in capsys.readouterr().err
