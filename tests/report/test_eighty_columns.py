@@ -30,7 +30,7 @@ import shoal.report
 import small_runs
 from shoal.display import broken, folded_text, print_lines, to_type
 from shoal.measure import benchmark
-from shoal.options import recipes
+from shoal.options import published_recipes, recipes
 from shoal.report import (
     Compared,
     Comparison,
@@ -52,7 +52,7 @@ from shoal.report import (
 )
 from shoal.report.group_tables import groups_table, open_table
 from shoal.report.latency_tables import benchmark_table
-from shoal.report.recipe_tables import recipe_table, recipes_table
+from shoal.report.recipe_tables import published_table, recipe_table, recipes_table
 from shoal.report.sweep_tables import cells_table
 from shoal.report.table import Table
 from shoal.report.terminal import print_table
@@ -145,6 +145,7 @@ def side_by_side() -> Iterator[Table]:
     yield from comparison_tables(Comparison(figures, [], "", []))
     yield recipes_table(recipes)
     yield recipe_table("vit", recipes["vit"])
+    yield published_table([*published_recipes().values()])
     yield robustness_table({"dense": ROBUST, "result": ROBUST_RESULT})
 
 

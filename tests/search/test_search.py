@@ -3,20 +3,23 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
 import small_runs
 from shoal.data.loader import ImageLoader
-from shoal.errors import ConfigError, DataError, NameNotFoundError
+from shoal.errors import ConfigError, DataError, NameNotFoundError, RunError
 from shoal.network import Network
+from shoal.report.run_tables import comparison_table
 from shoal.search import coach
 from shoal.search.records import Result, Step, lineage
 from shoal.search.setup import Listener
-from small_runs import SITES, FakeGauge, digits, facts, removals, run, same_weights
+from small_runs import SITES, FakeGauge, digits, facts, removals, result_of, run, same_weights
 
 
 @pytest.fixture(scope="module")
@@ -380,3 +383,17 @@ def test_the_last_training_has_its_own_rate_and_learns_from_dense() -> None:
 def test_a_last_training_that_makes_no_sense_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         run(**options)
+
+
+def test_at_a_budget_every_training_is_shorter_and_the_result_says_so(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    options: Any = {"method": "easier", "remove": 1, "max_drop": 100.0, "dense_epochs": 4}
+    result = run(out, epochs=10, budget=0.2, **options)
+    assert [step.epochs for step in result.steps] == [1, 2]
+    assert result_of(out)["budget"] == result.budget == 0.2
+    assert yaml.safe_load((out / "config.yaml").read_text())["epochs"] == 10  # as asked for
+    notes = comparison_table(result).notes
+    assert any(note.startswith("budget 0.2: ") for note in notes)
+    with pytest.raises(RunError, match=r"budget was 0\.2 and is 0\.3"):
+        run(out, epochs=10, budget=0.3, **options)
+    assert run(None, epochs=0, **options | {"dense_epochs": 0}).budget == 1.0

@@ -62,7 +62,7 @@ def _among(names: Callable[[], Iterable[str]]) -> Completion:
 def _names(kind: str) -> list[str]:
     """Return all names of a kind, those of installed packages too."""
     import shoal.methods  # noqa: F401  registers them
-    from shoal.options import recipes
+    from shoal.options import published_recipes, recipes
     from shoal.options.task import BUILT_IN
     from shoal.registry import names_outside
     from shoal.search.method import methods
@@ -70,7 +70,7 @@ def _names(kind: str) -> list[str]:
     if kind == "method":
         return methods.names()
     if kind == "recipe":
-        return recipes.names()
+        return [*recipes.names(), *published_recipes()]
     groups = {"criterion": (CRITERIA, "shoal.criteria"), "runtime": (RUNTIMES, "shoal.runtimes"),
               "task": (BUILT_IN, "shoal.tasks")}  # fmt: skip
     own, group = groups[kind]

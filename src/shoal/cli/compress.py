@@ -65,8 +65,9 @@ def compress(
         str | None,
         option(
             "A set of training options by name: finetune, distill (learn from the dense network), "
-            "easier_cifar, easier_domainbed, easier_transfer (the paper's), vit. The flags under "
-            "Training change single ones; `shoal recipes` shows their values. [dim]Default: the "
+            "easier_cifar, easier_domainbed, easier_transfer (the paper's), vit; or auto, which "
+            "takes what a paper published for MODEL and D, with epochs and batch size. Flags "
+            "change single ones; `shoal recipes` shows all. [dim]Default: the "
             "method's.[/dim]",
             rich_help_panel="Training",
             autocompletion=completing("recipe"),

@@ -15,26 +15,40 @@ from shoal.options.base import (
     options_of,
     share_out,
 )
+from shoal.options.recipes import (
+    AUTO,
+    PublishedRecipe,
+    find_recipe,
+    published_recipes,
+    recipe_for,
+    recipes,
+)
+from shoal.options.scale import at_budget
 from shoal.options.task import RegressOptions, SegmentOptions, TaskOptions
-from shoal.options.training import DataOptions, Recipe, find_recipe, recipes
+from shoal.options.training import DataOptions, Recipe
 
 __all__ = [
+    "AUTO",
     "Check",
     "DataOptions",
     "Option",
     "Options",
+    "PublishedRecipe",
     "Recipe",
     "RegressOptions",
     "SegmentOptions",
     "TaskOptions",
     "above",
     "assert_takes",
+    "at_budget",
     "at_least",
     "between",
     "find_recipe",
     "one_of",
     "option",
     "options_of",
+    "published_recipes",
+    "recipe_for",
     "recipes",
     "share_out",
 ]

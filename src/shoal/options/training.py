@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
-from shoal.errors import ConfigError, OptionError
+from shoal.errors import OptionError
 from shoal.options.base import Options, above, at_least, between, one_of, option
-from shoal.registry import Registry
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
@@ -216,52 +213,3 @@ class Recipe(Options):
             channels_last=other.channels_last,
             accumulate=other.accumulate,
         )
-
-
-recipes: Registry[Recipe] = Registry("recipe")
-
-recipes.register("finetune")(Recipe())
-# After a removal, with the dense network as the teacher. The loss is about (temperature²) times
-# steeper than without one, so the rate is lower; both were chosen on ResNet-32 (docs/measured.md).
-recipes.register("distill")(Recipe(lr=0.005, distill=0.7))
-
-# The three that follow are Table 4 of Quétu et al. 2024 (EASIER): ResNet-18 and MobileNetV2 on
-# CIFAR-10, PACS and VLCS, and the transfer data sets. The paper decays all parameters.
-_easier = Recipe(
-    lr=0.1,
-    nesterov=False,
-    weight_decay=1e-4,
-    decay_all=True,
-    schedule="step",
-    milestones=(80 / 160, 120 / 160),
-)
-recipes.register("easier_cifar")(_easier)
-recipes.register("easier_domainbed")(
-    replace(_easier, lr=1e-3, weight_decay=5e-4, milestones=(24 / 30,))
-)
-recipes.register("easier_transfer")(
-    Recipe(optimizer="adam", lr=1e-4, weight_decay=0.0, schedule="constant")
-)
-recipes.register("vit")(
-    Recipe(
-        optimizer="adamw",
-        lr=1e-4,
-        weight_decay=0.05,
-        warmup_epochs=0.5,
-        label_smoothing=0.1,
-        clip_norm=1.0,
-    )
-)
-
-
-def find_recipe(recipe: Recipe | str | Mapping[str, Any] | None) -> Recipe:
-    """Return the recipe meant: itself, by its name, with these values, or the default one."""
-    if isinstance(recipe, Recipe):
-        return recipe
-    if recipe is None or isinstance(recipe, str):
-        return recipes["finetune" if recipe is None else recipe]
-    if isinstance(recipe, Mapping):
-        return Recipe.from_dict(recipe)
-    raise ConfigError(
-        f"recipe is a {type(recipe).__name__}: give a Recipe, its name or its options"
-    )

@@ -53,6 +53,7 @@ def comparison_table(record: RunRecord) -> Table:
         "both, with its 95 % interval",
         f"{unmerged if record.latency is None else 'merged'}: dense with its batch norms folded, "
         "the result with every merge that is exact and pays here",
+        *([] if record.budget == 1.0 else [budget_note(record.budget)]),
         *doubt_notes([_change(record)]),
     )
     return Table(
@@ -61,6 +62,11 @@ def comparison_table(record: RunRecord) -> Table:
         (*_accuracy_rows(record), *_size_rows(record), _latency_row(record)),
         notes,
     )
+
+
+def budget_note(budget: float) -> str:
+    """Return in words that trainings were shorter, or longer, than asked for."""
+    return f"budget {budget:g}: each training had this share of the epochs that its options say"
 
 
 def outcome_tables(record: RunRecord) -> list[Table]:

@@ -141,7 +141,9 @@ def compress(
         if isinstance(method, Method):
             kind, options = type(method), {**method.options.to_dict(), **options}
         method = Settings.of(kind, recipe, task=task, max_drop=max_drop, epochs=epochs, **options)
-    settings, wanted, machine = method, method.search, method.machine
+    asked = method
+    settings = asked.at_budget()
+    wanted, machine = settings.search, settings.machine
     goal = with_own(settings.task, loss, evaluate)
     chosen = method_of(settings, goal)
     trains = fit is None and max(wanted.epochs, wanted.dense_epochs, wanted.final_epochs) > 0
@@ -164,8 +166,8 @@ def compress(
     if out is not None:
         run = Run(
             Path(out).expanduser(),
-            {**settings.identity(), **(identity or {}), **_identity(model, train, val, test)},
-            {**(config or {}), **settings.to_dict()},
+            {**asked.identity(), **(identity or {}), **_identity(model, train, val, test)},
+            {**(config or {}), **asked.to_dict()},
         )
     data = Data(train, val, test)
     watched = nullcontext(listener) if listener else shown_progress(progress)

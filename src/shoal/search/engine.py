@@ -338,6 +338,7 @@ class _Search:
             total=progress.total,
             unit=progress.unit,
             stopped=stopped,
+            budget=self.options.budget or 1.0,
             latency=latency,
             merge=ending.report,
             notes=(*self.notes, *ending.notes),

@@ -7,7 +7,16 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from shoal.errors import ConfigError, OptionError, unknown_name
-from shoal.options import DataOptions, Options, Recipe, find_recipe
+from shoal.options import (
+    AUTO,
+    DataOptions,
+    Options,
+    PublishedRecipe,
+    Recipe,
+    find_recipe,
+    published_recipes,
+    recipe_for,
+)
 from shoal.search.options import MachineOptions, SearchOptions
 from shoal.search.settings import Settings, option_classes, task_classes
 
@@ -24,6 +33,7 @@ class Job:
     pretrained: bool = False  # whether to fetch the weights that the model's library publishes
     energy: bool = False
     country: str | None = None  # where its electricity is made
+    notes: tuple[str, ...] = ()  # what was chosen for the user
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, flat, as a YAML file may have it."""
@@ -52,8 +62,9 @@ def job_of(values: Mapping[str, Any], over: Mapping[str, Any]) -> Job:
         _check_types(some)
     values = {k: v for k, v in values.items() if k != "method" or v is not None}
     given = {name: value for name, value in over.items() if value is not None}
+    preset = _preset(values, given)
     if "recipe" in given:  # it replaces what the file spells out
-        recipe = find_recipe(given["recipe"]).to_dict()
+        recipe = find_recipe(given["recipe"]).to_dict() if preset is None else preset.values()
         values = {k: v for k, v in values.items() if k not in recipe}
     before = values.get("method")
     if before is not None and given.get("method", before) != before:
@@ -64,9 +75,10 @@ def job_of(values: Mapping[str, Any], over: Mapping[str, Any]) -> Job:
         foreign = {f.name for f in fields(task_classes(before)[before.partition("?")[0]])}
         values = {k: v for k, v in values.items() if k not in foreign}
     values |= given
-    for name in ("model", "data"):
-        if not values.get(name):
-            raise ConfigError(f"no {name} is given: say which on the command line or in --config")
+    if preset is not None:
+        usual = {"epochs": preset.epochs, "batch_size": preset.batch_size}
+        values = {**usual, **values, "recipe": preset.recipe}
+    _check_named(values)
     # A name that no option has, before a class that knows but some of them raises for it.
     classes = classes_of(values.get("method"), values.get("task"))
     known = {*_OWN, "method", "task", "recipe"}.union(
@@ -82,7 +94,24 @@ def job_of(values: Mapping[str, Any], over: Mapping[str, Any]) -> Job:
     # The seed is of both.
     rest = {k: v for k, v in values.items() if k == "seed" or k not in own | reading}
     settings = Settings.of(**rest)
-    return Job(reading=DataOptions.from_dict(reading), settings=settings, **own)
+    notes = () if preset is None else (f"recipe {preset.describe()}",)
+    return Job(reading=DataOptions.from_dict(reading), settings=settings, notes=notes, **own)
+
+
+def _check_named(values: Mapping[str, Any]) -> None:
+    for name in ("model", "data"):
+        if not values.get(name):
+            raise ConfigError(f"no {name} is given: say which on the command line or in --config")
+
+
+def _preset(values: Mapping[str, Any], given: Mapping[str, Any]) -> PublishedRecipe | None:
+    """Return the published recipe that a job names or lets choose; None for any other."""
+    both = {**values, **given}
+    name = both.get("recipe")
+    if name == AUTO:
+        _check_named(both)
+        return recipe_for(both["model"], both["data"], both.get("method"))
+    return published_recipes().get(name) if isinstance(name, str) else None
 
 
 def classes_of(method: str | None, task: str | None) -> list[type[Options]]:

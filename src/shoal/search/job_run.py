@@ -66,7 +66,7 @@ def run_job(
     model = build(spec, job.checkpoint, job.reading.seed, say=say)
     for line in (f"{job.model} on {device}", data.describe()):
         say(line)
-    for note in _notes(job, data):
+    for note in (*job.notes, *_notes(job, data)):
         say(f"note: {note}")
     return compress(
         model,

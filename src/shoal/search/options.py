@@ -116,10 +116,19 @@ class SearchOptions(Options):
         "Where convolutions that are now linear in a row would be faster as one, let the first pad "
         "for both before fine-tuning.",
     )
+    budget: float | None = option(
+        None,
+        "Train this share of all epochs, and of what counts in epochs: 0.1 trains a tenth, with "
+        "the learning rate falling as much earlier. For results that cost less and compare with "
+        "others at the same budget.",
+        check=above(0),
+        default_text="all epochs",
+    )
     rewind: int | None = option(
         None,
         "After each removal, go back to the weights of this epoch of the dense network's training; "
         "0 is the weights the model came with.",
+        unit="epochs",
         check=at_least(0),
         default_text="train on",
     )

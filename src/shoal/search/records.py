@@ -249,6 +249,7 @@ class RunRecord(Record, Shown):
         total: how many there were that could have gone; None where that is not known yet.
         unit: of these two: "rectifiers", "blocks", or what else the method counts.
         stopped: why the search ended; empty while it has not.
+        budget: the share of all epochs that was trained (`SearchOptions.budget`).
         latency: of dense and result, as they are and merged; None before the end.
         merge: what was merged, and what was kept and why; None before the end.
         notes: what the user should know.
@@ -270,6 +271,7 @@ class RunRecord(Record, Shown):
     total: int | None
     unit: str
     stopped: str = ""
+    budget: float = 1.0
     latency: LatencyReport | None = None
     merge: MergeReport | None = None
     notes: tuple[str, ...] = ()

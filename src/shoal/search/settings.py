@@ -7,11 +7,11 @@ needs no PyTorch.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from shoal.errors import ConfigError
-from shoal.options import Options, Recipe, find_recipe, share_out
+from shoal.options import Options, Recipe, at_budget, find_recipe, share_out
 from shoal.options.task import BUILT_IN
 from shoal.registry import Registry
 from shoal.search.method import methods
@@ -84,6 +84,18 @@ class Settings:
             search=SearchOptions.from_dict(search),
             machine=MachineOptions.from_dict(machine),
             recipe=Recipe.from_dict({**trained_by.to_dict(), **training}),
+        )
+
+    def at_budget(self) -> Settings:
+        """Return the settings as they are worked with: all epochs are those of the budget."""
+        budget = self.search.budget
+        if budget is None:
+            return self
+        return replace(
+            self,
+            options=at_budget(self.options, budget),
+            search=at_budget(self.search, budget),
+            recipe=at_budget(self.recipe, budget),
         )
 
     def to_dict(self) -> dict[str, Any]:
