@@ -15,7 +15,15 @@ from torch.utils._pytree import tree_map
 
 from shoal import compress
 from shoal.data import DataSet, load_data
-from shoal.measure import Latency, Ratio, SideBySide, count_macs, count_params, depth
+from shoal.measure import (
+    Latency,
+    Ratio,
+    SideBySide,
+    count_macs,
+    count_params,
+    depth,
+    rectifier_evaluations,
+)
 from shoal.merge.merge import merge_
 from shoal.network import Network, capture
 from shoal.options import Recipe
@@ -151,16 +159,17 @@ def same_weights(one: nn.Module, other: nn.Module) -> bool:
     )
 
 
-_counted: dict[Hashable, int] = {}
+_counted: dict[Hashable, tuple[int, int]] = {}
 
 
-def _macs(network: Network) -> int:
-    """Count a network's work, once for all that have the same layers: runs repeat each other."""
+def _work(network: Network) -> tuple[int, int]:
+    """Count MACs and rectifier evaluations, once for all networks that have the same layers."""
     shapes = tuple((name, value.shape) for name, value in network.state_dict().items())
     key = (str(network.graph), repr(network), repr(network.inputs), shapes)
     if key not in _counted:
         args, kwargs = network.example_inputs(1)
-        _counted[key] = count_macs(network, kwargs or args).total
+        relus = sum(rectifier_evaluations(network).values())
+        _counted[key] = count_macs(network, kwargs or args).total, relus
     return _counted[key]
 
 
@@ -191,7 +200,8 @@ class FakeGauge(Gauge):
 
     def measure(self, network: Network) -> Figures:
         """Count, and time nothing."""
-        return Figures(_macs(network), count_params(network), depth(network), 1.0)
+        macs, relus = _work(network)
+        return Figures(macs, count_params(network), depth(network), 1.0, relus)
 
     def ratio(self, dense: Network, network: Network) -> Ratio:
         """Return the same for every network."""

@@ -98,7 +98,7 @@ def test_json_is_the_result_and_nothing_else(
     kept = read_sealed(run / "result.json")
     assert printed == {name: value for name, value in kept.items() if name != "files"}
     assert {"dense", "final", "steps", "removed", "total"} <= set(printed)
-    assert {"top1_val", "top1_test", "macs", "params", "depth", "latency_ms"} == set(
+    assert {"top1_val", "top1_test", "macs", "params", "depth", "latency_ms", "relus"} == set(
         printed["dense"]
     )
 

@@ -21,7 +21,14 @@ from shoal.cli.source import (
 )
 from shoal.data import DataSet, Loader
 from shoal.errors import ConfigError, ShoalError
-from shoal.measure import InRuntime, Timing, count_macs, count_params, depth
+from shoal.measure import (
+    InRuntime,
+    Timing,
+    count_macs,
+    count_params,
+    depth,
+    rectifier_evaluations,
+)
 from shoal.merge.loading import is_run
 from shoal.network import Network
 from shoal.network.inputs import tensors_of
@@ -139,8 +146,10 @@ def compared(
     figures = []
     for name, network in networks.items():
         val, test = qualities.get(name, qualities[baseline])
-        macs = count_macs(network, example_inputs(network, 1)).total
-        sizes = {"depth": depth(network), "macs": macs, "params": count_params(network)}
+        inputs = example_inputs(network, 1)
+        macs, relus = count_macs(network, inputs).total, rectifier_evaluations(network, inputs)
+        sizes = {"depth": depth(network), "macs": macs, "params": count_params(network),
+                 "relus": sum(relus.values())}  # fmt: skip
         figures.append(Compared(name, val, test, network.sites_left, **sizes))
     limits = Timing(min_seconds=seconds, max_seconds=max(60.0, 2 * seconds))
     samples = {size: example_inputs(networks[baseline], size) for size in batches}

@@ -1,4 +1,4 @@
-"""Measuring: latency, work in MACs, parameters, depth, and whether two networks agree."""
+"""Measuring: latency, work, parameters, depth, rectifier evaluations, whether networks agree."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from shoal.measure.latency import (
     measure_latency,
 )
 from shoal.measure.ratio import Ratio
+from shoal.measure.rectifiers import SiteStage, rectifier_evaluations, rectifier_stages
 from shoal.measure.rounds import Rounds, Timing, clock_timer, time_rounds
 from shoal.measure.size import MacCount, count_macs, count_params, depth
 from shoal.network.agreement import Agreement, compare_outputs, random_like
@@ -38,6 +39,7 @@ __all__ = [
     "Rounds",
     "Runtimes",
     "SideBySide",
+    "SiteStage",
     "Timing",
     "benchmark",
     "clock_timer",
@@ -51,6 +53,8 @@ __all__ = [
     "measure_in",
     "measure_latency",
     "random_like",
+    "rectifier_evaluations",
+    "rectifier_stages",
     "sized",
     "time_rounds",
     "together",

@@ -15,8 +15,10 @@ from shoal.display import Shown
 from shoal.errors import ConfigError, OptionError, ShoalError
 from shoal.measure.machine import watch
 from shoal.measure.ratio import Ratio, block_times, quartiles, typical, unsteady
+from shoal.measure.rectifiers import rectifier_evaluations
 from shoal.measure.rounds import WARMUP, Rounds, Timing, device_timer, time_rounds
 from shoal.measure.size import count_macs, count_params, depth
+from shoal.network import Network
 from shoal.network.inputs import Inputs, batch_size, calling
 from shoal.runtimes.runtime import EAGER, Runner, Runtime, find_runtime, open_runtime
 
@@ -241,6 +243,7 @@ class Benchmark(Shown):
     macs: int  # multiply-accumulates of one sample
     params: int  # number of parameter elements
     depth: int | None  # layers with weights on the longest path; None for a module without a graph
+    relus: int | None  # rectifier evaluations of one sample; None for what was not captured
     batch_size: int  # samples per call
     runtime: str = EAGER  # the name of where latency was measured
     uncounted: tuple[str, ...] = ()  # operations that `macs` leaves out: they are not understood
@@ -269,6 +272,8 @@ class Benchmark(Shown):
         ]
         if self.depth is not None:
             parts.append(f"depth {self.depth} layers")
+        if self.relus is not None:
+            parts.append(f"{self.relus:,} rectifier evaluations per sample")
         if self.speedup is not None:
             parts.append(f"latency, baseline / this: {self.speedup}")
         return "; ".join(parts)
@@ -343,7 +348,8 @@ def benchmark(
 def _figures(model: nn.Module, inputs: Inputs, latency: Latency, runtime: str) -> Benchmark:
     macs = count_macs(model, inputs)
     has_graph = isinstance(getattr(model, "graph", None), fx.Graph)
+    relus = rectifier_evaluations(model, inputs) if isinstance(model, Network) else None
     return Benchmark(
         latency, macs.total, count_params(model), depth(model) if has_graph else None,
-        batch_size(inputs), runtime, macs.uncounted,
+        None if relus is None else sum(relus.values()), batch_size(inputs), runtime, macs.uncounted,
     )  # fmt: skip

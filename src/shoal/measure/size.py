@@ -6,19 +6,18 @@ assigned to modules, and what it ignored silently is named.
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from fnmatch import translate
+from functools import partial
 from math import prod
 from typing import Any
 
 import torch
 from torch import fx, nn
 from torch._ops import OpOverload
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules import module as module_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -27,6 +26,7 @@ from torch.utils.module_tracker import ModuleTracker
 from typing_extensions import override
 
 from shoal.errors import ConfigError
+from shoal.measure.on_shapes import on_shapes
 from shoal.modes import eval_mode
 from shoal.network import Network
 from shoal.network.exporting import without_fast_path
@@ -36,7 +36,6 @@ from shoal.network.inputs import (
     as_call,
     batch_size,
     borrowed,
-    calling,
     home_device,
     map_tensors,
 )  # fmt: skip
@@ -44,9 +43,6 @@ from shoal.network.modules import ByMode
 from shoal.network.ops import op_of
 from shoal.network.paths import lookup_tensor
 from shoal.network.runner import Runner
-from shoal.quiet import quietly
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -94,25 +90,13 @@ def count_macs(model: nn.Module, example_inputs: Inputs) -> MacCount:
     device = home_device(model, example_inputs)
     call = as_call(map_tensors(lambda t: t.detach().to(device), example_inputs))
     with borrowed(model), torch.no_grad():
-        flops, unknown = _count_call(model, *call)
+        flops, unknown = on_shapes(partial(_counted, model), *call, "counting MACs")
     by_module = {path: round(n / 2 / samples) for path, n in flops.items() if n}
     return MacCount(sum(by_module.values()), by_module, tuple(sorted(unknown)))
 
 
-def _count_call(model: nn.Module, args: Any, kwargs: Any) -> tuple[dict[str, int], set[str]]:
-    """Return the FLOPs of the batch by module path, and the operations that are not known."""
-    fakes = FakeTensorMode(allow_non_fake_inputs=True)
-    fake_args, fake_kwargs = map_tensors(fakes.from_tensor, (args, kwargs))
-    try:
-        with fakes, quietly():  # PyTorch prints a traceback of its own for a call that fails
-            return _counted(model, fake_args, fake_kwargs)
-    except Exception as error:  # whatever it is, the real run below decides whether it is the model
-        _log.debug("counting MACs on shapes alone failed, running the model instead: %s", error)
-    with calling("the model"):
-        return _counted(model, *map_tensors(torch.clone, (args, kwargs)))
-
-
 def _counted(model: nn.Module, args: Any, kwargs: Any) -> tuple[dict[str, int], set[str]]:
+    """Return the FLOPs of the batch by module path, and the operations that are not known."""
     counter = FlopCounterMode(display=False, custom_mapping=_MORE_FORMULAS)
     counter.mod_tracker = _Innermost(model)
     # What is compiled would hide its operations, or be refused where they are watched.

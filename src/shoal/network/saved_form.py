@@ -147,6 +147,7 @@ class Measured(TypedDict, total=False):
     depth: Pair
     macs: Pair
     params: Pair
+    relus: Pair  # rectifier evaluations of one sample
     latency: list[TimedPair]
 
 

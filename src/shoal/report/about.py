@@ -38,6 +38,11 @@ def about_lines(meta: Mapping[str, Any]) -> list[str]:
     return [printable(line) for line in lines]  # anybody may have written what a folder says
 
 
+_SIZES = {
+    "depth": "depth", "macs": "MACs", "params": "parameters", "relus": "rectifier evaluations",
+}  # fmt: skip
+
+
 def figure_lines(figures: Mapping[str, Any], quality: str) -> list[str]:
     """Return what the search that made a network measured: dense → this one, merged."""
     lines = ["as its search measured them, dense → this network, merged:"]
@@ -46,9 +51,7 @@ def figure_lines(figures: Mapping[str, Any], quality: str) -> list[str]:
         if part in figures:
             lines.append(f"{quality} {part}: {_pair(figures[part], unit)}")
     sizes = [
-        f"{title} {_change(figures[name])}"
-        for name, title in (("depth", "depth"), ("macs", "MACs"), ("params", "parameters"))
-        if name in figures
+        f"{title} {_change(figures[name])}" for name, title in _SIZES.items() if name in figures
     ]
     lines.append(", ".join(sizes))
     for one in figures.get("latency", ()):

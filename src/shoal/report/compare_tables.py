@@ -26,6 +26,7 @@ class Compared:
     depth: int
     macs: int
     params: int
+    relus: int | None = None  # rectifier evaluations of one sample
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ def comparison_tables(found: Comparison) -> list[Table]:
         Column("depth", meaning="layers with weights on the longest path"),
         Column("MACs", "count", meaning="multiply-accumulates of one sample"),
         Column("parameters", "count", priority=1),
+        Column("evaluations", "count", "right", "of rectifiers, for one sample", 3),
     )
     figures = Table("networks", columns, tuple(Row(astuple(one)) for one in found.networks))
     names = {one.name: one.name for one in found.networks}

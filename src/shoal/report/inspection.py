@@ -7,7 +7,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from shoal.importance import Scores
-from shoal.measure import Benchmark, count_macs, count_params, depth
+from shoal.measure import (
+    Benchmark,
+    SiteStage,
+    count_macs,
+    count_params,
+    depth,
+    rectifier_stages,
+)
 from shoal.network import Block, Network, Opaque, Site
 from shoal.network.about import described
 from shoal.report.about import about_lines
@@ -31,9 +38,20 @@ class Inspection:
     macs: int  # of one sample, without what is `uncounted`
     params: int
     uncounted: tuple[str, ...]
+    stages: tuple[SiteStage, ...]  # of the sites, with their rectifier evaluations
     scores: Scores | None = None  # of the sites that have their rectifier, or of the blocks
     benchmark: Benchmark | None = None
     about: Mapping[str, Any] = field(default_factory=dict)  # what goes with it: `Network.meta`
+
+    @property
+    def evaluations(self) -> dict[str, int]:
+        """The rectifier evaluations of one sample, by site, of those that have their rectifier."""
+        return {name: n for stage in self.stages for name, n in stage.evaluations.items()}
+
+    @property
+    def relus(self) -> int:
+        """All rectifier evaluations of one sample."""
+        return sum(self.evaluations.values())
 
     @property
     def scored(self) -> str:
@@ -50,11 +68,13 @@ class Inspection:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON values."""
-        figures = ("model", "depth", "macs", "params", "uncounted", "notes", "input_shape", "sizes")
+        figures = ("model", "depth", "macs", "params", "relus", "uncounted", "notes",
+                   "input_shape", "sizes")  # fmt: skip
         scores = ("criterion", "samples", "settled")
         return {
             **{name: getattr(self, name) for name in figures},
             "sites": [self._site(site) for site in self.sites],
+            "stages": [self._stage(stage) for stage in self.stages],
             "blocks": [self._block(block) for block in self.blocks],
             "opaque": [asdict(operation) for operation in self.opaque],
             **{name: getattr(self.scores, name, None) for name in scores},
@@ -64,9 +84,13 @@ class Inspection:
 
     def _site(self, site: Site) -> dict[str, Any]:
         values = {name: getattr(site, name) for name in ("name", "kind", "channels", "linearized")}
+        values["evaluations"] = self.evaluations.get(site.name, 0)
         if self.scored == "site":
             values |= self._score(site.name) | {"on_percent": self.on_percent(site.name)}
         return values
+
+    def _stage(self, stage: SiteStage) -> dict[str, Any]:
+        return {"stage": stage.title, "sites": stage.sites, "evaluations": stage.total}
 
     def _block(self, block: Block) -> dict[str, Any]:
         names = ("name", "removable", "reason", "layers", "sites")
@@ -109,6 +133,7 @@ def inspect_network(
         macs=work.total,
         params=count_params(network),
         uncounted=tuple(work.uncounted),
+        stages=tuple(rectifier_stages(network, inputs)),
         scores=scores,
         benchmark=benchmark,
         about=described(network),
@@ -116,14 +141,19 @@ def inspect_network(
 
 
 def inspection_tables(found: Inspection) -> list[Table]:
-    """Return the tables of a network's sites, its blocks, and what could not be raised."""
+    """Return the tables of a network's sites, stages, blocks, and what could not be raised."""
     blocks = [_blocks(found)] if found.blocks else []
-    return [_sites(found), *blocks, *([_opaque(found)] if found.opaque else [])]
+    stages = [_stages(found)] if len(found.stages) > 1 else []
+    return [_sites(found), *stages, *blocks, *([_opaque(found)] if found.opaque else [])]
 
 
 def _sites(found: Inspection) -> Table:
     scores = found.scores if found.scored == "site" else None
-    columns = [*text_columns("site", "kind"), Column("channels", priority=2)]
+    columns = [
+        *text_columns("site", "kind"),
+        Column("channels", priority=2),
+        Column("evaluations", meaning="of the rectifier, for one sample", priority=3),
+    ]
     if scores is not None:
         columns += [
             Column("ON", "%", meaning="how often a neuron is ON"),
@@ -133,12 +163,29 @@ def _sites(found: Inspection) -> Table:
     rows = []
     for site in found.sites:
         kind = site.kind if site.linearized is None else f"{site.kind}, now {site.linearized}"
-        cells: list[Cell] = [site.name, kind, "?" if site.channels is None else site.channels]
+        count = found.evaluations.get(site.name, 0)
+        channels = "?" if site.channels is None else site.channels
+        cells: list[Cell] = [site.name, kind, channels, f"{count:,}"]
         if scores is not None:
             score, error = scores.by_name.get(site.name), scores.standard_errors.get(site.name)
             cells += [found.on_percent(site.name), score, error]
         rows.append(Row(tuple(cells)))
     return Table("rectifier sites", tuple(columns), tuple(rows))
+
+
+def _stages(found: Inspection) -> Table:
+    rows = tuple(
+        Row((stage.title, len(stage.sites), f"{stage.total:,}", 100 * stage.total / found.relus
+             if found.relus else None))
+        for stage in found.stages
+    )  # fmt: skip
+    columns = (
+        Column("stage", align="left", meaning="the sites whose input has these positions"),
+        Column("sites"),
+        Column("evaluations", meaning="of rectifiers, for one sample"),
+        Column("share", "%"),
+    )
+    return Table("rectifier evaluations by stage", columns, rows)
 
 
 def _blocks(found: Inspection) -> Table:
@@ -180,11 +227,14 @@ def _opaque(found: Inspection) -> Table:
 
 def inspection_lines(found: Inspection) -> list[str]:
     """Return what to say under the tables: the figures of the whole."""
+    shape = "×".join(map(str, found.input_shape))
     lines = [
-        f"{found.model}, input {'×'.join(map(str, found.input_shape))}",
+        f"{found.model}, input {shape}",
         *found.sizes,
         f"depth {found.depth} layers, {amount(found.macs)} MACs per sample, "
         f"{amount(found.params)} parameters",
+        f"{len(found.evaluations)} rectifier sites, {found.relus:,} evaluations per sample "
+        f"at {shape}",
     ]
     if found.uncounted:
         lines.append(f"not counted in the MACs: {', '.join(found.uncounted)}")

@@ -176,6 +176,9 @@ def benchmark_table(found: Benchmark, baseline: str = "baseline") -> Table:
         "samples per second": [_four_digits(one.latency.images_per_second) for one in every],
         "MACs per sample": [Quantity(one.macs, "count") for one in every],
         "parameters": [Quantity(one.params, "count") for one in every],
+        "rectifier evaluations": [
+            None if one.relus is None else Quantity(one.relus, "count") for one in every
+        ],
         "depth, layers": ["unknown" if one.depth is None else one.depth for one in every],
     }
     doubts = [one.latency.to_dict() for one in every]

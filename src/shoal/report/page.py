@@ -114,6 +114,9 @@ def _figures(record: RunRecord) -> list[tuple[str, str, str]]:
         ("work", f"{amount(macs)} MACs", f"{amount(dense.macs)} before"),
         ("parameters", amount(params), f"{amount(dense.params)} before"),
     ]
+    if dense.relus != final.relus and final.relus is not None and dense.relus is not None:
+        found.append(("rectifiers", f"{amount(final.relus)} evaluations",
+                      f"{amount(dense.relus)} before"))  # fmt: skip
     return found
 
 

@@ -103,6 +103,8 @@ def _size_rows(record: RunRecord) -> list[Row]:
         ("work, MACs per sample", "count", dense.macs, final.macs),
         ("parameters", "count", dense.params, final.params),
     ]
+    if dense.relus is not None and final.relus is not None:
+        sizes.append(("rectifier evaluations per sample", "count", dense.relus, final.relus))
     if end is not None:
         sizes += [
             ("depth, merged", "", dense.depth, end.merged_depth),
@@ -194,6 +196,10 @@ def _columns(record: RunRecord) -> list[tuple[Column, Callable[[Step], Cell]]]:
             (Column("depth", priority=1), "metrics.depth"),
             (Column("MACs", "count", priority=3), "metrics.macs"),
             (Column("parameters", "count", priority=8), "metrics.params"),
+            (
+                Column("evaluations", "count", "right", "of rectifiers, per sample", 6),
+                "metrics.relus",
+            ),
         )
         if len(set(map(attrgetter(name), record.steps))) > 1
     ]

@@ -189,7 +189,7 @@ class _Search:
             ratio = Ratio.of([1.0], [1.0]) if unchanged else gauge.ratio(lab.dense, network)
             names = task.quality_name, task.quality_unit
             sizes = found.macs, found.params, found.depth, found.latency_ms
-            return Metrics(quality, test, *sizes, *names), ratio
+            return Metrics(quality, test, *sizes, *names, relus=found.relus), ratio
 
         metrics, ratio = from_main(measured())  # all decide alike by it
         dense_quality = self.steps[0].metrics.top1_val if self.steps else metrics.top1_val

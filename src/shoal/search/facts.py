@@ -45,6 +45,8 @@ def figures_of(record: RunRecord) -> dict[str, Any]:
         "macs": (dense.macs, end.merged_macs),
         "params": (dense.params, end.merged_params),
     }
+    if dense.relus is not None and final.relus is not None:
+        pairs["relus"] = dense.relus, final.relus
     if dense.top1_test is not None and final.top1_test is not None:
         pairs["test"] = dense.top1_test, final.top1_test
     figures: dict[str, Any] = {name: _pair(*pair) for name, pair in pairs.items()}

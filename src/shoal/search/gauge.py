@@ -67,12 +67,13 @@ class Data:
 
 @dataclass(frozen=True)
 class Figures:
-    """What a network costs: MACs of one sample, parameters, depth, median time of a call."""
+    """What a network costs: MACs and rectifier evaluations of one sample, its size, its time."""
 
     macs: int
     params: int
     depth: int
-    latency_ms: float
+    latency_ms: float  # median of a call
+    relus: int | None = None  # rectifier evaluations
 
 
 class Gauge:
@@ -131,7 +132,7 @@ class Gauge:
         found = benchmark(network, sized(inputs, first.batch), runtime=first.runtime, **_BRIEFLY)
         timed = measure_in(others, {"": network}, inputs, **_BRIEFLY)
         latency = found.latency.median_ms + sum(one[""].median_ms for one in timed)
-        return Figures(found.macs, found.params, found.depth or 0, latency)
+        return Figures(found.macs, found.params, found.depth or 0, latency, found.relus)
 
     def ratio(self, dense: Network, network: Network) -> Ratio:
         """Return the latency of dense, folded, over the network's, merged, from the same rounds.

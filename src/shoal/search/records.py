@@ -36,6 +36,7 @@ class Metrics(Record):
         latency_ms: median time of one call, in milliseconds, at the run's latency batch size.
         quality_name: what the quality is called ("mIoU").
         quality_unit: its unit ("%").
+        relus: rectifier evaluations of one sample; None in old records.
     """
 
     top1_val: Finite
@@ -46,6 +47,7 @@ class Metrics(Record):
     latency_ms: Amount
     quality_name: str = TOP1
     quality_unit: str = "%"
+    relus: Count | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as JSON values, the quality under its own name too."""

@@ -142,7 +142,8 @@ def _figures(network: Network) -> Iterator[str]:
         for part in ("validation", "test") if part in figures
     ]  # fmt: skip
     sizes = (("depth", "depth, layers", ""), ("macs", "work, MACs per sample", "count"),
-             ("params", "parameters", "count"))  # fmt: skip
+             ("params", "parameters", "count"),
+             ("relus", "rectifier evaluations per sample", "count"))  # fmt: skip
     rows += [
         ratio_row(title, unit, figures[key]["dense"], figures[key]["this"], last=False)
         for key, title, unit in sizes
