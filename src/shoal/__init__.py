@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from shoal.surgery import fit_lines as fit_lines
     from shoal.surgery import linearize_ as linearize_
     from shoal.surgery import norm_lines as norm_lines
+    from shoal.surgery import swap_rectifiers_ as swap_rectifiers_
     from shoal.surgery import zero_out_ as zero_out_
     from shoal.surgery.drop import block_costs as block_costs
     from shoal.sweep.run import sweep as sweep
@@ -68,7 +69,7 @@ _NAMES = {
     "shoal.search.method": "Method Progress register_method",
     "shoal.search.records": "Result",
     "shoal.share.pushing": "push",
-    "shoal.surgery": "collapse_ drop_ fit_lines linearize_ norm_lines zero_out_",
+    "shoal.surgery": "collapse_ drop_ fit_lines linearize_ norm_lines swap_rectifiers_ zero_out_",
     "shoal.surgery.drop": "block_costs",
     "shoal.tasks": "Task register_task",
 }

@@ -224,6 +224,11 @@ class Network(nn.Module):
         self.get_submodule(parent)._modules[name] = module
         self.changed()
 
+    def name_rectifier(self, site: str, kind: str) -> None:
+        """Say that a site has a rectifier of another kind from now on, which was put there."""
+        _, path = self._site_records[site]
+        self._keep(_site_records={**self._site_records, site: (kind, path)}, _view=None)
+
     def changed(self) -> None:
         """Make `view` analyse the graph again; needed after a layer was changed in place."""
         self._keep(_view=None)

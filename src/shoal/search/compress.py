@@ -36,6 +36,7 @@ from shoal.search.rewind import Rewind
 from shoal.search.run import Run
 from shoal.search.settings import Settings
 from shoal.search.setup import Listener, Meter, Setup
+from shoal.surgery import swap_rectifiers_
 from shoal.tasks import Loss, Task, with_own
 from shoal.tasks.task import losses_of
 from shoal.training.evaluate import broken_inputs
@@ -159,9 +160,15 @@ def compress(
             "device='cpu', or omit int8 and export the result in int8 afterwards"
         )
     network = _captured(model, first, base).to(place).eval()
+    swapped = [] if wanted.rectifier is None else swap_rectifiers_(network, wanted.rectifier)
     describe_(network, train, goal, settings.task_name, about or {})
     parts = {"training": train, "validation": val, "test": test}
     notes = _check_task(network, goal, parts, trains)
+    if swapped and not wanted.dense_epochs:
+        notes.append(
+            f"all rectifiers are {wanted.rectifier} now, and the network is not trained with them: "
+            "give dense_epochs"
+        )
     run = None
     if out is not None:
         run = Run(

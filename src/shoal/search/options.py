@@ -52,6 +52,14 @@ class SearchOptions(Options):
         "those of the run.",
         default_text="the run's",
     )
+    rectifier: str | None = option(
+        None,
+        "Swap all rectifiers of the network for this kind before anything else: 'gelu', "
+        "'leaky_relu', 'prelu', 'relu' or 'silu'. The network must be trained with them: give "
+        "dense_epochs.",
+        check=one_of("gelu", "leaky_relu", "prelu", "relu", "silu"),
+        default_text="the network's own",
+    )
     final_epochs: int = option(
         0,
         "Epochs of fine-tuning the result when the search has ended, kept only if they help. Ten "

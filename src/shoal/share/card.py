@@ -170,7 +170,7 @@ def _figures(network: Network) -> Iterator[str]:
 def _changes(network: Network) -> Iterator[str]:
     done: dict[str, list[str]] = {}
     for operation in network.plan.operations:
-        if operation.kind != "merge":
+        if operation.kind not in ("merge", "swap"):
             done.setdefault(operation.kind, []).extend(operation.names)
     yield "## What was made shallower"
     lines = [

@@ -152,16 +152,15 @@ def replace_(network: Network, modules: Mapping[str, nn.Module]) -> list[Operati
                 f"a {type(modules[name]).__name__} cannot be saved: register its type by "
                 "shoal.register_op, or take a module of PyTorch"
             )
-    like = like_of(network)
     for site in sites:
-        _put(network, site, modules[site.name].to(like.device, like.dtype))
+        put_module(network, site, modules[site.name])
     return [network.plan.record("replace", tuple(types), modules=types)] if sites else []
 
 
 def put_linear_(network: Network, site: Site, line: FittedLine | None) -> None:
     """Put a line, or the identity for None, where the site's rectifier is; not recorded."""
     made = nn.Identity() if line is None else line.layer(like_of(network), site.channel_dim)
-    _put(network, site, made)
+    put_module(network, site, made)
 
 
 def named_once(names: Sequence[str] | str) -> list[str]:
@@ -185,10 +184,12 @@ def like_of(network: Network) -> Tensor:
     return next((p for p in network.parameters() if p.is_floating_point()), torch.empty(0))
 
 
-def _put(network: Network, site: Site, module: nn.Module) -> None:
-    old = network.get_submodule(site.name)
+def put_module(network: Network, site: Site, module: nn.Module) -> None:
+    """Put a module where the site's rectifier is, on the network's device; not recorded."""
+    old, like = network.get_submodule(site.name), like_of(network)
     hand_over(network, old)
-    network.replace_module(site.name, module.train(old.training))
+    module = module.to(like.device, like.dtype).train(old.training)
+    network.replace_module(site.name, module)
 
 
 @dataclass(frozen=True)
