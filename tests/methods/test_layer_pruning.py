@@ -163,7 +163,7 @@ def test_easier_takes_site_criteria_of_the_same_registry(model: Network) -> None
     result = compress(model, **options)
     assert dropped(result) == [(model.sites[-1].name,)]
     with pytest.raises(ConfigError, match="scores blocks"):
-        compress(model, **options, criterion="l1")
+        compress(model, **options, criterion="l2")
 
 
 # ---------------------------------------------------------------------- rewinding

@@ -11,21 +11,13 @@ import torch
 import shoal
 import small_runs
 from shoal.errors import ConfigError, NothingToRemoveError
-from shoal.models import digits_resnet
-from shoal.network import Network, capture
+from shoal.network import Network
 from shoal.search.records import Result
 from shoal.surgery import linearize_, norm_lines
 from shoal.surgery.norm_lines import implied_lines, norm_inputs
-from shoal.training import evaluate, fit
+from shoal.training import evaluate
+from small_chain import chain
 from small_runs import FakeGauge, digits, run
-
-
-@pytest.fixture(scope="module")
-def residual() -> Network:
-    torch.manual_seed(0)
-    net = digits_resnet()
-    fit(net, digits().train, epochs=2, recipe={"lr": 0.1, "precision": "fp32"})
-    return capture(net.eval(), digits().example_inputs(4)).copy()
 
 
 def tlc(model: Network | None = None, out: Path | None = None, **options: Any) -> Result:
@@ -39,7 +31,8 @@ def loss(net: Network, samples: int = 1000) -> float:
     return found
 
 
-def test_scores_are_the_rise_of_the_loss_without_each_rectifier(residual: Network) -> None:
+def test_scores_are_the_rise_of_the_loss_without_each_rectifier() -> None:
+    residual = chain()
     step = tlc(residual, remove=1).steps[1]
     lines = norm_lines(residual)
     assert set(step.scores) == set(lines)
@@ -58,9 +51,9 @@ def together(net: Network, names: tuple[str, ...]) -> float:
     return loss(changed)
 
 
-def test_the_largest_set_goes_that_does_not_raise_the_loss(residual: Network) -> None:
-    """A network whose loss any removal lowers: its last layer is turned round."""
-    broken = residual.copy()
+def test_the_largest_set_goes_that_does_not_raise_the_loss() -> None:
+    residual = chain()
+    broken = residual.copy()  # whose loss removals lower: its last layer is turned round
     broken.get_parameter("fc.weight").data.neg_()
     own, over = (tlc(broken, rounds=1, overshoot=over).steps[1] for over in (False, True))
     order = sorted(own.scores, key=own.scores.__getitem__)
@@ -73,9 +66,8 @@ def test_the_largest_set_goes_that_does_not_raise_the_loss(residual: Network) ->
         assert list(over.names) == order[: len(own.names) + 1]
 
 
-def test_masked_channels_are_off_and_stay_off_through_training(
-    residual: Network, tmp_path: Path
-) -> None:
+def test_masked_channels_are_off_and_stay_off_through_training(tmp_path: Path) -> None:
+    residual = chain()
     result = tlc(residual, tmp_path, replace="mask", epochs=1, remove=2)
     for step in result.steps[1:]:
         before = residual if step.step == 1 else shoal.load(tmp_path, step=step.step - 1)

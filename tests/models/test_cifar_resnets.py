@@ -112,6 +112,12 @@ def test_easier_resnet18_has_its_140_million_macs():
     model = models.resnet18_cifar()
     assert macs(model, 3, 32, 32) / 1e6 == pytest.approx(140.19, abs=0.01)
     assert count_parameters(model) == 11_173_962
+    # Without the second block of each stage, the last one first, it is LaCoOT's ResNet-10.
+    left = []
+    for name in ("layer4", "layer3", "layer2", "layer1"):
+        getattr(model, name)[1] = torch.nn.Identity()
+        left.append(macs(model, 3, 32, 32) / 1e6)
+    assert left == pytest.approx([121.31, 102.44, 83.56, 64.69], abs=0.01)
 
 
 @needs_torchvision

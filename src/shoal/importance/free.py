@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import random
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
 from shoal.errors import ConfigError
-from shoal.importance.candidates import block_candidates, candidates, relative_to_stage
+from shoal.importance.candidates import (
+    block_candidates,
+    candidates,
+    rectifiers,
+    relative_to_stage,
+)
 from shoal.importance.criterion import Criterion, PlaceOptions, Scores, register_criterion
 from shoal.importance.entropy import binary_entropy
-from shoal.network import Network
+from shoal.network import Network, Site
 from shoal.network.blocks import Block
 from shoal.network.flow import is_weighted, own_tensors
 from shoal.options import one_of, option
@@ -128,9 +134,49 @@ class L1(_Magnitude):
     After Jordao et al. 2023, A.2. `details` holds the bare value, whatever the scope.
     """
 
+    twin = "site_l1"
+
     @override
     def of(self, network: Network, block: Block) -> float:
         return _mean(network, block, torch.abs)
+
+
+@register_criterion("site_l1")
+class SiteL1(Criterion):
+    """The mean absolute weight of the layer that a site's rectifier follows, norms between or not.
+
+    Where that is an addition, the last layer of the branch; a rectifier that follows no layer is
+    left out.
+    """
+
+    place = "site"
+    Options = _Magnitude.Options
+    options: _Magnitude.Options
+
+    @override
+    def compute(self, network: Network, data: Data) -> Scores:
+        sites = rectifiers(network)
+        layers = {site.name: network.view.layer_before(site.node) for site in sites}
+        values = {
+            name: float(network.get_parameter(f"{layer}.weight").detach().double().abs().mean())
+            for name, layer in layers.items()
+            if layer is not None
+        }
+        if not values:
+            raise ConfigError("no rectifier follows a layer with weights: choose another criterion")
+        details = {name: {"value": value} for name, value in values.items()}
+        if self.options.scope == "stage":
+            values = _by_shape(values, sites)
+        return Scores(self.name, values, 0, details=details)
+
+
+def _by_shape(values: Mapping[str, float], sites: Sequence[Site]) -> dict[str, float]:
+    """Divide each site's value by the mean over the sites whose inputs have its shape."""
+    shapes = {s.name: tuple(s.node.meta.get("shape") or ())[1:] for s in sites if s.name in values}
+    means = {
+        shape: fmean(values[n] for n in shapes if shapes[n] == shape) for shape in shapes.values()
+    }
+    return {name: values[name] / (means[shape] or 1.0) for name, shape in shapes.items()}
 
 
 @register_criterion("l2")

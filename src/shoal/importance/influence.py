@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
 from shoal.distributed import sum_across
-from shoal.importance.candidates import block_candidates
+from shoal.importance.candidates import block_candidates, following_rectifier
 from shoal.importance.criterion import OnePass, Scores, register_criterion
 from shoal.network import Network
 from shoal.network.blocks import Block
@@ -51,20 +51,20 @@ class BlockInfluence(OnePass):
         return [listen(network, [self._tap(network, b) for b in blocks])]
 
     def _tap(self, network: Network, block: Block) -> Tap:
-        rectifier = _following_rectifier(network, block.addition)
+        rectifier = following_rectifier(network, block.addition)
         dim = network.view.channel_dim(block.addition)
 
         def add(x: Tensor, y: Tensor) -> None:
             if rectifier is not None:
                 # Not a call of the module: others may listen to its calls.
-                x = network.get_submodule(str(rectifier.target)).forward(x)
+                x = network.get_submodule(rectifier.name).forward(x)
             vectors = self.options.vectors
             whole = vectors == "sample" or (vectors == "auto" and dim != x.dim() - 1)
             cosines = _cosines(x, y, None if whole else dim)
             found = [float(cosines.sum()), cosines.numel()]
             self._sums[block.name] += torch.tensor(found, dtype=torch.float64)
 
-        end = block.addition if rectifier is None else rectifier
+        end = block.addition if rectifier is None else rectifier.node
         return Tap(end, (block.shortcut, end), add)
 
     @override
@@ -78,12 +78,6 @@ class BlockInfluence(OnePass):
         # A block that changes nothing is not below 0, whatever rounding does; NaN stays.
         values = {name: max(1.0 - float(s[0] / s[1]), 0.0) for name, s in self._sums.items()}
         return Scores(self.name, values, self._samples)
-
-
-def _following_rectifier(network: Network, addition: fx.Node) -> fx.Node | None:
-    rectifiers = {site.node for site in network.sites if site.linearized is None}
-    users = set(addition.users)
-    return users.pop() if len(users) == 1 and users <= rectifiers else None
 
 
 def _cosines(x: Tensor, y: Tensor, dim: int | None) -> Tensor:

@@ -75,8 +75,12 @@ class Easier(Method):
         if not names:
             return lab.done("no removal that is left was measured to save time")
         lab.linearize(names, chosen.how)
-        lab.train()
+        self.train(lab)
         return True
+
+    def train(self, lab: Lab) -> None:
+        """Train the network of a step."""
+        lab.train()
 
 
 def _check_alive(scores: Scores, lab: Lab) -> None:

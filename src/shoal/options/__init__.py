@@ -15,6 +15,7 @@ from shoal.options.base import (
     options_of,
     share_out,
 )
+from shoal.options.distance import DistanceOptions
 from shoal.options.recipes import (
     AUTO,
     PublishedRecipe,
@@ -31,6 +32,7 @@ __all__ = [
     "AUTO",
     "Check",
     "DataOptions",
+    "DistanceOptions",
     "Option",
     "Options",
     "PublishedRecipe",

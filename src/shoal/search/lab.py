@@ -8,19 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 from torch import Tensor, nn
 
 from shoal.importance import Scores, Stage, criterion_for, score_by, stages
 from shoal.importance import per_latency as over_latency
 from shoal.importance.criteria import ALL
+from shoal.importance.soft_entropy import site_entropy
+from shoal.importance.transport import block_distance
 from shoal.importance.trials import line_scores
 from shoal.merge.padding import move_paddings_
 from shoal.modes import device_of
 from shoal.network import Network, Site
 from shoal.network.modules import Blend
-from shoal.options import Recipe
+from shoal.options import DistanceOptions, Recipe
 from shoal.passes.batches import Data
 from shoal.search.coach import Trial
 from shoal.search.moves import (
@@ -37,6 +39,8 @@ from shoal.search.setup import Spent
 from shoal.seeds import derive_seed, preserved_rng, seed_everything
 from shoal.surgery import FittedLine, LineMoments, collapse_, drop_, linearize_, replace_
 from shoal.surgery.norm_lines import implied_lines
+
+Penalty: TypeAlias = Callable[[nn.Module, Mapping[str, Any]], Tensor]
 
 _REMOVES = {"site": "linearize", "block": "drop", "stretch": "collapse"}
 
@@ -136,6 +140,14 @@ class Lab(Notebook):
         loss = trial.cost(samples=samples)
         trial.forget()
         return loss
+
+    def block_distance(self, options: DistanceOptions) -> Penalty:
+        """Return the mean distance of what comes out of blocks from what goes in; to train with."""
+        return block_distance(self.network, options)
+
+    def site_entropy(self, tau: float) -> Penalty:
+        """Return the mean of sites' smooth entropies in bits, as `soft_entropy`; to train with."""
+        return site_entropy(self.network, tau)
 
     def find_moves(self, kinds: Collection[str] = KINDS) -> list[Move]:
         """Return what may be done: each a site to linearize, a stretch to collapse, …."""
@@ -256,7 +268,7 @@ class Lab(Notebook):
         self,
         epochs: int | None = None,
         *,
-        penalty: Callable[[nn.Module, Mapping[str, Any]], Tensor] | None = None,
+        penalty: Penalty | None = None,
         at: Iterable[Any] = (),
         groups: Callable[[nn.Module], Iterable[Mapping[str, Any]]] | None = None,
         after_step: Callable[[nn.Module], object] | None = None,
