@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import functools
+import os
+import re
 import shutil
+import signal
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import yaml
 
 import small_runs
+from shoal.sweep import CellState, Sweep, SweepFolder, SweepListener
 from shoal.sweep.pool import Ended
 from shoal.sweep.work import Work
 
@@ -90,3 +94,32 @@ class Copies:
         if not fate:
             shutil.copytree(finished(), work.folder)
         return Ended(work.name, failed=fate)
+
+
+class Killer(SweepListener):
+    """Kills the process of the first cell that has measured its dense network, once."""
+
+    def __init__(self, out: Path) -> None:
+        self.folder = SweepFolder(out)
+        self.killed = ""
+
+    def now(self, cells: Sequence[CellState]) -> None:
+        for cell in cells:
+            if not self.killed and cell.state == "running" and cell.glance is not None:
+                os.kill(process_of(self.folder.log(cell.name)), signal.SIGKILL)
+                self.killed = cell.name
+
+
+def process_of(log: Path) -> int:
+    """Return the process that the last try in a log speaks of."""
+    return int(re.findall(r"^try \d+: process (\d+)", log.read_text(), re.MULTILINE)[-1])
+
+
+def outcomes(found: Sweep) -> dict[str, Any]:
+    """Return what each cell removed and how good it is: all that does not hang on the clock."""
+    folder = SweepFolder(found.folder)
+    runs = {cell.name: folder.record(cell.name) for cell in found.cells}
+    return {
+        name: run and [(s.names, s.metrics.top1_val, s.metrics.top1_test) for s in run.steps]
+        for name, run in runs.items()
+    }

@@ -10,6 +10,7 @@ import pytest
 from sweep_checks import SPEC, Copies
 
 import shoal
+import shoal.sweep.place as place
 import shoal.sweep.run as loop
 from shoal.cli import main
 from shoal.sweep import SweepFolder, groups_of
@@ -20,7 +21,7 @@ from shoal.sweep.groups import Spread
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(loop, "_PAUSE", 0.0)
     fate = {"layer_pruning-build-digits-seed1": ["the disk is full"]}
-    monkeypatch.setattr(loop, "Processes", lambda jobs: Copies(fate))
+    monkeypatch.setattr(place, "Processes", lambda jobs: Copies(fate))
     shoal.sweep({**SPEC, "remove": [1, 2]}, out=tmp_path / "out")
     return tmp_path / "out"
 

@@ -10,6 +10,7 @@ import pytest
 from sweep_checks import SPEC, Copies, spec_file
 
 import shoal
+import shoal.sweep.place as place
 import shoal.sweep.run as loop
 from shoal.errors import BusyError
 from shoal.files import locked
@@ -22,7 +23,7 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def sweep(monkeypatch: pytest.MonkeyPatch, pool: Copies, out: Path, **changes: Any) -> Sweep:
-    monkeypatch.setattr(loop, "Processes", lambda jobs: pool)
+    monkeypatch.setattr(place, "Processes", lambda jobs: pool)
     return shoal.sweep({**SPEC, **changes}, out=out)
 
 
@@ -113,7 +114,7 @@ def test_the_folder_is_named_after_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(loop, "Processes", lambda jobs: Copies())
+    monkeypatch.setattr(place, "Processes", lambda jobs: Copies())
     found = shoal.sweep(spec_file(tmp_path, seed=0, method="easier"))
     assert found.folder == tmp_path / "sweep"
     assert json.loads((found.folder / "sweep.json").read_text())["cells"][0]["state"] == "done"

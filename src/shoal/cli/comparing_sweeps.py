@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from shoal.cli.screen import show
-from shoal.errors import ConfigError, OptionError
+from shoal.cli.screen import say, show
+from shoal.errors import ConfigError, OptionError, ShoalError
 from shoal.files import write_file
 from shoal.report.group_tables import groups_csv, groups_table, open_table
 from shoal.report.latex import latex
 from shoal.report.markdown import markdown
+from shoal.report.sweep_page import write_sweep_page
 from shoal.sweep import SweepFolder
 from shoal.sweep.groups import Group, groups_of
 
-_ENDINGS = {".md": "markdown", ".csv": "csv", ".tex": "latex"}
+_PAGE = "html"
+_ENDINGS = {".md": "markdown", ".csv": "csv", ".tex": "latex", ".html": _PAGE}
 
 
 def show_groups(
@@ -22,25 +24,33 @@ def show_groups(
 ) -> None:
     """Show the groups of a sweep, or write them in the form asked for."""
     folder = SweepFolder(path.expanduser())
-    groups = groups_of(folder)
     if form is None and out is not None:
         form = _ENDINGS.get(out.suffix)
         if form is None:
-            raise ConfigError(f"'{out}' says no form: give --format {', '.join(_FORMS)}")
+            raise ConfigError(f"'{out}' says no form: give --format {', '.join(_NAMES)}")
+    if form is not None and form not in _NAMES:
+        raise OptionError("format", form, f"one of {', '.join(_NAMES)}")
     title = folder.path.resolve().name
+    if form == _PAGE:
+        show(lines=[f"all figures on one page: '{write_sweep_page(folder, out)}'"])
+        return
+    groups = groups_of(folder)
     if form is not None:
-        if form not in _FORMS:
-            raise OptionError("format", form, f"one of {', '.join(_FORMS)}")
         text = _FORMS[form](groups, title)
         if out is None:
             print(text, end="")
         else:
             write_file(out.expanduser(), text)
         return
+    lines = []
+    try:
+        lines.append(f"all figures on one page: '{write_sweep_page(folder)}'")
+    except ShoalError as error:  # the extra for pages is not installed, or the disk is full
+        say(f"note: {error}")
     missing = open_table(groups)
     tables = [groups_table(groups, title), *([] if missing is None else [missing])]
     value = {"groups": [one.to_dict() for one in groups]}
-    show(value, tables, as_json=as_json, verbose=verbose)
+    show(value, tables, lines, as_json=as_json, verbose=verbose)
 
 
 _FORMS: dict[str, Callable[[Sequence[Group], str], str]] = {
@@ -48,3 +58,4 @@ _FORMS: dict[str, Callable[[Sequence[Group], str], str]] = {
     "csv": lambda groups, title: groups_csv(groups),
     "latex": lambda groups, title: latex(groups_table(groups, title)),
 }
+_NAMES = (*_FORMS, _PAGE)

@@ -34,7 +34,7 @@ from shoal.cli.recipes import recipes
 from shoal.cli.report import report
 from shoal.cli.robustness import robustness
 from shoal.cli.screen import Interrupted, is_main_process
-from shoal.cli.sweep import sweep
+from shoal.cli.sweep import sweep, with_bare_flags
 from shoal.errors import ConfigError, OptionError, ShoalError, one_line
 
 _COMPLETING = "_SHOAL_COMPLETE"
@@ -130,6 +130,7 @@ def _shoal(
 def _run(words: list[str]) -> int:
     """Parse and run; errors come out as exceptions, apart from Ctrl-C between commands."""
     command = typer.main.get_command(_build_app(words))
+    words = with_bare_flags(words) if words[:1] == ["sweep"] else words
     try:
         code = command.main(args=words, prog_name="shoal", standalone_mode=False)
     except OptionError as error:

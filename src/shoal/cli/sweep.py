@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 
@@ -11,9 +13,29 @@ from shoal.cli import params
 from shoal.cli.params import option
 from shoal.cli.screen import Interrupted, progress_console, show
 from shoal.display import to_type
+from shoal.targets import parse_keywords
 
 FAILED = 3
 """The exit code of a sweep of which a cell failed."""
+
+
+_BARE = {"--ray": "local", "--slurm": ""}
+"""What these flags stand for where nothing follows them."""
+
+
+def with_bare_flags(words: Sequence[str]) -> list[str]:
+    """Return the words of a command line in which `--ray` and `--slurm` may stand alone.
+
+    Example:
+        >>> with_bare_flags(["sweep", "--ray", "a.yaml", "--slurm"])
+        ['sweep', '--ray=local', 'a.yaml', '--slurm=']
+    """
+    told = list(words)
+    for place, (word, following) in enumerate(pairwise([*words, "--"])):
+        alone = following.startswith("-") or following.endswith((".yaml", ".yml"))
+        if word in _BARE and alone:
+            told[place] = f"{word}={_BARE[word]}"
+    return told
 
 
 # Long because each option of the command is a parameter here.
@@ -41,6 +63,27 @@ def sweep(
         int | None,
         option("Threads of each cell on the CPU. Default: the cores divided by --jobs.", min=1),
     ] = None,
+    ray: Annotated[
+        str | None,
+        option(
+            "Run on Ray: without an address on a Ray of its own in this machine, else on the "
+            "cluster at that address, whose machines see the folder and the data under the same "
+            "paths.",
+            metavar="[ADDRESS]",
+        ),
+    ] = None,
+    gpus_per_cell: Annotated[
+        float | None,
+        option("The share of a GPU that each cell gets on Ray. Default: 1 where there is a GPU."),
+    ] = None,
+    slurm: Annotated[
+        str | None,
+        option(
+            "Run on Slurm, each cell as a job of its own, with submitit's parameters if need be: "
+            "'partition=gpu&timeout_min=120&gpus_per_node=1'.",
+            metavar="[KEY=VALUE&…]",
+        ),
+    ] = None,
     tries: Annotated[
         int,
         option("How often a cell is started whose process dies.", min=1, show_default=True),
@@ -62,7 +105,17 @@ def sweep(
     console = progress_console()
     try:
         with showing(console) as listener:
-            found = run(file, out, jobs, threads=threads, tries=tries, listener=listener)
+            found = run(
+                file,
+                out,
+                jobs,
+                threads=threads,
+                ray=ray,
+                slurm=None if slurm is None else parse_keywords(slurm),
+                gpus_per_cell=gpus_per_cell,
+                tries=tries,
+                listener=listener,
+            )
     except KeyboardInterrupt:
         raise Interrupted(
             "interrupted: finished steps are kept; the same command resumes"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from typing import Any
 
 from shoal.report.table import quality_unit
@@ -12,7 +13,7 @@ from shoal.search.records import RunRecord
 
 # matplotlib wants colours; in the SVG the page's own stand in their place.
 _INK, _FAINT, _GRID, _STRONG, _TEST = "#010101", "#020202", "#030303", "#040404", "#050505"
-_COLOURS = {_INK: "ink", _FAINT: "faint", _GRID: "line", _STRONG: "strong", _TEST: "second"}
+COLOURS = {_INK: "ink", _FAINT: "faint", _GRID: "line", _STRONG: "strong", _TEST: "second"}
 _STYLE = {
     "svg.fonttype": "none",  # text stays text
     "font.family": "sans-serif",
@@ -33,21 +34,30 @@ def curve(record: RunRecord, allowed: float | None = None) -> str:
 
     `allowed` is the drop of quality, in points, that the search was given; a line shows it.
     """
+    return drawn_svg((7.6, 3.8), lambda figure: _draw(figure.subplots(), record, allowed),
+                     "quality against latency")  # fmt: skip
+
+
+def drawn_svg(inches: tuple[float, float], draw: Callable[[Any], None], label: str) -> str:
+    """Return what is drawn into a figure as SVG in the page's colours; nothing without matplotlib.
+
+    The colours are those of `COLOURS`; `label` is what the picture is to whoever cannot see it.
+    """
     try:
         import matplotlib as mpl
         from matplotlib.figure import Figure
     except ImportError:
         return ""
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(7.6, 3.8), layout="constrained", facecolor="none")
-        _draw(figure.subplots(), record, allowed)
-        drawn = io.StringIO()
-        figure.savefig(drawn, format="svg", metadata={"Date": None})
-    text = drawn.getvalue()
+        figure = Figure(figsize=inches, layout="constrained", facecolor="none")
+        draw(figure)
+        written = io.StringIO()
+        figure.savefig(written, format="svg", metadata={"Date": None})
+    text = written.getvalue()
     text = text[text.index("<svg") :]
-    for colour, name in _COLOURS.items():
+    for colour, name in COLOURS.items():
         text = text.replace(colour, f"var(--{name})")
-    return text.replace("<svg", '<svg role="img" aria-label="quality against latency"', 1)
+    return text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
 
 
 def _draw(axes: Any, record: RunRecord, allowed: float | None) -> None:

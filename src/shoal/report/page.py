@@ -26,7 +26,8 @@ from shoal.search.records import RunRecord
 from shoal.search.run_files import read_config
 
 _TEMPLATE = Path(__file__).with_name("page.html")
-_CHARACTERS = 150  # that a table of figures has room for on a page of 1200 pixels
+_STYLE = Path(__file__).with_name("page.css")
+CHARACTERS = 150  # that a table of figures has room for on a page of 1200 pixels
 _GLOSSARY = (
     ("dense", "The network before the search."),
     ("rectifier, site", "An activation such as ReLU, off or on, at one place of the network."),
@@ -55,18 +56,13 @@ def write_page(record: RunRecord, path: str | Path | None = None) -> Path:
         ShoalError: jinja2 is not installed.
         FileError: the file cannot be written.
     """
-    try:
-        from jinja2 import Environment
-    except ImportError as error:
-        raise missing_extra("jinja2", "report", "a report as a page") from error
-    environment = Environment(autoescape=True, trim_blocks=True)
-    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     folder = record.folder or Path()
     config = {} if record.folder is None else read_config(record.folder)
     allowed = config.get("max_drop")
     merge = [] if record.merge is None else merge_tables(record.merge)
     quality = record.dense.quality_name
-    text = template.render(
+    text = rendered(
+        _TEMPLATE,
         name=folder.resolve().name,
         finished=record.finished,
         lede=sentence(record, config),
@@ -80,7 +76,7 @@ def write_page(record: RunRecord, path: str | Path | None = None) -> Path:
         tables=map(html_table, outcome_tables(record)),
         regions=_regions(record.regions),
         lines=outcome_lines(record),
-        steps=html_table(fitting(steps_table(record), _CHARACTERS)),
+        steps=html_table(fitting(steps_table(record), CHARACTERS)),
         front=html_table(front_table(record)),
         merge=[html_table(table) for table in merge],
         options=[(name, _shown(value)) for name, value in config.items() if value is not None],
@@ -89,6 +85,21 @@ def write_page(record: RunRecord, path: str | Path | None = None) -> Path:
     target = folder / "report.html" if path is None else Path(path).expanduser()
     write_file(target, text)
     return target
+
+
+def rendered(template: Path, **values: Any) -> str:
+    """Return a page from a template, which finds the style sheet of all pages as `style`.
+
+    Raises:
+        ShoalError: jinja2 is not installed.
+    """
+    try:
+        from jinja2 import Environment
+    except ImportError as error:
+        raise missing_extra("jinja2", "report", "a report as a page") from error
+    environment = Environment(autoescape=True, trim_blocks=True)
+    made = environment.from_string(template.read_text(encoding="utf-8"))
+    return made.render(style=_STYLE.read_text(encoding="utf-8"), **values)
 
 
 def _figures(record: RunRecord) -> list[tuple[str, str, str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,8 @@ from shoal.sealed import read_yaml
 from shoal.search.compress import wants_progress
 from shoal.sweep.cells import Cell, cells_of
 from shoal.sweep.folder import CellState, SweepFolder
-from shoal.sweep.pool import Ended, Pool, Processes
+from shoal.sweep.place import Place
+from shoal.sweep.pool import Ended, Pool
 from shoal.sweep.work import Work
 
 _PAUSE = 0.5  # seconds between two looks at the cells
@@ -69,6 +69,9 @@ def sweep(
     jobs: int | None = None,
     *,
     threads: int | None = None,
+    ray: str | None = None,
+    slurm: Mapping[str, Any] | None = None,
+    gpus_per_cell: float | None = None,
     tries: int = 3,
     listener: SweepListener | None = None,
     progress: bool | None = None,
@@ -82,8 +85,14 @@ def sweep(
         spec: a YAML file, or what stands in one: the options of `shoal compress` by name, where a
             list means each of its values. See `cells_of`.
         out: the sweep's folder; by default the file's name without its ending.
-        jobs: how many cells run at a time; 1 by default.
-        threads: threads of each cell on the CPU; by default the cores divided by `jobs`.
+        jobs: how many cells run at a time: 1 by default, on Ray in this machine as many as it has
+            cores, and elsewhere as many as there is room for.
+        threads: threads of each cell on the CPU; by default the cores divided by `jobs`, on a
+            cluster 1 on Ray and whatever Slurm gives.
+        ray: "local" to run on Ray in this machine, or the address of a Ray cluster.
+        slurm: parameters of submitit to run on Slurm, such as {"partition": "gpu"}; see `OnSlurm`.
+        gpus_per_cell: the share of a GPU that a cell gets on Ray; by default one where there is
+            one. 0.25 lets four cells share a GPU.
         tries: how often a cell is started whose process dies.
         listener: told of the progress.
         progress: whether to show a table; by default on a terminal and in a notebook, unless there
@@ -106,16 +115,15 @@ def sweep(
     for name, value in (("jobs", jobs), ("threads", threads), ("tries", tries)):
         if value is not None and (type(value) is not int or value < 1):
             raise OptionError(name, value, "a whole number, 1 or more")
+    place = Place(jobs, threads, ray, slurm, gpus_per_cell)
     cells = cells_of(read_spec(spec))
     folder = SweepFolder(_out(spec, out))
-    at_once = jobs or 1
-    pool = Processes(at_once)
     held = folder.lock()
     try:
+        driver = _Driver(folder, place, tries)
         watched = nullcontext(listener) if listener else _shown_progress(progress)
         with watched as told:
-            driver = _Driver(folder, pool, told, threads or _share(at_once), tries)
-            return Sweep(folder.path, tuple(driver.run(cells)))
+            return Sweep(folder.path, tuple(driver.run(cells, told)))
     finally:
         if held is not None:
             held.close()
@@ -145,15 +153,6 @@ def _out(spec: str | Path | Mapping[str, Any], out: str | Path | None) -> Path:
     return Path.cwd() / named
 
 
-def _share(jobs: int) -> int | None:
-    """Return the threads of each of so many processes; None leaves it to PyTorch."""
-    if jobs == 1 or "OMP_NUM_THREADS" in os.environ:
-        return None
-    known = getattr(os, "sched_getaffinity", None)
-    cores = len(known(0)) if known else os.cpu_count() or 1
-    return max(1, cores // jobs)
-
-
 def _shown_progress(wanted: bool | None) -> AbstractContextManager[SweepListener]:
     if not wants_progress(wanted):
         return nullcontext(SweepListener())
@@ -164,42 +163,36 @@ def _shown_progress(wanted: bool | None) -> AbstractContextManager[SweepListener
 
 
 class _Driver:
-    """Runs cells in a pool until each is done or has failed."""
+    """Runs cells somewhere until each is done or has failed."""
 
-    def __init__(
-        self,
-        folder: SweepFolder,
-        pool: Pool,
-        listener: SweepListener,
-        threads: int | None,
-        tries: int,
-    ) -> None:
+    def __init__(self, folder: SweepFolder, place: Place, tries: int) -> None:
         self.folder = folder
-        self.pool = pool
-        self.listener = listener
-        self.threads = threads
+        self.place = place
         self.tries = tries
         self.states: dict[str, CellState] = {}
         self._handed: dict[str, int] = {}  # the bytes of its log when a cell was handed over
         self._since: dict[str, float] = {}  # when its process began
 
-    def run(self, cells: Sequence[Cell]) -> list[CellState]:
+    def run(self, cells: Sequence[Cell], listener: SweepListener) -> list[CellState]:
         """Run what is not done, and return all."""
         for cell in cells:
             name = self.folder.name_of(cell)
             state = CellState(name, dict(cell.given), cell.job.to_dict())
             self.states[name] = self.folder.as_it_is(state)
         self._write()
-        self.listener.begun(self.pool.where, self._all())
         waiting = deque(name for name, state in self.states.items() if state.state != "done")
+        if not waiting:  # Ray, say, need not be started for nothing
+            return self._all()
         try:
-            with self.pool:
+            with self.place.open(self.folder.path) as pool:
+                listener.begun(pool.where, self._all())
                 while waiting or self._handed:
-                    while waiting and self.pool.free:
-                        self._start(waiting.popleft())
-                    ended = self.pool.ended()
+                    while waiting and pool.free:
+                        self._start(waiting.popleft(), pool)
+                    ended = pool.ended()
                     waiting += [one.name for one in ended if not self._settle(one)]
                     self._look()
+                    listener.now(self._all())
                     if not ended:
                         time.sleep(_PAUSE)
         finally:
@@ -217,18 +210,18 @@ class _Driver:
     def _write(self) -> None:
         self.folder.write(self._all())
 
-    def _start(self, name: str) -> None:
+    def _start(self, name: str, pool: Pool) -> None:
         log, tries = self.folder.log(name), self.states[name].tries + 1
         self._set(name, tries=tries)
         self._handed[name] = _size(log)
-        self.pool.start(
+        pool.start(
             Work(
                 name=name,
                 job=self.states[name].job,
                 folder=str(self.folder.run(name)),
                 log=str(log),
                 cwd=str(Path.cwd()),
-                threads=self.threads,
+                threads=self.place.threads,
                 number=tries,
             )
         )
@@ -253,7 +246,7 @@ class _Driver:
         return not again
 
     def _look(self) -> None:
-        """Find out how far the running cells have come, and tell."""
+        """Find out how far the running cells have come."""
         now = time.monotonic()
         for name, size in self._handed.items():
             if name not in self._since and _size(self.folder.log(name)) > size:
@@ -263,7 +256,6 @@ class _Driver:
             if name in self._since:
                 seconds = now - self._since[name]
                 self._set(name, seconds=seconds, glance=self.folder.glance(name))
-        self.listener.now(self._all())
 
 
 def _size(path: Path) -> int:
