@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from shoal.search.method import Progress as Progress
     from shoal.search.method import register_method as register_method
     from shoal.search.records import Result as Result
+    from shoal.search.twin import twin as twin
     from shoal.share.pushing import push as push
     from shoal.surgery import collapse_ as collapse_
     from shoal.surgery import drop_ as drop_
@@ -68,6 +69,7 @@ _NAMES = {
     "shoal.search.compress": "compress",
     "shoal.search.method": "Method Progress register_method",
     "shoal.search.records": "Result",
+    "shoal.search.twin": "twin",
     "shoal.share.pushing": "push",
     "shoal.surgery": "collapse_ drop_ fit_lines linearize_ norm_lines swap_rectifiers_ zero_out_",
     "shoal.surgery.drop": "block_costs",

@@ -49,6 +49,7 @@ from shoal.report import (
     runtimes_table,
     slower_lines,
     steps_table,
+    twin_table,
 )
 from shoal.report.group_tables import groups_table, open_table
 from shoal.report.latency_tables import benchmark_table
@@ -105,6 +106,9 @@ def whole_run() -> Iterator[Table]:
         yield steps_table(found)
         yield front_table(found)
         yield from outcome_tables(found)
+    twin = twin_table(record(*steps, latency=latency), record(step(0), latency=latency))
+    assert twin is not None
+    yield twin
     table = runtimes_table(latency)
     assert table is not None
     yield table

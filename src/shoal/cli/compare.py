@@ -20,7 +20,8 @@ def compare(
         typer.Argument(
             metavar="A B …",
             help="Runs' folders, saved networks, or models: torchvision:NAME, timm:NAME, …. The "
-            "others are compared with the first, by default on the data of the first run. Or the "
+            "others are compared with the first, by default on the data of the first run; a run's "
+            "twin stands beside it. Or the "
             "folder of one sweep, whose runs are put together over their seeds.",
         ),
     ],
@@ -67,7 +68,7 @@ def compare(
 
     Example: shoal compare shoal:cifar_resnet20 run --checkpoint resnet20.pth
     """
-    from shoal.cli.comparing import compared, open_all, open_data
+    from shoal.cli.comparing import compared, open_all, open_data, with_twins
     from shoal.cli.comparing_sweeps import show_groups
     from shoal.cli.config import run_options, run_task
     from shoal.cli.flags import read_names
@@ -83,6 +84,7 @@ def compare(
         return
     if form is not None or out is not None:
         raise ConfigError("--format and --out are for the folder of one sweep: omit them")
+    models = with_twins(models)
     if len(models) < 2:
         raise ConfigError("there is one network: give two or more to compare")
     runtimes = read_names("runtime", runtime)

@@ -35,8 +35,21 @@ from shoal.network.inputs import tensors_of
 from shoal.report import Compared, Comparison
 from shoal.search.ending import folded
 from shoal.search.job_model import is_folder
+from shoal.search.run_files import RESULT, TWIN, read_record, twin_of
 from shoal.tasks import Task
 from shoal.training import evaluate
+
+
+def with_twins(models: Sequence[str]) -> list[str]:
+    """Return the models with each run's twin behind it, where it has one and it is not named."""
+    named = {Path(text).expanduser() for text in models}
+    found: list[str] = []
+    for text in models:
+        found.append(text)
+        folder = Path(text).expanduser()
+        if (folder / RESULT).exists() and folder / TWIN not in named:
+            found += [str(Path(text) / TWIN)] if twin_of(read_record(folder)) else []
+    return found
 
 
 def open_data(

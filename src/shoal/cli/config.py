@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,18 +24,9 @@ def read_job(path: str | Path | None, flags: Mapping[str, Any]) -> Job:
 
 def run_task(run: Mapping[str, Any], asked: str | None = None) -> Task:
     """Return the task that was asked for, or else a run's; a folder's own code is never run."""
-    from shoal.search.settings import task_classes
-    from shoal.tasks import find_task
+    from shoal.search.settings import task_of_run
 
-    name = str(run.get("task") or "classify")
-    if asked is not None:
-        return find_task(asked)
-    if ":" in name:
-        raise ConfigError(
-            f"the run's task is '{name}', and code that a folder names is never run: give --task"
-        )
-    known = {f.name for f in fields(task_classes()[name])} if name in task_classes() else set()
-    return find_task(name, **{key: value for key, value in run.items() if key in known})
+    return task_of_run(run, asked)
 
 
 def run_options(folder: Path) -> dict[str, Any]:

@@ -25,6 +25,10 @@ class Blend(nn.Module):
         self.rectifier = rectifier
         self.slope = nn.Parameter(torch.tensor(float(slope)))
 
+    def reset_parameters(self) -> None:
+        """Become the rectifier."""
+        nn.init.zeros_(self.slope)
+
     def forward(self, z: Tensor) -> Tensor:
         """Map z to the same shape."""
         rectified: Tensor = self.rectifier(z)
@@ -51,6 +55,11 @@ class Line(nn.Module):
         self.slope = nn.Parameter(slope)
         self.intercept = nn.Parameter(intercept)
         self.channel_dim = channel_dim
+
+    def reset_parameters(self) -> None:
+        """Become the identity."""
+        nn.init.ones_(self.slope)
+        nn.init.zeros_(self.intercept)
 
     def forward(self, z: Tensor) -> Tensor:
         """Map z, of any shape with `channels` entries along `channel_dim`, to the same shape."""

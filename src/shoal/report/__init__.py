@@ -17,6 +17,7 @@ from shoal.report.merge_tables import merge_tables
 from shoal.report.page import write_page
 from shoal.report.run_tables import comparison_table, outcome_lines, outcome_tables, steps_table
 from shoal.report.slower import slower_lines
+from shoal.report.twin_table import twin_table
 from shoal.search.records import RunRecord
 from shoal.search.run_files import read_run
 
@@ -49,5 +50,6 @@ __all__ = [
     "slower_lines",
     "steps_table",
     "task_lines",
+    "twin_table",
     "write_page",
 ]

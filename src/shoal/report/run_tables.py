@@ -28,9 +28,11 @@ from shoal.report.table import (
     ratio_row,
     text_columns,
 )
+from shoal.report.twin_table import twin_table
 from shoal.runtimes import EAGER
 from shoal.search.figures import TOP1
 from shoal.search.records import RunRecord, Step, lineage
+from shoal.search.run_files import twin_of
 
 
 def headline(record: RunRecord) -> str:
@@ -72,7 +74,8 @@ def budget_note(budget: float) -> str:
 def outcome_tables(record: RunRecord) -> list[Table]:
     """Return what a run came to: dense against result, with what else was measured."""
     latencies = None if record.latency is None else runtimes_table(record.latency)
-    tables = [comparison_table(record), *([] if latencies is None else [latencies])]
+    beside = [latencies, twin_table(record, twin_of(record))]
+    tables = [comparison_table(record), *(table for table in beside if table is not None)]
     tables += int8_tables(record)
     return [*tables, energy_table(record.energy)] if record.energy else tables
 

@@ -23,7 +23,7 @@ from shoal.models import check_finite
 from shoal.modes import device_of, eval_mode
 from shoal.network import Network
 from shoal.onednn import safe_convolutions
-from shoal.options import Recipe, find_recipe
+from shoal.options import Recipe, at_budget, find_recipe
 from shoal.passes.batches import Batches, set_epoch
 from shoal.search.records import Step
 from shoal.search.setup import Setup
@@ -127,6 +127,8 @@ class Coach:
             chosen = replace(chosen, **changes)
         elif changes is not None:
             chosen = find_recipe(changes)
+            if isinstance(changes, str):  # a recipe of the run's is at its budget already
+                chosen = at_budget(chosen, self._setup.options.budget or 1.0)
         if lr is not None:
             chosen = replace(chosen, lr=lr)
         # The dense network has nobody to learn from; of some tasks nobody has.

@@ -14,7 +14,7 @@ from shoal.errors import ConfigError, NothingToRemoveError, RunError, TrainingEr
 from shoal.measure import Ratio, machine_facts
 from shoal.modes import device_of
 from shoal.network import Network
-from shoal.options import find_recipe
+from shoal.options import at_budget, find_recipe
 from shoal.search.advice import advice
 from shoal.search.budget import Budget
 from shoal.search.ending import Ending
@@ -105,7 +105,8 @@ class _Search:
         lab = Lab(self.setup, self.base.copy(), None, [])
         wanted, recipe = self.options, None
         if wanted.dense_recipe is not None:
-            recipe = find_recipe(wanted.dense_recipe).computed_like(self.setup.recipe)
+            named = at_budget(find_recipe(wanted.dense_recipe), wanted.budget or 1.0)
+            recipe = named.computed_like(self.setup.recipe)
         lab.train(wanted.dense_epochs, lr=wanted.dense_lr, recipe=recipe)
         return lab
 
@@ -353,6 +354,8 @@ class _Search:
         return replace(record, notes=(*record.notes, *self._advice(record)))
 
     def _advice(self, record: RunRecord) -> tuple[str, ...]:
+        if not self.method.removes:
+            return ()
         return advice(record, name_of(self.method), self.options, self.setup.machine)
 
 

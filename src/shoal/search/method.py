@@ -50,6 +50,7 @@ class Method:
     Attributes:
         Options: the class of its options, each field made by `option`.
         recipe: the name of the recipe it trains by unless another is given.
+        removes: whether it makes networks shallower; else nobody is told how to get further.
         scores: what its option `criterion` scores, "site" or "block": checked before anything is
             done. Empty for a method without such an option.
 
@@ -67,6 +68,7 @@ class Method:
 
     Options: ClassVar[type[Any]] = Options
     recipe: ClassVar[str] = "finetune"
+    removes: ClassVar[bool] = True
     scores: ClassVar[str] = ""
 
     def __init__(self, options: Any = None) -> None:

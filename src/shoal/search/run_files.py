@@ -15,6 +15,8 @@ from shoal.search.records import RunRecord, Step, chosen
 T = TypeVar("T")
 
 RESULT, STEP = "result.json", "step.json"
+TWIN = "twin"
+"""The folder of the twin in its run's, and what stands for its method; see `search.twin`."""
 _ENDS = ("best", "merged")
 AGAIN = "give the run's command again, which makes it anew"
 
@@ -67,6 +69,19 @@ def read_end(folder: Path, *, whole: bool = False) -> RunRecord:
 def read_record(folder: Path) -> RunRecord:
     """Read `result.json` alone."""
     return _result(folder)[0]
+
+
+def twin_of(record: RunRecord) -> RunRecord | None:
+    """Return the finished twin in a run's folder; None if there is none, or of another result.
+
+    A run may go on and end with another network after its twin was trained.
+    """
+    folder = None if record.folder is None else record.folder / TWIN
+    if folder is None or not record.finished or not (folder / RESULT).exists():
+        return None
+    found, final = read_record(folder), record.final
+    same = (found.dense.macs, found.dense.params, found.dense.depth)
+    return found if same == (final.macs, final.params, final.depth) else None
 
 
 def _result(folder: Path) -> tuple[RunRecord, dict[str, Any]]:

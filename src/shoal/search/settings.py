@@ -137,6 +137,25 @@ def task_classes(task: str | None = None) -> dict[str, type[Options]]:
     return known
 
 
+def task_of_run(values: Mapping[str, Any], asked: str | Task | None = None) -> Task:
+    """Return the task that was asked for, or else that of a run's flat values.
+
+    Raises:
+        ConfigError: the run's task is code that its folder names, which is never run.
+    """
+    from shoal.tasks import find_task  # with PyTorch, for which `--help` would wait
+
+    if asked is not None:
+        return find_task(asked)
+    name = str(values.get("task") or "classify")
+    if ":" in name:
+        raise ConfigError(
+            f"the run's task is '{name}', and code that a folder names is never run: give --task"
+        )
+    known = {f.name for f in fields(task_classes()[name])} if name in task_classes() else set()
+    return find_task(name, **{key: value for key, value in values.items() if key in known})
+
+
 def name_of(method: Any) -> str:
     """Return a method's name: as it was written, without options, or as it is registered."""
     return _name_in(methods, method)
