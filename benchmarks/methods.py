@@ -1,9 +1,19 @@
-"""Layer Folding, EGP and EASIER at an equal number of epochs: mean and spread over seeds.
+"""All methods at an equal number of training epochs: accuracy, latency, time; mean and spread.
 
-ResNet-20 with published weights is first trained on the images at hand, once per seed. Each method
-then starts from that dense network and spends the same number of epochs.
+A dense network is first trained on the data at hand, once per seed. Each method then starts from
+it and trains for the same number of epochs in all; what its steps leave of them is spent on the
+result. Methods for rectifiers remove the same number of these, those for blocks the same number of
+blocks. Trials that a method trains on copies are not counted as epochs, but their time is.
 
-    python benchmarks/methods.py path/to/cifar10-jpeg path/to/resnet20.th --out runs/methods
+    python benchmarks/methods.py --data folder:cifar10-jpeg --model shoal:cifar_resnet20 \
+        --checkpoint resnet20.th --train-samples 10000 --val-samples 2500 --out runs/methods \
+        --mean 0.485 0.456 0.406 --std 0.229 0.224 0.225
+
+    python benchmarks/methods.py --data digits --model shoal:digits_resnet --dense-epochs 10 \
+        --epochs 4 --sites 4 --blocks 2 --seeds 1 --out runs/trial
+
+What is finished is kept in `--out`: the same command goes on after a stop, and the table is written
+anew after each run.
 """
 
 from __future__ import annotations
@@ -17,142 +27,210 @@ from statistics import fmean, stdev
 from typing import Any
 
 import torch
-from torch import nn
 
 import shoal
-from shoal.data import load_data
+import shoal.methods
+from shoal.data import DataSet, load_data
 from shoal.files import write_file
 from shoal.models import load_checkpoint, load_model
 from shoal.report.markdown import markdown
 from shoal.report.table import Column, Row, Table
-from shoal.training import Recipe, fit
+from shoal.search.method import methods
+from shoal.search.records import Result
+from shoal.training import fit
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+RUNTIME = "onnxruntime"
 
 
-def systems(epochs: int, count: int) -> dict[str, dict[str, Any]]:
-    """Return each system's options; all spend `epochs` after the dense network."""
+def systems(epochs: int, sites: int, blocks: int) -> dict[str, dict[str, Any]]:
+    """Return each system's options; none spends more than `epochs` after the dense network."""
+
+    def by_site(**options: Any) -> dict[str, Any]:
+        return in_steps(sites, options.pop("per_step", 1), **options)
+
+    def in_steps(count: int, per_step: int, **options: Any) -> dict[str, Any]:
+        steps = -(-count // per_step)
+        return {"epochs": epochs // steps, "per_step": per_step, "remove": count, **options}
+
     half = epochs // 2
-    egp = {"method": "egp", "epochs": 1, "rounds": epochs}
-    return {
-        "EASIER": {"method": "easier", "epochs": 1, "remove": epochs},
-        f"Layer Folding, top {count}": {
+    rounds = min(4, epochs)
+    egp = {"method": "egp", "epochs": epochs // rounds, "rounds": rounds}
+    tlc = {"method": "tlc", "inputs": "data", "epochs": epochs // sites, "remove": sites}
+    every = {
+        "EASIER": by_site(method="easier"),
+        "EASIER, as published": by_site(method="easier", how="identity"),
+        "EASIER 2×": by_site(method="easier", per_step=2),
+        "EASIER 4×": by_site(method="easier", per_step=4),
+        "EASIER, one-shot": by_site(method="easier", per_step=sites),
+        "EASIER by line_loss": by_site(method="easier", criterion="line_loss"),
+        "entropy in the loss": by_site(method="differentiable"),
+        "TLC": tlc,
+        "TLC, as published": {**tlc, "inputs": "norm", "replace": "mask", "overshoot": True},
+        f"Layer Folding, top {sites}": {
             "method": "layer_folding",
             "epochs": half,
             "slope_epochs": epochs - half,
-            "top_k": count,
+            "top_k": sites,
         },
+        "SNL": {"method": "snl", "epochs": half, "search_epochs": epochs - half},
+        "DeepReDuce": {"method": "deepreduce", "epochs": max(1, epochs // 4)},
         "EGP": egp,
         "NEPENTHE": {**egp, "zeros": "exclude", "pooling": "all"},
+        "random rectifiers": by_site(method="random"),
+        "rectifiers by magnitude": by_site(method="magnitude"),
+        "layer pruning": in_steps(blocks, 1, method="layer_pruning"),
+        "LaCoOT": {"method": "lacoot", "epochs": epochs, "remove": blocks},
+        "random blocks": in_steps(blocks, 1, method="random", place="block"),
+        "blocks by magnitude": in_steps(blocks, 1, method="magnitude", place="block"),
+        "shoal": {"method": "shoal", "epochs": epochs // sites, "remove": sites},
     }
+    return {name: chosen for name, chosen in every.items() if chosen["method"] in methods.names()}
 
 
-def trained(options: argparse.Namespace, data: Any, seed: int) -> nn.Module:
+def dense(options: argparse.Namespace, data: DataSet, seed: int) -> Any:
     """Return a seed's dense network; it is trained once and then read."""
-    model = load_model("shoal:cifar_resnet20")
+    model = load_model(options.model)
     path = options.out / f"dense{seed}.pt"
-    load_checkpoint(model, path if path.exists() else options.weights)
+    if path.exists() or options.checkpoint:
+        load_checkpoint(model, path if path.exists() else options.checkpoint)
     if not path.exists():
-        recipe = Recipe(lr=options.lr)
+        recipe = {"lr": options.dense_lr or options.lr}
         fit(model, data.train, epochs=options.dense_epochs, recipe=recipe, seed=seed)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_file(path, lambda temporary: torch.save(model.state_dict(), temporary))
     return model
 
 
-def run(options: argparse.Namespace, name: str, chosen: dict[str, Any], seed: int) -> Any:
+def run(options: argparse.Namespace, name: str, chosen: dict[str, Any], seed: int) -> Result:
     """Return a system's result; what was done before is read from its folder."""
-    data = load_data(
-        f"folder:{options.root}",
-        train_samples=options.images,
-        val_samples=options.val,
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-        augment="flip_crop",
-        seed=seed,
-    )
+    wanted = {k: getattr(options, k) for k in ("train_samples", "val_samples", "mean", "std")}
+    data = load_data(options.data, augment=options.augment, seed=seed, **wanted)
     folder = options.out / f"seed{seed}" / "".join(c if c.isalnum() else "_" for c in name)
-    return shoal.compress(
-        trained(options, data, seed),
-        data.train,
-        data.val,
-        test=data.test,
-        out=folder,
-        max_drop=100.0,
-        seed=seed,
-        lr=options.lr,
-        **chosen,
-    )
+    common = {"out": folder, "max_drop": 100.0, "slack": 0.0, "seed": seed, "test": data.test}
+    if chosen["method"] != "shoal":  # whose recipe is a gentler one, with the dense network's help
+        common["lr"] = options.lr
+    model = dense(options, data, seed)
+    left = folder / "left.json"  # epochs for the result, once the steps are done
+    if not left.exists():
+        result = shoal.compress(model, data.train, data.val, **common, **chosen)
+        spent = sum(step.epochs for step in result.steps)
+        left.write_text(json.dumps(max(0, options.epochs - spent)))
+    common["final_epochs"] = json.loads(left.read_text())
+    return shoal.compress(model, data.train, data.val, **common, **chosen)
 
 
-def row_of(results: Sequence[Any]) -> dict[str, Any]:
-    """Return mean and spread over seeds: top-1 in percent on test images, against dense."""
-    drops = [r.final.top1_test - r.dense.top1_test for r in results]
-    last = [r.steps[-1] for r in results]
+def facts(result: Result) -> dict[str, Any]:
+    """Return what the table needs of a result; accuracies on test images, in percent."""
+    ratios = [one["ratio"] for one in result.latency.measured if one["runtime"] == RUNTIME]
+    found = ratios[0].get("result_merged", {}) if ratios else {}
+    dense_accuracy, accuracy = result.dense.top1_test, result.final.top1_test
+    assert dense_accuracy is not None
+    assert accuracy is not None
     return {
-        "removed": fmean(r.removed for r in results),
-        "total": results[0].total,
-        "top1_test": fmean(r.final.top1_test for r in results),
-        "change": fmean(drops),
-        "change_spread": stdev(drops) if len(drops) > 1 else 0.0,
-        "speedup": fmean(r.latency.speedup["median"] for r in results),
-        "notes": [note for step in last for note in step.notes],
+        "removed": result.removed,
+        "total": result.total,
+        "unit": result.unit,
+        "epochs": sum(step.epochs for step in result.steps),
+        "top1_test": accuracy,
+        "change": accuracy - dense_accuracy,
+        "depth": result.latency.merged_depth,
+        "macs": result.dense.macs / result.latency.merged_macs,
+        "speedup": found.get("median"),
+        "minutes": sum(step.seconds for step in result.steps) / 60.0,
+        "notes": [note for step in result.steps for note in step.notes],
+        "by_step": [(step.removed, step.metrics.top1_test) for step in result.steps],
     }
 
 
-def table_of(rows: dict[str, dict[str, Any]], title: str) -> Table:
-    """Return the rows as a table."""
+def spread(values: Sequence[float | None], form: str) -> str:
+    """Return mean ± standard deviation over seeds, "–" where there is nothing."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return "–"
+    more = f" ± {stdev(known):{form.lstrip('+')}}" if len(known) > 1 else ""
+    return f"{fmean(known):{form}}{more}"
+
+
+def row_of(name: str, found: Sequence[dict[str, Any]]) -> Row:
+    """Return a system's row, over its seeds."""
+
+    def over(key: str, form: str) -> str:
+        return spread([one[key] for one in found], form)
+
+    removed = f"{over('removed', '.1f')} of {found[0]['total']} {found[0]['unit']}"
+    figures = (over("top1_test", ".2f"), over("change", "+.2f"), over("speedup", ".2f"))
+    more = (
+        over("macs", ".2f"),
+        over("depth", ".1f"),
+        over("epochs", ".0f"),
+        over("minutes", ".1f"),
+    )
+    return Row((name, removed, *figures, *more, str(len(found))))
+
+
+def table_of(rows: dict[str, list[dict[str, Any]]], title: str) -> Table:
+    """Return the table of all systems, the best on test first among those that remove alike."""
     columns = (
         Column("system", align="left"),
-        Column("rectifiers removed"),
+        Column("removed"),
         Column("test top-1, %"),
-        Column("change, points (spread over seeds)"),
-        Column("dense / this, merged"),
+        Column("change, points"),
+        Column("ONNX Runtime, dense / this"),
+        Column("MACs, dense / this"),
+        Column("depth"),
+        Column("epochs"),
+        Column("minutes"),
+        Column("seeds"),
     )
-    cells = tuple(
-        Row(
-            (
-                name,
-                f"{row['removed']:.1f} of {row['total']}",
-                f"{row['top1_test']:.2f}",
-                f"{row['change']:+.2f} ({row['change_spread']:.2f})",
-                f"{row['speedup']:.2f} ×",
-            )
-        )
-        for name, row in rows.items()
+    order = sorted(rows, key=lambda name: -fmean(one["change"] for one in rows[name]))
+    order.sort(key=lambda name: rows[name][0]["unit"])
+    note = "Mean ± standard deviation over seeds; latency of the merged networks at batch 1."
+    return Table(title, columns, tuple(row_of(name, rows[name]) for name in order), (note,))
+
+
+def title_of(options: argparse.Namespace) -> str:
+    """Return the table's title: what ran, for how long and on what."""
+    machine = f"{platform.processor() or platform.machine()}, PyTorch {torch.__version__}"
+    return (
+        f"{options.model} on {Path(options.data).name}, {options.epochs} epochs for each system "
+        f"({machine}, {torch.get_num_threads()} threads)"
     )
-    return Table(title, columns, cells)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Run what is not there yet, and write the table after each run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("root", type=Path, help="train/<class>/ and test/<class>/")
-    parser.add_argument("weights", type=Path, help="a checkpoint of ResNet-20")
+    parser.add_argument("--data", default="digits", help="as `shoal compress` takes it")
+    parser.add_argument("--model", default="shoal:cifar_resnet20", help="likewise")
+    parser.add_argument("--checkpoint", type=Path, help="weights to start from")
     parser.add_argument("--out", type=Path, default=Path("runs/methods"))
-    parser.add_argument("--images", type=int, default=10_000)
-    parser.add_argument("--val", type=int, default=2_500)
-    parser.add_argument("--epochs", type=int, default=8, help="after the dense network")
-    parser.add_argument("--count", type=int, default=8, help="rectifiers that Layer Folding takes")
+    parser.add_argument("--train-samples", type=int)
+    parser.add_argument("--val-samples", type=int)
+    parser.add_argument("--mean", type=float, nargs="+", help="of the channels, for the weights")
+    parser.add_argument("--std", type=float, nargs="+", help="likewise")
+    parser.add_argument("--augment", default="auto")
+    parser.add_argument("--epochs", type=int, default=16, help="after the dense network, in all")
+    parser.add_argument("--sites", type=int, default=8, help="rectifiers to remove")
+    parser.add_argument("--blocks", type=int, default=4, help="blocks to remove")
     parser.add_argument("--dense-epochs", type=int, default=2)
+    parser.add_argument("--dense-lr", type=float)
     parser.add_argument("--lr", type=float, default=0.02)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="*", help="systems, by the beginning of their names")
     options = parser.parse_args(arguments)
-    rows = {}
-    for name, chosen in systems(options.epochs, options.count).items():
-        if options.only and not any(name.startswith(start) for start in options.only):
-            continue
-        rows[name] = row_of([run(options, name, chosen, seed) for seed in range(options.seeds)])
-        print(name, json.dumps(rows[name]), flush=True)
-    machine = f"{platform.processor() or platform.machine()}, PyTorch {torch.__version__}"
-    title = (
-        f"ResNet-20, {options.images} JPEG images, {options.epochs} epochs after dense, "
-        f"{options.seeds} seeds ({machine}, {torch.get_num_threads()} threads)"
-    )
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "methods.json").write_text(json.dumps(rows, indent=2) + "\n")
-    text = markdown(table_of(rows, title))
-    (options.out / "methods.md").write_text(text + "\n")
+    if options.epochs < max(options.sites, options.blocks):
+        parser.error("epochs must be at least sites and blocks: one for each removal")
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for seed in range(options.seeds):
+        for name, chosen in systems(options.epochs, options.sites, options.blocks).items():
+            if options.only and not any(name.startswith(start) for start in options.only):
+                continue
+            found = facts(run(options, name, chosen, seed))
+            rows.setdefault(name, []).append(found)
+            print(f"seed {seed}, {name}: {found['change']:+.2f} points", flush=True)
+            text = markdown(table_of(rows, title_of(options)))
+            (options.out / "methods.json").write_text(json.dumps(rows, indent=2) + "\n")
+            (options.out / "methods.md").write_text(text)
     print(text)
 
 
