@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -80,13 +80,7 @@ def job_of(values: Mapping[str, Any], over: Mapping[str, Any]) -> Job:
         values = {**usual, **values, "recipe": preset.recipe}
     _check_named(values)
     # A name that no option has, before a class that knows but some of them raises for it.
-    classes = classes_of(values.get("method"), values.get("task"))
-    known = {*_OWN, "method", "task", "recipe"}.union(
-        f.name for cls in classes for f in fields(cls)
-    )
-    for name in values:
-        if name not in known:
-            raise unknown_name("option", name, sorted(known))
+    check_names(values, classes_of(values.get("method"), values.get("task")))
     own = {k: v for k, v in values.items() if k in _OWN}
     if own.get("pretrained") and own.get("checkpoint"):
         raise ConfigError("both checkpoint and pretrained are given: weights come from one of them")
@@ -118,6 +112,16 @@ def classes_of(method: str | None, task: str | None) -> list[type[Options]]:
     """Return all classes of options that a job may have, with those of what is named."""
     own = [*option_classes(method).values(), *task_classes(task).values()]
     return [DataOptions, Recipe, SearchOptions, MachineOptions, *own]
+
+
+def check_names(names: Iterable[str], classes: Iterable[type[Options]]) -> None:
+    """Raise `NameNotFoundError` for a name that is no option of a job with these classes."""
+    known = {*_OWN, "method", "task", "recipe"}.union(
+        f.name for cls in classes for f in fields(cls)
+    )
+    for name in names:
+        if name not in known:
+            raise unknown_name("option", name, sorted(known))
 
 
 def _check_types(values: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from shoal.errors import ConfigError, ShoalError
 from shoal.options import options_of
-from shoal.search.job import Job, classes_of, job_of
+from shoal.search.job import Job, check_names, classes_of, job_of
 from shoal.search.job_run import check_job
 
 CELLS, EXCLUDE = "cells", "exclude"
@@ -107,7 +107,14 @@ def _matrix(
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """Yield the values of each cell of a part, and those that tell it from others."""
     whole = {**common, **part}
-    listed = _listed(whole)
+    classes = [
+        cls
+        for method in _each(whole.get("method"))
+        for task in _each(whole.get("task"))
+        for cls in classes_of(method, task)
+    ]
+    check_names(whole, classes)
+    listed = {one.name for cls in classes for one in options_of(cls) if one.of is not None}
     axes = {name: value for name, value in whole.items() if _is_axis(value, name in listed)}
     for name, values in axes.items():
         if not values:
@@ -124,18 +131,8 @@ def _is_axis(value: Any, listed: bool) -> bool:
     return not listed or any(isinstance(item, list) for item in value)
 
 
-def _listed(values: Mapping[str, Any]) -> set[str]:
-    """Return the options that take a list themselves."""
-    classes = [
-        cls
-        for method in _each(values.get("method"))
-        for task in _each(values.get("task"))
-        for cls in classes_of(method, task)
-    ]
-    return {one.name for cls in classes for one in options_of(cls) if one.of is not None}
-
-
 def _each(value: Any) -> list[str | None]:
+    """Return the names that an option has in some cell; None for what is no name."""
     values = value if isinstance(value, list) else [value]
     return [one if isinstance(one, str) else None for one in values] or [None]
 
