@@ -296,3 +296,41 @@ def _twice(network: nn.Module) -> list[dict[str, Any]]:
 def test_places_are_of_captured_networks(images: Images) -> None:
     with pytest.raises(ConfigError, match=r"shoal\.capture"):
         fit(Residual(), images(), epochs=1, penalty=spread, at=["1"])
+
+
+def test_a_hook_ends_the_fit_and_what_hooks_remember_survives_an_interruption(
+    tmp_path: Path,
+) -> None:
+    """The rate of the penalty doubles each epoch until the weights are small enough."""
+    batches = [(torch.ones(4, 2), torch.zeros(4))] * 3
+
+    def shrunk(checkpoint: Path, most: int, **given: Any) -> tuple[Tensor, dict[str, Any], int]:
+        torch.manual_seed(0)
+        net, memory = nn.Linear(2, 1), {"rate": 0.01}
+
+        def penalty(network: nn.Module, _: Mapping[str, Any]) -> Tensor:
+            return memory["rate"] * network.weight.square().sum()
+
+        def after_epoch(network: nn.Module) -> bool:
+            memory["rate"] *= 2
+            return memory["rate"] >= most
+
+        report = fit(
+            net, batches, epochs=20, recipe=PLAIN, loss=lambda output, _: 0 * output.mean(),
+            checkpoint=checkpoint, penalty=penalty, after_epoch=after_epoch, memory=memory, **given,
+        )  # fmt: skip
+        assert report.stopped_early
+        return net.weight.detach(), memory, len(report.epochs)
+
+    def stop(report: EpochReport) -> None:
+        if report.epoch == 3:
+            raise KeyboardInterrupt
+
+    weight, memory, epochs = shrunk(tmp_path / "whole", 1)
+    assert (memory, epochs) == ({"rate": 1.28}, 7)
+    with pytest.raises(KeyboardInterrupt):
+        shrunk(tmp_path / "part", 1, on_epoch=stop)
+    for _ in range(2):  # it goes on, and then finds all done
+        again = shrunk(tmp_path / "part", 1)
+        assert torch.equal(again[0], weight)
+        assert again[1:] == (memory, epochs)

@@ -18,14 +18,15 @@ from torch import Tensor, nn
 from shoal.measure.on_shapes import on_shapes
 from shoal.network import Network, Site
 from shoal.network.inputs import Inputs, as_call, batch_size, borrowed, home_device, map_tensors
+from shoal.network.modules import ByChannel
 
 
 def rectifier_evaluations(network: Network, example_inputs: Inputs | None = None) -> dict[str, int]:
     """Count how often each site that has its rectifier evaluates it, for one sample.
 
-    A site evaluates its rectifier once for each entry of its input. Linearized sites are left out,
-    and so is what stayed an opaque operation. The network is run once on tensors that have shapes
-    and no data, and is left as it was.
+    A site evaluates its rectifier once for each entry of its input, or of those of its channels
+    that have one. Linearized sites are left out, and so is what stayed an opaque operation. The
+    network is run once on tensors that have shapes and no data, and is left as it was.
 
     Args:
         network: the captured network; merging it changes none of the counts.
@@ -121,11 +122,17 @@ def _counted(
     samples = batch_size(example_inputs)
     # All of a shape's sizes count: windows of an image may lie in the first dimension.
     counts = {
-        site.name: round(prod(shapes[site.name]) / samples)
+        site.name: round(prod(shapes[site.name]) / samples * _share(network, site))
         for site in network.sites
         if site.linearized is None and site.name in shapes
     }
     return shapes, counts
+
+
+def _share(network: Network, site: Site) -> float:
+    """Return the share of a site's channels that have the rectifier."""
+    module = network.get_submodule(site.name)
+    return float(module.kept.double().mean()) if isinstance(module, ByChannel) else 1.0
 
 
 @contextmanager

@@ -32,6 +32,17 @@ class Site:
     linearized: str | None  # "line" or "identity" once it was linearized, else None
     node: fx.Node = field(repr=False, compare=False)  # which calls it
 
+    @property
+    def channel_shape(self) -> tuple[int, ...]:
+        """The shape of a value for each channel that broadcasts against the input.
+
+        Of images it is [channels, 1, 1]; it is () where the number of channels is not fixed.
+        """
+        shape = self.node.meta.get("shape")
+        if shape is None or self.channels is None:
+            return ()
+        return (self.channels, *[1] * (len(shape) - 1 - self.channel_dim))
+
 
 class Graph:
     """A view of a network's graph, good until the network is changed."""

@@ -14,16 +14,20 @@ from typing_extensions import override
 
 
 class Blend(nn.Module):
-    """A rectifier r with a learnable slope α towards the identity: α·z + (1 − α)·r(z).
+    """A rectifier r with a learnable slope α towards a line l: α·l(z) + (1 − α)·r(z).
 
-    Ben Dror et al. 2022 (Layer Folding) have one slope per rectifier: 0 is the rectifier itself,
-    1 is linear. Of ReLU it is a PReLU.
+    Ben Dror et al. 2022 (Layer Folding) have one slope per rectifier, and the identity as its line:
+    0 is the rectifier itself, 1 is linear. Of ReLU it is then a PReLU. A slope that is a tensor
+    broadcasts against z: one of the shape [channels, 1, 1] is a slope for each channel of images.
     """
 
-    def __init__(self, rectifier: nn.Module, slope: float = 0.0) -> None:
+    def __init__(
+        self, rectifier: nn.Module, slope: float | Tensor = 0.0, linear: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.rectifier = rectifier
-        self.slope = nn.Parameter(torch.tensor(float(slope)))
+        self.linear = nn.Identity() if linear is None else linear
+        self.slope = nn.Parameter(torch.as_tensor(slope, dtype=torch.float32).clone())
 
     def reset_parameters(self) -> None:
         """Become the rectifier."""
@@ -32,7 +36,34 @@ class Blend(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """Map z to the same shape."""
         rectified: Tensor = self.rectifier(z)
-        return rectified + self.slope * (z - rectified)
+        blended: Tensor = rectified + self.slope * (self.linear(z) - rectified)
+        return blended
+
+
+class ByChannel(nn.Module):
+    """A rectifier on some channels, and a line on the others.
+
+    `on` says which have the rectifier; it broadcasts against the input, as [channels, 1, 1] does
+    against images.
+    """
+
+    on: Tensor
+
+    def __init__(self, rectifier: nn.Module, linear: nn.Module, on: Tensor) -> None:
+        super().__init__()
+        self.rectifier = rectifier
+        self.linear = linear
+        self.register_buffer("on", on.bool())
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Map z to the same shape."""
+        return torch.where(self.on, self.rectifier(z), self.linear(z))
+
+    @property
+    def kept(self) -> Tensor:
+        """Which channels have the rectifier, where its own may be one by channel, too."""
+        inner = self.rectifier
+        return self.on & inner.kept if isinstance(inner, ByChannel) else self.on
 
 
 class _Shown(nn.Module):

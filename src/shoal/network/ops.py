@@ -338,8 +338,17 @@ _types([nn.Softplus], "beta threshold")
 _types([nn.Threshold], "threshold value")
 _types([modules.Threshold0], "high")
 _types([modules.Swish], "beta")
-# The rectifier within is written as a module of its own.
-_types([modules.Blend], read=lambda: modules.Blend(nn.Identity()), write=lambda module: {})
+# The rectifier and the line within are written as modules of their own.
+_types(
+    [modules.Blend],
+    write=lambda blend: {"shape": list(blend.slope.shape)},
+    read=lambda shape=(): modules.Blend(nn.Identity(), torch.zeros(shape)),
+)
+_types(
+    [modules.ByChannel],
+    write=lambda module: {"shape": list(module.on.shape)},
+    read=lambda shape: modules.ByChannel(nn.Identity(), nn.Identity(), torch.zeros(shape)),
+)
 for _kind in (nn.Bilinear, nn.RNNCellBase):  # inside what a graph calls as a whole
     _row(_kind, {"weighted": True})
 _row(nn.RNNBase, {"depth": "num_layers"})

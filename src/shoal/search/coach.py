@@ -74,13 +74,13 @@ class Coach:
         else:
             seed += (self._trainings,) if self._trainings else ()
             self._trainings += 1
-            self.epochs += epochs
         if setup.fit is not None and batches is not None:
             raise ConfigError("a trial of a few batches needs the built-in trainer: omit fit=")
         if setup.fit is not None:
             began = time.perf_counter()
             notes = _by_user(setup.fit, network, hooks)
             self.epoch_seconds = (time.perf_counter() - began) / epochs
+            self.epochs += epochs
             return notes
 
         def heard(report: EpochReport) -> None:
@@ -112,6 +112,7 @@ class Coach:
             device=device_of(network),
             **hooks,
         )
+        self.epochs += 0 if trial else len(report.epochs)
         if not trial and report.epochs:
             self.epoch_seconds = report.seconds / len(report.epochs)
         return report.notes

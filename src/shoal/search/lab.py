@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
@@ -18,12 +18,13 @@ from shoal.importance.criteria import ALL
 from shoal.importance.soft_entropy import site_entropy
 from shoal.importance.transport import block_distance
 from shoal.importance.trials import line_scores
+from shoal.measure import SiteStage, rectifier_evaluations, rectifier_stages
 from shoal.merge.padding import move_paddings_
 from shoal.modes import device_of
 from shoal.network import Network, Site
-from shoal.network.modules import Blend
 from shoal.options import DistanceOptions, Recipe
 from shoal.passes.batches import Data
+from shoal.search.blending import Blending
 from shoal.search.coach import Trial
 from shoal.search.moves import (
     KINDS,
@@ -34,10 +35,17 @@ from shoal.search.moves import (
     fit_moves,
     predicted_costs,
 )
-from shoal.search.notebook import Notebook
 from shoal.search.setup import Spent
 from shoal.seeds import derive_seed, preserved_rng, seed_everything
-from shoal.surgery import FittedLine, LineMoments, collapse_, drop_, linearize_, replace_
+from shoal.surgery import (
+    FittedLine,
+    LineMoments,
+    collapse_,
+    drop_,
+    fit_lines,
+    linearize_,
+    replace_,
+)
 from shoal.surgery.norm_lines import implied_lines
 
 Penalty: TypeAlias = Callable[[nn.Module, Mapping[str, Any]], Tensor]
@@ -45,7 +53,7 @@ Penalty: TypeAlias = Callable[[nn.Module, Mapping[str, Any]], Tensor]
 _REMOVES = {"site": "linearize", "block": "drop", "stretch": "collapse"}
 
 
-class Lab(Notebook):
+class Lab(Blending):
     """A step of a search, as the method sees it.
 
     Attributes:
@@ -196,6 +204,14 @@ class Lab(Notebook):
             )
         return self.scores
 
+    def evaluations(self, network: Network | None = None) -> dict[str, int]:
+        """Return the rectifier evaluations of a sample by site: `measure.rectifier_evaluations`."""
+        return rectifier_evaluations(network or self.network)
+
+    def site_stages(self, network: Network | None = None) -> list[SiteStage]:
+        """Return the stages of a network's sites: its sites, by the resolution they see."""
+        return rectifier_stages(network or self.network)
+
     def stages(self, network: Network | None = None) -> list[Stage]:
         """Return a network's stages: its blocks, by the shape of what they give."""
         return stages(network or self.network)
@@ -242,21 +258,10 @@ class Lab(Notebook):
         replace_(self.network, {name: make(self.network.site(name)) for name in names})
         self.mark("replace", names)
 
-    def blend(self, site: Site) -> nn.Module:
-        """Return a site's rectifier with a slope that can be learned, to `replace` it with.
-
-        It computes α·z + (1 − α)·r(z) with α = 0 at first; see `slopes`.
-        """
-        return Blend(self.network.get_submodule(site.name))
-
-    def blended(self, site: Site) -> nn.Module:
-        """Return the rectifier that `blend` was given, to put it back."""
-        return cast("Blend", self.network.get_submodule(site.name)).rectifier
-
-    def slopes(self, network: nn.Module | None = None) -> dict[str, nn.Parameter]:
-        """Return the slopes that can be learned, by the names of their sites."""
-        modules = (network or self.network).named_modules()
-        return {name: module.slope for name, module in modules if isinstance(module, Blend)}
+    def lines(self, names: Sequence[str]) -> Mapping[str, FittedLine]:
+        """Fit the line of each site's rectifier to training data."""
+        with self._scoring():
+            return fit_lines(self.network, self.data.train, names)
 
     def layer_before(self, site: str) -> str | None:
         """Return the path of the layer with weights that a rectifier follows directly, or None."""
@@ -272,6 +277,8 @@ class Lab(Notebook):
         at: Iterable[Any] = (),
         groups: Callable[[nn.Module], Iterable[Mapping[str, Any]]] | None = None,
         after_step: Callable[[nn.Module], object] | None = None,
+        after_epoch: Callable[[nn.Module], bool] | None = None,
+        memory: dict[str, Any] | None = None,
         recipe: Recipe | str | Mapping[str, Any] | None = None,
         teacher: Network | None = None,
         lr: float | None = None,
@@ -286,6 +293,8 @@ class Lab(Notebook):
             at: sites, blocks or stretches whose values the penalty wants; see `shoal.training.fit`.
             groups: returns parameter groups with settings of their own.
             after_step: called with the network after each optimizer step.
+            after_epoch: called after each epoch; the training ends where it returns True.
+            memory: JSON values that these functions change and read, kept with the training.
             recipe: how to train; a mapping changes the run's recipe.
             teacher: to distil from, where the recipe does; None takes the dense network.
             lr: the peak learning rate, in place of the recipe's.
@@ -310,6 +319,8 @@ class Lab(Notebook):
                 at=tuple(at),
                 groups=groups,
                 after_step=after_step,
+                after_epoch=after_epoch,
+                memory=memory,
             )
         told = {note for step in self.history for note in step.notes}
         self.notes += [note for note in notes if note not in told]

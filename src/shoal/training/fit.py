@@ -60,6 +60,8 @@ def fit(
     at: Iterable[str] = (),
     groups: Callable[[nn.Module], Iterable[Mapping[str, Any]]] | None = None,
     after_step: Callable[[nn.Module], object] | None = None,
+    after_epoch: Callable[[nn.Module], bool] | None = None,
+    memory: dict[str, Any] | None = None,
 ) -> FitReport:
     """Train `network` in place, and return losses, qualities and times per epoch.
 
@@ -118,6 +120,9 @@ def fit(
             stays if "constant" is true. The gradient is clipped as a whole.
         after_step: called with the network after each optimizer step, without gradients, to apply
             masks or to clamp parameters.
+        after_epoch: called with the network after each epoch; the fit ends where it returns True.
+        memory: JSON values that the hooks change and read; a fit that goes on from a checkpoint
+            finds in it what they had left there.
 
     Raises:
         ConfigError: options that do not go together, or that the device cannot do.
@@ -132,7 +137,8 @@ def fit(
         (2, True)
     """
     plan, goal = find_recipe(recipe), with_own(find_task(task), loss)
-    hooks = Hooks(penalty, tuple(at), groups, after_step)
+    hooks = Hooks(penalty, tuple(at), groups, after_step, after_epoch,
+                  {} if memory is None else memory)  # fmt: skip
     where = _device(device, accelerator)
     own = getattr(accelerator, "mixed_precision", "no")
     asked = own if plan.precision == "auto" and own in ("bf16", "fp16") else plan.precision
@@ -177,6 +183,7 @@ class _Run:
         self.history: list[EpochReport] = []
         self.skipped = 0
         self.best: dict[str, Any] | None = None
+        self.ended = False  # by a hook
         # What a checkpoint must agree on with the fit that goes on from it.
         self._identity = {
             "recipe": self.recipe.identity(),
@@ -193,8 +200,10 @@ class _Run:
         """Train the epochs that are left and return the report of all."""
         trainer = self.trainer
         resumed, note = self._resume()
-        while len(self.history) < trainer.epochs and not self._stalled():
+        hook = trainer.hooks.after_epoch
+        while len(self.history) < trainer.epochs and not self.ended and not self._stalled():
             report = self._epoch(val)
+            self.ended = hook is not None and hook(self.network)
             self.history.append(report)
             if self.recipe.early_stop and best_epoch(self.history) == report.epoch:
                 self.best = _cpu_state(self.network)
@@ -255,6 +264,8 @@ class _Run:
             "history": [report.to_dict() for report in self.history],
             "skipped": self.skipped,
             "best": self.best,
+            "ended": self.ended,
+            "memory": self.trainer.hooks.memory,
         }
         if is_main():
             payload = {**_FORMAT, "fit": self._identity, "state": state}
@@ -280,6 +291,8 @@ class _Run:
             self.history = [EpochReport(**values) for values in state["history"]]
             self.skipped = state["skipped"]
             self.best = state["best"]
+            self.ended = state.get("ended", False)  # not in those of earlier versions
+            self.trainer.hooks.memory.update(state.get("memory", {}))
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise TrainingError(
                 f"'{self.path}' is no state of this training: remove it, and train again"

@@ -11,7 +11,7 @@ import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
@@ -31,12 +31,14 @@ Values: TypeAlias = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Hooks:
-    """The four of `fit`; see there."""
+    """Those of `fit`; see there."""
 
     penalty: Callable[[nn.Module, Values], Tensor] | None = None
     at: tuple[str, ...] = ()
     groups: Callable[[nn.Module], Iterable[Mapping[str, Any]]] | None = None
     after_step: Callable[[nn.Module], object] | None = None
+    after_epoch: Callable[[nn.Module], bool] | None = None
+    memory: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.at and self.penalty is None:
@@ -44,9 +46,12 @@ class Hooks:
 
     def names(self) -> dict[str, Any]:
         """Return what a checkpoint remembers of them: names, not code."""
-        functions = {"penalty": self.penalty, "groups": self.groups, "after_step": self.after_step}
+        functions = {name: getattr(self, name) for name in _FUNCTIONS}
         given = {key: _name_of(hook) for key, hook in functions.items() if hook is not None}
         return {**given, "at": [*self.at]}
+
+
+_FUNCTIONS = ("penalty", "groups", "after_step", "after_epoch")
 
 
 def _name_of(hook: Any) -> str:
