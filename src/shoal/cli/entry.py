@@ -32,6 +32,7 @@ from shoal.cli.params import with_flags
 from shoal.cli.push import push
 from shoal.cli.recipes import recipes
 from shoal.cli.report import report
+from shoal.cli.reproduce import reproduce
 from shoal.cli.robustness import robustness
 from shoal.cli.screen import Interrupted, is_main_process
 from shoal.cli.sweep import sweep, with_bare_flags
@@ -94,7 +95,7 @@ def _build_app(words: Sequence[str]) -> typer.Typer:
     if _COMPLETING in os.environ:
         flags = [replace(flag, shown=True) for flag in flags]
     first = (demo, inspect, with_flags(compress, flags), benchmark, report)
-    for command in (*first, compare, twin, sweep, export, push, recipes, robustness):
+    for command in (*first, compare, twin, sweep, reproduce, export, push, recipes, robustness):
         app.command()(command)
     app.add_typer(figure)
     return app

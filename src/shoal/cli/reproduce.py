@@ -1,0 +1,186 @@
+"""`shoal reproduce`: a paper's table or figure, measured here beside what is published."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from shoal.cli import params
+from shoal.cli.params import option
+from shoal.cli.screen import Interrupted, progress_console, show
+from shoal.cli.sweep import FAILED
+from shoal.errors import ConfigError
+
+if TYPE_CHECKING:
+    from shoal.reproduce import Merged, Plan
+    from shoal.sweep import SweepFolder
+
+
+# Long because each option of the command is a parameter here.
+def reproduce(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="TARGET",
+            help="table1, table2, table3, table5 to table11, figure3a, figure3b (Quétu et al. "
+            "2024), or lottery (Jordao et al. 2023).",
+            show_default=False,
+        ),
+    ],
+    data: Annotated[
+        list[str] | None,
+        option(
+            "A data set with its folder: cifar10:ROOT, pacs:ROOT, …; once for each. Runs whose "
+            "data are not given are left out, and it is said where to get these.",
+            metavar="D",
+        ),
+    ] = None,
+    budget: Annotated[
+        float,
+        option("Share of the published epochs that each training gets.", show_default=True),
+    ] = 1.0,
+    model: Annotated[
+        list[str] | None,
+        option("Only this network, by its name in the table; may be repeated.", metavar="NAME"),
+    ] = None,
+    method: Annotated[
+        list[str] | None, option("Only this method; may be repeated.", metavar="NAME")
+    ] = None,
+    seed: Annotated[list[int] | None, option("A seed; may be repeated. Default: 0.", min=0)] = None,
+    checkpoint: Annotated[
+        list[str] | None,
+        option(
+            "Trained weights for a network, in place of those it would be pretrained with; may be "
+            "repeated.",
+            metavar="NAME=F",
+        ),
+    ] = None,
+    faithful: Annotated[
+        bool,
+        option("Compute EASIER's entropies as its published code does: of batches, z = 0 as ON."),
+    ] = False,
+    config: Annotated[
+        Path | None,
+        option(
+            "A YAML file with options of shoal compress, over those of every run.", metavar="F.yaml"
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        option(
+            "The folder of all runs: what is finished there is not run again, and what was "
+            "interrupted goes on. Default: the target's name.",
+            metavar="DIR",
+        ),
+    ] = None,
+    jobs: Annotated[
+        int | None, option("Runs at a time. Default: 1.", "--jobs", "-j", min=1)
+    ] = None,
+    list_only: Annotated[
+        bool, option("Only show the cells, as far as they have come; run nothing.", "--list")
+    ] = False,
+    verbose: params.Verbose = False,
+    as_json: params.Json = False,
+) -> int:
+    """Reproduce a table or figure of the papers, as far as the given data allow.
+
+    Each cell is a run like those of shoal compress, with a folder of its own, which resumes.
+
+    Example: shoal reproduce table1 --data cifar10:DIR --model resnet18_cifar --budget 0.1
+    """
+    from shoal.reproduce import find_target, plan
+    from shoal.sweep import SweepFolder, read_spec
+
+    asked = find_target(target)
+    planned = plan(
+        asked,
+        data or (),
+        budget=budget,
+        models=model,
+        methods=method,
+        seeds=seed or (0,),
+        checkpoints=_checkpoints(checkpoint or []),
+        faithful=faithful,
+        options=None if config is None else read_spec(config),
+    )
+    folder = SweepFolder(Path.cwd() / (out or Path(target)).expanduser())
+    nothing = not any(planned.cells)
+    failed = False if list_only or nothing else _run(planned, folder, jobs)
+    _show(planned, folder, verbose, as_json, finish=not list_only)
+    if nothing and not list_only:
+        names = " and ".join(planned.missing)
+        raise ConfigError(f"no data are given for {target}: get {names} as said above")
+    return FAILED if failed else 0
+
+
+def _run(planned: Plan, folder: SweepFolder, jobs: int | None) -> bool:
+    """Run what is not done yet; return whether something failed."""
+    from shoal.report.sweep_progress import showing
+    from shoal.sweep import sweep
+
+    try:
+        with showing(progress_console()) as listener:
+            found = sweep(planned.spec, folder.path, jobs, listener=listener)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            "interrupted: finished steps are kept; the same command resumes"
+        ) from None
+    return bool(found.failed)
+
+
+def _show(
+    planned: Plan, folder: SweepFolder, verbose: bool, as_json: bool, *, finish: bool
+) -> None:
+    from shoal.report.reproduce_tables import merged_tables, reproduced_lines, reproduced_table
+    from shoal.reproduce import rows
+
+    target = planned.target
+    found = rows(planned, folder)
+    tables = [reproduced_table(target, found)]
+    value: dict[str, Any] = {
+        "target": target.name,
+        "rows": [row.to_dict() for row in found],
+        "missing": dict(planned.missing),
+    }
+    lines = reproduced_lines(target, found, planned.missing)
+    if finish and target.name == "table3":
+        merged = _merged(planned, folder)
+        if merged is not None:
+            tables += merged_tables(merged, planned.wanted[0].cells)
+            value["merged"] = merged.to_dict()
+    if finish and target.figure and any(row.accuracies for row in found):
+        lines.append(f"the figure is in '{_figure(planned, folder)}'")
+    show(value, tables, lines, as_json=as_json, verbose=verbose)
+
+
+def _merged(planned: Plan, folder: SweepFolder) -> Merged | None:
+    """Measure the merged networks of the first run of Table 3, if it is done."""
+    from shoal.reproduce import measure_merged
+
+    done = [state.name for state in folder.read() if state.state == "done"]
+    names = [folder.name_of(cell) for cells in planned.cells for cell in cells]
+    run = next((name for name in names if name in done), None)
+    if run is None:
+        return None
+    with progress_console().status("merging") as status:
+        return measure_merged(folder.run(run), say=status.update)
+
+
+def _figure(planned: Plan, folder: SweepFolder) -> Path:
+    from shoal.extras import figures
+
+    names = [folder.name_of(cell) for cells in planned.cells for cell in cells]
+    runs = [folder.run(name) for name in names if (folder.run(name) / "steps").is_dir()]
+    return figures.removed(runs, folder.path / f"{planned.target.name}.png")
+
+
+def _checkpoints(given: list[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text in given:
+        name, equals, path = text.partition("=")
+        if not equals or not path:
+            raise ConfigError(f"checkpoint is '{text}': write NAME=FILE, as in swin_t=swin.pth")
+        found[name] = str(Path(path).expanduser())
+    return found

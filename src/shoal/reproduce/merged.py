@@ -1,0 +1,103 @@
+"""Table 3 as it can be measured: the networks of a run really merged, beside dense, everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from shoal.measure import InRuntime, Timing, count_macs, depth
+from shoal.merge.loading import load
+from shoal.merge.merge import merge_
+from shoal.network import Network
+from shoal.runtimes.runtime import installed
+from shoal.search.ending import folded
+from shoal.search.run_files import read_run
+
+
+@dataclass(frozen=True)
+class Merged:
+    """The networks of a run, merged.
+
+    Attributes:
+        folder: the run's.
+        sizes: of each network, the dense one first.
+        latency: of all, by what is removed, in each installed runtime: `SideBySide.to_dict`.
+    """
+
+    folder: str
+    sizes: tuple[Size, ...]
+    latency: tuple[Mapping[str, Any], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON values."""
+        return {
+            "folder": self.folder,
+            "sizes": [asdict(size) for size in self.sizes],
+            "latency": [dict(one) for one in self.latency],
+        }
+
+
+@dataclass(frozen=True)
+class Size:
+    """What one merged network is made of.
+
+    Attributes:
+        removed: rectifiers that are gone.
+        depth: layers with weights on the longest path, merged.
+        macs: multiply-accumulates of one sample, merged.
+        macs_before: before it was merged.
+        max_rel_error: what merging changed in its outputs, relative.
+    """
+
+    removed: int
+    depth: int
+    macs: int
+    macs_before: int
+    max_rel_error: float
+
+
+def measure_merged(
+    folder: str | Path,
+    *,
+    seconds: float = 2.0,
+    say: Callable[[str], object] = lambda text: None,
+) -> Merged:
+    """Merge the network of every step of a run, and time all beside dense in every runtime.
+
+    Whatever is linear in a row and can be merged exactly is merged, faster or not, as the paper
+    means it; dense has its batch norms folded. Each merge is verified.
+
+    Args:
+        folder: a run's.
+        seconds: least time of measuring in each runtime.
+        say: told what is going on.
+
+    Raises:
+        RunError: the folder is not a run's, or is damaged.
+        ShoalError: one line on whatever else is wrong.
+    """
+    steps = {step.removed: step for step in read_run(folder).steps}
+    networks: dict[str, Network] = {}
+    sizes = []
+    for removed, step in sorted(steps.items()):
+        say(f"merging the network without {removed} rectifiers" if removed else "folding dense")
+        network = load(folder, step=step.step).eval()
+        args, kwargs = network.example_inputs(1)
+        before, error = count_macs(network, kwargs or args).total, 0.0
+        if removed:
+            error = merge_(network, policy="always").max_rel_error
+        else:
+            network = folded(network)
+        after = count_macs(network, kwargs or args).total
+        sizes.append(Size(removed, depth(network), after, before, error))
+        networks[str(removed)] = network
+    found = []
+    args, kwargs = networks["0"].example_inputs(1)
+    limits = Timing(min_seconds=seconds, max_seconds=max(60.0, 2 * seconds))
+    for name in installed():
+        say(f"timing {len(networks)} networks in {name}")
+        made = InRuntime(name, networks, kwargs or args)
+        found.append(made.measure(kwargs or args, "0", **limits).to_dict())
+    return Merged(str(folder), tuple(sizes), tuple(found))

@@ -1,0 +1,156 @@
+"""From a target to cells of a sweep: which data there are, which options each run has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shoal.data import load_data
+from shoal.data.dataset import data_sets
+from shoal.errors import ConfigError, DataError, OptionError, unknown_name
+from shoal.reproduce.setups import network, training
+from shoal.reproduce.targets import Target, Wanted, chosen
+from shoal.sweep import Cell as SweepCell
+from shoal.sweep import cells_of
+
+FAITHFUL = "entropy?zeros=on&pooling=batch"
+"""The entropy as the published code of EASIER computes it."""
+_DECIDED = ("model", "data", "method", "seed", "cells", "exclude")
+"""What the options of all runs may not have."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a target asks for, with these data.
+
+    Attributes:
+        target: what is reproduced.
+        wanted: its runs, those without data as well.
+        spec: the sweep of those with data; see `shoal.sweep.cells_of`.
+        cells: of each of `wanted` its cells, one a seed; none without data.
+        missing: of each data set that was not given, where to get it and where it goes.
+    """
+
+    target: Target
+    wanted: tuple[Wanted, ...]
+    spec: Mapping[str, Any]
+    cells: tuple[tuple[SweepCell, ...], ...]
+    missing: Mapping[str, str]
+
+
+# Long because each of its arguments is explained; the body is short.
+def plan(
+    target: Target,
+    data: Sequence[str] = (),
+    *,
+    budget: float = 1.0,
+    models: Sequence[str] | None = None,
+    methods: Sequence[str] | None = None,
+    seeds: Sequence[int] = (0,),
+    checkpoints: Mapping[str, str] | None = None,
+    faithful: bool = False,
+    options: Mapping[str, Any] | None = None,
+) -> Plan:
+    """Return the runs of a target as cells of a sweep.
+
+    Args:
+        target: a table or figure.
+        data: data sets as the command line takes them, "pacs:ROOT"; each once.
+        budget: share of the published epochs that each training gets.
+        models: networks by their names in the tables; all by default.
+        methods: methods likewise.
+        seeds: of each run.
+        checkpoints: files of trained weights, by network; they take the place of pretrained ones.
+        faithful: whether EASIER's entropies are those of its published code.
+        options: of `shoal compress`, over those of every run.
+
+    Raises:
+        ShoalError: one line on what is wrong, before anything is run.
+    """
+    if not 0 < budget <= 1:
+        raise OptionError("budget", budget, "a share of the published epochs, above 0 to 1")
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise OptionError("seed", list(seeds), "different whole numbers")
+    for name in _DECIDED:
+        if name in (options or {}):
+            raise ConfigError(f"{name} is given among the options: the target decides it")
+    wanted = chosen(target, models, methods)
+    given = _by_kind(data, target, wanted)
+    weights = checkpoints or {}
+    for name in weights:
+        if name not in (known := [one.model for one in wanted]):
+            raise unknown_name(f"model of {target.name}", name, dict.fromkeys(known))
+    parts = []
+    for one in wanted:
+        if one.data in given:
+            values = {**_values(one, budget, faithful), "data": given[one.data], **(options or {})}
+            if one.model in weights:
+                values = {k: v for k, v in values.items() if k != "pretrained"}
+                values["checkpoint"] = weights[one.model]
+            parts.append(values)
+    spec = _spec(seeds, parts)
+    every = cells_of(spec) if parts else []
+    if len(every) != len(parts) * len(seeds):
+        raise ConfigError("an option of the runs is a list of several: give it one value")
+    found = iter(every)
+    cells = [
+        tuple(next(found) for _ in seeds) if one.data in given else () for one in wanted
+    ]  # in the order of the parts, seeds within
+    lacking = dict.fromkeys(one.data for one in wanted if one.data not in given)
+    return Plan(target, tuple(wanted), spec, tuple(cells), {k: where(k) for k in lacking})
+
+
+def _spec(seeds: Sequence[int], parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the sweep of some runs, with what all have in common before what tells them apart."""
+    shared = {
+        name: value
+        for name, value in (parts[0] if parts else {}).items()
+        if len(parts) > 1 and all(name in part and part[name] == value for part in parts)
+    }
+    own = [{k: v for k, v in part.items() if k not in shared} for part in parts]
+    return {"seed": list(seeds), **shared, "cells": own}
+
+
+def _by_kind(data: Sequence[str], target: Target, wanted: Sequence[Wanted]) -> dict[str, str]:
+    """Return the given data sets by their kind."""
+    needed = list(dict.fromkeys(one.data for one in wanted))
+    found: dict[str, str] = {}
+    for spec in data:
+        kind, colon, root = spec.partition(":")
+        if kind not in data_sets:
+            raise unknown_name("data set", kind, data_sets.names())
+        if kind not in needed:
+            raise ConfigError(
+                f"{target.name} has no runs on '{kind}': it takes {', '.join(needed)}"
+            )
+        if not colon:
+            raise ConfigError(f"the data set '{kind}' needs its folder: write '{kind}:FOLDER'")
+        if kind in found:
+            raise ConfigError(f"the data set '{kind}' is given twice: keep one of them")
+        if not Path(root.partition("?")[0]).expanduser().exists():
+            load_data(spec)  # which says what is missing, and where to get it
+        found[kind] = spec
+    return found
+
+
+def _values(wanted: Wanted, budget: float, faithful: bool) -> dict[str, Any]:
+    """Return the options of a run but its data: whatever it costs, all removals are made."""
+    values: dict[str, Any] = {"method": wanted.method, "max_drop": 100.0}
+    if wanted.method == "easier" and faithful:
+        values["criterion"] = FAITHFUL
+    values |= network(wanted.model, wanted.data)
+    return values | training(wanted.model, wanted.data, budget) | dict(wanted.options)
+
+
+def where(kind: str) -> str:
+    """Return in one line where to get a data set, and where it goes."""
+    place = Path("data") / kind
+    if place.exists():
+        return f"'{place}' is there: give --data {kind}:{place}"
+    try:
+        load_data(f"{kind}:{place}")
+    except DataError as error:
+        return f"{error}; then give --data {kind}:{place}"
+    return f"give --data {kind}:FOLDER"

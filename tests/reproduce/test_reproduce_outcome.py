@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import shoal.methods  # noqa: F401  registers them
+from shoal.published import Cell
+from shoal.report.reproduce_tables import merged_tables, reproduced_lines, reproduced_table
+from shoal.reproduce import Merged, Plan, find_target, measure_merged, rows
+from shoal.reproduce.targets import Wanted
+from shoal.sweep import SweepFolder, cells_of
+from shoal.sweep.folder import CellState
+from small_runs import run
+
+
+def cell(removed: int, accuracy: float | None, **more: object) -> Cell:
+    method = "easier" if removed else "dense"
+    values = {"model": "small", "data": "digits", "method": method, "removed": removed, **more}
+    return Cell(table="table5", accuracy=accuracy, **values)  # type: ignore[arg-type]
+
+
+CELLS = (cell(0, 90.0), cell(2, 80.0), cell(9, 70.0))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, SweepFolder]:
+    """A plan of two seeds with their runs."""
+    spec = {
+        "model": "shoal:digits_resnet", "data": "digits", "method": "easier", "seed": [0, 1],
+    }  # fmt: skip
+    cells = tuple(cells_of(spec))
+    wanted = (
+        Wanted("small", "digits", "easier", {"remove": 9}, CELLS),
+        Wanted("small", "pacs", "easier", {"remove": 2}, (cell(2, 50.0),)),
+    )
+    missing = {"pacs": "get PACS.zip"}
+    plan = Plan(find_target("table5"), wanted, spec, (cells, ()), missing)
+    folder = SweepFolder(tmp_path_factory.mktemp("out"))
+    for seed, one in enumerate(cells):
+        run(folder.run(one.name), seed=seed, remove=3)
+    states = [CellState(one.name, one.given, one.job.to_dict(), "done") for one in cells]
+    folder.write(states)
+    return plan, folder
+
+
+def test_measured_figures_stand_beside_the_cells_of_as_many_removals(
+    made: tuple[Plan, SweepFolder],
+) -> None:
+    plan, folder = made
+    dense, two, nine, elsewhere = rows(plan, folder)
+    records = [folder.record(one.name) for one in plan.cells[0]]
+    tested = [[s.metrics.top1_test for s in r.steps] for r in records if r is not None]
+    assert dense.accuracies == tuple(one[0] for one in tested)
+    assert two.accuracies == tuple(one[2] for one in tested)
+    assert two.changes == pytest.approx([one[2] - one[0] for one in tested])
+    assert (two.removed, two.published, two.state) == (2, 80.0, "done")
+    assert two.accuracy == pytest.approx(sum(two.accuracies) / 2)
+    assert (nine.state, nine.accuracies) == ("not reached", ())
+    assert elsewhere.state == "no data"
+
+
+def test_what_was_not_run_waits_and_what_failed_says_why(
+    made: tuple[Plan, SweepFolder], tmp_path: Path
+) -> None:
+    plan, folder = made
+    assert {row.state for row in rows(plan, SweepFolder(tmp_path / "new"))} == {
+        "waiting", "no data",
+    }  # fmt: skip
+    states = folder.read()
+    folder.write([states[0], replace(states[1], state="failed", failed="no memory")])
+    try:
+        found = rows(plan, folder)
+        assert [row.state for row in found] == ["failed"] * 3 + ["no data"]
+        lines = reproduced_lines(plan.target, found, plan.missing)
+        assert sum("small on digits, easier, failed: no memory" in line for line in lines) == 1
+        assert "no data for pacs: get PACS.zip" in lines
+    finally:
+        folder.write(states)
+
+
+def test_the_table_shows_mean_and_deviation(made: tuple[Plan, SweepFolder]) -> None:
+    plan, folder = made
+    found = [replace(row, accuracies=(80.0, 82.0)) for row in rows(plan, folder)[:2]]
+    table = reproduced_table(plan.target, found)
+    assert table.texts()[1] == [
+        "small", "digits", "easier", "2", "80.00 %", "81.00 ± 1.41", "done",
+    ]  # fmt: skip
+    printed = cell(2, None, change=0.4, macs_cut=20.5, training_speedup=1.35)
+    found = [replace(found[1], cell=printed, changes=(-1.0,), macs_cut=20.0, training_speedup=1.3)]
+    (texts,) = reproduced_table(plan.target, found).texts()
+    assert texts[4:10] == ["+0.40 points", "-1.00", "20.50 %", "20.00 %", "1.35 ×", "1.30 ×"]
+
+
+def test_merged_networks_are_smaller_or_not_but_the_same(
+    made: tuple[Plan, SweepFolder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, folder = made
+    monkeypatch.setattr("shoal.reproduce.merged.installed", lambda: ["eager"])
+    told: list[str] = []
+    found = measure_merged(folder.run(plan.cells[0][0].name), seconds=0.01, say=told.append)
+    assert isinstance(found, Merged)
+    assert [size.removed for size in found.sizes] == [0, 1, 2, 3]
+    assert all(size.max_rel_error < 1e-5 for size in found.sizes)
+    assert found.sizes[0].macs == found.sizes[0].macs_before
+    assert found.sizes[3].depth <= found.sizes[0].depth
+    assert list(found.latency[0]["latency"]) == ["0", "1", "2", "3"]
+    assert told[0] == "folding dense"
+    sizes, timed = merged_tables(found, [cell(1, None, mflops=258.24)])
+    assert sizes.texts()[1][4] == "258.24"
+    assert sizes.texts()[2][4] == "–"
+    assert [texts[1] for texts in timed.texts()][:2] == ["dense, folded", "1 removed, merged"]

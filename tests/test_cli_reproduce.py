@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from data.image_trees import write_image
+from shoal.cli import main
+
+DOMAINS = ("cartoon", "art_painting", "photo", "sketch")
+CLASSES = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert main(["reproduce", *words]) == 2
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+def test_without_data_it_says_which_are_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["reproduce", "table1", "--list", "--model", "swin_t"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("no data") >= 28 + 7
+    assert "no data for vlcs: the folder 'data/vlcs' does not exist: get VLCS.tar.gz" in shown
+    assert "then give --data vlcs:data/vlcs" in shown
+    line = refused(capsys, "table7")
+    assert line == "shoal: no data are given for table7: get pacs as said above"
+
+
+def test_cells_are_listed_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["reproduce", "table7", "--data", "pacs:.", "--model", "swin_t", "--list", "--json"]
+    assert main(words) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["target"] == "table7"
+    assert len(found["rows"]) == 12
+    assert {row["state"] for row in found["rows"]} == {"waiting"}
+    assert found["rows"][1]["cell"]["accuracy"] == 95.9
+    assert found["missing"] == {}
+
+
+def test_bad_input_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "options.yaml").write_text("seed: 3\n")
+    for words, expected in (
+        (("tabel1",), "did you mean 'table1"),
+        (("table4",), "unknown table or figure 'table4'"),
+        (("table7", "--data", "dtd:x"), "table7 has no runs on 'dtd'"),
+        (("table7", "--budget", "2"), "--budget is 2"),
+        (("table7", "--checkpoint", "swin.pth"), "write NAME=FILE"),
+        (("table7", "--config", "none.yaml"), "there is no file 'none.yaml'"),
+        (("table7", "--config", "options.yaml"), "seed is given among the options"),
+        ((), "TARGET"),
+    ):
+        assert expected in refused(capsys, *words)
+
+
+@pytest.mark.slow
+def test_a_cell_is_run_measured_and_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torchvision", reason="torchvision is not installed")
+    for domain in DOMAINS:
+        for kind in CLASSES:
+            for number in range(3):
+                write_image(tmp_path / "PACS" / domain / kind / f"{number}.jpg", (40, 40))
+    options = "image_size: 32\nremove: 1\nruntime: eager\nepochs: 1\ndense_epochs: 1\n"
+    (tmp_path / "small.yaml").write_text(options)
+    words = ["reproduce", "table7", "--data", "pacs:.", "--model", "resnet18_cifar"]
+    words += ["--config", "small.yaml", "--json"]
+    assert main(words) == 0
+    found = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["state"] for row in found] == ["done"] * 2 + ["not reached"] * 15
+    (run,) = (tmp_path / "table7" / "cells").iterdir()
+    before = (run / "result.json").stat().st_mtime_ns
+    assert main(words) == 0
+    assert (run / "result.json").stat().st_mtime_ns == before
+    assert json.loads(capsys.readouterr().out)["rows"] == found
