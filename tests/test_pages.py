@@ -187,7 +187,8 @@ def check_calls(code: str, place: str) -> None:
 def test_the_flags_that_pages_name_exist(capsys: pytest.CaptureFixture[str]) -> None:
     known = {"--nproc-per-node", "--multi-gpu", "--num-processes", "--upgrade"}  # of launchers, pip
     commands = ["inspect", "compress", "benchmark", "report", "export", "push", "compare"]
-    for words in [[], *([c] for c in [*commands, "robustness", "recipes", "demo", "twin"])]:
+    commands += ["sweep", "reproduce", "twin", "robustness", "recipes", "demo"]
+    for words in [[], *([command] for command in commands)]:
         assert main([*words, "--help-all" if "compress" in words else "--help"]) == 0
     known |= set(re.findall(r"--[a-z0-9-]+", capsys.readouterr().out))
     for page in PAGES:

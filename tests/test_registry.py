@@ -53,6 +53,17 @@ def test_code_is_named_by_its_file(shapes, tmp_path):
         shapes.find(f"{path}:Sqare")
 
 
+def test_entry_points_are_seen_once_a_package_is_there(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    assert module.entry_points("shoal.shapes") == ()
+    about = tmp_path / "shapes-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: shapes\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[shoal.shapes]\nround = collections:Counter\n")
+    assert [point.name for point in module.entry_points("shoal.shapes")] == ["round"]
+    assert module.entry_points("shoal.shapes") is module.entry_points("shoal.shapes")
+
+
 def test_entry_points_are_imported_when_they_are_asked_for(shapes, monkeypatch):
     points = [
         EntryPoint("flat", "collections:OrderedDict", "shoal.shapes"),
