@@ -11,11 +11,12 @@ from shoal.data.colour import grey_of, greyed, hue_turned, saturated
 from shoal.errors import OptionError
 
 IMAGES = torch.randint(0, 256, (6, 5, 4, 3), generator=torch.Generator().manual_seed(0)).float()
+PLANES = IMAGES.permute(3, 0, 1, 2).contiguous()
 
 
 def test_hue_turns_as_in_the_colour_space_hsv():
     turns = torch.tensor([-0.5, -0.3, -0.01, 0.0, 0.2, 0.5])
-    turned = hue_turned(IMAGES, turns[:, None, None])
+    turned = hue_turned(PLANES, turns[:, None, None]).permute(1, 2, 3, 0)
     for image, turn, found in zip(IMAGES, turns.tolist(), turned, strict=True):
         pixels = image.reshape(-1, 3).tolist()
         for (r, g, b), new in zip(pixels, found.reshape(-1, 3).tolist(), strict=True):
@@ -24,26 +25,26 @@ def test_hue_turns_as_in_the_colour_space_hsv():
 
 
 def test_a_whole_turn_changes_nothing_and_grey_has_no_hue():
-    grey = grey_of(IMAGES).expand(-1, -1, -1, 3)
+    grey = grey_of(PLANES).expand(3, -1, -1, -1)
     torch.testing.assert_close(hue_turned(grey, torch.full((6, 1, 1), 0.3)), grey)
-    torch.testing.assert_close(hue_turned(IMAGES, torch.ones(6, 1, 1)), IMAGES, atol=0.05, rtol=0)
+    torch.testing.assert_close(hue_turned(PLANES, torch.ones(6, 1, 1)), PLANES, atol=0.05, rtol=0)
 
 
 def test_saturation_goes_from_grey_to_the_image_and_beyond():
     def by(factor):
-        return saturated(IMAGES, torch.full((6, 1, 1, 1), factor))
+        return saturated(PLANES, torch.full((6, 1, 1), factor))
 
-    torch.testing.assert_close(by(1.0), IMAGES)
-    torch.testing.assert_close(by(0.0), grey_of(IMAGES).expand(-1, -1, -1, 3))
+    torch.testing.assert_close(by(1.0), PLANES)
+    torch.testing.assert_close(by(0.0), grey_of(PLANES).expand(3, -1, -1, -1))
     assert by(2.0).min() >= 0
     assert by(2.0).max() <= 255
 
 
 def test_grey_is_taken_for_the_chosen_images_alone():
     chosen = torch.tensor([True, False] * 3)
-    found = greyed(IMAGES, chosen)
-    assert torch.equal(found[~chosen], IMAGES[~chosen])
-    assert torch.equal(found[chosen], grey_of(IMAGES[chosen]).expand(-1, -1, -1, 3))
+    found = greyed(PLANES, chosen)
+    assert torch.equal(found[:, ~chosen], PLANES[:, ~chosen])
+    assert torch.equal(found[:, chosen], grey_of(PLANES[:, chosen]).expand(3, -1, -1, -1))
 
 
 def test_colours_draw_numbers_of_their_own_after_all_others():

@@ -35,8 +35,9 @@ def twin(
 
     It shows whether the weights that were kept are worth keeping, or the architecture alone is.
 
-    The twin lies in DIR/twin, a run of its own: the same command resumes it. `shoal report DIR` and
-    `shoal compare DIR` show it beside the result.
+    The twin lies in DIR/twin, and the same command resumes it.
+
+    `shoal report DIR` and `shoal compare DIR` show it beside the result.
     """
     from shoal.cli.config import run_options, run_task
     from shoal.cli.source import read_data, run_data

@@ -112,16 +112,16 @@ class Augment:
         """Return the images with other colours; what has no colour stays as it is."""
         if images.shape[-1] != 3:
             return images
-        device, images = images.device, images.float()
+        device, planes = images.device, images.permute(3, 0, 1, 2).float().contiguous()
         if self.saturation:
             factors = _factors(columns["saturation"], self.saturation, device)
-            images = saturated(images, factors)
+            planes = saturated(planes, factors[..., 0])
         if self.hue:
             turns = ((2 * columns["hue"] - 1) * self.hue).float()
-            images = hue_turned(images, sent(turns, device)[:, None, None])
+            planes = hue_turned(planes, sent(turns, device)[:, None, None])
         if self.grey:
-            images = greyed(images, sent(columns["grey"] < self.grey, device))
-        return images
+            planes = greyed(planes, sent(columns["grey"] < self.grey, device))
+        return planes.permute(1, 2, 3, 0).contiguous()
 
     def _move_pixels(self, images: Tensor, columns: dict[str, Tensor]) -> Tensor:
         # One gather of whole pixels flips and shifts.

@@ -112,8 +112,11 @@ class DataSet:
     @property
     def short_name(self) -> str:
         """The name without the folders above the last one, which are of one machine alone."""
-        kind, colon, root = self.name.partition("?")[0].partition(":")
-        return f"{kind.rpartition('/')[2]}{colon}{Path(root).name}"
+        spec, mark, own = self.name.partition("?")
+        kind, colon, root = spec.partition(":")
+        # What a user's factory takes may be a folder.
+        more = f"{mark}{own}" if kind in data_sets else ""
+        return f"{kind.rpartition('/')[2]}{colon}{Path(root).name}{more}"
 
     def describe(self) -> str:
         """Return one line: sizes, shape, classes and normalisation."""
