@@ -63,7 +63,9 @@ def test_it_lies_between_the_means_and_the_pairs() -> None:
         assert more <= high + 1e-5
 
 
-@pytest.mark.parametrize(("size", "share"), [(16384, 0.020), (8192, 0.028), (2048, 0.055)])
+@pytest.mark.parametrize(
+    ("size", "share"), [(16384, 0.020), (8192, 0.028), (4096, 0.039), (2048, 0.055)]
+)
 def test_random_directions_see_little_of_a_shift(size: int, share: float) -> None:
     torch.manual_seed(0)
     x = torch.randn(4, size)
@@ -106,6 +108,18 @@ def test_a_relative_distance_does_not_depend_on_the_scale() -> None:
     bare = float(distance_of(x, y, published))
     torch.manual_seed(1)
     assert bare == pytest.approx(float(max_sliced_distance(x.flatten(1), y.flatten(1))))
+
+
+def test_it_is_computed_in_full_precision_while_a_network_trains_in_less() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(16, 300)
+    y, options = x + 0.01 * torch.randn(16, 300), DistanceOptions(optimise=0)
+    found = []
+    for reduced in (False, True):
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=reduced):
+            found.append(float(distance_of(x, y, options)))
+    assert found[0] == found[1]
 
 
 @pytest.fixture(scope="module")

@@ -29,6 +29,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "random": {},
     "magnitude": {},
     "differentiable": {"push": 2},
+    "layer_folding": {"slope_power": 1},
+    "egp": {"share": 0.2},
 }
 
 

@@ -78,7 +78,8 @@ def compress(
         option(
             "What decides what goes next: shoal (whatever costs least per millisecond it saves "
             "here), easier (linearizes rectifiers, Quétu et al. 2024), layer_pruning (drops "
-            "residual blocks, Jordao et al. 2023), path/file.py:Name or package.module:Name. "
+            "residual blocks, Jordao et al. 2023), egp, lacoot, layer_folding, tlc and others of "
+            "docs/methods.md, path/file.py:Name or package.module:Name. "
             "With --help, its own options are shown. [dim]Default: shoal.[/dim]",
             rich_help_panel="Method",
             autocompletion=completing("method"),

@@ -105,7 +105,8 @@ def distance_of(
     size = x.square().sum(1).mean().clamp(min=torch.finfo(x.dtype).tiny)
     if options.paired:
         return (y - x).square().sum(1).mean() / size
-    found = max_sliced_distance(x, y, options.directions, options.optimise, generator)
+    with torch.autocast(x.device.type, enabled=False):  # 8 bits would reorder what is sorted
+        found = max_sliced_distance(x, y, options.directions, options.optimise, generator)
     return found / size.sqrt() if options.relative else found
 
 
