@@ -133,7 +133,7 @@ def test_a_squeezed_site_belongs_to_the_stage_around_it() -> None:
     net = captured(Squeezed(), 3, 6, 6)
     assert rectifier_evaluations(net) == {"act": 144, "gate.2": 2, "act_1": 144, "act_2": 5}
     assert [(s.title, s.sites, s.total) for s in rectifier_stages(net)] == [
-        ("6×6", ("act", "gate.2", "act_1"), 290), ("1", ("act_2",), 5),
+        ("6×6", ("act", "gate.2", "act_1"), 290), ("vectors", ("act_2",), 5),
     ]  # fmt: skip
 
 
@@ -198,5 +198,5 @@ def test_inspect_counts_by_site_and_by_stage(capsys: pytest.CaptureFixture[str])
     }  # fmt: skip
     assert found["stages"] == [
         {"stage": "4×4", "sites": ["relu", "act", "relu_1"], "evaluations": 384},
-        {"stage": "1", "sites": ["last"], "evaluations": 24},
+        {"stage": "vectors", "sites": ["last"], "evaluations": 24},
     ]

@@ -7,7 +7,6 @@ import io
 from pathlib import Path
 
 import pytest
-from sweep_checks import SPEC, Copies
 
 import shoal
 import shoal.sweep.place as place
@@ -15,6 +14,7 @@ import shoal.sweep.run as loop
 from shoal.cli import main
 from shoal.sweep import SweepFolder, groups_of
 from shoal.sweep.groups import Spread
+from sweep_checks import SPEC, Copies
 
 
 @pytest.fixture

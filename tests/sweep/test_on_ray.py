@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sweep_checks import SPEC, Killer, outcomes
 
 import shoal
 from shoal.errors import ConfigError, ShoalError
 from shoal.sweep.on_ray import _asked
 from shoal.sweep.place import Place, cores
+from sweep_checks import SPEC, Killer, outcomes
 
 NODES: list[dict[str, Any]] = [
     {"Alive": True, "Resources": {"CPU": 4.0}},

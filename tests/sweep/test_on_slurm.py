@@ -6,12 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from sweep_checks import SPEC, Killer, outcomes
 
 import shoal
 from shoal.errors import ShoalError
 from shoal.sweep.on_slurm import OnSlurm, _Resumable
 from shoal.sweep.work import Work
+from sweep_checks import SPEC, Killer, outcomes
 
 
 def test_without_submitit_the_extra_is_named(

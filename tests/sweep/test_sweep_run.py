@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sweep_checks import SPEC, Copies, spec_file
 
 import shoal
 import shoal.sweep.place as place
@@ -15,6 +14,7 @@ import shoal.sweep.run as loop
 from shoal.errors import BusyError
 from shoal.files import locked
 from shoal.sweep import Sweep, SweepFolder
+from sweep_checks import SPEC, Copies, spec_file
 
 
 @pytest.fixture(autouse=True)

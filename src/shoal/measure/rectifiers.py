@@ -76,7 +76,7 @@ class SiteStage:
     @property
     def title(self) -> str:
         """The resolution for people, as "32×32"."""
-        return "×".join(map(str, self.positions)) or "1"
+        return "×".join(map(str, self.positions)) or "vectors"
 
 
 def rectifier_stages(network: Network, example_inputs: Inputs | None = None) -> list[SiteStage]:

@@ -1,22 +1,43 @@
-"""Rectifiers that learn how linear they may become, as a method sees them in a step's network."""
+"""The rectifiers of a step's network: what they cost, and how linear they may become."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import cast
 
 import torch
 from torch import nn
 
-from shoal.network import Site
+from shoal.importance import Scores
+from shoal.measure import SiteStage, rectifier_evaluations, rectifier_stages
+from shoal.network import Network, Site
 from shoal.network.modules import Blend, ByChannel, Line
 from shoal.search.notebook import Notebook
-from shoal.surgery import FittedLine
+from shoal.surgery import FittedLine, linearize_
 
 
 class Blending(Notebook):
-    """The verbs for blends of rectifiers with lines; `Lab.replace` puts them in."""
+    """The verbs for counting rectifiers, and for blends of them with lines that learn."""
+
+    def evaluations(self, network: Network | None = None) -> dict[str, int]:
+        """Return the rectifier evaluations of a sample by site: `measure.rectifier_evaluations`."""
+        return rectifier_evaluations(network or self.network)
+
+    def site_stages(self, network: Network | None = None) -> list[SiteStage]:
+        """Return the stages of a network's sites: its sites, by the resolution they see."""
+        return rectifier_stages(network or self.network)
+
+    def rank(self, criterion: str, scores: Mapping[str, float]) -> None:
+        """Keep scores that the method found by its own means, on validation data."""
+        self.scores = Scores(criterion, scores, samples=0)
+
+    def linearizing(
+        self, names: Sequence[str], how: str, lines: Mapping[str, FittedLine]
+    ) -> Callable[[Network], object]:
+        """Return a change for `Lab.trial`: sites become lines, or the identity."""
+        return partial(linearize_, names=names, how=how, lines=lines)
 
     def blend(
         self, site: Site, line: FittedLine | None = None, by_channel: bool = False

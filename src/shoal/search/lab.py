@@ -18,7 +18,6 @@ from shoal.importance.criteria import ALL
 from shoal.importance.soft_entropy import site_entropy
 from shoal.importance.transport import block_distance
 from shoal.importance.trials import line_scores
-from shoal.measure import SiteStage, rectifier_evaluations, rectifier_stages
 from shoal.merge.padding import move_paddings_
 from shoal.modes import device_of
 from shoal.network import Network, Site
@@ -203,14 +202,6 @@ class Lab(Blending):
                 fitted, moves, saved, data, metric=metric, keep=keep, task=task
             )
         return self.scores
-
-    def evaluations(self, network: Network | None = None) -> dict[str, int]:
-        """Return the rectifier evaluations of a sample by site: `measure.rectifier_evaluations`."""
-        return rectifier_evaluations(network or self.network)
-
-    def site_stages(self, network: Network | None = None) -> list[SiteStage]:
-        """Return the stages of a network's sites: its sites, by the resolution they see."""
-        return rectifier_stages(network or self.network)
 
     def stages(self, network: Network | None = None) -> list[Stage]:
         """Return a network's stages: its blocks, by the shape of what they give."""
