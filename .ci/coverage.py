@@ -28,6 +28,7 @@ FLOORS = {
     "search": 94,
     "share": 94,
     "surgery": 95,
+    "sweep": 90,
     "training": 94,
 }
 

@@ -15,9 +15,12 @@ from typing import Any, Self
 import yaml
 
 import small_runs
-from shoal.sweep import CellState, Sweep, SweepFolder, SweepListener
+from scripts import script
+from shoal.sweep import CellState, SweepFolder, SweepListener
 from shoal.sweep.pool import Ended
 from shoal.sweep.work import Work
+
+outcomes = script("benchmarks/sweep.py").outcomes
 
 SPEC: Mapping[str, Any] = {
     "model": f"{Path(small_runs.__file__)}:build",
@@ -113,13 +116,3 @@ class Killer(SweepListener):
 def process_of(log: Path) -> int:
     """Return the process that the last try in a log speaks of."""
     return int(re.findall(r"^try \d+: process (\d+)", log.read_text(), re.MULTILINE)[-1])
-
-
-def outcomes(found: Sweep) -> dict[str, Any]:
-    """Return what each cell removed and how good it is: all that does not hang on the clock."""
-    folder = SweepFolder(found.folder)
-    runs = {cell.name: folder.record(cell.name) for cell in found.cells}
-    return {
-        name: run and [(s.names, s.metrics.top1_val, s.metrics.top1_test) for s in run.steps]
-        for name, run in runs.items()
-    }

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from shoal.errors import DamagedError, one_line
+from shoal.errors import ConfigError, DamagedError, one_line
 
 KEY = "sha256"
 """What the checksum is called in a file."""
@@ -115,6 +115,25 @@ def read_yaml(path: Path) -> Any:
     if max(accumulate(steps), default=0) > _MOST_DEPTH:  # which takes PyYAML long to find
         raise DamagedError(f"'{path}' is damaged: it is nested too deeply")
     return _bounded(lambda: yaml.safe_load(text), f"'{path}'")
+
+
+def read_options(path: str | Path) -> dict[str, Any]:
+    """Return the options in a YAML file of the user's, by name; an empty file has none.
+
+    Raises:
+        ConfigError: there is no such file, it cannot be read, or it holds something else.
+    """
+    file = Path(path).expanduser()
+    if not file.exists():
+        raise ConfigError(f"there is no configuration file '{file}'")
+    try:
+        values = read_yaml(file)
+    except DamagedError as error:
+        why = one_line(str(error.__cause__ or error))
+        raise ConfigError(f"'{file}' cannot be read as YAML: {why}") from error
+    if not isinstance(values, dict | None):
+        raise ConfigError(f"'{file}' must hold 'option: value' lines")
+    return {str(name): value for name, value in (values or {}).items()}
 
 
 def _digest(values: Mapping[str, Any]) -> str:

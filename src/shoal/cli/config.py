@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shoal.errors import ConfigError, DamagedError, one_line
-from shoal.sealed import read_yaml
+from shoal.errors import ConfigError
+from shoal.sealed import read_options
 
 if TYPE_CHECKING:
     from shoal.search.job import Job
@@ -19,7 +19,7 @@ def read_job(path: str | Path | None, flags: Mapping[str, Any]) -> Job:
     import shoal.methods  # noqa: F401  registers them
     from shoal.search.job import job_of
 
-    return job_of(_read_yaml(Path(path).expanduser()) if path is not None else {}, flags)
+    return job_of(read_options(path) if path is not None else {}, flags)
 
 
 def run_task(run: Mapping[str, Any], asked: str | None = None) -> Task:
@@ -32,21 +32,6 @@ def run_task(run: Mapping[str, Any], asked: str | None = None) -> Task:
 def run_options(folder: Path) -> dict[str, Any]:
     """Return the flat options of a run; nothing where it has none, or its file was edited."""
     try:
-        return _read_yaml(folder / "config.yaml")
+        return read_options(folder / "config.yaml")
     except ConfigError:
         return {}
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        raise ConfigError(f"there is no configuration file '{path}'")
-    try:
-        values = read_yaml(path)
-    except DamagedError as error:
-        why = one_line(str(error.__cause__ or error))
-        raise ConfigError(f"'{path}' cannot be read as YAML: {why}") from error
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ConfigError(f"'{path}' must hold 'option: value' lines")
-    return {str(name): value for name, value in values.items()}

@@ -91,7 +91,8 @@ def reproduce(
     Example: shoal reproduce table1 --data cifar10:DIR --model resnet18_cifar --budget 0.1
     """
     from shoal.reproduce import find_target, plan
-    from shoal.sweep import SweepFolder, read_spec
+    from shoal.sealed import read_options
+    from shoal.sweep import SweepFolder
 
     asked = find_target(target)
     planned = plan(
@@ -103,7 +104,7 @@ def reproduce(
         seeds=seed or (0,),
         checkpoints=_checkpoints(checkpoint or []),
         faithful=faithful,
-        options=None if config is None else read_spec(config),
+        options=None if config is None else read_options(config),
     )
     folder = SweepFolder(Path.cwd() / (out or Path(target)).expanduser())
     nothing = not any(planned.cells)

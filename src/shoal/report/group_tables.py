@@ -26,6 +26,7 @@ _COLUMNS = (
     Column("latency", meaning="of the result, merged", priority=9),
     Column("MACs", meaning="multiply-accumulates of dense over this", priority=4),
     Column("depth", meaning="layers with weights on the longest path", priority=7),
+    Column("evaluations", "count", meaning="of rectifiers, of one sample", priority=10),
     Column("time", "s", meaning="of the whole search, the mean of the seeds", priority=6),
     Column("seeds", meaning="that are done", priority=3),
 )
@@ -97,6 +98,7 @@ def _row(one: Group, tops: Mapping[str, Mapping[tuple[str, str], float]]) -> tup
         _quantity(found.get("latency_ms"), "ms", sure=sure),
         _quantity(found.get("macs_ratio"), "×", best=top("macs_ratio", "macs_ratio")),
         None if "depth" not in found else f"{found['depth'].mean:g}",
+        None if "relus" not in found else found["relus"].mean,
         None if "seconds" not in found else found["seconds"].mean,
         len(one.seeds),
     )

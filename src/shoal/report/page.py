@@ -26,6 +26,7 @@ from shoal.search.records import RunRecord
 from shoal.search.run_files import read_config
 
 _TEMPLATE = Path(__file__).with_name("page.html")
+_HEAD = Path(__file__).with_name("page_head.html")
 _STYLE = Path(__file__).with_name("page.css")
 CHARACTERS = 150  # that a table of figures has room for on a page of 1200 pixels
 _GLOSSARY = (
@@ -88,7 +89,7 @@ def write_page(record: RunRecord, path: str | Path | None = None) -> Path:
 
 
 def rendered(template: Path, **values: Any) -> str:
-    """Return a page from a template, which finds the style sheet of all pages as `style`.
+    """Return a page of a `name` from the template of what stands below its head.
 
     Raises:
         ShoalError: jinja2 is not installed.
@@ -98,7 +99,8 @@ def rendered(template: Path, **values: Any) -> str:
     except ImportError as error:
         raise missing_extra("jinja2", "report", "a report as a page") from error
     environment = Environment(autoescape=True, trim_blocks=True)
-    made = environment.from_string(template.read_text(encoding="utf-8"))
+    whole = "".join(part.read_text(encoding="utf-8") for part in (_HEAD, template))
+    made = environment.from_string(whole)
     return made.render(style=_STYLE.read_text(encoding="utf-8"), **values)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from shoal.sweep.cells import Cell, cells_of
 from shoal.sweep.folder import CellState, Glance, SweepFolder, is_sweep
 from shoal.sweep.groups import Group, groups_of
-from shoal.sweep.run import Sweep, SweepListener, read_spec, sweep
+from shoal.sweep.run import Sweep, SweepListener, sweep
 
 __all__ = [
     "Cell",
@@ -31,7 +31,6 @@ __all__ = [
     "cells_of",
     "groups_of",
     "is_sweep",
-    "read_spec",
     "sweep",
 ]
 

@@ -61,7 +61,8 @@ class Group:
         figures: by name, over the seeds: `removed`; `val` and `test`, the quality of the result,
             and `dense_val` and `dense_test` of the dense network, in points; `speedup`, latency of
             dense over the result's, both merged; `latency_ms`; `macs` and `macs_ratio` (dense over
-            this), `depth` and `params`, all merged; `seconds` of the search. What is not known, and
+            this), `depth` and `params`, all merged; `relus`, rectifier evaluations of one sample;
+            `seconds` of the search. What is not known, and
             all of a group of which nothing is done, is missing.
         trusted: whether the machine was calm whenever latency was measured.
         published: the published result of this kind, with as many removed; None without one.
@@ -180,6 +181,7 @@ _FIGURES: Mapping[str, Callable[[RunRecord], float | None]] = {
     ),
     "depth": lambda run: None if run.latency is None else run.latency.merged_depth,
     "params": lambda run: None if run.latency is None else run.latency.merged_params,
+    "relus": lambda run: run.final.relus,
     "seconds": lambda run: sum(step.seconds for step in run.steps),
 }
 

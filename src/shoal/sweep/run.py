@@ -12,8 +12,8 @@ from typing import Any
 
 import shoal.methods  # noqa: F401  registers them
 from shoal.display import above
-from shoal.errors import ConfigError, DamagedError, OptionError, one_line
-from shoal.sealed import read_yaml
+from shoal.errors import ConfigError, OptionError
+from shoal.sealed import read_options
 from shoal.search.compress import wants_progress
 from shoal.sweep.cells import Cell, cells_of
 from shoal.sweep.folder import CellState, SweepFolder
@@ -116,7 +116,7 @@ def sweep(
         if value is not None and (type(value) is not int or value < 1):
             raise OptionError(name, value, "a whole number, 1 or more")
     place = Place(jobs, threads, ray, slurm, gpus_per_cell)
-    cells = cells_of(read_spec(spec))
+    cells = cells_of(spec if isinstance(spec, Mapping) else read_options(spec))
     folder = SweepFolder(_out(spec, out))
     held = folder.lock()
     try:
@@ -127,23 +127,6 @@ def sweep(
     finally:
         if held is not None:
             held.close()
-
-
-def read_spec(spec: str | Path | Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return what stands in a sweep's YAML file; a mapping is taken as it is."""
-    if isinstance(spec, Mapping):
-        return spec
-    path = Path(spec).expanduser()
-    if not path.exists():
-        raise ConfigError(f"there is no file '{path}': give a YAML file that describes a sweep")
-    try:
-        values = read_yaml(path)
-    except DamagedError as error:
-        why = one_line(str(error.__cause__ or error))
-        raise ConfigError(f"'{path}' cannot be read as YAML: {why}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"'{path}' must hold 'option: value' lines")
-    return values
 
 
 def _out(spec: str | Path | Mapping[str, Any], out: str | Path | None) -> Path:
