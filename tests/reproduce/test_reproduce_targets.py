@@ -124,10 +124,15 @@ def test_what_has_no_data_is_told_with_where_it_goes() -> None:
 def test_wrong_plans_are_one_line() -> None:
     table7, table1 = find_target("table7"), find_target("table1")
     for words, expected in (
-        ({"data": ["cifar10:."]}, "table7 has no runs on 'cifar10'"),
+        (
+            {"data": ["cifar10:."]},
+            "table7 has no runs on 'cifar10': give pacs, or write pacs=cifar10:.",
+        ),
         ({"data": ["pacs"]}, "write 'pacs:FOLDER'"),
         ({"data": ["pacs:none"]}, r"the folder 'none' does not exist: get PACS\.zip"),
         ({"data": ["pacs:.", "pacs:.."]}, "given twice"),
+        ({"data": ["pacs=digit"]}, "did you mean 'digits'"),
+        ({"data": ["pacs=folder:none"]}, "none"),
         ({"data": ["pacss:/a"]}, "did you mean 'pacs'"),
         ({"data": ["pacs:."], "options": {"lr": [0.1, 0.2]}}, "one value"),
         ({"data": ["pacs:."], "options": {"method": "egp"}}, "the target decides it"),
@@ -153,3 +158,10 @@ def test_figure_3b_swaps_the_rectifiers() -> None:
     searches = [cells[0].job.settings.search for cells in found.cells]
     assert [one.rectifier for one in searches] == list(RECTIFIERS)
     assert {one.remove for one in searches} == {16}
+
+
+def test_other_data_may_take_the_place_of_a_tables() -> None:
+    found = plan(find_target("table5"), ["cifar10=digits"], models=["resnet18_cifar"])
+    (cells,) = found.cells
+    assert (cells[0].job.data, found.wanted[0].data) == ("digits", "cifar10")
+    assert cells[0].job.settings.recipe.lr == 0.1  # still that of CIFAR-10

@@ -32,8 +32,9 @@ def reproduce(
     data: Annotated[
         list[str] | None,
         option(
-            "A data set with its folder: cifar10:ROOT, pacs:ROOT, …; once for each. Runs whose "
-            "data are not given are left out, and it is said where to get these.",
+            "A data set with its folder: cifar10:ROOT, pacs:ROOT, …; once for each. Other data may "
+            "take its place: cifar10=folder:ROOT, cifar10=digits. Runs without data are left out, "
+            "and it is said where to get them.",
             metavar="D",
         ),
     ] = None,

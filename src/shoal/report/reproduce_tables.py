@@ -85,7 +85,13 @@ def reproduced_lines(
 ) -> list[str]:
     """Return what to say under the tables: why runs failed, which data are missing, and notes."""
     failed = {(row.model, row.data, row.method): row.why for row in rows if row.why}
+    others = {
+        row.data: row.measured_on
+        for row in rows
+        if row.measured_on and row.measured_on.partition(":")[0] != row.data
+    }
     return [
+        *(f"measured on {given} in the place of {data}" for data, given in others.items()),
         *(f"{' on '.join(key[:2])}, {key[2]}, failed: {why}" for key, why in failed.items()),
         *(f"no data for {name}: {text}" for name, text in missing.items()),
         *(f"note: {note}" for note in target.notes),

@@ -25,6 +25,7 @@ class Row:
         method: the method's, or "dense".
         variant: what is particular to it, as options.
         cell: what is published; None where nothing is.
+        measured_on: the data here, as they were given; empty without data.
         removed: rectifiers or blocks that are gone in the measured networks; of the seeds, the
             least. None before there is one.
         accuracies: top-1 on test data of each seed, percent; on validation data without a test set.
@@ -40,6 +41,7 @@ class Row:
     method: str
     variant: str
     cell: Cell | None
+    measured_on: str = ""
     removed: int | None = None
     accuracies: tuple[float, ...] = ()
     changes: tuple[float, ...] = ()
@@ -99,13 +101,14 @@ def rows(plan: Plan, folder: SweepFolder) -> list[Row]:
             else Found(None, "waiting")
             for name in names
         ]
+        given = cells[0].job.data if cells else ""
         told = "&".join(f"{k}={v}" for k, v in wanted.options.items() if k in _TOLD)
         for cell in _once(wanted.cells):
             variant = (cell.variant or told) if cell.method != "dense" else ""
-            about = Row(wanted.model, wanted.data, cell.method, variant, cell)
+            about = Row(wanted.model, wanted.data, cell.method, variant, cell, given)
             made.append(_filled(about, found, cell.removed, has_data=bool(cells)))
         if not wanted.cells:
-            about = Row(wanted.model, wanted.data, wanted.method, told, None)
+            about = Row(wanted.model, wanted.data, wanted.method, told, None, given)
             counts: list[int | None] = [*_counts(found)]
             for count in counts or [None]:
                 made.append(_filled(about, found, count, has_data=bool(cells)))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from shoal.data import load_data
-from shoal.data.dataset import data_sets
+from shoal.data.dataset import check_name, data_sets
 from shoal.errors import ConfigError, DataError, OptionError, unknown_name
 from shoal.reproduce.setups import network, training
 from shoal.reproduce.targets import Target, Wanted, chosen
@@ -57,7 +57,8 @@ def plan(
 
     Args:
         target: a table or figure.
-        data: data sets as the command line takes them, "pacs:ROOT"; each once.
+        data: data sets as the command line takes them, "pacs:ROOT"; or others in their place, as
+            in "cifar10=folder:ROOT". Each once.
         budget: share of the published epochs that each training gets.
         models: networks by their names in the tables; all by default.
         methods: methods likewise.
@@ -114,25 +115,31 @@ def _spec(seeds: Sequence[int], parts: Sequence[Mapping[str, Any]]) -> dict[str,
 
 
 def _by_kind(data: Sequence[str], target: Target, wanted: Sequence[Wanted]) -> dict[str, str]:
-    """Return the given data sets by their kind."""
+    """Return the given data sets by those of the tables that they are, or stand for."""
     needed = list(dict.fromkeys(one.data for one in wanted))
     found: dict[str, str] = {}
-    for spec in data:
-        kind, colon, root = spec.partition(":")
-        if kind not in data_sets:
-            raise unknown_name("data set", kind, data_sets.names())
-        if kind not in needed:
+    for text in data:
+        place, equals, other = text.partition("=")
+        if not (equals and place.isidentifier()):
+            place, other = text.partition(":")[0], text
+        check_name(other)
+        if place not in needed:
             raise ConfigError(
-                f"{target.name} has no runs on '{kind}': it takes {', '.join(needed)}"
+                f"{target.name} has no runs on '{place}': give {', '.join(needed)}, or write "
+                f"{needed[0]}={other} for other data in its place"
             )
-        if not colon:
-            raise ConfigError(f"the data set '{kind}' needs its folder: write '{kind}:FOLDER'")
-        if kind in found:
-            raise ConfigError(f"the data set '{kind}' is given twice: keep one of them")
-        if not Path(root.partition("?")[0]).expanduser().exists():
-            load_data(spec)  # which says what is missing, and where to get it
-        found[kind] = spec
+        if place in found:
+            raise ConfigError(f"the data set '{place}' is given twice: keep one of them")
+        _check_there(other)
+        found[place] = other
     return found
+
+
+def _check_there(data: str) -> None:
+    """Raise what is missing, and where to get it, if a data set's folder is not there."""
+    kind, _, root = data.partition("?")[0].partition(":")
+    if kind in data_sets and not (root and Path(root).expanduser().exists()):
+        load_data(data)
 
 
 def _values(wanted: Wanted, budget: float, faithful: bool) -> dict[str, Any]:

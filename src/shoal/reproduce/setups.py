@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from shoal.models import models
-from shoal.options.recipes import AUTO, published_recipes, recipe_for
+from shoal.options.recipes import published_recipes, recipe_for
 
 _CIFAR = "easier_resnet18_cifar10"
 """The recipe of networks that no paper here tells one for."""
@@ -31,4 +31,4 @@ def training(model: str, data: str, budget: float) -> dict[str, Any]:
     own = model.startswith("cifar_resnet")
     found = published_recipes()[_CIFAR] if own else recipe_for(model, data)
     share = {} if budget == 1 else {"budget": budget}
-    return {"recipe": _CIFAR if own else AUTO, "dense_epochs": found.epochs, **share}
+    return {"recipe": found.name, "dense_epochs": found.epochs, **share}
