@@ -51,7 +51,7 @@ def test_bad_input_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Pat
         (("table7", "--data", "dtd:x"), "table7 has no runs on 'dtd'"),
         (("table7", "--budget", "2"), "--budget is 2"),
         (("table7", "--checkpoint", "swin.pth"), "write NAME=FILE"),
-        (("table7", "--config", "none.yaml"), "there is no file 'none.yaml'"),
+        (("table7", "--config", "none.yaml"), "'none.yaml'"),
         (("table7", "--config", "options.yaml"), "seed is given among the options"),
         ((), "TARGET"),
     ):

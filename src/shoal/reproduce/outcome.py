@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -12,7 +12,8 @@ from shoal.published import Cell
 from shoal.reproduce.plan import Plan
 from shoal.search.records import RunRecord, Step
 from shoal.search.run_files import read_run
-from shoal.sweep import SweepFolder
+from shoal.sweep import Cell as SweepCell
+from shoal.sweep import CellState, SweepFolder
 
 
 @dataclass(frozen=True)
@@ -86,21 +87,13 @@ class Found:
 
 def rows(plan: Plan, folder: SweepFolder) -> list[Row]:
     """Return a row for each published cell of a plan, as far as its runs have come."""
-    states = {}
-    if folder.path.is_dir():
-        try:
-            states = {state.name: state for state in folder.read()}
-        except ShoalError:
-            states = {}  # nothing was run yet
+    try:
+        known = {state.name: state for state in folder.read()}
+    except ShoalError:
+        known = {}  # nothing was run yet
     made = []
     for wanted, cells in zip(plan.wanted, plan.cells, strict=True):
-        names = [folder.name_of(cell) for cell in cells]
-        found = [
-            _found(folder, name, states[name].state, states[name].failed)
-            if name in states
-            else Found(None, "waiting")
-            for name in names
-        ]
+        found = [_found(folder, cell, known) for cell in cells]
         given = cells[0].job.data if cells else ""
         told = "&".join(f"{k}={v}" for k, v in wanted.options.items() if k in _TOLD)
         for cell in _once(wanted.cells):
@@ -130,12 +123,17 @@ def _counts(found: Sequence[Found]) -> list[int]:
     return sorted(set.intersection(*known)) if known else []
 
 
-def _found(folder: SweepFolder, name: str, state: str, failed: str) -> Found:
+def _found(folder: SweepFolder, cell: SweepCell, known: Mapping[str, CellState]) -> Found:
+    """Return what a cell has come to, though the last call was for other cells."""
+    name = folder.name_of(cell)
+    state = known.get(name)
+    if state is None:
+        state = folder.as_it_is(CellState(name, cell.given, cell.job.to_dict()))
     try:
         record = read_run(folder.run(name))
     except ShoalError:
         record = None  # it has not begun
-    return Found(record, state, failed)
+    return Found(record, state.state, state.failed)
 
 
 def _filled(about: Row, found: Sequence[Found], count: int | None, *, has_data: bool) -> Row:
