@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from typing import Any
 
 import pytest
@@ -88,3 +89,15 @@ def test_the_moving_table_shows_what_runs_first_where_not_all_have_room() -> Non
     assert max(map(len, lines)) <= 80
     assert any("running" in line for line in lines)
     assert "39 done, 1 running; 30 more have no room here" in lines[-1]
+
+
+def test_on_a_terminal_the_table_moves_and_is_cleared_away() -> None:
+    out = io.StringIO()
+    with showing(Console(file=out, width=80, height=20, force_terminal=True)) as told:
+        told.begun("here", CELLS)
+        told.now(CELLS)
+        told.now([cell(0, state="done", glance=glance(quality=50.0)), *CELLS[1:]])
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue())
+    assert "4 cells, run here" in plain
+    assert "layer_pruning-…-cifar10-seed1" in plain
+    assert max(map(len, plain.splitlines())) <= 80

@@ -13,7 +13,6 @@ from shoal.cli import params
 from shoal.cli.params import option
 from shoal.cli.screen import Interrupted, progress_console, show
 from shoal.display import to_type
-from shoal.targets import parse_keywords
 
 FAILED = 3
 """The exit code of a sweep of which a cell failed."""
@@ -101,6 +100,7 @@ def sweep(
     from shoal.report.sweep_progress import showing
     from shoal.report.sweep_tables import cells_table, count_words
     from shoal.sweep import sweep as run
+    from shoal.targets import parse_keywords
 
     console = progress_console()
     try:
