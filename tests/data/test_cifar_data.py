@@ -11,7 +11,8 @@ import torch
 
 from shoal.compat import import_torchvision
 from shoal.data import Augment, load_data
-from shoal.errors import ConfigError, DataError
+from shoal.data.split import random_split
+from shoal.errors import ConfigError, DataError, OptionError
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("torchvision") is None, reason="torchvision is not installed"
@@ -62,6 +63,19 @@ def test_parts_shape_and_statistics(root):
     assert data.mean == (0.485, 0.456, 0.406)
     assert data.train.augment == Augment(flip=True, crop=4)
     assert torch.bincount(data.val.labels).tolist() == [2] * 10
+
+
+def test_the_validation_images_may_be_drawn_as_in_the_papers_code(root, datasets):
+    data = load_data(f"cifar10:{root}?split=random", mean=(0, 0, 0), std=(1, 1, 1))
+    assert [data.train.num_samples, data.val.num_samples] == [180, 20]
+    val, train = random_split(200, 20, 0)
+    for part, positions in ((data.val, val), (data.train, train)):
+        given = datasets.CIFAR10(root, train=True).data[positions]
+        wanted = {image.tobytes() for image in given.transpose(0, 3, 1, 2)}
+        assert {(image * 255).round().byte().numpy().tobytes()
+                for batch, _ in part.plain() for image in batch} == wanted  # fmt: skip
+    with pytest.raises(OptionError, match="split is 'half': give one of stratified, random"):
+        load_data(f"cifar10:{root}?split=half")
 
 
 def test_the_official_test_set_is_whole_and_in_order(root, datasets):

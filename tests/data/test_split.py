@@ -6,10 +6,12 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal.data.split import (
+    random_split,
     shuffled,
     stratified_counts,
     stratified_split,
@@ -104,3 +106,13 @@ def test_nonsense_is_refused():
         stratified_subset(LABELS, 0, seed=0, purpose="train")
     with pytest.raises(ConfigError, match="seed is -1"):
         generator(-1, "order")
+
+
+def test_a_random_split_is_pytorchs_own() -> None:
+    val, train = random_split(50_000, 5_000, 0)
+    assert val[:5].tolist() == [19260, 3355, 49230, 27606, 38031]  # EASIER's, of CIFAR-10
+    assert int(val.sum()) == 125_688_301
+    torch.manual_seed(7)
+    first, second = torch.utils.data.random_split(range(100), [90, 10])
+    val, train = random_split(100, 10, 7)
+    assert (train.tolist(), val.tolist()) == (list(first.indices), list(second.indices))

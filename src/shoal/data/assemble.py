@@ -31,14 +31,20 @@ TEST_FRACTION_OF_ALL = 0.15
 
 
 def choose(
-    labels: Labels, classes: Sequence[str], options: Reading, *, split_val: bool, split_test: bool
+    labels: Labels,
+    classes: Sequence[str],
+    options: Reading,
+    *,
+    split_val: bool,
+    split_test: bool,
+    val: Indices | None = None,
 ) -> tuple[dict[str, Indices], list[str]]:
     """Share a pool of labelled training images among the parts of a data set.
 
     Test is split off first, then validation; the training part is limited to `train_samples` only
     after that, so that its size changes no other part. If test is split off, `val_fraction` is of
     the whole pool. Positions are in random order, so that the first samples of a part are of all
-    classes; notes are for the user.
+    classes; notes are for the user. `val` are validation positions that were chosen already.
     """
     rest: Indices = np.arange(len(labels))
     parts: dict[str, Indices] = {}
@@ -59,8 +65,11 @@ def choose(
                 f"val_fraction {options.val_fraction} leaves no image to train on: "
                 f"{TEST_FRACTION_OF_ALL:.0%} of the images are for testing"
             )
-    if split_val:
+    if val is not None:
+        rest = np.setdiff1d(rest, val)
+    elif split_val:
         val, rest = split_off(fraction or VAL_FRACTION, "validation")
+    if val is not None:
         parts["val"] = limit(val, labels, options.val_samples, "val", options.seed)
     notes: list[str] = []
     _check_train_samples(options.train_samples, len(rest), classes, notes)
@@ -110,14 +119,16 @@ def from_arrays(
     options: Reading,
     *,
     test: tuple[Pixels, Labels] | None = None,
+    val: Indices | None = None,
     **defaults: Any,
 ) -> DataSet:
     """Return the data set of images in memory, `[N, H, W, C]`, resized if the options say so.
 
-    The validation part is split off, and a test part if none is given; `defaults` are those of
-    `assemble`.
+    The validation part is split off unless it is chosen already, and a test part if none is given;
+    `defaults` are those of `assemble`.
     """
-    chosen, notes = choose(labels, classes, options, split_val=True, split_test=test is None)
+    split = {"split_val": True, "split_test": test is None}
+    chosen, notes = choose(labels, classes, options, val=val, **split)
     parts = {part: (images[at], labels[at]) for part, at in chosen.items()}
     if test is not None:
         parts["test"] = test

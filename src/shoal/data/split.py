@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from shoal.errors import ConfigError, DataError, OptionError
@@ -47,6 +48,15 @@ def stratified_subset(labels: Indices, count: int, *, seed: int, purpose: str) -
         return np.arange(len(labels))
     members = _members(labels)
     return _draw(members, stratified_counts([*map(len, members)], count), seed, purpose)
+
+
+def random_split(count: int, wanted: int, seed: int) -> tuple[Indices, Indices]:
+    """Return `wanted` of `count` positions and the others, as PyTorch's `random_split` draws them.
+
+    The last ones of a permutation after `torch.manual_seed(seed)`, in that order.
+    """
+    order: Indices = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).numpy()
+    return order[count - wanted :], order[: count - wanted]
 
 
 def stratified_split(
