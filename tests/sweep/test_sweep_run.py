@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +89,18 @@ def test_a_cell_that_says_it_is_done_without_a_result_has_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shutil.copytree", lambda *given: None)
+    monkeypatch.setattr(loop, "_SEEN_WITHIN", 0.0)
     found = sweep(monkeypatch, Copies(), tmp_path / "out", seed=0, method="easier")
     assert found.cells[0].failed == "its folder does not hold a finished run"
+
+
+def test_a_result_that_is_seen_late_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    late: list[Callable[[], object]] = []
+    copy = shutil.copytree
+    monkeypatch.setattr("shutil.copytree", lambda *given: late.append(lambda: copy(*given)))
+    monkeypatch.setattr(loop.time, "sleep", lambda seconds: [late.pop()() for _ in late[:]])
+    found = sweep(monkeypatch, Copies(), tmp_path / "out", seed=0, method="easier")
+    assert found.cells[0].state == "done"
 
 
 def test_two_calls_at_once_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

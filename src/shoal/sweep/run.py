@@ -22,6 +22,7 @@ from shoal.sweep.pool import Ended, Pool
 from shoal.sweep.work import Work
 
 _PAUSE = 0.5  # seconds between two looks at the cells
+_SEEN_WITHIN = 60.0  # seconds, in which what one machine wrote is seen on all: NFS keeps listings
 
 
 class SweepListener:
@@ -222,11 +223,20 @@ class _Driver:
             failed = "" if again else f"{ended.died}, the last of {tries} tries"
         if failed:
             self._set(name, state="failed", failed=failed)
-        self.states[name] = self.folder.as_it_is(self.states[name])
+        self.states[name] = self._as_seen(name, wait=not failed and not again)
         if self.states[name].state == "waiting" and not again:  # it said that it was done
             self._set(name, state="failed", failed="its folder does not hold a finished run")
         self._write()
         return not again
+
+    def _as_seen(self, name: str, *, wait: bool) -> CellState:
+        """Return a cell as its folder says, which another machine's file system shows later."""
+        until = time.monotonic() + (_SEEN_WITHIN if wait else 0.0)
+        while True:
+            found = self.folder.as_it_is(self.states[name])
+            if found.state != "waiting" or time.monotonic() >= until:
+                return found
+            time.sleep(_PAUSE)
 
     def _look(self) -> None:
         """Find out how far the running cells have come."""
