@@ -68,12 +68,6 @@ def block_candidates(network: Network) -> list[Block]:
     )
 
 
-def following_rectifier(network: Network, addition: fx.Node) -> Site | None:
-    """Return the site whose rectifier, still there, is all that takes the value of a node."""
-    sites = {site.node: site for site in network.sites if site.linearized is None}
-    return sites.get(next(iter(addition.users))) if len(addition.users) == 1 else None
-
-
 class Variants:
     """Runs a network once per batch, then again with any of the candidates, from its tensor on.
 

@@ -18,12 +18,10 @@ from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
 from shoal.data.batch import Batch
-from shoal.distributed import sum_across
-from shoal.importance.candidates import block_candidates, following_rectifier
-from shoal.importance.criterion import OnePass, Scores, register_criterion
+from shoal.importance.criterion import register_criterion
+from shoal.importance.ends import BetweenEnds, following_rectifier
 from shoal.network import Network
 from shoal.network.blocks import Block
-from shoal.network.runner import Tap, listen
 from shoal.options import DistanceOptions, option
 from shoal.seeds import derive_seed
 
@@ -133,17 +131,17 @@ def block_distance(
 
 
 @register_criterion("transport")
-class Transport(OnePass):
+class Transport(BetweenEnds):
     """Scores a block by the distance of what comes out of it from what goes in (LaCoOT).
 
-    Both are taken behind the rectifier that follows the addition, where one does. The score is the
-    mean over batches, and larger batches have other distances. One pass, no labels.
+    The score is the mean over batches, and larger batches have other distances. One pass, no
+    labels.
     """
 
     asks = frozenset({"seed"})
 
     @dataclass(frozen=True, kw_only=True)
-    class Options(OnePass.Options, DistanceOptions):
+    class Options(BetweenEnds.Options, DistanceOptions):
         """Which distance, and the seed."""
 
         seed: int = option(0, "Of the random directions.")
@@ -152,33 +150,13 @@ class Transport(OnePass):
 
     @override
     def attach(self, network: Network) -> Sequence[RemovableHandle]:
-        blocks = block_candidates(network)
         self._generator = torch.Generator()
-        self._sums = {b.name: torch.zeros(2, dtype=torch.float64) for b in blocks}
-        return [listen(network, [self._tap(network, block) for block in blocks])]
+        return super().attach(network)
 
     @override
     def begin(self, index: int, batch: Batch) -> None:
         self._generator.manual_seed(derive_seed(self.options.seed, "transport", index))
 
-    def _tap(self, network: Network, block: Block) -> Tap:
-        site = following_rectifier(network, block.addition)
-
-        def add(x: Tensor, y: Tensor) -> None:
-            if site is not None:  # not a call of the module: others may listen to its calls
-                x, y = map(network.get_submodule(site.name).forward, (x, y))
-            found = float(distance_of(x, y, self.options, self._generator))
-            self._sums[block.name] += torch.tensor([found, 1.0], dtype=torch.float64)
-
-        return Tap(block.addition, (block.shortcut, block.addition), add)
-
     @override
-    def finish(self, samples: int, population: int | None) -> None:
-        self._samples = samples
-        for sums in self._sums.values():
-            sum_across(sums)
-
-    @override
-    def scores(self) -> Scores:
-        values = {name: float(total / count) for name, (total, count) in self._sums.items()}
-        return Scores(self.name, values, self._samples)
+    def of_ends(self, block: Block, x: Tensor, y: Tensor) -> tuple[float, int]:
+        return float(distance_of(x, y, self.options, self._generator)), 1
