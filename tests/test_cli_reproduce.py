@@ -7,6 +7,8 @@ import pytest
 
 from data.image_trees import write_image
 from shoal.cli import main
+from shoal.sweep import CellState, Sweep, SweepFolder, cells_of
+from small_runs import run
 
 DOMAINS = ("cartoon", "art_painting", "photo", "sketch")
 CLASSES = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
@@ -56,6 +58,34 @@ def test_bad_input_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Pat
         ((), "TARGET"),
     ):
         assert expected in refused(capsys, *words)
+
+
+def small_sweep(spec: dict[str, object], out: Path, *_: object, **__: object) -> Sweep:
+    """Put a small run in the place of every cell's."""
+    folder, cells = SweepFolder(out), cells_of(spec)
+    for cell in cells:
+        run(folder.run(cell.name), remove=2)
+    states = tuple(CellState(one.name, one.given, one.job.to_dict(), "done") for one in cells)
+    folder.write(states)
+    return Sweep(out, states)
+
+
+def test_table_3_is_measured_on_merged_networks_and_figures_are_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    monkeypatch.setattr("shoal.sweep.sweep", small_sweep)
+    monkeypatch.setattr("shoal.reproduce.merged.installed", lambda: ["eager"])
+    words = ["--data", "cifar10=digits", "--model", "resnet18_cifar"]
+    assert main(["reproduce", "table3", *words]) == 0
+    shown = capsys.readouterr().out
+    assert "measured on digits in the place of cifar10" in shown
+    assert "2 removed, merged" in shown
+    assert "725.47" in shown
+    assert "cannot come from merging" in " ".join(shown.split())
+    assert main(["reproduce", "figure3a", *words]) == 0
+    assert "the figure is in" in capsys.readouterr().out
+    assert (tmp_path / "figure3a" / "figure3a.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.slow
