@@ -28,6 +28,7 @@ def ended(processes: Processes) -> Ended:
     return found[0]
 
 
+@pytest.mark.slow
 def test_a_process_tells_why_its_cell_failed(tmp_path: Path) -> None:
     one = work(tmp_path)
     with Processes(1) as processes:
