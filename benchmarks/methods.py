@@ -73,7 +73,7 @@ def systems(epochs: int, sites: int, blocks: int) -> dict[str, dict[str, Any]]:
             "top_k": sites,
         },
         "SNL": {"method": "snl", "epochs": half, "search_epochs": epochs - half},
-        "DeepReDuce": {"method": "deepreduce", "epochs": max(1, epochs // 4)},
+        "DeepReDuce": {"method": "deepreduce", "epochs": half, "trial_epochs": 1},  # two steps
         "EGP": egp,
         "NEPENTHE": {**egp, "zeros": "exclude", "pooling": "all"},
         "random rectifiers": by_site(method="random"),
