@@ -13,21 +13,9 @@ def twin_table(record: RunRecord, found: RunRecord | None) -> Table | None:
     dense, epochs = record.dense, sum(step.epochs for step in record.steps)
     upto = sum(step.epochs for step in record.steps[: record.chosen.step + 1])
     rows = [
-        _row("dense", dense, record.steps[0].epochs, None, record.latency.dense_folded_ms),
-        _row(
-            "result",
-            record.final,
-            upto,
-            record.latency.merged_depth,
-            record.latency.result_merged_ms,
-        ),
-        _row(
-            "twin",
-            found.dense,
-            found.steps[0].epochs,
-            found.latency.merged_depth,
-            found.latency.result_merged_ms,
-        ),
+        _row("dense", dense, record.steps[0].epochs, dense.depth),
+        _row("result", record.final, upto, record.latency.merged_depth),
+        _row("twin", found.dense, found.steps[0].epochs, found.latency.merged_depth),
     ]
     unit = quality_unit(dense)
     columns = (
@@ -36,18 +24,16 @@ def twin_table(record: RunRecord, found: RunRecord | None) -> Table | None:
         Column(quality_title("test", dense.quality_name), unit),
         Column("epochs", meaning="of training, those before the run not counted"),
         Column("depth, merged", priority=1),
-        Column("latency, merged", "ms", priority=2),
     )
     before = "" if record.steps[0].epochs else "; what it was trained before is not counted"
     notes = (
         "twin: the layers of the result with new weights, trained at once for as many epochs as "
         f"the run spent in all ({epochs}){before}, and merged likewise",
-        "latencies are of two sessions: only those of `shoal compare` were timed in turn",
+        "it is as fast as the result, whose layers it has",
     )
     return Table("result and twin", columns, tuple(rows), notes)
 
 
-def _row(name: str, figures: Metrics, epochs: int, depth: int | None, latency: float) -> Row:
-    layers = figures.depth if depth is None else depth
-    cells = (name, figures.top1_val, figures.top1_test, epochs, layers, latency)
+def _row(name: str, figures: Metrics, epochs: int, depth: int) -> Row:
+    cells = (name, figures.top1_val, figures.top1_test, epochs, depth)
     return Row(cells, "strong" if name == "result" else "")
