@@ -62,4 +62,4 @@ def test_a_shell_gets_names_without_waiting_for_pytorch() -> None:
              "COMP_CWORD": "4"},
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
-    assert done.stdout.split() == ["layer_folding", "layer_pruning"], done.stderr
+    assert done.stdout.split() == ["lacoot", "layer_folding", "layer_pruning"], done.stderr

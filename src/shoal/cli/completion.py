@@ -31,9 +31,12 @@ CRITERIA = (
     "last",
     "lesion",
     "line_loss",
+    "norm_entropy",
     "random",
+    "site_l1",
     "snip",
     "taylor",
+    "transport",
 )
 
 
