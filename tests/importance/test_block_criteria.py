@@ -577,5 +577,6 @@ def test_a_method_gets_the_criterion_for_what_it_removes() -> None:
     assert criterion_for("random", "site", seed=5).options.seed == 5
     assert criterion_for("random?seed=7", "block", seed=5).options.seed == 7
     assert criterion_for("cka", "site").place == "site"
+    assert criterion_for("l1", "site").place == "site"
     with pytest.raises(ConfigError, match="scores blocks"):
-        criterion_for("l1", "site")
+        criterion_for("block_influence", "site")

@@ -28,6 +28,7 @@ from test_sweep_progress import CELLS
 import shoal
 import shoal.report
 import small_runs
+from shoal import published
 from shoal.display import broken, folded_text, print_lines, to_type
 from shoal.measure import benchmark
 from shoal.options import published_recipes, recipes
@@ -54,9 +55,13 @@ from shoal.report import (
 from shoal.report.group_tables import groups_table, open_table
 from shoal.report.latency_tables import benchmark_table
 from shoal.report.recipe_tables import published_table, recipe_table, recipes_table
+from shoal.report.reproduce_tables import merged_tables, reproduced_table
 from shoal.report.sweep_tables import cells_table
 from shoal.report.table import Table
 from shoal.report.terminal import print_table
+from shoal.reproduce import Merged, find_target
+from shoal.reproduce.merged import Size
+from shoal.reproduce.outcome import Row
 
 WIDTH = 80
 LONG = (
@@ -165,11 +170,26 @@ def sweeps() -> Iterator[Table]:
         yield missing
 
 
+def reproduced() -> Iterator[Table]:
+    for name in ("table1", "lottery"):
+        cells = published.table(name)
+        rows = [
+            Row(one.model, one.data, one.method, "how=identity&zeros=on", one, "digits",
+                removed=one.removed, accuracies=(90.0, 91.0), changes=(-1.0, 0.5), macs_cut=30.0,
+                training_speedup=1.5, state="not reached")
+            for one in cells
+        ]  # fmt: skip
+        yield reproduced_table(find_target(name), rows)
+    sizes = tuple(Size(n, 20 - n, 10**11, 10**11, 1e-7) for n in range(3))
+    yield from merged_tables(Merged("run", sizes, ()), published.table("table3"))
+
+
 TABLES = {
     "a run": whole_run,
     "networks": networks,
     "side by side": side_by_side,
     "sweeps": sweeps,
+    "reproduced": reproduced,
 }
 
 

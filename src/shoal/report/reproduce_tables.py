@@ -14,17 +14,20 @@ _TONES: dict[str, Any] = {"done": "", "failed": "strong"}
 
 
 def reproduced_table(target: Target, rows: Sequence[Found]) -> Table:
-    """Return published and measured figures side by side, a row for each published cell."""
-    columns = [*text_columns("network", "data", "method")]
+    """Return published and measured figures side by side, a row for each published cell.
+
+    Where nothing is measured, the reason stands in the figure's place.
+    """
+    columns = [*text_columns("network, data", "method")]
     has_variant = any(row.variant for row in rows)
     if has_variant:
-        columns.append(Column("options", align="left"))
+        columns.append(Column("options", align="left", priority=1))
     columns.append(Column("removed", meaning="rectifiers or blocks, as the method counts"))
     shows_change = any(row.cell is not None and row.cell.change is not None for row in rows)
     if shows_change:
         columns += [
-            Column("published change", "points", meaning="of test accuracy against dense"),
-            Column("change here", meaning="mean and standard deviation over seeds, points"),
+            Column("published", "points", meaning="change of test accuracy against dense"),
+            Column("here", meaning="the same, points: mean and standard deviation over seeds"),
             Column("MACs cut, published", "%", priority=2),
             Column("MACs cut here", "%", priority=2),
             Column("training, published", "×", meaning="time of dense training over this one's",
@@ -36,7 +39,6 @@ def reproduced_table(target: Target, rows: Sequence[Found]) -> Table:
             Column("published", "%", meaning="test accuracy"),
             Column("here", meaning="test accuracy: mean and standard deviation over seeds, %"),
         ]
-    columns.append(Column("state", align="left"))
     made = [
         _row(row, rows[place + 1] if place + 1 < len(rows) else None, has_variant, shows_change)
         for place, row in enumerate(rows)
@@ -100,7 +102,7 @@ def reproduced_lines(
 
 def _row(row: Found, after: Found | None, has_variant: bool, shows_change: bool) -> Row:
     wanted = None if row.cell is None else row.cell.removed
-    cells: list[Cell] = [row.model, row.data, row.method]
+    cells: list[Cell] = [f"{row.model}, {row.data}", row.method]
     if has_variant:
         cells.append(row.variant)
     cells.append(row.removed if wanted is None else wanted)
@@ -108,15 +110,14 @@ def _row(row: Found, after: Found | None, has_variant: bool, shows_change: bool)
     if shows_change:
         cells += [
             None if cell is None else cell.change,
-            _spread(row.change, row.changes, signed=True),
+            _spread(row.change, row.changes, signed=True) or row.state,
             None if cell is None else cell.macs_cut,
             row.macs_cut,
             None if cell is None else cell.training_speedup,
             row.training_speedup,
         ]
     else:
-        cells += [row.published, _spread(row.accuracy, row.accuracies)]
-    cells.append(row.state)
+        cells += [row.published, _spread(row.accuracy, row.accuracies) or row.state]
     last = after is None or (after.model, after.data) != (row.model, row.data)
     return Row(tuple(cells), tone=_TONES.get(row.state, "faint"), last=last)
 

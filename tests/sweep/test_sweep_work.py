@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sweep_checks import SPEC
 
 import shoal.sweep.work as work
 from shoal.files import locked
 from shoal.sweep import cells_of
 from shoal.sweep.work import Work, do_work
 from small_runs import FakeGauge
+from sweep_checks import SPEC
 
 
 @pytest.fixture
