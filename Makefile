@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-slow doctest docs docs-site coverage lint bench clean
+.PHONY: setup demo test test-long test-slow doctest docs docs-site coverage lint bench clean
 
 setup: $(STAMP)
 
@@ -20,8 +20,14 @@ demo: $(STAMP)
 # Two workers with one thread each: most tests are too small for two threads to help. A worker that
 # dies, in a crash or over the time limit of pyproject.toml, is not replaced: under loadfile the run
 # would never end.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart=0
+
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --max-worker-restart=0 $(TESTS)
+	$(PYTEST) -m "not slow and not long" $(TESTS)
+
+# Whole commands, processes, exporters and large networks.
+test-long: $(STAMP)
+	$(PYTEST) -m "long and not slow" $(TESTS)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow -o faulthandler_timeout=7200
@@ -45,8 +51,7 @@ $(VENV)/.docs: $(STAMP)
 
 # Coverage with a floor for each room.
 coverage: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile \
-	  --max-worker-restart=0 --cov=shoal --cov-report=json
+	$(PYTEST) -m "not slow" --cov=shoal --cov-report=json
 	$(BIN)/python .ci/coverage.py
 
 lint: $(STAMP)

@@ -43,6 +43,7 @@ def compared(capsys: pytest.CaptureFixture[str], *words: object) -> dict[str, An
     return found
 
 
+@pytest.mark.long
 def test_a_model_against_a_run(
     run: Path, weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -66,6 +67,7 @@ def test_a_model_against_a_run(
     assert {one["batch_size"] for one in eager["latency"].values()} == {2}
 
 
+@pytest.mark.long
 def test_tables_at_each_batch_size_and_in_both_runtimes(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -82,6 +84,7 @@ def test_tables_at_each_batch_size_and_in_both_runtimes(
     assert f"{run}, as given" not in out  # what a run gives is merged
 
 
+@pytest.mark.long
 def test_without_data_there_is_no_accuracy(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -92,6 +95,7 @@ def test_without_data_there_is_no_accuracy(
     assert "give --data" in found["notes"][0]
 
 
+@pytest.mark.long
 def test_a_run_on_other_images_is_told(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -141,6 +145,7 @@ def test_one_line_says_what_is_wrong(
     assert says in seen.err
 
 
+@pytest.mark.long
 def test_networks_for_other_inputs_are_not_compared(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -150,6 +155,7 @@ def test_networks_for_other_inputs_are_not_compared(
     assert "takes samples of 1×8×8 and shoal:cifar_resnet20" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_networks_are_measured_in_the_runtimes_that_are_named(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

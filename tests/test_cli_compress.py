@@ -135,6 +135,7 @@ def test_the_result_loads_without_the_model(run: Path) -> None:
     assert all(not torch.equal(net(x), dense(x)) for x in [small_runs.digits().example_inputs(4)])
 
 
+@pytest.mark.long
 def test_random_weights_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = ["compress", "shoal:digits_resnet?width=2", "--data", "digits", "--train-samples",
              "50", "--epochs", "0", "--remove", "1", "--max-drop", "100"]  # fmt: skip
@@ -176,6 +177,7 @@ def test_report_knows_a_run_that_is_not_finished(
         assert printed[key] == whole[key], key
 
 
+@pytest.mark.long
 def test_benchmark_compares_a_run_with_its_dense_network(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -204,6 +206,7 @@ def short_demo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("short_demo")
 def test_the_demo_runs_once_and_shows_its_result_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -252,6 +255,7 @@ def test_two_processes_rehearse_together(weights: Path, tmp_path: Path) -> None:
     assert json.loads(main_one.out.read_text())["steps"][1]["names"]
 
 
+@pytest.mark.long
 def test_two_processes_end_like_one(run: Path, weights: Path, tmp_path: Path) -> None:
     given = words(weights, tmp_path / "two", "--remove", "2", "--json")
     main_one, other = processes.grouped(2, tmp_path, compressed, given, False)

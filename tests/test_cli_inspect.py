@@ -38,6 +38,7 @@ def test_the_digits_network_without_data(capsys: pytest.CaptureFixture[str]) -> 
     assert found["latency"] is None
 
 
+@pytest.mark.long
 def test_a_published_network(capsys: pytest.CaptureFixture[str]) -> None:
     """ResNet-20: 0.27 M parameters, 20 layers, 41 M MACs (He et al. 2016)."""
     found = inspected(capsys, "shoal:cifar_resnet20")
@@ -48,6 +49,7 @@ def test_a_published_network(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(found["sites"]) == 19
 
 
+@pytest.mark.long
 def test_blocks_have_their_shares_and_with_latency_their_time(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -89,6 +91,7 @@ def test_with_data_every_rectifier_has_a_score(capsys: pytest.CaptureFixture[str
     assert everything["settled"]
 
 
+@pytest.mark.long
 def test_the_tables_name_everything(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", MODEL, "--data", "digits", "--latency", "--samples", "100"]) == 0
     out = capsys.readouterr().out
@@ -107,6 +110,7 @@ def last_lines(capsys: pytest.CaptureFixture[str], *words: object) -> list[str]:
     return capsys.readouterr().out.splitlines()[-3:]
 
 
+@pytest.mark.long
 def test_it_ends_with_what_could_be_gained_and_the_command_to_type_next(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

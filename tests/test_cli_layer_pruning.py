@@ -89,6 +89,7 @@ def test_samples_and_seed(prune: Prune, tmp_path: Path) -> None:
     assert result["steps"][1]["scores"] == pytest.approx(dict(scores), rel=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("criterion", ["snip", "grasp"])
 def test_pruning_at_initialization(
     criterion: str, prune: Prune, tmp_path: Path, weights: Path

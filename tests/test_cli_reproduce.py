@@ -70,6 +70,7 @@ def small_sweep(spec: dict[str, object], out: Path, *_: object, **__: object) ->
     return Sweep(out, states)
 
 
+@pytest.mark.long
 def test_table_3_is_measured_on_merged_networks_and_figures_are_drawn(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

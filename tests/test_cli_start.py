@@ -45,6 +45,7 @@ def test_the_list_of_commands_needs_no_options() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.long
 def test_the_package_imports_pytorch_when_a_name_is_used() -> None:
     done = python(
         "import sys, shoal\nassert 'torch' not in sys.modules\n"

@@ -24,6 +24,7 @@ def run_fresh(code: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.long
 def test_importing_the_models_imports_neither_torchvision_nor_timm():
     code = (
         "import sys, shoal.models\n"
@@ -32,6 +33,7 @@ def test_importing_the_models_imports_neither_torchvision_nor_timm():
     assert run_fresh(code) == "[]"
 
 
+@pytest.mark.long
 @needs_timm
 def test_torchvision_and_timm_import_in_a_fresh_process_after_a_failed_attempt_too():
     code = """
@@ -50,6 +52,7 @@ print(first.models.resnet18(num_classes=3).fc.out_features, timm.is_model("resne
     assert run_fresh(code) == "3 True"
 
 
+@pytest.mark.long
 @needs_timm
 def test_a_working_torchvision_is_left_alone():
     code = """

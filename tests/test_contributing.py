@@ -138,6 +138,7 @@ def test_an_operator(tmp_path: Path) -> None:
         shoal.save(network, tmp_path / "other")
 
 
+@pytest.mark.long
 def test_a_runtime(tmp_path: Path) -> None:
     path = written("Add a runtime", tmp_path)
     network = network_of(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))

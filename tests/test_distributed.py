@@ -38,6 +38,7 @@ print(f"world {world()}", flush=True)
 """
 
 
+@pytest.mark.long
 def test_a_process_leaves_its_group_before_the_interpreter_ends(tmp_path: Path) -> None:
     # else a thread of gloo, still at work, aborts it now and then
     script = tmp_path / "leaves.py"

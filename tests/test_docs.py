@@ -44,6 +44,7 @@ def test_one_version() -> None:
     assert re.search(rf"^## \[{re.escape(shoal.__version__)}\] - \d{{4}}-\d\d-\d\d$", log, re.M)
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:onnxruntime")
 def test_a_network_is_quantized_as_the_page_on_export_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

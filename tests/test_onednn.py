@@ -69,6 +69,7 @@ def with_defect(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shoal.onednn, "_cpu_has_defect", lambda: True)
 
 
+@pytest.mark.long
 def test_small_strided_convolutions_train_as_contiguous_ones() -> None:
     script = TRAIN_BOTH_WAYS + CRITERIA
     env = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", "OMP_NUM_THREADS": "1"}

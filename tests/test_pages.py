@@ -96,6 +96,7 @@ RUN = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("page", RUN)
 def test_the_code_of_a_page_runs(

@@ -26,6 +26,7 @@ def touches(mebibytes: int):
     return lambda: bytearray(b"\1") * (mebibytes * MIB)  # not PyTorch's: no allocator keeps it
 
 
+@pytest.mark.long
 def test_more_memory_is_seen_as_more(memory: ModuleType) -> None:
     assert memory.peak_memory_bytes(touches(96)) == pytest.approx(96 * MIB, rel=0.2)
     assert memory.peak_memory_bytes(touches(0)) < 32 * MIB

@@ -17,6 +17,7 @@ def registries_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     keep_registries(monkeypatch)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_the_example_of_a_public_name_runs_in_an_empty_session(
     name: str, capsys: pytest.CaptureFixture[str]

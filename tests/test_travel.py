@@ -110,6 +110,7 @@ def elsewhere(folder: str, file: str) -> None:
         assert main(words) == 0, words
 
 
+@pytest.mark.long
 def test_a_run_that_was_moved_works_without_its_models_source(run: Path, tmp_path: Path) -> None:
     moved = tmp_path / "another place" / "copy"
     shutil.copytree(run, moved)

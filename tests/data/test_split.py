@@ -70,6 +70,7 @@ def test_seeds_and_purposes_choose_differently():
     assert draws[0] == stratified_subset(LABELS, 30, seed=0, purpose="a").tolist()
 
 
+@pytest.mark.long
 def test_the_choice_is_the_same_in_a_process_with_another_hash_seed():
     code = (
         "import numpy as np; from shoal.data.split import stratified_subset;"

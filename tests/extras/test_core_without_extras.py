@@ -5,7 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
 
+
+@pytest.mark.long
 def test_neither_searching_nor_reporting_imports_an_extra() -> None:
     code = (
         "import sys; import shoal.methods, shoal.report, shoal.cli.entry; "

@@ -405,6 +405,7 @@ def linear_cka(x: np.ndarray, y: np.ndarray) -> float:
     return float(np.linalg.norm(x.T @ y) ** 2 / norms)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "criterion", ["l1", "l2", "bn_scale", "consensus?criteria=l1+l2", "block_influence", "kl"]
 )

@@ -44,6 +44,7 @@ def write_down(folder: Path) -> None:
     torch.save({"found": scenarios(), "world": world()}, folder / f"{rank()}.pt")
 
 
+@pytest.mark.long
 def test_two_processes_score_blocks_as_one(tmp_path: Path) -> None:
     processes.grouped(2, tmp_path, write_down, tmp_path)
     expected = scenarios()

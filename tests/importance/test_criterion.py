@@ -176,6 +176,7 @@ def test_scores_carry_the_unit_to_tables(network: Network) -> None:
     )
 
 
+@pytest.mark.long
 def test_every_file_of_the_room_is_found_and_every_criterion_says_what_it_does() -> None:
     code = "from shoal.importance import criteria; print(' '.join(criteria.names()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -49,6 +49,7 @@ def test_every_block_has_a_residual_between_0_and_1(network: Network, loader: li
     assert scores.details["layer1.0"]["columns"] == 36
 
 
+@pytest.mark.long
 def test_a_block_that_is_one_convolution_has_residual_0(loader: list[Batch]) -> None:
     torch.manual_seed(0)
     model = cifar_resnet20(width=4).eval()

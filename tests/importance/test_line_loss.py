@@ -109,6 +109,7 @@ def test_linearized_sites_are_not_scored_again(network: Network, loader: list[Ba
     assert set(scores) == {site.name for site in network.sites} - {"layer1.0.relu"}
 
 
+@pytest.mark.long
 def test_a_site_that_is_always_on_costs_nothing_and_goes_first(loader: list[Batch]) -> None:
     torch.manual_seed(0)
     model = cifar_resnet20(width=4).eval()

@@ -76,6 +76,7 @@ def test_a_graph_has_a_depth_and_a_baseline_is_optional() -> None:
     assert "depth 2 layers" in str(found)
 
 
+@pytest.mark.long
 def test_a_network_without_work_has_no_ratio() -> None:
     found = benchmark(
         nn.ReLU(), torch.zeros(4, 8), nn.Linear(8, 8), warmup=1, repeats=3, min_seconds=0

@@ -34,6 +34,7 @@ def test_what_is_no_deployment_is_told(runtime: str, batch: int) -> None:
         deployments(runtime, batch)
 
 
+@pytest.mark.long
 def test_inputs_are_repeated_or_left_out_to_the_size() -> None:
     x = torch.arange(3.0)
     assert sized({"x": x}, 5)["x"].tolist() == [0, 1, 2, 0, 1]
@@ -42,6 +43,7 @@ def test_inputs_are_repeated_or_left_out_to_the_size() -> None:
     assert [one["a"].batch_size for one in found] == [1, 5]
 
 
+@pytest.mark.long
 def test_a_model_is_made_to_run_once_for_all_batch_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[object] = []
     make = Eager.make

@@ -25,6 +25,7 @@ def test_networks_have_the_depth_of_their_name(name: str, layers: int) -> None:
     assert depth(fx.symbolic_trace(model)) == layers
 
 
+@pytest.mark.long
 def test_a_captured_network_has_a_depth() -> None:
     assert depth(capture(cifar_resnet20(), torch.zeros(2, 3, 32, 32))) == 20
 

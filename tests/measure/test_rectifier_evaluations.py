@@ -62,6 +62,7 @@ PUBLISHED: list[tuple[Callable[[], nn.Module], int, int, int]] = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("build", "pixels", "sites", "total"), PUBLISHED)
 def test_counts_of_the_papers(
     build: Callable[[], nn.Module], pixels: int, sites: int, total: int
@@ -90,6 +91,7 @@ def test_counts_of_large_networks(name: str, pixels: int, sites: int, total: int
     assert (len(found), sum(found.values())) == (sites, total)
 
 
+@pytest.mark.long
 def test_the_counts_hold_for_any_size_of_image() -> None:
     net = captured(resnet18_cifar(), 3, 32, 32)
     large = torch.empty(1, 3, 224, 224)
@@ -98,6 +100,7 @@ def test_the_counts_hold_for_any_size_of_image() -> None:
     assert at_224 == {name: 49 * n for name, n in rectifier_evaluations(net).items()}
 
 
+@pytest.mark.long
 def test_stages_are_those_of_the_papers() -> None:
     net = captured(without(resnet18_cifar(), "maxpool"), 3, 32, 32)
     found = rectifier_stages(net)
@@ -177,6 +180,7 @@ def test_counting_leaves_the_network_as_it_was_and_depends_on_no_batch() -> None
     assert not any(module._forward_pre_hooks for module in net.modules())
 
 
+@pytest.mark.long
 def test_a_benchmark_counts_what_was_captured() -> None:
     net, inputs = small_runs.captured(), torch.zeros(2, 1, 8, 8)
     few = {"repeats": 2, "min_seconds": 0}

@@ -61,6 +61,7 @@ def test_a_network_comes_back_bit_for_bit(lined: Network, saved: Path) -> None:
     assert sorted(path.name for path in saved.iterdir()) == ["model.safetensors", "network.json"]
 
 
+@pytest.mark.long
 def test_the_memory_format_of_images_comes_back_and_merging_keeps_it(tmp_path: Path) -> None:
     """A trained network runs channels_last, which is much faster on many CPUs."""
     x = torch.randn(2, 3, 16, 16)
@@ -302,6 +303,7 @@ def test_the_same_network_gives_the_same_bytes(lined: Network, saved: Path, tmp_
 # ---------------------------------------------------------------------- runs and old folders
 
 
+@pytest.mark.long
 def test_a_folder_of_format_1_is_replayed_on_its_base() -> None:
     """It was linearized both ways, dropped, collapsed, its padding moved, and merged."""
     network = load(FORMAT_1)
@@ -316,6 +318,7 @@ def test_a_folder_of_format_1_is_replayed_on_its_base() -> None:
     assert same_weights(own, network)
 
 
+@pytest.mark.long
 def test_an_old_folder_without_a_base_needs_the_model(tmp_path: Path) -> None:
     old = Path(shutil.copytree(FORMAT_1, tmp_path / "old"))
     text = (old / "plan.json").read_text()
@@ -361,6 +364,7 @@ def test_an_old_folder_runs_no_code_that_it_names(
     assert not (tmp_path / "made").exists()
 
 
+@pytest.mark.long
 def test_an_old_folder_that_is_trusted_builds_its_base_by_its_own_code(tmp_path: Path) -> None:
     old = Path(shutil.copytree(FORMAT_1, tmp_path / "old"))
     (tmp_path / "mine.py").write_text(
@@ -373,6 +377,7 @@ def test_an_old_folder_that_is_trusted_builds_its_base_by_its_own_code(tmp_path:
     assert same_weights(trusted, given)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("old", "new"),
     [

@@ -353,6 +353,7 @@ def test_a_wide_norm_before_a_layer_is_folded_in_little_memory() -> None:
     torch.testing.assert_close(composed.bias, head.weight @ wide.bias)
 
 
+@pytest.mark.long
 def test_the_mlps_of_a_swin_are_one_linear_layer_each() -> None:
     swin = torchvision_models().SwinTransformer
     model = swin([4, 4], 8, [1, 1], [2, 2], [4, 4], num_classes=5).eval()
@@ -403,6 +404,7 @@ def test_padding_between_two_convolutions_keeps_them_apart_and_says_so() -> None
     assert any("pads its input" in kept.reason for kept in report.kept)
 
 
+@pytest.mark.long
 def test_batch_norms_are_folded_and_the_network_saves_and_loads(tmp_path: Path) -> None:
     model = with_statistics(cifar_resnet20())
     x = torch.randn(4, 3, 32, 32)
@@ -454,6 +456,7 @@ def test_a_norm_after_a_sum_goes_into_both_branches(policy: str, tmp_path: Path)
 # ---------------------------------------------------------------------- the report
 
 
+@pytest.mark.long
 def test_the_report_says_why_for_every_boundary_and_every_layer_kept() -> None:
     model = with_statistics(cifar_resnet20())
     x = torch.randn(2, 3, 32, 32)

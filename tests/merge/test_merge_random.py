@@ -159,6 +159,7 @@ def merged_and_original(data: st.DataObject) -> tuple[nn.Module, Network, Networ
     return model, network, merged
 
 
+@pytest.mark.long
 @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True,
           phases=[Phase.generate])  # fmt: skip
 @given(st.data())

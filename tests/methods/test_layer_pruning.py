@@ -51,6 +51,7 @@ def dropped(result: Result) -> list[tuple[str, ...]]:
 LAST = ["layer3.2", "layer3.1", "layer2.2", "layer2.1", "layer1.2", "layer1.1", "layer1.0"]
 
 
+@pytest.mark.long
 def test_all_blocks_go_one_by_one(model: Network) -> None:
     result = compress(model)
     assert dropped(result) == [(name,) for name in LAST]
@@ -101,6 +102,7 @@ def test_the_criterion_is_cka_unless_another_is_named(model: Network) -> None:
     assert result.steps[1].scores == pytest.approx(dict(scores))
 
 
+@pytest.mark.long
 def test_random_order_follows_from_the_seed(model: Network) -> None:
     orders = [
         dropped(compress(model, criterion="random", seed=seed, remove=3)) for seed in (1, 1, 2)
@@ -184,6 +186,7 @@ class Watch(Listener):
             raise KeyboardInterrupt
 
 
+@pytest.mark.long
 def test_rewinding_gives_back_the_first_weights(model: Network) -> None:
     result = compress(model, dense_epochs=2, rewind=0, remove=2)
     own = result.model.state_dict()
@@ -228,6 +231,7 @@ def test_pruning_at_initialization(model: Network) -> None:
 # ---------------------------------------------------------------------- the run's folder
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "stop", [(0, 1), (0, 2), (1, 1), (2, 1)], ids=lambda s: f"step{s[0]}epoch{s[1]}"
 )

@@ -34,6 +34,7 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", METHODS)
 def test_an_interrupted_run_ends_alike(method: str, tmp_path: Path) -> None:
     options = {"method": method, "epochs": 2, "remove": 2, **METHODS[method]}

@@ -89,6 +89,7 @@ def test_costs_are_what_the_other_criteria_say_and_the_ratio_decides(model: Netw
         assert found * PRICES["drop"] >= lesion[title.removeprefix("drop ")] - 1e-9
 
 
+@pytest.mark.long
 def test_each_kind_of_move_does_what_its_operation_does(model: Network) -> None:
     for kind, operation in (("linearize", "linearize"), ("collapse", "collapse"), ("drop", "drop")):
         result = run(model, moves=[kind])
@@ -96,6 +97,7 @@ def test_each_kind_of_move_does_what_its_operation_does(model: Network) -> None:
         assert result.removed == 1
 
 
+@pytest.mark.long
 def test_among_equal_costs_the_larger_saving_goes_first() -> None:
     torch.manual_seed(0)
     net = cifar_resnet20(num_classes=4, width=4).eval()
@@ -119,6 +121,7 @@ def test_moves_of_one_step_do_not_touch_each_other(model: Network) -> None:
     assert len(step.names) == len(set(step.names)) == 6
 
 
+@pytest.mark.long
 def test_a_kind_that_saves_a_trifle_waits_while_another_saves_a_steps_share() -> None:
     net = shoal.capture(cifar_resnet20(num_classes=4, width=4).eval(), TRAIN[0][0])
     found = find_moves(net)
@@ -129,6 +132,7 @@ def test_a_kind_that_saves_a_trifle_waits_while_another_saves_a_steps_share() ->
         assert ({move.kind for move in chosen}, len(chosen)) == ({kind}, count), enough
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("moves", "expected"), [("drop", 2), ("collapse", 4), ("linearize", 5)])
 def test_a_step_ends_when_it_saves_enough(model: Network, moves: str, expected: int) -> None:
     """A tenth of 40 ms is two drops of 2 ms or four collapses of 1 ms; more than 5 never go."""
@@ -138,6 +142,7 @@ def test_a_step_ends_when_it_saves_enough(model: Network, moves: str, expected: 
     assert len(step.names) == expected
 
 
+@pytest.mark.long
 def test_the_last_step_saves_what_is_missing_to_the_target(model: Network) -> None:
     options = {"moves": ["collapse"], "step_saving": 0.1, "target_latency": 0.7}
     options |= {"speedup": 1.0 / 0.73}
@@ -164,6 +169,7 @@ def test_it_ends_at_the_target(model: Network) -> None:
         run(model, target_latency=1.5)
 
 
+@pytest.mark.long
 def test_an_interrupted_step_keeps_what_it_measured(model: Network, tmp_path: Path) -> None:
     """Another measurement would choose another move; the step goes on with the first."""
 
@@ -189,6 +195,7 @@ def test_an_interrupted_step_keeps_what_it_measured(model: Network, tmp_path: Pa
     assert not (tmp_path / "run" / "measured-001.json").exists()
 
 
+@pytest.mark.long
 def test_saving_is_measured_once_for_moves_that_are_alike(
     model: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,6 +216,7 @@ def test_saving_is_measured_once_for_moves_that_are_alike(
     assert saved["drop layer1.0"] == saved["drop layer1.2"]
 
 
+@pytest.mark.long
 def test_what_folding_takes_away_saves_nothing(
     model: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,6 +235,7 @@ def test_what_folding_takes_away_saves_nothing(
     assert set(saved) == {move.title for move in found}
 
 
+@pytest.mark.long
 def test_the_network_is_left_as_it_is(model: Network) -> None:
     before = evaluate(model, VAL).loss
     plan = list(model.plan.operations)
@@ -242,6 +251,7 @@ def test_wrong_options_are_told(model: Network) -> None:
         run(model, moves=["colapse"])
 
 
+@pytest.mark.long
 def test_everything_is_decided_in_the_runtime_that_is_asked_for(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -279,6 +289,7 @@ def test_it_learns_from_the_dense_network_unless_told_otherwise() -> None:
 FP32 = {"precision": "fp32", "lr": 0.01}
 
 
+@pytest.mark.long
 def test_rehearsed_moves_are_the_best_of_each_kind_and_one_of_them_is_made(
     model: Network, tmp_path: Path
 ) -> None:
@@ -336,6 +347,7 @@ def test_a_rehearsal_compares_with_the_network_trained_as_long(
         assert error > 0.0
 
 
+@pytest.mark.long
 def test_a_move_that_breaks_training_is_passed_over(
     model: Network, training: Callable[[Trained], None]
 ) -> None:

@@ -87,6 +87,7 @@ def residual() -> Network:
     return capture(net.eval(), data.example_inputs(4)).copy()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", BEFORE)
 def test_a_method_gives_the_steps_it_gave_before(name: str, residual: Network) -> None:
     small = name == "shoal small" or (name.startswith("easier") and name != "easier residual")

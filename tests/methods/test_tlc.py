@@ -31,6 +31,7 @@ def loss(net: Network, samples: int = 1000) -> float:
     return found
 
 
+@pytest.mark.long
 def test_scores_are_the_rise_of_the_loss_without_each_rectifier() -> None:
     residual = chain()
     step = tlc(residual, remove=1).steps[1]

@@ -130,6 +130,7 @@ def test_mobilenetv2_for_cifar_ends_at_an_eighth_of_the_resolution():
     assert count_parameters(model) == count_parameters(original)
 
 
+@pytest.mark.long
 def test_digits_network_learns_the_digits():
     from sklearn.datasets import load_digits
 

@@ -82,6 +82,7 @@ def put(hub: Hub, name: str, config: dict[str, Any]) -> None:
     (folder / "config.json").write_text(json.dumps(config))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["vit", "bert", "gpt"])
 def test_a_classifier_computes_what_transformers_computes(hub: Hub, saved: Path, name: str) -> None:
     model = build_model(f"hf:me/{name}")
@@ -157,6 +158,7 @@ def test_only_files_of_data_are_fetched(hub: Hub) -> None:
     assert {Path(name).suffix for name in hub.fetched} == {".json", ".safetensors"}
 
 
+@pytest.mark.long
 def test_the_command_line_takes_one(
     hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -61,6 +61,7 @@ def test_resnet50_keeps_its_downsampling_blocks() -> None:
     assert fixed == [f"layer{i}.0" for i in (1, 2, 3, 4)]
 
 
+@pytest.mark.long
 def test_mobilenet_v2() -> None:
     blocks = example("torchvision:mobilenet_v2")[1].blocks
     assert (len(removable(blocks)), len(blocks)) == (10, 10)

@@ -23,6 +23,7 @@ def _images(size: int) -> torch.Tensor:
     return torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["cifar_resnet20", "torchvision:mobilenet_v2"])
 def test_a_network_is_its_model_to_the_bit(name: str) -> None:
     model, network = example(name)
@@ -39,6 +40,7 @@ def test_sites_are_named_by_their_module_or_the_function() -> None:
     assert found[:4] == ["relu", "layer1.0.relu", "layer1.0.relu_1", "layer1.1.relu"]
 
 
+@pytest.mark.long
 def test_a_module_called_twice_is_two_sites() -> None:
     network = captured(settled(torchvision_model("resnet18")), _images(32))
     assert names(network)[:3] == ["relu", "layer1.0.relu", "layer1.0.relu_1"]

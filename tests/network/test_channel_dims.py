@@ -109,6 +109,7 @@ def test_swin_has_its_neurons_last() -> None:
     assert [site.channels for site in sites][:3] == [384, 384, 768]
 
 
+@pytest.mark.long
 def test_mobilenets_neurons_are_its_channels() -> None:
     sites = example("torchvision:mobilenet_v2")[1].sites
     assert {site.channel_dim for site in sites} == {1}

@@ -35,6 +35,7 @@ def networks() -> list[Network]:
     return [network(1 + i % 6) for i in range(_MANY)]
 
 
+@pytest.mark.long
 def test_many_networks_are_compiled_each() -> None:
     with torch.no_grad():
         for network in networks():
@@ -43,6 +44,7 @@ def test_many_networks_are_compiled_each() -> None:
                 assert torch.equal(compiled(images()), network(images()))
 
 
+@pytest.mark.long
 def test_many_networks_are_compiled_in_place() -> None:
     with torch.no_grad():
         for network in networks():
@@ -175,6 +177,7 @@ def test_a_network_is_compiled_whole_before_and_after_it_changes(
         assert torch.equal(compiled(after)(images()), expected)
 
 
+@pytest.mark.long
 def test_a_network_may_change_any_number_of_times() -> None:
     """Site by site, as searches do: PyTorch compiles a function anew at most 8 times."""
     torch.manual_seed(0)

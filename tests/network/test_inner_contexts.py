@@ -130,6 +130,7 @@ def test_gradients_pass_activation_checkpoints(reentrant: bool) -> None:
     assert len(network.sites) == 2
 
 
+@pytest.mark.long
 def test_a_forward_pass_without_gradients_is_said_to_be_one() -> None:
     class Deployed(nn.Module):
         def __init__(self) -> None:

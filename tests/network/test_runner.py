@@ -113,6 +113,7 @@ DRAWN = st.lists(
 )
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=6, suppress_health_check=[HealthCheck.too_slow])
 @given(DRAWN)
 def test_a_part_computes_what_the_whole_computes(drawn: list[tuple[list[int], int]]) -> None:
@@ -186,6 +187,7 @@ def test_an_error_inside_a_part_leaves_its_contexts() -> None:
     assert torch.is_grad_enabled()
 
 
+@pytest.mark.long
 def test_criteria_that_run_parts_take_a_model_with_autocast_in_its_forward() -> None:
     class Half(nn.Module):
         def __init__(self) -> None:

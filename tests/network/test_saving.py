@@ -125,6 +125,7 @@ torch.save(torch.utils._pytree.tree_leaves(outputs), sys.argv[2])
 """
 
 
+@pytest.mark.long
 def test_no_source_no_library_no_place_is_needed(tmp_path: Path) -> None:
     torchvision_model("resnet18")  # skips where torchvision is not installed
     (tmp_path / "mine.py").write_text(_MODEL)

@@ -94,6 +94,7 @@ def text_inputs(batch: int, length: int) -> tuple[Tensor, Tensor]:
     return ids, mask
 
 
+@pytest.mark.long
 def test_a_convolutional_network_is_for_any_height_and_width() -> None:
     model = shoal.models.cifar_resnet20().eval()
     net = shoal.capture(model, torch.randn(2, 3, 32, 32))
@@ -124,6 +125,7 @@ def test_numbers_computed_from_a_size_fix_it(tmp_path: Path) -> None:
             network(torch.randn(1, 3, 17, 16))
 
 
+@pytest.mark.long
 def test_a_text_model_takes_any_length() -> None:
     model = Text().eval()
     net = shoal.capture(model, text_inputs(2, 6))
@@ -163,6 +165,7 @@ def test_a_branch_that_no_size_decides_fixes_nothing(condition: str) -> None:
     assert_same(model, net, torch.randn(7, 3, 5, 11))
 
 
+@pytest.mark.long
 def test_merged_networks_keep_what_was_free() -> None:
     import_torchvision()
     from torchvision.models import mobilenet_v2

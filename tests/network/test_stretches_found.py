@@ -38,6 +38,7 @@ def test_blocks_of_a_cifar_resnet_keep_their_names_and_change_shape_where_they_d
     assert down.end.meta["shape"] == (None, 8, 8, 8)
 
 
+@pytest.mark.long
 def test_imagenet_resnets_with_basic_blocks_and_bottlenecks() -> None:
     network = capture(bottlenecks(), torch.randn(2, 3, 64, 64), check=False)
     found = by_name(network)
@@ -49,6 +50,7 @@ def test_imagenet_resnets_with_basic_blocks_and_bottlenecks() -> None:
     assert all(s.shape.columns <= 10_240 for s in found.values())
 
 
+@pytest.mark.long
 def test_inverted_residuals_with_and_without_skip() -> None:
     network = capture(inverted_residuals(), torch.randn(2, 3, 64, 64), check=False)
     found = by_name(network)
@@ -58,6 +60,7 @@ def test_inverted_residuals_with_and_without_skip() -> None:
     assert strided == {"features.2", "features.4"}
 
 
+@pytest.mark.long
 def test_pairs_of_vgg_do_not_cross_a_pooling() -> None:
     network = capture(plain_convolutions(), torch.randn(2, 3, 64, 64), check=False)
     names = list(by_name(network))
@@ -90,6 +93,7 @@ def small_conv_mlp() -> nn.Module:
     return timm_model("convnext_atto", depths=(1, 1, 1, 1), dims=(8, 8, 16, 16))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("make", "names", "kind"),
     [

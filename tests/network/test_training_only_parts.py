@@ -152,6 +152,7 @@ def test_timms_drop_path_rates_are_kept() -> None:
 # ---------------------------------------------------------------------- dropout
 
 
+@pytest.mark.long
 def test_attention_dropout_is_restored() -> None:
     class Attend(nn.Module):
         def __init__(self, weights: bool) -> None:
@@ -179,6 +180,7 @@ def test_attention_dropout_is_restored() -> None:
         assert not same(outputs[1], network.eval()(x))
 
 
+@pytest.mark.long
 def test_a_transformer_layer_of_torch_trains_alike() -> None:
     model = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.1, batch_first=True)
     network = captured(model, torch.randn(2, 5, 8))
@@ -353,6 +355,7 @@ class Recurrent(nn.Module):
         return self.head(self.rnn(x)[0][:, -1])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
 @pytest.mark.parametrize("layers", [1, 3])
 def test_the_dropout_between_recurrent_layers_is_kept(kind: type[nn.RNNBase], layers: int) -> None:

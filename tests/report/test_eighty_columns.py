@@ -193,6 +193,7 @@ TABLES = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", TABLES)
 def test_every_table_fits_and_no_word_is_cut(kind: str) -> None:
     for table in TABLES[kind]():

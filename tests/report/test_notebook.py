@@ -42,6 +42,7 @@ def test_names_of_modules_are_text_in_a_notebook() -> None:
     assert "&lt;b&gt;" in scores._repr_html_()
 
 
+@pytest.mark.long
 def test_a_notebook_shows_progress_and_tables(tmp_path: Path) -> None:
     client = pytest.importorskip("nbclient")
     if importlib.util.find_spec("ipykernel") is None:  # imported, it would pass for a notebook here

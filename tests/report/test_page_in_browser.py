@@ -15,6 +15,7 @@ from shoal.search.layers import Layer, RegionTime
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="Chromium is not installed")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("width", [1200, 390])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_is_cut_off_and_all_can_be_read(tmp_path: Path, width: int, scheme: str) -> None:

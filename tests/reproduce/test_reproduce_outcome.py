@@ -95,6 +95,7 @@ def test_the_table_shows_mean_and_deviation(made: tuple[Plan, SweepFolder]) -> N
     assert texts[3:9] == ["+0.40 points", "-1.00", "20.50 %", "20.00 %", "1.35 ×", "1.30 ×"]
 
 
+@pytest.mark.long
 def test_merged_networks_are_smaller_or_not_but_the_same(
     made: tuple[Plan, SweepFolder], monkeypatch: pytest.MonkeyPatch
 ) -> None:

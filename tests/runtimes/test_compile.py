@@ -50,6 +50,7 @@ class Breaking(nn.Module):
         return self.second(x)
 
 
+@pytest.mark.long
 def test_it_is_compiled_once_for_each_batch_size(sizes: list[Any]) -> None:
     network = shoal.capture(nn.Sequential(nn.Linear(4, 4), nn.ReLU()).eval(), torch.randn(2, 4))
     runners = InRuntime("compile", {"a": network}, torch.randn(2, 4))

@@ -77,6 +77,7 @@ def dimensions(values: Any) -> list[list[Any]]:
     return [[d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in values]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_network_with_dropped_blocks_exports(tmp_path: Path, form: str) -> None:
     network = resnet20()
@@ -120,6 +121,7 @@ def test_the_network_is_left_as_it_was(tmp_path: Path, form: str) -> None:
     assert (network.code, network.plan.to_dict()) == (code, plan)
 
 
+@pytest.mark.long
 def test_a_linearized_network_and_an_option_a_shortcut_export(tmp_path: Path) -> None:
     example = torch.randn(2, 3, 16, 16)
     network = resnet20()
@@ -347,6 +349,7 @@ def export_strictly(folder: Path) -> None:
         export(net, folder / f"a.{form}")
 
 
+@pytest.mark.long
 def test_nothing_is_printed_and_nothing_is_warned_about(tmp_path: Path) -> None:
     # In a process of its own: pytest would catch what the libraries print at their first use.
     done = processes.start(tmp_path, export_strictly, tmp_path)

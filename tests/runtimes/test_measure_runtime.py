@@ -94,6 +94,7 @@ def test_a_runner_stands_beside_eager_networks(path: Path) -> None:
     assert latency_ratio(found["eager"], found["runtime"]).pairs == 3
 
 
+@pytest.mark.long
 def test_latency_is_measured_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     models, x = {"a": nn.Linear(3, 3), "b": nn.Linear(3, 30)}, torch.randn(2, 3)
     for runtime in ("eager", "onnxruntime"):

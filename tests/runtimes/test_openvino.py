@@ -30,6 +30,7 @@ class Named(nn.Module):
         return {"wide": self.f(x) * scale, "first": x.relu()}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("batch", [1, 5])
 def test_keyword_inputs_and_several_outputs(batch: int) -> None:
     torch.manual_seed(0)
@@ -54,6 +55,7 @@ def test_it_computes_in_float32_with_the_asked_threads() -> None:
     assert told("NUM_STREAMS") == 1
 
 
+@pytest.mark.long
 def test_one_runner_is_timed_at_several_batch_sizes() -> None:
     models = {"a": nn.Linear(3, 4)}
     runner = find_runtime("openvino").make(models["a"], torch.randn(2, 3))
@@ -88,6 +90,7 @@ def test_another_network_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
         find_runtime("openvino").make(nn.Linear(3, 4), torch.randn(2, 3), check=True)
 
 
+@pytest.mark.long
 def test_its_use_is_not_reported_to_its_maker() -> None:
     """OpenVINO, and NNCF with it, send a report over the network when they are imported."""
     code = """

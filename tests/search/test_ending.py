@@ -48,6 +48,7 @@ def inputs(batch: int) -> torch.Tensor:
     return small_runs.digits().example_inputs(batch)
 
 
+@pytest.mark.long
 def test_dense_and_result_are_measured_in_every_runtime_at_every_batch_size(
     pair: tuple[Network, Network], quick: None
 ) -> None:
@@ -80,6 +81,7 @@ def test_dense_and_result_are_measured_in_every_runtime_at_every_batch_size(
         assert torch.allclose(found.merged(inputs(5)), result(inputs(5)), atol=1e-4)
 
 
+@pytest.mark.long
 def test_the_runtime_that_decides_gives_the_headline(
     pair: tuple[Network, Network], quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,6 +151,7 @@ def test_where_the_result_is_slower_it_is_measured_again_beside_the_result_folde
     assert [runtime for runtime, _ in forged.made].count("onnxruntime") == 2
 
 
+@pytest.mark.long
 def test_runtimes_that_decide_nothing_are_given_a_limited_time(
     pair: tuple[Network, Network], forged: type[Forged], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,6 +191,7 @@ def test_a_ratio_is_the_baselines_time_over_a_networks() -> None:
     assert found.to_dict()["ratio"]["fast"]["q1"] == 2.0
 
 
+@pytest.mark.long
 def test_a_network_that_cannot_be_exported_is_left_out() -> None:
     pytest.importorskip("onnxruntime")
 

@@ -112,6 +112,7 @@ def killed_after(epochs: int, folder: Path, options: dict[str, Any]) -> None:
     run(folder, listener=Killer(epochs), **options)
 
 
+@pytest.mark.long
 def test_it_goes_on_after_kill_9_to_the_same_result(method: str, tmp_path: Path) -> None:
     options = {"method": method, "pull": 0.3, "remove": 2, "epochs": 2}
     whole = run(tmp_path / "whole", **options)

@@ -80,6 +80,7 @@ def test_calibration_sees_training_images_and_nothing_else(tmp_path: Path) -> No
     assert figures.top1_test == evaluate(network, data.test).top1
 
 
+@pytest.mark.long
 def test_the_end_times_int8_beside_float_and_notes_what_cannot_be_quantized(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

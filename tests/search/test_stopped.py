@@ -30,6 +30,7 @@ def search(folder: Path) -> None:
     small_runs.run(folder, model=preloaded.NETWORK, dense_epochs=4, epochs=2)
 
 
+@pytest.mark.long
 def test_a_search_goes_on_after_kill_9_at_random_moments(tmp_path: Path) -> None:
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     first = processes.start(tmp_path, search, whole)
@@ -64,6 +65,7 @@ def command(folder: Path) -> None:
     ))  # fmt: skip
 
 
+@pytest.mark.long
 def test_a_command_goes_on_after_ctrl_c_in_each_step(tmp_path: Path) -> None:
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     first = processes.start(tmp_path, command, whole)

@@ -149,6 +149,7 @@ def test_the_command(hub: Hub, run: Path, capsys: pytest.CaptureFixture[str]) ->
     assert json.loads(capsys.readouterr().out)["url"] == "https://huggingface.co/me/small"
 
 
+@pytest.mark.long
 def test_commands_take_a_name_on_the_hub_like_a_folder(
     hub: Hub,
     run: Path,

@@ -46,6 +46,7 @@ def test_the_share_of_macs_is_the_published_one(
     assert all(abs(cost.macs_percent - percent) < 0.001 for cost in costs.values())
 
 
+@pytest.mark.long
 def test_the_share_of_macs_without_projections() -> None:
     # 7 blocks of 2·16·16·9·32² MACs (equal in all stages), 2 widening ones of three quarters of
     # that, the first convolution and the classifier.
@@ -59,6 +60,7 @@ def test_the_share_of_macs_without_projections() -> None:
         assert cost.macs_percent == pytest.approx(100 * block / total)
 
 
+@pytest.mark.long
 def test_costs_are_what_dropping_saves() -> None:
     x = torch.randn(2, 3, 16, 16)
     network = resnet20()

@@ -224,6 +224,7 @@ def test_a_downsampling_block_with_a_convolution_in_its_shortcut(tmp_path: Path)
     same_after_loading(network, data[0], tmp_path / "saved")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("make", "stretch", "kernel"),
     [

@@ -80,6 +80,7 @@ def sentences(samples: int = 24, tokens: int = 30) -> list[dict[str, Tensor]]:
     return [{"input_ids": ids, "attention_mask": mask, "labels": labels}] * 2
 
 
+@pytest.mark.long
 def test_a_text_classifier_of_dict_batches() -> None:
     batches = sentences()
     result = compressed(Text(), batches, epochs=6, lr=0.2)
@@ -92,6 +93,7 @@ def test_a_text_classifier_of_dict_batches() -> None:
     )
 
 
+@pytest.mark.long
 def test_a_text_classifier_of_transformers() -> None:
     compat.import_torchvision()  # which transformers imports itself
     transformers = pytest.importorskip("transformers")
@@ -381,6 +383,7 @@ def tokenised() -> tuple[list[Any], list[Any]]:
     return sentences(), sentences()
 
 
+@pytest.mark.long
 def test_a_text_classifier_on_the_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

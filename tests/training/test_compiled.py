@@ -112,6 +112,7 @@ def test_wrong_labels_are_told_by_the_compiled_step_too(runs: list[int]) -> None
         trained("on", train=batches)
 
 
+@pytest.mark.long
 def test_many_fits_in_one_process_stay_compiled(runs: list[int]) -> None:
     for _ in range(9):  # dynamo keeps 8 versions of one code
         before = len(runs)
