@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import pytest
 
 import shoal
 from shoal.measure import SiteStage, rectifier_evaluations
 from shoal.methods.deepreduce import _thinned, criticality
-from shoal.search.setup import Listener
-from small_runs import facts, run, same_weights
+from small_runs import run
 
 FIRST, LAST = ["relu", "act", "relu_1"], ["last"]  # the two stages of the small network
 
@@ -73,26 +69,3 @@ def test_what_cannot_be_culled_or_thinned_is_said_at_once() -> None:
     linear = run(method="easier", remove=4, how="identity", per_step=4).model
     with pytest.raises(shoal.ShoalError, match="no rectifier to linearize"):
         run(model=linear, method="deepreduce")
-
-
-class Stops(Listener):
-    """Interrupts a run when so many things have begun, as Ctrl-C does."""
-
-    def __init__(self, stages: int) -> None:
-        self.left = stages
-
-    def stage(self, number: int, what: str) -> None:
-        self.left -= 1
-        if self.left == 0:
-            raise KeyboardInterrupt
-
-
-def test_an_interrupted_run_ends_alike(tmp_path: Path) -> None:
-    given: dict[str, Any] = {"method": "deepreduce", "epochs": 2, "trial_epochs": 1}
-    whole = run(tmp_path / "whole", **given)
-    for stages in (5, 4):  # in the trials of the first step, and later
-        with pytest.raises(KeyboardInterrupt):
-            run(tmp_path / "part", listener=Stops(stages), **given)
-    rest = run(tmp_path / "part", **given)
-    assert facts(rest) == facts(whole)
-    assert same_weights(rest.model, whole.model)

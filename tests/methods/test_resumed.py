@@ -12,14 +12,21 @@ from small_runs import facts, run, same_weights
 
 
 class Stop(Listener):
-    """Interrupts the run in the training of a step, after so many epochs of all."""
+    """Interrupts a run after so many epochs, or when so many stages have begun, as Ctrl-C does."""
 
-    def __init__(self, epochs: int) -> None:
-        self.left = epochs
+    def __init__(self, *, epochs: int = -1, stages: int = -1) -> None:
+        self.epochs, self.stages = epochs, stages
 
     def epoch(self, report: Any, epochs: int) -> None:
-        self.left -= 1
-        if self.left == 0:
+        self.epochs -= 1
+        self._look()
+
+    def stage(self, number: int, what: str) -> None:
+        self.stages -= 1
+        self._look()
+
+    def _look(self) -> None:
+        if 0 in (self.epochs, self.stages):
             raise KeyboardInterrupt
 
 
@@ -31,7 +38,18 @@ METHODS: dict[str, dict[str, Any]] = {
     "differentiable": {"push": 2},
     "layer_folding": {"slope_power": 1},
     "egp": {"share": 0.2},
+    "snl": {
+        "unit": "channel", "search_epochs": 4, "epochs": 3, "max_relus": 250, "gate_lr": 0.02,
+        "kappa": 1e-3, "remove": None,
+    },
+    "deepreduce": {"trial_epochs": 1, "remove": None},
+}  # fmt: skip
+
+STOPS: dict[str, list[dict[str, int]]] = {
+    "snl": [{"epochs": 2}, {"epochs": 4}],  # in the search, and in the fine-tuning
+    "deepreduce": [{"stages": 5}, {"stages": 4}],  # in the trials of the first step, and later
 }
+WITHIN_STEPS = [{"epochs": 1}, {"epochs": 2}]  # in the first one, then in the second one
 
 
 @pytest.mark.long
@@ -39,9 +57,9 @@ METHODS: dict[str, dict[str, Any]] = {
 def test_an_interrupted_run_ends_alike(method: str, tmp_path: Path) -> None:
     options = {"method": method, "epochs": 2, "remove": 2, **METHODS[method]}
     whole = run(tmp_path / "whole", **options)
-    for epochs in (1, 2):  # within the first step, then within the second one
+    for stop in STOPS.get(method, WITHIN_STEPS):
         with pytest.raises(KeyboardInterrupt):
-            run(tmp_path / "stopped", listener=Stop(epochs), **options)
+            run(tmp_path / "stopped", listener=Stop(**stop), **options)
     again = run(tmp_path / "stopped", **options)
     assert facts(again) == facts(whole)
     assert same_weights(again.model, whole.model)

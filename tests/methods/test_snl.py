@@ -12,8 +12,7 @@ import shoal
 from shoal.measure import rectifier_evaluations
 from shoal.network.modules import Blend, ByChannel, Line
 from shoal.search.gates import count, grow, within
-from shoal.search.setup import Listener
-from small_runs import SITES, captured, facts, run, same_weights
+from small_runs import SITES, captured, run
 
 ALL = 408  # of the small network: 128, 128, 128, 24
 
@@ -134,27 +133,3 @@ def test_it_needs_epochs_and_known_recipes() -> None:
         run(method="snl", epochs=0)
     with pytest.raises(shoal.ShoalError, match="snl_serch"):
         run(method="snl", search_recipe="snl_serch")
-
-
-class Stops(Listener):
-    """Interrupts a run after so many epochs, as Ctrl-C does."""
-
-    def __init__(self, epochs: int) -> None:
-        self.left = epochs
-
-    def epoch(self, report: object, epochs: int) -> None:
-        self.left -= 1
-        if self.left == 0:
-            raise KeyboardInterrupt
-
-
-def test_an_interrupted_run_ends_alike(tmp_path: Path) -> None:
-    given = {"method": "snl", "unit": "channel", "search_epochs": 4, "epochs": 3, "max_relus": 250}
-    given |= {"gate_lr": 0.02, "kappa": 1e-3}
-    whole = run(tmp_path / "whole", **given)
-    for epochs in (2, 4):  # in the search, and in the fine-tuning
-        with pytest.raises(KeyboardInterrupt):
-            run(tmp_path / "part", listener=Stops(epochs), **given)
-    rest = run(tmp_path / "part", **given)
-    assert facts(rest) == facts(whole)
-    assert same_weights(rest.model, whole.model)

@@ -27,6 +27,7 @@ from shoal.search.run_files import read_config
 
 _TEMPLATE = Path(__file__).with_name("page.html")
 _HEAD = Path(__file__).with_name("page_head.html")
+_FOOT = Path(__file__).with_name("page_foot.html")
 _STYLE = Path(__file__).with_name("page.css")
 CHARACTERS = 150  # that a table of figures has room for on a page of 1200 pixels
 _GLOSSARY = (
@@ -99,7 +100,7 @@ def rendered(template: Path, **values: Any) -> str:
     except ImportError as error:
         raise missing_extra("jinja2", "report", "a report as a page") from error
     environment = Environment(autoescape=True, trim_blocks=True)
-    whole = "".join(part.read_text(encoding="utf-8") for part in (_HEAD, template))
+    whole = "".join(part.read_text(encoding="utf-8") for part in (_HEAD, template, _FOOT))
     made = environment.from_string(whole)
     return made.render(style=_STYLE.read_text(encoding="utf-8"), **values)
 
