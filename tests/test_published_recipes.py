@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from shoal.errors import ConfigError, NameNotFoundError
+from shoal.errors import ConfigError, NameNotFoundError, OptionError
 from shoal.options import (
     AUTO,
     Recipe,
@@ -187,3 +187,9 @@ def test_without_a_budget_nothing_changes() -> None:
     assert settings.at_budget() is settings
     assert at_budget(SearchOptions(epochs=1), 0.01).epochs == 1
     assert at_budget(SearchOptions(epochs=2), 2.0).epochs == 4
+
+
+@pytest.mark.parametrize("budget", [0.0, -0.1, 3.0])
+def test_a_budget_is_a_share(budget: float) -> None:
+    with pytest.raises(OptionError, match="budget"):
+        SearchOptions(budget=budget)

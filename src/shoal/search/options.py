@@ -129,7 +129,7 @@ class SearchOptions(Options):
         "Train this share of all epochs, and of what counts in epochs: 0.1 trains a tenth, with "
         "the learning rate falling as much earlier. For results that cost less and compare with "
         "others at the same budget.",
-        check=above(0),
+        check=between(0, 1, ends="(]"),
         default_text="all epochs",
     )
     rewind: int | None = option(
