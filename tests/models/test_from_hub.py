@@ -23,6 +23,9 @@ huggingface_hub = pytest.importorskip("huggingface_hub")
 pytest.importorskip("transformers")
 
 HALF = [0.5, 0.5, 0.5]
+SMALL = {
+    "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -30,24 +33,8 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Small classifiers of images and of text, as transformers saves them, with random weights."""
     library = import_transformers()
     torch.manual_seed(0)
-    vit = library.ViTConfig(
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        image_size=16,
-        patch_size=8,
-        num_labels=3,
-    )
-    bert = library.BertConfig(
-        vocab_size=50,
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=34,
-        num_labels=2,
-    )
+    vit = library.ViTConfig(**SMALL, image_size=16, patch_size=8, num_labels=3)
+    bert = library.BertConfig(**SMALL, vocab_size=50, max_position_embeddings=34, num_labels=2)
     gpt = library.GPT2Config(
         vocab_size=50, n_embd=16, n_layer=1, n_head=2, n_positions=64, num_labels=4, pad_token_id=0,
         bos_token_id=1, eos_token_id=2,

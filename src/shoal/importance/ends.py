@@ -39,14 +39,15 @@ class BetweenEnds(OnePass):
     def _tap(self, network: Network, block: Block) -> Tap:
         site = following_rectifier(network, block.addition)
 
-        def add(*ends: Tensor) -> None:
+        def add(x: Tensor, y: Tensor) -> None:
             if site is not None:
                 # Not a call of the module: others may listen to its calls.
-                ends = tuple(map(network.get_submodule(site.name).forward, ends))
-            figures = self.of_ends(block, *ends)
+                x = network.get_submodule(site.name).forward(x)
+            figures = self.of_ends(block, x, y)
             self._sums[block.name] += torch.tensor(figures, dtype=torch.float64)
 
-        return Tap(block.addition, (block.shortcut, block.addition), add)
+        end = block.addition if site is None else site.node
+        return Tap(end, (block.shortcut, end), add)
 
     @override
     def finish(self, samples: int, population: int | None) -> None:
