@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import shoal
 import small_runs
+from shoal.errors import NameNotFoundError
 from shoal.methods.egp import budgets
 from small_runs import run
 
@@ -84,6 +85,46 @@ def test_the_layer_before_each_rectifier_is_found() -> None:
     net = small_runs.captured()
     found = {name: net.view.layer_before(net.node_of(name)) for name in small_runs.SITES}
     assert found == {"relu": "conv1", "act": "conv2", "relu_1": "conv3", "last": "hidden"}
+
+
+def test_a_rectifier_behind_another_one_follows_no_layer() -> None:
+    layers = (nn.Linear(4, 4), nn.BatchNorm1d(4), nn.PReLU(4), nn.BatchNorm1d(4), nn.GELU())
+    net = shoal.capture(nn.Sequential(*layers).eval(), torch.randn(2, 4))
+    assert net.view.layer_before(net.node_of("2")) == "0"
+    assert net.view.layer_before(net.node_of("4")) is None
+
+
+class TwiceCalled(nn.Module):
+    """One layer that two rectifiers follow, and one that a third follows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.again, self.last = nn.Linear(64, 20), nn.Linear(20, 20), nn.Linear(20, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x.flatten(1)).relu()
+        return self.last(self.again(self.again(x).relu()).relu())
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5])
+def test_a_layer_that_is_called_twice_counts_once(share: float) -> None:
+    data = small_runs.digits()
+    net = shoal.capture(TwiceCalled(), data.example_inputs(2))
+    result = run(model=net, method="egp", rounds=1, share=share, epochs=0)
+    weights = [result.model.get_parameter(f"{name}.weight") for name in ("first", "again")]
+    pruned, whole = (
+        sum(int(n) for n in ns)
+        for ns in zip(*((int((w == 0).sum()), w.numel()) for w in weights), strict=True)
+    )
+    assert whole * share - 2 <= pruned <= whole * share
+    spared = run(model=net, method="egp", rounds=1, share=share, epochs=0, protect=("relu_1",))
+    assert bool((spared.model.get_parameter("again.weight") != 0).all())
+
+
+def test_a_protected_site_that_does_not_exist_is_named() -> None:
+    with pytest.raises(NameNotFoundError, match="lastt"):
+        run(method="egp", protect=("lastt",))
 
 
 def test_protected_layers_keep_their_weights() -> None:

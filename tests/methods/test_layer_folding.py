@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+import shoal
 from shoal.methods.layer_folding import slope_lr
 from shoal.network.modules import Blend
 from small_runs import SITES, run
@@ -73,6 +74,13 @@ def test_the_highest_slopes_go_where_a_number_is_asked_for() -> None:
     result = run(method="layer_folding", epochs=1, top_k=2, how="line")
     assert result.removed == 2
     assert result.total == len(SITES)
+
+
+def test_a_network_that_was_folded_before_is_folded_further(tmp_path: Path) -> None:
+    run(tmp_path, method="layer_folding", top_k=1)
+    for part in ("best", "merged"):
+        again = run(model=shoal.load(tmp_path, part), method="layer_folding", top_k=2)
+        assert again.removed == 2
 
 
 def test_nothing_is_folded_where_no_slope_gets_there() -> None:

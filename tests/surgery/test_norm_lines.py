@@ -12,6 +12,8 @@ from torch import Tensor, nn
 import shoal
 from shoal.errors import ConfigError, NameNotFoundError
 from shoal.network import Network
+from shoal.network.modules import ByChannel, Line
+from shoal.surgery.linearize import replace_
 from shoal.surgery.norm_lines import (
     Gaussian,
     implied_line,
@@ -139,3 +141,21 @@ def test_a_rectifier_behind_an_addition_is_refused() -> None:
         shoal.norm_lines(net, ["actt"])
     line = implied_line(net, net.site("act"), Gaussian(torch.zeros(3).double(), torch.ones(3)))
     assert line.slope.tolist() == pytest.approx([0.5] * 3, abs=1e-6)
+
+
+@pytest.mark.parametrize("channels", [4, 3])
+def test_a_rectifier_of_some_channels_has_the_line_of_each(channels: int) -> None:
+    norm = nn.BatchNorm2d(channels)
+    norm.weight.data, norm.bias.data = torch.rand(channels) + 0.5, torch.randn(channels)
+    model = nn.Sequential(nn.Conv2d(1, channels, 3), norm, nn.ReLU()).double().eval()
+    net = shoal.capture(model, torch.randn(2, 1, 5, 5).double())
+    (given,) = norm_inputs(net).values()
+    whole = implied_line(net, net.site("2"), given)
+    on = torch.arange(channels).view(-1, 1, 1) % 2 == 0
+    slope = torch.full((channels,), 0.25).double()
+    line = Line(slope, torch.ones_like(slope), 1)
+    line.fix_rank(4)
+    replace_(net, {"2": ByChannel(nn.ReLU(), line, on)})
+    found, is_on = implied_line(net, net.site("2"), given), on.flatten()
+    torch.testing.assert_close(found.slope, whole.slope.where(is_on, 0.25))
+    torch.testing.assert_close(found.intercept, whole.intercept.where(is_on, 1.0))

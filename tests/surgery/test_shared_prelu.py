@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 from itertools import permutations
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+import shoal
 from shoal.importance import score
 from shoal.merge.format1 import replay_
 from shoal.network import Network, capture
+from shoal.network.modules import Blend
 from shoal.surgery import fit_lines, linearize_
+from shoal.surgery.linearize import replace_
 
 CALLS = ("act", "act_1", "act_2")
 
@@ -128,3 +132,38 @@ def test_one_module_at_two_places_is_two_sites() -> None:
         check_scores(net, [z, second[0](act(z))])
         linearize_(net, [net.sites[0].name], how="identity")
         assert torch.equal(net(data()), act(second[0](z)))
+
+
+@pytest.mark.parametrize("order", list(permutations(CALLS)))
+def test_calls_can_be_blended_linearized_and_put_back(
+    order: tuple[str, ...], captured: Network, tmp_path: Path
+) -> None:
+    net = captured.copy()
+    replace_(net, {name: Blend(net.get_submodule(name)) for name in order})
+    assert torch.equal(net(data()), captured(data()))
+    linearize_(net, [order[0]], how="identity")
+    rest = {name: net.get_submodule(name).rectifier for name in order[1:]}
+    replace_(net, rest)  # type: ignore[arg-type]
+    with torch.no_grad():
+        expected = Reference({order[0]})(data())
+    assert torch.equal(net(data()), expected)
+    shoal.save(net, tmp_path)
+    for same in (net, net.copy(), shoal.load(tmp_path)):
+        assert len(slopes(same)) == 1  # one weight, of both calls
+        with torch.no_grad():
+            same.get_parameter(slopes(same)[0]).zero_()
+            found = same(data())
+            assert not torch.equal(found, expected)
+            for name in order[1:]:
+                same.get_submodule(name).register_forward_hook(
+                    lambda _, z, y: torch.testing.assert_close(y, z[0].relu())
+                )
+            same(data())
+
+
+def test_a_call_whose_owner_something_else_replaced_owns_the_weight(captured: Network) -> None:
+    net = captured.copy()
+    others = {name: Blend(net.get_submodule(name)) for name in CALLS[1:]}
+    replace_(net, {CALLS[0]: nn.GELU(), **others})
+    assert len(slopes(net)) == 1
+    assert torch.equal(net.copy()(data()), net(data()))

@@ -55,6 +55,8 @@ class EGP(Method):
 
     @override
     def nothing_to_remove(self, lab: Lab) -> str:
+        for name in self.options.protect:
+            lab.network.site(name)  # raises if there is none
         return "" if self._layers(lab) else "no rectifier follows a layer with weights"
 
     @override
@@ -90,27 +92,32 @@ class EGP(Method):
         """Return the layer before each rectifier that still works, by its site."""
         sites = [s.name for s in lab.network.sites if s.linearized is None]
         layers = {name: lab.layer_before(name) for name in sites}
-        return {k: v for k, v in layers.items() if v and k not in self.options.protect}
+        spared = {lab.layer_before(name) for name in self.options.protect}
+        return {k: v for k, v in layers.items() if v and v not in spared}
 
     def _prune(self, lab: Lab, scores: Scores) -> bool:
-        """Set the smallest weights to zero; returns whether there were any."""
-        layers = self._layers(lab)
-        weights = {k: lab.network.get_parameter(f"{v}.weight").data for k, v in layers.items()}
-        left = {k: int((w != 0).sum()) for k, w in weights.items() if k in scores}
-        live = {k: n for k, n in left.items() if n and scores[k] > 0.0}
+        """Set the smallest weights to zero; returns whether there were any.
+
+        A layer that is called before several rectifiers counts once, with their highest entropy.
+        """
+        entropies: dict[str, float] = {}
+        for site, layer in self._layers(lab).items():
+            entropies[layer] = max(entropies.get(layer, 0.0), scores.get(site, 0.0))
+        weights = {k: lab.network.get_parameter(f"{k}.weight").data for k in entropies}
+        left = {k: int((w != 0).sum()) for k, w in weights.items()}
+        live = {k: n for k, n in left.items() if n and entropies[k] > 0.0}
         sizes = {k: float(weights[k].abs().sum()) / n for k, n in live.items()}
-        counts = budgets({k: scores[k] for k in live}, sizes, live, self.options.share)
+        counts = budgets({k: entropies[k] for k in live}, sizes, live, self.options.share)
         most = {k: self.options.cap * n for k, n in live.items()}
         lost = {k: math.floor(min(n, most[k])) for k, n in counts.items() if min(n, most[k]) >= 1}
-        for site, count in lost.items():
-            flat = weights[site].flatten()
+        for layer, count in lost.items():
+            flat = weights[layer].flatten()
             magnitudes = flat.abs().masked_fill(flat == 0, math.inf)
             flat[magnitudes.argsort(stable=True)[:count]] = 0.0
-            weights[site].copy_(flat.view_as(weights[site]))
-        names = tuple(layers[site] for site in lost)
-        lab.network.plan.record("prune", names)
-        lab.mark("prune", names, scores)
-        return bool(names)
+            weights[layer].copy_(flat.view_as(weights[layer]))
+        lab.network.plan.record("prune", tuple(lost))
+        lab.mark("prune", tuple(lost), scores)
+        return bool(lost)
 
 
 def budgets(

@@ -114,12 +114,13 @@ class Graph:
         block, it is the last layer of the branch.
         """
         ends = {block.addition: block.output for block in self.blocks.values()}
+        rectifiers = {site.node for site in self.sites.values() if site.linearized is None}
         node: fx.Node | None = rectifier.all_input_nodes[0]
         while node is not None and not is_weighted(node, self._root):
             known, source = known_of(node, self._root), next(iter(node.all_input_nodes), None)
             norm = node.op == "call_module" and known.channels == "second"
             scales = norm or known.channels == "last" or known.linear in ("scale", "nothing")
-            passes = scales and not (known.rectifier or known.addition or known.pool)
+            passes = scales and node not in rectifiers and not (known.addition or known.pool)
             node = ends.get(node, source if passes else None)
         return str(node.target) if node is not None and node.op == "call_module" else None
 

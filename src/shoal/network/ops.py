@@ -331,6 +331,7 @@ _types([nn.SELU, nn.SiLU, nn.Hardswish, nn.Mish, modules.Maximum0])
 _types([nn.Hardtanh], "min_val max_val")
 _types([nn.LeakyReLU], "negative_slope")
 _types([nn.PReLU], "num_parameters", channels="second")
+_types([modules.SharedPReLU], channels="second")  # whose owner files name beside it
 _types([nn.RReLU], "lower upper")
 _types([nn.ELU, nn.CELU], "alpha")
 _types([nn.GELU], "approximate")

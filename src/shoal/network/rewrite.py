@@ -186,8 +186,6 @@ def _remove(network: Network, path: str, used: set[str]) -> None:
     heir = nn.Module().train(module.training) if _in_use(path, used) else None
     if heir is not None:
         heir._modules = module._modules
-    for part in [module] if heir is not None else list(module.modules()):
-        hand_over(network, part)
     for alias, child in list(network.named_modules(remove_duplicate=False)):
         owner, name = owner_of(network._root, alias), alias.rpartition(".")[2]
         if child is not module or alias in used or owner is None:
@@ -196,22 +194,25 @@ def _remove(network: Network, path: str, used: set[str]) -> None:
             owner._modules.pop(name, None)
         else:
             owner._modules[name] = heir
+    adopt_shared(network)
 
 
 def _in_use(path: str, used: set[str]) -> bool:
     return path in used or any(other.startswith(f"{path}.") for other in used)
 
 
-def hand_over(network: Network, old: nn.Module) -> None:
-    """Let another call of a shared PReLU own its weight before the owner goes."""
-    if not isinstance(old, nn.PReLU):
-        return
-    heir = None
+def adopt_shared(network: Network) -> None:
+    """Let a call of a shared PReLU own its weight where the owner is no longer in the network."""
+    held = set(map(id, network.modules()))
+    heirs: dict[int, nn.PReLU] = {}
     for name, module in list(network.named_modules()):
-        if isinstance(module, SharedPReLU) and module.owner is old:
-            if heir is None:
-                heir = nn.PReLU(old.num_parameters, device="meta").train(old.training)
-                heir.weight = old.weight
-                network.replace_module(name, heir)
-            else:
-                network.replace_module(name, SharedPReLU(heir))
+        if not isinstance(module, SharedPReLU) or id(module.owner) in held:
+            continue
+        old = module.owner
+        if id(old) in heirs:
+            network.replace_module(name, SharedPReLU(heirs[id(old)]))
+        else:
+            heir = nn.PReLU(old.num_parameters, device="meta").train(old.training)
+            heir.weight = old.weight
+            heirs[id(old)] = heir
+            network.replace_module(name, heir)

@@ -18,7 +18,7 @@ from shoal.errors import ConfigError, OptionError, TrainingError
 from shoal.network import Network, Operation, Site
 from shoal.network.modules import Line
 from shoal.network.ops import name_of
-from shoal.network.rewrite import hand_over
+from shoal.network.rewrite import adopt_shared
 from shoal.passes.batches import Observer, observe
 from shoal.passes.states import chunks_of_parts
 
@@ -187,9 +187,9 @@ def like_of(network: Network) -> Tensor:
 def put_module(network: Network, site: Site, module: nn.Module) -> None:
     """Put a module where the site's rectifier is, on the network's device; not recorded."""
     old, like = network.get_submodule(site.name), like_of(network)
-    hand_over(network, old)
     module = module.to(like.device, like.dtype).train(old.training)
     network.replace_module(site.name, module)
+    adopt_shared(network)
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def implied_line(network: Network, site: Site, given: Gaussian, how: str = "line
     like, rectifier = like_of(network), network.get_submodule(site.name)
     z = mean + deviation * nodes  # [nodes, channels]
     with eval_mode(rectifier), torch.no_grad():
-        r = rectifier(z.to(like.device, like.dtype)).cpu().double()
+        r = rectifier(_as_input(z, site).to(like.device, like.dtype)).cpu().double().view_as(z)
     average = (weights * r).sum(0)
     if how == "mask":
         slope = (mean > 0).double()
@@ -78,6 +78,13 @@ def implied_line(network: Network, site: Site, given: Gaussian, how: str = "line
     lost = float((weights * (r - slope * z - intercept).square()).sum())
     total = float((weights * (r - average).square()).sum())
     return FittedLine(slope, intercept, lost / total if total > 0 else 0.0)
+
+
+def _as_input(z: Tensor, site: Site) -> Tensor:
+    """Give values, [nodes, channels], the rank that the site's input has: nodes are samples."""
+    shape = [1] * len(site.node.meta.get("shape") or z.shape)
+    shape[0], shape[site.channel_dim] = z.shape
+    return z.view(shape)
 
 
 def implied_lines(
