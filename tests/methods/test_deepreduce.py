@@ -16,7 +16,13 @@ def test_criticality_weighs_quality_against_evaluations() -> None:
     assert criticality(90.0, 1000, 0.0) == 90.0
     assert criticality(90.0, 1000, 1.0) == pytest.approx(0.09)
     assert criticality(90.0, 4000, 0.5) == criticality(45.0, 1000, 0.5)
-    assert criticality(-3.0, 1000, 0.5) == 0.0  # R² of a broken network
+
+
+def test_a_quality_below_0_ranks_stages_too() -> None:
+    """R² of a broken network: worse is less critical, and so is more evaluations."""
+    assert criticality(-3.0, 1000, 0.5) > criticality(-3.0, 4000, 0.5)
+    assert criticality(-3.0, 1000, 0.5) > criticality(-4.0, 1000, 0.5)
+    assert criticality(1.0, 4000, 0.5) > criticality(0.0, 1000, 0.5) > criticality(-1.0, 1, 0.5)
 
 
 def test_thinning_halves_the_stages_of_resnet18() -> None:

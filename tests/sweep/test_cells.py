@@ -72,6 +72,15 @@ def test_a_default_that_is_spelt_out_changes_no_name_and_another_value_does() ->
     assert plain.name != other.name
 
 
+@pytest.mark.parametrize("name", ["task", "device"])
+def test_another_task_or_device_is_another_run(name: str) -> None:
+    values = {"task": ["classify", "regress"], "device": ["cpu", "cuda"]}[name]
+    (one, other) = cells_of({**BASE, "method": "easier", name: values})
+    assert one.digest != other.digest
+    if name == "task":
+        assert one.digest == cells_of({**BASE, "method": "easier"})[0].digest
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from shoal.search.lab import Lab
 
 
+_FAILED = -1e6  # points of a copy that cannot be trained: no quality is below
+
+
 @register_method("deepreduce")
 class DeepReduce(Method):
     """Culls the least critical stages, one at each step, then thins the others in one step."""
@@ -119,7 +122,7 @@ class DeepReduce(Method):
         return halves[best]
 
     def _qualities(self, lab: Lab, tries: Mapping[str, Sequence[str]]) -> dict[str, float]:
-        """Return the quality of copies without these rectifiers, trained; 0 where that fails."""
+        """Return the quality of copies without these rectifiers, trained."""
         chosen = self.options
         epochs = lab.options.epochs if chosen.trial_epochs is None else chosen.trial_epochs
         names = list(lab.evaluations())
@@ -128,7 +131,7 @@ class DeepReduce(Method):
         for name, sites in tries.items():
             change = lab.linearizing(sites, chosen.how, lines)
             trial = lab.trial(name, change, epochs=epochs, recipe=self._recipe(lab))
-            found[name] = 0.0 if trial.failed else trial.quality
+            found[name] = _FAILED if trial.failed else trial.quality
             trial.forget()
         return found
 
@@ -140,9 +143,11 @@ def criticality(quality: float, evaluations: int, weight: float) -> float:
     """Return how critical a stage is: quality / evaluations^weight.
 
     The quality, in points, is that of the network with this stage's rectifiers alone. The paper
-    weighs accuracy against the number of rectifiers; by what formula is not verified.
+    weighs accuracy against the number of rectifiers; by what formula is not verified. A quality
+    below 0, as R² can be, is multiplied instead: more evaluations always make a stage less critical.
     """
-    return max(0.0, quality) / evaluations**weight
+    size = evaluations**weight
+    return quality / size if quality > 0 else quality * size
 
 
 def _thinned(stages: Sequence[SiteStage], first: int) -> list[str]:

@@ -177,6 +177,10 @@ def _digest(job: Job) -> str:
     told = {name: value for name, value in own.items() if value != usually.get(name)}
     told |= {"model": job.model, "data": job.data, "method": job.settings.name}
     told |= {"checkpoint": job.checkpoint, "pretrained": job.pretrained}
+    if job.settings.task_name != "classify":
+        told["task"] = job.settings.task_name
+    if job.settings.machine.device is not None:  # where latency was measured
+        told["device"] = job.settings.machine.device
     text = json.dumps(told, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
