@@ -13,7 +13,8 @@ blocks. Trials that a method trains on copies are not counted as epochs, but the
         --epochs 4 --sites 4 --blocks 2 --seeds 1 --out runs/trial
 
 What is finished is kept in `--out`: the same command goes on after a stop, and the table is written
-anew after each run.
+anew after each run. Latencies are measured last, of all systems in the same rounds, so that other
+work beside the training does not spoil them.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ import shoal
 import shoal.methods
 from shoal.data import DataSet, load_data
 from shoal.files import write_file
+from shoal.measure import InRuntime
 from shoal.models import load_checkpoint, load_model
 from shoal.report.markdown import markdown
 from shoal.report.table import Column, Row, Table
@@ -88,11 +90,16 @@ def systems(epochs: int, sites: int, blocks: int) -> dict[str, dict[str, Any]]:
 
 
 def dense(options: argparse.Namespace, data: DataSet, seed: int) -> Any:
-    """Return a seed's dense network; it is trained once and then read."""
-    model = load_model(options.model)
+    """Return a seed's dense network; it is trained once and then read.
+
+    Of a checkpoint all but the last layer is taken where it has other classes.
+    """
+    model = load_model(options.model, num_classes=data.num_classes)
     path = options.out / f"dense{seed}.pt"
-    if path.exists() or options.checkpoint:
-        load_checkpoint(model, path if path.exists() else options.checkpoint)
+    if path.exists():
+        load_checkpoint(model, path)
+    elif options.checkpoint:
+        load_checkpoint(model, options.checkpoint, strict=False)
     if not path.exists():
         recipe = {"lr": options.dense_lr or options.lr}
         fit(model, data.train, epochs=options.dense_epochs, recipe=recipe, seed=seed)
@@ -101,11 +108,16 @@ def dense(options: argparse.Namespace, data: DataSet, seed: int) -> Any:
     return model
 
 
+def folder_of(options: argparse.Namespace, name: str, seed: int) -> Path:
+    """Return the folder of a run."""
+    return Path(options.out, f"seed{seed}", "".join(c if c.isalnum() else "_" for c in name))
+
+
 def run(options: argparse.Namespace, name: str, chosen: dict[str, Any], seed: int) -> Result:
     """Return a system's result; what was done before is read from its folder."""
     wanted = {k: getattr(options, k) for k in ("train_samples", "val_samples", "mean", "std")}
     data = load_data(options.data, augment=options.augment, seed=seed, **wanted)
-    folder = options.out / f"seed{seed}" / "".join(c if c.isalnum() else "_" for c in name)
+    folder = folder_of(options, name, seed)
     common = {"out": folder, "max_drop": 100.0, "slack": 0.0, "seed": seed, "test": data.test}
     if chosen["method"] != "shoal":  # whose recipe is a gentler one, with the dense network's help
         common["lr"] = options.lr
@@ -121,8 +133,6 @@ def run(options: argparse.Namespace, name: str, chosen: dict[str, Any], seed: in
 
 def facts(result: Result) -> dict[str, Any]:
     """Return what the table needs of a result; accuracies on test images, in percent."""
-    ratios = [one["ratio"] for one in result.latency.measured if one["runtime"] == RUNTIME]
-    found = ratios[0].get("result_merged", {}) if ratios else {}
     dense_accuracy, accuracy = result.dense.top1_test, result.final.top1_test
     assert dense_accuracy is not None
     assert accuracy is not None
@@ -135,11 +145,28 @@ def facts(result: Result) -> dict[str, Any]:
         "change": accuracy - dense_accuracy,
         "depth": result.latency.merged_depth,
         "macs": result.dense.macs / result.latency.merged_macs,
-        "speedup": found.get("median"),
+        "speedup": None,  # until all were measured
         "minutes": sum(step.seconds for step in result.steps) / 60.0,
         "notes": [note for step in result.steps for note in step.notes],
         "by_step": [(step.removed, step.metrics.top1_test) for step in result.steps],
     }
+
+
+def measure(options: argparse.Namespace, rows: dict[str, list[dict[str, Any]]], seed: int) -> None:
+    """Add to a seed's facts how much faster each system's merged network is, from common rounds."""
+    folders = {name: folder_of(options, name, seed) for name in rows if len(rows[name]) > seed}
+    if not folders:
+        return
+    networks = {name: shoal.load(folder, "merged") for name, folder in folders.items()}
+    start = shoal.load(next(iter(folders.values())), step=0).eval()
+    shoal.merge_(start, policy="fold")  # which every runtime does by itself
+    args, kwargs = start.example_inputs(1)
+    made = InRuntime(RUNTIME, {**networks, "dense": start}, kwargs or args)
+    found = made.measure(kwargs or args, "dense", min_seconds=30.0, max_seconds=120.0)
+    for name in networks:
+        if name in found.latencies:
+            rows[name][seed]["speedup"] = found.ratio(name).median
+            rows[name][seed]["doubt"] = found.ratio(name).doubt
 
 
 def spread(values: Sequence[float | None], form: str) -> str:
@@ -184,7 +211,10 @@ def table_of(rows: dict[str, list[dict[str, Any]]], title: str) -> Table:
     )
     order = sorted(rows, key=lambda name: -fmean(one["change"] for one in rows[name]))
     order.sort(key=lambda name: rows[name][0]["unit"])
-    note = "Mean ± standard deviation over seeds; latency of the merged networks at batch 1."
+    note = (
+        "Mean ± standard deviation over seeds; latency of the merged networks at batch 1, those of "
+        "a seed from the same rounds."
+    )
     return Table(title, columns, tuple(row_of(name, rows[name]) for name in order), (note,))
 
 
@@ -228,10 +258,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
             found = facts(run(options, name, chosen, seed))
             rows.setdefault(name, []).append(found)
             print(f"seed {seed}, {name}: {found['change']:+.2f} points", flush=True)
-            text = markdown(table_of(rows, title_of(options)))
-            (options.out / "methods.json").write_text(json.dumps(rows, indent=2) + "\n")
-            (options.out / "methods.md").write_text(text)
-    print(text)
+            write(options, rows)
+        measure(options, rows, seed)
+        print(write(options, rows))
+
+
+def write(options: argparse.Namespace, rows: dict[str, list[dict[str, Any]]]) -> str:
+    """Write all that is known by now, and return the table."""
+    text = markdown(table_of(rows, title_of(options)))
+    (options.out / "methods.json").write_text(json.dumps(rows, indent=2) + "\n")
+    (options.out / "methods.md").write_text(text)
+    return text
 
 
 if __name__ == "__main__":

@@ -204,15 +204,25 @@ class InRuntime:
         self, runtime: str | Runtime, models: Mapping[str, nn.Module | Runner], example: Inputs,
         *, threads: int | None = None,
     ) -> None:  # fmt: skip
-        where = open_runtime(runtime, threads=threads)
-        lacking = where.lacking()
-        self.name = where.name
-        self.missing: dict[str, str] = {} if lacking is None else dict.fromkeys(models, lacking)
+        self._where = open_runtime(runtime, threads=threads)
+        self._example = example
+        self.name = self._where.name
+        self.missing: dict[str, str] = {}
         self._runners: dict[str, Runner] = {}
-        for name, model in models.items() if lacking is None else ():
+        self.add(models)
+
+    def add(self, models: Mapping[str, nn.Module | Runner]) -> None:
+        """Make more networks run beside those that are there."""
+        lacking = self._where.lacking()
+        for name, model in models.items():
+            if lacking is not None:
+                self.missing[name] = lacking
+                continue
             try:
                 self._runners[name] = (
-                    model if isinstance(model, Runner) else where.make(model, example, check=True)
+                    model
+                    if isinstance(model, Runner)
+                    else self._where.make(model, self._example, check=True)
                 )
             except ShoalError as error:
                 self.missing[name] = str(error)

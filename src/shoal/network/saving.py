@@ -79,28 +79,47 @@ def is_saved(folder: Path) -> bool:
 def write_network(network: Network, folder: Path) -> None:
     """Write a network into an existing folder, which the caller makes final; see `save`."""
     writer = Writer()
-    modules = writer.modules(network)
-    nodes = describe_nodes(network.graph)
+    description = {"format": FORMAT, **_described_by(network, writer), **_beside(network)}
     weights = folder / WEIGHTS_FILE
     save_file(writer.tensors, weights)
-    description = {
-        "format": FORMAT,
-        "inputs": _describe_inputs(network.inputs),
-        "outputs": tree_to_json(network._output_structure),
-        "nodes": nodes,
-        "modules": modules,
-        "sites": {name: list(record) for name, record in network._site_records.items()},
-        "opaque": [[o.name, o.path, o.op, o.reason] for o in network.opaque],
-        "notes": list(network.notes),
-        "plan": network.plan.to_dict(),
-        "meta": described(network),
-        "weights_sha256": file_digest(weights),
-    }
+    description["weights_sha256"] = file_digest(weights)
     try:
         text = _one_entry_a_line(seal(description))
     except ValueError as error:
         raise PlanError(f"the network holds what JSON cannot hold: {error}") from error
     (folder / NETWORK_FILE).write_text(text, encoding="utf-8")
+
+
+def _described_by(network: Network, writer: Writer) -> dict[str, Any]:
+    """Return all that decides what a network computes, but for the tensors that `writer` holds."""
+    return {
+        "inputs": _describe_inputs(network.inputs),
+        "outputs": tree_to_json(network._output_structure),
+        "nodes": describe_nodes(network.graph),
+        "modules": writer.modules(network),
+    }
+
+
+def _beside(network: Network) -> dict[str, Any]:
+    """Return what else is known of a network: where it comes from, what was done, what it means."""
+    return {
+        "sites": {name: list(record) for name, record in network._site_records.items()},
+        "opaque": [[o.name, o.path, o.op, o.reason] for o in network.opaque],
+        "notes": list(network.notes),
+        "plan": network.plan.to_dict(),
+        "meta": described(network),
+    }
+
+
+def content_hash(network: Network) -> str:
+    """Return a SHA-256 of what a network computes: its graph, its layers and their tensors.
+
+    Networks that differ in how they came about, or in their names for sites, may have the same.
+    Raises `PlanError` if an operator is not registered.
+    """
+    writer = Writer()
+    text = json.dumps(_described_by(network, writer), sort_keys=True)
+    return hashlib.sha256((text + tensors_hash(writer.tensors)).encode()).hexdigest()
 
 
 def read_network(folder: Path) -> Network:

@@ -87,7 +87,8 @@ class _CompiledRunner(EagerRunner):
         if key not in self.compiled:
             with calling("the network"):
                 lent(*args, **kwargs)
-            self.compiled[key] = self._compile()
+            with quietly():  # the first imports the compiler
+                self.compiled[key] = self._compile()
         run = self.compiled[key]
         try:
             with quietly(), torch._dynamo.config.patch(_NO_LIMITS):

@@ -17,7 +17,7 @@ from shoal.runtimes.onnx_int8 import write_int8
 from shoal.runtimes.onnx_runner import CPU, CUDA, OnnxRunner, has_provider, lacking_package
 from shoal.runtimes.proof import check_runner
 from shoal.runtimes.runtime import Runner, Runtime, register_runtime
-from shoal.runtimes.write import export
+from shoal.runtimes.translated import onnx_bytes
 
 
 @register_runtime("onnxruntime")
@@ -60,10 +60,10 @@ class OnnxRuntime(Runtime):
         gpu: list[Any] = [(CUDA, {"device_id": place.index or 0})] if place.type == "cuda" else []
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
-            export(network, path, inputs, check=check)
+            path.write_bytes(onnx_bytes(network, inputs))
             # The session holds all of the file in memory.
             runner = OnnxRunner(path, threads=self.threads, providers=[*gpu, CPU])
-        if check and gpu:  # on the CPU, the export was checked by the same session
+        if check:
             check_runner(runner, network, inputs, self.title)
         return runner
 
@@ -71,7 +71,7 @@ class OnnxRuntime(Runtime):
     def quantize(self, network: nn.Module, samples: Sequence[Inputs], path: Path) -> Runner:
         with tempfile.TemporaryDirectory() as folder:
             plain = Path(folder) / "model.onnx"
-            export(network, plain, samples[0], check=False)
+            plain.write_bytes(onnx_bytes(network, samples[0]))
             reader = OnnxRunner(plain)
             write_int8(
                 plain,

@@ -26,7 +26,7 @@ from shoal.runtimes.onnx_runner import FileRunner, lacking_package
 from shoal.runtimes.openvino_int8 import quantized
 from shoal.runtimes.proof import check_runner
 from shoal.runtimes.runtime import Runner, Runtime, register_runtime
-from shoal.runtimes.write import export
+from shoal.runtimes.translated import onnx_bytes
 
 
 def _library() -> Any:
@@ -62,7 +62,7 @@ class OpenVino(Runtime):
             raise ConfigError(f"OpenVINO runs on 'cpu' here, not on '{place.type}'")
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
-            export(network, path, inputs, check=False)
+            path.write_bytes(onnx_bytes(network, inputs))
             runner = OpenVinoRunner(path, threads=self.threads)
         if check:
             check_runner(runner, network, inputs, self.title)
@@ -73,7 +73,7 @@ class OpenVino(Runtime):
         openvino = _library()
         with tempfile.TemporaryDirectory() as folder:
             plain = Path(folder) / "model.onnx"
-            export(network, plain, samples[0], check=False)
+            plain.write_bytes(onnx_bytes(network, samples[0]))
             reader = OpenVinoRunner(plain)
             feeds = [reader.feed(*args, **kwargs) for args, kwargs in map(as_call, samples)]
             model = openvino.Core().read_model(plain.read_bytes())

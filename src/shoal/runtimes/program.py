@@ -18,14 +18,25 @@ from torch.export import Dim, ExportedProgram
 from torch.nn import functional
 from torch.utils import _pytree as pytree
 
-from shoal.errors import ShoalError
-from shoal.network import Network
+from shoal.errors import ConfigError, ShoalError
+from shoal.network import Network, capture
 from shoal.network.call_form import InputSpec
-from shoal.network.inputs import Call, borrowed, calling, map_tensors, repeat_rows
+from shoal.network.inputs import (
+    Call,
+    Inputs,
+    as_call,
+    batch_size,
+    borrowed,
+    calling,
+    home_device,
+    map_tensors,
+    repeat_rows,
+)
 from shoal.network.modules import Line
 from shoal.network.ops import op_of
 from shoal.quiet import quietly
 from shoal.runtimes.onnx_file import BATCH, root_cause
+from shoal.runtimes.proof import float_type
 
 
 @dataclass(frozen=True)
@@ -125,6 +136,30 @@ def plain_tree(tree: Any) -> Any:
         return tree
     parts = pytree.tree_flatten_with_path(tree, is_leaf=lambda part: part is not tree)[0]
     return {_key_name(path[0]): plain_tree(part) for path, part in parts}
+
+
+def prepare(network: nn.Module, given: Inputs | None) -> tuple[Network, Example]:
+    """Return the network, captured, and an example of at least two samples for it.
+
+    Without inputs, those are random ones of the captured shapes. Raises `ConfigError` for what is
+    no module, or was not captured and has no inputs.
+    """
+    if not isinstance(network, nn.Module):
+        raise ConfigError(f"export takes a torch.nn.Module, not {type(network).__name__}")
+    if given is not None:
+        size, place = max(2, batch_size(given)), home_device(network, given)  # capture needs two
+        args, kwargs = as_call(map_tensors(lambda t: repeat_rows(t, size).to(place), given))
+    elif isinstance(network, Network):
+        kind = float_type(network)  # the network may have been converted since its capture
+        args, kwargs = map_tensors(
+            lambda t: t.to(kind) if t.is_floating_point() else t, network.example_inputs(batch=2)
+        )
+    else:
+        raise ConfigError(
+            f"{type(network).__name__} was not captured: give example_inputs= to export it"
+        )
+    net = network if isinstance(network, Network) else capture(network, args or kwargs)
+    return net, Example.of(net, args, kwargs)
 
 
 # ---------------------------------------------------------------------- programs

@@ -14,26 +14,18 @@ from torch import Tensor, nn
 
 from shoal.errors import ConfigError, OptionError, ShoalError
 from shoal.files import readable_errors, write_file
-from shoal.network import Network, capture
+from shoal.network import Network
 from shoal.network.about import described, sample_shape
 from shoal.network.agreement import compare_outputs, random_like
-from shoal.network.inputs import (
-    Inputs,
-    as_call,
-    batch_size,
-    borrowed,
-    first_line,
-    home_device,
-    map_tensors,
-    repeat_rows,
-)  # fmt: skip
+from shoal.network.inputs import Inputs, borrowed, first_line
 from shoal.quiet import quietly
 from shoal.runtimes.int8 import Answers, calibration, quantize, quantizer_for
-from shoal.runtimes.onnx_file import MAX_BYTES, label, onnx_model, opset_of, root_cause
+from shoal.runtimes.onnx_file import label, opset_of, root_cause
 from shoal.runtimes.onnx_runner import OnnxRunner
-from shoal.runtimes.program import Example, called_program, flat_program, outputs_of
+from shoal.runtimes.program import Example, called_program, outputs_of, prepare
 from shoal.runtimes.proof import TOLERANCES, float_type
 from shoal.runtimes.runtime import Runner
+from shoal.runtimes.translated import translated
 
 Run: TypeAlias = Callable[..., list[Tensor]]
 """From the example's tensors to all tensors given out."""
@@ -151,10 +143,10 @@ def export(
     if int8 is not None:
         if opset is not None or tolerance is not None:
             raise ConfigError("opset= and tolerance= are not for int8: leave them out")
-        net, example = _prepare(network, example_inputs)
+        net, example = prepare(network, example_inputs)
         return _export_int8(net, example, path, int8, answers, start)
     form = _format_of(path, opset)
-    net, example = _prepare(network, example_inputs)
+    net, example = prepare(network, example_inputs)
     allowed = TOLERANCES[float_type(net)] if tolerance is None else tolerance
     if not allowed >= 0:
         raise OptionError("tolerance", tolerance, "the largest relative error allowed, from 0")
@@ -232,26 +224,6 @@ def _format_of(path: Path, opset: int | None) -> str:
     return form
 
 
-def _prepare(network: nn.Module, given: Inputs | None) -> tuple[Network, Example]:
-    """Return the network, captured, and an example of at least two samples for it."""
-    if not isinstance(network, nn.Module):
-        raise ConfigError(f"export takes a torch.nn.Module, not {type(network).__name__}")
-    if given is not None:
-        size, place = max(2, batch_size(given)), home_device(network, given)  # capture needs two
-        args, kwargs = as_call(map_tensors(lambda t: repeat_rows(t, size).to(place), given))
-    elif isinstance(network, Network):
-        kind = float_type(network)  # the network may have been converted since its capture
-        args, kwargs = map_tensors(
-            lambda t: t.to(kind) if t.is_floating_point() else t, network.example_inputs(batch=2)
-        )
-    else:
-        raise ConfigError(
-            f"{type(network).__name__} was not captured: give example_inputs= to export it"
-        )
-    net = network if isinstance(network, Network) else capture(network, args or kwargs)
-    return net, Example.of(net, args, kwargs)
-
-
 # ---------------------------------------------------------------------- the two formats
 
 
@@ -266,14 +238,7 @@ class _Made:
 
 
 def _to_onnx(network: Network, example: Example, opset: int | None) -> _Made:
-    size = sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers()))
-    if size > MAX_BYTES:
-        raise ShoalError(
-            f"the network's weights take {size / 1e9:.1f} GB and one .onnx file holds at most "
-            f"{MAX_BYTES / 1e9:.1f} GB: export to .pt2"
-        )
-    outputs = outputs_of(network, example)
-    model = onnx_model(flat_program(network, example), example.names, outputs, opset)
+    model = translated(network, example, opset)
     label(model, _told(network))
     content: bytes = model.SerializeToString()
 

@@ -162,34 +162,25 @@ class _Bench:
     ) -> list[SideBySide]:
         """Return the latencies at each size; those not begun before the deadline are missing."""
         networks = {**networks, **self.int8.get(open_runtime(runtime).name, {})}
-        found = self._measured(runtime, networks, self.sizes, timing, deadline)
-        slower = [one.batch for one in found if _RESULT in one.latencies and _slower(one)]
-        if slower:
-            again = self._measured(runtime, {**networks, **self.beside}, slower, timing)
-            second = {one.batch: one for one in again}
-            found = [second.get(one.batch, one) for one in found]
-        return found
-
-    def _measured(
-        self,
-        runtime: str,
-        networks: Mapping[str, Network | Runner],
-        sizes: Sequence[int],
-        timing: Timing,
-        deadline: float = float("inf"),
-    ) -> list[SideBySide]:
         found: list[SideBySide] = []
         made: InRuntime | None = None
-        for size in sizes:
+        for size in self.sizes:
             if time.perf_counter() > deadline:
                 late = f"not measured: what decides nothing had taken {_PATIENCE:.0f} s by then"
-                found.append(
-                    SideBySide(runtime, _BASELINE, {}, dict.fromkeys(networks, late), size)
-                )
+                missing = dict.fromkeys(networks, late)
+                found.append(SideBySide(runtime, _BASELINE, {}, missing, size))
                 continue
             self.stage(f"measure in {runtime} at batch {size}")
             made = made or InRuntime(runtime, networks, self.inputs(2))
             found.append(made.measure(self.inputs(size), _BASELINE, **timing))
+        slower = [one.batch for one in found if _RESULT in one.latencies and _slower(one)]
+        if made is None or not slower:
+            return found
+        made.add(self.beside)
+        for index, one in enumerate(found):
+            if one.batch in slower:
+                self.stage(f"measure again in {runtime} at batch {one.batch}")
+                found[index] = made.measure(self.inputs(one.batch), _BASELINE, **timing)
         return found
 
 
