@@ -9,6 +9,11 @@ blocks. Trials that a method trains on copies are not counted as epochs, but the
         --checkpoint resnet20.th --train-samples 10000 --val-samples 2500 --out runs/methods \
         --mean 0.485 0.456 0.406 --std 0.229 0.224 0.225
 
+    python benchmarks/methods.py --data pacs:PACS --model timm:tf_efficientnet_lite0 \
+        --checkpoint tf_efficientnet_lite0-fp16.safetensors --image-size 128 --train-samples 1500 \
+        --val-samples 500 --epochs 4 --sites 4 --blocks 2 --dense-epochs 3 --lr 0.01 --seeds 1 \
+        --only "EASIER 2" "Layer Folding" EGP "layer pruning" shoal --out runs/pacs
+
     python benchmarks/methods.py --data digits --model shoal:digits_resnet --dense-epochs 10 \
         --epochs 4 --sites 4 --blocks 2 --seeds 1 --out runs/trial
 
@@ -115,7 +120,8 @@ def folder_of(options: argparse.Namespace, name: str, seed: int) -> Path:
 
 def run(options: argparse.Namespace, name: str, chosen: dict[str, Any], seed: int) -> Result:
     """Return a system's result; what was done before is read from its folder."""
-    wanted = {k: getattr(options, k) for k in ("train_samples", "val_samples", "mean", "std")}
+    names = ("train_samples", "val_samples", "image_size", "mean", "std")
+    wanted = {name: getattr(options, name) for name in names}
     data = load_data(options.data, augment=options.augment, seed=seed, **wanted)
     folder = folder_of(options, name, seed)
     common = {"out": folder, "max_drop": 100.0, "slack": 0.0, "seed": seed, "test": data.test}
@@ -236,6 +242,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/methods"))
     parser.add_argument("--train-samples", type=int)
     parser.add_argument("--val-samples", type=int)
+    parser.add_argument("--image-size", type=int)
     parser.add_argument("--mean", type=float, nargs="+", help="of the channels, for the weights")
     parser.add_argument("--std", type=float, nargs="+", help="likewise")
     parser.add_argument("--augment", default="auto")
