@@ -319,7 +319,7 @@ def test_nonsense_is_refused_in_one_line(
 def test_a_network_that_is_too_large_for_one_file_is_told_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shoal.runtimes.write.MAX_BYTES", 100)
+    monkeypatch.setattr("shoal.runtimes.translated.MAX_BYTES", 100)
     with pytest.raises(ShoalError, match=r"export to \.pt2"):
         export(small(), tmp_path / "net.onnx")
 
