@@ -187,3 +187,29 @@ def test_an_output_of_an_unknown_class_is_refused() -> None:
 
     model = Call(lambda self, x: Result(x + 1))
     assert "Result" in message(model, torch.randn(2, 4))
+
+
+class Recurrent(nn.Module):
+    def __init__(self, packed: bool) -> None:
+        super().__init__()
+        self.layer, self.packed = nn.GRU(4, 8, batch_first=True), packed
+
+    def forward(self, x: Tensor, extra: Tensor) -> Tensor:
+        if not self.packed:
+            return self.layer(x, extra)[0]
+        pack = nn.utils.rnn.pack_padded_sequence
+        _, state = self.layer(pack(x, extra, batch_first=True, enforce_sorted=False))
+        return state[-1]
+
+
+def test_packed_sequences_are_named() -> None:
+    text = message(Recurrent(packed=True), (torch.randn(2, 5, 4), torch.tensor([5, 3])))
+    assert text.startswith("packed sequences cannot be captured")
+    assert HERE in text
+    assert "padded" in text
+
+
+def test_a_recurrent_state_is_not_batch_first() -> None:
+    text = message(Recurrent(packed=False), (torch.randn(3, 5, 4), torch.randn(1, 3, 8)))
+    assert "[1, 3] samples" in text
+    assert "transposed" in text

@@ -144,7 +144,8 @@ def criticality(quality: float, evaluations: int, weight: float) -> float:
 
     The quality, in points, is that of the network with this stage's rectifiers alone. The paper
     weighs accuracy against the number of rectifiers; by what formula is not verified. A quality
-    below 0, as R² can be, is multiplied instead: more evaluations always make a stage less critical.
+    below 0, as R² can be, is multiplied instead: more evaluations always make a stage less
+    critical.
     """
     size = evaluations**weight
     return quality / size if quality > 0 else quality * size

@@ -145,7 +145,8 @@ def _batch_size(leaves: list[Any]) -> int:
     if len(sizes) > 1:
         raise CaptureError(
             "dimension 0 of every input must be the batch, but the example's inputs have "
-            f"{sorted(sizes)} samples"
+            f"{sorted(sizes)} samples: wrap the model in one that takes its inputs batch first "
+            "(a recurrent state, [layers, batch, size], transposed)"
         )
     batch = int(sizes.pop())
     if batch < 2:

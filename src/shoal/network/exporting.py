@@ -16,6 +16,7 @@ import torch.utils.checkpoint
 from torch import Tensor, fx, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.export import Dim
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
 from torch.utils._sympy.printers import PythonPrinter
 
@@ -239,12 +240,23 @@ def _explain(model: nn.Module, error: Exception, batch: int) -> str:
             f"the model fixes its batch size to {batch} somewhere in its forward pass"
             f"{_source_line(error)}: use x.shape[0] (or -1 in view) in place of a number"
         )
+    if _packed(error):
+        return (
+            f"packed sequences cannot be captured{_source_line(error)}: give the recurrent layer "
+            "the padded batch, and take each sample's last real step from its outputs"
+        )
     for end in (" The following call raised", "(Size-like symbols", " For more information about"):
         text = text.split(end)[0]
     return (
         f"torch.export cannot capture {type(model).__name__}{_source_line(error)}: "
         f"{type(error).__name__}: {text[:300]}"
     )
+
+
+def _packed(error: BaseException) -> bool:
+    """Whether a call on the way to the error held a packed sequence."""
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(isinstance(v, PackedSequence) for frame in frames for v in frame.f_locals.values())
 
 
 def _source_line(error: BaseException) -> str:
