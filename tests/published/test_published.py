@@ -94,6 +94,15 @@ def test_a_cell_is_found_by_the_names_of_the_command_line() -> None:
     assert published.find(model="swin_t", data="cifar10", method="egp", removed=1) is None
 
 
+@pytest.mark.parametrize(
+    ("data", "known"),
+    [("pacs:ROOT", True), ("pacs:ROOT?leave_out=sketch", False), ("dtd:ROOT?partition=2", False)],
+)
+def test_of_data_that_are_read_in_another_way_nothing_is_published(data: str, known: bool) -> None:
+    found = published.find(model="torchvision:swin_t", data=data, method="dense")
+    assert (found is not None) == known
+
+
 def test_table_3_has_six_devices_and_work_that_rises_once() -> None:
     cells = published.table("table3")
     assert len(cells) == 54

@@ -15,7 +15,7 @@ from shoal.report.group_tables import groups_csv, groups_table, open_table
 from shoal.report.html import html_table
 from shoal.report.latex import latex
 from shoal.report.markdown import markdown
-from shoal.report.table import Quantity
+from shoal.report.table import Column, Quantity, Row, Table
 from shoal.report.terminal import print_table
 from shoal.sweep.groups import Group, Spread, best
 
@@ -114,3 +114,10 @@ def test_the_table_fits_80_columns() -> None:
     print_table(Console(file=out, width=80), groups_table(GROUPS, "trial"))
     assert max(map(len, out.getvalue().splitlines())) <= 80
     assert "91.00 ± 1.41 %" in out.getvalue()
+
+
+def test_names_are_shown_as_they_are_in_markdown() -> None:
+    named = Table("a_b <i>", (Column("x", align="left"),), (Row(("m_&<b>|*50*/_x",)),))
+    shown = markdown(named)
+    assert shown.startswith("a_b \\<i>\n")
+    assert "| m\\_&\\<b>\\|\\*50\\*/\\_x |" in shown

@@ -57,16 +57,16 @@ def test_the_terminal_shows_columns_and_notes() -> None:
     ]
 
 
-def test_markdown_escapes_what_ends_a_cell() -> None:
+def test_markdown_escapes_what_it_would_read() -> None:
     assert (
         markdown(TABLE)
-        == """a <small> [table]
+        == """a \\<small> [table]
 
 | name | MACs | dense / this |
 |---|---:|---:|
 | dense | 68.86 M | 1 |
 | a\\|b [red] | – | 1.50 × (1.40 to 1.60) |
-| <i> | 7 | not certain (0.90 to 1.20) |
+| \\<i> | 7 | not certain (0.90 to 1.20) |
 
 a note & more
 """

@@ -61,6 +61,18 @@ def test_measured_figures_stand_beside_the_cells_of_as_many_removals(
     assert elsewhere.state == "no data"
 
 
+def test_dense_is_the_first_network_also_where_later_steps_remove_nothing(tmp_path: Path) -> None:
+    spec = {"model": "shoal:digits_resnet", "data": "digits", "method": "egp", "rounds": 2}
+    (one,) = cells_of(spec)
+    folder = SweepFolder(tmp_path)
+    record = run(folder.run(one.name), method="egp", rounds=2, cap=0.1)
+    assert [step.removed for step in record.steps[:2]] == [0, 0]
+    folder.write([CellState(one.name, one.given, one.job.to_dict(), "done")])
+    wanted = Wanted("small", "digits", "egp", {"remove": 9}, CELLS[:1])
+    found = rows(Plan(find_target("table1"), (wanted,), spec, ((one,),), {}), folder)
+    assert [row.accuracies for row in found] == [(record.steps[0].metrics.top1_test,)]
+
+
 def test_what_was_not_run_waits_and_what_failed_says_why(
     made: tuple[Plan, SweepFolder], tmp_path: Path
 ) -> None:

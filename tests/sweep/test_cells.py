@@ -72,6 +72,12 @@ def test_a_default_that_is_spelt_out_changes_no_name_and_another_value_does() ->
     assert plain.name != other.name
 
 
+def test_what_differs_in_the_options_of_a_name_has_a_title_of_its_own() -> None:
+    values = {"criterion": ["entropy", "entropy?pooling=batch"], "model": ["m.py:f?w=1", "m.py:f"]}
+    found = cells_of({**BASE, "method": "easier", **values})
+    assert len({cell.title for cell in found}) == len({str(cell) for cell in found}) == 4
+
+
 @pytest.mark.parametrize("name", ["task", "device"])
 def test_another_task_or_device_is_another_run(name: str) -> None:
     values = {"task": ["classify", "regress"], "device": ["cpu", "cuda"]}[name]

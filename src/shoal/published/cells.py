@@ -97,18 +97,25 @@ def table(name: str) -> list[Cell]:
     return [Cell(**_typed(row), table=name) for row in _rows(name)]
 
 
+_PUBLISHED_SPLIT = "split=random"  # of CIFAR, as in Quétu et al. 2024
+
+
 def find(
     *, model: str, data: str, method: str, removed: int | None = None, variant: str = ""
 ) -> Cell | None:
     """Return the first published accuracy, or its change, of a run of this kind; None without one.
 
     `model` and `data` may be as the command line takes them ("torchvision:swin_t?num_classes=10",
-    "cifar10:ROOT"). With nothing removed it is the dense network, whatever the method. Where a
+    "cifar10:ROOT"). Of data that are read in another way ("pacs:ROOT?leave_out=sketch") nothing is
+    published. With nothing removed it is the dense network, whatever the method. Where a
     paper contradicts itself, the table of single removals is believed.
     """
     if removed == 0:
         method = "dense"
-    wanted = (_plain(model), data.partition(":")[0].partition("?")[0], method, variant)
+    place, _, reading = data.partition("?")
+    if reading not in ("", _PUBLISHED_SPLIT):
+        return None
+    wanted = (_plain(model), place.partition(":")[0], method, variant)
     return next(
         (
             cell
@@ -120,6 +127,14 @@ def find(
         ),
         None,
     )
+
+
+def variants(method: str) -> list[str]:
+    """Return the variants of a method that something is published of, as options of shoal."""
+    found = dict.fromkeys(
+        cell.variant for name in tables() for cell in table(name) if cell.method == method
+    )
+    return [variant for variant in found if not variant or "=" in variant]
 
 
 def _plain(model: str) -> str:

@@ -172,6 +172,8 @@ def _step(record: RunRecord, count: int | None) -> Step | None:
     """Return the step with as many removed; where a paper does not say, the last one."""
     if count is None:
         return record.steps[-1] if record.finished else None
+    if count == 0:  # later steps may train, or prune weights, and remove nothing
+        return record.steps[0]
     steps = [step for step in record.steps if step.removed == count]
     return steps[-1] if steps else None
 

@@ -193,10 +193,11 @@ def _title(job: Job, given: Mapping[str, Any]) -> str:
 
 
 def plain_text(value: Any) -> str:
-    """Return a value in few characters: of a path or a target what stands last."""
+    """Return a value in few characters: of a path or a target what stands last, and its options."""
     if not isinstance(value, str):
         return str(value).replace(" ", "")
-    target, _, _ = value.partition("?")
+    target, mark, options = value.partition("?")
     kind, colon, rest = target.partition(":")
     last = Path(rest.removesuffix("/")).name if colon else Path(kind).name
-    return f"{kind}-{last}" if colon and kind == "folder" else last or kind
+    shown = f"{kind}-{last}" if colon and kind == "folder" else last or kind
+    return f"{shown}{mark}{options}"

@@ -9,9 +9,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from shoal import published
+from shoal.search.job import job_of
 from shoal.search.records import RunRecord
 from shoal.sweep.cells import plain_text
 from shoal.sweep.folder import CellState, SweepFolder
+from shoal.targets import parse_keywords
 
 _OWN = ("method", "model", "data", "seed")
 
@@ -151,20 +153,32 @@ def _group(cells: Sequence[CellState], folder: SweepFolder, varying: Sequence[st
         total=totals.pop() if len(totals) == 1 else None,
         figures=figures,
         trusted=all(r.latency is None or r.latency.speedup.get("trusted", True) for r in found),
-        published=_published(first, variant, figures.get("removed")),
+        published=_published(first, figures.get("removed")),
     )
 
 
-def _published(cell: CellState, variant: str, removed: Spread | None) -> published.Cell | None:
-    if removed is None or removed.deviation or cell.job.get("task", "classify") != "classify":
+def _published(cell: CellState, removed: Spread | None) -> published.Cell | None:
+    job = cell.job
+    if removed is None or removed.deviation or job.get("task", "classify") != "classify":
         return None
-    return published.find(
-        model=str(cell.job["model"]),
-        data=str(cell.job["data"]),
-        method=str(cell.job["method"]),
-        removed=round(removed.mean),
-        variant=variant,
-    )
+    kind = {name: str(job[name]) for name in ("model", "data", "method")}
+    variant = _published_variant(job, kind) if removed.mean else ""
+    if variant is None or job.get("rectifier") is not None:
+        return None
+    return published.find(**kind, removed=round(removed.mean), variant=variant)
+
+
+def _published_variant(job: Mapping[str, Any], kind: Mapping[str, str]) -> str | None:
+    """Return the published variant of a method whose options a job has; None for any other.
+
+    Where several say the same, since some spell defaults out, that is the one that says most.
+    """
+    told = {name: parse_keywords(name) for name in published.variants(kind["method"])}
+    deciding = {name for options in told.values() for name in options}
+    usual = job_of(kind, {}).to_dict() if deciding else {}
+    own = {name: job.get(name) for name in deciding}
+    fitting = (v for v, o in told.items() if own == {n: o.get(n, usual.get(n)) for n in deciding})
+    return max(fitting, key=len, default=None)
 
 
 _FIGURES: Mapping[str, Callable[[RunRecord], float | None]] = {
