@@ -242,7 +242,7 @@ def test_wrong_command_lines(refused: Refused) -> None:
 
 def test_what_has_to_be_given(refused: Refused, tmp_path: Path) -> None:
     assert "no model is given" in refused("compress", "--data", "digits", "--out", tmp_path / "x")
-    assert "no data is given" in refused("compress", MODEL, "--out", tmp_path / "x")
+    assert "no data are given: add --data D" in refused("compress", MODEL, "--out", tmp_path / "x")
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,10 @@ def test_with_data_every_rectifier_has_a_score(capsys: pytest.CaptureFixture[str
     assert everything["samples"] > 1000
     assert {site["standard_error"] for site in everything["sites"]} == {0.0}
     assert everything["settled"]
+    assert main(["inspect", MODEL, "--data", "digits", "--samples", "0"]) == 0
+    out = capsys.readouterr().out
+    assert f"scored on all {everything['samples']} training samples" in out
+    assert "standard error" not in out
 
 
 @pytest.mark.long

@@ -137,7 +137,7 @@ def test_bad_input_is_one_line(
         ([str(run), "--corruptions", ","], "names with commas"),
         ([str(run), "--image-size", "16"], "corruptions need 32"),
         ([str(run), "--checkpoint", "w.pt"], "omit --checkpoint"),
-        ([MODEL], "no data is given: say which with --data"),
+        ([MODEL], "no data are given: add --data D"),
         ([str(tmp_path), *data], "has no network.json"),
         (["shoal:cifar_resnet21", *data], "did you mean"),
     ):
@@ -170,7 +170,7 @@ def test_an_edited_configuration_does_no_harm(
     assert "mean is 'grey'" in capsys.readouterr().err
     (folder / "config.yaml").write_text("[1")
     assert main(words) == 2
-    assert "no data is given" in capsys.readouterr().err
+    assert "no data are given" in capsys.readouterr().err
     assert main([*words, "--data", f"folder:{photos}"]) == 0
     made = tmp_path / "made"
     (folder / "config.yaml").write_text(f"data: 'os:mkdir?path={made}'\n")

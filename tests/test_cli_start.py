@@ -76,6 +76,19 @@ def test_no_words_show_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Usage: shoal" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("words", [[], ["export"], ["compress"], ["figure", "front"]])
+def test_flags_without_a_value_show_no_type(
+    words: list[str], capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main([*words, "-h"]) == 0
+    shown = capsys.readouterr().out
+    assert "--help" in shown
+    assert "-h " in shown
+    assert "bool" not in shown
+    assert "range" not in shown
+
+
 def test_a_reader_that_leaves_is_no_error() -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "shoal", "compress", "--help"],

@@ -162,7 +162,7 @@ def test_a_recipe_as_a_flag_replaces_what_the_file_spells_out() -> None:
 
 
 def test_auto_needs_model_and_data() -> None:
-    with pytest.raises(ConfigError, match="no data is given"):
+    with pytest.raises(ConfigError, match="no data are given"):
         job_of({"model": "resnet18"}, {"recipe": AUTO})
 
 

@@ -46,7 +46,9 @@ def to_type(*words: object) -> str:
 
 _WHOLE = "\n  "  # begins a line that is to be copied, and so never broken
 _INDENT = "  "  # of what continues a line
-_WORD = re.compile(r"(?<!\S)'[^'\n]*/[^'\n]*'\S*|\S+")  # a path in quotes is one word
+# A path in quotes is one word, and so is a number with its unit.
+_UNIT = r" (?:%|×|s|ms|min|h|points?|bits|MB|GiB)(?![\w/])[^\s\w]*"
+_WORD = re.compile(rf"(?<!\S)'[^'\n]*/[^'\n]*'\S*|(?<!\S)\S*\d{_UNIT}|\S+")
 # Where a long name may break, where a part of it that is still too long may, and what is left then.
 _IN_NAME = (
     re.compile(r"(?<=[.,:/&?=])(?![.,:/&?=])"),

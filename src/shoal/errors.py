@@ -91,16 +91,18 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> NameNotFoundErro
 
     `what` is the kind of thing, in the singular ("site", "criterion").
     """
+    return NameNotFoundError(f"unknown {what} '{name}': {nearest_names(what, name, known)}")
+
+
+def nearest_names(what: str, name: str, known: Iterable[str]) -> str:
+    """Return which of the `known` names may be meant by one that is none of them, in words."""
     choices = list(known)
     near = difflib.get_close_matches(name, choices, n=3, cutoff=0.5)
     if near:
-        hint = "did you mean " + " or ".join(f"'{n}'" for n in near) + "?"
-    elif choices:
-        shown = ", ".join(choices[:8]) + (", …" if len(choices) > 8 else "")
-        hint = f"choose from: {shown}"
-    else:
-        hint = f"there is no {what} to choose from"
-    return NameNotFoundError(f"unknown {what} '{name}': {hint}")
+        return "did you mean " + " or ".join(f"'{n}'" for n in near) + "?"
+    if choices:
+        return f"choose from: {', '.join(choices[:8])}{', …' if len(choices) > 8 else ''}"
+    return f"there is no {what} to choose from"
 
 
 def missing_extra(package: str, extra: str, purpose: str) -> ShoalError:

@@ -21,7 +21,14 @@ from typing import Any
 
 import yaml
 
-from shoal.errors import ConfigError, NameNotFoundError, ShoalError, summary, unknown_name
+from shoal.errors import (
+    ConfigError,
+    NameNotFoundError,
+    ShoalError,
+    nearest_names,
+    summary,
+    unknown_name,
+)
 
 Around = Callable[[Callable[[], Any]], Any]
 """Calls its argument; it may prepare something and call again if that fails."""
@@ -258,7 +265,7 @@ def _check_arguments(factory: Callable[..., Any], keywords: Mapping[str, Any], t
     known = [p.name for p in parameters if p.kind in _BY_NAME]
     unknown = [key for key in keywords if key not in known]
     if unknown and not any(p.kind is p.VAR_KEYWORD for p in parameters):
-        hint = unknown_name("argument", unknown[0], known)
+        hint = nearest_names("argument", unknown[0], known)
         raise ConfigError(f"{target} does not take '{unknown[0]}': {hint}")
     for p in parameters:
         required = p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)

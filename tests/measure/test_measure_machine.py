@@ -32,13 +32,13 @@ def test_a_machine_of_ones_own_is_calm() -> None:
 def test_other_programs_disturb_by_what_they_take() -> None:
     found = disturbance(BEFORE, after(1.0, own=1.0, foreign=1.02), threads=2)
     assert found == (
-        "the machine was busy: other programs took 50% of the processor time it needed"
+        "the machine was busy: other programs took 50 % of the processor time it needed"
     )
 
 
 def test_processors_that_are_left_over_are_theirs() -> None:
     assert disturbance(BEFORE, after(1.0, own=1.0, foreign=1.0), threads=1) == ""
-    assert "took 100%" in disturbance(BEFORE, after(1.0, own=0.5, foreign=2.02), threads=1)
+    assert "took 100 %" in disturbance(BEFORE, after(1.0, own=0.5, foreign=2.02), threads=1)
     wide = replace(BEFORE, processors=16)
     later = replace(after(1.0, own=4.0, foreign=8.0), processors=16)
     assert disturbance(wide, later, threads=4) == ""
@@ -47,7 +47,7 @@ def test_processors_that_are_left_over_are_theirs() -> None:
 def test_time_that_the_host_takes_is_told_as_such() -> None:
     found = disturbance(BEFORE, after(1.0, own=1.6, stolen=0.42), threads=2)
     assert found == (
-        "the machine was busy: the machine's host took 20% of the processor time it needed"
+        "the machine was busy: the machine's host took 20 % of the processor time it needed"
     )
 
 

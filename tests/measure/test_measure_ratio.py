@@ -49,10 +49,10 @@ def test_typical_is_the_geometric_mean() -> None:
 def test_a_burst_in_one_block_is_seen() -> None:
     calm = [1.0] * 16
     (blocks,) = block_times([[*calm, 1.3, 1.3, 1.3, 1.3]])
-    assert unsteady(blocks) == "the machine was not steady: blocks of rounds differ by 30%"
+    assert unsteady(blocks) == "the machine was not steady: blocks of rounds differ by 30 %"
     (blocks,) = block_times([[*calm, 1.0, 1.0, 1.0, 9.0]])  # one round is none
     assert unsteady(blocks) == ""
-    assert "differ by 100%" in unsteady([1.0, 1.0, 0.5, 1.0, 1.0])
+    assert "differ by 100 %" in unsteady([1.0, 1.0, 0.5, 1.0, 1.0])
 
 
 # ---------------------------------------------------------------------- ratios
@@ -102,7 +102,7 @@ def test_what_disturbed_one_of_a_pair_is_told() -> None:
     ratio = Ratio.of(burst, [1.0] * 20)
     assert not ratio.trusted
     assert not ratio.settled
-    assert ratio.doubt == "the machine was not steady: blocks of rounds differ by 50%"
+    assert ratio.doubt == "the machine was not steady: blocks of rounds differ by 50 %"
     assert ratio.low < 2.0 < ratio.high
     assert str(ratio).endswith("not to be trusted")
     busy = Ratio.of([2.0] * 20, [1.0] * 20, "the machine was busy")

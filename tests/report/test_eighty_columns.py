@@ -260,6 +260,14 @@ def test_folding_loses_nothing_and_keeps_to_the_width(text: str, width: int) -> 
         assert not broken_inside or line[-1] in ".,/_-" or max(map(len, parts)) > width
 
 
+@pytest.mark.parametrize("width", range(20, 60))
+def test_a_line_never_ends_between_a_number_and_its_unit(width: int) -> None:
+    text = "step 5: validation 25.00 % (+1.39 points), 1.24 × as fast; 11.6 s, 3 min 20 s left"
+    lines = broken(text, width)
+    assert " ".join(" ".join(lines).split()) == text
+    assert not any(re.match(r"\s*(%|points|×|s|min)(\W|$)", line) for line in lines)
+
+
 @given(st.lists(st.text("ab", min_size=1, max_size=8), max_size=20), st.integers(10, 30))
 def test_lines_are_broken_at_spaces_alone(words: list[str], width: int) -> None:
     lines = broken(" ".join(words), width)

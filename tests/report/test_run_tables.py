@@ -112,7 +112,7 @@ def test_a_speed_up_is_against_dense_with_its_norms_folded() -> None:
 RATIO = {"median": 2.0, "q1": 1.95, "q3": 2.1, "low": 1.9, "high": 2.2}
 
 
-BUSY = "the machine was busy: other programs took 50% of the processor time it needed"
+BUSY = "the machine was busy: other programs took 50 % of the processor time it needed"
 DOUBTFUL = RATIO | {"trusted": False, "doubt": BUSY}
 
 
@@ -179,6 +179,23 @@ def test_dense_against_result_in_each_runtime_at_each_batch_size() -> None:
     assert [row.tone for row in table.rows] == ["", "strong", ""]
     assert [row.last for row in table.rows] == [False, True, True]
     assert "the search decided by latency in PyTorch at batch 8" in table.notes
+
+
+def test_runtimes_of_one_row_each_are_not_set_apart() -> None:
+    entries = tuple(runtime(name, 1, **TWO) for name in ("eager", "other"))
+    table = runtimes_table(replace(LATENCY, runtimes=entries))
+    assert table is not None
+    assert not any(row.last for row in table.rows)
+
+
+def test_parameters_merged_are_against_dense_with_its_norms_folded() -> None:
+    folded = replace(LATENCY, dense_folded_params=1_900)
+    assert "| parameters, merged | 1.9 k | 1 k | 1.90 × |" in text(
+        comparison_table(record(step(0), step(1), latency=folded))
+    )
+    assert "| parameters, merged | 2 k | 1 k | 2.00 × |" in text(
+        comparison_table(record(step(0), step(1)))  # of an earlier version, which did not count it
+    )
 
 
 def test_latencies_of_a_run_of_an_earlier_version_are_shown() -> None:

@@ -40,6 +40,7 @@ from shoal.cli.twin import twin
 from shoal.errors import ConfigError, OptionError, ShoalError, one_line
 
 _COMPLETING = "_SHOAL_COMPLETE"
+_HELP = ["-h", "--help"]
 
 # What the parser raises for a wrong command line. Older releases of typer take it from click,
 # newer ones bring their own; it is an ancestor of typer's public error in both.
@@ -84,8 +85,8 @@ def _build_app(words: Sequence[str]) -> typer.Typer:
         no_args_is_help=True,
         rich_markup_mode="rich",
         pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
-        epilog="Begin with `shoal demo`: it needs no data and no model, and takes a minute or two.",
+        context_settings={"help_option_names": _HELP},
+        epilog="Begin with `shoal demo`: it needs no data and no model, and takes 2 to 4 minutes.",
     )
     app.callback()(_shoal)
     wanted = "compress" in words or _COMPLETING in os.environ
@@ -131,7 +132,7 @@ def _shoal(
 
 def _run(words: list[str]) -> int:
     """Parse and run; errors come out as exceptions, apart from Ctrl-C between commands."""
-    command = typer.main.get_command(_build_app(words))
+    command = _said_plainly(typer.main.get_command(_build_app(words)))
     words = with_bare_flags(words) if words[:1] == ["sweep"] else words
     try:
         code = command.main(args=words, prog_name="shoal", standalone_mode=False)
@@ -143,6 +144,17 @@ def _run(words: list[str]) -> int:
     if code == 130:  # the parser has swallowed a KeyboardInterrupt
         raise KeyboardInterrupt
     return code if isinstance(code, int) else 0
+
+
+def _said_plainly(command: Any) -> Any:
+    """Return a command whose help gives no type to flags without a value; so those below it."""
+    asks = command.get_help_option(typer.Context(command, help_option_names=_HELP))
+    for parameter in (*command.params, asks):
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+    for below in getattr(command, "commands", {}).values():
+        _said_plainly(below)
+    return command
 
 
 def _flags(command: Any) -> set[str]:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 def option(help: str, *names: str, **more: Any) -> Any:
     """Return a command's option; `show_default=True` shows its default in the help."""
-    return typer.Option(*names, help=help, **{"show_default": False, **more})
+    number = {"metavar": "N"} if "min" in more or "max" in more else {}
+    return typer.Option(*names, help=help, **{"show_default": False, **number, **more})
 
 
 _MODEL = (

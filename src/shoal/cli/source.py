@@ -103,7 +103,7 @@ def run_data(run: Mapping[str, Any], asked: str | None) -> str:
     """Return the data that were asked for, or else a run's, unless code would have to make them."""
     name = asked or run.get("data")
     if not name:
-        raise ConfigError("no data is given: say which with --data")
+        raise ConfigError("no data are given: add --data D")
     if asked is None and str(name).partition(":")[0] not in data_sets:
         raise ConfigError(
             f"the run's data come from '{name}', and code that a folder names is never run: "

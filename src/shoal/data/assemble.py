@@ -63,7 +63,7 @@ def choose(
         if fraction >= 1:
             raise ConfigError(
                 f"val_fraction {options.val_fraction} leaves no image to train on: "
-                f"{TEST_FRACTION_OF_ALL:.0%} of the images are for testing"
+                f"{100 * TEST_FRACTION_OF_ALL:.0f} % of the images are for testing"
             )
     if val is not None:
         rest = np.setdiff1d(rest, val)

@@ -54,7 +54,8 @@ def disturbance(before: Counters, after: Counters, threads: int) -> str:
     if lost <= _LOST:
         return ""
     who = "other programs" if foreign >= stolen else "the machine's host"
-    return f"the machine was busy: {who} took {min(1.0, lost):.0%} of the processor time it needed"
+    share = 100 * min(1.0, lost)
+    return f"the machine was busy: {who} took {share:.0f} % of the processor time it needed"
 
 
 def watch(threads: int) -> Watch:

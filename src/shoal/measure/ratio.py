@@ -72,7 +72,7 @@ def unsteady(blocks: Sequence[float]) -> str:
     furthest = max(max(block / middle, middle / block) for block in blocks)
     if furthest <= _APART:
         return ""
-    return f"the machine was not steady: blocks of rounds differ by {furthest - 1.0:.0%}"
+    return f"the machine was not steady: blocks of rounds differ by {100 * (furthest - 1.0):.0f} %"
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,10 @@ def parse_spec(text: str) -> ModelSpec:
     if not colon or not factory:
         path = Path(target.rstrip(":"))
         if path.suffix == ".py":
-            raise ConfigError(f"'{target}' names no factory: write {path}:NAME of the function")
+            raise ConfigError(
+                f"'{target}' names no factory: write {path}:NAME, with the name of a function or "
+                "class in it"
+            )
         if path.suffix in SUFFIXES:
             raise ConfigError(
                 f"'{target}' is a file of weights, which holds no architecture: "

@@ -94,7 +94,8 @@ class DataOptions(Options):
     )
     seed: int = option(
         0,
-        "Decides all that is random: the same seed gives the same result.",
+        "Decides all that is random: the same seed gives the same result, except where a "
+        "choice goes by latency.",
         check=at_least(0),
         common=True,
     )

@@ -18,6 +18,7 @@ from shoal.measure import (
 from shoal.network import Block, Network, Opaque, Site
 from shoal.network.about import described
 from shoal.report.about import about_lines
+from shoal.report.latency_tables import threads_in_words
 from shoal.report.table import Cell, Column, Row, Table, amount, text_columns
 from shoal.surgery.drop import BlockCost, block_costs
 
@@ -158,7 +159,7 @@ def _sites(found: Inspection) -> Table:
         columns += [
             Column("ON", "%", meaning="how often a neuron is ON"),
             Column(scores.title, "score"),
-            Column("± standard error", "error", priority=1),
+            *([Column("± standard error", "error", priority=1)] if estimated(scores) else []),
         ]
     rows = []
     for site in found.sites:
@@ -167,8 +168,8 @@ def _sites(found: Inspection) -> Table:
         channels = "?" if site.channels is None else site.channels
         cells: list[Cell] = [site.name, kind, channels, f"{count:,}"]
         if scores is not None:
-            score, error = scores.by_name.get(site.name), scores.standard_errors.get(site.name)
-            cells += [found.on_percent(site.name), score, error]
+            cells += [found.on_percent(site.name), scores.by_name.get(site.name)]
+            cells += [scores.standard_errors.get(site.name)] if estimated(scores) else []
         rows.append(Row(tuple(cells)))
     return Table("rectifier sites", tuple(columns), tuple(rows))
 
@@ -239,21 +240,33 @@ def inspection_lines(found: Inspection) -> list[str]:
     if found.uncounted:
         lines.append(f"not counted in the MACs: {', '.join(found.uncounted)}")
     if found.scores is not None:
-        settled = {
-            None: "",
-            True: "; the lowest is certain",
-            False: "; the lowest is not certain: score more samples",
-        }[found.scores.settled]
-        lines.append(f"scored on {found.scores.samples} training samples{settled}")
+        lines.append(f"scored on {scored_on(found.scores, 'training samples')}")
     if found.benchmark is not None:
         latency = found.benchmark.latency
         lines.append(
-            f"latency {latency} for a batch of {latency.batch_size} on {latency.device}, "
-            f"threads: {latency.threads}; median (quartiles) of {latency.samples} rounds, batch "
-            "norms as they are"
+            f"latency at batch {latency.batch_size} on {latency.device}, "
+            f"{threads_in_words(latency.threads)}: {latency}; median (quartiles) of "
+            f"{latency.samples} rounds, batch norms as they are"
         )
     notes = (f"note: {note}" for note in found.notes)
     return [*lines, *notes, *about_lines(found.about), gain_line(found)]
+
+
+def scored_on(scores: Scores, samples: str) -> str:
+    """Return of how many samples scores are, and whether it is certain which is the lowest."""
+    if scores.standard_errors and not estimated(scores):
+        return f"all {scores.samples} {samples}"
+    settled = {
+        None: "",
+        True: "; it is certain which is the lowest",
+        False: "; it is not certain which is the lowest: score more samples",
+    }
+    return f"{scores.samples} {samples}{settled[scores.settled]}"
+
+
+def estimated(scores: Scores) -> bool:
+    """Return whether scores have errors, being of a part of the data."""
+    return any(scores.standard_errors.values())
 
 
 def gain_line(found: Inspection) -> str:

@@ -29,6 +29,7 @@ def runtimes_table(found: LatencyReport) -> Table | None:
     if not shown:
         return None
     shared, where = places_of(shown)
+    grouped = len(set(where)) < len(where)  # some runtime has several rows
     rows = []
     for place, one in enumerate(shown):
         first = not place or where[place] != where[place - 1]
@@ -40,7 +41,7 @@ def runtimes_table(found: LatencyReport) -> Table | None:
             *times,
             quotient(one["ratio"][_RESULT]),
         )
-        rows.append(Row(cells, "strong" if one["decides"] else "", last=last))
+        rows.append(Row(cells, "strong" if one["decides"] else "", last=last and grouped))
     meaning = (
         "latency of dense over the result's, from rounds that timed both, with its 95 % interval"
     )
@@ -101,10 +102,11 @@ def places_of(shown: Sequence[Mapping[str, Any]]) -> tuple[str, list[str]]:
 def _place(latency: Mapping[str, Any]) -> str:
     if latency["device"] != "cpu":
         return f", {latency['device']}"
-    return f", {_threads(latency['threads'])}"
+    return f", {threads_in_words(latency['threads'])}"
 
 
-def _threads(count: int) -> str:
+def threads_in_words(count: int) -> str:
+    """Return a number of threads: "1 thread", "2 threads"."""
     return f"{count} thread{'s' if count != 1 else ''}"
 
 
@@ -165,6 +167,8 @@ def benchmark_table(found: Benchmark, baseline: str = "baseline") -> Table:
     quotients: dict[str, Cell] = {}
     if base is not None and found.speedup is not None:
         sizes = {"MACs per sample": found.macs_ratio, "parameters": found.params_ratio}
+        sizes["rectifier evaluations"] = _times(base.relus, found.relus)
+        sizes["depth, layers"] = _times(base.depth, found.depth)
         quotients = {k: None if v is None else Quantity(v, "×") for k, v in sizes.items()}
         quotients["latency"] = quotient(found.speedup.to_dict())
     rows: dict[str, list[Cell]] = {
@@ -184,8 +188,8 @@ def benchmark_table(found: Benchmark, baseline: str = "baseline") -> Table:
     doubts = [one.latency.to_dict() for one in every]
     doubtful = "; ?: not to be trusted" * any(one.get("doubt") for one in doubts)
     notes = [
-        f"batch {found.batch_size}{where} on {latency.device}, {_threads(latency.threads)}; median "
-        f"of {latency.samples} rounds{doubtful}"
+        f"batch {found.batch_size}{where} on {latency.device}, "
+        f"{threads_in_words(latency.threads)}; median of {latency.samples} rounds{doubtful}"
     ]
     if base is not None:
         notes.append(f"{ratio}: above 1 is faster or smaller; of latency the median over pairs of "
@@ -200,6 +204,10 @@ def benchmark_table(found: Benchmark, baseline: str = "baseline") -> Table:
         for name, row in rows.items()
     )
     return Table("", (*text_columns(""), *map(Column, heads)), tuple(cells), tuple(notes))
+
+
+def _times(before: int | None, after: int | None) -> float | None:
+    return before / after if before is not None and after else None
 
 
 def _four_digits(value: float) -> str:

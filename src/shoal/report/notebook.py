@@ -11,6 +11,7 @@ from shoal.measure import Benchmark
 from shoal.merge.report import MergeReport
 from shoal.network import Block, Site
 from shoal.report.html import html_table
+from shoal.report.inspection import estimated, scored_on
 from shoal.report.latency_tables import benchmark_table
 from shoal.report.merge_tables import merge_tables
 from shoal.report.run_tables import headline, outcome_lines, outcome_tables, steps_table
@@ -45,15 +46,14 @@ def result_html(record: RunRecord) -> str:
 
 def scores_html(scores: Scores) -> str:
     """Return the scores, the lowest first."""
-    errors = scores.standard_errors
+    errors = scores.standard_errors if estimated(scores) else {}
     columns = [*text_columns("place"), Column(scores.title, "score")]
     columns += [Column("± standard error", "error")] if errors else []
     rows = [
         Row((name, scores[name], *([errors.get(name)] if errors else [])))
         for name in scores.lowest(len(scores) or 1)
     ]
-    settled = {None: "", True: "; the lowest is certain", False: "; the lowest is not certain"}
-    note = f"of {scores.samples} samples{settled[scores.settled]}; the lowest goes first"
+    note = f"of {scored_on(scores, 'samples')}; the lowest goes first"
     return _shown([Table(f"scores by {scores.criterion}", tuple(columns), tuple(rows), (note,))])
 
 

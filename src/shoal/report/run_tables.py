@@ -112,7 +112,12 @@ def _size_rows(record: RunRecord) -> list[Row]:
         sizes += [
             ("depth, merged", "", dense.depth, end.merged_depth),
             ("work, merged", "count", dense.macs, end.merged_macs),
-            ("parameters, merged", "count", dense.params, end.merged_params),
+            (
+                "parameters, merged",
+                "count",
+                end.dense_folded_params or dense.params,
+                end.merged_params,
+            ),
         ]
     return [
         Row((f"{left} left", *counts, f"{removed} removed")),

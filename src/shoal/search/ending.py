@@ -104,6 +104,7 @@ def end_of(
         merged_depth=report.depth_after,
         merged_macs=report.macs_after,
         merged_params=count_params(merged),
+        dense_folded_params=count_params(pair[_BASELINE]),
     )
     figures = None if int8 is None else tuple(small.figures)
     stage("look at the layers")

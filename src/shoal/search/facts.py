@@ -43,7 +43,7 @@ def figures_of(record: RunRecord) -> dict[str, Any]:
         "validation": (dense.top1_val, final.top1_val),
         "depth": (dense.depth, end.merged_depth),
         "macs": (dense.macs, end.merged_macs),
-        "params": (dense.params, end.merged_params),
+        "params": (end.dense_folded_params or dense.params, end.merged_params),
     }
     if dense.relus is not None and final.relus is not None:
         pairs["relus"] = dense.relus, final.relus

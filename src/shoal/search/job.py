@@ -93,9 +93,10 @@ def job_of(values: Mapping[str, Any], over: Mapping[str, Any]) -> Job:
 
 
 def _check_named(values: Mapping[str, Any]) -> None:
-    for name in ("model", "data"):
+    hints = {"model": "no model is given: name one", "data": "no data are given: add --data D"}
+    for name, hint in hints.items():
         if not values.get(name):
-            raise ConfigError(f"no {name} is given: say which on the command line or in --config")
+            raise ConfigError(f"{hint}, or set '{name}' in the file of --config")
 
 
 def _preset(values: Mapping[str, Any], given: Mapping[str, Any]) -> PublishedRecipe | None:

@@ -151,7 +151,8 @@ class SearchOptions(Options):
     )
     seed: int = option(
         0,
-        "Decides all that is random: the same seed gives the same result.",
+        "Decides all that is random: the same seed gives the same result, except where a "
+        "choice goes by latency.",
         check=at_least(0),
         common=True,
     )

@@ -191,6 +191,8 @@ class LatencyReport(Record):
         merged_depth: depth of the merged result.
         merged_macs: its multiply-accumulates.
         merged_params: its parameter elements.
+        dense_folded_params: those of the dense network with its batch norms folded; None in a
+            record of an earlier version.
     """
 
     batch: int
@@ -205,6 +207,7 @@ class LatencyReport(Record):
     merged_depth: int
     merged_macs: int
     merged_params: int
+    dense_folded_params: int | None = None
 
     @property
     def measured(self) -> list[dict[str, Any]]:
