@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 
 import numpy as np
 import pytest
@@ -141,7 +142,7 @@ def test_what_is_missing_and_where_it_belongs_is_one_line(tmp_path):
     )
     one_line("the folder '/no/such' does not exist: get VLCS.tar.gz", "vlcs:/no/such")
     (tmp_path / "PACS" / "photo").mkdir(parents=True)
-    one_line(f"'{tmp_path}/PACS' has no 'cartoon': get PACS.zip", f"pacs:{tmp_path}")
+    one_line(f"'{tmp_path}/PACS' has no folder 'cartoon': get PACS.zip", f"pacs:{tmp_path}")
 
 
 def test_other_layouts_are_named(tmp_path):
@@ -154,6 +155,17 @@ def test_other_layouts_are_named(tmp_path):
 def test_domains_need_the_same_classes(root):
     (root / "PACS" / "photo" / "cat").mkdir()
     one_line("class 'cat' is in photo and not in cartoon", f"pacs:{root}")
+
+
+def test_each_domain_has_images_of_each_class(root):
+    folder = next(path for path in root.rglob("sketch") if path.is_dir())
+    name = sorted(path.name for path in folder.iterdir())[0]
+    for path in (folder / name).iterdir():
+        path.unlink()
+    one_line(f"class '{name}' has no image in sketch", f"pacs:{root}")
+    shutil.rmtree(folder)
+    folder.write_text("")
+    one_line("has no folder 'sketch'", f"pacs:{root}")
 
 
 def test_options_and_folders_that_are_not_known(root):

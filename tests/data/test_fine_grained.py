@@ -149,3 +149,10 @@ def test_damaged_files_are_named(flowers, textures, aircraft):
     (textures / "dtd" / "dtd" / "labels" / "val1.txt").write_text("velvet/velvet_0001.jpg\n")
     with pytest.raises(DataError, match=r"line 1 of .*val1.txt' names no known class .'velvet'"):
         load(f"dtd:{textures}")
+
+
+def test_an_image_is_in_one_part_alone(textures):
+    lists = next(textures.rglob("train1.txt")).parent
+    (lists / "val1.txt").write_text((lists / "train1.txt").read_text())
+    with pytest.raises(DataError, match="is listed twice, for train and val"):
+        load(f"dtd:{textures}")

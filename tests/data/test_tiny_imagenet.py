@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 from image_trees import sizes, write_image
@@ -78,4 +80,28 @@ def test_what_is_wrong_is_one_line(root, tmp_path_factory):
         load(root)
     labels.unlink()
     with pytest.raises(DataError, match=r"neither 'val_annotations.txt' nor a folder for each"):
+        load(root)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda text: "", "is empty"),
+        (lambda text: "\n".join(text.splitlines()[:8]), "4 images in .* have no line"),
+        (lambda text: text * 2, "'.*val_11?.JPEG' is listed twice"),
+    ],
+)
+def test_labels_that_do_not_fit_the_images_are_told(root, change, told):
+    path = root / TOP / "val" / "val_annotations.txt"
+    path.write_text(change(path.read_text()))
+    with pytest.raises(DataError, match=told):
+        load(root)
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match="cannot be read"):
+        load(root)
+
+
+def test_a_class_without_training_images_is_told(root):
+    shutil.rmtree(root / TOP / "train" / WNIDS[1] / "images")
+    with pytest.raises(DataError, match=f"class '{WNIDS[1]}' has no image to train on"):
         load(root)

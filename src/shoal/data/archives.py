@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from shoal.compat import import_torchvision
 from shoal.data.dataset import Reading
+from shoal.data.layout import Files
 from shoal.errors import ConfigError, DataError, one_line
 from shoal.options import Options, assert_takes
 from shoal.targets import parse_target
@@ -75,7 +76,8 @@ class Archive:
         return [given, *(given.joinpath(*parts[start:]) for start in range(len(parts)))]
 
     def _found(self, given: Path) -> Path | None:
-        complete = (p for p in self._places(given) if all((p / n).exists() for n in self.needs))
+        places = self._places(given)
+        complete = (p for p in places if all(_is_there(p / name) for name in self.needs))
         return next(complete, None)
 
     def _missing(self, given: Path) -> str:
@@ -91,8 +93,9 @@ class Archive:
             place = given / self.folder
         else:
             place = partial
-            lacking = next(name for name in self.needs if not (place / name).exists())
-            state = f"'{place}' has no '{lacking}'"
+            lacking = next(name for name in self.needs if not _is_there(place / name))
+            kind = "" if Path(lacking).suffix else "folder "
+            state = f"'{place}' has no {kind}'{lacking}'"
         fetch = ", or add download=True" if self.reader else ""
         return f"{state}: get {self.source} and unpack it, so that '{place}' is there{fetch}"
 
@@ -110,3 +113,33 @@ class Archive:
                 f"{self.name} cannot be downloaded to '{given}' ({one_line(str(error))}): check "
                 f"the network, or get {self.source} and unpack it there by hand"
             ) from error
+
+
+def _is_there(path: Path) -> bool:
+    return path.is_file() if path.suffix else path.is_dir()
+
+
+def lines_of(path: Path) -> list[str]:
+    """Return the lines of an archive's text file that are not empty.
+
+    Raises:
+        DataError: it cannot be read, or is empty.
+    """
+    try:
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"'{path}' cannot be read: unpack the archive again") from error
+    if not lines:
+        raise DataError(f"'{path}' is empty: unpack the archive again")
+    return lines
+
+
+def check_apart(parts: Mapping[str, Files]) -> None:
+    """Raise `DataError` where an image is listed twice, in one part or in two."""
+    seen: dict[Path, str] = {}
+    for part, files in parts.items():
+        for path in files.paths:
+            if path in seen:
+                both = part if seen[path] == part else f"{seen[path]} and {part}"
+                raise DataError(f"'{path}' is listed twice, for {both}: unpack the archive again")
+            seen[path] = part

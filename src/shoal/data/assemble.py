@@ -83,6 +83,7 @@ def limited(
     """Return parts that the data come in, each as large as the options allow; adds notes."""
     counts = {"train": options.train_samples, "val": options.val_samples}
     if "train" in parts:
+        check_all_classes(parts["train"], classes)
         _check_train_samples(counts["train"], len(parts["train"].paths), classes, notes)
     return {
         part: files.at(

@@ -94,7 +94,7 @@ def read_domains(
     """Return the classes, and the images of each domain, in order; adds notes.
 
     Raises:
-        DataError: a domain lacks a class that the first one has, or has another one.
+        DataError: a domain lacks a class that the first one has, or its images, or has another one.
     """
     classes = [found.name for found in folders_in(folder / names[0])]
     for name in names:
@@ -105,7 +105,15 @@ def read_domains(
                 f"class '{odd}' is in {has} and not in {lacks} ('{folder}'): all domains need the "
                 "same class folders"
             )
-    return classes, {name: read_classes(folder / name, classes, name, notes) for name in names}
+    domains = {name: read_classes(folder / name, classes, name, notes) for name in names}
+    for name, files in domains.items():
+        empty = sorted({*range(len(classes))} - {*files.labels.tolist()})
+        if empty:
+            raise DataError(
+                f"class '{classes[empty[0]]}' has no image in {name} ('{folder / name}'): unpack "
+                "the archive again"
+            )
+    return classes, domains
 
 
 def joined(files: Sequence[Files]) -> Files:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from shoal.data.archives import Archive
+from shoal.data.archives import Archive, check_apart, lines_of
 from shoal.data.assemble import from_files, limited
 from shoal.data.augment import Augment
 from shoal.data.dataset import DataSet, Reading, data_sets
@@ -115,7 +115,7 @@ def load_textures(root: str, options: Reading) -> DataSet:
     given, wanted = _DTD.asked(root, TexturesOptions)
     folder = _DTD.find(given, options)
     lists = {part: folder / "labels" / f"{part}{wanted.partition}.txt" for part in PARTS}
-    named = {part: [line.strip() for line in _lines(path)] for part, path in lists.items()}
+    named = {part: [line.strip() for line in lines_of(path)] for part, path in lists.items()}
     classes = sorted({name.partition("/")[0] for name in named["train"]})
     parts = {}
     for part, names in named.items():
@@ -140,12 +140,12 @@ def load_aircraft(root: str, options: Reading) -> DataSet:
     given, wanted = _AIRCRAFT.asked(root, AircraftOptions)
     folder = _AIRCRAFT.find(given, options)
     plural = "families" if wanted.level == "family" else f"{wanted.level}s"
-    classes = [line.strip() for line in _lines(folder / f"{plural}.txt")]
+    classes = [line.strip() for line in lines_of(folder / f"{plural}.txt")]
     parts = {}
     for part in PARTS:
         path = folder / f"images_{wanted.level}_{part}.txt"
         # Only the first blank separates: a class may be called "Boeing 707-320".
-        pairs = [line.strip().partition(" ")[::2] for line in _lines(path)]
+        pairs = [line.strip().partition(" ")[::2] for line in lines_of(path)]
         images = [folder / "images" / f"{name}.jpg" for name, _ in pairs]
         parts[part] = _files(images, [label for _, label in pairs], classes, path)
     side = options.image_size or SIDE
@@ -166,6 +166,7 @@ def _assembled(
         lost = next((path for path in files.paths if not path.exists()), None)
         if lost is not None:
             raise DataError(f"the {part} image '{lost}' is missing: unpack the archive again")
+    check_apart(parts)
     notes: list[str] = []
     chosen = limited(parts, classes, options, notes)
     return from_files(name, chosen, classes, frame, options, notes, auto=auto, recut=True)
@@ -180,17 +181,6 @@ def _files(paths: list[Path], labels: list[str], classes: Sequence[str], source:
                 "again"
             )
     return Files(paths, np.asarray([number[label] for label in labels], dtype=np.int64))
-
-
-def _lines(path: Path) -> list[str]:
-    """Return the lines of a text file that are not empty."""
-    try:
-        lines = [line for line in path.read_text().splitlines() if line.strip()]
-    except OSError as error:
-        raise DataError(f"'{path}' cannot be read: unpack the archive again") from error
-    if not lines:
-        raise DataError(f"'{path}' is empty: unpack the archive again")
-    return lines
 
 
 def _matrix(path: Path, key: str) -> Indices:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from shoal.data.archives import Archive
+from shoal.data.archives import Archive, check_apart, lines_of
 from shoal.data.assemble import from_files, limited
 from shoal.data.augment import Augment
 from shoal.data.dataset import DataSet, Reading, data_sets
@@ -90,7 +90,7 @@ def _labelled(folder: Path, classes: Sequence[str]) -> Files:
     """Return the validation images that the file of labels names, sorted by class and name."""
     number = {name: position for position, name in enumerate(classes)}
     by_class: dict[int, list[str]] = defaultdict(list)
-    for count, line in enumerate((folder / _LABELS).read_text().splitlines(), 1):
+    for count, line in enumerate(lines_of(folder / _LABELS), 1):
         fields = line.split("\t")
         if len(fields) < 2 or fields[1] not in number:
             raise DataError(
@@ -100,7 +100,15 @@ def _labelled(folder: Path, classes: Sequence[str]) -> Files:
         by_class[number[fields[1]]].append(fields[0])
     pairs = [(name, label) for label in sorted(by_class) for name in sorted(by_class[label])]
     labels = np.asarray([label for _, label in pairs], dtype=np.int64)
-    return Files([folder / "images" / name for name, _ in pairs], labels)
+    files = Files([folder / "images" / name for name, _ in pairs], labels)
+    check_apart({"val": files})
+    without = {path.name for path in (folder / "images").glob("*.JPEG")} - {n for n, _ in pairs}
+    if without:
+        raise DataError(
+            f"{len(without)} images in '{folder / 'images'}' have no line in '{_LABELS}', such as "
+            f"'{min(without)}': unpack the archive again"
+        )
+    return files
 
 
 def _every_second(files: Files, first: int) -> Indices:
