@@ -117,6 +117,17 @@ def test_the_twin_of_another_result_is_not_shown(
         twin(copy)
 
 
+def test_the_twin_of_a_result_that_has_the_same_figures_is_not_shown(tmp_path: Path) -> None:
+    run(tmp_path, how="identity", remove=1)
+    twin(tmp_path, epochs=1)
+    assert twin_of(read_run(tmp_path)) is not None
+    before = read_run(tmp_path).final
+    run(tmp_path, how="identity", remove=2)
+    after = read_run(tmp_path)
+    assert (after.final.macs, after.final.params) == (before.macs, before.params)
+    assert twin_of(after) is None
+
+
 def test_what_is_wrong_is_one_line(finished: Path, tmp_path: Path) -> None:
     data = digits()
     with pytest.raises(RunError, match="there is no folder"):

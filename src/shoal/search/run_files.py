@@ -79,9 +79,16 @@ def twin_of(record: RunRecord) -> RunRecord | None:
     folder = None if record.folder is None else record.folder / TWIN
     if folder is None or not record.finished or not (folder / RESULT).exists():
         return None
-    found, final = read_record(folder), record.final
-    same = (found.dense.macs, found.dense.params, found.dense.depth)
-    return found if same == (final.macs, final.params, final.depth) else None
+    same = _layers_of(folder) == _layers_of(folder.parent)
+    return read_record(folder) if same else None
+
+
+def _layers_of(run: Path) -> list[Any]:
+    """Return what a run's result computes, whatever its weights."""
+    path = run / "best" / NETWORK_FILE
+    with remedied(AGAIN):
+        values = read_sealed(path)
+    return [values.get(name) for name in ("inputs", "outputs", "nodes", "modules")]
 
 
 def _result(folder: Path) -> tuple[RunRecord, dict[str, Any]]:
