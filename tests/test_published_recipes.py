@@ -182,6 +182,11 @@ def test_a_budget_scales_all_that_counts_epochs_and_milestones_go_along() -> Non
     assert settings.search.epochs == 160  # as asked for, which config.yaml keeps
 
 
+def test_a_wait_in_epochs_is_scaled_as_well() -> None:
+    found = Settings.of("snl", kappa_wait=50, search_epochs=200, budget=0.1).at_budget().options
+    assert (found.kappa_wait, found.search_epochs) == (5, 20)
+
+
 def test_without_a_budget_nothing_changes() -> None:
     settings = Settings.of("easier", epochs=3)
     assert settings.at_budget() is settings

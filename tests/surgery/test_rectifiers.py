@@ -119,3 +119,9 @@ def test_a_search_swaps_before_the_dense_training_and_goes_on_in_its_folder(
 def test_without_training_a_note_says_so() -> None:
     result = run(None, rectifier="silu", epochs=0, max_drop=100.0, remove=1)
     assert any("not trained with them: give dense_epochs" in note for note in result.notes)
+
+
+def test_a_network_in_which_nothing_is_swapped_is_told() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.SiLU(), nn.Linear(8, 10))
+    result = run(model=model, rectifier="silu", epochs=0, remove=1)
+    assert any("was swapped: all are silu already" in note for note in result.notes)

@@ -73,6 +73,7 @@ class SNL(Method):
         kappa_wait: int | None = option(
             None,
             "Epochs before κ may grow (published: 5).",
+            unit="epochs",
             check=at_least(0),
             default_text="5, or a quarter of the search",
         )

@@ -164,6 +164,9 @@ def compress(
     describe_(network, train, goal, settings.task_name, about or {})
     parts = {"training": train, "validation": val, "test": test}
     notes = _check_task(network, goal, parts, trains)
+    if wanted.rectifier is not None and not swapped:
+        have = f"all are {wanted.rectifier} already" if network.sites_left else "there is none left"
+        notes.append(f"no rectifier of the network was swapped: {have}")
     if swapped and not wanted.dense_epochs:
         notes.append(
             f"all rectifiers are {wanted.rectifier} now, and the network is not trained with them: "
