@@ -99,7 +99,9 @@ def test_limits_and_image_size(root):
 
 @pytest.mark.parametrize("kind", ["cifar10", "cifar100"])
 def test_missing_files_say_what_to_do(kind, tmp_path):
-    with pytest.raises(DataError, match="right folder, or fetch it with download=True") as caught:
+    with pytest.raises(
+        DataError, match=r"right folder, or get https?://.*tar\.gz .*download=True"
+    ) as caught:
         load_data(f"{kind}:{tmp_path}")
     assert "\n" not in str(caught.value)
     with pytest.raises(ConfigError, match=f"write '{kind}:FOLDER'"):

@@ -94,6 +94,19 @@ def test_html_escapes_everything() -> None:
     ]
 
 
+def test_on_a_phone_a_doubt_stands_below_its_figure() -> None:
+    doubtful = Row((Quantity(2.0, "×", trusted=False),))
+    html = html_table(Table("", (Column("dense / this"),), (doubtful,)))
+    assert '2.00 ×, <br class="narrow">not to be trusted</td>' in html
+
+
+def test_columns_with_commas_in_their_names_are_told_apart() -> None:
+    wide = tuple(Column(name, priority=1) for name in ("work, merged", "work, here"))
+    table = Table("", (Column("a"), *wide), (Row(("1", "2" * 30, "3" * 30)),))
+    shown = " ".join(line.strip() for line in printed(table, 40))
+    assert "left out for lack of room: work, merged; work, here; --verbose" in shown
+
+
 def test_what_has_no_room_is_left_out_and_named() -> None:
     lines = printed(TABLE, 42)
     assert "MACs" not in lines[1]

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -8,9 +10,12 @@ import shoal.methods  # noqa: F401  registers them
 from shoal import published
 from shoal.errors import NameNotFoundError, OptionError, ShoalError
 from shoal.options.scale import at_budget
-from shoal.reproduce import Target, find_target, plan, targets
+from shoal.report.reproduce_tables import reproduced_table
+from shoal.report.terminal import fitting
+from shoal.reproduce import Target, find_target, plan, rows, targets
 from shoal.reproduce.plan import FAITHFUL
 from shoal.reproduce.targets import RECTIFIERS, chosen
+from shoal.sweep import SweepFolder
 
 DATA = [
     f"{kind}:."  # a folder that is there: nothing is read
@@ -165,3 +170,20 @@ def test_other_data_may_take_the_place_of_a_tables() -> None:
     (cells,) = found.cells
     assert (cells[0].job.data, found.wanted[0].data) == ("digits", "cifar10")
     assert cells[0].job.settings.recipe.lr == 0.1  # still that of CIFAR-10
+
+
+def test_runs_that_fetch_their_data_need_not_have_them_yet(tmp_path: Path) -> None:
+    target = find_target("table2")
+    root = f"cifar10:{tmp_path / 'none'}"
+    advice = "cifar-10-python.tar.gz.*set download: true in the file of --config"
+    with pytest.raises(ShoalError, match=advice):
+        plan(target, [root])
+    assert any(plan(target, [root], options={"download": True}).cells)
+    assert re.search(advice, plan(target, ()).missing["cifar10"])
+
+
+def test_options_tell_rows_apart_on_80_columns() -> None:
+    target = find_target("lottery")
+    found = rows(plan(target, ["cifar10=digits"]), SweepFolder(Path("none")))
+    shown = fitting(reproduced_table(target, found), 80)
+    assert "options" in [column.name for column in shown.columns]

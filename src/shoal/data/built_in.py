@@ -98,7 +98,7 @@ def _read(
             ) from error
         raise DataError(
             f"there is no complete '{reader.base_folder}' in '{folder}': "
-            "give the right folder, or fetch it with download=True"
+            f"give the right folder, or get {reader.url} and unpack it there, or add download=True"
         ) from error
     return data.data, np.asarray(data.targets, dtype=np.int64), list(data.classes)
 

@@ -33,8 +33,8 @@ _SHORT = 24  # characters that are not worth a second line
 
 def _cell(column: Column, text: str, best: bool) -> str:
     shown = escape(text)
-    if column.align == "right":  # on a phone, an interval stands below its figure
-        shown = shown.replace(" (", ' <br class="narrow">(')
+    if column.align == "right":  # on a phone, an interval or a doubt stands below its figure
+        shown = shown.replace(" (", ' <br class="narrow">(').replace(", ", ', <br class="narrow">')
         return f'<td class="right{" strong" if best else ""}">{shown}</td>'
     if len(text) <= _SHORT:
         return f'<td class="short">{shown}</td>'

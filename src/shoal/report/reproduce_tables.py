@@ -18,10 +18,14 @@ def reproduced_table(target: Target, rows: Sequence[Found]) -> Table:
 
     Where nothing is measured, the reason stands in the figure's place.
     """
-    columns = [*text_columns("network, data", "method")]
+    one_method = len({row.method for row in rows}) == 1  # then the options tell rows apart
     has_variant = any(row.variant for row in rows)
+    columns = [
+        *text_columns("network, data"),
+        Column("method", align="left", priority=4 if one_method and has_variant else 0),
+    ]
     if has_variant:
-        columns.append(Column("options", align="left", priority=1))
+        columns.append(Column("options", align="left", priority=0 if one_method else 1))
     columns.append(Column("removed", meaning="rectifiers or blocks, as the method counts"))
     shows_change = any(row.cell is not None and row.cell.change is not None for row in rows)
     if shows_change:

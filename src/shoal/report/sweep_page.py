@@ -74,7 +74,11 @@ def _lede(cells: Sequence[CellState], groups: Sequence[Group], kinds: Sequence[s
     methods = len({(one.method, one.variant) for one in groups})
     where = kinds[0] if len(kinds) == 1 else f"{len(kinds)} networks and data sets"
     plural = "s" if methods != 1 else ""
-    return f"{methods} method{plural} on {where}: of {len(cells)} runs, {count_words(cells)}."
+    done = all(cell.state == "done" for cell in cells)
+    state = (
+        f"all {len(cells)} runs are done" if done else f"of {len(cells)} runs, {count_words(cells)}"
+    )
+    return f"{where}, {methods} method{plural}: {state}."
 
 
 def _kind(title: str, groups: Sequence[Group]) -> dict[str, Any]:

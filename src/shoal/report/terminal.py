@@ -28,7 +28,8 @@ def print_table(console: Console, table: Table, *, verbose: bool = False) -> Non
     left_out = [column.name for column in table.columns if column not in shown.columns]
     notes = list(table.notes)
     if left_out:
-        notes.append(f"left out for lack of room: {', '.join(left_out)}; --verbose shows all")
+        between = "; " if any("," in name for name in left_out) else ", "
+        notes.append(f"left out for lack of room: {between.join(left_out)}; --verbose shows all")
     for note in notes:
         _print(console, note, "dim")
     console.print()

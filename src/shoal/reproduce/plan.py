@@ -78,7 +78,8 @@ def plan(
         if name in (options or {}):
             raise ConfigError(f"{name} is given among the options: the target decides it")
     wanted = chosen(target, models, methods)
-    given = _by_kind(data, target, wanted)
+    fetches = bool((options or {}).get("download"))
+    given = _by_kind(data, target, wanted, fetches)
     weights = checkpoints or {}
     for name in weights:
         if name not in (known := [one.model for one in wanted]):
@@ -114,8 +115,13 @@ def _spec(seeds: Sequence[int], parts: Sequence[Mapping[str, Any]]) -> dict[str,
     return {"seed": list(seeds), **shared, "cells": own}
 
 
-def _by_kind(data: Sequence[str], target: Target, wanted: Sequence[Wanted]) -> dict[str, str]:
-    """Return the given data sets by those of the tables that they are, or stand for."""
+def _by_kind(
+    data: Sequence[str], target: Target, wanted: Sequence[Wanted], fetches: bool
+) -> dict[str, str]:
+    """Return the given data sets by those of the tables that they are, or stand for.
+
+    Where the runs fetch them, they need not be there yet.
+    """
     needed = list(dict.fromkeys(one.data for one in wanted))
     found: dict[str, str] = {}
     for text in data:
@@ -130,7 +136,8 @@ def _by_kind(data: Sequence[str], target: Target, wanted: Sequence[Wanted]) -> d
             )
         if place in found:
             raise ConfigError(f"the data set '{place}' is given twice: keep one of them")
-        _check_there(other)
+        if not fetches:
+            _check_there(other)
         found[place] = other
     return found
 
@@ -139,7 +146,15 @@ def _check_there(data: str) -> None:
     """Raise what is missing, and where to get it, if a data set's folder is not there."""
     kind, _, root = data.partition("?")[0].partition(":")
     if kind in data_sets and not (root and Path(root).expanduser().exists()):
-        load_data(data)
+        try:
+            load_data(data)
+        except DataError as error:
+            raise DataError(_for_runs(error)) from error
+
+
+def _for_runs(error: DataError) -> str:
+    """Return what is missing where data are read by runs, which take options from a file."""
+    return str(error).replace("add download=True", "set download: true in the file of --config")
 
 
 def _values(wanted: Wanted, budget: float, faithful: bool) -> dict[str, Any]:
@@ -159,5 +174,5 @@ def where(kind: str) -> str:
     try:
         load_data(f"{kind}:{place}")
     except DataError as error:
-        return f"{error}; then give --data {kind}:{place}"
+        return f"{_for_runs(error)}; then give --data {kind}:{place}"
     return f"give --data {kind}:FOLDER"
