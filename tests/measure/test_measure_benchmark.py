@@ -47,7 +47,7 @@ def test_ratios_say_how_many_times_less_than_the_baseline() -> None:
     assert json.loads(json.dumps(found.to_dict()))["baseline"]["macs"] == 384
 
     said = str(found)
-    for words in ("20 ms (20 to 20) for a batch of 4 on cpu", "128 MACs per sample",
+    for words in ("latency at batch 4 on cpu: 20 ms (20 to 20)", "128 MACs per sample",
                   "baseline / this: 3.00 × (2.97 to 3.03)"):  # fmt: skip
         assert words in said
     assert "depth" not in said  # not known of a module without a graph

@@ -103,7 +103,7 @@ def test_on_a_phone_a_doubt_stands_below_its_figure() -> None:
 def test_columns_with_commas_in_their_names_are_told_apart() -> None:
     wide = tuple(Column(name, priority=1) for name in ("work, merged", "work, here"))
     table = Table("", (Column("a"), *wide), (Row(("1", "2" * 30, "3" * 30)),))
-    shown = " ".join(line.strip() for line in printed(table, 40))
+    shown = " ".join(line.strip() for line in printed(table, 30))
     assert "left out for lack of room: work, merged; work, here; --verbose" in shown
 
 

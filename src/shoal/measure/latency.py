@@ -276,7 +276,7 @@ class Benchmark(Shown):
 
     def __str__(self) -> str:
         parts = [
-            f"{self.latency} for a batch of {self.batch_size} on {self.latency.device}",
+            f"latency at batch {self.batch_size} on {self.latency.device}: {self.latency}",
             f"{self.macs:,} MACs per sample{' (incomplete)' if self.uncounted else ''}",
             f"{self.params:,} parameters",
         ]
