@@ -81,6 +81,15 @@ def test_pruned_weights_stay_pruned_through_training(tmp_path: Path) -> None:
     assert result.stopped == "all rounds are done"
 
 
+def test_a_pruned_network_that_was_merged_is_pruned_further(tmp_path: Path) -> None:
+    first = run(tmp_path, method="egp", rounds=4, share=0.8, epochs=2)
+    merged = shoal.load(tmp_path)
+    pruned = first.model.plan.names("prune")
+    assert any(f"{name}.weight" not in dict(merged.named_parameters()) for name in pruned)
+    again = run(model=merged, method="egp", rounds=1)
+    assert again.steps[1].operation.startswith("prune")
+
+
 def test_the_layer_before_each_rectifier_is_found() -> None:
     net = small_runs.captured()
     found = {name: net.view.layer_before(net.node_of(name)) for name in small_runs.SITES}

@@ -69,7 +69,8 @@ class EGP(Method):
         if not self._prune(lab, scores):
             return lab.done("no weights are left to prune before a rectifier that works")
         weights = {f"{name}.weight" for name in lab.network.plan.names("prune")}
-        masks = {name: lab.network.get_parameter(name) != 0 for name in weights}
+        parameters = dict(lab.network.named_parameters())  # an earlier merge may have left some out
+        masks = {name: parameters[name] != 0 for name in weights & parameters.keys()}
 
         def keep_pruned(network: Any) -> None:
             for name, mask in masks.items():
