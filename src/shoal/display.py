@@ -33,6 +33,16 @@ def above(name: str) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
+def counted(number: int, word: str) -> str:
+    """Return a number of things in words.
+
+    Example:
+        >>> counted(1, "cell"), counted(2, "cell")
+        ('1 cell', '2 cells')
+    """
+    return f"{number} {word}{'s' * (number != 1)}"
+
+
 def to_type(*words: object) -> str:
     """Return a command of shoal's, on a line of its own, as a shell takes it.
 

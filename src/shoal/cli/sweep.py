@@ -12,7 +12,7 @@ import typer
 from shoal.cli import params
 from shoal.cli.params import option
 from shoal.cli.screen import Interrupted, progress_console, show
-from shoal.display import to_type
+from shoal.display import counted, to_type
 
 FAILED = 3
 """The exit code of a sweep of which a cell failed."""
@@ -120,7 +120,7 @@ def sweep(
         raise Interrupted(
             "interrupted: finished steps are kept; the same command resumes"
         ) from None
-    lines = [f"{len(found.cells)} cells: {count_words(found.cells)}"]
+    lines = [f"{counted(len(found.cells), 'cell')}: {count_words(found.cells)}"]
     if found.failed:
         logs = found.folder / "logs"
         lines.append(f"what the failed cells said is in '{logs}'; the same command tries again")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from shoal.data.dataset import normalisation
+from shoal.display import counted
 from shoal.errors import printable
 from shoal.report.latency_tables import quotient, runtime_name
 from shoal.report.table import Quantity, amount
@@ -66,7 +67,7 @@ def machine_words(machine: Mapping[str, Any]) -> str:
     """Return where, when and with what was measured."""
     chip = machine.get("gpu") or machine.get("processor") or machine.get("device", "?")
     count = machine.get("threads")
-    threads = "" if count is None or "gpu" in machine else f", {count} thread{'s' * (count != 1)}"
+    threads = "" if count is None or "gpu" in machine else f", {counted(count, 'thread')}"
     versions = ", ".join(
         f"{name} {machine[key]}"
         for key, name in (("torch", "PyTorch"), ("onnxruntime", "ONNX Runtime"), ("shoal", "shoal"))

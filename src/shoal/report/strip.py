@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from html import escape
 
+from shoal.display import counted
 from shoal.report.table import amount
 from shoal.search.layers import Layer
 from shoal.search.records import RunRecord
@@ -47,7 +48,7 @@ def legend(record: RunRecord) -> list[tuple[str, str]]:
 def _count(layers: Sequence[Layer]) -> str:
     weighted = sum(layer.macs > 0 for layer in layers)
     words = ((weighted, "layer"), (len(layers) - weighted, "rectifier"))
-    return ", ".join(f"{n} {word}{'s' * (n != 1)}" for n, word in words if n)
+    return ", ".join(counted(n, word) for n, word in words if n)
 
 
 def _places(layers: Sequence[Layer]) -> tuple[dict[str, tuple[float, float]], float]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from shoal.display import counted
 from shoal.files import write_file
 from shoal.report.group_tables import groups_table, open_table
 from shoal.report.html import html_table
@@ -56,7 +57,7 @@ def write_sweep_page(folder: SweepFolder, path: Path | None = None) -> Path:
         name=folder.path.resolve().name,
         finished=all(cell.state == "done" for cell in cells),
         lede=_lede(cells, groups, list(parts)),
-        warning=f"{failed} of {len(cells)} runs failed: see below" if failed else "",
+        warning=f"{failed} of {counted(len(cells), 'run')} failed: see below" if failed else "",
         kinds=[_kind(title, part) for title, part in parts.items()],
         table=html_table(fitting(groups_table(groups, "by method"), CHARACTERS)),
         missing="" if missing is None else html_table(missing),
@@ -73,12 +74,10 @@ def write_sweep_page(folder: SweepFolder, path: Path | None = None) -> Path:
 def _lede(cells: Sequence[CellState], groups: Sequence[Group], kinds: Sequence[str]) -> str:
     methods = len({(one.method, one.variant) for one in groups})
     where = kinds[0] if len(kinds) == 1 else f"{len(kinds)} networks and data sets"
-    plural = "s" if methods != 1 else ""
     done = all(cell.state == "done" for cell in cells)
-    state = (
-        f"all {len(cells)} runs are done" if done else f"of {len(cells)} runs, {count_words(cells)}"
-    )
-    return f"{where}, {methods} method{plural}: {state}."
+    runs = counted(len(cells), "run")
+    state = f"{runs}, all done" if done else f"of {runs}, {count_words(cells)}"
+    return f"{where}, {counted(methods, 'method')}: {state}."
 
 
 def _kind(title: str, groups: Sequence[Group]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.text import Text
 from typing_extensions import override
 
-from shoal.display import print_lines
+from shoal.display import counted, print_lines
 from shoal.errors import one_line
 from shoal.report.sweep_tables import (
     cell_title,
@@ -59,7 +59,9 @@ class SweepLines(SweepListener):
 
     @override
     def begun(self, where: str, cells: Sequence[CellState]) -> None:
-        print_lines(self.console, f"{len(cells)} cells, {count_words(cells)}; run {where}")
+        print_lines(
+            self.console, f"{counted(len(cells), 'cell')}, {count_words(cells)}; run {where}"
+        )
         self._seen = {cell.name: replace(cell, seconds=0.0) for cell in cells}
 
     @override
@@ -94,7 +96,7 @@ class _Moving(SweepListener):
 
     @override
     def begun(self, where: str, cells: Sequence[CellState]) -> None:
-        print_lines(self.console, f"{len(cells)} cells, run {where}")
+        print_lines(self.console, f"{counted(len(cells), 'cell')}, run {where}")
         self.now(cells)
 
     @override
