@@ -99,12 +99,21 @@ def test_the_table_shows_mean_and_deviation(made: tuple[Plan, SweepFolder]) -> N
     found = [replace(row, accuracies=(80.0, 82.0)) for row in rows(plan, folder)[:2]]
     table = reproduced_table(plan.target, found)
     assert table.texts()[1] == [
-        "small, digits", "easier", "2", "80.00 %", "81.00 ± 1.41",
+        "small, digits", "easier", "2", "80.00 %", "81.00 ± 1.41 %",
     ]  # fmt: skip
     printed = cell(2, None, change=0.4, macs_cut=20.5, training_speedup=1.35)
     found = [replace(found[1], cell=printed, changes=(-1.0,), macs_cut=20.0, training_speedup=1.3)]
     (texts,) = reproduced_table(plan.target, found).texts()
-    assert texts[3:9] == ["+0.40 points", "-1.00", "20.50 %", "20.00 %", "1.35 ×", "1.30 ×"]
+    assert texts[3:9] == ["+0.40 points", "-1.00 points", "20.50 %", "20.00 %", "1.35 ×", "1.30 ×"]
+    found = [replace(found[0], changes=(-2.0, 1.0))]
+    assert reproduced_table(plan.target, found).texts()[0][4] == "-0.50 ± 2.12 points"
+
+
+def test_a_budget_is_said_beside_the_figures(made: tuple[Plan, SweepFolder]) -> None:
+    plan, _ = made
+    said = reproduced_lines(plan.target, (), {}, 0.1)
+    assert said[0] == "budget 0.1: each training has this share of the published epochs"
+    assert said[1:] == reproduced_lines(plan.target, (), {})
 
 
 @pytest.mark.long

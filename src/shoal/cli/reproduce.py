@@ -143,10 +143,11 @@ def _show(
     tables = [reproduced_table(target, found)]
     value: dict[str, Any] = {
         "target": target.name,
+        "budget": planned.budget,
         "rows": [row.to_dict() for row in found],
         "missing": dict(planned.missing),
     }
-    lines = reproduced_lines(target, found, planned.missing)
+    lines = reproduced_lines(target, found, planned.missing, planned.budget)
     if finish and target.name == "table3":
         merged = _merged(planned, folder)
         if merged is not None:

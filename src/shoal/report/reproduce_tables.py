@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from shoal.report.latency_tables import latency_table
-from shoal.report.table import Cell, Column, Row, Table, text_columns
+from shoal.report.table import Cell, Column, Quantity, Row, Table, text_columns
 from shoal.reproduce import Merged, Target
 from shoal.reproduce import Row as Found
 
@@ -31,7 +32,7 @@ def reproduced_table(target: Target, rows: Sequence[Found]) -> Table:
     if shows_change:
         columns += [
             Column("published", "points", meaning="change of test accuracy against dense"),
-            Column("here", meaning="the same, points: mean and standard deviation over seeds"),
+            Column("here", meaning="the same: mean and standard deviation over seeds"),
             Column("MACs cut, published", "%", priority=2),
             Column("MACs cut here", "%", priority=2),
             Column("training, published", "×", meaning="time of dense training over this one's",
@@ -41,7 +42,7 @@ def reproduced_table(target: Target, rows: Sequence[Found]) -> Table:
     else:
         columns += [
             Column("published", "%", meaning="test accuracy"),
-            Column("here", meaning="test accuracy: mean and standard deviation over seeds, %"),
+            Column("here", meaning="test accuracy: mean and standard deviation over seeds"),
         ]
     made = [
         _row(row, rows[place + 1] if place + 1 < len(rows) else None, has_variant, shows_change)
@@ -87,9 +88,12 @@ def merged_tables(found: Merged, printed: Sequence[Any]) -> list[Table]:
 
 
 def reproduced_lines(
-    target: Target, rows: Sequence[Found], missing: Mapping[str, str]
+    target: Target, rows: Sequence[Found], missing: Mapping[str, str], budget: float = 1.0
 ) -> list[str]:
-    """Return what to say under the tables: why runs failed, which data are missing, and notes."""
+    """Return what to say under the tables: why runs failed, which data are missing, and notes.
+
+    `budget` is the share of the published epochs that each training had.
+    """
     failed = {(row.model, row.data, row.method): row.why for row in rows if row.why}
     others = {
         row.data: row.measured_on
@@ -97,6 +101,11 @@ def reproduced_lines(
         if row.measured_on and row.measured_on.partition(":")[0] != row.data
     }
     return [
+        *(
+            [f"budget {budget:g}: each training has this share of the published epochs"]
+            if budget != 1.0
+            else []
+        ),
         *(f"measured on {given} in the place of {data}" for data, given in others.items()),
         *(f"{' on '.join(key[:2])}, {key[2]}, failed: {why}" for key, why in failed.items()),
         *(f"no data for {name}: {text}" for name, text in missing.items()),
@@ -114,25 +123,21 @@ def _row(row: Found, after: Found | None, has_variant: bool, shows_change: bool)
     if shows_change:
         cells += [
             None if cell is None else cell.change,
-            _spread(row.change, row.changes, signed=True) or row.state,
+            _spread(row.change, row.changes, "points") or row.state,
             None if cell is None else cell.macs_cut,
             row.macs_cut,
             None if cell is None else cell.training_speedup,
             row.training_speedup,
         ]
     else:
-        cells += [row.published, _spread(row.accuracy, row.accuracies) or row.state]
+        cells += [row.published, _spread(row.accuracy, row.accuracies, "%") or row.state]
     last = after is None or (after.model, after.data) != (row.model, row.data)
     return Row(tuple(cells), tone=_TONES.get(row.state, "faint"), last=last)
 
 
-def _spread(mean: float | None, values: Sequence[float], *, signed: bool = False) -> str | None:
+def _spread(mean: float | None, values: Sequence[float], unit: str) -> Quantity | None:
     """Return a mean with the deviation of several values."""
     if mean is None:
         return None
-    text = f"{mean:+.2f}" if signed else f"{mean:.2f}"
-    if len(values) < 2:
-        return text
-    centre = sum(values) / len(values)
-    spread = (sum((value - centre) ** 2 for value in values) / (len(values) - 1)) ** 0.5
-    return f"{text} ± {spread:.2f}"
+    spread = statistics.stdev(values) if len(values) > 1 else None
+    return Quantity(mean, unit, spread=spread)

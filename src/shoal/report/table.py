@@ -108,7 +108,7 @@ class Quantity:
         text = UNITS[self.unit](self.value)
         if self.spread is not None:
             number, _, unit = text.partition(" ")
-            spread = UNITS[self.unit](self.spread).partition(" ")[0]
+            spread = UNITS[self.unit](self.spread).partition(" ")[0].lstrip("+")
             text = f"{number} ± {spread} {unit}".rstrip()
         if not self.trusted:
             return f"{text}, not to be trusted"

@@ -31,6 +31,7 @@ class Plan:
         spec: the sweep of those with data; see `shoal.sweep.cells_of`.
         cells: of each of `wanted` its cells, one a seed; none without data.
         missing: of each data set that was not given, where to get it and where it goes.
+        budget: share of the published epochs that each training gets.
     """
 
     target: Target
@@ -38,6 +39,7 @@ class Plan:
     spec: Mapping[str, Any]
     cells: tuple[tuple[SweepCell, ...], ...]
     missing: Mapping[str, str]
+    budget: float = 1.0
 
 
 # Long because each of its arguments is explained; the body is short.
@@ -101,7 +103,7 @@ def plan(
         tuple(next(found) for _ in seeds) if one.data in given else () for one in wanted
     ]  # in the order of the parts, seeds within
     lacking = dict.fromkeys(one.data for one in wanted if one.data not in given)
-    return Plan(target, tuple(wanted), spec, tuple(cells), {k: where(k) for k in lacking})
+    return Plan(target, tuple(wanted), spec, tuple(cells), {k: where(k) for k in lacking}, budget)
 
 
 def _spec(seeds: Sequence[int], parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
