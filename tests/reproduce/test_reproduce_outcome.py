@@ -104,9 +104,9 @@ def test_the_table_shows_mean_and_deviation(made: tuple[Plan, SweepFolder]) -> N
     printed = cell(2, None, change=0.4, macs_cut=20.5, training_speedup=1.35)
     found = [replace(found[1], cell=printed, changes=(-1.0,), macs_cut=20.0, training_speedup=1.3)]
     (texts,) = reproduced_table(plan.target, found).texts()
-    assert texts[3:9] == ["+0.40 points", "-1.00 points", "20.50 %", "20.00 %", "1.35 ×", "1.30 ×"]
+    assert texts[3:9] == ["+0.40 points", "-1.00", "20.50 %", "20.00 %", "1.35 ×", "1.30 ×"]
     found = [replace(found[0], changes=(-2.0, 1.0))]
-    assert reproduced_table(plan.target, found).texts()[0][4] == "-0.50 ± 2.12 points"
+    assert reproduced_table(plan.target, found).texts()[0][4] == "-0.50 ± 2.12"
 
 
 def test_a_budget_is_said_beside_the_figures(made: tuple[Plan, SweepFolder]) -> None:

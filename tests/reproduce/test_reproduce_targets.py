@@ -10,12 +10,9 @@ import shoal.methods  # noqa: F401  registers them
 from shoal import published
 from shoal.errors import NameNotFoundError, OptionError, ShoalError
 from shoal.options.scale import at_budget
-from shoal.report.reproduce_tables import reproduced_table
-from shoal.report.terminal import fitting
-from shoal.reproduce import Target, find_target, plan, rows, targets
+from shoal.reproduce import Target, find_target, plan, targets
 from shoal.reproduce.plan import FAITHFUL
 from shoal.reproduce.targets import RECTIFIERS, chosen
-from shoal.sweep import SweepFolder
 
 DATA = [
     f"{kind}:."  # a folder that is there: nothing is read
@@ -180,10 +177,3 @@ def test_runs_that_fetch_their_data_need_not_have_them_yet(tmp_path: Path) -> No
         plan(target, [root])
     assert any(plan(target, [root], options={"download": True}).cells)
     assert re.search(advice, plan(target, ()).missing["cifar10"])
-
-
-def test_options_tell_rows_apart_on_80_columns() -> None:
-    target = find_target("lottery")
-    found = rows(plan(target, ["cifar10=digits"]), SweepFolder(Path("none")))
-    shown = fitting(reproduced_table(target, found), 80)
-    assert "options" in [column.name for column in shown.columns]

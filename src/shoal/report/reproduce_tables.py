@@ -19,20 +19,16 @@ def reproduced_table(target: Target, rows: Sequence[Found]) -> Table:
 
     Where nothing is measured, the reason stands in the figure's place.
     """
-    one_method = len({row.method for row in rows}) == 1  # then the options tell rows apart
+    columns = [*text_columns("network, data", "method")]
     has_variant = any(row.variant for row in rows)
-    columns = [
-        *text_columns("network, data"),
-        Column("method", align="left", priority=4 if one_method and has_variant else 0),
-    ]
     if has_variant:
-        columns.append(Column("options", align="left", priority=0 if one_method else 1))
+        columns.append(Column("options", align="left", priority=1))
     columns.append(Column("removed", meaning="rectifiers or blocks, as the method counts"))
     shows_change = any(row.cell is not None and row.cell.change is not None for row in rows)
     if shows_change:
         columns += [
             Column("published", "points", meaning="change of test accuracy against dense"),
-            Column("here", meaning="the same: mean and standard deviation over seeds"),
+            Column("here, points", meaning="the same: mean and standard deviation over seeds"),
             Column("MACs cut, published", "%", priority=2),
             Column("MACs cut here", "%", priority=2),
             Column("training, published", "×", meaning="time of dense training over this one's",
@@ -123,7 +119,7 @@ def _row(row: Found, after: Found | None, has_variant: bool, shows_change: bool)
     if shows_change:
         cells += [
             None if cell is None else cell.change,
-            _spread(row.change, row.changes, "points") or row.state,
+            _change(row.change, row.changes) or row.state,
             None if cell is None else cell.macs_cut,
             row.macs_cut,
             None if cell is None else cell.training_speedup,
@@ -141,3 +137,9 @@ def _spread(mean: float | None, values: Sequence[float], unit: str) -> Quantity 
         return None
     spread = statistics.stdev(values) if len(values) > 1 else None
     return Quantity(mean, unit, spread=spread)
+
+
+def _change(mean: float | None, values: Sequence[float]) -> str | None:
+    """Return a change likewise, without its unit, which stands in the head of the column."""
+    found = _spread(mean, values, "points")
+    return None if found is None else str(found).removesuffix(" points")
