@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from shoal.cli.params import as_flags
 from shoal.search.advice import advice
 from shoal.search.options import MachineOptions, SearchOptions
@@ -23,6 +25,26 @@ def test_a_result_that_is_not_faster_says_what_to_try() -> None:
     assert "--method shoal, which" in flags
     assert "--max-drop 2; --final-epochs 10, which" in flags
     assert "--runtime onnxruntime if" in flags
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("try dense_epochs=20", "try --dense-epochs 20"),
+        ("download=True fetches them", "--download fetches them"),
+        ("leave out task='segment'", "leave out --task segment"),
+        (
+            "other options: max_drop was 1.0 and is 0.5",
+            "other options: --max-drop was 1.0 and is 0.5",
+        ),
+        ("in folder:photos?side=64", "in folder:photos?side=64"),
+        ("broken files (skip_broken=True)", "broken files (--skip-broken)"),
+        ("at m.py:3 `x.sum(dim=2)`", "at m.py:3 `x.sum(dim=2)`"),
+        ("there=Truest", "there=Truest"),
+    ],
+)
+def test_the_command_line_names_flags(said: str, shown: str) -> None:
+    assert as_flags(said) == shown
 
 
 def test_what_would_change_nothing_is_not_advised() -> None:

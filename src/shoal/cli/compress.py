@@ -10,7 +10,7 @@ import typer
 
 from shoal.cli import params
 from shoal.cli.completion import completing
-from shoal.cli.params import option
+from shoal.cli.params import as_flags, option
 from shoal.cli.report import show_run
 from shoal.cli.screen import Interrupted, is_main_process, progress_console, say
 
@@ -164,7 +164,7 @@ def run_compress(job: Job, out: Path) -> None:
 
     meter = meter_of(job)  # what is wrong is said before the data are read
     try:
-        with showing(progress_console()) as listener:
+        with showing(progress_console(), as_flags) as listener:
             run_job(job, out, listener, meter=meter, say=say)
     except KeyboardInterrupt:
         raise Interrupted(

@@ -7,7 +7,6 @@ Ctrl-C. 141: the reader of the output went away.
 from __future__ import annotations
 
 import os
-import re
 import sys
 import sysconfig
 import traceback
@@ -28,7 +27,7 @@ from shoal.cli.demo import demo
 from shoal.cli.export import export
 from shoal.cli.figure import figure
 from shoal.cli.inspect import inspect
-from shoal.cli.params import with_flags
+from shoal.cli.params import as_flags, with_flags
 from shoal.cli.push import push
 from shoal.cli.recipes import recipes
 from shoal.cli.report import report
@@ -166,10 +165,7 @@ def _flags(command: Any) -> set[str]:
 def _explain(error: BaseException) -> tuple[str, int]:
     """Return the line and the exit code for an error."""
     if isinstance(error, ShoalError):
-        # A library's `skip_broken=True` is `--skip-broken` here.
-        pattern, text = r"\b([a-z_]+)=True\b", one_line(str(error))
-        text = re.sub(pattern, lambda found: f"--{found[1].replace('_', '-')}", text)
-        return re.sub(r"\btask='(\w+)'", r"--task \1", text), 2
+        return as_flags(one_line(str(error))), 2
     if isinstance(error, _UsageError):
         message = one_line(error.format_message())  # type: ignore[attr-defined]
         path = getattr(getattr(error, "ctx", None), "command_path", "shoal")

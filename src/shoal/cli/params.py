@@ -137,13 +137,25 @@ Verbose = Annotated[
 Json = Annotated[bool, option("Print JSON to standard output, and nothing else.", "--json")]
 
 
+# How a line of the library names a parameter: with its value, or as one that was changed; not in a
+# reading such as `folder:ROOT?side=64`. What stands in backticks is somebody's code.
+_PARAMETER = re.compile(
+    r"`[^`]*`|(?<![?&.\w])(?P<name>[a-z][a-z_]*)"
+    r"(?:=True\b|=(?P<value>'\w+'|[\d.]*\d)|(?P<was> was \S+ and is ))"
+)
+
+
 def as_flags(text: str) -> str:
-    """Return a line of the library with its `max_drop=2` as the command's `--max-drop 2`."""
+    """Return a line of the library in the words of the command line: `--max-drop 2`."""
 
     def flag(found: re.Match[str]) -> str:
-        return f"--{found['name'].replace('_', '-')} {found['value'].strip(chr(39))}"
+        if not found["name"]:
+            return found[0]
+        value = found["value"]
+        rest = found["was"] or (f" {value.strip(chr(39))}" if value else "")
+        return f"--{found['name'].replace('_', '-')}{rest}"
 
-    return re.sub(r"\b(?P<name>[a-z_]+)=(?P<value>'\w+'|[\d.]*\d)", flag, text)
+    return _PARAMETER.sub(flag, text)
 
 
 def with_flags(command: Callable[..., Any], flags: Iterable[Flag]) -> Callable[..., Any]:

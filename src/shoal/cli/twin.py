@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from shoal.cli import params
-from shoal.cli.params import option
+from shoal.cli.params import as_flags, option
 from shoal.cli.screen import Interrupted, is_main_process, progress_console, show
 from shoal.display import print_lines
 from shoal.errors import ConfigError
@@ -58,7 +58,7 @@ def twin(
     about = {"model": run.get("model"), "checkpoint": run.get("checkpoint"), "data": name}
     try:
         print_lines(progress_console(), f"the twin of '{folder}' on {where}", examples.describe())
-        with showing(progress_console()) as listener:
+        with showing(progress_console(), as_flags) as listener:
             result = train_twin(
                 folder,
                 examples.train,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 from rich.console import Console
@@ -42,8 +42,13 @@ def progress_in_python() -> AbstractContextManager[Listener]:
 
 
 @contextmanager
-def showing(console: Console) -> Iterator[Listener]:
-    """Yield the listener that fits the console; bars are cleared away at the end."""
+def showing(
+    console: Console, worded: Callable[[str], str] = lambda note: note
+) -> Iterator[Listener]:
+    """Yield the listener that fits the console; bars are cleared away at the end.
+
+    Notes, which name parameters, are shown as `worded` returns them.
+    """
     if console.quiet:
         yield Listener()
     elif console.is_terminal:
@@ -57,17 +62,18 @@ def showing(console: Console) -> Iterator[Listener]:
         )
         # Latency is measured meanwhile; a busy screen would disturb it.
         with Progress(*columns, console=console, transient=True, refresh_per_second=2) as bars:
-            yield _Bars(console, bars)
+            yield _Bars(console, bars, worded)
     else:
-        with Lines(console).beating() as lines:
+        with Lines(console, worded).beating() as lines:
             yield lines
 
 
 class Lines(Listener):
     """Prints a line for each phase, epoch and step, and at least one in a minute."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, worded: Callable[[str], str] = lambda note: note) -> None:
         self.console = console
+        self.worded = worded
         self.steps: int | None = None
         self._number = 0
         self._dense: float | None = None
@@ -144,7 +150,7 @@ class Lines(Listener):
 
     @override
     def note(self, text: str) -> None:
-        self._print(f"note: {text}")
+        self._print(f"note: {self.worded(text)}")
 
     def _headline(self, step: Step) -> str:
         found = step.metrics
@@ -184,8 +190,8 @@ def _gain(step: Step) -> str:
 class _Bars(Lines):
     """Prints a line for each step, and below them a bar of all steps and one of what goes on."""
 
-    def __init__(self, console: Console, bars: Progress) -> None:
-        super().__init__(console)
+    def __init__(self, console: Console, bars: Progress, worded: Callable[[str], str]) -> None:
+        super().__init__(console, worded)
         self.bars = bars
         self._all: TaskID | None = None
         self._now: TaskID | None = None
