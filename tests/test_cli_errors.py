@@ -284,9 +284,9 @@ def finished(run: Path, tmp_path: Path) -> Path:
 
 def test_a_changed_configuration_is_named(compress: Refused, finished: Path) -> None:
     same = ("--remove", 1, "--max-drop", 100)
-    assert "epochs was 1 and is 2" in compress(*same, "--epochs", 2)
-    assert "batch_size was 128 and is 64" in compress(*same, "--batch-size", 64)
-    assert 'augment was "auto" and is "shift"' in compress(*same, "--augment", "shift")
+    assert "--epochs was 1 and is 2" in compress(*same, "--epochs", 2)
+    assert "--batch-size was 128 and is 64" in compress(*same, "--batch-size", 64)
+    assert '--augment was "auto" and is "shift"' in compress(*same, "--augment", "shift")
     assert json.loads((finished / "result.json").read_text())["removed"] == 1
 
 
