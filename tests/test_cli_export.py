@@ -163,6 +163,6 @@ def test_int8_tells_the_accuracy_beside_floats(
 
 def test_int8_and_data_go_together(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "add it" in refused(capsys, run, "--data", "digits")
-    assert "say which with --data" in refused(capsys, run, "--int8")
+    assert "add --data D" in refused(capsys, run, "--int8")
     line = refused(capsys, run, "--int8", "--data", "digits", "--format", "pt2")
     assert "let it end in .onnx (onnxruntime)" in line

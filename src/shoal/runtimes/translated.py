@@ -7,6 +7,7 @@ at each step beside others, and quantized for both.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import OrderedDict
 from typing import Any
 
@@ -15,9 +16,10 @@ from torch import Tensor, nn
 
 from shoal.errors import PlanError, ShoalError
 from shoal.network import Network
+from shoal.network.about import described, sample_shape
 from shoal.network.inputs import Inputs
 from shoal.network.saving import content_hash
-from shoal.runtimes.onnx_file import MAX_BYTES, onnx_model
+from shoal.runtimes.onnx_file import MAX_BYTES, label, onnx_model
 from shoal.runtimes.program import Example, flat_program, outputs_of, prepare
 
 _MOST_BYTES = 256_000_000  # that are remembered
@@ -25,7 +27,7 @@ _remembered: OrderedDict[str, bytes] = OrderedDict()  # the latest last
 
 
 def translated(network: Network, example: Example, opset: int | None = None) -> Any:
-    """Return a network as an `onnx.ModelProto`; see `onnx_model`.
+    """Return a network as an `onnx.ModelProto` that tells what goes with it; see `onnx_model`.
 
     Raises `ShoalError` too if its weights are more than one file holds.
     """
@@ -36,7 +38,14 @@ def translated(network: Network, example: Example, opset: int | None = None) -> 
             f"{MAX_BYTES / 1e9:.1f} GB: export to .pt2"
         )
     outputs = outputs_of(network, example)
-    return onnx_model(flat_program(network, example), example.names, outputs, opset)
+    model = onnx_model(flat_program(network, example), example.names, outputs, opset)
+    label(model, told(network))
+    return model
+
+
+def told(network: Network) -> dict[str, Any]:
+    """Return what a file says of its network, as JSON values."""
+    return {"input_shape": sample_shape(network), **described(network)}
 
 
 @torch.inference_mode(False)  # which a caller may be in, and whose tensors cannot be traced
@@ -65,4 +74,5 @@ def _key(network: Network, example: Example) -> str:
         (leaf.dtype, leaf.shape[1:]) if isinstance(leaf, Tensor) else leaf
         for leaf in example.leaves
     ]
-    return hashlib.sha256(f"{network_hash} {leaves}".encode()).hexdigest()
+    beside = json.dumps(told(network), sort_keys=True)
+    return hashlib.sha256(f"{network_hash} {leaves} {beside}".encode()).hexdigest()

@@ -15,17 +15,16 @@ from torch import Tensor, nn
 from shoal.errors import ConfigError, OptionError, ShoalError
 from shoal.files import readable_errors, write_file
 from shoal.network import Network
-from shoal.network.about import described, sample_shape
 from shoal.network.agreement import compare_outputs, random_like
 from shoal.network.inputs import Inputs, borrowed, first_line
 from shoal.quiet import quietly
 from shoal.runtimes.int8 import Answers, calibration, quantize, quantizer_for
-from shoal.runtimes.onnx_file import label, opset_of, root_cause
+from shoal.runtimes.onnx_file import opset_of, root_cause
 from shoal.runtimes.onnx_runner import OnnxRunner
 from shoal.runtimes.program import Example, called_program, outputs_of, prepare
 from shoal.runtimes.proof import TOLERANCES, float_type
 from shoal.runtimes.runtime import Runner
-from shoal.runtimes.translated import translated
+from shoal.runtimes.translated import told, translated
 
 Run: TypeAlias = Callable[..., list[Tensor]]
 """From the example's tensors to all tensors given out."""
@@ -239,7 +238,6 @@ class _Made:
 
 def _to_onnx(network: Network, example: Example, opset: int | None) -> _Made:
     model = translated(network, example, opset)
-    label(model, _told(network))
     content: bytes = model.SerializeToString()
 
     def load(path: Path) -> Run:
@@ -260,7 +258,7 @@ def _to_onnx(network: Network, example: Example, opset: int | None) -> _Made:
 
 def _to_pt2(network: Network, example: Example) -> _Made:
     outputs, program = outputs_of(network, example), called_program(network, example)
-    beside = {"shoal.json": json.dumps(_told(network), ensure_ascii=False)}
+    beside = {"shoal.json": json.dumps(told(network), ensure_ascii=False)}
 
     def write(path: Path) -> None:
         try:
@@ -277,11 +275,6 @@ def _to_pt2(network: Network, example: Example) -> _Made:
             return example.flat(torch.export.load(file).module())
 
     return _Made(write, load, outputs)
-
-
-def _told(network: Network) -> dict[str, Any]:
-    """Return what the file says of the network, as JSON values."""
-    return {"input_shape": sample_shape(network), **described(network)}
 
 
 # ---------------------------------------------------------------------- the proof
