@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from shoal.display import counted
 from shoal.importance import Scores
 from shoal.measure import (
     Benchmark,
@@ -18,7 +19,6 @@ from shoal.measure import (
 from shoal.network import Block, Network, Opaque, Site
 from shoal.network.about import described
 from shoal.report.about import about_lines
-from shoal.report.latency_tables import threads_in_words
 from shoal.report.table import Cell, Column, Row, Table, amount, text_columns
 from shoal.surgery.drop import BlockCost, block_costs
 
@@ -245,7 +245,7 @@ def inspection_lines(found: Inspection) -> list[str]:
         latency = found.benchmark.latency
         lines.append(
             f"latency at batch {latency.batch_size} on {latency.device}, "
-            f"{threads_in_words(latency.threads)}: {latency}; median (quartiles) of "
+            f"{counted(latency.threads, 'thread')}: {latency}; median (quartiles) of "
             f"{latency.samples} rounds, batch norms as they are"
         )
     notes = (f"note: {note}" for note in found.notes)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from shoal.display import counted
 from shoal.measure import Benchmark
 from shoal.report.table import Cell, Column, Quantity, Row, Table, text_columns
 from shoal.runtimes import EAGER, title_of
@@ -102,12 +103,7 @@ def places_of(shown: Sequence[Mapping[str, Any]]) -> tuple[str, list[str]]:
 def _place(latency: Mapping[str, Any]) -> str:
     if latency["device"] != "cpu":
         return f", {latency['device']}"
-    return f", {threads_in_words(latency['threads'])}"
-
-
-def threads_in_words(count: int) -> str:
-    """Return a number of threads: "1 thread", "2 threads"."""
-    return f"{count} thread{'s' if count != 1 else ''}"
+    return f", {counted(latency['threads'], 'thread')}"
 
 
 def quotient(found: Mapping[str, Any]) -> Quantity:
@@ -189,7 +185,7 @@ def benchmark_table(found: Benchmark, baseline: str = "baseline") -> Table:
     doubtful = "; ?: not to be trusted" * any(one.get("doubt") for one in doubts)
     notes = [
         f"batch {found.batch_size}{where} on {latency.device}, "
-        f"{threads_in_words(latency.threads)}; median of {latency.samples} rounds{doubtful}"
+        f"{counted(latency.threads, 'thread')}; median of {latency.samples} rounds{doubtful}"
     ]
     if base is not None:
         notes.append(f"{ratio}: above 1 is faster or smaller; of latency the median over pairs of "
