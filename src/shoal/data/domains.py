@@ -23,7 +23,7 @@ from shoal.data.assemble import from_files, limited
 from shoal.data.augment import Augment
 from shoal.data.dataset import DataSet, Reading, data_sets
 from shoal.data.frame import Cut, Frame
-from shoal.data.layout import Files, folders_in, read_classes
+from shoal.data.layout import Files, folders_in, read_classes, without_images
 from shoal.data.split import Indices, stratified_split
 from shoal.errors import DataError, unknown_name
 from shoal.options import Options, option
@@ -107,10 +107,10 @@ def read_domains(
             )
     domains = {name: read_classes(folder / name, classes, name, notes) for name in names}
     for name, files in domains.items():
-        empty = sorted({*range(len(classes))} - {*files.labels.tolist()})
+        empty = without_images(files, classes)
         if empty:
             raise DataError(
-                f"class '{classes[empty[0]]}' has no image in {name} ('{folder / name}'): unpack "
+                f"class '{empty[0]}' has no image in {name} ('{folder / name}'): unpack "
                 "the archive again"
             )
     return classes, domains

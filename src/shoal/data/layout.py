@@ -102,7 +102,7 @@ def read_layout(root: Path) -> Layout:
             notes.append(_loose(loose, root))
     check_all_classes(parts["train"], classes)
     for part, files in parts.items():
-        empty = [classes[i] for i in sorted({*range(len(classes))} - {*files.labels.tolist()})]
+        empty = without_images(files, classes)
         if empty:
             what = "class has" if len(empty) == 1 else "classes have"
             notes.append(f"{len(empty)} {what} no {part} image: {_listed(empty)}")
@@ -111,10 +111,16 @@ def read_layout(root: Path) -> Layout:
 
 def check_all_classes(files: Files, classes: Sequence[str]) -> None:
     """Check that there is an image of every class to train on."""
-    missing = sorted(set(range(len(classes))) - set(files.labels.tolist()))
+    missing = without_images(files, classes)
     if missing:
-        name = classes[missing[0]]
-        raise DataError(f"class '{name}' has no image to train on: add some, or remove its folder")
+        raise DataError(
+            f"class '{missing[0]}' has no image to train on: add some, or remove its folder"
+        )
+
+
+def without_images(files: Files, classes: Sequence[str]) -> list[str]:
+    """Return the classes that no image is of, in their order."""
+    return [classes[i] for i in sorted({*range(len(classes))} - {*files.labels.tolist()})]
 
 
 def _part_folders(root: Path) -> dict[str, Path]:
