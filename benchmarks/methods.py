@@ -42,6 +42,7 @@ from shoal.measure import InRuntime
 from shoal.models import load_checkpoint, load_model
 from shoal.report.markdown import markdown
 from shoal.report.table import Column, Row, Table
+from shoal.search.ending import folded
 from shoal.search.method import methods
 from shoal.search.records import Result
 from shoal.training import fit
@@ -120,8 +121,8 @@ def folder_of(options: argparse.Namespace, name: str, seed: int) -> Path:
 
 def run(options: argparse.Namespace, name: str, chosen: dict[str, Any], seed: int) -> Result:
     """Return a system's result; what was done before is read from its folder."""
-    names = ("train_samples", "val_samples", "image_size", "mean", "std")
-    wanted = {name: getattr(options, name) for name in names}
+    asked = ("train_samples", "val_samples", "image_size", "mean", "std")
+    wanted = {option: getattr(options, option) for option in asked}
     data = load_data(options.data, augment=options.augment, seed=seed, **wanted)
     folder = folder_of(options, name, seed)
     common = {"out": folder, "max_drop": 100.0, "slack": 0.0, "seed": seed, "test": data.test}
@@ -164,8 +165,7 @@ def measure(options: argparse.Namespace, rows: dict[str, list[dict[str, Any]]], 
     if not folders:
         return
     networks = {name: shoal.load(folder, "merged") for name, folder in folders.items()}
-    start = shoal.load(next(iter(folders.values())), step=0).eval()
-    shoal.merge_(start, policy="fold")  # which every runtime does by itself
+    start = folded(shoal.load(next(iter(folders.values())), step=0))
     args, kwargs = start.example_inputs(1)
     made = InRuntime(RUNTIME, {**networks, "dense": start}, kwargs or args)
     found = made.measure(kwargs or args, "dense", min_seconds=30.0, max_seconds=120.0)

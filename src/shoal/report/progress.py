@@ -42,9 +42,7 @@ def progress_in_python() -> AbstractContextManager[Listener]:
 
 
 @contextmanager
-def showing(
-    console: Console, worded: Callable[[str], str] = lambda note: note
-) -> Iterator[Listener]:
+def showing(console: Console, worded: Callable[[str], str] = str) -> Iterator[Listener]:
     """Yield the listener that fits the console; bars are cleared away at the end.
 
     Notes, which name parameters, are shown as `worded` returns them.
@@ -71,7 +69,7 @@ def showing(
 class Lines(Listener):
     """Prints a line for each phase, epoch and step, and at least one in a minute."""
 
-    def __init__(self, console: Console, worded: Callable[[str], str] = lambda note: note) -> None:
+    def __init__(self, console: Console, worded: Callable[[str], str] = str) -> None:
         self.console = console
         self.worded = worded
         self.steps: int | None = None

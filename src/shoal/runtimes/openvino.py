@@ -72,11 +72,11 @@ class OpenVino(Runtime):
     def quantize(self, network: nn.Module, samples: Sequence[Inputs], path: Path) -> Runner:
         openvino = _library()
         with tempfile.TemporaryDirectory() as folder:
-            plain = Path(folder) / "model.onnx"
-            plain.write_bytes(onnx_bytes(network, samples[0]))
+            plain, content = Path(folder) / "model.onnx", onnx_bytes(network, samples[0])
+            plain.write_bytes(content)
             reader = OpenVinoRunner(plain)
             feeds = [reader.feed(*args, **kwargs) for args, kwargs in map(as_call, samples)]
-            model = openvino.Core().read_model(plain.read_bytes())
+            model = openvino.Core().read_model(content)
         openvino.save_model(quantized(model, feeds), path, compress_to_fp16=False)
         return OpenVinoRunner(path, threads=self.threads)
 
