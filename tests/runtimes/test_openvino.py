@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import shoal
+from processes import start
 from shoal.errors import ConfigError, ShoalError
 from shoal.measure import measure_latency
 from shoal.runtimes import find_runtime
@@ -63,6 +66,23 @@ def test_one_runner_is_timed_at_several_batch_sizes() -> None:
         found = measure_latency({"a": runner}, torch.randn(size, 3), **QUICK)
         assert found["a"].batch_size == size
     assert len(runner._requests) == 2
+
+
+def _a_signal_after_two_runners_ended_as_they_began() -> None:
+    runtime, example = find_runtime("openvino", threads=1), torch.randn(2, 3)
+    runners = [runtime.make(nn.Linear(3, 4), example, check=True) for _ in range(2)]
+    while runners:
+        del runners[0]
+        gc.collect()
+    reached: list[int] = []
+    signal.signal(signal.SIGUSR1, lambda number, _: reached.append(number))
+    signal.raise_signal(signal.SIGUSR1)
+    assert reached == [signal.SIGUSR1]
+
+
+def test_a_signal_finds_its_stack_after_runners_ended(tmp_path: Path) -> None:
+    process = start(tmp_path, _a_signal_after_two_runners_ended_as_they_began)
+    assert process.wait() == 0, process.printed()
 
 
 def test_what_does_not_fit_is_told_in_one_line(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ bound to cores, where two programs would get in each other's way.
 
 from __future__ import annotations
 
+import functools
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,6 +37,17 @@ def _library() -> Any:
     import openvino
 
     return openvino
+
+
+@functools.cache
+def _core() -> Any:
+    """Return OpenVINO's core, one for the process and kept until it ends.
+
+    Each core sets the stack that signals are handled on, and at its end sets the one that it found.
+    With two that end in the order they began, that is the stack of the first, which is gone: the
+    next signal, as of Ctrl-C or of a child that ends, is a segmentation fault.
+    """
+    return _library().Core()
 
 
 @register_runtime("openvino")
@@ -70,14 +82,13 @@ class OpenVino(Runtime):
 
     @override
     def quantize(self, network: nn.Module, samples: Sequence[Inputs], path: Path) -> Runner:
-        openvino = _library()
         with tempfile.TemporaryDirectory() as folder:
             plain, content = Path(folder) / "model.onnx", onnx_bytes(network, samples[0])
             plain.write_bytes(content)
             reader = OpenVinoRunner(plain)
             feeds = [reader.feed(*args, **kwargs) for args, kwargs in map(as_call, samples)]
-            model = openvino.Core().read_model(content)
-        openvino.save_model(quantized(model, feeds), path, compress_to_fp16=False)
+            model = _core().read_model(content)
+        _library().save_model(quantized(model, feeds), path, compress_to_fp16=False)
         return OpenVinoRunner(path, threads=self.threads)
 
 
@@ -91,14 +102,12 @@ class OpenVinoRunner(FileRunner):
     device = "cpu"
 
     def __init__(self, path: str | Path, *, threads: int | None = None) -> None:
-        openvino = _library()
         self.path = Path(path)
         self.threads = torch.get_num_threads() if threads is None else threads
-        self._core = openvino.Core()
         # Read from memory, so that the file may go.
         given: Any = self.path.read_bytes() if self.path.suffix == ".onnx" else self.path
         with self._telling("read"):
-            self._model = self._core.read_model(given)
+            self._model = _core().read_model(given)
         self.inputs = tuple(value.get_any_name() for value in self._model.inputs)
         self.outputs = tuple(value.get_any_name() for value in self._model.outputs)
         self._requests: dict[tuple[Any, ...], Any] = {}  # by the shapes of their inputs
@@ -121,7 +130,7 @@ class OpenVinoRunner(FileRunner):
         if shapes not in self._requests:
             with self._telling("compile"):
                 self._model.reshape({name: value.shape for name, value in feed.items()})
-                compiled = self._core.compile_model(self._model, "CPU", self._how())
+                compiled = _core().compile_model(self._model, "CPU", self._how())
                 self._requests[shapes] = compiled.create_infer_request()
         request = self._requests[shapes]
         for name, value in feed.items():
