@@ -68,6 +68,14 @@ WRITTEN = {
     "where, a tensor": (lambda x: torch.where(x > 0, x, torch.tensor(0.0)), "relu"),
     "masked_fill": (lambda x: x.masked_fill(x < 0, 0), "relu"),
     "x[x < 0] = 0": (lambda x: _assigned(x.clone()), "relu"),
+    "x[x < 0] *= 0.1": (lambda x: _scaled(x.clone()), "leaky_relu"),
+    "x[x < 0] = exp(x[x < 0]) - 1": (lambda x: _bent(x.clone()), "elu"),
+    "positive entries into zeros": (lambda x: _picked(x, torch.zeros_like(x)), "relu"),
+    "masked_scatter of masked_select": (
+        lambda x: x.masked_scatter(x < 0, x.masked_select(x < 0) * 0.1),
+        "leaky_relu",
+    ),
+    "x · a mask of assigned ones": (lambda x: x * _ones(x), "relu"),
     "(x + |x|) / 2": (lambda x: (x + x.abs()) / 2, "relu"),
     "clamps in a row": (lambda x: x.clamp(min=0).clamp(max=6), "relu6"),
     "minimum of maximum": (
@@ -99,6 +107,33 @@ WRITTEN = {
 
 def _assigned(x: Tensor) -> Tensor:
     x[x < 0] = 0
+    return x
+
+
+def _scaled(x: Tensor) -> Tensor:
+    x[x < 0] *= 0.1
+    return x
+
+
+def _bent(x: Tensor) -> Tensor:
+    below = x < 0
+    x[below] = torch.exp(x[below]) - 1
+    return x
+
+
+def _picked(x: Tensor, into: Tensor) -> Tensor:
+    into[x > 0] = x[x > 0]
+    return into
+
+
+def _ones(x: Tensor) -> Tensor:
+    mask = torch.zeros_like(x)
+    mask[x > 0] = 1
+    return mask
+
+
+def _exchanged(x: Tensor) -> Tensor:
+    x[x < 0] = x[x < 0].flip(0)
     return x
 
 
@@ -136,6 +171,9 @@ NOT_RECTIFIERS = {
     "10000 to the power x / 32": lambda x: 10000 ** (x / 32),
     "x²": lambda x: x * x,
     "a line": lambda x: (x + 1) * 2 - x,
+    "entries that change places": lambda x: _exchanged(x.clone()),
+    "masked_scatter of the first entries": lambda x: x.masked_scatter(x < 0, x),
+    "entries of another mask": lambda x: x.masked_scatter(x < 0, x.masked_select(x > -2)),
 }
 
 

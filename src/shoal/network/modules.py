@@ -228,8 +228,8 @@ class Formula(nn.Module):
     """A function of each entry alone, as a model's code writes it out in several operations.
 
     A step has an operation and its arguments by name. There {"step": i} is the value of that step,
-    from 1 on, or of the input for 0; {"number": x} a tensor that holds x; {"dtype": "input"} the
-    input's type. The last step's value is the function's.
+    from 1 on, or of the input for 0; {"number": x} a tensor that holds x; {"filled": x} one of the
+    input's shape; {"dtype": "input"} the input's type. The last step's value is the function's.
     """
 
     def __init__(self, steps: list[Step]) -> None:
@@ -247,9 +247,9 @@ class Formula(nn.Module):
             ((form, of),) = value.items()
             if form == "step":
                 return values[of]
-            return (
-                z.dtype if form == "dtype" else torch.full((), of, dtype=z.dtype, device=z.device)
-            )
+            if form == "dtype":
+                return z.dtype
+            return z.new_full(z.shape if form == "filled" else (), of)
 
         values = [z]
         for operation, arguments in self.steps:

@@ -257,12 +257,12 @@ _aten(
 _aten(
     """_to_copy abs absolute add atan celu clamp clamp_max clamp_min clip clone contiguous cos
     cosh div divide elu erf erfc exp exp2 expm1 fmax fmin ge gelu greater greater_equal gt
-    hardshrink hardsigmoid hardswish hardtanh heaviside index_put le leaky_relu less
+    hardshrink hardsigmoid hardswish hardtanh heaviside index.Tensor index_put le leaky_relu less
     less_equal log log1p log_sigmoid logaddexp logical_and logical_not logical_or lt masked_fill
-    max.other maximum min.other minimum mish mul multiply neg negative pow reciprocal relu relu6
-    rsqrt rsub selu sigmoid sign silu sin sinh softplus softshrink special_erf special_erfc
-    special_expit special_expm1 special_log1p special_ndtr sqrt square sub subtract tanh threshold
-    to true_divide type_as where""",
+    masked_scatter masked_select max.other maximum min.other minimum mish mul multiply neg negative
+    pow reciprocal relu relu6 rsqrt rsub selu sigmoid sign silu sin sinh softplus softshrink
+    special_erf special_erfc special_expit special_expm1 special_log1p special_ndtr sqrt square sub
+    subtract tanh threshold to true_divide type_as where""",
     formula=True,
 )
 _aten("add.Tensor add_.Tensor", addition=1.0)

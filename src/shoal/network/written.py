@@ -7,7 +7,7 @@ values tell whether it is a rectifier, however it is written.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import accumulate
 from typing import Any, cast
 
@@ -17,7 +17,7 @@ from torch import Tensor, fx
 from torch._ops import OpOverload
 
 from shoal.network.contexts import CONTEXT_CALLS
-from shoal.network.flow import bound_arguments, module_path, shape_of
+from shoal.network.flow import bound_arguments, module_path, reads_shape, shape_of
 from shoal.network.modules import Formula, Step
 from shoal.network.ops import op_of
 
@@ -28,6 +28,8 @@ _COPIES = (
     aten.lift_fresh_copy.default, aten.detach.default, aten.clone.default, aten.to.device,
     aten.to.dtype, aten.to.dtype_layout,
 )  # fmt: skip
+_PICKS = (aten.index.Tensor, aten.masked_select.default)
+_PUTS = (aten.index_put.default, aten.masked_scatter.default)
 _FILLED = {aten.zeros_like: 0.0, aten.zeros: 0.0, aten.new_zeros: 0.0,
            aten.ones_like: 1.0, aten.ones: 1.0, aten.new_ones: 1.0}  # fmt: skip
 _WEIGHT = 0.25
@@ -152,7 +154,7 @@ class Written:
             and node not in self._kept
             and isinstance(node.meta.get("val"), Tensor)
             and not self._is_number(node)
-            and (node.target is not aten.index_put.default or _is_masked(node))
+            and (node.target not in (*_PICKS, *_PUTS) or _is_masked(node))
         )
 
     def _is_number(self, node: fx.Node) -> bool:
@@ -180,10 +182,28 @@ class Written:
             front.update(n for n in given if data is None or n in data)
             if len(front) == 1 and len(inside) >= least:
                 (source,) = front
-                if _alike(source, end):
+                if _alike(source, end) and self._puts_back(inside):
                     yield source, inside[::-1]
             if not front:
                 return
+
+    def _puts_back(self, inside: Collection[fx.Node]) -> bool:
+        """Whether what is written by a mask is one number, or was picked by the same mask.
+
+        Then each entry goes back to its own place.
+        """
+        for put in inside:
+            waiting = [cast(fx.Node, put.args[2])] if put.target in _PUTS else []
+            while waiting:
+                node = waiting.pop()
+                if node.target in _PICKS:
+                    if not _same_call(_mask_of(node), _mask_of(put)):
+                        return False
+                elif node in inside:
+                    waiting.extend(node.all_input_nodes)
+                elif not self._is_number(node):
+                    return False
+        return True
 
     def _formula(
         self, source: fx.Node, inside: list[fx.Node], *, weights: bool = False
@@ -195,14 +215,14 @@ class Written:
         dtype = shape_of(source)["dtype"]
         at = {source: 0, **{node: i for i, node in enumerate(inside, 1)}}
 
-        def read(value: Any) -> Any:
+        def read(value: Any, form: str = "number") -> Any:
             if isinstance(value, fx.Node):
                 if value in at:
                     return {"step": at[value]}
                 number = number_of(value, self._constants)
                 if number is None and not (weights and _is_real(value)):
                     raise ValueError
-                return {"number": _WEIGHT if number is None else number}
+                return {form: _WEIGHT if number is None else number}
             if isinstance(value, torch.dtype) and value == dtype:
                 return {"dtype": "input"}
             if isinstance(value, list | tuple):
@@ -214,9 +234,10 @@ class Written:
         steps: list[Step] = []
         for node in inside:
             target: Any = node.target
+            written = target in _PUTS  # into a tensor of the mask's shape
             try:
                 given = {
-                    name: read(value)
+                    name: read(value, "filled" if written and name == "self" else "number")
                     for name, value in bound_arguments(node).items()
                     if value is not None and not isinstance(value, _PLACES)
                 }
@@ -243,8 +264,9 @@ def _data(graph: fx.Graph) -> set[fx.Node]:
 
 
 def _readers(node: fx.Node) -> set[fx.Node]:
-    """Return who reads a node's values; a check of its type does not."""
-    return {n for n in node.users if n.target is not aten._assert_tensor_metadata.default}
+    """Return who reads a node's values; a check of its type or a look at its shape does not."""
+    check = aten._assert_tensor_metadata.default
+    return {n for n in node.users if n.target is not check and not reads_shape(n)}
 
 
 def _is_gate(node: fx.Node, data: set[fx.Node]) -> bool:
@@ -260,12 +282,31 @@ def _is_gate(node: fx.Node, data: set[fx.Node]) -> bool:
     return all(map(passes, _readers(node)))
 
 
+def _mask_of(node: fx.Node) -> Any:
+    """Return what says at which places a call picks or writes; None if several indices do."""
+    given = node.args[1]
+    if not isinstance(given, list | tuple):
+        return given
+    return given[0] if len(given) == 1 else None
+
+
 def _is_masked(node: fx.Node) -> bool:
-    """Whether an `index_put` writes where a mask of its operand's shape is true."""
-    operand, indices, _, *rest = cast(tuple[Any, ...], node.args)
-    masks = [shape_of(index) for index in indices if isinstance(index, fx.Node)]
-    mask = {"shape": shape_of(operand).get("shape"), "dtype": torch.bool}
-    return masks == [mask] and not any(rest)
+    """Whether a call picks or writes where a mask of its operand's shape is true."""
+    operand, mask, added = node.args[0], _mask_of(node), bound_arguments(node).get("accumulate")
+    if not (isinstance(operand, fx.Node) and isinstance(mask, fx.Node)) or added:
+        return False
+    return shape_of(mask) == {"shape": shape_of(operand).get("shape"), "dtype": torch.bool}
+
+
+def _same_call(a: Any, b: Any) -> bool:
+    """Whether two nodes are one, or call one function of the same tensors."""
+    if not (isinstance(a, fx.Node) and isinstance(b, fx.Node)):
+        return bool(a == b)
+    return a is b or (
+        (a.target, a.kwargs, len(a.args)) == (b.target, b.kwargs, len(b.args))
+        and a.op == b.op == "call_function"
+        and all(map(_same_call, a.args, b.args))
+    )
 
 
 def _alike(source: fx.Node, end: fx.Node) -> bool:
