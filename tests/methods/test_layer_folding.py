@@ -76,6 +76,13 @@ def test_the_highest_slopes_go_where_a_number_is_asked_for() -> None:
     assert result.total == len(SITES)
 
 
+def test_slopes_that_went_further_than_was_asked_for_are_noted() -> None:
+    result = run(method="layer_folding", epochs=1, slope_lr=1.0, slope_power=1, top_k=1)
+    assert result.removed == 1
+    noted = f"{len(SITES)} slopes became linear, top_k folds 1"
+    assert any(note.startswith(noted) for note in result.steps[1].notes)
+
+
 def test_a_network_that_was_folded_before_is_folded_further(tmp_path: Path) -> None:
     run(tmp_path, method="layer_folding", top_k=1)
     for part in ("best", "merged"):

@@ -123,9 +123,14 @@ class LayerFolding(Method):
             lab.note(
                 f"no slope reached {self.options.threshold:g}: train longer, or raise slope_lr"
             )
-        if len(near) == len(slopes):
+        elif len(near) == len(slopes) and self.options.top_k is None:
             lab.note("all slopes became linear: lower slope_lr or slope_penalty")
         wanted = len(near) if self.options.top_k is None else self.options.top_k
+        if wanted < len(near):
+            lab.note(
+                f"{len(near)} slopes became linear, top_k folds {wanted}: the network has to learn "
+                "the other rectifiers again; lower slope_lr or slope_penalty"
+            )
         return order[: lab.at_most(wanted)]
 
 
