@@ -13,6 +13,7 @@ import pytest
 import shoal
 import shoal.sweep.place as place
 import shoal.sweep.run as loop
+import small_runs
 from shoal.errors import BusyError
 from shoal.files import locked
 from shoal.sweep import Sweep, SweepFolder
@@ -92,6 +93,17 @@ def test_a_cell_that_says_it_is_done_without_a_result_has_failed(
     monkeypatch.setattr(loop, "_SEEN_WITHIN", 0.0)
     found = sweep(monkeypatch, Copies(), tmp_path / "out", seed=0, method="easier")
     assert found.cells[0].failed == "its folder does not hold a finished run"
+
+
+def test_a_cell_whose_first_step_failed_has_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_runs.run(tmp_path / "run", remove=1, epochs=1, lr=1e30)
+    monkeypatch.setattr("sweep_checks.finished", lambda: tmp_path / "run")
+    found = sweep(monkeypatch, Copies(), tmp_path / "out", seed=0, method="easier")
+    for cell in (*found.cells, *SweepFolder(tmp_path / "out").read()):
+        assert cell.state == "failed"
+        assert cell.failed.startswith("no step was made: step 1 failed: ")
 
 
 def test_a_result_that_is_seen_late_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -140,7 +140,10 @@ class SweepFolder:
         if state.state != "failed" and (self.run(state.name) / RESULT).exists():
             done = self.record(state.name)
             if done is not None and is_whole(done, state.job):
-                return replace(state, state="done", seconds=0.0, glance=glance)
+                state = replace(state, state="done", seconds=0.0)
+                if len(done.steps) == 1:  # its result is the dense network
+                    failed = f"no step was made: {done.stopped}"
+                    state = replace(state, state="failed", failed=failed)
         return replace(state, glance=glance)
 
     def record(self, name: str) -> RunRecord | None:
