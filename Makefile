@@ -17,13 +17,14 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/shoal demo --out runs/demo
 
-# Two workers with one thread each: most tests are too small for two threads to help. A worker that
-# dies, in a crash or over the time limit of pyproject.toml, is not replaced: under loadfile the run
-# would never end.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart=0
+# Two workers with one thread each: most tests are too small for two threads to help. Each has half
+# of the tests, and what is left of the other's half when it has done its own. A worker that dies, in
+# a crash or over the time limit of pyproject.toml, is not replaced: the run ends, and names its test.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --max-worker-restart=0
+MARKS := not slow and not long
 
 test: $(STAMP)
-	$(PYTEST) -m "not slow and not long" $(TESTS)
+	$(PYTEST) -m "$(MARKS)" $(TESTS)
 
 # Whole commands, processes, exporters and large networks.
 test-long: $(STAMP)

@@ -3,7 +3,8 @@
 A dense network is first trained on the data at hand, once per seed. Each method then starts from
 it and trains for the same number of epochs in all; what its steps leave of them is spent on the
 result. Methods for rectifiers remove the same number of these, those for blocks the same number of
-blocks. Trials that a method trains on copies are not counted as epochs, but their time is.
+blocks; the dense network itself trains on for as many epochs, as a control. Trials that a method
+trains on copies are not counted as epochs, but their time is.
 
     python benchmarks/methods.py --data folder:cifar10-jpeg --model shoal:cifar_resnet20 \
         --checkpoint resnet20.th --train-samples 10000 --val-samples 2500 --out runs/methods \
@@ -12,7 +13,7 @@ blocks. Trials that a method trains on copies are not counted as epochs, but the
     python benchmarks/methods.py --data pacs:PACS --model timm:tf_efficientnet_lite0 \
         --checkpoint tf_efficientnet_lite0-fp16.safetensors --image-size 128 --train-samples 1500 \
         --val-samples 500 --epochs 4 --sites 4 --blocks 2 --dense-epochs 3 --lr 0.01 --seeds 1 \
-        --only "EASIER 2" "Layer Folding" EGP "layer pruning" shoal --out runs/pacs
+        --only dense "EASIER 2" "Layer Folding" EGP "layer pruning" shoal --out runs/pacs
 
     python benchmarks/methods.py --data digits --model shoal:digits_resnet --dense-epochs 10 \
         --epochs 4 --sites 4 --blocks 2 --seeds 1 --out runs/trial
@@ -27,6 +28,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, stdev
@@ -38,16 +40,17 @@ import shoal
 import shoal.methods
 from shoal.data import DataSet, load_data
 from shoal.files import write_file
-from shoal.measure import InRuntime
+from shoal.measure import InRuntime, depth
 from shoal.models import load_checkpoint, load_model
 from shoal.report.markdown import markdown
 from shoal.report.table import Column, Row, Table
 from shoal.search.ending import folded
 from shoal.search.method import methods
 from shoal.search.records import Result
-from shoal.training import fit
+from shoal.training import evaluate, fit
 
 RUNTIME = "onnxruntime"
+CONTROL = "dense, trained as long"
 
 
 def systems(epochs: int, sites: int, blocks: int) -> dict[str, dict[str, Any]]:
@@ -119,11 +122,48 @@ def folder_of(options: argparse.Namespace, name: str, seed: int) -> Path:
     return Path(options.out, f"seed{seed}", "".join(c if c.isalnum() else "_" for c in name))
 
 
-def run(options: argparse.Namespace, name: str, chosen: dict[str, Any], seed: int) -> Result:
-    """Return a system's result; what was done before is read from its folder."""
+def data_of(options: argparse.Namespace, seed: int) -> DataSet:
+    """Return the data, with what the command says of them."""
     asked = ("train_samples", "val_samples", "image_size", "mean", "std")
     wanted = {option: getattr(options, option) for option in asked}
-    data = load_data(options.data, augment=options.augment, seed=seed, **wanted)
+    return load_data(options.data, augment=options.augment, seed=seed, **wanted)
+
+
+def control(options: argparse.Namespace, seed: int) -> dict[str, Any]:
+    """Return what the table needs of the dense network, trained for as long as the systems are."""
+    kept = folder_of(options, CONTROL, seed) / "facts.json"
+    if kept.exists():
+        known: dict[str, Any] = json.loads(kept.read_text())
+        return known
+    data = data_of(options, seed)
+    model = dense(options, data, seed)
+    network, before = shoal.capture(model, data.example_inputs()), evaluate(model, data.test)
+    start = time.perf_counter()
+    fit(model, data.train, epochs=options.epochs, recipe={"lr": options.lr}, seed=seed)
+    minutes = (time.perf_counter() - start) / 60.0
+    accuracy = evaluate(model, data.test).quality
+    found = {
+        "removed": 0,
+        "total": len(network.sites),
+        "unit": "rectifiers",
+        "epochs": options.epochs,
+        "top1_test": accuracy,
+        "change": accuracy - before.quality,
+        "depth": depth(network),
+        "macs": 1.0,
+        "speedup": 1.0,
+        "minutes": minutes,
+        "notes": [],
+        "by_step": [],
+    }
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text(json.dumps(found))
+    return found
+
+
+def run(options: argparse.Namespace, name: str, chosen: dict[str, Any], seed: int) -> Result:
+    """Return a system's result; what was done before is read from its folder."""
+    data = data_of(options, seed)
     folder = folder_of(options, name, seed)
     common = {"out": folder, "max_drop": 100.0, "slack": 0.0, "seed": seed, "test": data.test}
     if chosen["method"] != "shoal":  # whose recipe is a gentler one, with the dense network's help
@@ -161,7 +201,8 @@ def facts(result: Result) -> dict[str, Any]:
 
 def measure(options: argparse.Namespace, rows: dict[str, list[dict[str, Any]]], seed: int) -> None:
     """Add to a seed's facts how much faster each system's merged network is, from common rounds."""
-    folders = {name: folder_of(options, name, seed) for name in rows if len(rows[name]) > seed}
+    systems = [name for name in rows if name != CONTROL and len(rows[name]) > seed]
+    folders = {name: folder_of(options, name, seed) for name in systems}
     if not folders:
         return
     networks = {name: shoal.load(folder, "merged") for name, folder in folders.items()}
@@ -259,10 +300,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("epochs must be at least sites and blocks: one for each removal")
     rows: dict[str, list[dict[str, Any]]] = {}
     for seed in range(options.seeds):
-        for name, chosen in systems(options.epochs, options.sites, options.blocks).items():
+        every = systems(options.epochs, options.sites, options.blocks)
+        for name in (CONTROL, *every):
             if options.only and not any(name.startswith(start) for start in options.only):
                 continue
-            found = facts(run(options, name, chosen, seed))
+            if name == CONTROL:
+                found = control(options, seed)
+            else:
+                found = facts(run(options, name, every[name], seed))
             rows.setdefault(name, []).append(found)
             print(f"seed {seed}, {name}: {found['change']:+.2f} points", flush=True)
             write(options, rows)
