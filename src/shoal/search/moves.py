@@ -108,17 +108,18 @@ def saved_ms(
     runtime: Runtimes = EAGER,
     batch: Batches | None = None,
 ) -> tuple[float, dict[str, float], str]:
-    """Measure the network and what each move saves of it for certain, in milliseconds per call.
+    """Measure the network and what each move saves of it, in milliseconds per call.
 
     Network and moves are measured merged, as they would be used, on batches of `inputs`: in each
     runtime at each `batch` size, by default that of the inputs. A "line" stays a layer where
     nothing next to it can take it up. The network is left as it is.
 
-    What a move saves is the lower end of its 95 % interval, so that none is made for the noise of
-    its measurement. One that does not certainly save half a percent, such as a tiny layer's, or
-    whose measurement is not to be trusted, saves nothing as long as another one does; where none
-    does, operations and MACs decide (`WorkModel`). Where several runtimes or batch sizes decide,
-    each counts alike (`together`), and what is slower in one of them saves nothing.
+    No move is made for the noise of its measurement: one that does not certainly save half a
+    percent, by the lower end of its 95 % interval, such as a tiny layer's, or whose measurement is
+    not to be trusted, saves nothing as long as another one does; where none does, operations and
+    MACs decide (`WorkModel`). One that certainly does saves the median: by the lower end of a wide
+    interval a step would make several moves where one is enough. Where several runtimes or batch
+    sizes decide, each counts alike (`together`), and what is slower in one of them saves nothing.
 
     Returns:
         The network's median, summed over the runtimes and batch sizes; of that, by the moves'
@@ -168,7 +169,7 @@ def saved_shares(
     saved = dict.fromkeys(each, 0.0)
     for name, ratio in ratios.items():
         if ratio.trusted and ratio.low > _LEAST:
-            saved[name] = 1.0 - 1.0 / ratio.low
+            saved[name] = 1.0 - 1.0 / ratio.median
     # What is certain not to save half a percent needs no model
     open_ = [name for name, r in ratios.items() if not r.trusted or r.high > _NOTHING]
     if any(saved.values()) or not open_:
