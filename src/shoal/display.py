@@ -6,6 +6,7 @@ import importlib
 import os
 import re
 import shlex
+import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -25,6 +26,12 @@ class Shown:
 
     def _repr_html_(self) -> str:
         return str(above(self.shown_by)(self))
+
+
+def in_notebook() -> bool:
+    """Return whether a Jupyter kernel runs this code; its library may be imported for less."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return hasattr(shell, "kernel")
 
 
 def above(name: str) -> Any:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from test_run_tables import MERGE, record, step
 
 import shoal
 from captures import resnet20
+from shoal.display import in_notebook
 from shoal.measure import benchmark
 
 
@@ -42,10 +45,20 @@ def test_names_of_modules_are_text_in_a_notebook() -> None:
     assert "&lt;b&gt;" in scores._repr_html_()
 
 
+def test_a_library_of_notebooks_that_is_imported_makes_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "ipykernel", ModuleType("ipykernel"))
+    outside = ModuleType("IPython")
+    outside.get_ipython = lambda: None
+    monkeypatch.setitem(sys.modules, "IPython", outside)
+    assert not in_notebook()
+
+
 @pytest.mark.long
 def test_a_notebook_shows_progress_and_tables(tmp_path: Path) -> None:
     client = pytest.importorskip("nbclient")
-    if importlib.util.find_spec("ipykernel") is None:  # imported, it would pass for a notebook here
+    if importlib.util.find_spec("ipykernel") is None:
         pytest.skip("ipykernel is not installed")
     from nbformat.v4 import new_code_cell, new_notebook
 

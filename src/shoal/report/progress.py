@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +19,7 @@ from rich.progress import (
 )
 from typing_extensions import override
 
-from shoal.display import print_lines
+from shoal.display import in_notebook, print_lines
 from shoal.report.table import DONE, UNITS, duration, percent, points, quality_title, quality_unit
 from shoal.search.records import Step
 from shoal.search.setup import Listener
@@ -34,7 +33,7 @@ def progress_in_python() -> AbstractContextManager[Listener]:
 
     A notebook's lines go to standard output, all else to standard error.
     """
-    if "ipykernel" in sys.modules:  # which says that it is a terminal
+    if in_notebook():  # which says that it is a terminal
         console = Console(highlight=False, force_jupyter=False, force_terminal=False, width=100)
     else:
         console = Console(stderr=True, highlight=False)

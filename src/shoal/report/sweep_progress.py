@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -12,7 +11,7 @@ from rich.live import Live
 from rich.text import Text
 from typing_extensions import override
 
-from shoal.display import counted, print_lines
+from shoal.display import counted, in_notebook, print_lines
 from shoal.errors import one_line
 from shoal.report.sweep_tables import (
     cell_title,
@@ -32,7 +31,7 @@ _WORTH = ("running", "failed", "waiting", "done")  # what is shown first where n
 
 def progress_in_python() -> AbstractContextManager[SweepListener]:
     """Show a sweep where Python runs: a table in a terminal, lines in a notebook or a file."""
-    if "ipykernel" in sys.modules:  # which says that it is a terminal
+    if in_notebook():  # which says that it is a terminal
         return showing(Console(force_jupyter=False, force_terminal=False, width=100))
     return showing(Console(stderr=True, highlight=False))
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from shoal.data.batch import Batch, batch_count, first_batch, training_batches
-from shoal.display import above
+from shoal.display import above, in_notebook
 from shoal.distributed import default_device, ensure_initialised, is_main, world
 from shoal.errors import CaptureError, ConfigError, DataError
 from shoal.importance import criterion_for
@@ -216,7 +216,7 @@ def shown_progress(wanted: bool | None) -> AbstractContextManager[Listener]:
 def wants_progress(wanted: bool | None) -> bool:
     """Return whether this process shows progress: by default on a terminal and in a notebook."""
     if wanted is None:
-        wanted = "ipykernel" in sys.modules or sys.stderr.isatty()
+        wanted = in_notebook() or sys.stderr.isatty()
     return wanted and is_main()
 
 
