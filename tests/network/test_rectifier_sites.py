@@ -75,6 +75,11 @@ WRITTEN = {
         lambda x: x.masked_scatter(x < 0, x.masked_select(x < 0) * 0.1),
         "leaky_relu",
     ),
+    "masked_scatter of zeros": (lambda x: x.masked_scatter(x < 0, torch.zeros_like(x)), "relu"),
+    "ones, picked, into zeros": (
+        lambda x: x * torch.zeros_like(x).masked_scatter(x > 0, torch.ones_like(x)[x > 0]),
+        "relu",
+    ),
     "x · a mask of assigned ones": (lambda x: x * _ones(x), "relu"),
     "(x + |x|) / 2": (lambda x: (x + x.abs()) / 2, "relu"),
     "clamps in a row": (lambda x: x.clamp(min=0).clamp(max=6), "relu6"),
@@ -173,6 +178,9 @@ NOT_RECTIFIERS = {
     "a line": lambda x: (x + 1) * 2 - x,
     "entries that change places": lambda x: _exchanged(x.clone()),
     "masked_scatter of the first entries": lambda x: x.masked_scatter(x < 0, x),
+    "a mask that is nowhere true": lambda x: (x + 1).masked_scatter(
+        torch.zeros_like(x, dtype=torch.bool), torch.zeros_like(x)
+    ),
     "entries of another mask": lambda x: x.masked_scatter(x < 0, x.masked_select(x > -2)),
 }
 

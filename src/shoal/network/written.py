@@ -30,6 +30,7 @@ _COPIES = (
 )  # fmt: skip
 _PICKS = (aten.index.Tensor, aten.masked_select.default)
 _PUTS = (aten.index_put.default, aten.masked_scatter.default)
+_MASKED = (*_PICKS, *_PUTS)
 _FILLED = {aten.zeros_like: 0.0, aten.zeros: 0.0, aten.new_zeros: 0.0,
            aten.ones_like: 1.0, aten.ones: 1.0, aten.new_ones: 1.0}  # fmt: skip
 _WEIGHT = 0.25
@@ -154,7 +155,10 @@ class Written:
             and node not in self._kept
             and isinstance(node.meta.get("val"), Tensor)
             and not self._is_number(node)
-            and (node.target not in (*_PICKS, *_PUTS) or _is_masked(node))
+            and (
+                node.target not in _MASKED
+                or (_is_masked(node) and not self._is_number(_mask_of(node)))
+            )
         )
 
     def _is_number(self, node: fx.Node) -> bool:
@@ -234,10 +238,12 @@ class Written:
         steps: list[Step] = []
         for node in inside:
             target: Any = node.target
-            written = target in _PUTS  # into a tensor of the mask's shape
+            masked = target in _MASKED  # what is picked from, and scattered, has the mask's shape
             try:
                 given = {
-                    name: read(value, "filled" if written and name == "self" else "number")
+                    name: read(
+                        value, "filled" if masked and name in ("self", "source") else "number"
+                    )
                     for name, value in bound_arguments(node).items()
                     if value is not None and not isinstance(value, _PLACES)
                 }
