@@ -29,15 +29,15 @@ _QUIET = 60.0  # seconds after which a log says what goes on
 
 
 def progress_in_python() -> AbstractContextManager[Listener]:
-    """Show a search's progress where Python runs: bars in a terminal, lines in a notebook or file.
+    """Show a search where Python runs: bars in a terminal, lines in a notebook or a file."""
+    return showing(console_in_python())
 
-    A notebook's lines go to standard output, all else to standard error.
-    """
+
+def console_in_python() -> Console:
+    """Return where progress goes: in a notebook to standard output, else to standard error."""
     if in_notebook():  # which says that it is a terminal
-        console = Console(highlight=False, force_jupyter=False, force_terminal=False, width=100)
-    else:
-        console = Console(stderr=True, highlight=False)
-    return showing(console)
+        return Console(highlight=False, force_jupyter=False, force_terminal=False, width=100)
+    return Console(stderr=True, highlight=False)
 
 
 @contextmanager

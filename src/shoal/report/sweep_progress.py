@@ -11,8 +11,9 @@ from rich.live import Live
 from rich.text import Text
 from typing_extensions import override
 
-from shoal.display import counted, in_notebook, print_lines
+from shoal.display import counted, print_lines
 from shoal.errors import one_line
+from shoal.report.progress import console_in_python
 from shoal.report.sweep_tables import (
     cell_title,
     cells_table,
@@ -31,9 +32,7 @@ _WORTH = ("running", "failed", "waiting", "done")  # what is shown first where n
 
 def progress_in_python() -> AbstractContextManager[SweepListener]:
     """Show a sweep where Python runs: a table in a terminal, lines in a notebook or a file."""
-    if in_notebook():  # which says that it is a terminal
-        return showing(Console(force_jupyter=False, force_terminal=False, width=100))
-    return showing(Console(stderr=True, highlight=False))
+    return showing(console_in_python())
 
 
 @contextmanager
