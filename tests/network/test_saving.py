@@ -28,7 +28,8 @@ import shoal
 from shoal.errors import ConfigError, PlanError
 from shoal.merge.padding import move_paddings_
 from shoal.network import Network, capture, ops
-from shoal.network.saving import save, tree_from_json, tree_to_json
+from shoal.network.saving import save
+from shoal.network.structures import tree_from_json, tree_to_json
 
 IMAGES = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
