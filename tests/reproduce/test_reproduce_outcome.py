@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 import shoal.methods  # noqa: F401  registers them
+from shoal import published
 from shoal.published import Cell
 from shoal.report.reproduce_tables import merged_tables, reproduced_lines, reproduced_table
-from shoal.reproduce import Merged, Plan, find_target, measure_merged, rows
+from shoal.reproduce import Merged, Plan, Row, find_target, measure_merged, rows
 from shoal.reproduce.targets import Wanted
 from shoal.sweep import SweepFolder, cells_of
 from shoal.sweep.folder import CellState
@@ -98,15 +99,30 @@ def test_the_table_shows_mean_and_deviation(made: tuple[Plan, SweepFolder]) -> N
     plan, folder = made
     found = [replace(row, accuracies=(80.0, 82.0)) for row in rows(plan, folder)[:2]]
     table = reproduced_table(plan.target, found)
-    assert table.texts()[1] == [
-        "small, digits", "easier", "2", "80.00 %", "81.00 ± 1.41 %",
-    ]  # fmt: skip
+    assert table.title == f"{plan.target.title}, on digits"
+    assert table.texts()[1] == ["small", "easier", "2", "80.00 %", "81.00 ± 1.41 %"]
     printed = cell(2, None, change=0.4, macs_cut=20.5, training_speedup=1.35)
     found = [replace(found[1], cell=printed, changes=(-1.0,), macs_cut=20.0, training_speedup=1.3)]
-    (texts,) = reproduced_table(plan.target, found).texts()
-    assert texts[3:9] == ["+0.40 points", "-1.00", "20.50 %", "20.00 %", "1.35 ×", "1.30 ×"]
+    table = reproduced_table(plan.target, found)
+    assert table.title == f"{plan.target.title}, on digits, by easier"
+    (texts,) = table.texts()
+    assert texts[2:8] == ["+0.40 points", "-1.00", "20.50 %", "20.00 %", "1.35 ×", "1.30 ×"]
     found = [replace(found[0], changes=(-2.0, 1.0))]
-    assert reproduced_table(plan.target, found).texts()[0][4] == "-0.50 ± 2.12"
+    assert reproduced_table(plan.target, found).texts()[0][3] == "-0.50 ± 2.12"
+    other = replace(found[0], data="pacs")
+    table = reproduced_table(plan.target, [*found, other])
+    assert table.title == f"{plan.target.title}, by easier"
+    assert [texts[0] for texts in table.texts()] == ["small, digits", "small, pacs"]
+
+
+def test_the_options_of_the_lottery_are_seen_at_eighty_columns() -> None:
+    target = find_target("lottery")
+    found = [
+        Row(c.model, c.data, c.method, c.variant, c, state="waiting")
+        for c in published.table("lottery")
+    ]
+    (options,) = (c for c in reproduced_table(target, found).columns if c.name == "options")
+    assert options.priority == 0
 
 
 def test_a_budget_is_said_beside_the_figures(made: tuple[Plan, SweepFolder]) -> None:

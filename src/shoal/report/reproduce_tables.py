@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 from shoal.report.latency_tables import latency_table
@@ -17,12 +18,16 @@ _TONES: dict[str, Any] = {"done": "", "failed": "strong"}
 def reproduced_table(target: Target, rows: Sequence[Found]) -> Table:
     """Return published and measured figures side by side, a row for each published cell.
 
-    Where nothing is measured, the reason stands in the figure's place.
+    Where nothing is measured, the reason stands in the figure's place. A data set or method of all
+    rows stands in the title.
     """
-    columns = [*text_columns("network, data", "method")]
+    data, method = (_shared(rows, name) for name in ("data", "method"))
+    title = target.title + (f", on {data}" if data else "") + (f", by {method}" if method else "")
+    columns = [*text_columns("network" if data else "network, data")]
+    columns += [] if method else text_columns("method")
     has_variant = any(row.variant for row in rows)
     if has_variant:
-        columns.append(Column("options", align="left", priority=1))
+        columns.append(Column("options", align="left", priority=0 if method else 1))
     columns.append(Column("removed", meaning="rectifiers or blocks, as the method counts"))
     shows_change = any(row.cell is not None and row.cell.change is not None for row in rows)
     if shows_change:
@@ -40,11 +45,17 @@ def reproduced_table(target: Target, rows: Sequence[Found]) -> Table:
             Column("published", "%", meaning="test accuracy"),
             Column("here", meaning="test accuracy: mean and standard deviation over seeds"),
         ]
-    made = [
-        _row(row, rows[place + 1] if place + 1 < len(rows) else None, has_variant, shows_change)
-        for place, row in enumerate(rows)
-    ]
-    return Table(target.title, tuple(columns), tuple(made), (f"published: {target.source}",))
+    made = []
+    for row, after in zip_longest(rows, rows[1:]):
+        words = [
+            row.model if data else f"{row.model}, {row.data}",
+            *(() if method else (row.method,)),
+            *((row.variant.replace("&", ", "),) if has_variant else ()),
+        ]
+        last = after is None or (after.model, after.data) != (row.model, row.data)
+        cells = (*words, *_figures(row, shows_change))
+        made.append(Row(cells, tone=_TONES.get(row.state, "faint"), last=last))
+    return Table(title, tuple(columns), tuple(made), (f"published: {target.source}",))
 
 
 def merged_tables(found: Merged, printed: Sequence[Any]) -> list[Table]:
@@ -109,26 +120,26 @@ def reproduced_lines(
     ]
 
 
-def _row(row: Found, after: Found | None, has_variant: bool, shows_change: bool) -> Row:
-    wanted = None if row.cell is None else row.cell.removed
-    cells: list[Cell] = [f"{row.model}, {row.data}", row.method]
-    if has_variant:
-        cells.append(row.variant)
-    cells.append(row.removed if wanted is None else wanted)
+def _shared(rows: Sequence[Found], name: str) -> str:
+    """Return what all rows have of a name; "" where they differ."""
+    found = {getattr(row, name) for row in rows}
+    return str(*found) if len(found) == 1 else ""
+
+
+def _figures(row: Found, shows_change: bool) -> list[Cell]:
     cell = row.cell
-    if shows_change:
-        cells += [
-            None if cell is None else cell.change,
-            _change(row.change, row.changes) or row.state,
-            None if cell is None else cell.macs_cut,
-            row.macs_cut,
-            None if cell is None else cell.training_speedup,
-            row.training_speedup,
-        ]
-    else:
-        cells += [row.published, _spread(row.accuracy, row.accuracies, "%") or row.state]
-    last = after is None or (after.model, after.data) != (row.model, row.data)
-    return Row(tuple(cells), tone=_TONES.get(row.state, "faint"), last=last)
+    removed = row.removed if cell is None or cell.removed is None else cell.removed
+    if not shows_change:
+        return [removed, row.published, _spread(row.accuracy, row.accuracies, "%") or row.state]
+    return [
+        removed,
+        None if cell is None else cell.change,
+        _spread(row.change, row.changes, "signed") or row.state,
+        None if cell is None else cell.macs_cut,
+        row.macs_cut,
+        None if cell is None else cell.training_speedup,
+        row.training_speedup,
+    ]
 
 
 def _spread(mean: float | None, values: Sequence[float], unit: str) -> Quantity | None:
@@ -137,9 +148,3 @@ def _spread(mean: float | None, values: Sequence[float], unit: str) -> Quantity 
         return None
     spread = statistics.stdev(values) if len(values) > 1 else None
     return Quantity(mean, unit, spread=spread)
-
-
-def _change(mean: float | None, values: Sequence[float]) -> str | None:
-    """Return a change likewise, without its unit, which stands in the head of the column."""
-    found = _spread(mean, values, "points")
-    return None if found is None else str(found).removesuffix(" points")

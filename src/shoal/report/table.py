@@ -32,8 +32,13 @@ def percent(value: float | None) -> str:
 
 def points(value: float) -> str:
     """Return a difference of accuracies in percentage points, with its sign."""
+    return f"{signed(value)} points"
+
+
+def signed(value: float) -> str:
+    """Return a difference with its sign, for a column that says its unit."""
     value = 0.0 if abs(value) < 0.005 else value  # no "-0.00"
-    return f"{value:+.2f} points"
+    return f"{value:+.2f}"
 
 
 def quality_unit(metrics: Metrics) -> str:
@@ -66,6 +71,7 @@ UNITS: Mapping[str, Callable[[float], str]] = MappingProxyType(
         "%": percent,
         "quality": "{:.2f}".format,
         "points": points,
+        "signed": signed,
         "s": duration,
         "ms": "{:.3g} ms".format,
         "×": "{:.2f} ×".format,
