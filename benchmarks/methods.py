@@ -12,24 +12,32 @@ trains on copies are not counted as epochs, but their time is.
 
     python benchmarks/methods.py --data pacs:PACS --model timm:tf_efficientnet_lite0 \
         --checkpoint tf_efficientnet_lite0-fp16.safetensors --image-size 128 --train-samples 1500 \
-        --val-samples 500 --epochs 4 --sites 4 --blocks 2 --dense-epochs 3 --lr 0.01 --seeds 1 \
+        --val-samples 500 --epochs 4 --sites 4 --blocks 2 --dense-epochs 3 --lr 0.01 --seeds 0 \
         --only dense "EASIER 2" "Layer Folding" EGP "layer pruning" shoal --out runs/pacs
 
     python benchmarks/methods.py --data digits --model shoal:digits_resnet --dense-epochs 10 \
-        --epochs 4 --sites 4 --blocks 2 --seeds 1 --out runs/trial
+        --epochs 4 --sites 4 --blocks 2 --seeds 0 --out runs/trial
 
 What is finished is kept in `--out`: the same command goes on after a stop, and the table is written
-anew after each run. Latencies are measured last, of all systems in the same rounds, so that other
-work beside the training does not spoil them.
+anew after each run. A system that fails is named, and the others go on. `--seeds` may name some of
+them: what `methods.json` holds of others stays in the table. `--jobs 2` trains two systems at a
+time, which share the threads: on two cores that is faster than one after the other for networks as
+small as these. Latencies are measured last, alone, of all systems of a seed in the same rounds, so
+that other work beside the training does not spoil them.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import platform
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import lru_cache, partial
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -45,12 +53,15 @@ from shoal.models import load_checkpoint, load_model
 from shoal.report.markdown import markdown
 from shoal.report.table import Column, Row, Table
 from shoal.search.ending import folded
+from shoal.search.gauge import Data, Gauge
 from shoal.search.method import methods
 from shoal.search.records import Result
 from shoal.training import evaluate, fit
 
 RUNTIME = "onnxruntime"
 CONTROL = "dense, trained as long"
+
+Facts = dict[str, Any]  # what the table needs of a system and a seed
 
 
 def systems(epochs: int, sites: int, blocks: int) -> dict[str, dict[str, Any]]:
@@ -98,11 +109,12 @@ def systems(epochs: int, sites: int, blocks: int) -> dict[str, dict[str, Any]]:
     return {name: chosen for name, chosen in every.items() if chosen["method"] in methods.names()}
 
 
-def dense(options: argparse.Namespace, data: DataSet, seed: int) -> Any:
+def dense(options: argparse.Namespace, seed: int) -> Any:
     """Return a seed's dense network; it is trained once and then read.
 
     Of a checkpoint all but the last layer is taken where it has other classes.
     """
+    data = data_of(options, seed)
     model = load_model(options.model, num_classes=data.num_classes)
     path = options.out / f"dense{seed}.pt"
     if path.exists():
@@ -124,19 +136,27 @@ def folder_of(options: argparse.Namespace, name: str, seed: int) -> Path:
 
 def data_of(options: argparse.Namespace, seed: int) -> DataSet:
     """Return the data, with what the command says of them."""
-    asked = ("train_samples", "val_samples", "image_size", "mean", "std")
+    asked = ("train_samples", "val_samples", "image_size", "augment")
     wanted = {option: getattr(options, option) for option in asked}
-    return load_data(options.data, augment=options.augment, seed=seed, **wanted)
+    channels = {name: tuple(getattr(options, name) or ()) for name in ("mean", "std")}
+    return read_data(options.data, seed, **wanted, **channels)
 
 
-def control(options: argparse.Namespace, seed: int) -> dict[str, Any]:
-    """Return what the table needs of the dense network, trained for as long as the systems are."""
+@lru_cache(maxsize=1)  # the systems of a seed come one after the other
+def read_data(
+    spec: str, seed: int, mean: tuple[float, ...], std: tuple[float, ...], **wanted: Any
+) -> DataSet:
+    """Return the data of a seed."""
+    return load_data(spec, seed=seed, mean=mean or None, std=std or None, **wanted)
+
+
+def control(options: argparse.Namespace, seed: int) -> Facts:
+    """Return the facts of the dense network, trained for as long as the systems are."""
     kept = folder_of(options, CONTROL, seed) / "facts.json"
     if kept.exists():
-        known: dict[str, Any] = json.loads(kept.read_text())
+        known: Facts = json.loads(kept.read_text())
         return known
-    data = data_of(options, seed)
-    model = dense(options, data, seed)
+    data, model = data_of(options, seed), dense(options, seed)
     network, before = shoal.capture(model, data.example_inputs()), evaluate(model, data.test)
     start = time.perf_counter()
     fit(model, data.train, epochs=options.epochs, recipe={"lr": options.lr}, seed=seed)
@@ -164,11 +184,13 @@ def control(options: argparse.Namespace, seed: int) -> dict[str, Any]:
 def run(options: argparse.Namespace, name: str, chosen: dict[str, Any], seed: int) -> Result:
     """Return a system's result; what was done before is read from its folder."""
     data = data_of(options, seed)
+    gauge = Gauge(Data(data.train, data.val, data.test), everywhere=False)  # `measure` comes later
     folder = folder_of(options, name, seed)
-    common = {"out": folder, "max_drop": 100.0, "slack": 0.0, "seed": seed, "test": data.test}
+    common = {"out": folder, "max_drop": 100.0, "slack": 0.0, "seed": seed}
+    common |= {"test": data.test, "gauge": gauge}
     if chosen["method"] != "shoal":  # whose recipe is a gentler one, with the dense network's help
         common["lr"] = options.lr
-    model = dense(options, data, seed)
+    model = dense(options, seed)
     left = folder / "left.json"  # epochs for the result, once the steps are done
     if not left.exists():
         result = shoal.compress(model, data.train, data.val, **common, **chosen)
@@ -178,8 +200,8 @@ def run(options: argparse.Namespace, name: str, chosen: dict[str, Any], seed: in
     return shoal.compress(model, data.train, data.val, **common, **chosen)
 
 
-def facts(result: Result) -> dict[str, Any]:
-    """Return what the table needs of a result; accuracies on test images, in percent."""
+def facts(result: Result) -> Facts:
+    """Return a result's facts; accuracies on test images, in percent."""
     dense_accuracy, accuracy = result.dense.top1_test, result.final.top1_test
     assert dense_accuracy is not None
     assert accuracy is not None
@@ -199,9 +221,44 @@ def facts(result: Result) -> dict[str, Any]:
     }
 
 
-def measure(options: argparse.Namespace, rows: dict[str, list[dict[str, Any]]], seed: int) -> None:
+def one(options: argparse.Namespace, work: tuple[str, int]) -> Facts | str:
+    """Return the facts of a system and a seed, or why it failed."""
+    name, seed = work
+    chosen = systems(options.epochs, options.sites, options.blocks)
+    try:
+        if name == CONTROL:
+            return control(options, seed)
+        return facts(run(options, name, chosen[name], seed))
+    except Exception as error:  # of whatever kind: the others go on
+        return f"{type(error).__name__}: {error}"
+
+
+@contextmanager
+def at_a_time(
+    options: argparse.Namespace, work: Sequence[tuple[str, int]]
+) -> Iterator[Iterator[Facts | str]]:
+    """Give what `one` finds of each piece of work, in order, `--jobs` at a time."""
+    todo = partial(one, options)
+    if options.jobs == 1:
+        yield map(todo, work)
+        return
+    with ProcessPoolExecutor(
+        options.jobs,
+        multiprocessing.get_context("spawn"),
+        torch.set_num_threads,
+        (threads_of(options),),
+    ) as pool:
+        yield pool.map(todo, work)
+
+
+def threads_of(options: argparse.Namespace) -> int:
+    """Return how many threads each system trains on."""
+    return max(1, torch.get_num_threads() // options.jobs)
+
+
+def measure(options: argparse.Namespace, rows: dict[str, dict[int, Facts]], seed: int) -> None:
     """Add to a seed's facts how much faster each system's merged network is, from common rounds."""
-    systems = [name for name in rows if name != CONTROL and len(rows[name]) > seed]
+    systems = [name for name in rows if name != CONTROL and seed in rows[name]]
     folders = {name: folder_of(options, name, seed) for name in systems}
     if not folders:
         return
@@ -225,7 +282,7 @@ def spread(values: Sequence[float | None], form: str) -> str:
     return f"{fmean(known):{form}}{more}"
 
 
-def row_of(name: str, found: Sequence[dict[str, Any]]) -> Row:
+def row_of(name: str, found: Sequence[Facts]) -> Row:
     """Return a system's row, over its seeds."""
 
     def over(key: str, form: str) -> str:
@@ -242,7 +299,7 @@ def row_of(name: str, found: Sequence[dict[str, Any]]) -> Row:
     return Row((name, removed, *figures, *more, str(len(found))))
 
 
-def table_of(rows: dict[str, list[dict[str, Any]]], title: str) -> Table:
+def table_of(rows: dict[str, list[Facts]], title: str) -> Table:
     """Return the table of all systems, the best on test first among those that remove alike."""
     columns = (
         Column("system", align="left"),
@@ -268,9 +325,10 @@ def table_of(rows: dict[str, list[dict[str, Any]]], title: str) -> Table:
 def title_of(options: argparse.Namespace) -> str:
     """Return the table's title: what ran, for how long and on what."""
     machine = f"{platform.processor() or platform.machine()}, PyTorch {torch.__version__}"
+    threads = f"trained {options.jobs} at a time, {threads_of(options)} threads each"
     return (
         f"{options.model} on {Path(options.data).name}, {options.epochs} epochs for each system "
-        f"({machine}, {torch.get_num_threads()} threads)"
+        f"({machine}, {threads})"
     )
 
 
@@ -293,31 +351,51 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--dense-epochs", type=int, default=2)
     parser.add_argument("--dense-lr", type=float)
     parser.add_argument("--lr", type=float, default=0.02)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="*", help="systems, by the beginning of their names")
+    parser.add_argument("--jobs", type=int, default=1, help="systems at a time")
     options = parser.parse_args(arguments)
     if options.epochs < max(options.sites, options.blocks):
         parser.error("epochs must be at least sites and blocks: one for each removal")
-    rows: dict[str, list[dict[str, Any]]] = {}
-    for seed in range(options.seeds):
-        every = systems(options.epochs, options.sites, options.blocks)
-        for name in (CONTROL, *every):
-            if options.only and not any(name.startswith(start) for start in options.only):
+    names = (CONTROL, *systems(options.epochs, options.sites, options.blocks))
+    if options.only:
+        names = tuple(name for name in names if name.startswith(tuple(options.only)))
+    work = [(name, seed) for seed in options.seeds for name in names]
+    for seed in options.seeds:
+        dense(options, seed)
+    rows = read(options)
+    failed = []
+    with at_a_time(options, work) as results:
+        for (name, seed), found in zip(work, results, strict=True):
+            if isinstance(found, str):
+                failed.append(name)
+                print(f"seed {seed}, {name}: failed: {found}", flush=True)
                 continue
-            if name == CONTROL:
-                found = control(options, seed)
-            else:
-                found = facts(run(options, name, every[name], seed))
-            rows.setdefault(name, []).append(found)
+            rows.setdefault(name, {})[seed] = found
             print(f"seed {seed}, {name}: {found['change']:+.2f} points", flush=True)
             write(options, rows)
+    for seed in options.seeds:
         measure(options, rows, seed)
-        print(write(options, rows))
+    print(write(options, rows))
+    if failed:
+        sys.exit(f"{len(failed)} failed: the same command tries them again")
 
 
-def write(options: argparse.Namespace, rows: dict[str, list[dict[str, Any]]]) -> str:
+def read(options: argparse.Namespace) -> dict[str, dict[int, Facts]]:
+    """Return what is known of seeds that are not run now."""
+    path = options.out / "methods.json"
+    rows: dict[str, dict[int, Facts]] = {}
+    for name, known in json.loads(path.read_text() if path.exists() else "{}").items():
+        for seed, found in known.items():
+            if int(seed) not in options.seeds:
+                rows.setdefault(name, {})[int(seed)] = found
+    return rows
+
+
+def write(options: argparse.Namespace, rows: dict[str, dict[int, Facts]]) -> str:
     """Write all that is known by now, and return the table."""
-    text = markdown(table_of(rows, title_of(options)))
+    by_seed = {name: [known[seed] for seed in sorted(known)] for name, known in rows.items()}
+    text = markdown(table_of(by_seed, title_of(options)))
     (options.out / "methods.json").write_text(json.dumps(rows, indent=2) + "\n")
     (options.out / "methods.md").write_text(text)
     return text

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from argparse import Namespace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from scripts import script
+from scripts import TOP, script
 from shoal.search.method import methods
 
 
@@ -33,24 +36,33 @@ def test_none_trains_longer(program: ModuleType, epochs: int, sites: int, blocks
         assert 0 < spent <= epochs
 
 
+def test_what_is_known_of_other_seeds_stays(program: ModuleType, tmp_path: Path) -> None:
+    rows = {"shoal": {0: {"change": 1.0}, 2: {"change": 2.0}}, "EGP": {1: {"change": 3.0}}}
+    (tmp_path / "methods.json").write_text(json.dumps(rows))
+    options = Namespace(out=tmp_path, seeds=[1, 2])
+    assert program.read(options) == {"shoal": {0: {"change": 1.0}}}
+    assert program.read(Namespace(out=tmp_path / "new", seeds=[0])) == {}
+
+
 @pytest.mark.slow
 def test_it_writes_a_table_and_goes_on_from_what_is_there(
     program: ModuleType, tmp_path: Path
 ) -> None:
     given = ["--data", "digits", "--model", "shoal:digits_resnet", "--epochs", "4"]
-    given += ["--sites", "3", "--blocks", "2", "--seeds", "1", "--out", str(tmp_path)]
+    given += ["--sites", "3", "--blocks", "2", "--seeds", "0", "--out", str(tmp_path)]
     given += ["--train-samples", "300", "--only", "dense", "TLC", "LaCoOT", "EASIER 2"]
-    program.main(given)
+    two = [sys.executable, "benchmarks/methods.py", *given, "--jobs", "2"]
+    subprocess.run(two, cwd=TOP, check=True)
     first = json.loads((tmp_path / "methods.json").read_text())
-    assert {len(found) for found in first.values()} == {1}
-    assert first["EASIER 2×"][0]["removed"] == 3
-    assert first["LaCoOT"][0]["removed"] == 2
-    assert {found["epochs"] for (found,) in first.values()} == {4}
+    assert {tuple(found) for found in first.values()} == {("0",)}
+    assert first["EASIER 2×"]["0"]["removed"] == 3
+    assert first["LaCoOT"]["0"]["removed"] == 2
+    assert {found["0"]["epochs"] for found in first.values()} == {4}
     program.main(given)
     second = json.loads((tmp_path / "methods.json").read_text())
     for found in (first, second):  # measured anew, in common rounds
-        assert all(one.pop("speedup") > 0 for (one,) in found.values())
-        doubts = [one.pop("doubt") for name, (one,) in found.items() if name != program.CONTROL]
+        assert all(one["0"].pop("speedup") > 0 for one in found.values())
+        doubts = [one["0"].pop("doubt") for name, one in found.items() if name != program.CONTROL]
         assert None not in doubts
     assert second == first
     assert "| LaCoOT | 2.0 of 5 blocks |" in (tmp_path / "methods.md").read_text()

@@ -169,6 +169,13 @@ def test_runtimes_that_decide_nothing_are_given_a_limited_time(
     assert "120 s" in found["compile", 1]["missing"]["result_merged"]
 
 
+def test_only_the_runtimes_that_decide_are_measured_where_that_was_asked_for(
+    pair: tuple[Network, Network], forged: type[Forged]
+) -> None:
+    found = ends(pair, batches=(1, 8), runtimes=("eager",), everywhere=False)
+    assert {runtime for runtime, _ in found} == {"eager"}
+
+
 def joins(network: Network, *args: Any, **options: Any) -> MergeReport:
     """Merge as `merge_` does, and say that layers were joined."""
     report = merge_(network, *args, **options)

@@ -47,6 +47,7 @@ def end_of(
     *,
     batches: Sequence[int] = (1,),
     runtimes: Sequence[str] = (EAGER,),
+    everywhere: bool = True,
     loader: Iterable[Any] | None = None,
     stage: Callable[[str], object] = lambda text: None,
     int8: Int8Maker | None = None,
@@ -65,6 +66,7 @@ def end_of(
         inputs: gives a batch of a size.
         batches: the batch sizes that decided, the one for the headline first.
         runtimes: the names of the runtimes that decided, likewise.
+        everywhere: measure in all others that are installed too.
         loader: gives real inputs to compare the outputs on, before and after merging.
         stage: told in words what begins.
         int8: quantizes dense and result where a runtime can do that; both are then timed as well.
@@ -78,7 +80,8 @@ def end_of(
     pair = {_BASELINE: folded(dense), _RESULT: merged}
     joined = any(item.weighted_before > 1 for item in report.merged)
     beside = {"result_folded": folded(best)} if joined else {}
-    names = list(dict.fromkeys([*runtimes, *installed()]))
+    others = [name for name in installed() if everywhere and name not in runtimes]
+    names = [*dict.fromkeys(runtimes), *others]
     small = _Quantized() if int8 is None else _quantized(int8, names, pair, stage)
     bench = _Bench(inputs, sorted({1, *batches}), beside, small.runners, stage)
     four = {"dense": dense, "result": best, **pair}
@@ -87,7 +90,6 @@ def end_of(
     own = next(one for one in deciding if one.batch == batches[0])
     if own.missing:
         raise ShoalError(next(iter(own.missing.values())))
-    others = [name for name in installed() if name not in {one.runtime for one in found}]
     deadline = time.perf_counter() + _PATIENCE
     for name in sorted(others, key=lambda name: open_runtime(name).slow_start):
         found += bench.measure(name, pair, _OTHER, deadline)

@@ -79,7 +79,8 @@ class Figures:
 class Gauge:
     """Measures on this machine; a subclass that takes no time may stand in (`compress(gauge=)`).
 
-    Latency decides in each runtime at each batch size; the task says what quality is.
+    Latency decides in each runtime at each batch size; the task says what quality is. The result is
+    measured in all other installed runtimes too, unless `everywhere` is false.
     """
 
     def __init__(
@@ -88,8 +89,10 @@ class Gauge:
         batch: Batches = 1,
         runtime: str | Sequence[str] = EAGER,
         task: Task | None = None,
+        everywhere: bool = True,
     ) -> None:
         self._data = data
+        self._everywhere = everywhere
         self._task = task or find_task()
         self._judged: Evaluation | None = None  # the last one on validation data
         self._where = deployments(runtime, batch)
@@ -172,7 +175,7 @@ class Gauge:
         stage: Callable[[str], object] = lambda text: None,
         int8: Path | None = None,
     ) -> Ending:
-        """Return the result merged, and measured beside dense in every runtime.
+        """Return the result merged, and measured beside dense.
 
         `stage` is told in words what begins; `int8` is a folder for the result in int8, if it is to
         be quantized.
@@ -186,6 +189,7 @@ class Gauge:
             lambda batch: self._data.example(batch, device_of(best)),
             batches=self._batches,
             runtimes=self._runtimes,
+            everywhere=self._everywhere,
             loader=self._data.val,
             stage=stage,
             int8=maker,
