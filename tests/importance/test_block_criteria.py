@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import shoal
 from changed import changed
 from shoal.errors import ConfigError, DataError, NameNotFoundError, TrainingError
-from shoal.importance import Scores, criteria, per_latency, score_several
+from shoal.importance import Scores, criteria, per_latency, score_several, stages
 from shoal.importance.criteria import criterion_for, make_criterion
 from shoal.importance.without import alignment
 from shoal.models import cifar_resnet20
@@ -157,20 +157,25 @@ def test_sites_are_lesioned_by_the_identity(
 # ---------------------------------------------------------------------- one pass
 
 
-def test_block_influence(model: nn.Module, network: Network, images: Tensor) -> None:
-    # x_in and x_out are what goes into and comes out of the original's module.
+def ends(
+    model: nn.Module, names: Sequence[str], images: Tensor
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return what goes into and comes out of modules of the original."""
     kept: dict[str, tuple[Tensor, Tensor]] = {}
 
     def keeper(name: str) -> Callable[..., None]:
         return lambda module, x, y: kept.update({name: (x[0], y)})
 
-    handles = [
-        model.get_submodule(name).register_forward_hook(keeper(name)) for name in removable(network)
-    ]
+    handles = [model.get_submodule(name).register_forward_hook(keeper(name)) for name in names]
     with torch.no_grad():
         model(images)
     for handle in handles:
         handle.remove()
+    return kept
+
+
+def test_block_influence(model: nn.Module, network: Network, images: Tensor) -> None:
+    kept = ends(model, removable(network), images)
     loader = [x for x in images.split(5)]
     by_sample = shoal.score(network, loader, "block_influence")
     by_position = shoal.score(network, loader, "block_influence", vectors="position")
@@ -183,6 +188,41 @@ def test_block_influence(model: nn.Module, network: Network, images: Tensor) -> 
         both = (np.linalg.norm(a, axis=1) == 0) & (np.linalg.norm(b, axis=1) == 0)
         cosines = np.where(lengths > 0, (a * b).sum(1) / np.where(lengths > 0, lengths, 1), both)
         assert by_position[name] == pytest.approx(1 - cosines.mean(), rel=1e-9)
+
+
+def test_the_rank_of_a_block_is_that_of_the_maps_it_gives(
+    model: nn.Module, network: Network, images: Tensor
+) -> None:
+    kept = ends(model, removable(network), images)
+    loader = list(images.split(5))
+    bare = shoal.score(network, loader, "hrank?scope=global")
+    by_stage = shoal.score(network, loader, "hrank")
+    by_shape = {stage.title: stage.removable for stage in stages(network)}
+    for name, (_, y) in kept.items():
+        ranks = [np.linalg.matrix_rank(m) for m in y.flatten(0, 1).numpy()]
+        assert bare[name] == by_stage.details[name]["rank"] == pytest.approx(np.mean(ranks))
+    for names in by_shape.values():
+        if names:
+            assert sum(by_stage[n] for n in names) / len(names) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "rank"), [((2, 4, 6, 5), 1.0), ((2, 3, 4, 6, 5), 1.0), ((2, 7, 4), 1.0)]
+)
+def test_maps_of_one_row_have_rank_one(shape: tuple[int, ...], rank: float) -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + x * self.scale
+
+    x = torch.rand(shape[:-2]).add(1.0)[..., None, None] * torch.ones(shape[-2:])
+    network = shoal.capture(Block(), x)
+    (name,) = (block.name for block in network.blocks)
+    assert shoal.score(network, [x], "hrank?scope=global")[name] == rank
+    assert shoal.score(network, [0 * x], "hrank?scope=global")[name] == 0.0
 
 
 def test_the_entropy_of_a_block_is_the_mean_over_its_rectifiers(
@@ -334,7 +374,7 @@ def test_gradient_criteria_leave_everything_as_it_was(
 # ---------------------------------------------------------------------- laws
 
 DATA = (
-    "cka", "kl", "lesion", "block_influence", "block_entropy", "taylor", "snip", "grasp",
+    "cka", "kl", "lesion", "block_influence", "block_entropy", "hrank", "taylor", "snip", "grasp",
     "fit_residual?place=block", "consensus?criteria=cka+fit_residual+snip",
 )  # fmt: skip
 
@@ -502,8 +542,8 @@ def test_several_criteria_score_as_each_alone(
     network: Network, images: Tensor, labels: Tensor
 ) -> None:
     loader = batches(images, labels)
-    names = ["lesion", "block_influence", "cka", "entropy", "block_entropy", "l1", "kl", "snip",
-             "taylor", "grasp", "snip?statistics=batch"]  # fmt: skip
+    names = ["lesion", "block_influence", "cka", "entropy", "block_entropy", "hrank", "l1", "kl",
+             "snip", "taylor", "grasp", "snip?statistics=batch"]  # fmt: skip
     together = score_several(network, loader, [make_criterion(name) for name in names])
     for name, scores in zip(names, together, strict=True):
         assert dict(scores) == dict(shoal.score(network, loader, name))

@@ -95,7 +95,7 @@ def test_the_lottery_removes_at_once_and_rewinds() -> None:
         at_start = settings.search.score_on == "rewound"
         assert ("statistics=batch" in settings.options.criterion) == at_start
     named = [cells[0].job.settings.options.criterion for cells in found.cells]
-    assert named[10:12] == ["kl", "random"]
+    assert named[10:13] == ["kl", "random", "hrank"]
 
 
 def test_faithful_entropies_are_of_batches() -> None:

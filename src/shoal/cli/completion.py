@@ -25,6 +25,7 @@ CRITERIA = (
     "entropy",
     "fit_residual",
     "grasp",
+    "hrank",
     "kl",
     "l1",
     "l2",

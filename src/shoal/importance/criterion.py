@@ -105,6 +105,19 @@ class PlaceOptions(Criterion.Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScopeOptions(Criterion.Options):
+    """How blocks of different stages compare."""
+
+    scope: str = option(
+        "stage",
+        "stage divides each score by the mean of its stage, so that blocks of all stages can "
+        "be ranked together; global compares the bare values, which follow the stage (Jordao "
+        "et al. 2023, Figure 3) and so always pick the same one.",
+        check=one_of("stage", "global"),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class MetricOptions(Criterion.Options):
     """By which figure a removal is judged."""
 

@@ -19,12 +19,18 @@ from shoal.importance.candidates import (
     rectifiers,
     relative_to_stage,
 )
-from shoal.importance.criterion import Criterion, PlaceOptions, Scores, register_criterion
+from shoal.importance.criterion import (
+    Criterion,
+    PlaceOptions,
+    ScopeOptions,
+    Scores,
+    register_criterion,
+)
 from shoal.importance.entropy import binary_entropy
 from shoal.network import Network, Site
 from shoal.network.blocks import Block
 from shoal.network.flow import is_weighted, own_tensors
-from shoal.options import one_of, option
+from shoal.options import option
 from shoal.passes.batches import Data
 from shoal.seeds import derive_seed
 from shoal.surgery.norm_lines import norm_inputs, share_on
@@ -100,19 +106,8 @@ class NormEntropy(Criterion):
 class _Magnitude(Criterion):
     """A score from weights, ranked within stages by default."""
 
-    @dataclass(frozen=True, kw_only=True)
-    class Options(Criterion.Options):
-        """How blocks of different stages compare."""
-
-        scope: str = option(
-            "stage",
-            "stage divides each score by the mean of its stage, so that blocks of all stages can "
-            "be ranked together; global compares the bare values, which follow the stage (Jordao "
-            "et al. 2023, Figure 3) and so always pick the same one.",
-            check=one_of("stage", "global"),
-        )
-
-    options: Options
+    Options = ScopeOptions
+    options: ScopeOptions
 
     @abstractmethod
     def of(self, network: Network, block: Block) -> float:
@@ -150,8 +145,8 @@ class SiteL1(Criterion):
     """
 
     place = "site"
-    Options = _Magnitude.Options
-    options: _Magnitude.Options
+    Options = ScopeOptions
+    options: ScopeOptions
 
     @override
     def compute(self, network: Network, data: Data) -> Scores:

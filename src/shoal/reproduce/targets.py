@@ -84,8 +84,9 @@ _RECTIFIERS = (
 _LOTTERY = (
     "the authors' recipe is not published: easier_resnet18_cifar10 stands in its place, for "
     "the dense network and after each removal",
-    "how many blocks go in the rows of kl and random is not known: here one does",
-    "hrank is left out: shoal has no such criterion",
+    "how many blocks go in the rows of kl, random and hrank is not known: here one does",
+    "how hrank, which ranks the channels of one layer, compares blocks of several stages is not "
+    "known: here a rank counts relative to the mean of its stage",
 )
 
 
@@ -141,8 +142,6 @@ def _lottery() -> list[Wanted]:
     found = []
     for cell in published.table("lottery"):
         options = parse_keywords(cell.variant) or {"criterion": "grasp", "score_on": "rewound"}
-        if options["criterion"] == "hrank":
-            continue
         if options.get("score_on") == "rewound":  # of weights that were not trained
             options["criterion"] += "?statistics=batch"
         count = cell.removed or 1
