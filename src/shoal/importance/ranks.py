@@ -26,6 +26,9 @@ class HRank(BetweenEnds):
     where a channel has one dimension, as of tokens, it is the sample's matrix of positions by
     channels. A map of zeros has rank 0. One pass, no labels. `details` holds the bare rank,
     whatever the scope: it is at most the shorter side of a map, and so follows the stage.
+
+    A singular value decomposition of every map takes longer than the network. Ranks hardly differ
+    between samples, so a few hundred are enough (500 in Lin et al.): give `samples`.
     """
 
     Options = ScopeOptions
