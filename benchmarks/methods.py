@@ -22,8 +22,8 @@ What is finished is kept in `--out`: the same command goes on after a stop, and 
 anew after each run. A system that fails is named, and the others go on. `--seeds` may name some of
 them: what `methods.json` holds of others stays in the table. `--jobs 2` trains two systems at a
 time, which share the threads: on two cores that is faster than one after the other for networks as
-small as these. Latencies are measured last, alone, of all systems of a seed in the same rounds, so
-that other work beside the training does not spoil them.
+small as these. Last, and alone, so that other work beside the training does no harm, all results of
+a seed are merged for ONNX Runtime and measured there in the same rounds.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ import shoal
 import shoal.methods
 from shoal.data import DataSet, load_data
 from shoal.files import write_file
-from shoal.measure import InRuntime, depth
+from shoal.measure import InRuntime, count_macs, depth
 from shoal.models import load_checkpoint, load_model
 from shoal.report.markdown import markdown
 from shoal.report.table import Column, Row, Table
@@ -78,6 +78,9 @@ def systems(epochs: int, sites: int, blocks: int) -> dict[str, dict[str, Any]]:
     rounds = min(4, epochs)
     egp = {"method": "egp", "epochs": epochs // rounds, "rounds": rounds}
     tlc = {"method": "tlc", "inputs": "data", "epochs": epochs // sites, "remove": sites}
+    lacoot = {"method": "lacoot", "remove": blocks}
+    tuned = half // blocks  # epochs after each block
+    shoals = {"method": "shoal", "epochs": epochs // sites, "remove": sites}
     every = {
         "EASIER": by_site(method="easier"),
         "EASIER, as published": by_site(method="easier", how="identity"),
@@ -101,10 +104,12 @@ def systems(epochs: int, sites: int, blocks: int) -> dict[str, dict[str, Any]]:
         "random rectifiers": by_site(method="random"),
         "rectifiers by magnitude": by_site(method="magnitude"),
         "layer pruning": in_steps(blocks, 1, method="layer_pruning"),
-        "LaCoOT": {"method": "lacoot", "epochs": epochs, "remove": blocks},
+        "LaCoOT": {**lacoot, "epochs": epochs - tuned * blocks, "tune_epochs": tuned},
+        "LaCoOT, as published": {**lacoot, "epochs": epochs},
         "random blocks": in_steps(blocks, 1, method="random", place="block"),
         "blocks by magnitude": in_steps(blocks, 1, method="magnitude", place="block"),
-        "shoal": {"method": "shoal", "epochs": epochs // sites, "remove": sites},
+        "shoal": shoals,
+        "shoal, to 0.6 of the latency": {**shoals, "target_latency": 0.6},
     }
     return {name: chosen for name, chosen in every.items() if chosen["method"] in methods.names()}
 
@@ -212,9 +217,9 @@ def facts(result: Result) -> Facts:
         "epochs": sum(step.epochs for step in result.steps),
         "top1_test": accuracy,
         "change": accuracy - dense_accuracy,
-        "depth": result.latency.merged_depth,
-        "macs": result.dense.macs / result.latency.merged_macs,
-        "speedup": None,  # until all were measured
+        "depth": None,  # these three are of the merged network, by `measure`
+        "macs": None,
+        "speedup": None,
         "minutes": sum(step.seconds for step in result.steps) / 60.0,
         "notes": [note for step in result.steps for note in step.notes],
         "by_step": [(step.removed, step.metrics.top1_test) for step in result.steps],
@@ -257,14 +262,22 @@ def threads_of(options: argparse.Namespace) -> int:
 
 
 def measure(options: argparse.Namespace, rows: dict[str, dict[int, Facts]], seed: int) -> None:
-    """Add to a seed's facts how much faster each system's merged network is, from common rounds."""
-    systems = [name for name in rows if name != CONTROL and seed in rows[name]]
-    folders = {name: folder_of(options, name, seed) for name in systems}
+    """Merge each system's result for the runtime, and add to a seed's facts how fast it is there.
+
+    All are timed in the same rounds.
+    """
+    every = {name: folder_of(options, name, seed) for name in rows if seed in rows[name]}
+    folders = {name: folder for name, folder in every.items() if (folder / "best").exists()}
     if not folders:
         return
-    networks = {name: shoal.load(folder, "merged") for name, folder in folders.items()}
     start = folded(shoal.load(next(iter(folders.values())), step=0))
     args, kwargs = start.example_inputs(1)
+    work = count_macs(start, kwargs or args).total
+    networks = {}
+    for name, folder in folders.items():
+        networks[name] = shoal.load(folder, "best").eval()
+        report = shoal.merge_(networks[name], runtime=RUNTIME)
+        rows[name][seed] |= {"depth": report.depth_after, "macs": work / report.macs_after}
     made = InRuntime(RUNTIME, {**networks, "dense": start}, kwargs or args)
     found = made.measure(kwargs or args, "dense", min_seconds=30.0, max_seconds=120.0)
     for name in networks:
@@ -363,7 +376,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     work = [(name, seed) for seed in options.seeds for name in names]
     for seed in options.seeds:
         dense(options, seed)
-    rows = read(options)
+    rows = read(options, work)
     failed = []
     with at_a_time(options, work) as results:
         for (name, seed), found in zip(work, results, strict=True):
@@ -381,13 +394,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"{len(failed)} failed: the same command tries them again")
 
 
-def read(options: argparse.Namespace) -> dict[str, dict[int, Facts]]:
-    """Return what is known of seeds that are not run now."""
+def read(
+    options: argparse.Namespace, work: Sequence[tuple[str, int]]
+) -> dict[str, dict[int, Facts]]:
+    """Return what is known of systems and seeds that are not run now."""
     path = options.out / "methods.json"
     rows: dict[str, dict[int, Facts]] = {}
     for name, known in json.loads(path.read_text() if path.exists() else "{}").items():
         for seed, found in known.items():
-            if int(seed) not in options.seeds:
+            if (name, int(seed)) not in work:
                 rows.setdefault(name, {})[int(seed)] = found
     return rows
 
