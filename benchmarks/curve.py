@@ -51,13 +51,9 @@ def measured(
 
 def rows_of(record: RunRecord, name: str, found: dict[int, dict[str, SideBySide]]) -> list[Any]:
     """Return the figures of a run's steps."""
-    rows, epochs, moves, dense = [], 0, 0, record.steps[0].metrics
+    rows, dense = [], record.steps[0].metrics
     for step in record.steps:
-        epochs += step.epochs if step.step else 0
-        if step.operation == "fine-tune":  # of the result, which need not be the network before
-            moves = sum(len(s.names) for s in lineage(record.steps[: step.step + 1]))
-        else:
-            moves += len(step.names)
+        made = lineage(record.steps, step)[1:]  # what a last training begins from lies further back
         key = DENSE if step.step == 0 else f"{name} {step.step}"
         rows.append(
             {
@@ -65,8 +61,8 @@ def rows_of(record: RunRecord, name: str, found: dict[int, dict[str, SideBySide]
                 "step": step.step,
                 "operation": step.operation,
                 "names": list(step.names),
-                "removed": moves,
-                "epochs": epochs,
+                "removed": sum(len(one.names) for one in made),
+                "epochs": sum(one.epochs for one in made),
                 "top1_val": step.metrics.top1_val,
                 "top1_test": step.metrics.top1_test,
                 "drop_val": dense.top1_val - step.metrics.top1_val,

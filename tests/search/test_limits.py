@@ -197,6 +197,7 @@ def test_the_deepest_is_trained_first_and_the_result_is_the_fastest_that_comes_b
     assert {s.ended for s in last} == {result.stopped}
     assert (result.removed, result.final.top1_val) == (3, 89.1)
     assert [s.step for s in lineage(result.steps)] == [0, 1, 2, 3, 6]
+    assert [s.step for s in lineage(result.steps, result.steps[2])] == [0, 1, 2]
     assert facts(scripted(None)) == facts(result)
 
 

@@ -156,10 +156,10 @@ def chosen(steps: Sequence[Step]) -> Step:
     return max((step for step in steps if step.within), key=lambda step: step.step)
 
 
-def lineage(steps: Sequence[Step]) -> list[Step]:
-    """Return the steps that made the result, in order."""
+def lineage(steps: Sequence[Step], last: Step | None = None) -> list[Step]:
+    """Return the steps that made the network of one of them, by default the result, in order."""
     by_number = {step.step: step for step in steps}
-    last = chosen(steps)
+    last = last or chosen(steps)
     line = [last]
     while last.step > 0:
         last = by_number[last.step - 1 if last.begun_from is None else last.begun_from]
