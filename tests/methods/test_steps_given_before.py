@@ -1,7 +1,8 @@
 """The steps that the methods gave before they were rewritten on the lab: same seed, same choices.
 
-The figures were recorded on one kind of machine, with latency taken from a table. On another one
-rounding may differ, and a tie fall otherwise; then record anew and compare by hand.
+The figures were recorded with latency taken from a table, on two kinds of machines, which round
+differently; a kind is known by the accuracy at which one training in fp32 ends. On one that was not
+recorded there is nothing to compare with.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from shoal.merge import cut, padding
 from shoal.models import digits_resnet
 from shoal.network import Network, capture
 from shoal.search.moves import Move
-from shoal.training import fit
+from shoal.training import evaluate, fit
 
-BEFORE = json.loads((Path(__file__).parent / "steps_given_before.json").read_text())
+RECORDED = json.loads((Path(__file__).parent / "steps_given_before.json").read_text())
+"""By the validation accuracy of `residual`, and then by the name of a run."""
 
 ADDED: dict[str, dict[str, Any]] = {
     "easier": {"method": "easier"},
@@ -87,14 +89,26 @@ def residual() -> Network:
     return capture(net.eval(), data.example_inputs(4)).copy()
 
 
+@pytest.fixture(scope="module")
+def recorded(residual: Network) -> dict[str, Any]:
+    """What was recorded on machines like this one."""
+    accuracy = evaluate(residual, small_runs.digits().val).quality
+    found: dict[str, Any] | None = RECORDED.get(f"{accuracy:.4f}")
+    if found is None:
+        pytest.skip(f"a machine whose rounding ends at {accuracy:.4f} % was not recorded")
+    return found
+
+
 @pytest.mark.long
-@pytest.mark.parametrize("name", BEFORE)
-def test_a_method_gives_the_steps_it_gave_before(name: str, residual: Network) -> None:
+@pytest.mark.parametrize("name", ADDED)
+def test_a_method_gives_the_steps_it_gave_before(
+    name: str, residual: Network, recorded: dict[str, Any]
+) -> None:
     small = name == "shoal small" or (name.startswith("easier") and name != "easier residual")
     network = None if small else residual
     gauge = TableGauge(small_runs.digits().val)
     result = small_runs.run(model=network, gauge=gauge, **ADDED[name])
-    wanted = BEFORE[name]
+    wanted = recorded[name]
     found = [
         [
             step.operation,
