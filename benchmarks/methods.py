@@ -226,7 +226,7 @@ def facts(result: Result) -> Facts:
     }
 
 
-def one(options: argparse.Namespace, work: tuple[str, int]) -> Facts | str:
+def tried(options: argparse.Namespace, work: tuple[str, int]) -> Facts | str:
     """Return the facts of a system and a seed, or why it failed."""
     name, seed = work
     chosen = systems(options.epochs, options.sites, options.blocks)
@@ -242,8 +242,8 @@ def one(options: argparse.Namespace, work: tuple[str, int]) -> Facts | str:
 def at_a_time(
     options: argparse.Namespace, work: Sequence[tuple[str, int]]
 ) -> Iterator[Iterator[Facts | str]]:
-    """Give what `one` finds of each piece of work, in order, `--jobs` at a time."""
-    todo = partial(one, options)
+    """Give what `tried` finds of each piece of work, in order, `--jobs` at a time."""
+    todo = partial(tried, options)
     if options.jobs == 1:
         yield map(todo, work)
         return

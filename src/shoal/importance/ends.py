@@ -25,13 +25,15 @@ class BetweenEnds(OnePass):
     addition, where one does: what goes in comes out of it so once the block is dropped.
     """
 
+    _network: Network  # the one that is looked at
+
     @abstractmethod
     def of_ends(self, block: Block, x: Tensor, y: Tensor) -> tuple[float, int]:
         """Return the sum of a batch's figures and their number."""
 
     @override
     def attach(self, network: Network) -> Sequence[RemovableHandle]:
-        blocks = block_candidates(network)
+        self._network, blocks = network, block_candidates(network)
         # By block, [2]: the figures' sum and their number.
         self._sums = {b.name: torch.zeros(2, dtype=torch.float64) for b in blocks}
         return [listen(network, [self._tap(network, block) for block in blocks])]
@@ -48,6 +50,10 @@ class BetweenEnds(OnePass):
 
         end = block.addition if site is None else site.node
         return Tap(end, (block.shortcut, end), add)
+
+    def channels(self, block: Block) -> int:
+        """Return the dimension of channels or features of what comes out of a block."""
+        return self._network.view.channel_dim(block.addition)
 
     @override
     def finish(self, samples: int, population: int | None) -> None:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
 from shoal.importance.criterion import Scores, register_criterion
 from shoal.importance.ends import BetweenEnds
-from shoal.network import Network
 from shoal.network.blocks import Block
 from shoal.options import one_of, option
 
@@ -41,13 +38,8 @@ class BlockInfluence(BetweenEnds):
     in_pieces = True
 
     @override
-    def attach(self, network: Network) -> Sequence[RemovableHandle]:
-        self._dims = {b.name: network.view.channel_dim(b.addition) for b in network.blocks}
-        return super().attach(network)
-
-    @override
     def of_ends(self, block: Block, x: Tensor, y: Tensor) -> tuple[float, int]:
-        vectors, dim = self.options.vectors, self._dims[block.name]
+        vectors, dim = self.options.vectors, self.channels(block)
         whole = vectors == "sample" or (vectors == "auto" and dim != x.dim() - 1)
         cosines = _cosines(x, y, None if whole else dim)
         return float(cosines.sum()), cosines.numel()

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
 from shoal.importance.candidates import relative_to_stage
 from shoal.importance.criterion import ScopeOptions, Scores, register_criterion
 from shoal.importance.ends import BetweenEnds
-from shoal.network import Network
 from shoal.network.blocks import Block
 
 
@@ -36,14 +33,8 @@ class HRank(BetweenEnds):
     in_pieces = True
 
     @override
-    def attach(self, network: Network) -> Sequence[RemovableHandle]:
-        self._network = network
-        self._dims = {b.name: network.view.channel_dim(b.addition) for b in network.blocks}
-        return super().attach(network)
-
-    @override
     def of_ends(self, block: Block, x: Tensor, y: Tensor) -> tuple[float, int]:
-        ranks = torch.linalg.matrix_rank(_maps(y, self._dims[block.name]))
+        ranks = torch.linalg.matrix_rank(_maps(y, self.channels(block)))
         return float(ranks.sum()), ranks.numel()
 
     @override
