@@ -87,9 +87,10 @@ def test_it_goes_on_where_it_was_interrupted(
 
 def test_the_report_shows_it_beside_the_result(finished: Path, trained: Result) -> None:
     record = read_run(finished)
-    table = twin_table(record, twin_of(record))
+    found = twin_of(record)
+    table = twin_table(record, found)
     assert table is not None
-    assert table in outcome_tables(record)
+    assert table in outcome_tables(record, found)
     rows = {row.cells[0]: row.cells[1:] for row in table.rows}
     assert list(rows) == ["dense", "result", "twin"]
     assert rows["twin"][:3] == (trained.dense.top1_val, trained.dense.top1_test, 3)

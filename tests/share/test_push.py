@@ -41,7 +41,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("push") / "my run"
-    small_runs.run(out, epochs=0, remove=2, base=BASE)
+    given = {"model": BASE, "data": "folder:/home/me/photos", "checkpoint": "/home/me/w.pt"}
+    small_runs.run(out, epochs=0, remove=2, base=BASE, config=given)
     return out
 
 
@@ -104,12 +105,32 @@ def test_no_folder_of_this_machine_is_told(
     hub: Hub, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shoal.share.pushing.export", shoal.export)
-    shoal.push(run, "hf:me/small")
+    monkeypatch.chdir(run.parent)
+    shoal.push(run.name, "hf:me/small")
     pushed = next(hub.snapshots("me/small").iterdir())
     for file in pushed.iterdir():
         content = file.read_bytes()
         assert b"/home/me" not in content, file.name
         assert str(run.parent).encode() not in content, file.name
+    page = (pushed / "report.html").read_text()
+    assert "models.py:build?width=3&amp;weights=w.pt" in page
+    assert "folder:photos" in page
+
+
+def test_the_page_is_of_the_run_whatever_lies_in_the_working_folder(
+    hub: Hub, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / run.name).mkdir()
+    (tmp_path / run.name / "config.yaml").write_text("data: folder:others\n")
+    monkeypatch.chdir(tmp_path)
+    shoal.push(run, "hf:me/small")
+    page = (next(hub.snapshots("me/small").iterdir()) / "report.html").read_text()
+    assert "folder:photos" in page
+    assert "folder:others" not in page
+
+
+def test_no_folder_of_this_machine_is_told_to_load(hub: Hub, run: Path) -> None:
+    shoal.push(run, "hf:me/small")
     assert shoal.load("hf:me/small").plan.base == "models.py:build?width=3&weights=w.pt"
 
 

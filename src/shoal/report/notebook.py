@@ -18,6 +18,7 @@ from shoal.report.run_tables import headline, outcome_lines, outcome_tables, ste
 from shoal.report.slower import slower_lines
 from shoal.report.table import Column, Row, Table, text_columns
 from shoal.search.records import RunRecord
+from shoal.search.run_files import twin_of
 
 _STYLE = (
     "<style>.shoal-out table{border-collapse:collapse}.shoal-out .right{text-align:right;"
@@ -40,7 +41,7 @@ def _shown(tables: Iterable[Table], lines: Sequence[str] = (), first: Sequence[s
 
 def result_html(record: RunRecord) -> str:
     """Return what a run came to, and its steps."""
-    tables = [*outcome_tables(record), steps_table(record)]
+    tables = [*outcome_tables(record, twin_of(record)), steps_table(record)]
     return _shown(tables, outcome_lines(record), [headline(record), *slower_lines(record)])
 
 

@@ -23,7 +23,7 @@ from shoal.report.terminal import fitting
 from shoal.search.figures import TOP1
 from shoal.search.layers import RegionTime
 from shoal.search.records import RunRecord
-from shoal.search.run_files import read_config
+from shoal.search.run_files import read_config, twin_of
 
 _TEMPLATE = Path(__file__).with_name("page.html")
 _HEAD = Path(__file__).with_name("page_head.html")
@@ -47,19 +47,29 @@ _GLOSSARY = (
 )  # fmt: skip
 
 
-def write_page(record: RunRecord, path: str | Path | None = None) -> Path:
+def write_page(
+    record: RunRecord,
+    path: str | Path | None = None,
+    *,
+    config: Mapping[str, Any] | None = None,
+    twin: RunRecord | None = None,
+) -> Path:
     """Write a run's figures as one HTML page, and return its path.
 
     Args:
         record: of the run, finished or not.
         path: the file; None for `report.html` in the run's folder.
+        config: the run's options as they are shown; None reads them, and the twin, in its folder.
+        twin: the record of its twin, where `config` is given.
 
     Raises:
         ShoalError: jinja2 is not installed.
         FileError: the file cannot be written.
     """
     folder = record.folder or Path()
-    config = {} if record.folder is None else read_config(record.folder)
+    if config is None:
+        config = {} if record.folder is None else read_config(record.folder)
+        twin = twin_of(record)
     allowed = config.get("max_drop")
     merge = [] if record.merge is None else merge_tables(record.merge)
     quality = record.dense.quality_name
@@ -75,7 +85,7 @@ def write_page(record: RunRecord, path: str | Path | None = None) -> Path:
         curve=curve(record, allowed if isinstance(allowed, int | float) else None),
         strip=strip(record),
         legend=legend(record),
-        tables=map(html_table, outcome_tables(record)),
+        tables=map(html_table, outcome_tables(record, twin)),
         regions=_regions(record.regions),
         lines=outcome_lines(record),
         steps=html_table(fitting(steps_table(record), CHARACTERS)),

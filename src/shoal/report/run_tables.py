@@ -32,7 +32,6 @@ from shoal.report.twin_table import twin_table
 from shoal.runtimes import EAGER
 from shoal.search.figures import TOP1
 from shoal.search.records import RunRecord, Step, lineage
-from shoal.search.run_files import twin_of
 
 
 def headline(record: RunRecord) -> str:
@@ -71,10 +70,10 @@ def budget_note(budget: float) -> str:
     return f"budget {budget:g}: each training had this share of the epochs that its options say"
 
 
-def outcome_tables(record: RunRecord) -> list[Table]:
-    """Return what a run came to: dense against result, with what else was measured."""
+def outcome_tables(record: RunRecord, twin: RunRecord | None = None) -> list[Table]:
+    """Return what a run came to, beside its twin if there is one, with what else was measured."""
     latencies = None if record.latency is None else runtimes_table(record.latency)
-    beside = [latencies, twin_table(record, twin_of(record))]
+    beside = [latencies, twin_table(record, twin)]
     tables = [comparison_table(record), *(table for table in beside if table is not None)]
     tables += int8_tables(record)
     return [*tables, energy_table(record.energy)] if record.energy else tables

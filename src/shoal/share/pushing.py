@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from shoal.errors import ShoalError
-from shoal.hub import repository, upload
+from shoal.hub import is_on_hub, repository, upload
 from shoal.merge.loading import is_run, load
 from shoal.network import Network
 from shoal.network.saving import write_network
 from shoal.report import read_run, write_page
 from shoal.runtimes import export
+from shoal.search.run_files import read_config, twin_of
 from shoal.share.card import card_of
 
 
@@ -99,17 +100,21 @@ def _onnx(network: Network, folder: Path) -> Callable[[], object]:
 def _page(run: Path, folder: Path) -> Callable[[], object]:
     def write() -> None:
         if is_run(run):  # the page names the run's folder
-            record = replace(read_run(run), folder=Path(run.resolve().name))
-            write_page(record, folder / "report.html")
+            record = read_run(run)
+            write_page(
+                replace(record, folder=Path(run.resolve().name)),
+                folder / "report.html",
+                config={name: _public(value) for name, value in read_config(run).items()},
+                twin=twin_of(record),
+            )
 
     return write
 
 
-def _public(base: str | None) -> str | None:
-    """Return where a model came from without the folders of this machine."""
-    if base is None:
-        return None
-    target, question, arguments = base.partition("?")
-    source, colon, name = target.rpartition(":")
-    own = re.sub(r"[^=&]*[/\\]", "", arguments)
-    return f"{source.rpartition('/')[2]}{colon}{name}{question}{own}"
+def _public(value: Any) -> Any:
+    """Return an option, or where a model came from, without the folders of this machine."""
+    if isinstance(value, list):
+        return [_public(one) for one in value]
+    if not isinstance(value, str) or is_on_hub(value) or ":hf-hub:" in value:
+        return value
+    return re.sub(r"[^=&:?]*[/\\](?=[^/\\=&:?])", "", value).rstrip("/\\")
