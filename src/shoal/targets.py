@@ -12,6 +12,7 @@ import importlib.util
 import inspect
 import json
 import operator
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -36,6 +37,17 @@ Around = Callable[[Callable[[], Any]], Any]
 _WORDS = {"null": None, "~": None, "": None, "true": True, "false": False}
 _INT = re.compile(r"[-+]?[0-9]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+
+
+def user_path(text: str | Path) -> Path:
+    """Return a path that a user wrote, with `~` as the home folder; one of nobody stays as it is.
+
+    Example:
+        >>> print(user_path("~no-such-user/photos"))
+        ~no-such-user/photos
+    """
+    # pathlib raises where there is no such user.
+    return Path(os.path.expanduser(text))  # noqa: PTH111
 
 
 def parse_target(text: str) -> tuple[str, dict[str, Any]]:
@@ -180,7 +192,7 @@ def _import(source: str, around: Around) -> ModuleType:
 
 
 def _loader_of_file(source: str) -> Callable[[], ModuleType]:
-    path = Path(source).expanduser().resolve()
+    path = user_path(source).resolve()
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise ConfigError(f"the file '{source}' {what}: give the path of a Python file")
