@@ -106,6 +106,17 @@ def test_a_normed_layer_merges_with_the_layer_after_it() -> None:
     torch.testing.assert_close(network(torch.ones(2, 4)), expected)
 
 
+def test_the_layers_after_a_normed_embedding_merge() -> None:
+    embedding = parametrizations.spectral_norm(nn.Embedding(10, 4))
+    words = torch.randint(0, 10, (2, 5))
+    network = capture(nn.Sequential(embedding, nn.Linear(4, 8), nn.Linear(8, 3)).eval(), words)
+    expected = network(words)
+    report = merge_(network, policy="always")
+    assert (len(report.merged), report.depth_before, report.depth_after) == (1, 2, 1)
+    assert network.opaque == ()
+    torch.testing.assert_close(network(words), expected)
+
+
 def test_a_layer_called_twice_with_a_computed_weight_computes_the_same() -> None:
     normed = parametrizations.weight_norm(nn.Linear(4, 4))
     model = nn.Sequential(normed, nn.ReLU(), normed, nn.ReLU()).eval()

@@ -257,6 +257,19 @@ def test_a_shortcut_that_computes_stays() -> None:
     assert "not the identity" in block.reason
 
 
+def test_an_addition_into_a_part_of_another_tensor_stays() -> None:
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        half = x[:, :4]
+        half += self.d(half).relu()
+        return self.f(x)
+
+    model = Call(forward, conv=nn.Conv2d(3, 8, 1), d=nn.Conv2d(4, 4, 1), f=nn.Conv2d(8, 2, 1))
+    (block,) = blocks_of(model, 3, 5, 5)
+    assert (block.name, block.removable) == ("d", False)
+    assert "writes into memory that is read elsewhere" in block.reason
+
+
 def test_a_branch_that_shares_its_layer_stays() -> None:
     def forward(self: nn.Module, x: Tensor) -> Tensor:
         x = x + self.f(x)

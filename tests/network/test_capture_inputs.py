@@ -92,10 +92,19 @@ def test_any_batch_size_runs_after_capture_from_two(batch: int) -> None:
     assert same(evaluate(network, x), evaluate(model, x))
 
 
+def test_a_model_that_takes_no_single_sample_is_captured() -> None:
+    norm = nn.BatchNorm1d(4, track_running_stats=False)
+    model = nn.Sequential(nn.Linear(4, 4), norm, nn.ReLU())
+    network = captured(model, torch.randn(3, 4))
+    with pytest.raises(ValueError, match="more than 1 value"):
+        network(torch.randn(1, 4))
+
+
 def test_children_may_have_the_names_of_the_networks_own_attributes() -> None:
     owned = (
         "blocks", "graph", "sites", "plan", "copy", "forward_features", "code", "site", "notes",
         "opaque", "0", "recompile", "node_of", "block", "example_inputs", "root", "name",
+        "example", "sharing_copy",
     )  # fmt: skip
 
     class Clashing(nn.Module):
@@ -142,6 +151,19 @@ def test_example_inputs_have_the_captured_shapes_and_fit() -> None:
     again = network.example_inputs(batch=7, seed=1)[1]
     assert same(kwargs, again)
     assert not same(kwargs, network.example_inputs(batch=7, seed=2)[1])
+
+
+def test_an_example_holds_all_inputs_by_position_and_by_keyword() -> None:
+    image, text = two(2)
+    network = capture(TwoInputs(), (image,), example_kwargs={"text": text})
+    example = network.example(3, seed=1)
+    assert {name: tuple(value.shape) for name, value in example.items()} == {
+        "image": (3, 4), "text": (3, 5),
+    }  # fmt: skip
+    (image,), keywords = network.example_inputs(3, seed=1)
+    assert same(network(**example), network(image, **keywords))
+    positional = capture(TwoInputs(), two(2))
+    assert same(positional.example(), positional.example_inputs()[0])
 
 
 def test_example_inputs_follow_the_networks_type() -> None:

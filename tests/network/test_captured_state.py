@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
 
 import pytest
@@ -215,6 +216,22 @@ def test_a_copy_is_independent() -> None:
         assert twin.sites[0].linearized == "identity"
 
 
+def test_a_sharing_copy_has_the_same_tensors_and_its_own_graph_and_plan() -> None:
+    network = capture(small_cnn(), images()).eval()
+    twin, before = network.sharing_copy(), network(images())
+    tensors = [[*net.parameters(), *net.buffers()] for net in (network, twin)]
+    assert len(tensors[0]) == 9
+    assert all(mine is own for mine, own in zip(*tensors, strict=True))
+    with torch.no_grad():
+        twin.get_parameter("6.bias").add_(1.0)
+    torch.testing.assert_close(network(images()), before + 1)
+    twin.plan.record("drop", ("x",))
+    twin.replace_module("2", nn.Identity())
+    assert len(network.plan) == 0
+    assert network.graph is not twin.graph
+    assert [net.sites[0].linearized for net in (network, twin)] == [None, "identity"]
+
+
 def test_pickling_is_refused_in_one_line() -> None:
     network = capture(small_cnn(), images())
     with pytest.raises(ShoalError, match=r"shoal\.save"):
@@ -302,6 +319,62 @@ def test_an_embedding_is_captured_to_the_bit() -> None:
     )  # fmt: skip
     network = captured(model, torch.randint(0, 10, (2, 5)))
     assert isinstance(network.get_submodule("table"), nn.Embedding)
+
+
+class Apart(nn.Linear):
+    """A linear layer that scales its product before its bias is added."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight) * 0.5 + self.bias
+
+
+class ApartNorm(nn.BatchNorm2d):
+    """A norm whose scale and shift come after a rectifier."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = F.relu(F.batch_norm(x, self.running_mean, self.running_var))
+        return z * self.weight[:, None, None] + self.bias[:, None, None]
+
+
+@pytest.mark.parametrize(("layer", "shape"), [(Apart(4, 3), (2, 4)), (ApartNorm(4), (2, 4, 5, 5))])
+def test_a_call_with_a_part_of_its_modules_tensors_is_captured_to_the_bit(
+    layer: nn.Module, shape: tuple[int, ...]
+) -> None:
+    nn.init.normal_(layer.bias)
+    network = captured(nn.Sequential(settled(layer), nn.ReLU()), torch.randn(shape))
+    (opaque,) = network.opaque
+    assert opaque.reason == "its parameters are not the weight and bias of one module"
+
+
+class ScaledGroups(nn.Module):
+    """A group norm without a shift, as a function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.group_norm(x, 2, self.weight)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (nn.GroupNorm, {"num_groups": 2, "num_channels": 4, "bias": False}),
+        (nn.InstanceNorm2d, {"num_features": 4, "affine": True, "bias": False}),
+        (ScaledGroups, {}),
+    ],
+)
+def test_a_norm_with_a_scale_and_no_shift_stays_a_function(
+    kind: type[nn.Module], options: dict[str, int]
+) -> None:
+    if not options.keys() <= inspect.signature(kind).parameters.keys():
+        pytest.skip(f"{kind.__name__} always has a shift in this version of PyTorch")
+    norm = kind(**options)
+    nn.init.normal_(norm.weight)
+    network = captured(nn.Sequential(nn.Conv2d(3, 4, 3), norm, nn.ReLU()), images())
+    (opaque,) = network.opaque
+    assert "shift" in opaque.reason
 
 
 @pytest.mark.parametrize("wrap", [parametrizations.weight_norm, parametrizations.spectral_norm])

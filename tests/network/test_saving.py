@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import subprocess
 import sys
 from collections import OrderedDict, namedtuple
@@ -15,6 +17,7 @@ import torch
 from network_checks import (
     Call,
     evaluate,
+    kinds,
     reloaded,
     reloading_differences,
     same,
@@ -25,6 +28,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import shoal
+from resealed import write_resealed
 from shoal.errors import ConfigError, PlanError
 from shoal.merge.padding import move_paddings_
 from shoal.network import Network, capture, ops
@@ -84,6 +88,98 @@ def test_constants_and_buffers_that_no_state_dict_holds_come_back() -> None:
     back = reloaded(net)
     assert list(back.state_dict()) == ["bias"]
     assert same(evaluate(back, torch.ones(2, 3)), evaluate(net, torch.ones(2, 3)))
+
+
+@pytest.mark.parametrize(
+    "shift", [torch.tensor(0.5).expand(3, 1, 1), torch.arange(6.0)[::5].expand(3, 2)]
+)
+def test_a_buffer_whose_entries_share_memory_comes_back(shift: Tensor, tmp_path: Path) -> None:
+    model = Call(lambda self, x: self.a(x - self.shift), a=nn.Linear(shift.shape[-1], 4))
+    model.register_buffer("shift", shift)
+    x = torch.randn(2, *shift.shape)
+    net = capture(model, x)
+    assert same(evaluate(reloaded(net), x), evaluate(net, x))
+    path = save(net, tmp_path / "net") / "network.json"
+    description = json.loads(path.read_text())
+    buffer = description["modules"][""]["buffers"]["shift"]
+    assert "strides" not in buffer
+    buffer["strides"] = list(shift.stride())  # as earlier versions wrote it
+    write_resealed(path, json.dumps(description))
+    assert same(evaluate(shoal.load(path.parent), x), evaluate(net, x))
+
+
+@pytest.mark.parametrize(
+    "clip", [nn.Hardtanh(0.0, math.inf), Call(lambda self, x: x.clamp(0, math.inf))]
+)
+def test_a_clip_without_an_upper_end_is_a_relu_and_comes_back(clip: nn.Module) -> None:
+    points = torch.tensor([[-1.0, 0.0, 25.0]] * 2)
+    net = capture(nn.Sequential(nn.Identity(), clip), points)
+    assert kinds(net) == ["relu"]
+
+    def learnt(module: nn.Module) -> tuple[Tensor, Tensor | None]:
+        x = points.clone().requires_grad_()
+        outputs = module(x)
+        outputs.sum().backward()
+        return outputs, x.grad
+
+    assert same(learnt(net), learnt(clip))
+    assert same(learnt(reloaded(net)), learnt(clip))
+
+
+# ---------------------------------------------------------------------- graphs inside
+
+
+@pytest.fixture(scope="module")
+def branching() -> Network:
+    """A network that branches by its data, in one of the branches again."""
+
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        def below(z: Tensor) -> Tensor:
+            return torch.cond(z.max() > 1, torch.sin, torch.cos, (z,))
+
+        z = self.a(x)
+        return torch.cond(z.sum() > 0, lambda z: self.b(z) + 1.0, below, (z,))
+
+    torch.manual_seed(0)
+    return capture(Call(forward, a=nn.Linear(3, 3), b=nn.Linear(3, 3)).eval(), torch.randn(4, 3))
+
+
+def test_a_network_that_branches_by_its_data_comes_back(branching: Network) -> None:
+    back, x = reloaded(branching), torch.ones(4, 3)
+    for scale in (-9, -1, 1, 9):
+        assert same(evaluate(back, scale * x), evaluate(branching, scale * x))
+
+
+def _node(name: str, op: str, target: str, *args: Any) -> dict[str, Any]:
+    return {"name": name, "op": op, "target": target, "args": list(args), "meta": {}}
+
+
+HARM = {
+    "calls": [
+        _node("held", "call_module", "__init__.__globals__.get", "__builtins__"),
+        _node("found", "call_function", "operator.getitem", {"node": "held"}, "eval"),
+        _node("kept", "call_module", "__setattr__", "f", {"node": "found"}),
+        _node("done", "call_module", "f", "print('x')"),
+    ],
+    "a method": [_node("done", "call_module", "__setattr__", "training", 3)],
+    "reads": [_node("held", "get_attr", "__init__.__globals__")],
+    "its type": [_node("held", "get_attr", "__class__")],
+}
+
+
+@pytest.mark.parametrize("place", ["", "true_graph_0", "false_graph_0.true_graph_0"])
+@pytest.mark.parametrize("harm", HARM)
+def test_no_graph_of_a_file_calls_or_reads_what_is_no_layer_or_tensor(
+    branching: Network, harm: str, place: str, tmp_path: Path
+) -> None:
+    path = save(branching, tmp_path / "net") / "network.json"
+    description = json.loads(path.read_text())
+    graph = description["modules"][place]["nodes"] if place else description["nodes"]
+    graph[-1:-1] = HARM[harm]
+    write_resealed(path, json.dumps(description))
+    with pytest.raises(PlanError) as caught:
+        shoal.load(path.parent)
+    assert "\n" not in str(caught.value)
 
 
 # ---------------------------------------------------------------------- without the model

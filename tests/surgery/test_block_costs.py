@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import shoal
 from captures import resnet20
@@ -14,6 +14,7 @@ from changed import changed
 from shoal.errors import ConfigError, NameNotFoundError
 from shoal.measure import count_macs
 from shoal.models import cifar_resnet20, cifar_resnet32, cifar_resnet56
+from shoal.report.inspection import inspect_network
 from shoal.surgery import drop_
 from shoal.surgery.drop import block_costs
 
@@ -91,3 +92,23 @@ def test_only_the_named_blocks() -> None:
         block_costs(network, x, ["layer3.9"])
     with pytest.raises(ConfigError, match="shape"):
         block_costs(network, x, ["layer3.0"])
+
+
+class Gated(nn.Module):
+    """A residual block whose output a second input scales."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4, bias=False), nn.Linear(4, 2, bias=False)
+
+    def forward(self, x: Tensor, gate: Tensor) -> Tensor:
+        return self.b((x + torch.relu(self.a(x))) * gate)
+
+
+def test_inputs_by_position_and_by_keyword_are_all_given() -> None:
+    x, gate = torch.randn(2, 2, 4).unbind()
+    network = shoal.capture(Gated().eval(), (x,), example_kwargs={"gate": gate})
+    (cost,) = block_costs(network, latency=False).values()
+    assert (cost.macs, cost.params) == (16, 16)
+    assert cost.macs_percent == pytest.approx(100 * 16 / 24)
+    assert inspect_network(network, "gated").macs == 24

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -114,6 +116,16 @@ def test_lines_fitted_before_are_copied() -> None:
         net, other = network(), network()
 
 
+def test_sites_without_a_given_line_are_fitted() -> None:
+    net = network()
+    fitted = fit_lines(net, [data()])
+    given = replace(fitted["2"], slope=fitted["2"].slope + 1)
+    linearize_(net, ["2", "4"], loader=[data()], lines={"2": given})
+    for site, line in (("2", given), ("4", fitted["4"])):
+        assert torch.equal(net.get_parameter(f"{site}.slope"), line.slope.float())
+    assert net.plan.names("linearize") == ["2", "4"]
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_lines_have_the_type_of_the_network(dtype: torch.dtype) -> None:
     net = network().to(dtype).eval()
@@ -165,11 +177,16 @@ def wrong_lines(net: Network) -> None:
     linearize_(net, ["2", "4"], lines={**lines, "4": lines["2"]})
 
 
+def too_few_lines(net: Network) -> None:
+    linearize_(net, ["2", "4"], lines={"2": fit_lines(net, [data()])["2"]})
+
+
 REQUESTS = {
     "unknown site": (lambda n: linearize_(n, ["4", "22"], "identity"), NameNotFoundError, "'22'"),
     "twice": (lambda n: linearize_(n, ["4", "4"], "identity"), ConfigError, "named twice"),
     "already": (lambda n: linearize_(n, ["2", "7"], "identity"), ConfigError, "'7' is linearized"),
     "no data": (lambda n: linearize_(n, ["2"]), ConfigError, "give loader="),
+    "no data for one": (too_few_lines, ConfigError, "site '4'.*give loader="),
     "how": (lambda n: linearize_(n, ["2"], "linear", [data()]), ConfigError, "how is 'linear'"),
     "wrong line": (wrong_lines, ConfigError, r"the line of site '4' has the shape \[4\].*5 chan"),
     "broken data": (

@@ -168,7 +168,10 @@ class ConvMap:
         """Return the layers that compute this map, in the type and place of `like`."""
         if self.is_affine:
             dim = 1 if self.spatial else -1
-            return [Line(self.weight.flatten().to(like), self.bias.to(like), dim)]
+            scale, shift = self.weight.flatten(), self.bias
+            if bool((scale == scale[0]).all() and (shift == shift[0]).all()):
+                scale, shift = scale[:1], shift[:1]  # a number goes with inputs of any size
+            return [Line(scale.to(like), shift.to(like), dim)]
         weight, has_bias = self.weight, bool(self.bias.any())
         layer: nn.Linear | Conv
         if self.spatial == 0:

@@ -215,7 +215,7 @@ def _capture_base(
 
 def _is_harmless(spec: ModelSpec) -> bool:
     """Whether a base model is a library's own, made of numbers: a text could name a file."""
-    library = spec.kind not in ("file", "module") and ":" not in spec.name
+    library = spec.kind in ("shoal", "torchvision", "timm") and ":" not in spec.name
     numbers = spec.kwargs.values()
     return library and all(isinstance(n, int | float) and abs(n) <= _LARGEST for n in numbers)
 
@@ -248,7 +248,7 @@ def _load_weights(network: Network, folder: Path, description: Mapping[str, Any]
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(str(error), 200)
         path = folder / WEIGHTS_FILE
         raise CheckpointError(f"'{path}' does not belong to this network: {reason}") from error
     if description.get("channels_last") is True:

@@ -126,6 +126,9 @@ def _affine(source: fx.Node, scale: Tensor, shift: Tensor, channel_dim: int) -> 
     rank = len(tensor_shape(source))
     scale, shift = (values.detach().cpu().double().flatten() for values in (scale, shift))
     channel_dim %= rank
+    channels = tensor_shape(source)[channel_dim]
+    if len(scale) == 1 and isinstance(channels, int):  # a number, whatever the channels
+        scale, shift = scale.expand(channels), shift.expand(channels)
     if channel_dim == rank - 1:
         return source, "last", partial(ConvMap.affine, scale, shift, 0)
     if channel_dim == 1 and 3 <= rank <= 5:

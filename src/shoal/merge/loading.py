@@ -12,6 +12,7 @@ from shoal.merge.format1 import PLAN_FILE, read_format1
 from shoal.network import Network
 from shoal.network.saving import NETWORK_FILE, REMEDY, WEIGHTS_FILE, WHOLE, read_network
 from shoal.sealed import check_file, read_sealed
+from shoal.targets import user_path
 
 
 def load(
@@ -66,7 +67,7 @@ def load(
         if not (path / NETWORK_FILE).exists():
             raise PlanError(f"'{folder}' has no {NETWORK_FILE}: shoal did not push it")
         return read_network(path)
-    path = Path(folder).expanduser()
+    path = user_path(folder)
     if step is not None:
         part = _part_of(path, step, part)
     if part is None and is_run(path):

@@ -191,7 +191,7 @@ class _Merger:
             return attempt
         nothing = Attempt(self.network.copy().eval(), boundaries=attempt.boundaries, error=0.0)
         reason = "merging changed the output"
-        nothing.kept = [Kept(m.layers, reason, m.region) for m in attempt.merged]
+        nothing.kept = [Kept(found.layers, reason, found.region) for found in attempt.boundaries]
         return nothing
 
     def _latencies(self, folded: Network, merged: Network) -> tuple[float, float, Ratio]:

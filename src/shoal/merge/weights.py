@@ -17,6 +17,7 @@ from shoal.network import Network
 from shoal.network.flow import bound_arguments, upstream, writes
 from shoal.network.modules import ByMode
 from shoal.network.ops import op_of
+from shoal.network.raising import TENSOR_NAMES
 from shoal.network.rewrite import free_path, put_module_, remove_dead_
 from shoal.network.runner import constant_values
 
@@ -42,7 +43,7 @@ def fix_weights_(network: Network) -> None:
         path = free_path(network, "fixed")
         put_module_(network, path, layer.train(network.training))
         with network.graph.inserting_after(node):
-            call = network.graph.call_module(path, (node.args[0],))
+            call = network.graph.call_module(path, (_source(_call_of(node, network)[1]),))
         call.meta = {key: value for key, value in node.meta.items() if key != "opaque"}
         node.replace_all_uses_with(call)
         calls.append(call)
@@ -60,8 +61,7 @@ def _constants(node: fx.Node, network: Network) -> dict[str, fx.Node]:
     operation, given = _call_of(node, network)
     if op_of(operation).layer is None:
         return {}
-    names = ("weight", "bias", "running_mean", "running_var")
-    tensors = {name: given[name] for name in names if isinstance(given.get(name), fx.Node)}
+    tensors = {name: given[name] for name in TENSOR_NAMES if isinstance(given.get(name), fx.Node)}
     computed = any(tensor.op != "get_attr" for tensor in tensors.values())
     return tensors if computed and all(map(_is_constant, tensors.values())) else {}
 
@@ -96,12 +96,17 @@ def _is_random(node: fx.Node) -> bool:
     return torch.Tag.nondeterministic_seeded in tags
 
 
+def _source(given: Mapping[str, Any]) -> Any:
+    """Return what a layer's call reads: of an embedding, the indices."""
+    return given.get("input", given.get("indices"))
+
+
 def _layer(node: fx.Node, network: Network, tensors: Mapping[str, Tensor]) -> nn.Module | None:
     """Return the layer that a call is with these tensors; None if there is none."""
-    source = node.args[0]
+    operation, given = _call_of(node, network)
+    source = _source(given)
     if not isinstance(source, fx.Node) or "shape" not in source.meta:
         return None
-    operation, given = _call_of(node, network)
     arguments = {**given, **tensors, "input_dim": len(source.meta["shape"]), "in_training": True}
     make: Any = op_of(operation).layer
     layer = make(arguments, None)

@@ -137,6 +137,8 @@ def _obstacle(joint: _Joint, flow: Flow, root: nn.Module, readers: _Readers) -> 
     """Return why the branch cannot be dropped, or an empty string."""
     start, branch, _, addition, shortcut = joint
     inside = set(branch)
+    if addition.meta.get("opaque"):
+        return f"its addition stays as captured: {addition.meta['opaque']}"
     if not _sums_from(shortcut, start):
         before, after = start.meta.get("shape"), addition.meta.get("shape")
         if before != after:

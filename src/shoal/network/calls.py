@@ -7,6 +7,7 @@ shrunk) and an ON region; `hardtanh(-1, 1)`, sigmoids and the clamp inside a har
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -94,6 +95,8 @@ def _batch_norm(a: Mapping[str, Any], original: nn.Module | None) -> nn.Module |
 @handles("layer", aten.instance_norm.default)
 def _instance_norm(a: Mapping[str, Any], original: nn.Module | None) -> nn.Module | str:
     tracked, affine = _has(a["running_mean"]), _has(a["weight"])
+    if affine != _has(a["bias"]):
+        return "an instance norm with a scale and no shift, or the reverse"
     if tracked and (a["use_input_stats"] or not a["in_training"]):
         return "an instance norm that does not follow the training flag"
     make = {3: nn.InstanceNorm1d, 5: nn.InstanceNorm3d}.get(a["input_dim"], nn.InstanceNorm2d)
@@ -109,8 +112,8 @@ def _layer_norm(a: Mapping[str, Any], original: nn.Module | None) -> nn.Module |
 
 @handles("layer", aten.group_norm.default)
 def _group_norm(a: Mapping[str, Any], original: nn.Module | None) -> nn.Module | str:
-    if not _has(a["weight"]):
-        return "a group norm without parameters"
+    if not (_has(a["weight"]) and _has(a["bias"])):
+        return "a group norm without a scale or a shift"
     return nn.GroupNorm(a["num_groups"], a["weight"].numel(), eps=a["eps"], device="meta")
 
 
@@ -180,11 +183,12 @@ def _clip(node: fx.Node, a: dict[str, Any], _constants: object) -> Rectifier | N
     low: Any
     high: Any
     low, high = ({**own, **a}.get(key, a.get(f"{key}_val")) for key in ("min", "max"))
+    high = None if high == math.inf else high
     if low != 0 or isinstance(high, fx.Node) or _is_hard_sigmoid(node, high):
         return None
     module: nn.Module = Threshold0(high)
-    if node.target in (aten.relu6.default, aten.hardtanh.default):
-        module = nn.ReLU6() if high == 6 else nn.Hardtanh(low, high)
+    if node.target in (aten.relu6.default, aten.hardtanh.default):  # no gradient at their ends
+        module = nn.ReLU() if high is None else nn.ReLU6() if high == 6 else nn.Hardtanh(low, high)
     kind = "relu" if high is None else "relu6" if high == 6 else "hardtanh"
     return Rectifier(kind, a["self"], module)
 

@@ -114,7 +114,7 @@ class Writer:
             return {**entry, "memory": self._memories[memory]}
         self._memories[memory] = name
         usual = torch.empty(value.shape, device="meta").stride()
-        if strides != usual and _span(value.shape, strides) < value.numel():
+        if strides != usual and _is_dense(value.shape, strides):
             entry["strides"] = list(strides)
         self.tensors[name] = value.detach().cpu().contiguous().clone()
         return entry
@@ -184,6 +184,16 @@ def _written(value: Any, node: fx.Node) -> Any:
 def _span(shape: Sequence[int], strides: Sequence[int]) -> int:
     """Return how far a tensor's last entry lies from its first in memory."""
     return sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
+
+
+def _is_dense(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    """Whether a tensor's entries fill their memory, each at a place of its own."""
+    filled = 1
+    for stride, n in sorted((s, n) for n, s in zip(shape, strides, strict=True) if n > 1):
+        if stride != filled:
+            return False
+        filled *= n
+    return True
 
 
 # ---------------------------------------------------------------------- reading
@@ -345,6 +355,8 @@ def _strided(value: Tensor, strides: Sequence[int] | None) -> Tensor:
         return value
     if _span(value.shape, strides) >= value.numel() or min(strides) < 0:
         raise PlanError("a tensor's strides are damaged")
+    if not _is_dense(value.shape, strides):
+        return value  # they overlap, as in older files those of an expanded buffer
     return torch.empty_strided(value.shape, strides, dtype=value.dtype).copy_(value)
 
 

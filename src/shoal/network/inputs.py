@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from shoal.errors import ConfigError, ShoalError
-from shoal.modes import kept_flags
+from shoal.modes import kept_flags, make_channels_last
 
 Inputs: TypeAlias = torch.Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
 """One call's inputs: a tensor, a tuple (or list) of positional ones, or a dict of keyword ones."""
@@ -91,6 +91,11 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+def last_line(error: BaseException) -> str:
+    """Return the last line of an error's text, for errors that say what is wrong at their end."""
+    return (str(error).strip() or type(error).__name__).splitlines()[-1]
+
+
 @contextmanager
 def calling(who: str, keep: type[ShoalError] | tuple[()] = ()) -> Iterator[None]:
     """Raise `ConfigError` for what goes wrong in a call of a model, but for errors to `keep`."""
@@ -144,9 +149,8 @@ def borrowed(
         if device is not None or dtype is not None:
             model.to(device=device, dtype=dtype)
         # Not `model.to(memory_format=...)`: that fails on a model that also has a 5-D parameter.
-        for parameter in model.parameters() if channels_last else ():
-            if parameter.dim() == 4:
-                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        if channels_last:
+            make_channels_last(model)
         yield model
 
 

@@ -21,7 +21,7 @@ from shoal.network.call_form import InputSpec, TensorSpec
 from shoal.network.contexts import context_device, restored_on_error
 from shoal.network.graph import Graph, Site
 from shoal.network.input_sizes import Sizes
-from shoal.network.inputs import Call
+from shoal.network.inputs import Call, Inputs, as_inputs
 from shoal.network.own_code import with_own_code
 from shoal.network.paths import tables_of
 from shoal.network.raising import Opaque
@@ -308,11 +308,20 @@ class Network(nn.Module):
         args, kwargs = pytree.tree_unflatten(leaves, self.inputs.structure)
         return tuple(args), dict(kwargs)
 
+    def example(self, batch: int | None = None, seed: int = 0) -> Inputs:
+        """Return `example_inputs` as one value: a tuple, or a dict where some go by keyword."""
+        return as_inputs(self.example_inputs(batch, seed), self.inputs.parameters)
+
     # ------------------------------------------------------------------ copying
 
     def copy(self) -> Network:
         """Return an independent copy: own parameters, own graph, own plan."""
         return copy.deepcopy(self)
+
+    def sharing_copy(self) -> Network:
+        """Return a copy with its own graph and plan that shares all parameters and buffers."""
+        tensors = (*self.parameters(), *self.buffers())
+        return copy.deepcopy(self, {id(tensor): tensor for tensor in tensors})
 
     def become(self, other: Network) -> None:
         """Take over all that `other`, which is not to be used any more, is; keep the plan."""

@@ -28,7 +28,7 @@ from shoal.network.written import Written
 
 aten = torch.ops.aten
 
-_TENSOR_NAMES = ("weight", "bias", "running_mean", "running_var")
+TENSOR_NAMES = ("weight", "bias", "running_mean", "running_var")
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ class _Raiser:
         arguments = bound_arguments(node)
         source = arguments.get("input", arguments.get("indices"))
         tensors: dict[str, str] = {}
-        for name in _TENSOR_NAMES:
+        for name in TENSOR_NAMES:
             value = arguments.get(name)
             if isinstance(value, fx.Node):
                 if value.op != "get_attr":
@@ -179,7 +179,7 @@ class _Raiser:
         layer = make(arguments, self.skeleton.originals.get(path))
         if isinstance(layer, str):
             return self._leave(node, layer)
-        aside = {*_TENSOR_NAMES, "input", "indices"}
+        aside = {*TENSOR_NAMES, "input", "indices"}
         options = (node.target, *(str(v) for k, v in arguments.items() if k not in aside))
         if self.options_at.get(path, options) != options:
             return self._leave(node, "its module calls it with different options elsewhere")
@@ -189,12 +189,14 @@ class _Raiser:
         return self._call(node, path, source)
 
     def _owner(self, node: fx.Node, tensors: Mapping[str, str]) -> str | None:
-        """Return the path of the module that holds all `tensors` under their standard names."""
+        """Return the path of the module that holds `tensors`, and no others, by standard names."""
         candidates = module_path(node), *(p.rpartition(".")[0] for p in tensors.values())
         wanted = {name: lookup_tensor(self.tensors, p) for name, p in tensors.items()}
         for path in filter(None, candidates):
             module = self.skeleton.originals.get(path)
-            if all(getattr(module, name, None) is v for name, v in wanted.items()):
+            held = {name: getattr(module, name, None) for name in TENSOR_NAMES}
+            held = {name: v for name, v in held.items() if isinstance(v, Tensor)}
+            if held.keys() == wanted.keys() and all(held[name] is v for name, v in wanted.items()):
                 return path
         return None
 
@@ -286,8 +288,7 @@ class _Raiser:
 
     def _raise_attention(self, node: fx.Node) -> fx.Node:
         arguments = bound_arguments(node)
-        if arguments.pop("dropout_p"):
-            return self._by_mode(node)
+        arguments.pop("dropout_p")  # 0 in eval mode; else the model is random, and refused
         layer = Attention(node.meta["in_training"])
         tensors = [arguments.pop(key) for key in ("query", "key", "value")]
         name = self._add(module_path(node), layer, "attention")

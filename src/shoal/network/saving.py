@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from shoal.errors import CheckpointError, DamagedError, PlanError, ShoalError, one_line
 from shoal.files import readable_errors, replace_folder
@@ -29,6 +29,7 @@ from shoal.network.saved_form import SavedNetwork
 from shoal.network.structures import tree_from_json, tree_to_json
 from shoal.schema import conform
 from shoal.sealed import KEY, check_seal, file_digest, parsed, read_text, seal
+from shoal.targets import user_path
 
 FORMAT = 2
 NETWORK_FILE = "network.json"
@@ -58,7 +59,7 @@ def save(network: Network, folder: str | Path) -> Path:
         ...     sorted(path.name for path in shoal.save(net, folder).iterdir())
         ['model.safetensors', 'network.json']
     """
-    path = Path(folder).expanduser()
+    path = user_path(folder)
     if path.exists() and not path.is_dir():
         raise PlanError(f"'{path}' is a file: give a folder to save into")
     if path.is_dir() and any(path.iterdir()) and not is_saved(path):
@@ -170,10 +171,23 @@ def _described_in(folder: Path) -> dict[str, Any]:
 
 
 def _check_calls(network: Network) -> None:
-    """Raise `PlanError` if the graph calls what is no layer."""
-    for node in network.graph.find_nodes(op="call_module"):
-        if type(network.get_submodule(str(node.target))) is nn.Module:
-            raise PlanError(f"the network calls '{node.target}', which is no layer: {REMEDY}")
+    """Raise `PlanError` if a graph calls what is no layer, or reads what is no tensor or graph."""
+    bodies = [module for module in network.modules() if isinstance(module, fx.GraphModule)]
+    for root, graph in ((network._root, network.graph), *((body, body.graph) for body in bodies)):
+        for node in graph.nodes:
+            if node.op in ("call_module", "get_attr"):
+                _check_held(root, node)
+
+
+def _check_held(root: nn.Module, node: fx.Node) -> None:
+    path = str(node.target)
+    owner, _, name = path.rpartition(".")
+    # By `get_submodule`, which refuses what is no module: a path may be that of a method.
+    held = getattr(root.get_submodule(owner), name, None)
+    if node.op == "call_module" and (not isinstance(held, nn.Module) or type(held) is nn.Module):
+        raise PlanError(f"the network calls '{path}', which is no layer: {REMEDY}")
+    if node.op == "get_attr" and not isinstance(held, Tensor | fx.GraphModule):
+        raise PlanError(f"the network reads '{path}', which is no tensor: {REMEDY}")
 
 
 def check_network(folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -194,8 +193,7 @@ def block_costs(
     else:
         blocks = _blocks(network, names)
     if inputs is None:
-        args, kwargs = network.example_inputs(1)
-        inputs = kwargs or args
+        inputs = network.example(1)
     by_node, params = count_node_macs(network, inputs), count_params(network)
     macs = sum(by_node.values())
     costs = {}
@@ -219,7 +217,6 @@ def block_costs(
 
 def _without(network: Network, name: str) -> Network:
     """Return a copy without the block, which shares all weights."""
-    tensors = (*network.parameters(), *network.buffers())
-    without = copy.deepcopy(network, {id(tensor): tensor for tensor in tensors})
+    without = network.sharing_copy()
     drop_(without, name)
     return without

@@ -83,7 +83,7 @@ def linearize_(
         loader: the data that lines are fitted on, unshuffled and without augmentation.
         samples: fit on this many samples only.
         lines: lines made before (`fit_lines`, or `norm_lines`, which needs no data), in place of
-            `loader`; they are copied.
+            `loader`; they are copied. Sites that have none are fitted on `loader`.
 
     Raises:
         NameNotFoundError: a site does not exist; names the nearest ones.
@@ -106,13 +106,15 @@ def linearize_(
         raise OptionError("how", how, "'line' or 'identity'")
     chosen = named_once(names)
     sites = [_with_rectifier(network, name) for name in chosen]
-    fitted = lines or {}
-    if how == "line" and not set(chosen) <= set(fitted):
+    fitted = dict(lines or {})
+    missing = [name for name in chosen if name not in fitted]
+    if how == "line" and missing:
         if loader is None:
             raise ConfigError(
-                "how='line' fits the lines to data: give loader=, or use how='identity'"
+                f"how='line' needs a line for site '{missing[0]}': give loader= to fit it to data, "
+                "or a line for it in lines=, or use how='identity'"
             )
-        fitted = fit_lines(network, loader, chosen, samples=samples)
+        fitted |= fit_lines(network, loader, missing, samples=samples)
     put = [(s, _checked(s, fitted[s.name]) if how == "line" else None) for s in sites]
     for site, line in put:
         put_linear_(network, site, line)
