@@ -206,25 +206,6 @@ def test_the_rank_of_a_block_is_that_of_the_maps_it_gives(
             assert sum(by_stage[n] for n in names) / len(names) == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize(
-    ("shape", "rank"), [((2, 4, 6, 5), 1.0), ((2, 3, 4, 6, 5), 1.0), ((2, 7, 4), 1.0)]
-)
-def test_maps_of_one_row_have_rank_one(shape: tuple[int, ...], rank: float) -> None:
-    class Block(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.scale = nn.Parameter(torch.ones(()))
-
-        def forward(self, x: Tensor) -> Tensor:
-            return x + x * self.scale
-
-    x = torch.rand(shape[:-2]).add(1.0)[..., None, None] * torch.ones(shape[-2:])
-    network = shoal.capture(Block(), x)
-    (name,) = (block.name for block in network.blocks)
-    assert shoal.score(network, [x], "hrank?scope=global")[name] == rank
-    assert shoal.score(network, [0 * x], "hrank?scope=global")[name] == 0.0
-
-
 def test_the_entropy_of_a_block_is_the_mean_over_its_rectifiers(
     network: Network, images: Tensor
 ) -> None:

@@ -121,6 +121,8 @@ def test_a_criterion_itself_scores(network: Network, own: str) -> None:
     made = make_criterion(f"{own}:Own", backwards=True)
     assert dict(shoal.score(network, (), made)) == {"3": 0, "1": 1}
     assert dict(score_by(made, network, ())) == {"3": 0, "1": 1}
+    with pytest.raises(ConfigError, match="backwards: options are for a criterion by its name"):
+        shoal.score(network, (), made, backwards=False)
 
 
 def test_an_installed_package_brings_criteria(

@@ -188,6 +188,9 @@ def test_options_are_checked(network: Network, loader: list[Batch]) -> None:
         score(network, [x for x, _ in loader], criterion="line_loss")
     with pytest.raises(DataError, match="empty"):
         score(network, [], criterion="line_loss")
+    # Lines are fitted in a pass of their own.
+    with pytest.raises(DataError, match="is an iterator that is used up: give a list"):
+        score(network, iter(loader), criterion="line_loss")
 
 
 def test_broken_data_are_an_error(network: Network, loader: list[Batch]) -> None:

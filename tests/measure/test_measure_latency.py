@@ -15,6 +15,7 @@ from torch import nn
 
 from shoal.errors import ConfigError
 from shoal.measure import Latency, latency_ratio, measure_latency
+from shoal.runtimes import find_runtime
 
 
 class Clocked(nn.Module):
@@ -219,6 +220,28 @@ def test_threads_are_set_for_the_measurement_only() -> None:
     assert set(seen) == {1}
     assert found["call"].threads == 1
     assert torch.get_num_threads() == before
+
+
+def test_different_numbers_of_threads_are_not_measured_side_by_side() -> None:
+    x, net = torch.zeros(2, 4), nn.Linear(4, 4)
+    one, two = (find_runtime("eager", threads=n).make(net, x) for n in (1, 2))
+    with pytest.raises(ConfigError, match="has one number of threads at a time") as error:
+        measure_latency({"one": one, "two": two}, x)
+    assert "\n" not in str(error.value)
+    found = measure_latency(
+        {"one": one, "net": net}, x, threads=1, repeats=3, min_seconds=0, clock=ticking()
+    )
+    assert [latency.threads for latency in found.values()] == [1, 1]
+
+
+def test_options_beside_a_runtime_that_is_made_are_its_own_or_refused() -> None:
+    x, models = torch.zeros(2, 4), {"net": nn.Linear(4, 4)}
+    made = find_runtime("eager", threads=1, device="cpu")
+    for name, value in (("threads", 2), ("device", "meta"), ("channels_last", False)):
+        with pytest.raises(ConfigError, match=rf"as Eager\({name}={value!r}\)"):
+            measure_latency(models, x, runtime=made, **{name: value})
+    for own in ({}, {"threads": 1, "device": "cpu"}, {"device": torch.device("cpu")}):
+        assert find_runtime(made, **own) is made
 
 
 def test_inputs_of_one_model_are_not_those_of_another() -> None:

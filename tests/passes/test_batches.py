@@ -129,5 +129,9 @@ def test_nothing_to_go_over_is_an_error() -> None:
     for loader in ([], [(torch.zeros(0, 1), torch.zeros(0))]):
         with pytest.raises(DataError, match="the loader is empty: there is nothing to look at"):
             list(Batches(loader, purpose="look at"))
+    once = iter(numbered(4))
+    assert samples_of(Batches(once)) == list(range(COUNT))
+    with pytest.raises(DataError, match="the loader is an iterator that is used up: give a list"):
+        list(Batches(once))
     with pytest.raises(ConfigError, match="samples is 0: give at least 1"):
         Batches(numbered(4), samples=0)

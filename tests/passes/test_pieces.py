@@ -65,6 +65,17 @@ def test_samples_that_depend_on_each_other_stay_together(
     assert at_once(shoal.capture(model.eval(), images[:2]), images) == 50
 
 
+def test_where_a_sample_alone_is_refused_batches_stay_whole(images: Tensor) -> None:
+    norm, maps = (kind(8, track_running_stats=False) for kind in (nn.BatchNorm1d, nn.BatchNorm2d))
+    vectors = nn.Sequential(nn.Linear(64, 8), norm, nn.ReLU(), nn.Linear(8, 3))
+    layers = [nn.Conv2d(1, 8, 8), maps, nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)]
+    for model, x in ((vectors, images.flatten(1)), (nn.Sequential(*layers), images)):
+        network = shoal.capture(model.eval(), x[:32])
+        assert torch.equal(network(x[:9]), model(x[:9]))
+        assert at_once(network, x) == 50
+        assert shoal.score(network, [x]).samples == 50
+
+
 def test_what_does_not_hold_one_row_for_each_sample_stays_together(
     network: Network, images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

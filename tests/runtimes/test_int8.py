@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,9 +32,12 @@ def network() -> Network:
     return merged
 
 
-@pytest.mark.parametrize(
+formats = pytest.mark.parametrize(
     ("name", "needs"), [("onnx", "onnxruntime"), ("xml", "nncf")], ids=["onnxruntime", "openvino"]
 )
+
+
+@formats
 def test_digits_in_int8_are_within_a_point_of_float(
     network: Network, tmp_path: Path, name: str, needs: str
 ) -> None:
@@ -51,11 +56,37 @@ def test_digits_in_int8_are_within_a_point_of_float(
     assert str(report).endswith("% of the answers are the network's")
     assert "runner" not in report.to_dict()
     assert report.runner is not None
+    with pytest.raises(ConfigError, match=re.escape(f"'{report.path}' cannot be run")):
+        report.runner(torch.randn(2, 3, 8, 8))
     both = [*data.val, *data.test]
     found = evaluate(Running(report.runner), both).top1
     assert abs(found - evaluate(network, both).top1) <= 1.0
     for key, value in network.state_dict().items():
         assert torch.equal(value, state[key])
+
+
+class Masked(nn.Module):
+    """Forbids two of five answers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x).masked_fill(torch.arange(5) > 2, -math.inf)
+
+
+@formats
+def test_answers_may_be_forbidden_by_a_mask(tmp_path: Path, name: str, needs: str) -> None:
+    pytest.importorskip(needs)
+    torch.manual_seed(0)
+    x = torch.randn(64, 4)
+    network = shoal.capture(Masked().eval(), x)
+    report = export(network, tmp_path / f"net.{name}", int8=[x])
+    assert report.runner is not None
+    assert torch.equal(report.runner(x).isneginf(), network(x).isneginf())
+    assert report.agreement is not None
+    assert report.agreement >= 90.0
 
 
 class Counted:
@@ -123,10 +154,27 @@ def test_a_file_that_cannot_be_run_is_not_kept(network: Network, tmp_path: Path)
     assert not list(tmp_path.iterdir())
 
 
+class Infinite(Broken):
+    def quantize(self, network: nn.Module, samples: Any, path: Path) -> Any:
+        path.write_text("nothing")
+        return lambda x: network(x) * math.inf
+
+
+def test_a_file_that_gives_infinities_of_its_own_is_not_kept(
+    network: Network, tmp_path: Path
+) -> None:
+    samples = calibration(network, small_runs.digits().val)
+    with pytest.raises(ShoalError, match="values that are not finite"):
+        quantize(network, samples, tmp_path / "net.brk", Infinite())
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_makes_no_sense_is_refused(network: Network, tmp_path: Path) -> None:
     data = small_runs.digits().train
     with pytest.raises(ConfigError, match=r"let it end in \.onnx \(onnxruntime\) or \.xml"):
         export(network, tmp_path / "net.pt2", int8=data)
+    with pytest.raises(ConfigError, match=r"\.xml is for int8 in OpenVINO: add --int8 \(int8= "):
+        export(network, tmp_path / "net.xml")
     with pytest.raises(ConfigError, match="leave them out"):
         export(network, tmp_path / "net.onnx", int8=data, tolerance=1.0)
     with pytest.raises(ShoalError, match="from float32"):

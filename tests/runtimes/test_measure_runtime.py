@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import shoal
 from shoal.errors import ConfigError, NameNotFoundError, ShoalError
 from shoal.measure import latency_ratio, measure_latency
 from shoal.runtimes import Runner, Runtime, export, find_runtime, installed, title_of
+from shoal.runtimes.eager import Eager
 from shoal.runtimes.onnx_runner import CPU, CUDA, TENSORRT, OnnxRunner
 
 pytest.importorskip("onnxscript")
@@ -51,8 +53,12 @@ def test_a_runner_says_what_does_not_fit(path: Path, tmp_path: Path) -> None:
         runner(x)
     with pytest.raises(ConfigError, match="z"):
         runner(x, z=x)
-    with pytest.raises(ConfigError, match="shapes and types"):
+    # Of several lines, the first says what is wrong.
+    wrong = r"with these inputs \(.*INVALID_ARGUMENT.*\): pass tensors of the exported shapes"
+    with pytest.raises(ConfigError, match=wrong):
         runner(x, torch.randn(2, 5))
+    with pytest.raises(ConfigError, match=wrong), runner.ready((x, torch.randn(2, 5))):
+        pass
     with pytest.raises(ConfigError, match="bfloat16"):
         runner(x, x.bfloat16())
     with pytest.raises(ConfigError, match="no file"):
@@ -63,6 +69,26 @@ def test_a_runner_says_what_does_not_fit(path: Path, tmp_path: Path) -> None:
     broken.write_bytes(b"no model")
     with pytest.raises(ShoalError, match="cannot run"):
         OnnxRunner(broken)
+
+
+class Sum(nn.Module):
+    def forward(self, x: Tensor, *, features: list[Tensor]) -> Tensor:
+        return x + 2 * features[0] + 3 * features[1]
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_keyword_inputs_may_be_nested(runtime: str) -> None:
+    pytest.importorskip(runtime)
+
+    def inputs(batch: int) -> dict[str, Any]:
+        return {"x": torch.randn(batch, 3), "features": list(torch.randn(2, batch, 3))}
+
+    network = shoal.capture(Sum(), inputs(2))
+    runner = find_runtime(runtime, threads=1).make(network, inputs(2), check=True)
+    given = inputs(5)
+    torch.testing.assert_close(runner(**given), network(**given))
+    found = measure_latency({"net": runner}, given, **QUICK)
+    assert found["net"].batch_size == 5
 
 
 def test_latency_is_measured_in_pairs_of_rounds(path: Path) -> None:
@@ -107,6 +133,23 @@ def test_latency_is_measured_where_it_is_asked_for(monkeypatch: pytest.MonkeyPat
     find_runtime("eager")
     with pytest.raises(ShoalError, match="shoal"):
         find_runtime("onnxruntime")
+
+
+@pytest.mark.parametrize(
+    ("runtime", "match"),
+    [
+        ("eager?thread=1", "'eager' does not take 'thread': did you mean 'threads'"),
+        ("eager?threads=0", "threads is 0: give at least 1"),
+        ("eager?threads=two", "threads is 'two': give at least 1"),
+        ("openvino?threads=0", "threads is 0: give at least 1"),
+        ("torch.nn:Linear", "'torch.nn:Linear' is not a runtime: give a name, or an instance"),
+        (Eager, "is not a runtime: give a name, or an instance"),
+    ],
+)
+def test_what_is_no_runtime_gets_one_clear_line(runtime: Any, match: str) -> None:
+    with pytest.raises(ConfigError, match=match) as error:
+        find_runtime(runtime)
+    assert "\n" not in str(error.value)
 
 
 def test_every_runtime_gives_the_networks_outputs_and_a_call_to_time() -> None:

@@ -188,6 +188,11 @@ def score(
         >>> len(scores), scores.unit, len(scores.lowest(3))
         (13, 'bits', 3)
     """
+    if isinstance(criterion, Criterion) and options:
+        raise ConfigError(
+            f"{', '.join(options)}: options are for a criterion by its name, and this one is made "
+            "already: give them when making it"
+        )
     chosen = criterion if isinstance(criterion, Criterion) else make_criterion(criterion, **options)
     chosen = chosen.of_task(find_task(task))
     scores = score_by(chosen, network, loader, samples=samples, progress=progress)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from shoal.errors import ConfigError
 from shoal.importance.candidates import relative_to_stage
 from shoal.importance.criterion import ScopeOptions, Scores, register_criterion
 from shoal.importance.ends import BetweenEnds
@@ -34,6 +35,11 @@ class HRank(BetweenEnds):
 
     @override
     def of_ends(self, block: Block, x: Tensor, y: Tensor) -> tuple[float, int]:
+        if y.dim() < 3:
+            raise ConfigError(
+                f"what comes out of block '{block.name}' has no feature maps to take ranks of: "
+                "choose another criterion than hrank, such as cka"
+            )
         ranks = torch.linalg.matrix_rank(_maps(y, self.channels(block)))
         return float(ranks.sum()), ranks.numel()
 

@@ -11,8 +11,8 @@ from typing import Any, ClassVar, Unpack
 import torch
 from torch import fx, nn
 
-from shoal.display import Shown
-from shoal.errors import ConfigError, OptionError, ShoalError
+from shoal.display import Shown, three_digits
+from shoal.errors import ConfigError, ShoalError
 from shoal.measure.machine import watch
 from shoal.measure.ratio import Ratio, block_times, quartiles, typical, unsteady
 from shoal.measure.rectifiers import rectifier_evaluations
@@ -20,6 +20,7 @@ from shoal.measure.rounds import WARMUP, Rounds, Timing, device_timer, time_roun
 from shoal.measure.size import count_macs, count_params, depth
 from shoal.network import Network
 from shoal.network.inputs import Inputs, batch_size, calling
+from shoal.runtimes.eager import EagerRunner
 from shoal.runtimes.runtime import EAGER, Runner, Runtime, find_runtime, open_runtime
 
 
@@ -83,7 +84,8 @@ class Latency:
         return {**values, "trusted": self.trusted, "doubt": self.doubt}
 
     def __str__(self) -> str:
-        text = f"{self.median_ms:.3g} ms ({self.q1_ms:.3g} to {self.q3_ms:.3g})"
+        median, low, high = map(three_digits, (self.median_ms, self.q1_ms, self.q3_ms))
+        text = f"{median} ms ({low} to {high})"
         return text if self.trusted else f"{text}, not to be trusted"
 
 
@@ -133,11 +135,14 @@ def measure_latency(
         ConfigError: a model cannot be called with the inputs, or a limit makes no sense.
         ShoalError: the runtime is not installed, or a model cannot be translated for it.
     """
-    if threads is not None and threads < 1:
-        raise OptionError("threads", threads, "at least 1")
     size = batch_size(inputs)
     where = find_runtime(runtime, threads=threads, channels_last=channels_last, device=device)
     runners = make_all(where, models, inputs)
+    if len({r.threads for r in runners.values() if isinstance(r, EagerRunner)}) > 1:
+        raise ConfigError(
+            "PyTorch has one number of threads at a time: measure networks with different numbers "
+            "of threads in calls of their own"
+        )
     queue = next((runner.queue for runner in runners.values() if runner.queue is not None), None)
     with ExitStack() as stack:
         calls = {name: stack.enter_context(r.ready(inputs)) for name, r in runners.items()}

@@ -107,8 +107,7 @@ def _counted(
 ) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
     """Return the shape of each site's input, for a batch, and the evaluations for one sample."""
     if example_inputs is None:
-        args, kwargs = network.example_inputs()
-        example_inputs = kwargs or args
+        example_inputs = network.example()
     device = home_device(network, example_inputs)
     args, kwargs = as_call(map_tensors(lambda t: t.detach().to(device), example_inputs))
 

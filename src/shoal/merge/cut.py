@@ -12,7 +12,7 @@ import math
 import os
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
 from pathlib import Path
 from statistics import fmean
@@ -212,10 +212,12 @@ class LatencyCosts:
 
     def _machine(self) -> str:
         where = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else ""
+        given = ((one, getattr(self.runtime, one.name)) for one in fields(self.runtime))
+        asked = [f"{one.name}={value}" for one, value in given if value != one.default]
         parts = [
             "fastest", platform.machine(), platform.processor(), platform.node(), where,
             self.device.type, str(torch.get_num_threads()), torch.__version__,
-            self.runtime.name, self.runtime.version,
+            self.runtime.name, self.runtime.version, *asked,
         ]  # fmt: skip
         return hashlib.sha256("|".join(parts).encode()).hexdigest()[:12]
 

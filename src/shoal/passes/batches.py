@@ -113,6 +113,11 @@ class Batches:
                 self.progress(self._done + turns, self.count * self.rounds)
         self._done += self.count or turns
         if self.seen == 0:
+            if isinstance(self.loader, Iterator):
+                raise DataError(
+                    "the loader is an iterator that is used up: give a list or a DataLoader, which "
+                    "can be read again"
+                )
             raise DataError(f"the loader is empty: there is nothing to {self.purpose}")
 
     def _chosen(self) -> Iterator[tuple[int, Batch]]:

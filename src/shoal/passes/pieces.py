@@ -38,7 +38,7 @@ def samples_at_once(network: Network, batch: Batch) -> int:
             most = _LARGEST // max(1, _largest_bytes(network, batch.first(1)))
             if most >= batch.size or not _are_apart(network, batch.first(2)):
                 return batch.size
-        except (RuntimeError, ShoalError):  # a sample alone is refused
+        except (RuntimeError, ValueError, ShoalError):  # a sample alone is refused
             return batch.size
     return max(1, most)
 

@@ -31,6 +31,7 @@ from shoal.network.inputs import (
     tensors_of,
 )
 from shoal.passes.batches import Batches
+from shoal.runtimes.onnx_runner import FileRunner
 from shoal.runtimes.proof import float_type
 from shoal.runtimes.runtime import RUNTIMES, Runner, Runtime, installed
 
@@ -40,7 +41,7 @@ Answers: TypeAlias = Callable[[Any], Tensor | None]
 SAMPLES = 300
 """To calibrate on: as many as NNCF takes by default."""
 
-_BATCHES = (1, 5)  # that the file is tried at
+BATCHES = (1, 5)  # a file is tried at: one sample, and a size that hardly any example has
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def quantize(
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / path.name
         runner = runtime.quantize(network, samples, made)
-        _try(runner, samples, path)
+        _try(network, runner, samples, path)
         found = answers or (_largest if _is_classifier(network) else _none)
         agreement = _agreement(network, runner, samples, found)
         with readable_errors(path):
@@ -114,8 +115,10 @@ def quantize(
         others = sorted(file for file in made.parent.iterdir() if file != made)
         for file in (*others, made):
             write_file(path.with_name(file.name), _copier(file))
+    if isinstance(runner, FileRunner):
+        runner.path = path  # what it tells of is where the file lies now
     files = (path, *(path.with_name(file.name) for file in others))
-    return Quantized(runner, files, _BATCHES, sum(map(batch_size, samples)), agreement)
+    return Quantized(runner, files, BATCHES, sum(map(batch_size, samples)), agreement)
 
 
 def _copier(file: Path) -> Callable[[Path], None]:
@@ -125,8 +128,8 @@ def _copier(file: Path) -> Callable[[Path], None]:
     return copy
 
 
-def _try(runner: Runner, samples: Sequence[Inputs], path: Path) -> None:
-    for size in _BATCHES:
+def _try(network: Network, runner: Runner, samples: Sequence[Inputs], path: Path) -> None:
+    for size in BATCHES:
         args, kwargs = as_call(map_tensors(partial(repeat_rows, size=size), samples[0]))
         try:
             outputs = tensors_of(runner(*args, **kwargs))
@@ -135,7 +138,10 @@ def _try(runner: Runner, samples: Sequence[Inputs], path: Path) -> None:
                 f"'{path}' was not written: in int8 the network cannot be run at batch {size} "
                 f"({error}): stay with float32"
             ) from error
-        if not all(bool(torch.isfinite(value).all()) for value in outputs):
+        with borrowed(network, device=torch.device("cpu")) as lent, torch.inference_mode():
+            own = tensors_of(lent(*args, **kwargs))  # a mask may make some of them infinite
+        broken = (a.isfinite() & ~b.isfinite() for a, b in zip(own, outputs, strict=True))
+        if any(bool(places.any()) for places in broken):
             raise ShoalError(
                 f"'{path}' was not written: in int8 the network gives values that are not finite: "
                 "stay with float32"

@@ -16,6 +16,7 @@ from typing_extensions import override
 from shoal.errors import ConfigError, OptionError, ShoalError, missing_extra
 from shoal.network.inputs import Inputs, as_call, first_line, tensors_of
 from shoal.runtimes.onnx_file import BATCH
+from shoal.runtimes.program import named_leaves
 from shoal.runtimes.runtime import Runner
 
 CPU = "CPUExecutionProvider"
@@ -45,6 +46,11 @@ class FileRunner(Runner):
     inputs: tuple[str, ...]  # names, in order
     outputs: tuple[str, ...]
 
+    @staticmethod
+    def reason(error: BaseException) -> str:
+        """Return the line of an error's text that says what is wrong."""
+        return first_line(error)
+
     @override
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor | dict[str, Tensor]:
         """Run one batch: tensors (nested ones too) for the first inputs in order, others by name.
@@ -65,7 +71,7 @@ class FileRunner(Runner):
             raise
         except Exception as error:
             raise ConfigError(
-                f"'{self.path}' cannot be run with these inputs ({first_line(error)}): pass "
+                f"'{self.path}' cannot be run with these inputs ({self.reason(error)}): pass "
                 f"tensors of the exported shapes and types for {', '.join(self.inputs)}"
             ) from error
 
@@ -88,7 +94,8 @@ class FileRunner(Runner):
     def feed(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Return these inputs as contiguous numpy arrays by name; raises `ConfigError`."""
         positional = tensors_of(args)
-        named = {key: value for key, value in kwargs.items() if isinstance(value, Tensor)}
+        leaves = (leaf for key, tree in kwargs.items() for leaf in named_leaves(tree, key))
+        named = {name: leaf for name, leaf in leaves if isinstance(leaf, Tensor)}
         free = [name for name in self.inputs if name not in named]
         unknown = sorted(set(named) - set(self.inputs))
         if unknown or len(positional) != len(free):

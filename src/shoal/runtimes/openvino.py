@@ -22,7 +22,7 @@ from torch import nn
 from typing_extensions import override
 
 from shoal.errors import ConfigError, ShoalError
-from shoal.network.inputs import Inputs, as_call, first_line
+from shoal.network.inputs import Inputs, as_call, last_line
 from shoal.runtimes.onnx_runner import FileRunner, lacking_package
 from shoal.runtimes.openvino_int8 import quantized
 from shoal.runtimes.proof import check_runner
@@ -101,6 +101,11 @@ class OpenVinoRunner(FileRunner):
 
     device = "cpu"
 
+    @staticmethod
+    @override
+    def reason(error: BaseException) -> str:
+        return last_line(error)  # the first ones say where in its code
+
     def __init__(self, path: str | Path, *, threads: int | None = None) -> None:
         self.path = Path(path)
         self.threads = torch.get_num_threads() if threads is None else threads
@@ -128,8 +133,9 @@ class OpenVinoRunner(FileRunner):
         tensor = _library().Tensor
         shapes = tuple(value.shape for value in feed.values())
         if shapes not in self._requests:
+            # What does not fit is told by whoever gave the arrays: see `FileRunner.run`.
+            self._model.reshape({name: value.shape for name, value in feed.items()})
             with self._telling("compile"):
-                self._model.reshape({name: value.shape for name, value in feed.items()})
                 compiled = _core().compile_model(self._model, "CPU", self._how())
                 self._requests[shapes] = compiled.create_infer_request()
         request = self._requests[shapes]
@@ -151,7 +157,7 @@ class OpenVinoRunner(FileRunner):
         try:
             yield
         except Exception as error:
+            reason = self.reason(error)
             raise ShoalError(
-                f"OpenVINO cannot {what} '{self.path}' ({first_line(error)}): choose another "
-                "runtime"
+                f"OpenVINO cannot {what} '{self.path}' ({reason}): choose another runtime"
             ) from error

@@ -62,7 +62,7 @@ class Example:
         """A name for each tensor: the parameter of the original's `forward` that takes it."""
         args, kwargs = pytree.tree_unflatten(range(len(self.leaves)), self.spec.structure)
         named = [*zip(self.parameters(len(args)), args, strict=True), *kwargs.items()]
-        by_leaf = {leaf: name for top, tree in named for name, leaf in _named_leaves(tree, top)}
+        by_leaf = {leaf: name for top, tree in named for name, leaf in named_leaves(tree, top)}
         return tuple(by_leaf[i] for i, v in enumerate(self.leaves) if isinstance(v, Tensor))
 
     def parameters(self, count: int) -> list[str]:
@@ -99,10 +99,10 @@ def outputs_of(network: Network, example: Example) -> tuple[str, ...]:
     with borrowed(network, device=there) as lent, torch.inference_mode(), calling("the network"):
         outputs = lent(*args, **kwargs)
     top = "" if isinstance(outputs, dict) else "output"
-    return tuple(name for name, leaf in _named_leaves(outputs, top) if isinstance(leaf, Tensor))
+    return tuple(name for name, leaf in named_leaves(outputs, top) if isinstance(leaf, Tensor))
 
 
-def _named_leaves(tree: Any, top: str) -> list[tuple[str, Any]]:
+def named_leaves(tree: Any, top: str) -> list[tuple[str, Any]]:
     """Return the leaves of a tree, each named by its path below the name `top`."""
     by_path: Any
     try:

@@ -27,11 +27,11 @@ def float_type(network: nn.Module) -> torch.dtype:
     return next((kind for kind in reversed(TOLERANCES) if kind in used), torch.float32)
 
 
-def check_runner(runner: Runner, network: Any, inputs: Inputs, title: str) -> float:
+def check_runner(runner: Runner, network: Any, inputs: Inputs, title: str) -> None:
     """Compare a runner with its network, on the inputs and on random ones like them.
 
-    Returns the largest relative error of an output. On a GPU float32 may be computed in TF32, which
-    has float16's digits, and is then compared as that. Raises `ShoalError` where they differ.
+    On a GPU float32 may be computed in TF32, which has float16's digits, and is then compared as
+    that. Raises `ShoalError` where they differ.
     """
     place = torch.device(runner.device)
     kind = float_type(network) if isinstance(network, nn.Module) else torch.float32
@@ -48,7 +48,6 @@ def check_runner(runner: Runner, network: Any, inputs: Inputs, title: str) -> fl
         raise ShoalError(
             f"in {title} the network computes something else ({what}): choose another runtime"
         )
-    return error
 
 
 def _flat(model: Callable[..., Any]) -> Callable[..., list[Tensor]]:

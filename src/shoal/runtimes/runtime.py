@@ -5,14 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
-from shoal.errors import ShoalError
+from shoal.errors import ConfigError, OptionError, ShoalError, nearest_names
 from shoal.network.inputs import Inputs, home_device, resolve_device
 from shoal.registry import Registry
 
@@ -64,6 +64,11 @@ class Runtime(ABC):
     title: ClassVar[str] = ""  # as tables call it; empty for its name
     slow_start: ClassVar[bool] = False  # whether it takes long to make a network run
     int8: ClassVar[str] = ""  # what its files of int8 networks end in; empty if it cannot quantize
+
+    def __post_init__(self) -> None:
+        """Refuse a number of threads that makes no sense."""
+        if self.threads is not None and (type(self.threads) is not int or self.threads < 1):
+            raise OptionError("threads", self.threads, "at least 1")
 
     @property
     @abstractmethod
@@ -136,10 +141,32 @@ def open_runtime(runtime: str | Runtime, **options: Any) -> Runtime:
     `path/file.py:Name`; options are those of `Runtime`. Raises `NameNotFoundError` if there is no
     such runtime.
     """
-    if not isinstance(runtime, str):
+    if isinstance(runtime, Runtime):
+        for name, given in options.items():
+            value = _plain(given)
+            if value not in (getattr(Runtime, name), _plain(getattr(runtime, name))):
+                raise ConfigError(
+                    f"{name}= is for a runtime that is named: give it to the runtime itself, as "
+                    f"{type(runtime).__name__}({name}={value!r})"
+                )
         return runtime
-    kind, written = RUNTIMES.find(runtime)
+    kind, written = RUNTIMES.find(runtime) if isinstance(runtime, str) else (None, {})
+    if not (isinstance(kind, type) and issubclass(kind, Runtime)):
+        raise ConfigError(
+            f"'{runtime}' is not a runtime: give a name, or an instance of shoal.runtimes.Runtime"
+        )
+    known = [one.name for one in fields(kind)]
+    for name in written:
+        if name not in known:
+            which = str(runtime).partition("?")[0]
+            hint = nearest_names("option", name, known)
+            raise ConfigError(f"the runtime '{which}' does not take '{name}': {hint}")
     return kind(**{**options, **written})
+
+
+def _plain(value: Any) -> Any:
+    """Return an option's value as it is written: `torch.device("cpu")` is "cpu"."""
+    return str(value) if isinstance(value, torch.device) else value
 
 
 def find_runtime(runtime: str | Runtime, **options: Any) -> Runtime:

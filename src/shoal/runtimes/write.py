@@ -18,18 +18,17 @@ from shoal.network import Network
 from shoal.network.agreement import compare_outputs, random_like
 from shoal.network.inputs import Inputs, borrowed, first_line
 from shoal.quiet import quietly
-from shoal.runtimes.int8 import Answers, calibration, quantize, quantizer_for
+from shoal.runtimes.int8 import BATCHES, Answers, calibration, quantize, quantizer_for
 from shoal.runtimes.onnx_file import opset_of, root_cause
 from shoal.runtimes.onnx_runner import OnnxRunner
 from shoal.runtimes.program import Example, called_program, outputs_of, prepare
 from shoal.runtimes.proof import TOLERANCES, float_type
 from shoal.runtimes.runtime import Runner
 from shoal.runtimes.translated import told, translated
+from shoal.targets import user_path
 
 Run: TypeAlias = Callable[..., list[Tensor]]
 """From the example's tensors to all tensors given out."""
-
-_BATCHES = (1, 5)  # one sample alone, and a size that hardly any example has
 
 
 @dataclass(frozen=True, repr=False)
@@ -138,7 +137,7 @@ def export(
         (('input',), True)
     """
     start = time.perf_counter()
-    path = Path(path).expanduser()
+    path = user_path(path)
     if int8 is not None:
         if opset is not None or tolerance is not None:
             raise ConfigError("opset= and tolerance= are not for int8: leave them out")
@@ -172,7 +171,7 @@ def export(
         opset=made.opset,
         max_rel_error=errors[0] if errors else None,
         tolerance=allowed,
-        checked_batches=_BATCHES if check else (),
+        checked_batches=BATCHES if check else (),
         seconds=time.perf_counter() - start,
     )
 
@@ -212,6 +211,11 @@ def _export_int8(
 
 def _format_of(path: Path, opset: int | None) -> str:
     form = path.suffix.lower().removeprefix(".")
+    if form == "xml":
+        raise ConfigError(
+            f"'{path}': .xml is for int8 in OpenVINO: add --int8 (int8= in Python), or let it "
+            "end in .onnx, which OpenVINO reads too"
+        )
     if form not in ("onnx", "pt2"):
         raise ConfigError(
             f"'{path}' does not say the format: give a file name that ends in .onnx or .pt2"
@@ -285,7 +289,7 @@ def _verify(net: Network, example: Example, found: Run, allowed: float, path: Pa
     worst = 0.0
     with borrowed(net, device=torch.device("cpu")) as lent:
         expected = example.flat(lent)
-        for size in _BATCHES:
+        for size in BATCHES:
             tensors = example.with_batch(size).tensors
             both = [tensors, random_like(tensors)]
             try:
