@@ -71,6 +71,13 @@ def test_several_stages_may_go_but_never_the_last() -> None:
     assert result.model.sites_left > 0
 
 
+def test_trials_by_a_users_own_training_are_not_epochs_of_the_step() -> None:
+    trained: list[object] = []
+    result = run(method="deepreduce", epochs=2, thin=False, fit=trained.append)
+    assert len(trained) == 3  # a copy for each of two stages, and what was culled
+    assert [step.epochs for step in result.steps] == [0, 2]
+
+
 def test_what_cannot_be_culled_or_thinned_is_said_at_once() -> None:
     linear = run(method="easier", remove=4, how="identity", per_step=4).model
     with pytest.raises(shoal.ShoalError, match="no rectifier to linearize"):

@@ -81,6 +81,14 @@ def test_pruned_weights_stay_pruned_through_training(tmp_path: Path) -> None:
     assert result.stopped == "all rounds are done"
 
 
+def test_the_last_training_leaves_pruned_weights_at_zero(tmp_path: Path) -> None:
+    run(tmp_path, method="egp", rounds=1, share=0.3, cap=0.6, final_epochs=2)
+    before, after = (shoal.load(tmp_path, step=step) for step in (1, 2))
+    assert not small_runs.same_weights(before, after)
+    assert layers(before) == layers(after)
+    assert max(layers(after).values()) > 0.25
+
+
 def test_a_pruned_network_that_was_merged_is_pruned_further(tmp_path: Path) -> None:
     first = run(tmp_path, method="egp", rounds=4, share=0.8, epochs=2)
     merged = shoal.load(tmp_path)

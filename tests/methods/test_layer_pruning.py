@@ -177,11 +177,13 @@ class Watch(Listener):
     def __init__(self, stop: Callable[[int, int], bool] = lambda step, epoch: False) -> None:
         self.now = 0
         self.stop = stop
+        self.heard: list[int] = []
 
     def stage(self, step: int, text: str) -> None:
         self.now = step
 
     def epoch(self, report: EpochReport, epochs: int) -> None:
+        self.heard.append(report.epoch)
         if self.stop(self.now, report.epoch):
             raise KeyboardInterrupt
 
@@ -206,6 +208,20 @@ def test_rewinding_to_an_epoch_of_the_run(model: Network, tmp_path: Path) -> Non
     start = model.state_dict()
     assert any(not torch.equal(in_memory[name], start[name]) for name in names)
     assert any(not torch.equal(in_memory[name], last[name]) for name in names)
+
+
+def test_an_epoch_that_early_stopping_never_came_to_is_one_clear_error(
+    model: Network, tmp_path: Path
+) -> None:
+    """All epochs are as good as the first, and patience is one epoch."""
+    stands = {"evaluate": lambda network, data: 50.0, "early_stop": 1}
+    for out, trained in ((None, [1, 2]), (tmp_path / "run", [1, 2]), (tmp_path / "run", [])):
+        watch = Watch()
+        with pytest.raises(ConfigError, match=r"rewind=4, but early_stop .* after 2 epochs"):
+            compress(model, dense_epochs=5, rewind=4, out=out, listener=watch, **stands)
+        assert watch.heard == trained  # once
+    # What has the epoch, goes on.
+    compress(model, dense_epochs=5, rewind=2, remove=1, out=tmp_path / "other", **stands)
 
 
 def test_rewinding_to_a_file(model: Network, tmp_path: Path) -> None:

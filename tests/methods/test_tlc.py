@@ -83,6 +83,20 @@ def test_masked_channels_are_off_and_stay_off_through_training(tmp_path: Path) -
     assert bool(((last == 0) == (norm_inputs(residual)[first].mean <= 0)).all())
 
 
+def test_the_last_training_leaves_masked_channels_off(tmp_path: Path) -> None:
+    result = tlc(chain(), tmp_path, replace="mask", epochs=1, remove=2, final_epochs=2)
+    _, _, removed, last = result.steps
+    assert (last.operation, last.begun_from, last.epochs) == ("fine-tune", removed.step, 2)
+    before, after = (shoal.load(tmp_path, step=step.step) for step in (removed, last))
+    linear = [site.name for site in after.sites if site.linearized]
+    assert len(linear) == 2
+    assert not small_runs.same_weights(before, after)
+    for name in linear:
+        slopes = [net.get_parameter(f"{name}.slope") for net in (before, after)]
+        assert 0 < int((slopes[0] == 0).sum()) < len(slopes[0])
+        assert torch.equal(slopes[0] == 0, slopes[1] == 0)
+
+
 def test_inputs_are_measured_where_there_is_no_norm() -> None:
     net = small_runs.captured()
     step = tlc(inputs="data", remove=1, keep=0).steps[1]

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from shoal.cli.params import as_flags
+from shoal.options import at_budget
 from shoal.search.advice import advice
 from shoal.search.options import MachineOptions, SearchOptions
-from shoal.search.records import RunRecord
+from shoal.search.records import Result, RunRecord
 from small_runs import FakeGauge, digits, run
 
 
-def test_a_result_that_is_not_faster_says_what_to_try() -> None:
+def past_the_drop(**options: Any) -> Result:
     quality = {4: 90.0, 3: 80.0}
     gauge = FakeGauge(digits().val, quality=lambda network: quality[network.sites_left])
-    result = run(max_drop=1.0, gauge=gauge)
-    (note,) = result.notes
+    return run(max_drop=1.0, gauge=gauge, **options)
+
+
+@pytest.fixture(scope="module")
+def ended() -> RunRecord:
+    return past_the_drop(epochs=0)
+
+
+def test_a_result_that_is_not_faster_says_what_to_try() -> None:
+    (note,) = past_the_drop().notes
     assert note.startswith("the result is not faster than the dense network: try method='shoal'")
     assert "max_drop=2; final_epochs=10, which" in note
     assert "runtime='onnxruntime'" in note
@@ -45,6 +56,29 @@ def test_a_result_that_is_not_faster_says_what_to_try() -> None:
 )
 def test_the_command_line_names_flags(said: str, shown: str) -> None:
     assert as_flags(said) == shown
+
+
+@pytest.mark.parametrize(
+    ("asked", "budget", "told"),
+    [(1, None, 2), (0, None, 2), (3, 1.0, 6), (10, 0.2, 20), (0, 0.5, 2)],
+)
+def test_epochs_are_advised_as_the_user_gives_them(
+    ended: RunRecord, asked: int, budget: float | None, told: int
+) -> None:
+    options = SearchOptions(epochs=asked, budget=budget, final_epochs=1)
+    (note,) = advice(ended, "shoal", at_budget(options, budget or 1.0), MachineOptions())
+    assert f"epochs={told}" in re.split("; | ", note)
+
+
+@pytest.mark.parametrize("budget", [0.07, 0.3, 0.9])
+def test_what_is_advised_trains_twice_as_long(ended: RunRecord, budget: float) -> None:
+    for asked in range(1, 30):
+        options = SearchOptions(epochs=asked, budget=budget, final_epochs=1)
+        now = at_budget(options, budget)
+        (note,) = advice(ended, "shoal", now, MachineOptions())
+        told = next(int(word[7:]) for word in re.split("; | ", note) if word.startswith("epochs="))
+        assert told > asked
+        assert at_budget(replace(options, epochs=told), budget).epochs >= 2 * now.epochs
 
 
 def test_what_would_change_nothing_is_not_advised() -> None:

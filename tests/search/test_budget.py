@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ from shoal.search import budget, coach, compress, engine, notebook
 from shoal.search.budget import Budget, Clock
 from shoal.search.options import SearchOptions
 from shoal.search.records import Metrics, Result, Step
+from shoal.search.setup import Listener
 from small_runs import FakeGauge, digits, run
 
 
@@ -102,6 +104,35 @@ def test_what_an_interrupted_call_worked_counts_and_the_time_between_does_not(
     assert len(result.steps) == 5
     again = timed(clock, 47 / 60, tmp_path / "run")
     assert again.stopped == result.stopped == f"the budget of {47 / 60:g} hours"
+
+
+class Batches(Listener):
+    """Each batch takes 20 seconds; the call may end after an epoch."""
+
+    def __init__(self, clock: FakeClock, ends: bool) -> None:
+        self.clock, self.ends = clock, ends
+
+    def batch(self, report: Any, epochs: int) -> None:
+        self.clock.now += 20.0
+
+    def epoch(self, report: Any, epochs: int) -> None:
+        if self.ends:
+            raise KeyboardInterrupt
+
+
+def test_a_step_takes_the_seconds_of_all_calls(
+    clock: FakeClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = import_module("shoal.training.fit")
+    monkeypatch.setattr(trainer, "time", budget.time)
+    options: dict[str, Any] = {"dense_epochs": 2, "epochs": 3, "remove": 1, "criterion": "last"}
+    for _ in range(4):  # two epochs of the dense network, and two of the step
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, listener=Batches(clock, ends=True), **options)
+        clock.now += 1e6
+    result = run(tmp_path, listener=Batches(clock, ends=False), **options)
+    assert [step.seconds for step in result.steps] == [200.0, 300.0]
+    assert [step.epoch_seconds for step in result.steps] == [100.0, 100.0]
 
 
 def test_more_hours_let_a_run_without_a_last_training_go_on(

@@ -231,6 +231,47 @@ def test_slack_may_grow_until_the_last_training(tmp_path: Path) -> None:
         scripted(tmp_path / "run", slack=3.0)
 
 
+class Taught(FakeGauge):
+    """Qualities by the sites that are gone: before a fine-tuning, after it, after the last one."""
+
+    FOUND = ((90.0, 90.0, 90.0), (88.0, 89.5, 89.6), (85.0, 87.5, 89.1), (88.2, 88.2, 88.9),
+             (80.0, 88.3, 88.5))  # fmt: skip
+
+    def __init__(self) -> None:
+        super().__init__(digits().val)
+        self.trainings = [0] * len(self.FOUND)
+
+    def fit(self, network: Network) -> None:
+        count = gone(network)
+        self.trainings[count] += 1
+        # A network keeps this, which computes nothing, and the copy for the next step has it too.
+        network.get_buffer("bn1.num_batches_tracked").fill_(1000 * count + self.trainings[count])
+
+    def quality(self, network: Network, data: Any) -> float:
+        count = gone(network)
+        trained = int(network.get_buffer("bn1.num_batches_tracked")) - 1000 * count
+        return self.FOUND[count][trained if count and trained > 0 else 0]
+
+
+def taught(out: Path | None = None) -> Result:
+    gauge = Taught()
+    options: dict[str, Any] = {"how": "identity", "max_drop": 1.0, "final_epochs": 5, "patience": 0}
+    return run(out, gauge=gauge, fit=gauge.fit, **options)
+
+
+def test_a_step_may_be_out_of_reach_for_a_while(tmp_path: Path) -> None:
+    """The third fine-tuning wins nothing back and the fourth much: the slack falls and rises."""
+    result = taught()
+    options = SearchOptions(max_drop=1.0, final_epochs=5)
+    loop = result.steps[:5]
+    reached = [[s.step for s in candidates(options, loop[: n + 1])] for n in range(1, 5)]
+    assert reached == [[1], [1, 2], [1, 3], [1, 2, 3, 4]]
+    last = result.steps[5:]
+    assert [(s.begun_from, s.within) for s in last] == [(4, False), (2, True), (3, False)]
+    assert (result.removed, result.final.top1_val) == (2, 89.1)
+    assert facts(taught(tmp_path / "run")) == facts(result)
+
+
 def test_less_slack_than_a_run_was_begun_with_is_refused(tmp_path: Path) -> None:
     small_runs.run(tmp_path / "run", remove=1, slack=1.0)
     with pytest.raises(RunError, match=r"slack was 1\.0 and is 0\.5"):

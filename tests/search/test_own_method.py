@@ -9,13 +9,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from torch import nn
 
 import processes
+import shoal
 from shoal.errors import ConfigError, RunError
+from shoal.network import Network
 from shoal.search.method import methods
+from shoal.search.run_files import read_run
 from shoal.search.setup import Listener
 from small_runs import facts, removals, run, same_weights
 
@@ -106,6 +110,26 @@ def test_it_runs_with_its_option_penalty_and_hook(method: str, tmp_path: Path) -
         run(tmp_path / "run", method=f"{method}?pull=0.4", remove=2)
     with pytest.raises(ConfigError, match=r"'easier' has no option pull: .* choose 'pull'"):
         run(method="easier", pull=0.3)
+
+
+class Places(shoal.Criterion):
+    """Scores each site by its place, the first highest, in numbers of NumPy's."""
+
+    place = "site"
+
+    def compute(self, network: Network, data: Any) -> shoal.Scores:
+        names = [site.name for site in network.sites if site.linearized is None]
+        return shoal.Scores("places", {n: np.float32(1 / k) for k, n in enumerate(names, 1)}, 0)
+
+
+def test_scores_of_numpy_are_written_as_numbers(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"criterion": f"{__name__}:Places", "remove": 1, "epochs": 0}
+    result = run(tmp_path, **options)
+    (step,) = read_run(tmp_path).steps[1:]
+    assert step.names == ("last",)
+    assert step == result.steps[1]
+    assert list(step.scores.values()) == pytest.approx([1.0, 1 / 2, 1 / 3, 1 / 4])
+    assert facts(run(tmp_path, **options)) == facts(result)
 
 
 def killed_after(epochs: int, folder: Path, options: dict[str, Any]) -> None:

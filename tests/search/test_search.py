@@ -271,6 +271,7 @@ def test_what_is_of_another_kind_is_told_in_one_line() -> None:
     for given, error, words in (
         ({"val": None}, DataError, "validation data are a NoneType"),
         ({"train": iter([])}, DataError, "read again and again"),
+        ({"test": iter([])}, DataError, "the test data are a list_iterator: give batches that"),
         ({"model": "shoal:digits_resnet"}, ConfigError, "load_model builds from a name"),
         ({"fit": 3}, ConfigError, "fit is a int"),
         ({"max_drop": "1"}, ConfigError, "max_drop is '1'"),

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import pytest
 
-import shoal.methods  # noqa: F401  registers them
+import shoal
+import shoal.methods  # registers them
 from shoal.errors import ConfigError, NameNotFoundError, OptionError
-from shoal.search.settings import Settings
+from shoal.options.task import TaskOptions
+from shoal.search.settings import Settings, task_of_run
+from shoal.tasks import find_task, tasks
 
 METHODS = ["easier", "layer_pruning", "shoal"]
 
@@ -35,6 +41,30 @@ def test_what_nothing_reads_is_refused() -> None:
         Settings.of("easier", epohcs=1)
     with pytest.raises(OptionError, match="max_drop is -1"):
         Settings.of("easier", max_drop=-1)
+
+
+@pytest.mark.parametrize("recipe", [5, 0, ["vit"]])
+def test_a_recipe_that_is_none_is_refused(recipe: Any) -> None:
+    with pytest.raises(ConfigError, match=r"recipe is a (int|list): give a Recipe, its name"):
+        Settings.of("easier", recipe)
+
+
+def test_a_runs_own_task_keeps_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "_entries", dict(tasks._entries))
+
+    @shoal.register_task("near")
+    class Near(type(find_task("classify"))):  # type: ignore[misc]
+        @dataclass(frozen=True, kw_only=True)
+        class Options(TaskOptions):
+            within: int = shoal.option(1, "So many classes off are right.")
+
+    run = Settings.of("easier", task="near?within=3", output_index=1).to_dict()
+    found = task_of_run(run)
+    assert isinstance(found, Near)
+    assert (found.options.within, found.options.output_index) == (3, 1)
+    assert task_of_run({"task": "near"}).options.within == 1
+    segment = Settings.of("easier", task="segment", ignore_index=7).identity()
+    assert task_of_run(segment) == find_task("segment?ignore_index=7")
 
 
 def test_only_what_decides_is_the_identity() -> None:

@@ -15,6 +15,7 @@ from shoal.cli import main
 from shoal.cli.comparing import with_twins
 from shoal.errors import ConfigError, RunError
 from shoal.report import outcome_tables, read_run, twin_table
+from shoal.search.compress import size_of
 from shoal.search.records import Result
 from shoal.search.run_files import twin_of
 from shoal.search.setup import Listener
@@ -114,8 +115,11 @@ def test_the_twin_of_another_result_is_not_shown(
     assert twin_of(read_run(copy)) is not None
     run(copy, **OPTIONS | {"remove": 3})  # goes on, to other layers
     assert twin_of(read_run(copy)) is None
-    with pytest.raises(RunError, match=r"twin' holds a run with other options"):
+    with pytest.raises(RunError, match=r"twin' holds a run with other options") as caught:
         twin(copy)
+    assert f": remove '{copy / 'twin'}' to train another twin, or give" in str(caught.value)
+    shutil.rmtree(copy / "twin")
+    twin(copy)
 
 
 def test_the_twin_of_a_result_that_has_the_same_figures_is_not_shown(tmp_path: Path) -> None:
@@ -143,6 +147,12 @@ def test_what_is_wrong_is_one_line(finished: Path, tmp_path: Path) -> None:
     (tmp_path / "untrained" / "result.json").unlink()
     with pytest.raises(RunError, match="has no result yet"):
         twin(tmp_path / "untrained")
+
+
+def test_the_size_of_data_is_in_samples_where_they_tell() -> None:
+    batches = list(digits().val)
+    given = digits().val, batches, iter(batches), None
+    assert [size_of(loader) for loader in given] == [150, 3, None, None]
 
 
 def test_a_network_that_came_trained_is_told(tmp_path: Path) -> None:

@@ -172,6 +172,7 @@ def _train(network: Network, lab: Lab, batches: int, epochs: int) -> None:
         recipe=replace(lab.recipe, distill=0.0, early_stop=None),
         seed=lab.options.seed,
         device=device_of(network),
+        task=lab.setup.task,
     )
 
 

@@ -68,6 +68,17 @@ class EGP(Method):
         scores = self._score(lab)
         if not self._prune(lab, scores):
             return lab.done("no weights are left to prune before a rectifier that works")
+        lab.train(after_step=self.keeps(lab))
+        linear = [name for name, entropy in self._score(lab, lines=True).items() if entropy == 0.0]
+        lab.linearize(linear[: lab.at_most(len(linear))], "line")
+        lab.scores = scores
+        if lab.once("collapsed", lab.predicts_one_class, together=True):
+            lab.note("collapsed: all validation samples are given one class; try cap or protect")
+        return True
+
+    @override
+    def keeps(self, lab: Lab) -> Any:
+        """Return what keeps pruned weights at zero while the network trains."""
         weights = {f"{name}.weight" for name in lab.network.plan.names("prune")}
         parameters = dict(lab.network.named_parameters())  # an earlier merge may have left some out
         masks = {name: parameters[name] != 0 for name in weights & parameters.keys()}
@@ -76,13 +87,7 @@ class EGP(Method):
             for name, mask in masks.items():
                 network.get_parameter(name).data.mul_(mask)
 
-        lab.train(after_step=keep_pruned)
-        linear = [name for name, entropy in self._score(lab, lines=True).items() if entropy == 0.0]
-        lab.linearize(linear[: lab.at_most(len(linear))], "line")
-        lab.scores = scores
-        if lab.once("collapsed", lab.predicts_one_class, together=True):
-            lab.note("collapsed: all validation samples are given one class; try cap or protect")
-        return True
+        return keep_pruned
 
     def _score(self, lab: Lab, lines: bool = False) -> Scores:
         chosen = self.options

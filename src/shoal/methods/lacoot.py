@@ -53,9 +53,8 @@ class LaCoOT(Method):
 
     @override
     def progress(self, lab: Lab) -> Progress:
-        done = len(lab.network.plan.names("drop")) - len(lab.base.plan.names("drop"))
         total = sum(block.removable for block in lab.base.blocks)
-        return Progress(done, total, "blocks")
+        return Progress(lab.dropped, total, "blocks")
 
     @override
     def nothing_to_remove(self, lab: Lab) -> str:

@@ -8,7 +8,6 @@ how far they move would depend on its learning rate alone (at 1e-4 by Adam they 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -97,9 +96,8 @@ class LayerFolding(Method):
     def _learn(self, lab: Lab) -> None:
         lab.replace([s.name for s in lab.network.sites if s.linearized is None], lab.blend)
         epochs = self.options.slope_epochs or lab.options.epochs
-        steps = epochs * math.ceil(lab.batches / lab.recipe.accumulate)
         own = {"optimizer": "sgd", "momentum": _MOMENTUM, "weight_decay": 0.0, "constant": True}
-        lr = self.options.slope_lr or slope_lr(self.options.slope_penalty, max(1, steps))
+        lr = self.options.slope_lr or slope_lr(self.options.slope_penalty, lab.steps_of(epochs))
 
         def groups(network: Any) -> list[dict[str, Any]]:
             return [{"params": list(lab.slopes(network).values()), "lr": lr, **own}]

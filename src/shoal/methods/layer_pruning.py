@@ -57,9 +57,8 @@ class LayerPruning(Method):
 
     @override
     def progress(self, lab: Lab) -> Progress:
-        done = len(lab.network.plan.names("drop")) - len(lab.base.plan.names("drop"))
         total = len(self._candidates(lab, lab.base))
-        return Progress(done, total, "blocks", per_step=self.options.per_step)
+        return Progress(lab.dropped, total, "blocks", per_step=self.options.per_step)
 
     @override
     def nothing_to_remove(self, lab: Lab) -> str:

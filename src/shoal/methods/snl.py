@@ -9,7 +9,6 @@ pixels fix the size of images, and what is linear here and there is not faster a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -124,7 +123,6 @@ class SNL(Method):
     def _search(self, lab: Lab, counts: Mapping[str, int], most: int) -> dict[str, list[bool]]:
         """Train with gates until the budget is met; returns which of them stay open, by site."""
         chosen, epochs = self.options, self.options.search_epochs or lab.options.epochs
-        steps = max(1, epochs * math.ceil(lab.batches / lab.recipe.accumulate))
         search = GateSearch(
             lab,
             counts,
@@ -132,7 +130,7 @@ class SNL(Method):
             kappa=chosen.kappa,
             growth=chosen.kappa_growth or max(1.1, chosen.kappa ** (-2.0 / epochs)),
             wait=min(5, epochs // 4) if chosen.kappa_wait is None else chosen.kappa_wait,
-            lr=chosen.gate_lr or max(1e-3, 2.0 / steps),
+            lr=chosen.gate_lr or max(1e-3, 2.0 / lab.steps_of(epochs)),
         )
         lab.train(epochs, recipe=chosen.search_recipe, **search.hooks())
         if not search.met:

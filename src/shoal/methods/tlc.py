@@ -19,7 +19,6 @@ from shoal.search.method import Method, register_method
 
 if TYPE_CHECKING:
     from shoal.importance import Scores
-    from shoal.network import Network
     from shoal.search.lab import Lab
     from shoal.surgery import FittedLine
 
@@ -90,7 +89,7 @@ class TLC(Method):
         order = scores.lowest(lab.at_most(min(spare, len(lines))))
         names = self._cheapest(lab, {name: lines[name] for name in order}, scores)
         lab.linearize(names, lines=lines)
-        lab.train(after_step=self._switched_off(lab.network))
+        lab.train(after_step=self.keeps(lab))
         return True
 
     def _cheapest(self, lab: Lab, lines: Mapping[str, FittedLine], scores: Scores) -> list[str]:
@@ -104,8 +103,10 @@ class TLC(Method):
                 break
         return order[:count]
 
-    def _switched_off(self, network: Network) -> Any:
+    @override
+    def keeps(self, lab: Lab) -> Any:
         """Return what keeps channels off while the network trains; None where none are."""
+        network = lab.network
         if self.options.replace != "mask":
             return None
         sites = (f"{site.name}.slope" for site in network.sites if site.linearized == "line")

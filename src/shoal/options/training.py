@@ -80,7 +80,8 @@ class DataOptions(Options):
     download: bool = option(False, "Download the data if they are missing.", decides=False)
     max_memory_gib: float = option(
         4.0,
-        "Images that need more memory are decoded when they are needed.",
+        "Images that need more memory are decoded when they are needed, and training ones are then "
+        "cut at random where others are shifted.",
         unit="GiB",
         check=at_least(0),
         decides=False,

@@ -26,7 +26,8 @@ def advice(
         if options.final_epochs == 0:
             tries.append("final_epochs=10, which lets the search go further and trains at the end")
         else:
-            tries.append(f"epochs={2 * max(1, options.epochs)}")
+            asked = options.epochs / (options.budget or 1.0)  # before the budget shortened it
+            tries.append(f"epochs={max(2, round(2 * asked))}")
     if machine.runtimes == (EAGER,):
         tries.append("runtime='onnxruntime' if that is where the network will run")
     if not tries:

@@ -46,6 +46,7 @@ class Coach:
         self._trainings = 0
         self.epochs = 0
         self.epoch_seconds: float | None = None  # of the last training
+        self.seconds_before = 0.0  # of epochs that an interrupted call trained
         self.part = ""  # tells checkpoints apart where a step of one number may be another one
 
     def train(
@@ -79,8 +80,9 @@ class Coach:
         if setup.fit is not None:
             began = time.perf_counter()
             notes = _by_user(setup.fit, network, hooks)
-            self.epoch_seconds = (time.perf_counter() - began) / epochs
-            self.epochs += epochs
+            if not trial:
+                self.epoch_seconds = (time.perf_counter() - began) / epochs
+                self.epochs += epochs
             return notes
 
         def heard(report: EpochReport) -> None:
@@ -112,8 +114,12 @@ class Coach:
             device=device_of(network),
             **hooks,
         )
-        self.epochs += 0 if trial else len(report.epochs)
-        if not trial and report.epochs:
+        if trial:
+            return report.notes
+        self.epochs += len(report.epochs)
+        before = report.epochs[: report.resumed_from or 0]
+        self.seconds_before += sum(epoch.seconds for epoch in before)
+        if report.epochs:
             self.epoch_seconds = report.seconds / len(report.epochs)
         return report.notes
 

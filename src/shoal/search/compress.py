@@ -37,6 +37,7 @@ from shoal.search.run import Run
 from shoal.search.settings import Settings
 from shoal.search.setup import Listener, Meter, Setup
 from shoal.surgery import swap_rectifiers_
+from shoal.targets import user_path
 from shoal.tasks import Loss, Task, with_own
 from shoal.tasks.task import losses_of
 from shoal.training.evaluate import broken_inputs
@@ -134,7 +135,8 @@ def compress(
         ['dense', 'linearize']
     """
     began = time.monotonic()
-    _check_arguments(model, {"training": train, "validation": val}, fit)
+    given = {"training": train, "validation": val}
+    _check_arguments(model, given if test is None else {**given, "test": test}, fit)
     if not isinstance(method, Settings):
         if device is not None:
             options["device"] = str(device)
@@ -175,7 +177,7 @@ def compress(
     run = None
     if out is not None:
         run = Run(
-            Path(out).expanduser(),
+            user_path(out),
             {**asked.identity(), **(identity or {}), **_identity(model, train, val, test)},
             {**(config or {}), **asked.to_dict()},
         )
@@ -281,7 +283,7 @@ def _captured(model: nn.Module, first: Batch, base: str | None) -> Network:
         args = tuple(value[:4] for value in batch.args)
         kwargs = {name: value[:4] for name, value in batch.kwargs.items()}
         try:
-            captured = capture(model, args or kwargs, example_kwargs=kwargs if args else None)
+            captured = capture(model, args or kwargs)
         except CaptureError as error:
             if len(args) < 2:
                 raise
@@ -338,13 +340,14 @@ def _first_batch(loader: Iterable[Any], what: str) -> Batch:
     return first
 
 
+def size_of(loader: Iterable[Any] | None) -> int | None:
+    """Return how many samples, or else batches, data have, as a run's identity holds it."""
+    return None if loader is None else getattr(loader, "num_samples", batch_count(loader))
+
+
 def _identity(
     model: nn.Module, train: Iterable[Any], val: Iterable[Any], test: Iterable[Any] | None
 ) -> dict[str, Any]:
     """Return what tells this search from another one: the weights and the sizes of the data."""
-
-    def size(loader: Iterable[Any] | None) -> int | None:
-        return getattr(loader, "num_samples", batch_count(loader))
-
-    sizes = {"train": size(train), "val": size(val), "test": size(test)}
+    sizes = {"train": size_of(train), "val": size_of(val), "test": size_of(test)}
     return {"weights": state_hash(model), "samples_in": sizes}

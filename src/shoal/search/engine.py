@@ -20,7 +20,13 @@ from shoal.search.budget import Budget
 from shoal.search.ending import Ending
 from shoal.search.facts import figures_of
 from shoal.search.lab import Lab
-from shoal.search.limits import candidates, fastest_that_holds, is_within, why_stop
+from shoal.search.limits import (
+    candidates,
+    fastest_that_holds,
+    is_within,
+    may_ever_be_won_back,
+    why_stop,
+)
 from shoal.search.method import Method
 from shoal.search.records import Metrics, Result, RunRecord, Step, chosen
 from shoal.search.settings import name_of
@@ -91,11 +97,16 @@ class _Search:
         if self.steps and self.run is not None:
             return self.run.load_step(0, self.base)
         lab = self._trained_dense()
-        if self.setup.rewind.missing:
+        stopped_early = lab.coach.epochs < (self.options.rewind or 0)
+        if self.setup.rewind.missing and self.run is not None and not stopped_early:
             # The run was killed between that epoch's checkpoint and the keeping of its weights.
-            if self.run is not None:
-                self.run.forget_training(0)
+            self.run.forget_training(0)
             lab = self._trained_dense()
+        if self.setup.rewind.missing:
+            raise ConfigError(
+                f"rewind={self.options.rewind}, but early_stop ended the dense network's training "
+                f"after {lab.coach.epochs} epochs: lower rewind, or set early_stop=None"
+            )
         step = self._keep(lab, "dense")
         for note in self.setup.gauge.doubts(step.metrics.top1_val):
             self._say(note)
@@ -162,7 +173,8 @@ class _Search:
         lab.coach.part = f"last-{begun.step}"
         lab.quality_before = begun.metrics.top1_val
         try:
-            lab.train(self.options.final_epochs, lr=self.options.final_lr)
+            keeps = self.method.keeps(lab)
+            lab.train(self.options.final_epochs, lr=self.options.final_lr, after_step=keeps)
         except TrainingError as error:
             self._say(f"the last fine-tuning of step {begun.step} failed: {error}")
             if self.run is not None:
@@ -205,14 +217,14 @@ class _Search:
             metrics=metrics,
             sites_left=network.sites_left,
             epochs=lab.coach.epochs,
-            seconds=time.perf_counter() - lab.started,
+            seconds=time.perf_counter() - lab.started + lab.coach.seconds_before,
             latency_ratio=ratio.median,
             latency_ratio_low=ratio.low,
             latency_ratio_high=ratio.high,
             latency_doubt=ratio.doubt,
             within=is_within(metrics, dense_quality, drop),
             names=lab.names(),
-            scores={} if scores is None else dict(scores),
+            scores={} if scores is None else {name: float(s) for name, s in scores.items()},
             settled=None if scores is None else scores.settled,
             top1_val_before=lab.quality_before,
             notes=tuple(lab.notes),
@@ -229,11 +241,20 @@ class _Search:
             self.run.save_step(step, network)
         else:
             self._kept[step.step] = network.copy()
-            wanted = {s.step for s in (chosen(self.steps), *candidates(self.options, self.steps))}
+            wanted = self._wanted()
             self._kept = {n: kept for n, kept in self._kept.items() if n in wanted}
         self.setup.clock.keep()
         self.listener.step(step, resumed=False)
         return step
+
+    def _wanted(self) -> set[int]:
+        """Return the steps whose networks may be the result, or be trained to be it."""
+        loop = [step for step in self.steps if not step.ended]
+        found = {chosen(self.steps).step, chosen(loop).step}
+        if self.options.final_epochs == 0:
+            return found
+        may = (s for s in loop if may_ever_be_won_back(s, self.options, self.steps))
+        return found | {step.step for step in may if not step.within}
 
     def _lab(self, network: Network, dense: Network) -> Lab:
         return Lab(self.setup, network, dense, self.steps, self._removed)
@@ -311,6 +332,7 @@ class _Search:
                 for network in (best, ending.merged):
                     network.meta |= figures_of(record)
                 self.run.finish(record, best, ending.merged, Path(folder))
+                self.notes += ending.notes
         barrier()
 
     def _ending(self, dense: Network, best: Network, folder: Path) -> Ending:

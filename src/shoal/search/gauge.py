@@ -159,10 +159,8 @@ class Gauge:
 
         The third value says in words why MACs decided and not the clock; it is "" where that did.
         """
-        args, kwargs = network.example_inputs(max(self._batches))
-        return saved_ms(
-            network, moves, kwargs or args, how, runtime=self._runtimes, batch=self._batches
-        )
+        inputs = network.example(max(self._batches))
+        return saved_ms(network, moves, inputs, how, runtime=self._runtimes, batch=self._batches)
 
     def paddings(self, network: Network) -> list[tuple[str, str]]:
         """Return the pairs of convolutions that would merge faster if their padding were moved."""

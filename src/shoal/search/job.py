@@ -127,7 +127,7 @@ def check_names(names: Iterable[str], classes: Iterable[type[Options]]) -> None:
 
 def _check_types(values: Mapping[str, Any]) -> None:
     """Raise `OptionError` for what no class of options checks."""
-    for name in ("model", "data", "method", "checkpoint", "country"):
+    for name in ("model", "data", "method", "task", "checkpoint", "country"):
         if not isinstance(values.get(name), str | None):
             raise OptionError(name, values[name], "a text")
     for name in ("energy", "pretrained"):

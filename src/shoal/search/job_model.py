@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,6 +24,7 @@ from shoal.models import (
 )
 from shoal.search.job import Job
 from shoal.seeds import preserved_rng, seed_everything
+from shoal.targets import user_path
 
 Say = Callable[[str], None]
 """Told what the user should know, a line each."""
@@ -30,7 +32,7 @@ Say = Callable[[str], None]
 
 def is_folder(text: str) -> bool:
     """Return whether the text names a folder that shoal wrote, here or on the hub, and no model."""
-    return Path(text).expanduser().is_dir() or is_pushed(text.partition("?")[0])
+    return user_path(text).is_dir() or is_pushed(text.partition("?")[0])
 
 
 def spec_for(
@@ -73,10 +75,15 @@ def with_normalisation(job: Job) -> Job:
     named = job.reading.mean is not None or job.reading.std is not None
     if named or job.checkpoint or job.data.partition(":")[0] not in data_sets:
         return job
-    own = normalisation_of(complete_spec(job.model, pretrained=job.pretrained))
-    if not own or (own["mean"], own["std"]) == (IMAGENET_MEAN, IMAGENET_STD):
-        return job
-    return replace(job, reading=replace(job.reading, mean=own["mean"], std=own["std"]))
+    own = usual_normalisation(job.model, job.pretrained)
+    return replace(job, reading=replace(job.reading, **own)) if own else job
+
+
+def usual_normalisation(text: str, pretrained: bool = False) -> dict[str, Any]:
+    """Return the `mean` and `std` that a library's weights ask for; nothing for the data's own."""
+    own = normalisation_of(complete_spec(text, pretrained=pretrained))
+    usual = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    return {} if own == usual else dict(own)
 
 
 def random_weights(text: str, checkpoint: Path | str | None, pretrained: bool = False) -> bool:
@@ -90,8 +97,10 @@ def random_weights(text: str, checkpoint: Path | str | None, pretrained: bool = 
 def new_last_layer(text: str, checkpoint: Path | str | None, data: DataSet) -> bool:
     """Return whether a library's model has published weights for other classes than the data's."""
     spec = parse_spec(text)
-    library = spec.kind in ("shoal", "torchvision", "timm", "hf")
-    return library and checkpoint is None and data.num_classes != classes_of(spec)
+    if spec.kind not in ("shoal", "torchvision", "timm", "hf") or checkpoint is not None:
+        return False
+    own = classes_of(spec)  # the model keeps its layer for data that do not know their classes
+    return own != (spec.kwargs.get("num_classes", data.num_classes) or own)
 
 
 def weights_advice(text: str) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from shoal.data import DataSet, load_data
+from shoal.data import DataSet, data_sets, load_data
 from shoal.data.dataset import check_name
 from shoal.errors import ConfigError
 from shoal.merge.loading import is_pushed
+from shoal.options import DataOptions
 from shoal.search.compress import compress, method_of, working_device
 from shoal.search.job import Job
 from shoal.search.job_model import (
@@ -21,6 +22,7 @@ from shoal.search.job_model import (
 )
 from shoal.search.records import Result
 from shoal.search.setup import Listener, Meter
+from shoal.targets import user_path
 
 
 def check_job(job: Job) -> None:
@@ -36,7 +38,7 @@ def check_job(job: Job) -> None:
             f"'{job.model}' is a network that shoal made, merged already: give the model it was "
             "made of"
         )
-    if Path(job.model).expanduser().is_dir():
+    if user_path(job.model).is_dir():
         raise ConfigError(
             f"'{job.model}' is a folder, and compress takes a model: to continue a run, give its "
             "own command again"
@@ -84,12 +86,25 @@ def run_job(
     )
 
 
+def _unused(job: Job) -> list[str]:
+    """Return a line for each option of reading that was given beside a factory in vain."""
+    if job.data.partition(":")[0] in data_sets:
+        return []
+    usual = DataOptions()
+    return [
+        f"{name} does not apply to the data factory {job.data}: its loaders decide"
+        for name in ("batch_size", "eval_batch_size", "workers", "skip_broken")
+        if getattr(job.reading, name) != getattr(usual, name)
+    ]
+
+
 def _notes(job: Job, data: DataSet) -> list[str]:
     """Return what to say where one validation sample decides, or weights are random."""
-    notes = list(data.notes)
+    notes = [*data.notes, *_unused(job)]
     limits = job.settings.search
     count = getattr(data.val, "num_samples", None)
-    if count and 100.0 / count > limits.max_drop:
+    by_sample = job.settings.task.quality_name in ("top-1", "accuracy")
+    if by_sample and count and 0.0 < limits.max_drop < 100.0 / count:
         notes.append(
             f"with {count} validation samples one is {100.0 / count:.2g} points, more than the "
             f"{limits.max_drop:g} of --max-drop: give more of them"

@@ -167,7 +167,14 @@ class Lab(Blending):
 
         The step has a note where that could not be measured for certain and MACs decided.
         """
-        found = self.once("saved_ms", lambda: self.setup.gauge.saved_ms(self.network, moves, how))
+
+        def measure() -> Any:
+            return self.setup.gauge.saved_ms(self.network, moves, how)
+
+        found = self.once("saved_ms", measure)
+        titles = [move.title for move in moves]
+        if not set(titles) <= set(found[1]):  # others were measured before in this step
+            found = self.once(f"saved_ms of {', '.join(titles)}", measure)
         doubt = "".join(found[2:])  # missing where an earlier version measured it
         if doubt:
             self.note(f"what moves save was judged by their MACs, not by the clock: {doubt}")
@@ -323,12 +330,13 @@ class Lab(Blending):
             return
         self._fresh = False
         if self.options.move_padding and epochs:
-            pairs = self.once("paddings", lambda: self.setup.gauge.paddings(self.network))
+            name = f"paddings {self._trainings}" if self._trainings else "paddings"
+            pairs = self.once(name, lambda: self.setup.gauge.paddings(self.network))
             move_paddings_(self.network, pairs)
+        self._trainings += 1
         self.setup.rewind.apply_(self.network)
-        if self.quality_before is None:
-            self.listener.stage(self.number, "evaluate")
-            self.quality_before = self.quality()
+        self.listener.stage(self.number, "evaluate")
+        self.quality_before = self.quality()  # after the last change
 
     @property
     def can_rehearse(self) -> bool:

@@ -48,6 +48,12 @@ def may_be_won_back(step: Step, options: SearchOptions, steps: Sequence[Step]) -
     return is_within(step.metrics, steps[0].metrics.top1_val, drop)
 
 
+def may_ever_be_won_back(step: Step, options: SearchOptions, steps: Sequence[Step]) -> bool:
+    """Whether it may be, whatever slack later steps will teach."""
+    most = MOST_SLACK if options.slack is None else options.slack
+    return is_within(step.metrics, steps[0].metrics.top1_val, options.max_drop + most)
+
+
 def candidates(options: SearchOptions, steps: Sequence[Step]) -> list[Step]:
     """Return the steps that the last training may make the result, the slowest first.
 

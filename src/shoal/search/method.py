@@ -86,6 +86,13 @@ class Method:
         """
         raise NotImplementedError
 
+    def keeps(self, lab: Lab) -> Callable[[Any], object] | None:
+        """Return what is called after each optimizer step of the last training, or None.
+
+        A method whose steps switch something off for good keeps it off there.
+        """
+        return None
+
     def progress(self, lab: Lab) -> Progress:
         """Return how much of `lab.base` is gone in `lab.network`: here, of its rectifiers."""
         total = lab.base.sites_left

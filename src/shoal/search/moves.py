@@ -8,7 +8,6 @@ the same layers at the same sizes save the same, so one of them is measured for 
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -129,14 +128,14 @@ def saved_ms(
     folded = network.copy().eval()
     merge_(folded, policy="fold")
     costs = LayerCosts(folded, where)
-    whole = trial_merge_(_shallow_copy(folded), costs)
+    whole = trial_merge_(folded.sharing_copy(), costs)
     before = _content(whole)
     saved: dict[str, float] = {}
     titles: dict[tuple[Any, ...], list[str]] = {}  # of moves that are alike
     models = {"": whole}  # and, by its title, the first of these
     for move in moves:
         saved[move.title] = 0.0
-        variant = _shallow_copy(folded)
+        variant = folded.sharing_copy()
         try:
             _make(move, variant, how)
         except NameNotFoundError:  # folding took it: a rectifier right after another, say
@@ -195,12 +194,6 @@ def _shares_by_work(works: Mapping[str, Work], times: Mapping[str, Latency]) -> 
     model = WorkModel.fit(list(works.values()), fastest)
     whole = model.ms(works[""])
     return {n: 1.0 - model.ms(work) / whole if whole > 0.0 else 0.0 for n, work in works.items()}
-
-
-def _shallow_copy(network: Network) -> Network:
-    """Return a copy that shares all weights."""
-    tensors = (*network.parameters(), *network.buffers())
-    return copy.deepcopy(network, {id(tensor): tensor for tensor in tensors})
 
 
 def _make(move: Move, network: Network, how: str) -> None:

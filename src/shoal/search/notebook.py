@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
@@ -53,6 +54,7 @@ class Notebook:
         self._known: dict[str, Any] = {}  # what was measured in this step
         self._lines: Mapping[str, FittedLine] = {}
         self._fresh = False  # changed and not trained since
+        self._trainings = 0  # that followed a change
 
     def mark(self, operation: str, names: Sequence[str], scores: Scores | None = None) -> None:
         """Write down what was done to the network; the lab's verbs do so themselves.
@@ -132,6 +134,15 @@ class Notebook:
     def batches(self) -> int:
         """How many batches an epoch of training has."""
         return training_batches(self.data.train)
+
+    def steps_of(self, epochs: int) -> int:
+        """Return how many optimizer steps so many epochs of training have, at least one."""
+        return max(1, epochs * math.ceil(self.batches / self.recipe.accumulate))
+
+    @property
+    def dropped(self) -> int:
+        """How many of the base's blocks are gone in the network."""
+        return len(self.network.plan.names("drop")) - len(self.base.plan.names("drop"))
 
     def note(self, text: str) -> None:
         """Say something the user should know; the step's record keeps it."""

@@ -31,6 +31,7 @@ from shoal.search.run_files import (
     AGAIN,
     RESULT,
     STEP,
+    TWIN,
     files_of_end,
     read_end,
     read_record,
@@ -143,9 +144,12 @@ class Run:
         ]
         if changed:
             more = f" (and {len(changed) - 3} more)" if len(changed) > 3 else ""
+            way = "choose another folder"
+            if self.folder.name == TWIN:
+                way = f"remove '{self.folder}' to train another twin"
             raise RunError(
                 f"'{self.folder}' holds a run with other options: {'; '.join(changed[:3])}{more}: "
-                "choose another folder, or give the same options to go on"
+                f"{way}, or give the same options to go on"
             )
 
     def close(self) -> None:

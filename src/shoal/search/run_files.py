@@ -11,6 +11,7 @@ from shoal.errors import DamagedError, RunError, ShoalError
 from shoal.network.saving import NETWORK_FILE, REMEDY, WHOLE, check_network
 from shoal.sealed import FILES, check_file, file_digest, read_sealed, read_yaml
 from shoal.search.records import RunRecord, Step, chosen
+from shoal.targets import user_path
 
 T = TypeVar("T")
 
@@ -27,7 +28,7 @@ def read_run(folder: str | Path) -> RunRecord:
     Raises:
         RunError: the folder is not a run's, has no finished step yet, or is damaged.
     """
-    path = Path(folder).expanduser()
+    path = user_path(folder)
     if not path.is_dir():
         raise RunError(f"there is no folder '{path}': give the --out folder of a run")
     if (path / RESULT).exists():

@@ -72,7 +72,8 @@ class Settings:
         _refuse_others("task", goal.name, BUILT_IN, parts, values)
         search, machine, training, own, of_task = share_out(values, *parts)
         usual = getattr(found, "recipe", "finetune")
-        trained_by = find_recipe(recipe if isinstance(recipe, Recipe | str) else usual)
+        named = None if isinstance(recipe, Mapping) else recipe
+        trained_by = find_recipe(usual if named is None else named)
         if isinstance(recipe, Mapping):
             training = {**recipe, **training}
         return cls(
@@ -152,7 +153,7 @@ def task_of_run(values: Mapping[str, Any], asked: str | Task | None = None) -> T
         raise ConfigError(
             f"the run's task is '{name}', and code that a folder names is never run: give --task"
         )
-    known = {f.name for f in fields(task_classes()[name])} if name in task_classes() else set()
+    known = {f.name for f in fields(task_classes(name)[name.partition("?")[0]])}
     return find_task(name, **{key: value for key, value in values.items() if key in known})
 
 

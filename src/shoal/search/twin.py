@@ -14,18 +14,18 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shoal.data.batch import batch_count
 from shoal.errors import ConfigError, RunError
 from shoal.merge.loading import load
 from shoal.network.fresh import reset_weights_
 from shoal.options import Recipe, at_budget, find_recipe
 from shoal.sealed import read_sealed
-from shoal.search.compress import compress
+from shoal.search.compress import compress, size_of
 from shoal.search.method import Method
 from shoal.search.options import MachineOptions, SearchOptions
 from shoal.search.records import Result, RunRecord
 from shoal.search.run_files import AGAIN, TWIN, read_run, remedied
 from shoal.search.settings import Settings, task_of_run
+from shoal.targets import user_path
 
 if TYPE_CHECKING:
     from shoal.search.lab import Lab
@@ -91,7 +91,7 @@ def twin(
         >>> found.steps[0].epochs, found.merged(batches[0][0]).shape
         (2, torch.Size([8, 3]))
     """
-    run = Path(folder).expanduser()
+    run = user_path(folder)
     record = read_run(run)
     if not record.finished:
         raise RunError(f"the run in '{run}' has no result yet: give its command again to finish it")
@@ -159,7 +159,7 @@ def _notes(record: RunRecord, epochs: int, alone: list[str]) -> list[str]:
 def _check_sizes(run: Mapping[str, Any], data: Mapping[str, Iterable[Any] | None]) -> None:
     before: Any = run.get("samples_in") or {}
     for part, loader in data.items():
-        size = None if loader is None else getattr(loader, "num_samples", batch_count(loader))
+        size = size_of(loader)
         if before.get(part) is not None and size != before[part]:
             raise ConfigError(
                 f"the run had {before[part]:,} of the {part} data and these are "
