@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from data.image_trees import write_image
 from shoal.cli import main
+from shoal.cli.sweep import FAILED
 from shoal.sweep import CellState, Sweep, SweepFolder, cells_of
 from small_runs import run
+from sweep_checks import finished
 
 DOMAINS = ("cartoon", "art_painting", "photo", "sketch")
 CLASSES = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
@@ -33,6 +36,49 @@ def test_without_data_it_says_which_are_missing(capsys: pytest.CaptureFixture[st
     assert "then give --data vlcs:data/vlcs" in shown
     line = refused(capsys, "table7")
     assert line == "shoal: no data are given for table7: get pacs as said above"
+
+
+def test_table_3_without_data_is_shown_with_where_to_get_them(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["reproduce", "table3"]) == 2
+    shown = capsys.readouterr()
+    assert "no data for cifar10: " in shown.out
+    assert "cifar-10-python.tar.gz" in " ".join(shown.out.split())
+    line = "shoal: no data are given for table3: get cifar10 as said above"
+    assert shown.err.splitlines()[-1] == line
+
+
+def test_a_cell_that_failed_before_its_first_step_leaves_the_others_their_figure(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[list[Path]] = []
+
+    def one_fails(spec: dict[str, object], out: Path, *_: object, **__: object) -> Sweep:
+        folder, (good, bad) = SweepFolder(out), cells_of(spec)
+        shutil.copytree(finished(), folder.run(good.name))
+        (folder.run(bad.name) / "steps").mkdir(parents=True)
+        fates = ((good, "done", ""), (bad, "failed", "no memory"))
+        states = tuple(
+            CellState(one.name, one.given, one.job.to_dict(), state, failed=why)
+            for one, state, why in fates
+        )
+        folder.write(states)
+        return Sweep(out, states)
+
+    def draw(runs: list[Path], path: Path) -> Path:
+        drawn.append(runs)
+        return path
+
+    monkeypatch.setattr("shoal.sweep.sweep", one_fails)
+    monkeypatch.setattr("shoal.extras.figures.removed", draw)
+    words = ["--data", "cifar10=digits", "--model", "resnet18_cifar", "--seed", "0", "--seed", "1"]
+    assert main(["reproduce", "figure3a", *words]) == FAILED
+    shown = capsys.readouterr().out
+    assert "no memory" in shown
+    assert "the figure is in" in shown
+    ((run,),) = drawn
+    assert (run / "result.json").exists()
 
 
 def test_cells_are_listed_as_json(capsys: pytest.CaptureFixture[str]) -> None:

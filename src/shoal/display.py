@@ -8,6 +8,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterable
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.cells import cell_len
@@ -48,6 +49,16 @@ def counted(number: int, word: str) -> str:
         ('1 cell', '2 cells')
     """
     return f"{number} {word}{'s' * (number != 1)}"
+
+
+def three_digits(value: float) -> str:
+    """Return a number with three digits, or whole: never with a power of ten.
+
+    Example:
+        >>> three_digits(0.00004567), three_digits(0.04567), three_digits(2345.6)
+        ('0.0000457', '0.0457', '2,346')
+    """
+    return f"{value:,.0f}" if value >= 999.5 else f"{Decimal(f'{value:.3g}'):f}"
 
 
 def to_type(*words: object) -> str:

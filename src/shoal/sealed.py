@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from shoal.errors import ConfigError, DamagedError, one_line
+from shoal.targets import user_path
 
 KEY = "sha256"
 """What the checksum is called in a file."""
@@ -123,7 +124,7 @@ def read_options(path: str | Path) -> dict[str, Any]:
     Raises:
         ConfigError: there is no such file, it cannot be read, or it holds something else.
     """
-    file = Path(path).expanduser()
+    file = user_path(path)
     if not file.exists():
         raise ConfigError(f"there is no configuration file '{file}'")
     try:

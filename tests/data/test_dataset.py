@@ -189,3 +189,21 @@ def test_classes_of_a_torchvision_like_data_set_are_found():
     whole.classes = ["a", "b"]
     assert facts_of(DataLoader(whole)) == {"classes": ("a", "b")}
     assert facts_of(DataLoader(Subset(whole, [0, 1]))) == {"classes": ("a", "b")}
+
+
+@pytest.mark.parametrize(
+    ("spec", "error", "message"),
+    [
+        (
+            "folder:~nobody_such/photos",
+            DataError,
+            "~nobody_such/photos",
+        ),
+        ("foldr:~nobody_such/photos", NameNotFoundError, "did you mean 'folder'"),
+        ("~nobody_such/photos", NameNotFoundError, "unknown data set '~nobody_such/photos'"),
+    ],
+)
+def test_the_folder_of_a_user_who_is_not_there_is_one_line(spec, error, message):
+    with pytest.raises(error, match=message) as caught:
+        load_data(spec)
+    assert "\n" not in str(caught.value)

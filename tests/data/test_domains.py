@@ -11,7 +11,7 @@ from PIL import Image
 
 from shoal.data import Augment, ImageFiles, load_data
 from shoal.data.domains import pooled_split
-from shoal.errors import DataError, NameNotFoundError
+from shoal.errors import ConfigError, DataError, NameNotFoundError
 
 PACS = ("art_painting", "cartoon", "photo", "sketch")
 VLCS = ("Caltech101", "LabelMe", "SUN09", "VOC2007")
@@ -119,6 +119,12 @@ def test_the_number_of_samples_may_be_limited(root):
     assert sizes(load(root, train_samples=9, val_samples=3)) == [9, 3, 6]
     with pytest.raises(DataError, match=r"fewer than the 3 classes"):
         load(root, train_samples=2)
+
+
+def test_the_share_that_validates_is_for_a_domain_left_out(root):
+    with pytest.raises(ConfigError, match=r"pooled domains, which are split 80, 10 and 10 %"):
+        load(root, val_fraction=0.4)
+    assert sizes(load(f"{root}?leave_out=sketch", val_fraction=0.4)) == [27, 18, 15]
 
 
 def test_vlcs_has_its_own_domains(tmp_path):

@@ -257,3 +257,18 @@ def test_a_stream_gives_the_images_that_memory_gives(tmp_path, size, image_size)
         for (x1, y1), (x2, y2) in zip(left, right, strict=True):
             assert torch.equal(x1, x2)
             assert torch.equal(y1, y2)
+
+
+@pytest.mark.parametrize("with_val", [False, True])
+def test_a_class_that_few_training_samples_leave_out_is_told(tmp_path, with_val):
+    """Of 30 of about 200 images, a class of 3 gets 0.44: none."""
+    write(tmp_path / "train", 3)
+    write(tmp_path / "train", 97, classes=CLASSES[:2], start=3)
+    if with_val:
+        write(tmp_path / "val", 2)
+    told = "train_samples leaves 1 of 3 classes without an image to train on (such as 'cat')"
+    data = load(tmp_path, train_samples=30)
+    assert torch.bincount(data.train.labels, minlength=3).tolist() == [15, 15, 0]
+    assert sum(told in note for note in data.notes) == 1
+    assert not any("train_samples" in note for note in load(tmp_path).notes)
+    assert not any("train_samples" in note for note in load(tmp_path, train_samples=150).notes)

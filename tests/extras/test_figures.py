@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -167,3 +168,32 @@ def test_published_accuracies_stand_beside_those_of_the_same_network(runs: Path)
     printed = drawn._printed(replace(line, about=about))
     assert printed == {0: 92.47, 1: 92.39, 2: 92.82, 3: 92.15, 4: 92.47}
     assert drawn._printed(replace(line, about={**about, "rectifier": "gelu"})) == {}
+
+
+def test_those_of_several_removals_a_step_are_from_their_own_table(runs: Path) -> None:
+    """Table 2 has 92.26 at eight, and Table 5, which is of one at a time, 92.10."""
+    (line,) = read_lines([runs / "cells" / "a"])
+    about = {"model": "shoal:resnet18_cifar", "data": "cifar10:/data", "method": "easier"}
+    several = tuple(replace(one, total=17) for one in line.runs)
+    for options, expected in (({"per_step": 1}, 92.10), ({"per_step": 2}, 92.26)):
+        printed = drawn._printed(replace(line, runs=several, about={**about, **options}))
+        assert (printed[0], printed[8]) == (92.47, expected)
+    assert set(printed) == {0, 8}
+    assert drawn._printed(replace(line, about={**about, "per_step": 3})) == {}
+
+
+def test_a_sweep_without_a_finished_step_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "cells" / "a" / "steps").mkdir(parents=True)
+    (tmp_path / "cells" / "a" / "identity.json").write_text("{}")
+    for draw in (removed, front):
+        with pytest.raises(ConfigError, match="no run there has a finished step yet"):
+            draw([tmp_path], tmp_path / "f.png")
+
+
+def test_the_twin_of_a_run_is_not_drawn(runs: Path, tmp_path: Path) -> None:
+    for name in ("a", "a/twin"):
+        shutil.copytree(runs / "cells" / "c", tmp_path / "cells" / name)
+    (line,) = read_lines([tmp_path])
+    assert [one.folder for one in line.runs] == [tmp_path / "cells" / "a"]
+    (twin,) = read_lines([tmp_path / "cells" / "a" / "twin"])  # unless it is asked for
+    assert len(twin.runs) == 1

@@ -7,6 +7,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pytest
 from test_run_tables import DENSE, LATENCY, record, step
 
 from shoal.report import write_page
@@ -96,6 +97,21 @@ def test_the_first_sentence_says_it_all(tmp_path: Path) -> None:
     assert "could not be told" in sentence(replace(shown, latency=doubted), {})
     same = replace(latency, speedup={"median": 1.0, "low": 0.9, "high": 1.1})
     assert "no certain change of speed" in sentence(replace(shown, latency=same), {})
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ("cifar10:/home/me/data", "cifar10"),
+        ("pacs:/data?leave_out=photo", "pacs"),
+        ("digits", "digits"),
+        ("folder:/home/me/photos", "photos"),
+        ("my.py:load?size=8", "load"),
+    ],
+)
+def test_data_are_called_by_their_kind_and_a_folder_by_its_name(data: str, said: str) -> None:
+    config = {"model": "shoal:digits_resnet", "data": data}
+    assert sentence(record(step(0)), config).startswith(f"digits_resnet on {said}: ")
 
 
 def test_layers_stand_below_those_whose_place_they_take(tmp_path: Path) -> None:

@@ -150,6 +150,20 @@ def test_networks_side_by_side_show_the_quality_by_its_name() -> None:
         assert table.texts()[0][1:3] == [text, "–"]
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0"), (0.00001234, "0.0000123"), (0.04567, "0.0457"), (3.14159, "3.14"),
+        (999.4, "999"), (999.6, "1,000"), (2345.6, "2,346"), (1234567.0, "1,234,567"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("unit", ["ms", "Wh", "g"])
+def test_a_measured_amount_has_three_digits_and_no_power_of_ten(
+    value: float, text: str, unit: str
+) -> None:
+    assert str(Quantity(value, unit)) == f"{text} {unit}"
+
+
 @pytest.mark.parametrize("file", sorted(ROOM.glob("*.py")), ids=lambda file: file.name)
 def test_only_what_is_for_a_terminal_knows_rich(file: Path) -> None:
     tree = ast.parse(file.read_text(encoding="utf-8"))

@@ -11,6 +11,8 @@ from shoal.published import Cell
 from shoal.report.reproduce_tables import merged_tables, reproduced_lines, reproduced_table
 from shoal.reproduce import Merged, Plan, Row, find_target, measure_merged, rows
 from shoal.reproduce.targets import Wanted
+from shoal.search.records import RunRecord
+from shoal.search.run_files import read_run
 from shoal.sweep import SweepFolder, cells_of
 from shoal.sweep.folder import CellState
 from small_runs import run
@@ -60,6 +62,24 @@ def test_measured_figures_stand_beside_the_cells_of_as_many_removals(
     assert two.accuracy == pytest.approx(sum(two.accuracies) / 2)
     assert (nine.state, nine.accuracies) == ("not reached", ())
     assert elsewhere.state == "no data"
+
+
+def test_a_row_is_done_when_all_its_runs_are_though_one_ended_with_fewer_removed(
+    made: tuple[Plan, SweepFolder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, folder = made
+    states = folder.read()
+
+    def read(path: Path) -> RunRecord:
+        record = read_run(path)
+        return replace(record, steps=record.steps[:2]) if path.name == states[1].name else record
+
+    monkeypatch.setattr("shoal.reproduce.outcome.read_run", read)
+    two = rows(plan, folder)[1]
+    assert (two.removed, len(two.accuracies), two.state) == (2, 1, "done")
+    going_on = [states[0], replace(states[1], state="running")]
+    monkeypatch.setattr(SweepFolder, "read", lambda _: going_on)
+    assert rows(plan, folder)[1].state == "waiting"
 
 
 def test_dense_is_the_first_network_also_where_later_steps_remove_nothing(tmp_path: Path) -> None:

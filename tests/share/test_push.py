@@ -17,6 +17,8 @@ import small_runs
 from resealed import write_resealed
 from shoal.cli import main
 from shoal.errors import ConfigError, FileError, PlanError, ShoalError
+from shoal.hub import repository
+from shoal.share.card import card_of
 from stand_in_hub import Hub
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
@@ -148,6 +150,37 @@ def test_a_saved_network_is_pushed_as_it_is(hub: Hub, tmp_path: Path) -> None:
     assert "Nothing was removed." in body
     inputs = torch.randn(5, 4)
     assert torch.equal(shoal.load("hf:me/own")(inputs), net(inputs))
+
+
+class Masked(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.fc = nn.Embedding(9, 4), nn.Linear(4, 3)
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return self.fc(torch.relu(self.embed(ids) * mask).mean(1))
+
+
+def test_the_card_calls_a_network_with_all_its_inputs_by_name() -> None:
+    ids, mask = torch.zeros(2, 5, dtype=torch.long), torch.ones(2, 5, 1)
+    where = repository("hf:me/masked")
+    for inputs, call in (
+        ({"ids": ids, "mask": mask}, "ids=ids, mask=mask"),
+        ((ids, mask), "input_0, input_1"),
+    ):
+        text = card_of(shoal.capture(Masked().eval(), inputs), where)
+        assert f"outputs = net({call})  # inputs: [batch, 5], [batch, 5, 1]\n" in text
+
+
+def test_a_card_without_figures_points_to_none() -> None:
+    net = shoal.capture(nn.Sequential(nn.Linear(4, 3), nn.ReLU()).eval(), torch.randn(2, 4))
+    where = repository("hf:me/own")
+    unlicensed, licensed = card_of(net, where), card_of(net, where, "mit")
+    for text in (unlicensed, licensed):
+        assert "above" not in text
+        assert "latenc" not in text
+    assert "## Limits\n\n- no license was given" in unlicensed
+    assert "## Limits" not in licensed
 
 
 def test_an_earlier_state_is_named_by_its_revision(hub: Hub, tmp_path: Path) -> None:

@@ -78,6 +78,18 @@ def test_what_differs_in_the_options_of_a_name_has_a_title_of_its_own() -> None:
     assert len({cell.title for cell in found}) == len({str(cell) for cell in found}) == 4
 
 
+def test_two_data_sets_in_folders_of_one_name_have_different_titles() -> None:
+    data = ["cifar10:/data", "cifar100:/data/", "folder:/data", "cifar10:/a/cifar10", "digits"]
+    data += ["pacs:/data?leave_out=photo", "my.py:load"]
+    assert titles(method="easier", data=data) == [
+        f"easier-digits_resnet-{name}-seed0"
+        for name in (
+            "cifar10-data", "cifar100-data", "folder-data", "cifar10", "digits",
+            "pacs-data_leave_out=photo", "load",
+        )
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("name", ["task", "device"])
 def test_another_task_or_device_is_another_run(name: str) -> None:
     values = {"task": ["classify", "regress"], "device": ["cpu", "cuda"]}[name]

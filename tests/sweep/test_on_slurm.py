@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import shoal
-from shoal.errors import ShoalError
+from shoal.errors import ConfigError, ShoalError
 from shoal.sweep.on_slurm import OnSlurm, _Resumable
 from shoal.sweep.work import Work
 from sweep_checks import SPEC, Killer, outcomes
@@ -26,6 +26,23 @@ def test_a_parameter_that_submitit_does_not_know_is_one_line(tmp_path: Path) -> 
     pytest.importorskip("submitit")
     with pytest.raises(ShoalError, match="Slurm cannot be used so: Unknown argument 'partitoin'"):
         OnSlurm(tmp_path, {"cluster": "local", "partitoin": "gpu"}, None, None)
+
+
+def test_a_job_that_slurm_refuses_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("submitit")
+    said = "sbatch: error: invalid partition specified: gpus\nsbatch: error: Batch job failed"
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError(said)  # as submitit passes on what sbatch says
+
+    pool = OnSlurm(tmp_path, {"cluster": "local"}, None, None)
+    monkeypatch.setattr(pool._executor, "submit", refuse)
+    with pytest.raises(ConfigError, match=r"specified: gpus.*: correct --slurm") as caught:
+        pool.start(Work("a", {}, "run", "log.txt", "."))
+    assert "\n" not in str(caught.value)
+    assert pool.free
 
 
 def test_a_job_whose_machine_is_taken_away_is_submitted_again_as_it_was() -> None:

@@ -36,6 +36,13 @@ def test_quality_is_the_mean_average_precision_of_labels_that_occur() -> None:
     assert found.top1 is None
 
 
+def test_what_is_not_a_number_is_wrong_whatever_was_wanted() -> None:
+    nan = float("nan")
+    logits = torch.tensor([[nan, 1.0], [nan, nan], [-1.0, 1.0]])
+    target = torch.tensor([[0, 1], [0, 1], [0, 1]])
+    assert MULTILABEL.hits(logits, target).tolist() == [0.5, 0.0, 1.0]
+
+
 def test_targets_that_do_not_fit_are_named() -> None:
     with pytest.raises(DataError, match="task='classify'"):
         MULTILABEL.check(torch.zeros(2, 3), torch.tensor([0, 1]))

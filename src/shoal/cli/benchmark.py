@@ -43,7 +43,7 @@ def benchmark(
 
     Both are timed in turn, round by round: a machine that is busy at times is so for both.
     """
-    from shoal.cli.source import Source, example_inputs, open_dense, open_usable, parse_shape
+    from shoal.cli.source import Source, open_dense, open_usable, parse_shape
     from shoal.measure import benchmark as measure
     from shoal.report import task_lines
     from shoal.report.latency_tables import benchmark_table
@@ -59,7 +59,7 @@ def benchmark(
     with progress_console().status("measuring"):
         result = measure(
             network,
-            example_inputs(network, batch),
+            network.example(batch),
             None if baseline is None else baseline.to(where),
             runtime=runtime,
             threads=threads,

@@ -11,6 +11,7 @@ from shoal.cli import params
 from shoal.cli.params import option
 from shoal.cli.screen import progress_console, show
 from shoal.errors import ConfigError
+from shoal.targets import user_path
 
 
 # Long because each option of the command is a parameter here.
@@ -79,7 +80,7 @@ def compare(
     from shoal.search.job_model import random_weights
     from shoal.sweep import is_sweep
 
-    if is_sweep(Path(models[0]).expanduser()) and len(models) == 1:
+    if is_sweep(user_path(models[0])) and len(models) == 1:
         show_groups(Path(models[0]), form, out, as_json=as_json, verbose=verbose)
         return
     if form is not None or out is not None:
@@ -91,7 +92,7 @@ def compare(
     for name in runtimes:
         open_runtime(name)  # before anything takes its time
     where = working_device(device)
-    runs = [run_options(Path(text).expanduser()) for text in models]
+    runs = [run_options(user_path(text)) for text in models]
     source = Source(None, num_classes, image_size, parse_shape(input_shape), trust)
     with progress_console().status("opening") as status:
         loaded, notes = open_data(models, data, image_size, where)

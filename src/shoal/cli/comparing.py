@@ -11,7 +11,6 @@ import torch
 from shoal.cli.config import run_options
 from shoal.cli.source import (
     Source,
-    example_inputs,
     open_network,
     open_result,
     open_trained,
@@ -36,17 +35,18 @@ from shoal.report import Compared, Comparison
 from shoal.search.ending import folded
 from shoal.search.job_model import is_folder
 from shoal.search.run_files import RESULT, TWIN, read_record, twin_of
+from shoal.targets import user_path
 from shoal.tasks import Task
 from shoal.training import evaluate
 
 
 def with_twins(models: Sequence[str]) -> list[str]:
     """Return the models with each run's twin behind it, where it has one and it is not named."""
-    named = {Path(text).expanduser() for text in models}
+    named = {user_path(text) for text in models}
     found: list[str] = []
     for text in models:
         found.append(text)
-        folder = Path(text).expanduser()
+        folder = user_path(text)
         if (folder / RESULT).exists() and folder / TWIN not in named:
             found += [str(Path(text) / TWIN)] if twin_of(read_record(folder)) else []
     return found
@@ -56,7 +56,7 @@ def open_data(
     models: Sequence[str], asked: str | None, image_size: int | None, device: torch.device
 ) -> tuple[DataSet | None, list[str]]:
     """Return the data to measure quality on, read as a run among the models does, and notes."""
-    found = {text: run_options(Path(text).expanduser()) for text in models}
+    found = {text: run_options(user_path(text)) for text in models}
     runs = {text: options for text, options in found.items() if options.get("data")}
     fitting = [options for options in runs.values() if asked in (None, options["data"])]
     names = ("data", "train_samples", "val_fraction", "val_samples", "seed")
@@ -72,7 +72,8 @@ def open_data(
     if run["data"] is None:
         return None, ["the quality is not measured: give --data"]
     try:
-        return read_data(run_data(run, asked), device, run, image_size=image_size), notes
+        name, own = run_data(run, asked), next(filter(is_folder, models), models[0])
+        return read_data(name, device, run, model=own, image_size=image_size), notes
     except ShoalError as error:
         if asked is not None:
             raise
@@ -102,7 +103,7 @@ def open_all(
     baseline = ""
     for place, text in enumerate(models):
         name = text if text not in models[:place] else f"{text} ({place + 1})"
-        if is_run(Path(text).expanduser()):
+        if is_run(user_path(text)):
             title, network = f"{name}, merged", open_result(text, trust=source.trust)
         else:
             title = f"{name}, batch norms folded"
@@ -159,13 +160,13 @@ def compared(
     figures = []
     for name, network in networks.items():
         val, test = qualities.get(name, qualities[baseline])
-        inputs = example_inputs(network, 1)
+        inputs = network.example(1)
         macs, relus = count_macs(network, inputs).total, rectifier_evaluations(network, inputs)
         sizes = {"depth": depth(network), "macs": macs, "params": count_params(network),
                  "relus": sum(relus.values())}  # fmt: skip
         figures.append(Compared(name, val, test, network.sites_left, **sizes))
     limits = Timing(min_seconds=seconds, max_seconds=max(60.0, 2 * seconds))
-    samples = {size: example_inputs(networks[baseline], size) for size in batches}
+    samples = {size: networks[baseline].example(size) for size in batches}
     made = [InRuntime(name, networks, samples[batches[0]], threads=threads) for name in runtimes]
     latencies = [
         [one.measure(samples[size], baseline, **limits) for one in made] for size in batches

@@ -14,6 +14,7 @@ from shoal.report.markdown import markdown
 from shoal.report.sweep_page import write_sweep_page
 from shoal.sweep import SweepFolder
 from shoal.sweep.groups import Group, groups_of
+from shoal.targets import user_path
 
 _PAGE = "html"
 _ENDINGS = {".md": "markdown", ".csv": "csv", ".tex": "latex", ".html": _PAGE}
@@ -23,7 +24,7 @@ def show_groups(
     path: Path, form: str | None, out: Path | None, *, as_json: bool, verbose: bool
 ) -> None:
     """Show the groups of a sweep, or write them in the form asked for."""
-    folder = SweepFolder(path.expanduser())
+    folder = SweepFolder(user_path(path))
     if form is None and out is not None:
         form = _ENDINGS.get(out.suffix)
         if form is None:
@@ -40,7 +41,7 @@ def show_groups(
         if out is None:
             print(text, end="")
         else:
-            write_file(out.expanduser(), text)
+            write_file(user_path(out), text)
         return
     lines = []
     try:

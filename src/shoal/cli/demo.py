@@ -45,9 +45,9 @@ def demo(
 ) -> None:
     """Train a small residual network on scikit-learn's digits, and make it shallower and faster.
 
-    It trains the network of 14 layers, which takes a quarter of a minute,
+    It first trains the network of 14 layers, which takes a quarter of a minute.
 
-    then does at each step what costs least per millisecond it saves on this machine. It ends when
+    Then it does at each step what costs least per millisecond it saves here. It ends when
     more validation accuracy is lost than a last training should win back to 1 point below dense.
     """
     import torch

@@ -13,6 +13,7 @@ from shoal.cli.params import option
 from shoal.cli.screen import progress_console, show
 from shoal.errors import ConfigError, OptionError
 from shoal.hub import is_on_hub
+from shoal.targets import user_path
 
 if TYPE_CHECKING:
     from shoal.data import DataSet
@@ -110,7 +111,7 @@ def export(
     if task is not None and not int8:
         raise ConfigError("--task is for --int8: add it, or omit --task")
     images = _images(folder, data) if int8 else None
-    goal = run_task(run_options(Path(folder).expanduser()), task)
+    goal = run_task(run_options(user_path(folder)), task)
     for flag, given in (("--batch", batch), ("--runtime", runtime)):
         if given is not None and not merge:
             raise ConfigError(f"{flag} is for merging: omit it, or omit --no-merge")
@@ -143,8 +144,8 @@ def _images(folder: str, asked: str | None) -> DataSet:
     from shoal.cli.config import run_options
     from shoal.cli.source import read_data, run_data
 
-    run = run_options(Path(folder).expanduser())
-    return read_data(run_data(run, asked), torch.device("cpu"), run)
+    run = run_options(user_path(folder))
+    return read_data(run_data(run, asked), torch.device("cpu"), run, model=folder)
 
 
 def _qualities(
@@ -183,7 +184,7 @@ def _target(folder: str, form: str | None, out: Path | None, step: int | None, i
     if out is None:
         name = "model" if step is None else f"model-step{step}"
         name += "-int8" if int8 else ""
-        place = Path() if is_on_hub(folder) else Path(folder).expanduser()
+        place = Path() if is_on_hub(folder) else user_path(folder)
         return place / f"{name}.{form or 'onnx'}"
     ending = out.suffix.lower().removeprefix(".")
     if form is not None and ending != form:

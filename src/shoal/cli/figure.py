@@ -106,7 +106,7 @@ def criteria(
     chosen = [criterion_for(name, "block", seed=seed) for name in names]
     where = working_device(device)
     given = {"image_size": image_size, "seed": seed, **read_values(mean=mean, std=std)}
-    examples = read_data(data, where, **given)
+    examples = read_data(data, where, model=model, **given)
     network = open_network(model, Source(checkpoint, trust=trust), examples).to(where)
     with progress_console().status("scoring"):
         found = score_several(network, examples.train, chosen, samples=samples or None)

@@ -12,6 +12,7 @@ from shoal.cli.params import option
 from shoal.cli.screen import progress_console, show
 from shoal.display import print_lines, to_type
 from shoal.errors import ConfigError
+from shoal.targets import user_path
 
 if TYPE_CHECKING:
     from shoal.data import DataSet
@@ -57,8 +58,6 @@ def inspect(
     from shoal.cli.flags import read_values
     from shoal.cli.source import (
         Source,
-        example_inputs,
-        normalised,
         open_network,
         parse_shape,
         read_data,
@@ -77,14 +76,16 @@ def inspect(
         raise ConfigError("mean and std are of data to score on: add --data")
     examples = None
     if data is not None:
-        own = {**normalised(model, pretrained), **read_values(mean=mean, std=std)}
-        examples = read_data(data, where, image_size=image_size, **own)
+        own = read_values(mean=mean, std=std)
+        examples = read_data(
+            data, where, model=model, pretrained=pretrained, image_size=image_size, **own
+        )
     source = Source(
         checkpoint, num_classes, image_size, parse_shape(input_shape), trust, pretrained
     )
     network = open_network(model, source, examples).to(where)
     scores = measured = costs = None
-    goal = run_task(run_options(Path(model).expanduser()), task)
+    goal = run_task(run_options(user_path(model)), task)
     chosen = make_criterion(criterion or "entropy").of_task(goal)
     if random_weights(model, checkpoint, pretrained):
         told = f"note: {model} has random weights: give {weights_advice(model)}"
@@ -94,7 +95,7 @@ def inspect(
         with progress_console().status("scoring"):
             scores = score_by(chosen, network, examples.train, samples=samples or None)
     if latency:
-        inputs = example_inputs(network, batch)
+        inputs = network.example(batch)
         with progress_console().status("measuring"):
             measured = benchmark(network, inputs, runtime=runtime)
             costs = block_costs(network, inputs, min_seconds=2.0, runtime=runtime)

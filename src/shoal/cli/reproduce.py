@@ -12,6 +12,7 @@ from shoal.cli.params import option
 from shoal.cli.screen import Interrupted, progress_console, show
 from shoal.cli.sweep import FAILED
 from shoal.errors import ConfigError
+from shoal.targets import user_path
 
 if TYPE_CHECKING:
     from shoal.reproduce import Merged, Plan
@@ -107,10 +108,10 @@ def reproduce(
         faithful=faithful,
         options=None if config is None else read_options(config),
     )
-    folder = SweepFolder(Path.cwd() / (out or Path(target)).expanduser())
+    folder = SweepFolder(Path.cwd() / user_path(out or target))
     nothing = not any(planned.cells)
     failed = False if list_only or nothing else _run(planned, folder, jobs)
-    _show(planned, folder, verbose, as_json, finish=not list_only)
+    _show(planned, folder, verbose, as_json, finish=not (list_only or nothing))
     if nothing and not list_only:
         names = " and ".join(planned.missing)
         raise ConfigError(f"no data are given for {target}: get {names} as said above")
@@ -175,7 +176,8 @@ def _figure(planned: Plan, folder: SweepFolder) -> Path:
     from shoal.extras import figures
 
     names = [folder.name_of(cell) for cells in planned.cells for cell in cells]
-    runs = [folder.run(name) for name in names if (folder.run(name) / "steps").is_dir()]
+    steps = {name: (folder.run(name) / "steps").glob("[0-9]*") for name in names}
+    runs = [folder.run(name) for name, found in steps.items() if any(found)]
     return figures.removed(runs, folder.path / f"{planned.target.name}.png")
 
 
@@ -185,5 +187,5 @@ def _checkpoints(given: list[str]) -> dict[str, str]:
         name, equals, path = text.partition("=")
         if not equals or not path:
             raise ConfigError(f"checkpoint is '{text}': write NAME=FILE, as in swin_t=swin.pth")
-        found[name] = str(Path(path).expanduser())
+        found[name] = str(user_path(path))
     return found

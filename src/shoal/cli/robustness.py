@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -11,6 +10,7 @@ from shoal.cli import params
 from shoal.cli.params import option
 from shoal.cli.screen import progress_console, show
 from shoal.errors import OptionError
+from shoal.targets import user_path
 
 
 # Long because each option of the command is a parameter here.
@@ -71,11 +71,12 @@ def robustness(
     names = CORRUPTIONS if corruptions is None else read_names("corruptions", corruptions)
     levels = _levels(severities)
     check_options(names, levels)
-    where, run = working_device(device), run_options(Path(model).expanduser())
+    where, run = working_device(device), run_options(user_path(model))
     name, scales = run_data(run, data), read_values(mean=mean, std=std)
     built_in = name.partition(":")[0] in data_sets
     # A factory normalises by itself, and may not say by what.
-    examples = read_data(name, where, run, image_size=image_size, **(scales if built_in else {}))
+    own = {"image_size": image_size, **(scales if built_in else {})}
+    examples = read_data(name, where, run, model=model, pretrained=pretrained, **own)
     network, dense = (
         open_network(model, Source(checkpoint, trust=trust, pretrained=pretrained), examples),
         open_dense(model, trust=trust),

@@ -16,14 +16,15 @@ from shoal.data import DataSet, data_sets, load_data
 from shoal.errors import CaptureError, ConfigError, OptionError, ShoalError
 from shoal.merge.loading import is_run, load
 from shoal.merge.merge import merge_
-from shoal.models import ModelSpec, check_finite, complete_spec, normalisation_of
+from shoal.models import ModelSpec, check_finite
 from shoal.models.from_hub import usual_inputs
 from shoal.network import Network, capture
 from shoal.network.inputs import as_call, tensors_of
 from shoal.network.saving import NETWORK_FILE, is_saved, read_meta
 from shoal.search.job import data_options
-from shoal.search.job_model import build, is_folder, spec_for
+from shoal.search.job_model import build, is_folder, spec_for, usual_normalisation
 from shoal.search.options import MachineOptions
+from shoal.targets import user_path
 
 
 @dataclass(frozen=True)
@@ -42,13 +43,13 @@ def open_trained(text: str, step: int | None = None, *, trust: bool = False) -> 
     """Return the network of a folder as it was trained: of a run, the result or a step's."""
     if step is not None:
         return load(text, step=step, trust=trust)
-    best = "best" if is_saved(Path(text).expanduser() / "best") else None
+    best = "best" if is_saved(user_path(text) / "best") else None
     return load(text, best, trust=trust)
 
 
 def open_dense(text: str, *, trust: bool = False) -> Network | None:
     """Return the dense network of a run's folder; None for anything else."""
-    folder = Path(text).expanduser() / "steps" / "000"
+    folder = user_path(text) / "steps" / "000"
     return open_trained(str(folder), trust=trust) if folder.is_dir() else None
 
 
@@ -65,7 +66,7 @@ def open_result(
     A finished run holds its result merged already, for the run's own batch size, runtime and
     machine: this is taken unless another batch size, runtime or step is asked for.
     """
-    folder = Path(text).expanduser()
+    folder = user_path(text)
     if (batch, runtime, step) == (None, None, None) and (folder / "result.json").exists():
         return load(text, trust=trust)
     named = {f.name for f in fields(MachineOptions)}
@@ -78,19 +79,20 @@ def open_result(
 
 def open_usable(text: str, source: Source) -> Network:
     """Return the network as it would be used: of a run, its result merged."""
-    if is_run(Path(text).expanduser()):
+    if is_run(user_path(text)):
         return open_result(text, trust=source.trust)
     return open_network(text, source)
 
 
 def normalised(text: str, pretrained: bool = False) -> dict[str, Any]:
-    """Return the `mean` and `std` of the data that a network was trained on, where they are known.
+    """Return the `mean` and `std` by which a network's images are normalised, where they are known.
 
-    A folder's network says them itself, a library's weights by what the library says.
+    A folder's network says them itself, a library's weights by what the library says; where
+    nothing is known the data have their own.
     """
     if not is_folder(text):
-        return dict(normalisation_of(complete_spec(text, pretrained=pretrained)))
-    folder = Path(text).expanduser()
+        return usual_normalisation(text, pretrained)
+    folder = user_path(text)
     if not folder.is_dir():  # on the hub: its files are few, and kept once they are here
         meta = load(text).meta
     else:
@@ -113,14 +115,32 @@ def run_data(run: Mapping[str, Any], asked: str | None) -> str:
 
 
 def read_data(
-    name: str, device: torch.device, run: Mapping[str, Any] | None = None, **options: Any
+    name: str,
+    device: torch.device,
+    run: Mapping[str, Any] | None = None,
+    *,
+    model: str | None = None,
+    pretrained: bool = False,
+    **options: Any,
 ) -> DataSet:
     """Return the data, read as a run's options say, and with what else is given over them.
 
-    What the user should know of them is printed.
+    Where neither says how pixels are normalised, what is known of the model does. A factory reads
+    as it likes: only what is given here is asked of it. What the user should know is printed.
     """
-    given = {key: value for key, value in options.items() if value is not None}
-    data = load_data(name, device=device, **{**data_options(run or {}), **given})
+    usual: dict[str, Any] = {}
+    own: dict[str, Any] = {}
+    if name.partition(":")[0] in data_sets:
+        usual = {key: value for key, value in data_options(run or {}).items() if value is not None}
+        own = {} if model is None else normalised(model, pretrained)
+    given = {**usual, **{key: value for key, value in options.items() if value is not None}}
+    try:
+        data = load_data(name, device=device, **{**own, **given})
+    except ConfigError:
+        if own.keys() <= given.keys():
+            raise
+        # Images of other channels: the network will say so, or has a first layer for them.
+        data = load_data(name, device=device, **given)
     say(*(f"note: {note}" for note in data.notes))
     return data
 
@@ -177,12 +197,6 @@ def _check_samples(network: Network, text: str, data: DataSet) -> None:
 def spelled(shapes: Iterable[Iterable[int]]) -> str:
     """Return shapes as a message says them, such as 3×32×32."""
     return " and ".join("×".join(map(str, shape)) for shape in shapes)
-
-
-def example_inputs(network: Network, batch: int) -> Any:
-    """Return a batch that the network takes: a tuple, or a dict of keyword inputs."""
-    args, kwargs = network.example_inputs(batch)
-    return kwargs or args
 
 
 def _usual_shape(spec: ModelSpec, model: nn.Module) -> tuple[int, ...]:

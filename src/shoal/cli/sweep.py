@@ -56,11 +56,21 @@ def sweep(
         ),
     ] = None,
     jobs: Annotated[
-        int | None, option("Cells that run at a time. Default: 1.", "--jobs", "-j", min=1)
+        int | None,
+        option(
+            "Cells that run at a time. Default: 1; on Ray and Slurm as many as there is room for.",
+            "--jobs",
+            "-j",
+            min=1,
+        ),
     ] = None,
     threads: Annotated[
         int | None,
-        option("Threads of each cell on the CPU. Default: the cores divided by --jobs.", min=1),
+        option(
+            "Threads of each cell on the CPU. Default: the cores divided by --jobs; on a Ray "
+            "cluster 1, on Slurm what it gives.",
+            min=1,
+        ),
     ] = None,
     ray: Annotated[
         str | None,

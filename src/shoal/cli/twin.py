@@ -12,6 +12,7 @@ from shoal.cli.params import as_flags, option
 from shoal.cli.screen import Interrupted, is_main_process, progress_console, show
 from shoal.display import print_lines
 from shoal.errors import ConfigError
+from shoal.targets import user_path
 
 
 def twin(
@@ -48,9 +49,9 @@ def twin(
     from shoal.search.job import data_options
     from shoal.search.twin import twin as train_twin
 
-    run = run_options(folder.expanduser())
+    run = run_options(user_path(folder))
     where = working_device(device or run.get("device"))
-    if data is None and not run and not folder.expanduser().is_dir():
+    if data is None and not run and not user_path(folder).is_dir():
         raise ConfigError(f"there is no folder '{folder}': give the --out folder of a run")
     name = run_data(run, data)
     reading = DataOptions.from_dict(data_options(run))

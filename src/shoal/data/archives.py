@@ -16,7 +16,7 @@ from shoal.data.dataset import Reading
 from shoal.data.layout import Files
 from shoal.errors import ConfigError, DataError, one_line
 from shoal.options import Options, assert_takes
-from shoal.targets import parse_target
+from shoal.targets import parse_target, user_path
 
 AnyOptions = TypeVar("AnyOptions", bound=Options)
 
@@ -61,7 +61,7 @@ class Archive:
         Raises:
             DataError: it is not there, or not complete.
         """
-        given = Path(root).expanduser()
+        given = user_path(root)
         found = self._found(given)
         if found is None and options.download:
             self._download(given)

@@ -14,7 +14,7 @@ from shoal.data.dataset import DataSet, Reading
 from shoal.data.facts import facts_of
 from shoal.data.frame import Frame, Pixels
 from shoal.data.images import ImageFiles, decode_all, resize_all
-from shoal.data.layout import Files, check_all_classes
+from shoal.data.layout import Files, check_all_classes, without_images
 from shoal.data.loader import ImageLoader
 from shoal.data.split import Indices, shuffled, stratified_split, stratified_subset
 from shoal.errors import ConfigError, DataError
@@ -74,6 +74,7 @@ def choose(
     notes: list[str] = []
     _check_train_samples(options.train_samples, len(rest), classes, notes)
     parts["train"] = limit(rest, labels, options.train_samples, "train", options.seed)
+    _note_left_out(options.train_samples, labels[parts["train"]], classes, notes)
     return parts, notes
 
 
@@ -85,12 +86,15 @@ def limited(
     if "train" in parts:
         check_all_classes(parts["train"], classes)
         _check_train_samples(counts["train"], len(parts["train"].paths), classes, notes)
-    return {
+    chosen = {
         part: files.at(
             limit(np.arange(len(files.paths)), files.labels, counts.get(part), part, options.seed)
         )
         for part, files in parts.items()
     }
+    if "train" in chosen:
+        _note_left_out(counts["train"], chosen["train"].labels, classes, notes)
+    return chosen
 
 
 def _check_train_samples(
@@ -103,6 +107,17 @@ def _check_train_samples(
         )
     if wanted is not None and wanted > available:
         notes.append(f"train_samples={wanted} asked for, all {available} training images are used")
+
+
+def _note_left_out(
+    wanted: int | None, labels: Labels, classes: Sequence[str], notes: list[str]
+) -> None:
+    lost = [] if wanted is None else without_images(Files([], labels), classes)
+    if lost:
+        notes.append(
+            f"train_samples leaves {len(lost)} of {len(classes)} classes without an image to train "
+            f"on (such as '{lost[0]}'): raise it"
+        )
 
 
 def limit(pool: Indices, labels: Labels, count: int | None, part: str, seed: int) -> Indices:

@@ -19,7 +19,7 @@ from shoal.data.frame import Pixels
 from shoal.data.split import random_split
 from shoal.errors import ConfigError, DataError, one_line
 from shoal.options import Options, assert_takes, one_of, option
-from shoal.targets import parse_target
+from shoal.targets import parse_target, user_path
 
 
 @data_sets.register("digits")
@@ -69,7 +69,7 @@ def _cifar(name: str, reader_name: str, root: str, options: Reading) -> DataSet:
     assert_takes(f"the data set '{name}'", CifarOptions, values)
     wanted = CifarOptions.from_dict(values)
     reader = getattr(import_torchvision().datasets, reader_name)
-    folder = Path(text).expanduser()
+    folder = user_path(text)
     if folder.name == reader.base_folder:
         folder = folder.parent
     images, labels, classes = _read(reader, folder, name, options, train=True)

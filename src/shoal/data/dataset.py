@@ -19,7 +19,7 @@ from shoal.data.loader import ImageLoader
 from shoal.errors import ConfigError, DataError, NameNotFoundError, unknown_name
 from shoal.options import DataOptions
 from shoal.registry import Registry
-from shoal.targets import call_target, import_target, parse_target
+from shoal.targets import call_target, import_target, parse_target, user_path
 
 
 class Loader(Protocol):
@@ -220,10 +220,10 @@ def check_name(spec: str) -> None:
     kind, colon, root = spec.partition(":")
     if kind in data_sets or (colon and _is_factory(spec.partition("?")[0])):
         return
-    if Path(spec).expanduser().is_dir():
+    if user_path(spec).is_dir():
         raise NameNotFoundError(f"unknown data set '{spec}': write 'folder:{spec}' for a folder")
     unknown = unknown_name("data set", kind, data_sets.names())
-    if root and Path(root).expanduser().is_dir():  # such as a copy of ImageNet
+    if root and user_path(root).is_dir():  # such as a copy of ImageNet
         unknown = NameNotFoundError(f"{unknown}; folders of classes are read by 'folder:{root}'")
     raise unknown
 

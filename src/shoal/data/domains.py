@@ -25,7 +25,7 @@ from shoal.data.dataset import DataSet, Reading, data_sets
 from shoal.data.frame import Cut, Frame
 from shoal.data.layout import Files, folders_in, read_classes, without_images
 from shoal.data.split import Indices, stratified_split
-from shoal.errors import DataError, unknown_name
+from shoal.errors import ConfigError, DataError, unknown_name
 from shoal.options import Options, option
 
 SIDE = 224  # pixels
@@ -135,6 +135,11 @@ def pooled_split(count: int, seed: int) -> dict[str, Indices]:
 
 
 def _pooled(domains: Sequence[Files], options: Reading) -> dict[str, Files]:
+    if options.val_fraction is not None:
+        raise ConfigError(
+            "val_fraction does not apply to pooled domains, which are split 80, 10 and 10 %: omit "
+            "it, or test on one domain by ?leave_out=DOMAIN"
+        )
     pool = joined(domains)
     split = pooled_split(len(pool.paths), options.seed)
     for part, positions in split.items():

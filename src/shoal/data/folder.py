@@ -15,6 +15,7 @@ from shoal.data.frame import Frame
 from shoal.data.images import large_images_allowed
 from shoal.data.layout import Files, read_layout
 from shoal.errors import ConfigError, DataError
+from shoal.targets import user_path
 
 SMALL_SIDE = 64  # pixels: up to here images of one size are taken as they are
 DEFAULT_SIDE = 224  # pixels
@@ -34,7 +35,7 @@ def load_folder(root: str, options: Reading) -> DataSet:
     """
     if not root:
         raise ConfigError("the data set 'folder' needs its folder: write 'folder:FOLDER'")
-    folder = Path(root).expanduser()
+    folder = user_path(root)
     if not folder.is_dir():
         raise DataError(_no_folder(folder))
     try:

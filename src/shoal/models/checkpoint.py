@@ -25,6 +25,7 @@ from shoal.models.weight_names import (
     without_wrappers,
 )
 from shoal.models.weights_file import read_weights
+from shoal.targets import user_path
 
 # Where training programs keep the weights, plain before averaged ones.
 _NESTS: tuple[str, ...] = ("state_dict", "model", "model_state_dict", "model_state")
@@ -78,7 +79,7 @@ def load_checkpoint(
             the model, holds several weights that do and none that is plainly meant, or holds NaN
             or infinite weights.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     own = {n: t for n, t in model.state_dict().items() if isinstance(t, Tensor)}
     buffers = dict(model.named_buffers())
     found, report = _best_reading(read_weights(path), own, buffers, path, prefix)

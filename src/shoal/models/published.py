@@ -11,7 +11,10 @@ from shoal.models.lookup import ModelSpec
 
 def classes_of(spec: ModelSpec) -> int | None:
     """Return how many classes a library's weights are for; None if its model is no classifier."""
-    return from_hub.classes_of(spec.target) if spec.kind == "hf" else 1000
+    if spec.kind == "hf":
+        return from_hub.classes_of(spec.target)
+    known = _timm_config(spec) if spec.kind == "timm" else None
+    return 1000 if known is None else known.num_classes or None
 
 
 def normalisation_of(spec: ModelSpec) -> dict[str, tuple[float, ...]]:
@@ -26,7 +29,7 @@ def normalisation_of(spec: ModelSpec) -> dict[str, tuple[float, ...]]:
         return from_hub.normalisation_of(spec.target)
     found: Any = None
     if spec.kind == "timm":
-        found = import_timm().get_pretrained_cfg(spec.name, allow_unregistered=True)
+        found = _timm_config(spec)
     else:
         api = import_torchvision().models
         name = str(spec.kwargs.get("weights", "DEFAULT")).rpartition(".")[2]
@@ -35,3 +38,8 @@ def normalisation_of(spec: ModelSpec) -> dict[str, tuple[float, ...]]:
             found = known[name].transforms()
     values = {own: tuple(getattr(found, own, None) or ()) for own in ("mean", "std")}
     return values if all(values.values()) else {}
+
+
+def _timm_config(spec: ModelSpec) -> Any:
+    """Return what timm says of a model's weights; None where it says nothing."""
+    return import_timm().get_pretrained_cfg(spec.name, allow_unregistered=True)

@@ -13,6 +13,6 @@ Example:
 
 from __future__ import annotations
 
-from shoal.published.cells import Cell, Table, find, table, tables, variants
+from shoal.published.cells import Cell, Table, find, table, tables, variant_of, variants
 
-__all__ = ["Cell", "Table", "find", "table", "tables", "variants"]
+__all__ = ["Cell", "Table", "find", "table", "tables", "variant_of", "variants"]

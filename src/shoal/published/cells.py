@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from importlib import resources
 from typing import Any, get_type_hints
 
 from shoal.errors import unknown_name
+from shoal.targets import parse_keywords
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +136,19 @@ def variants(method: str) -> list[str]:
         cell.variant for name in tables() for cell in table(name) if cell.method == method
     )
     return [variant for variant in found if not variant or "=" in variant]
+
+
+def variant_of(options: Mapping[str, Any], usual: Mapping[str, Any]) -> str | None:
+    """Return the published variant that a run's options make it; None if nothing is published.
+
+    `usual` are the options of a run to which none is given. Where several variants say the same,
+    since some spell defaults out, it is the one that says most.
+    """
+    told = {name: parse_keywords(name) for name in variants(str(options["method"]))}
+    deciding = {name for own in told.values() for name in own}
+    own = {name: options.get(name, usual.get(name)) for name in deciding}
+    fitting = (v for v, o in told.items() if own == {n: o.get(n, usual.get(n)) for n in deciding})
+    return max(fitting, key=len, default=None)
 
 
 def _plain(model: str) -> str:

@@ -9,7 +9,7 @@ from shoal.data.dataset import normalisation
 from shoal.display import counted
 from shoal.errors import printable
 from shoal.report.latency_tables import quotient, runtime_name
-from shoal.report.table import Quantity, amount
+from shoal.report.table import Quantity, amount, unit_of
 from shoal.search.figures import TOP1
 
 _SHOWN = 10  # names of classes in a line
@@ -47,7 +47,7 @@ _SIZES = {
 def figure_lines(figures: Mapping[str, Any], quality: str) -> list[str]:
     """Return what the search that made a network measured: dense → this one, merged."""
     lines = ["as its search measured them, dense → this network, merged:"]
-    unit = "%" if figures.get("quality_unit") == "%" else "quality"
+    unit = unit_of(str(figures.get("quality_unit", "")))
     for part in ("validation", "test"):
         if part in figures:
             lines.append(f"{quality} {part}: {_pair(figures[part], unit)}")

@@ -88,7 +88,7 @@ def _row(one: Group, tops: Mapping[str, Mapping[tuple[str, str], float]]) -> tup
 
     return (
         f"{one.model} on {one.data}",
-        ", ".join(filter(None, [one.method, one.variant])),
+        one.title,
         _removed(one),
         _quantity(found.get("val"), unit, best=not with_test and top("quality", "val")),
         _quantity(found.get("test"), unit, best=top("quality", "test")),

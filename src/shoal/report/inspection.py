@@ -18,6 +18,7 @@ from shoal.measure import (
 )
 from shoal.network import Block, Network, Opaque, Site
 from shoal.network.about import described
+from shoal.network.inputs import tensors_of
 from shoal.report.about import about_lines
 from shoal.report.table import Cell, Column, Row, Table, amount, text_columns
 from shoal.surgery.drop import BlockCost, block_costs
@@ -117,10 +118,9 @@ def inspect_network(
 
     It runs once, to count its work. Without `costs`, those of its blocks leave out latency.
     """
-    args, kwargs = network.example_inputs(2)
-    inputs: Any = kwargs or args
+    inputs = network.example(2)
     work = count_macs(network, inputs)
-    first = args[0] if args else next(iter(kwargs.values()))
+    first = tensors_of(inputs)[0]
     return Inspection(
         model=model,
         input_shape=tuple(first.shape[1:]),

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from shoal.display import three_digits
 from shoal.errors import missing_extra
 from shoal.files import write_file
 from shoal.report.about import machine_words
@@ -24,6 +25,7 @@ from shoal.search.figures import TOP1
 from shoal.search.layers import RegionTime
 from shoal.search.records import RunRecord
 from shoal.search.run_files import read_config, twin_of
+from shoal.targets import user_path
 
 _TEMPLATE = Path(__file__).with_name("page.html")
 _HEAD = Path(__file__).with_name("page_head.html")
@@ -94,7 +96,7 @@ def write_page(
         options=[(name, _shown(value)) for name, value in config.items() if value is not None],
         glossary=_GLOSSARY,
     )
-    target = folder / "report.html" if path is None else Path(path).expanduser()
+    target = folder / "report.html" if path is None else user_path(path)
     write_file(target, text)
     return target
 
@@ -122,7 +124,8 @@ def _figures(record: RunRecord) -> list[tuple[str, str, str]]:
     found = []
     if end is not None:
         gain, _, interval = str(quotient(end.speedup)).partition(" (")
-        place = f"batch {end.batch}, {end.dense_folded_ms:.3g} → {end.result_merged_ms:.3g} ms"
+        before, after = map(three_digits, (end.dense_folded_ms, end.result_merged_ms))
+        place = f"batch {end.batch}, {before} → {after} ms"
         found.append(("speed", gain, f"({interval}; {place}" if interval else place))
     for part, key in (("validation", "top1_val"), ("test", "top1_test")):
         before, after = getattr(dense, key), getattr(final, key)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
+from shoal.data import data_sets
 from shoal.report.latency_tables import runtime_name
 from shoal.report.table import UNITS, quality_title, quality_unit
 from shoal.search.figures import TOP1
@@ -34,6 +35,8 @@ def _model(config: Mapping[str, Any]) -> str:
 
 def _data(config: Mapping[str, Any]) -> str:
     kind, _, root = str(config.get("data") or "").partition(":")
+    if kind in data_sets and kind != "folder":
+        return kind
     return PurePath(root.partition("?")[0]).name if root else PurePath(kind).name
 
 

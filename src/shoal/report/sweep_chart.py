@@ -58,15 +58,10 @@ def _point(axes: Any, one: Group, place: int, figure: str) -> tuple[float, float
     colour = _CYCLE[place % len(_CYCLE)]
     axes.errorbar(
         x, y, xerr=_deviation(ratio) * x * x, yerr=_deviation(quality), color=colour, ms=6,
-        fmt=_MARKERS[place % len(_MARKERS)], elinewidth=0.9, label=group_title(one),
+        fmt=_MARKERS[place % len(_MARKERS)], elinewidth=0.9, label=one.title,
         mfc=colour if one.trusted or figure != "speedup" else "none", zorder=2,
     )  # fmt: skip
     return x, y
-
-
-def group_title(one: Group) -> str:
-    """Return a group's method with what else tells it from others."""
-    return ", ".join(filter(None, [one.method, one.variant]))
 
 
 def _deviation(found: Spread) -> float:

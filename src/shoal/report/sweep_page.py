@@ -13,13 +13,14 @@ from shoal.files import write_file
 from shoal.report.group_tables import groups_table, open_table
 from shoal.report.html import html_table
 from shoal.report.page import CHARACTERS, rendered
-from shoal.report.sweep_chart import group_chart, group_title
+from shoal.report.sweep_chart import group_chart
 from shoal.report.sweep_tables import cell_title, cells_table, count_words
 from shoal.report.table import UNITS, Quantity, unit_of
 from shoal.report.terminal import fitting
 from shoal.search.figures import TOP1
 from shoal.sweep import CellState, SweepFolder
 from shoal.sweep.groups import Group, Spread, groups_of
+from shoal.targets import user_path
 
 _TEMPLATE = Path(__file__).with_name("sweep_page.html")
 _GLOSSARY = (
@@ -51,7 +52,7 @@ def write_sweep_page(folder: SweepFolder, path: Path | None = None) -> Path:
         parts.setdefault(f"{one.model} on {one.data}", []).append(one)
     missing = open_table(groups)
     failed = sum(cell.state == "failed" for cell in cells)
-    target = folder.path / "report.html" if path is None else path.expanduser()
+    target = folder.path / "report.html" if path is None else user_path(path)
     text = rendered(
         _TEMPLATE,
         name=folder.path.resolve().name,
@@ -100,7 +101,7 @@ def _figures(groups: Sequence[Group]) -> list[tuple[str, str, str]]:
     known = [(one, one.figures.get("seconds")) for one in done]
     most = max(known, key=lambda pair: pair[1].mean if pair[1] else 0.0)
     if most[1] is not None:
-        found.append(("longest search", UNITS["s"](most[1].mean), group_title(most[0])))
+        found.append(("longest search", UNITS["s"](most[1].mean), most[0].title))
     return found
 
 
@@ -109,7 +110,7 @@ def _top(
 ) -> tuple[str, str, str]:
     pairs = [(one, spread) for one, spread in known if spread is not None]
     one, spread = max(pairs, key=lambda pair: pair[1].mean)
-    return title, str(Quantity(spread.mean, unit, spread=spread.deviation)), group_title(one)
+    return title, str(Quantity(spread.mean, unit, spread=spread.deviation)), one.title
 
 
 def _brief(cell: CellState) -> CellState:

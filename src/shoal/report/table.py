@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
+from shoal.display import three_digits
 from shoal.search.figures import TOP1
 from shoal.search.records import Metrics
 
@@ -73,12 +74,12 @@ UNITS: Mapping[str, Callable[[float], str]] = MappingProxyType(
         "points": points,
         "signed": signed,
         "s": duration,
-        "ms": "{:.3g} ms".format,
+        "ms": lambda value: f"{three_digits(value)} ms",
         "×": "{:.2f} ×".format,
         "score": "{:#.4g}".format,
         "error": "{:.2g}".format,
-        "Wh": "{:.3g} Wh".format,
-        "g": "{:.3g} g".format,
+        "Wh": lambda value: f"{three_digits(value)} Wh",
+        "g": lambda value: f"{three_digits(value)} g",
     }
 )
 """How a number is written, by its unit; "count" is for MACs and parameters, as in 68.86 M."""

@@ -84,20 +84,20 @@ def measure_merged(
     for removed, step in sorted(steps.items()):
         say(f"merging the network without {removed} rectifiers" if removed else "folding dense")
         network = load(folder, step=step.step).eval()
-        args, kwargs = network.example_inputs(1)
-        before, error = count_macs(network, kwargs or args).total, 0.0
+        inputs = network.example(1)
+        before, error = count_macs(network, inputs).total, 0.0
         if removed:
             error = merge_(network, policy="always").max_rel_error
         else:
             network = folded(network)
-        after = count_macs(network, kwargs or args).total
+        after = count_macs(network, inputs).total
         sizes.append(Size(removed, depth(network), after, before, error))
         networks[str(removed)] = network
     found = []
-    args, kwargs = networks["0"].example_inputs(1)
+    inputs = networks["0"].example(1)
     limits = Timing(min_seconds=seconds, max_seconds=max(60.0, 2 * seconds))
     for name in installed():
         say(f"timing {len(networks)} networks in {name}")
-        made = InRuntime(name, networks, kwargs or args)
-        found.append(made.measure(kwargs or args, "0", **limits).to_dict())
+        made = InRuntime(name, networks, inputs)
+        found.append(made.measure(inputs, "0", **limits).to_dict())
     return Merged(str(folder), tuple(sizes), tuple(found))

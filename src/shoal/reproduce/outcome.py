@@ -57,11 +57,6 @@ class Row:
         return statistics.fmean(self.accuracies) if self.accuracies else None
 
     @property
-    def deviation(self) -> float | None:
-        """Over the seeds; None of one."""
-        return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else None
-
-    @property
     def change(self) -> float | None:
         """The mean change over the seeds."""
         return statistics.fmean(self.changes) if self.changes else None
@@ -146,8 +141,8 @@ def _filled(about: Row, found: Sequence[Found], count: int | None, *, has_data: 
         if one.record is not None and (step := _step(one.record, count)) is not None
     ]
     why = next((one.why for one in found if one.state == "failed"), "")
+    ended = all(one.state == "done" for one in found)  # some may have ended with fewer removed
     if not pairs:
-        ended = all(one.state == "done" for one in found)
         state = "failed" if why else "not reached" if ended else "waiting"
         return replace(about, state=state, why=why)
     return replace(
@@ -163,7 +158,7 @@ def _filled(about: Row, found: Sequence[Found], count: int | None, *, has_data: 
                 if dense.epoch_seconds and step.epoch_seconds and step is not dense
             ]
         ),
-        state="failed" if why else "done" if len(pairs) == len(found) else "waiting",
+        state="failed" if why else "done" if ended or len(pairs) == len(found) else "waiting",
         why=why,
     )
 

@@ -14,6 +14,7 @@ from shoal.reproduce.setups import network, training
 from shoal.reproduce.targets import Target, Wanted, chosen
 from shoal.sweep import Cell as SweepCell
 from shoal.sweep import cells_of
+from shoal.targets import user_path
 
 FAITHFUL = "entropy?zeros=on&pooling=batch"
 """The entropy as the published code of EASIER computes it."""
@@ -147,7 +148,7 @@ def _by_kind(
 def _check_there(data: str) -> None:
     """Raise what is missing, and where to get it, if a data set's folder is not there."""
     kind, _, root = data.partition("?")[0].partition(":")
-    if kind in data_sets and not (root and Path(root).expanduser().exists()):
+    if kind in data_sets and not (root and user_path(root).exists()):
         try:
             load_data(data)
         except DataError as error:

@@ -13,10 +13,20 @@ from shoal.errors import printable
 from shoal.hub import Repository
 from shoal.network import Network
 from shoal.network.about import sample_shape
+from shoal.network.inputs import tensors_of
 from shoal.report import machine_words
 from shoal.report.latency_tables import doubt_notes, quotient, runtime_name
 from shoal.report.markdown import markdown
-from shoal.report.table import DONE, Column, Quantity, Row, Table, ratio_row, text_columns
+from shoal.report.table import (
+    DONE,
+    Column,
+    Quantity,
+    Row,
+    Table,
+    ratio_row,
+    text_columns,
+    unit_of,
+)
 
 _PIPELINES = {"classify": "image-classification", "segment": "image-segmentation"}
 _METRICS = {"top-1": "accuracy", "mIoU": "mean_iou"}  # as the hub calls them
@@ -111,10 +121,14 @@ def _speed(ratio: Mapping[str, Any]) -> str:
 
 def _loading(network: Network, where: Repository, files: Sequence[str]) -> Iterator[str]:
     yield "## Load it"
-    sizes = ", ".join(map(str, sample_shape(network)))
+    args, kwargs = network.example_inputs(2)
+    names = ["inputs"] if len(args) == 1 else [f"input_{place}" for place in range(len(args))]
+    names += [f"{name}={name}" for name, value in kwargs.items() if tensors_of(value)]
+    tensors = tensors_of((args, kwargs))
+    sizes = ", ".join(f"[{', '.join(map(str, ('batch', *one.shape[1:])))}]" for one in tensors)
     yield (
-        f'```python\nimport shoal\n\nnet = shoal.load("{where.text}")\noutputs = net(inputs)'
-        f"  # inputs: [batch, {sizes}]\n```"
+        f'```python\nimport shoal\n\nnet = shoal.load("{where.text}")\n'
+        f"outputs = net({', '.join(names)})  # inputs: {sizes}\n```"
     )
     yield (
         "`pip install 'shoal[hub]'` is all that it needs: the network is data, `network.json` and "
@@ -208,12 +222,13 @@ def _use(network: Network) -> Iterator[str]:
 
 def _limits(network: Network, license: str | None) -> Iterator[str]:
     meta = network.meta
-    yield "## Limits"
-    lines = [
-        "- latencies are those of the machine above; `shoal benchmark` measures yours",
-        "- it is as good as said on data like those above, and no better than the network it was "
-        "made of on others",
-    ]
+    lines = []
+    if meta.get("figures"):
+        lines += [
+            "- latencies are those of the machine above; `shoal benchmark` measures yours",
+            "- it is as good as said on data like those above, and no better than the network it "
+            "was made of on others",
+        ]
     if "validation" in meta.get("figures", {}):
         apart = "; test data took no part" if "test" in meta["figures"] else ""
         lines.append(
@@ -221,12 +236,13 @@ def _limits(network: Network, license: str | None) -> Iterator[str]:
         )
     if license is None:
         lines.append("- no license was given: ask its author before you use it")
-    yield "\n".join(lines)
+    if lines:
+        yield "## Limits"
+        yield "\n".join(lines)
 
 
 def _points(figures: Mapping[str, Any], part: str, name: str) -> str:
-    unit = "%" if figures.get("quality_unit") == "%" else "quality"
-    return str(Quantity(figures[part][name], unit))
+    return str(Quantity(figures[part][name], unit_of(str(figures.get("quality_unit", "")))))
 
 
 def _numbers(values: Sequence[float]) -> str:

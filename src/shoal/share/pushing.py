@@ -18,6 +18,7 @@ from shoal.report import read_run, write_page
 from shoal.runtimes import export
 from shoal.search.run_files import read_config, twin_of
 from shoal.share.card import card_of
+from shoal.targets import user_path
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def push(
         ...     print(error)
         'resnet18-photos' names nothing on the Hugging Face hub: write hf:ORG/NAME
     """
-    where, source = repository(to), Path(run).expanduser()
+    where, source = repository(to), user_path(run)
     network = load(source)
     network.plan.base = _public(network.plan.base)
     notes = []

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from shoal.data import data_sets
 from shoal.errors import ConfigError, ShoalError
 from shoal.options import options_of
 from shoal.search.job import Job, check_names, classes_of, job_of
@@ -199,5 +200,6 @@ def plain_text(value: Any) -> str:
     target, mark, options = value.partition("?")
     kind, colon, rest = target.partition(":")
     last = Path(rest.removesuffix("/")).name if colon else Path(kind).name
-    shown = f"{kind}-{last}" if colon and kind == "folder" else last or kind
+    named = kind in data_sets and last not in ("", kind)
+    shown = f"{kind}-{last}" if named else last or kind
     return f"{shown}{mark}{options}"

@@ -13,7 +13,6 @@ from shoal.search.job import job_of
 from shoal.search.records import RunRecord
 from shoal.sweep.cells import plain_text
 from shoal.sweep.folder import CellState, SweepFolder
-from shoal.targets import parse_keywords
 
 _OWN = ("method", "model", "data", "seed")
 
@@ -84,6 +83,11 @@ class Group:
     figures: Mapping[str, Spread]
     trusted: bool
     published: published.Cell | None
+
+    @property
+    def title(self) -> str:
+        """The method, with what else tells it from other groups."""
+        return ", ".join(filter(None, [self.method, self.variant]))
 
     @property
     def quality(self) -> Spread | None:
@@ -162,23 +166,12 @@ def _published(cell: CellState, removed: Spread | None) -> published.Cell | None
     if removed is None or removed.deviation or job.get("task", "classify") != "classify":
         return None
     kind = {name: str(job[name]) for name in ("model", "data", "method")}
-    variant = _published_variant(job, kind) if removed.mean else ""
+    if not published.variants(kind["method"]):
+        return None
+    variant = published.variant_of(job, job_of(kind, {}).to_dict()) if removed.mean else ""
     if variant is None or job.get("rectifier") is not None:
         return None
     return published.find(**kind, removed=round(removed.mean), variant=variant)
-
-
-def _published_variant(job: Mapping[str, Any], kind: Mapping[str, str]) -> str | None:
-    """Return the published variant of a method whose options a job has; None for any other.
-
-    Where several say the same, since some spell defaults out, that is the one that says most.
-    """
-    told = {name: parse_keywords(name) for name in published.variants(kind["method"])}
-    deciding = {name for options in told.values() for name in options}
-    usual = job_of(kind, {}).to_dict() if deciding else {}
-    own = {name: job.get(name) for name in deciding}
-    fitting = (v for v, o in told.items() if own == {n: o.get(n, usual.get(n)) for n in deciding})
-    return max(fitting, key=len, default=None)
 
 
 _FIGURES: Mapping[str, Callable[[RunRecord], float | None]] = {

@@ -69,7 +69,12 @@ class OnSlurm:
 
     def start(self, work: Work) -> None:
         """Submit a cell."""
-        self._open.append((work.name, self._executor.submit(self._task, work)))
+        try:
+            job = self._executor.submit(self._task, work)
+        except RuntimeError as error:  # what sbatch says
+            why = one_line(str(error), limit=200)
+            raise ConfigError(f"Slurm does not take the job: {why}: correct --slurm") from error
+        self._open.append((work.name, job))
 
     def ended(self) -> list[Ended]:
         """Return the cells whose jobs have ended."""

@@ -20,6 +20,7 @@ from shoal.sweep.folder import CellState, SweepFolder
 from shoal.sweep.place import Place
 from shoal.sweep.pool import Ended, Pool
 from shoal.sweep.work import Work
+from shoal.targets import user_path
 
 _PAUSE = 0.5  # seconds between two looks at the cells
 _SEEN_WITHIN = 60.0  # seconds, in which what one machine wrote is seen on all: NFS keeps listings
@@ -133,7 +134,7 @@ def sweep(
 def _out(spec: str | Path | Mapping[str, Any], out: str | Path | None) -> Path:
     if out is None and isinstance(spec, Mapping):
         raise ConfigError("out is not given: name the sweep's folder")
-    named = Path(Path(str(spec)).stem) if out is None else Path(out).expanduser()
+    named = Path(Path(str(spec)).stem) if out is None else user_path(out)
     return Path.cwd() / named
 
 

@@ -52,7 +52,7 @@ class MultiLabel(Task):
 
     @override
     def hits(self, output: Tensor, target: Any) -> Tensor:
-        return ((output > 0) == (target > 0.5)).double().mean(1)
+        return (((output > 0) == (target > 0.5)) & ~output.isnan()).double().mean(1)
 
     @override
     def rows(self, output: Tensor, target: Any) -> Tensor:

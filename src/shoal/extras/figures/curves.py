@@ -12,6 +12,7 @@ from shoal import published
 from shoal.errors import ConfigError
 from shoal.extras.figures.canvas import check_path, empty_figure, style, write
 from shoal.extras.figures.runs import Line, quality, quality_label, quality_part, read_lines
+from shoal.search.job import job_of
 from shoal.search.records import Step
 
 AGAINST = ("latency", "macs")
@@ -130,12 +131,17 @@ def _means(line: Line, part: str) -> tuple[list[int], list[float], list[float]]:
 
 def _printed(line: Line) -> dict[int, float]:
     """Return the published accuracies of an experiment, by what was removed."""
-    model, data, method = (str(line.about.get(name, "")) for name in ("model", "data", "method"))
+    kind = {name: str(line.about.get(name, "")) for name in ("model", "data", "method")}
+    if not all(kind.values()) or not published.variants(kind["method"]):
+        return {}
     if line.about.get("rectifier"):
         return {}  # the printed tables are of the networks' own rectifiers
+    variant = published.variant_of(line.about, job_of(kind, {}).to_dict())
+    if variant is None:
+        return {}
     total = max((run.total or 0 for run in line.runs), default=0)
     cells = [
-        published.find(model=model, data=data, method=method, removed=count)
+        published.find(**kind, removed=count, variant=variant if count else "")
         for count in range(total + 1)
     ]
     return {

@@ -12,6 +12,7 @@ from shoal.sealed import read_sealed
 from shoal.search.figures import TOP1
 from shoal.search.records import RunRecord, Step
 from shoal.search.run_files import read_config, read_run
+from shoal.targets import user_path
 
 _IDENTITY = "identity.json"
 _FIRST = ("model", "data", "method", "rectifier", "how", "criterion", "per_step")
@@ -52,8 +53,10 @@ def read_lines(folders: Sequence[str | Path]) -> list[Line]:
         ConfigError: there is no run, or their qualities are of two kinds.
         RunError: a run's folder is damaged, or has no finished step.
     """
-    found = [path for folder in folders for path in _runs_in(Path(folder).expanduser())]
+    found = [path for folder in folders for path in _runs_in(user_path(folder))]
     runs = [read_run(path) for path in dict.fromkeys(found)]
+    if not runs:
+        raise ConfigError("no run there has a finished step yet: wait, or start it again")
     kinds = {run.dense.quality_name for run in runs}
     if len(kinds) > 1:
         raise ConfigError(f"the runs measure {' and '.join(sorted(kinds))}: give those of one task")
@@ -106,7 +109,8 @@ def _runs_in(folder: Path) -> list[Path]:
         raise ConfigError(f"there is no folder '{folder}': give the --out folder of a run")
     if (folder / _IDENTITY).exists() or (folder / "result.json").exists():
         return [folder]
-    found = sorted(path.parent for path in folder.rglob(_IDENTITY))
+    every = sorted(path.parent for path in folder.rglob(_IDENTITY))
+    found = [path for path in every if not (path.parent / _IDENTITY).exists()]  # no twin of a run
     if not found:
         raise ConfigError(f"there is no run in '{folder}': give the --out folder of a run")
     return [path for path in found if _has_steps(path)]
