@@ -406,7 +406,7 @@ def test_too_little_memory_says_what_to_make_smaller(
 
     monkeypatch.setattr(report, "read_run", full)
     assert main(["report", "somewhere"]) == 1
-    assert "smaller --batch-size" in capsys.readouterr().err
+    assert "smaller batches (--batch-size, or --batch" in capsys.readouterr().err
 
 
 def test_only_the_main_process_speaks(

@@ -166,3 +166,16 @@ def test_int8_and_data_go_together(run: Path, capsys: pytest.CaptureFixture[str]
     assert "add --data D" in refused(capsys, run, "--int8")
     line = refused(capsys, run, "--int8", "--data", "digits", "--format", "pt2")
     assert "let it end in .onnx (onnxruntime)" in line
+
+
+def test_a_run_with_a_task_of_ones_own_is_exported_without_it(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    with (copy / "config.yaml").open("a") as file:
+        file.write("\ntask: gone.py:Mine\n")
+    assert main(["export", str(copy), "--out", str(tmp_path / "a.onnx")]) == 0
+    assert main(["inspect", str(copy)]) == 0
+    capsys.readouterr()
+    assert "give --task" in refused(capsys, copy, "--int8", "--data", "digits")

@@ -9,6 +9,7 @@ import pytest
 from shoal.errors import ConfigError, NameNotFoundError, OptionError, ShoalError
 from shoal.options import (
     Options,
+    Recipe,
     above,
     at_least,
     between,
@@ -17,6 +18,7 @@ from shoal.options import (
     options_of,
     share_out,
 )
+from shoal.search.options import MachineOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,3 +114,14 @@ def test_an_option_needs_a_default_and_a_plain_type():
 
     with pytest.raises(ConfigError, match="what"):
         options_of(Odd)
+
+
+@pytest.mark.parametrize(("read", "meant"), [(True, "on"), (False, "off"), ("auto", "auto")])
+def test_on_and_off_are_words_that_yaml_takes_for_true_and_false(read, meant):
+    assert Recipe.from_dict({"compile_training": read}).compile_training == meant
+
+
+def test_several_whole_numbers_are_a_list():
+    assert MachineOptions.from_dict({"latency_batch": [1, 64]}).latency_batch == (1, 64)
+    with pytest.raises(OptionError, match="or several as a list, such as"):
+        MachineOptions.from_dict({"latency_batch": "1,64"})

@@ -13,6 +13,7 @@ from shoal.targets import (
     import_target,
     parse_keywords,
     parse_target,
+    parse_yaml,
 )
 
 
@@ -180,3 +181,29 @@ def test_only_named_parameters_are_accepted():
     assert accepts(takes, "depth")
     assert not accepts(takes, "width")
     assert not accepts(passing_on, "width")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("lr: 1e-3", 1e-3),
+        ("lr: [1e-3, 2e-4]", [1e-3, 2e-4]),
+        ("lr: 0.001", 0.001),
+        ("lr: .5", 0.5),
+        ("lr: -1E+2", -100.0),
+        ("lr: .inf", float("inf")),
+        ("lr: 10", 10),
+        ("lr: 1.2.3", "1.2.3"),
+        ("lr: e3", "e3"),
+        ("lr: '1e-3'", "1e-3"),
+        ("lr: null", None),
+    ],
+)
+def test_numbers_in_yaml_are_those_of_its_version_1_2(text: str, value: object):
+    found = parse_yaml(text)["lr"]
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_numbers_in_a_list_of_keywords_are_numbers():
+    assert parse_keywords("rates=[1e-3, 2e-4]") == {"rates": [1e-3, 2e-4]}

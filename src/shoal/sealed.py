@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from shoal.errors import ConfigError, DamagedError, one_line
-from shoal.targets import user_path
+from shoal.targets import parse_yaml, user_path
 
 KEY = "sha256"
 """What the checksum is called in a file."""
@@ -115,7 +115,7 @@ def read_yaml(path: Path) -> Any:
     steps = (1 if sign in "[{" else -1 for sign in text if sign in "[]{}")
     if max(accumulate(steps), default=0) > _MOST_DEPTH:  # which takes PyYAML long to find
         raise DamagedError(f"'{path}' is damaged: it is nested too deeply")
-    return _bounded(lambda: yaml.safe_load(text), f"'{path}'")
+    return _bounded(lambda: parse_yaml(text), f"'{path}'")
 
 
 def read_options(path: str | Path) -> dict[str, Any]:

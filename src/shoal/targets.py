@@ -39,6 +39,27 @@ _INT = re.compile(r"[-+]?[0-9]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 
 
+class _Yaml(yaml.SafeLoader):
+    """YAML in which `1e-3` is a number, as in version 1.2; in PyYAML's 1.1 it is a text."""
+
+
+_YAML_FLOAT = "tag:yaml.org,2002:float"
+_Yaml.yaml_implicit_resolvers = {
+    sign: [known for known in each if known[0] != _YAML_FLOAT]
+    for sign, each in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Yaml.add_implicit_resolver(
+    _YAML_FLOAT,
+    re.compile(rf"(?:{_FLOAT.pattern})\Z|[-+]?\.(?:inf|Inf|INF)\Z|\.(?:nan|NaN|NAN)\Z"),
+    list("-+.0123456789"),
+)
+
+
+def parse_yaml(text: str) -> Any:
+    """Return what a YAML text holds, plain values only; raises `yaml.YAMLError`."""
+    return yaml.load(text, _Yaml)  # noqa: S506: it is a SafeLoader
+
+
 def user_path(text: str | Path) -> Path:
     """Return a path that a user wrote, with `~` as the home folder; one of nobody stays as it is.
 
@@ -105,10 +126,10 @@ def _parse_value(key: str, text: str) -> Any:
     if _FLOAT.fullmatch(text):
         return float(text)
     # Only what is visibly YAML goes to the YAML reader: version 1.1, which it implements, would
-    # take `no` for false, `1e-3` for a string and `1:30` for ninety.
+    # take `no` for false and `1:30` for ninety.
     if text[0] in "'\"[{":
         try:
-            return yaml.safe_load(text)
+            return parse_yaml(text)
         except yaml.YAMLError:
             raise ConfigError(
                 f"the value of '{key}' cannot be read: {text} (is a quote or a bracket not closed?)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from shoal.network.saving import content_hash
 from shoal.runtimes import translated
 from shoal.runtimes.translated import onnx_bytes
 
+onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
@@ -92,3 +94,17 @@ def test_what_is_remembered_is_bounded(made: list[Any], monkeypatch: pytest.Monk
     onnx_bytes(network, images(2))
     assert len(made) == 4  # what was there before the limit is given once more
     assert not translated._remembered
+
+
+def test_the_file_tells_the_size_of_its_samples(tmp_path: Path) -> None:
+    net = small()  # captured at 8×8, for any size
+    net.meta["input_shape"] = [1, 8, 8]
+    written = {}
+    for name in ("a.onnx", "a.pt2"):
+        shoal.export(net, tmp_path / name, torch.randn(2, 1, 16, 16))
+    model = onnx.load(tmp_path / "a.onnx")
+    written["onnx"] = {one.key: one.value for one in model.metadata_props}["shoal.input_shape"]
+    extra = {"shoal.json": ""}
+    torch.export.load(tmp_path / "a.pt2", extra_files=extra)
+    written["pt2"] = json.dumps(json.loads(extra["shoal.json"])["input_shape"])
+    assert written == {"onnx": "[1, 16, 16]", "pt2": "[1, 16, 16]"}

@@ -52,6 +52,9 @@ def test_a_result_that_is_not_faster_says_what_to_try() -> None:
         ("broken files (skip_broken=True)", "broken files (--skip-broken)"),
         ("at m.py:3 `x.sum(dim=2)`", "at m.py:3 `x.sum(dim=2)`"),
         ("there=Truest", "there=Truest"),
+        ("'runs/lr=0.1' is a folder", "'runs/lr=0.1' is a folder"),
+        ("'exp-seed=3' is missing", "'exp-seed=3' is missing"),
+        ("'max_drop=2.yaml' is missing", "'max_drop=2.yaml' is missing"),
     ],
 )
 def test_the_command_line_names_flags(said: str, shown: str) -> None:

@@ -11,6 +11,7 @@ from shoal.cli.params import option
 from shoal.cli.report import show_run
 from shoal.cli.screen import is_main_process, progress_console
 from shoal.display import print_lines
+from shoal.targets import user_path
 
 # A third of the digits validates: one point is then five images and not two. fp32, because the
 # network is too small for bf16 to gain anything.
@@ -54,7 +55,7 @@ def demo(
 
     from shoal.cli.config import read_job, run_options
 
-    folder = out or Path("shoal-demo" if seed == 0 else f"shoal-demo-seed{seed}")
+    folder = user_path(out or ("shoal-demo" if seed == 0 else f"shoal-demo-seed{seed}"))
     job = read_job(None, {**_OPTIONS, "seed": seed})
     if (folder / "result.json").exists() and run_options(folder) == job.to_dict():
         text = f"'{folder}' holds the finished run: remove the folder to do it again"

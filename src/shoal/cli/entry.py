@@ -178,7 +178,10 @@ def _explain(error: BaseException) -> tuple[str, int]:
         return "aborted", 1
     kind = type(error).__name__
     if isinstance(error, MemoryError) or kind == "OutOfMemoryError":
-        return "out of memory: give a smaller --batch-size or a smaller --image-size", 1
+        return (
+            "out of memory: give smaller batches (--batch-size, or --batch where the command has "
+            "that) or smaller images (--image-size)"
+        ), 1
     text = one_line(str(error), limit=300)
     own = _own_code(error)
     if own:

@@ -111,7 +111,8 @@ def export(
     if task is not None and not int8:
         raise ConfigError("--task is for --int8: add it, or omit --task")
     images = _images(folder, data) if int8 else None
-    goal = run_task(run_options(user_path(folder)), task)
+    # A run whose task is code of the user's is exported without it: only int8 asks for the task.
+    goal = run_task(run_options(user_path(folder)) if int8 else {}, task)
     for flag, given in (("--batch", batch), ("--runtime", runtime)):
         if given is not None and not merge:
             raise ConfigError(f"{flag} is for merging: omit it, or omit --no-merge")

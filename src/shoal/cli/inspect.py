@@ -85,7 +85,7 @@ def inspect(
     )
     network = open_network(model, source, examples).to(where)
     scores = measured = costs = None
-    goal = run_task(run_options(user_path(model)), task)
+    goal = run_task({} if data is None else run_options(user_path(model)), task)
     chosen = make_criterion(criterion or "entropy").of_task(goal)
     if random_weights(model, checkpoint, pretrained):
         told = f"note: {model} has random weights: give {weights_advice(model)}"

@@ -140,7 +140,7 @@ Json = Annotated[bool, option("Print JSON to standard output, and nothing else."
 # How a line of the library names a parameter: with its value, or as one that was changed; not in a
 # reading such as `folder:ROOT?side=64`. What stands in backticks is somebody's code.
 _PARAMETER = re.compile(
-    r"`[^`]*`|(?<![?&.\w])(?P<name>[a-z][a-z_]*)"
+    r"`[^`]*`|(?<![?&.\w'/\\-])(?P<name>[a-z][a-z_]*)"
     r"(?:=True\b|=(?P<value>'\w+'|[\d.]*\d)|(?P<was> was \S+ and is ))"
 )
 

@@ -99,7 +99,8 @@ class Option:
         if isinstance(value, str):
             value = [part.strip() for part in value.split(",")]
             if self.of is not str:
-                raise OptionError(self.name, ",".join(value), _WORDS[self.of])
+                several = f"{_WORDS[self.of]}, or several as a list, such as [1, 64]"
+                raise OptionError(self.name, ",".join(value), several)
         given = value if isinstance(value, Iterable) else [value]
         items = tuple(dict.fromkeys(self._single(item, self.of) for item in given))
         if not items:
@@ -109,6 +110,8 @@ class Option:
     def _single(self, value: Any, kind: type) -> Any:
         if kind is float and type(value) is int:
             value = float(value)
+        if isinstance(value, bool) and self.check and {"on", "off"} <= set(self.check.choices):
+            value = "on" if value else "off"  # which YAML takes for true and false
         fits = isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
         if fits and kind is float:
             fits = math.isfinite(value)

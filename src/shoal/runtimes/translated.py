@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from shoal.errors import PlanError, ShoalError
 from shoal.network import Network
-from shoal.network.about import described, sample_shape
+from shoal.network.about import described
 from shoal.network.inputs import Inputs
 from shoal.network.saving import content_hash
 from shoal.runtimes.onnx_file import MAX_BYTES, label, onnx_model
@@ -39,13 +39,14 @@ def translated(network: Network, example: Example, opset: int | None = None) -> 
         )
     outputs = outputs_of(network, example)
     model = onnx_model(flat_program(network, example), example.names, outputs, opset)
-    label(model, told(network))
+    label(model, told(network, example))
     return model
 
 
-def told(network: Network) -> dict[str, Any]:
-    """Return what a file says of its network, as JSON values."""
-    return {"input_shape": sample_shape(network), **described(network)}
+def told(network: Network, example: Example) -> dict[str, Any]:
+    """Return what a file says of its network, as JSON values; it takes samples of the example's."""
+    shapes = [list(tensor.shape[1:]) for tensor in example.tensors]
+    return {**described(network), "input_shape": shapes[0] if len(shapes) == 1 else shapes}
 
 
 @torch.inference_mode(False)  # which a caller may be in, and whose tensors cannot be traced
@@ -74,5 +75,5 @@ def _key(network: Network, example: Example) -> str:
         (leaf.dtype, leaf.shape[1:]) if isinstance(leaf, Tensor) else leaf
         for leaf in example.leaves
     ]
-    beside = json.dumps(told(network), sort_keys=True)
+    beside = json.dumps(told(network, example), sort_keys=True)
     return hashlib.sha256(f"{network_hash} {leaves} {beside}".encode()).hexdigest()

@@ -262,7 +262,7 @@ def _to_onnx(network: Network, example: Example, opset: int | None) -> _Made:
 
 def _to_pt2(network: Network, example: Example) -> _Made:
     outputs, program = outputs_of(network, example), called_program(network, example)
-    beside = {"shoal.json": json.dumps(told(network), ensure_ascii=False)}
+    beside = {"shoal.json": json.dumps(told(network, example), ensure_ascii=False)}
 
     def write(path: Path) -> None:
         try:

@@ -73,7 +73,7 @@ def with_normalisation(job: Job) -> Job:
     What the user says stays, and so does the data's own where the weights ask for ImageNet's.
     """
     named = job.reading.mean is not None or job.reading.std is not None
-    if named or job.checkpoint or job.data.partition(":")[0] not in data_sets:
+    if named or job.data.partition(":")[0] not in data_sets:
         return job
     own = usual_normalisation(job.model, job.pretrained)
     return replace(job, reading=replace(job.reading, **own)) if own else job

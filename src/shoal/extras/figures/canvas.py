@@ -7,6 +7,7 @@ from typing import Any
 
 from shoal.errors import ConfigError, missing_extra
 from shoal.files import readable_errors
+from shoal.targets import user_path
 
 _FORMATS = (".png", ".svg", ".pdf")
 
@@ -33,7 +34,7 @@ def hatch(index: int) -> str:
 
 def check_path(path: str | Path) -> Path:
     """Return the path of a figure; raises `ConfigError` unless its ending is one we can write."""
-    target = Path(path)
+    target = user_path(path)
     if target.suffix.lower() not in _FORMATS:
         raise ConfigError(f"'{target}' must end in {', '.join(_FORMATS)}: give another name")
     return target
