@@ -72,3 +72,40 @@ def test_a_merge_that_never_agrees_is_undone_and_each_region_named(
     assert (report.merged, report.depth_before, report.depth_after) == ([], 4, 4)
     assert (network.code, len(network.plan)) == (code, 0)
     assert torch.equal(network(x), expected)
+
+
+def settled(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
+    """Give a norm statistics that training could leave."""
+    nn.init.normal_(norm.running_mean, 0.0, 0.3)
+    nn.init.uniform_(norm.running_var, 0.5, 1.5)
+    return norm
+
+
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_a_norm_of_float32_folds_into_a_layer_of_half_precision(norm_first: bool) -> None:
+    """They need to agree to the rounding of the coarser type alone."""
+    torch.manual_seed(0)
+    norm, conv = settled(nn.BatchNorm2d(4)), nn.Conv2d(4, 4, 3).bfloat16()
+    layers = (norm, conv) if norm_first else (conv, norm)
+    model = nn.Sequential(*layers, nn.ReLU()).eval()
+    x = torch.randn(4, 4, 8, 8).bfloat16()
+    network = capture(model, x)
+    report = merge_(network, policy="fold")
+    assert [merged.layers for merged in report.merged] == [("0", "1")]
+    assert report.kept == []
+    assert {p.dtype for p in network.parameters()} == {torch.bfloat16}
+    torch.testing.assert_close(network(x), model(x), rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("policy", ["fold", "always"])
+def test_a_norm_folds_where_the_network_reads_images_of_bytes(policy: str) -> None:
+    """The division by 255 stays: no layer could read the bytes in its place."""
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Conv2d(3, 4, 3), settled(nn.BatchNorm2d(4)))
+    model = Around(lambda x: x / 255, layers, F.relu).eval()
+    pixels = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
+    network = capture(model, pixels)
+    report = merge_(network, policy=policy)
+    assert [merged.layers for merged in report.merged] == [("layer.0", "layer.1")]
+    assert report.kept == []
+    torch.testing.assert_close(network(pixels), model(pixels))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,8 +11,11 @@ from torch import Tensor, nn
 
 from shoal.errors import ConfigError, NameNotFoundError, PlanError, ShoalError, TrainingError
 from shoal.merge.format1 import replay_
+from shoal.merge.loading import load
+from shoal.merge.merge import merge_
 from shoal.network import Network, Operation, Plan, capture
 from shoal.network.modules import Line
+from shoal.network.saving import save
 from shoal.surgery import fit_lines, linearize_
 
 
@@ -214,3 +218,33 @@ def test_a_line_is_what_stands_at_the_site() -> None:
     net = network()
     linearize_(net, ["7"], loader=[data()])
     assert isinstance(net.get_submodule("7"), Line)
+
+
+@pytest.mark.parametrize("gone", [0, 1, 2])
+def test_calls_of_a_block_that_a_model_has_three_times_are_sites_of_their_own(
+    gone: int, tmp_path: Path
+) -> None:
+    class Thrice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            block = nn.Sequential(nn.Linear(4, 4), nn.GELU())
+            self.blocks, self.fc = nn.ModuleList([block, block, block]), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor, without: int | None = None) -> Tensor:
+            for call, (layer, act) in enumerate(self.blocks):
+                x = layer(x) if call == without else act(layer(x))
+            return self.fc(x)
+
+    torch.manual_seed(0)
+    thrice, x = Thrice().eval(), torch.randn(16, 4)
+    net = capture(thrice, x)
+    chosen = [site.name for site in net.sites][gone]
+    linearize_(net, [chosen], how="identity")
+    assert [site.linearized for site in net.sites].count(None) == net.sites_left == 2
+    assert torch.equal(net(x), thrice(x, without=gone))
+    again = load(save(net, tmp_path))
+    assert again.sites == net.sites
+    assert torch.equal(again(x), net(x))
+    report = merge_(net, policy="always")
+    assert (report.depth_before, report.depth_after, net.sites_left) == (4, 3, 2)
+    torch.testing.assert_close(net(x), thrice(x, without=gone))

@@ -10,6 +10,7 @@ import shoal
 from shoal.errors import NameNotFoundError, OptionError, RunError
 from shoal.options import options_of
 from shoal.search.options import SearchOptions
+from shoal.surgery.linearize import replace_
 from shoal.surgery.rectifiers import RECTIFIERS
 from small_runs import SITES, captured, run
 
@@ -85,6 +86,25 @@ def test_a_swapped_network_is_saved_and_merged_like_any(tmp_path: Path) -> None:
     assert [site.kind for site in again.sites] == ["prelu"] * 5
     shoal.linearize_(again, [again.sites[0].name], how="identity")
     assert shoal.merge_(again).max_rel_error <= 1e-5
+
+
+def test_a_rectifier_that_would_write_in_place_leaves_the_shortcut_as_it_is(tmp_path: Path) -> None:
+    class Shortcut(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.act, self.b = nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.a(x)
+            return x + self.b(self.act(x))
+
+    torch.manual_seed(0)
+    network, x = shoal.capture(Shortcut().eval(), torch.randn(2, 4)), torch.randn(16, 4)
+    expected = network.copy()
+    replace_(network, {"act": nn.LeakyReLU(0.2, inplace=True)})
+    replace_(expected, {"act": nn.LeakyReLU(0.2)})
+    assert torch.equal(network(x), expected(x))
+    assert torch.equal(shoal.load(shoal.save(network, tmp_path / "net"))(x), network(x))
 
 
 def test_other_kinds_are_refused() -> None:

@@ -17,7 +17,7 @@ from shoal.merge.report import Boundary, Kept, Merged
 from shoal.merge.units import Segment, as_built, place_of_flattening
 from shoal.network import Network
 from shoal.network.flow import is_weighted
-from shoal.network.rewrite import between, free_path, is_closed, replace_stretch_
+from shoal.network.rewrite import free_path, is_closed, place_of, replace_stretch_
 
 FOLD_ONLY = "only scales and shifts were to be folded"
 
@@ -92,6 +92,9 @@ class Builder:
         layers: list[tuple[str, nn.Module]] = []
         if segment.map is not None and not segment.map.is_identity:
             made = as_built(segment.map, start, flatten).layers(self._like(start, end))
+            own = self._parameters(start, end)
+            if own and not any(parameter.requires_grad for parameter in own):
+                made = [layer.requires_grad_(False) for layer in made]  # frozen layers stay so
             paths = [free_path(self.network, f"{merged.name}_ones"), merged.name]
             layers = list(zip(paths[-len(made) :], made, strict=True))
         self.done.merged.append(merged)
@@ -119,16 +122,24 @@ class Builder:
 
     def _like(self, start: fx.Node, end: fx.Node) -> torch.Tensor:
         """Return a tensor of the type and place that the layers between two tensors have."""
-        called = (str(n.target) for n in between(start, end) if n.op == "call_module")
-        own = [p for path in called for p in self.network.get_submodule(path).parameters()]
-        return next(iter((*own, *self.network.parameters())), torch.empty(0)).detach()
+        own = (*self._parameters(start, end), *self.network.parameters())
+        return next(iter(own), torch.empty(0)).detach()
+
+    def _parameters(self, start: fx.Node, end: fx.Node) -> list[nn.Parameter]:
+        """Return those of the layers between two tensors, of the layers with weights first.
+
+        These can take no other type than they have; a norm may.
+        """
+        called = [n for n in inside(self.network, start, end) if n.op == "call_module"]
+        called.sort(key=lambda node: not is_weighted(node, self.network))
+        return [p for n in called for p in self.network.get_submodule(str(n.target)).parameters()]
 
     def _describe(self, segment: Segment, start: fx.Node, end: fx.Node) -> Merged:
         nodes = inside(self.network, start, end)
         weighted = [node for node in nodes if is_weighted(node, self.network)]
         found = None if segment.map is None or segment.map.is_identity else segment.map
         return Merged(
-            name=self._path(nodes, weighted, end),
+            name=self._path(nodes, weighted, end, scales=found is None or found.is_affine),
             layers=tuple(str(node.target) for node in nodes if node.op == "call_module"),
             before=" + ".join(self._words(node) for node in nodes),
             after="nothing" if found is None else found.describe(),
@@ -140,14 +151,25 @@ class Builder:
             region=self._region,
         )
 
-    def _path(self, nodes: list[fx.Node], weighted: list[fx.Node], end: fx.Node) -> str:
+    def _path(
+        self, nodes: list[fx.Node], weighted: list[fx.Node], end: fx.Node, *, scales: bool
+    ) -> str:
         """Return the path for the new layer: the last weighted layer's, if nobody else calls it."""
         called = [node for node in weighted or nodes if node.op == "call_module"]
+        sites = {site.name for site in self.network.sites}
         for node in reversed(called):
-            if all(n in nodes for n in self.network.graph.nodes if n.target == node.target):
+            if not scales and str(node.target) in sites:
+                continue  # what is no line there would be taken for a rectifier
+            if all(n in nodes for n in self._calls(str(node.target))):
                 return str(node.target)
         base = str(called[-1].target) if called else f"{end.meta.get('path', '')}.merged"
         return free_path(self.network, base.lstrip("."))
+
+    def _calls(self, path: str) -> list[fx.Node]:
+        """Return the calls of the module at a path, or at another path to the same place."""
+        place = place_of(self.network, path)
+        called = (node for node in self.network.graph.nodes if node.op == "call_module")
+        return [node for node in called if place_of(self.network, str(node.target)) == place]
 
     def _words(self, node: fx.Node) -> str:
         if node.op != "call_module":

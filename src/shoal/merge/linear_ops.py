@@ -66,7 +66,9 @@ def linear_map(node: fx.Node, network: Network) -> Linear | None:
     if len(tensor_shape(node)) < 2:
         return None
     found = _find(node, network)
-    return found and Linear(node, *found, is_weighted(node, network))
+    if found is None or found[0].meta.get("dtype") != node.meta.get("dtype"):
+        return None  # what follows could not read the source in the place of this
+    return Linear(node, *found, is_weighted(node, network))
 
 
 def _find(node: fx.Node, network: Network) -> Found | None:

@@ -166,8 +166,12 @@ class _Merger:
         training = self.network.training
         changed = attempt.merged or attempt.reshaped or attempt.network.code != self.network.code
         if changed:
+            # Some may be set otherwise than the network, as frozen norms are.
+            before = self.network.named_modules(remove_duplicate=False)
+            flags = {path: module.training for path, module in before}
             self.network.become(attempt.network)
-            self.network.train(training)
+            for path, module in self.network.named_modules(remove_duplicate=False):
+                module.training = flags.get(path, training)
         if changed or (slower and not self._was_slower()):
             layers = {item.name: list(item.layers) for item in attempt.merged}
             options = {"slower": self._deployed} if slower else {}
@@ -300,6 +304,15 @@ class _Verifier:
             return self.network.copy().eval()
         return copy
 
+    def _keep_buffer_types(self, merged: Network) -> None:
+        """Give the buffers that are left the network's own types again, which may be others."""
+        before = dict(self.network.named_buffers(remove_duplicate=False))
+        for path, module in merged.named_modules(remove_duplicate=False):
+            for name, held in module.named_buffers(path, recurse=False, remove_duplicate=False):
+                own = before.get(name, held)
+                if held.dtype != own.dtype:
+                    module._buffers[name.rpartition(".")[2]] = own.detach().clone()
+
     def agrees(self, attempt: Attempt) -> bool:
         """Compare an attempt's outputs with the network's; brings it to the network's type."""
         merged, dtype = attempt.network, self.dtype or torch.float32
@@ -311,7 +324,9 @@ class _Verifier:
                     return False
             if self.dtype is not None:
                 merged.to(self.dtype)
+                self._keep_buffer_types(merged)
             attempt.error = compare_outputs(self.network, merged, self.inputs).max_rel_error
         except ConfigError:  # the merged network cannot even be called
             attempt.error = math.inf
-        return attempt.error <= _TOLERANCE.get(dtype, 1e-5)
+        kinds = {p.dtype for p in self.network.parameters()} or {dtype}
+        return attempt.error <= max(_TOLERANCE.get(kind, 1e-5) for kind in kinds)

@@ -207,6 +207,8 @@ def _folded(first: Segment, second: Segment) -> Segment | None:
         return None
     if composed.ones and not first.map.ones:
         return None  # a folding must not cost a channel
+    if not (first.layers or second.layers or composed.is_affine):
+        return None  # pooling, slices and paddings are no layers, and would become one
     return Segment(first.start, second.end, composed, first.layers + second.layers, True)
 
 

@@ -109,8 +109,10 @@ class Line(nn.Module):
         trailing = rank - 1 - self.channel_dim % rank
         if trailing and self.slope.dim() == 1:
             shape = (-1, *[1] * trailing)
-            self.slope = nn.Parameter(self.slope.detach().reshape(shape))
-            self.intercept = nn.Parameter(self.intercept.detach().reshape(shape))
+            for name in ("slope", "intercept"):
+                old = getattr(self, name)
+                new = nn.Parameter(old.detach().reshape(shape), requires_grad=old.requires_grad)
+                setattr(self, name, new)
 
     @override
     def extra_repr(self) -> str:

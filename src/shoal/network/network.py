@@ -325,7 +325,8 @@ class Network(nn.Module):
 
     def become(self, other: Network) -> None:
         """Take over all that `other`, which is not to be used any more, is; keep the plan."""
-        state = {**other.__getstate__(), "plan": self.plan}
+        hooks = {key: held for key, held in self.__dict__.items() if "_hooks" in key}
+        state = {**other.__getstate__(), **hooks, "plan": self.plan}
         self.__dict__.clear()
         self.__setstate__(state)
 

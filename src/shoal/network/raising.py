@@ -260,10 +260,16 @@ class _Raiser:
         own = bare or isinstance(module, nn.PReLU)
         name = path if own else f"{path}.{op}".lstrip(".")
         if own and name not in self.options_at:
-            self.options_at[name] = ()
+            self.options_at.update(dict.fromkeys(self.skeleton.aliases.get(name, [name]), ()))
         else:
             model = self.skeleton.model
-            name = numbered(name, lambda n: n in self.taken or lookup_tensor(model, n) is not None)
+            root = self.skeleton.root  # where a tied module has what was put below another path
+            name = numbered(
+                name,
+                lambda n: (
+                    n in self.taken or is_taken(root, n) or lookup_tensor(model, n) is not None
+                ),
+            )
             self.taken.add(name)
         self.skeleton.put(name, layer)
         return name

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch import fx, nn
@@ -37,6 +37,18 @@ def is_closed(start: fx.Node, end: fx.Node) -> bool:
 def free_path(network: Network, path: str) -> str:
     """Return `path`, or the first of path_1, path_2, … that names nothing yet."""
     return numbered(path, lambda name: is_taken(network._root, name))
+
+
+Place: TypeAlias = tuple[int, str]
+
+
+def place_of(network: Network, path: str) -> Place:
+    """Return what tells one place for a module or tensor from others.
+
+    Below a module that a model has under several paths, several paths lead to one place.
+    """
+    owner = owner_of(network._root, path)
+    return id(None if owner is None else owner._modules), path.rpartition(".")[2]
 
 
 def put_module_(network: Network, path: str, module: nn.Module) -> None:
@@ -129,8 +141,11 @@ def remove_dead_(network: Network, used_before: set[str] | None = None) -> None:
     gone = before - after
     above = {path[:i] for path in gone for i, sign in enumerate(path) if sign == "."}
     gone |= {path for path in above if not _in_use(path, after)}
+    used = {place_of(network, path) for path in after}
+    holding = {path[:i] for path in after for i, sign in enumerate(path) if sign == "."}
+    holding_places = {place_of(network, path) for path in holding}
     for path in sorted(gone, reverse=True):
-        _remove(network, path, after)
+        _remove(network, path, used, holding_places)
     names = {node.name for node in graph.nodes}
     records = {name: r for name, r in network._site_records.items() if name in after}
     opaque = tuple(record for record in network.opaque if record.name in names)
@@ -173,27 +188,37 @@ def _maker(node: fx.Node) -> fx.Node:
     return node
 
 
-def _remove(network: Network, path: str, used: set[str]) -> None:
-    """Remove a tensor, or a module wherever it is registered; what is in use below it stays."""
-    owner, name = owner_of(network._root, path), path.rpartition(".")[2]
-    module = None if owner is None else owner._modules.get(name)
-    if owner is not None and module is None:
+def _remove(
+    network: Network, path: str, used: Collection[Place], holding: Collection[Place]
+) -> None:
+    """Remove a tensor, or a module wherever it is registered; what is in use below it stays.
+
+    `used` are the places of what is in use, `holding` those above them.
+    """
+    place = place_of(network, path)
+    owner, name = owner_of(network._root, path), place[1]
+    if owner is None or place in used:  # by another path
+        return
+    module = owner._modules.get(name)
+    if module is None:
         owner._parameters.pop(name, None)
         owner._buffers.pop(name, None)
         owner._non_persistent_buffers_set.discard(name)
-    if module is None:
         return
-    heir = nn.Module().train(module.training) if _in_use(path, used) else None
+    heir = nn.Module().train(module.training) if place in holding else None
     if heir is not None:
         heir._modules = module._modules
     for alias, child in list(network.named_modules(remove_duplicate=False)):
-        owner, name = owner_of(network._root, alias), alias.rpartition(".")[2]
-        if child is not module or alias in used or owner is None:
+        if child is not module:
             continue
-        if heir is None:
-            owner._modules.pop(name, None)
-        else:
+        place = place_of(network, alias)
+        owner, name = owner_of(network._root, alias), place[1]
+        if owner is None or place in used:
+            continue
+        if heir is not None:
             owner._modules[name] = heir
+        elif place not in holding:
+            owner._modules.pop(name, None)
     adopt_shared(network)
 
 

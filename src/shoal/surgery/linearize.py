@@ -190,6 +190,10 @@ def put_module(network: Network, site: Site, module: nn.Module) -> None:
     """Put a module where the site's rectifier is, on the network's device; not recorded."""
     old, like = network.get_submodule(site.name), like_of(network)
     module = module.to(like.device, like.dtype).train(old.training)
+    part: Any
+    for part in module.modules():
+        if getattr(part, "inplace", False):
+            part.inplace = False  # others may read what it reads, and files do not keep it
     network.replace_module(site.name, module)
     adopt_shared(network)
 
