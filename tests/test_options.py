@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 
 from shoal.errors import ConfigError, NameNotFoundError, OptionError, ShoalError
@@ -36,6 +37,14 @@ def test_values_come_back_from_json_values():
     assert isinstance(made.threshold, float)
     assert made.milestones == (0.5, 1.0)
     assert Folding.from_dict(made.to_dict()) == made
+
+
+def test_numbers_and_texts_of_numpy_become_plain_ones():
+    """Files hold plain values alone, and are refused if they hold others."""
+    given = {"threshold": np.float64(0.5), "how": np.str_("line"), "milestones": np.array([0.5])}
+    made = Folding(**given)
+    assert (type(made.threshold), type(made.how), type(made.milestones[0])) == (float, str, float)
+    assert made == Folding(threshold=0.5, milestones=(0.5,))
 
 
 @pytest.mark.parametrize(

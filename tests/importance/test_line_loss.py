@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from captures import resnet20
 from changed import changed
 from shoal.errors import ConfigError, DataError, TrainingError
-from shoal.importance import score
+from shoal.importance import criterion_for, score
 from shoal.importance.candidates import Candidate
 from shoal.importance.replaced import TrialOptions, replacement_scores
 from shoal.importance.trials import LineLoss
@@ -196,3 +196,20 @@ def test_options_are_checked(network: Network, loader: list[Batch]) -> None:
 def test_broken_data_are_an_error(network: Network, loader: list[Batch]) -> None:
     with pytest.raises(TrainingError, match="not finite"):
         score(network, [(x / 0.0, y) for x, y in loader], criterion="line_loss")
+
+
+def test_a_consensus_tries_what_will_be_put_in(network: Network, loader: list[Batch]) -> None:
+    """Its ranks are those of the members that try the same."""
+    ranks = {}
+    for how in ("line", "identity"):
+        wanted = dict.fromkeys((site.name for site in network.sites), 0.0)
+        for name, options in (("line_loss", {"how": how}), ("site_l1", {})):
+            scores = score(network, loader, criterion=name, **options)
+            for place, site in enumerate(sorted(wanted, key=scores.__getitem__)):
+                wanted[site] += place
+        chosen = criterion_for("consensus?criteria=line_loss+site_l1", "site", how=how)
+        ranks[how] = dict(score(network, loader, chosen))
+        assert ranks[how] == wanted
+    assert ranks["line"] != ranks["identity"]
+    with pytest.raises(ConfigError, match="how is 'lines': give one of line, identity"):
+        score(network, loader, criterion="consensus", place="site", how="lines")

@@ -49,6 +49,21 @@ def test_few_samples_say_if_the_choice_is_not_certain() -> None:
     assert (step.settled is False) == any("not settled" in note for note in step.notes)
 
 
+def test_a_rectifier_that_died_beside_a_skip_goes_first() -> None:
+    """It does nothing any more, and the signal goes past it."""
+
+    def train(network: Network) -> None:
+        network.get_parameter("conv2.weight").data.zero_()
+        network.get_parameter("conv2.bias").data.fill_(-1.0)
+
+    result = run(fit=train, remove=2)
+    first, second = result.steps[1:]
+    assert first.names != ("act",)
+    assert first.scores["act"] > 0.0
+    assert second.names == ("act",)
+    assert second.scores["act"] == 0.0
+
+
 def test_importance_is_divided_by_the_latency_saved() -> None:
     """What saves most goes first, what saves nothing last, however little it matters."""
     plain = run(remove=1).steps[1].scores

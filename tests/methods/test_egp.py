@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -87,6 +89,25 @@ def test_the_last_training_leaves_pruned_weights_at_zero(tmp_path: Path) -> None
     assert not small_runs.same_weights(before, after)
     assert layers(before) == layers(after)
     assert max(layers(after).values()) > 0.25
+
+
+def zeros(network: nn.Module) -> dict[str, Tensor]:
+    names = ("conv1", "conv2", "conv3", "hidden")
+    return {name: network.get_parameter(f"{name}.weight") == 0 for name in names}
+
+
+@pytest.mark.parametrize(
+    "options", [{"epochs": 0}, {"epochs": 1}, {"epochs": 1, "score_on": "rewound"}]
+)
+def test_pruned_weights_stay_pruned_where_the_others_are_rewound(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    run(tmp_path, method="egp", rewind=0, rounds=3, share=0.3, cap=0.6, **options)
+    steps = [zeros(shoal.load(tmp_path, f"steps/{number:03d}")) for number in (1, 2, 3)]
+    counts = [sum(int(now.sum()) for now in step.values()) for step in steps]
+    assert 0 < counts[0] < counts[1] < counts[2]
+    for before, after in pairwise(steps):
+        assert all(bool((after[name] | ~before[name]).all()) for name in before)
 
 
 def test_a_pruned_network_that_was_merged_is_pruned_further(tmp_path: Path) -> None:

@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    DistributedSampler,
+    IterableDataset,
+    TensorDataset,
+)
 
 from shoal.data import ImageLoader
 from shoal.errors import ConfigError, DataError
@@ -123,6 +129,22 @@ def test_what_a_loader_cannot_do_is_left_out() -> None:
     data = numbered(4)
     assert plain(data) is data
     assert plain(images(shuffle=True)).shuffle is False  # type: ignore[attr-defined]
+
+
+def test_the_epoch_is_chosen_where_a_batch_sampler_has_it() -> None:
+    class Epochs(list):  # type: ignore[type-arg]
+        epoch = -1
+
+        def set_epoch(self, epoch: int) -> None:
+            self.epoch = epoch
+
+    data = TensorDataset(torch.arange(4.0))
+    own = Epochs([[0, 1], [2, 3]])
+    set_epoch(DataLoader(data, batch_sampler=own), 3)
+    assert own.epoch == 3
+    inner = DistributedSampler(data, num_replicas=2, rank=0)
+    set_epoch(DataLoader(data, batch_sampler=BatchSampler(inner, 2, drop_last=False)), 4)
+    assert inner.epoch == 4
 
 
 def test_nothing_to_go_over_is_an_error() -> None:

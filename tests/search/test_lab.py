@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
 
 import shoal
 import small_runs
@@ -131,7 +134,53 @@ def test_a_users_own_training_of_a_trial_counts_where_it_is_adopted() -> None:
     assert [step.epochs for step in result.steps] == [0, 3, 1]
 
 
+class Drawn(TensorDataset):
+    """The digits as single samples; notes which ones are asked for."""
+
+    def __init__(self) -> None:
+        batches = [*digits().train]
+        super().__init__(*(torch.cat([batch[part] for batch in batches]) for part in (0, 1)))
+        self.drawn: list[int] = []
+
+    def __getitem__(self, place: int) -> tuple[Tensor, ...]:
+        self.drawn.append(place)
+        return super().__getitem__(place)
+
+
+def test_trials_of_a_few_batches_see_the_same_ones_whatever_draws_the_order() -> None:
+    data, own = Drawn(), torch.Generator().manual_seed(5)
+    loader = DataLoader(data, batch_size=20, shuffle=True, generator=own)
+    lab, before = small_runs.lab(captured(), loader, digits().val), own.get_state()
+    seen = []
+    for name in ("first", "second"):
+        assert lab.trial(name, batches=2).quality > 0.0
+        seen.append(data.drawn[:])
+        data.drawn.clear()
+        assert torch.equal(own.get_state(), before)
+    assert len(seen[0]) == 40
+    assert seen[0] == seen[1] != sorted(seen[0])
+
+
 # ---------------------------------------------------------------------- what it tells
+
+
+class GivesUp(shoal.Method):
+    """Makes a step, and says why it does not make a second one."""
+
+    def step(self, lab: Lab) -> bool:
+        lab.note(f"this is step {lab.number}")
+        if lab.number == 2:
+            return lab.done("nothing is worth it")
+        lab.linearize(["act"], "identity")
+        return True
+
+
+def test_what_is_noted_where_no_step_is_made_stands_in_the_result(tmp_path: Path) -> None:
+    result = run(tmp_path, method=GivesUp, epochs=0)
+    assert result.stopped == "nothing is worth it"
+    assert "this is step 1" in result.steps[1].notes
+    assert result.notes.count("this is step 2") == 1
+    assert facts(run(tmp_path, method=GivesUp, epochs=0)) == facts(result)
 
 
 @pytest.fixture

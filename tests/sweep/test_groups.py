@@ -45,6 +45,29 @@ def test_cells_that_differ_in_their_seed_alone_are_one_group(folder: Path) -> No
 
 
 @pytest.mark.parametrize(
+    ("axis", "variants"),
+    [
+        (
+            {"method": ["easier?how=identity", "easier?how=line&per_step=2"]},
+            ["how=identity", "how=line, per_step=2"],
+        ),
+        (
+            {"method": "easier", "recipe": ["easier_cifar", "finetune"]},
+            ["recipe=easier_cifar", "recipe=finetune"],
+        ),
+    ],
+)
+def test_rows_say_by_what_they_differ(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, axis: dict[str, Any], variants: list[str]
+) -> None:
+    monkeypatch.setattr(loop, "_PAUSE", 0.0)
+    monkeypatch.setattr(place, "Processes", lambda jobs: Copies())
+    shoal.sweep({**SPEC, "seed": 0, **axis}, out=tmp_path / "out")
+    found = groups_of(SweepFolder(tmp_path / "out"))
+    assert [(one.method, one.variant) for one in found] == [("easier", name) for name in variants]
+
+
+@pytest.mark.parametrize(
     ("options", "accuracy"),
     [
         ({}, 92.10),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,25 @@ def test_a_process_that_says_nothing_has_died(
     with Processes(1) as processes:
         processes.start(work(tmp_path))
         assert ended(processes).died == died
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ('{"failed": ""}', Ended("cell")),
+        ('{"failed": "no weights"}', Ended("cell", failed="no weights")),
+        ('{"failed', Ended("cell", died="its process was ended by SIGKILL")),
+    ],
+)
+def test_what_a_process_said_before_it_died_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, found: Ended
+) -> None:
+    """A library may bring it down after all its work is done."""
+    code = f"import os; os.write(1, {words.encode()!r}); os.kill(os.getpid(), 9)"
+    monkeypatch.setattr(pool, "_CHILD", (sys.executable, "-c", code))
+    with Processes(1) as processes:
+        processes.start(replace(work(tmp_path), name="cell"))
+        assert ended(processes) == found
 
 
 def test_no_process_outlives_the_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

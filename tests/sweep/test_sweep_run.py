@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ import small_runs
 from shoal.errors import BusyError
 from shoal.files import locked
 from shoal.sweep import Sweep, SweepFolder
+from shoal.sweep.pool import Ended
+from shoal.sweep.work import Work
 from sweep_checks import SPEC, Copies, spec_file
 
 
@@ -84,6 +87,19 @@ def test_a_process_that_dies_is_started_again_so_many_times(
         "",
         "its process was ended by SIGKILL, the last of 3 tries",
     ]
+
+
+def test_a_process_that_dies_when_its_run_is_finished_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class DiesLate(Copies):
+        def _end(self, work: Work) -> Ended:
+            return replace(super()._end(work), died="its process was ended by SIGSEGV")
+
+    pool = DiesLate()
+    found = sweep(monkeypatch, pool, tmp_path / "out", seed=0)
+    assert [(cell.state, cell.failed, cell.tries) for cell in found.cells] == [("done", "", 1)] * 2
+    assert len(pool.works) == 2
 
 
 def test_a_cell_that_says_it_is_done_without_a_result_has_failed(

@@ -37,6 +37,12 @@ class TwoHeads(nn.Module):
         return {"aside": self.aside(features), "logits": self.head(features)}
 
 
+class Uneven(list):  # type: ignore[type-arg]
+    """A batch sampler whose batches are not all as large as it says."""
+
+    batch_size, drop_last = 4, False
+
+
 def plain_net() -> nn.Module:
     torch.manual_seed(1)
     return nn.Sequential(nn.Conv2d(3, 6, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(54, 4))
@@ -112,6 +118,10 @@ def scenarios(folder: Path) -> dict[str, dict[str, Any]]:
         "accumulate": trained(images(45, **shuffled), recipe=pair),
         "users loader": trained(DataLoader(tensors(40), batch_size=8, shuffle=True)),
         "odd batches": trained(DataLoader(tensors(40), batch_size=7, shuffle=True)),
+        "short last batch": trained(DataLoader(tensors(10), batch_size=8, shuffle=True)),
+        "batches of one's own": trained(
+            DataLoader(tensors(10), batch_sampler=Uneven([[0, 1, 2, 3], [4, 5], [6, 7], [8, 9]]))
+        ),
         "list of batches": trained(
             [(x[None, 0:1].expand(5, 3, 8, 8), y.expand(5)) for x, y in tensors(3)]
         ),

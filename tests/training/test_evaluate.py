@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, TensorDataset
 
 from shoal.data.loader import ImageLoader
 from shoal.errors import ConfigError, DataError
@@ -91,6 +91,21 @@ def test_bad_data_is_named_in_one_line(plain_net: Callable[[], nn.Module]) -> No
         evaluate(plain_net(), wrong)
     with pytest.raises(DataError, match="no target"):
         evaluate(plain_net(), [torch.zeros(2, 3, 8, 8)])
+
+
+def test_a_loader_of_a_part_of_the_samples_is_refused(plain_net: Callable[[], nn.Module]) -> None:
+    """What is shared among processes twice would be an accuracy on a quarter of the data."""
+    data = TensorDataset(torch.randn(8, 3, 8, 8), torch.arange(8) % 4)
+    half = DistributedSampler(data, num_replicas=2, rank=0)
+    for loader in (
+        DataLoader(data, batch_size=4, sampler=half),
+        DataLoader(data, batch_sampler=BatchSampler(half, 4, drop_last=False)),
+    ):
+        with pytest.raises(DataError, match="DistributedSampler: give a loader of all") as caught:
+            evaluate(plain_net(), loader)
+        assert "\n" not in str(caught.value)
+    whole = DistributedSampler(data, num_replicas=1, rank=0)
+    assert evaluate(plain_net(), DataLoader(data, batch_size=4, sampler=whole)).samples == 8
 
 
 def test_fp16_is_refused_on_the_cpu(plain_net: Callable[[], nn.Module]) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from shoal.data.loader import ImageLoader
-from shoal.errors import ConfigError, DataError, TrainingError
+from shoal.errors import ConfigError, DataError, OptionError, TrainingError
 from shoal.training import BatchReport, EpochReport, Recipe, evaluate, fit, recipes
 
 Net = Callable[[], nn.Module]
@@ -43,6 +43,15 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(
         ends.append(weights(net))
     assert same(ends[0], ends[1])
     assert not same(ends[0], ends[2])
+
+
+def test_a_seed_of_numpy_is_that_number(plain_net: Net, augmented: ImageLoader) -> None:
+    ends = []
+    for seed in (7, np.int64(7)):
+        net = plain_net()
+        fit(net, augmented, epochs=1, seed=seed)  # type: ignore[arg-type]
+        ends.append(weights(net))
+    assert same(*ends)
 
 
 def test_it_learns_and_reports(plain_net: Net, images: Images) -> None:
@@ -139,6 +148,33 @@ def test_distillation_draws_the_student_to_the_teacher(plain_net: Net, images: I
     recipe = Recipe(precision="fp32", distill=0.5)
     report = fit(net, images(), epochs=4, recipe=recipe, teacher=teacher)
     assert report.epochs[-1].loss < report.epochs[0].loss
+
+
+def test_distillation_softens_what_a_users_loss_gets_in_a_dict(
+    plain_net: Net, images: Images
+) -> None:
+    """The divergence is of the same logits, whatever the network returns them in."""
+
+    class Named(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"logits": self.inner(x)}
+
+    def loss(output: Any, target: Tensor) -> Tensor:
+        logits = output if isinstance(output, Tensor) else output["logits"]
+        return nn.functional.cross_entropy(logits, target)
+
+    torch.manual_seed(5)
+    teacher = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
+    recipe = Recipe(precision="fp32", distill=0.5, temperature=8.0)
+    bare, inner = plain_net(), plain_net()
+    first = fit(bare, images(), epochs=1, recipe=recipe, teacher=teacher, loss=loss)
+    second = fit(Named(inner), images(), epochs=1, recipe=recipe, teacher=Named(teacher), loss=loss)
+    assert second.epochs[0].loss == pytest.approx(first.epochs[0].loss, rel=1e-6)
+    assert distance(weights(bare), weights(inner)) < 1e-6
 
 
 @pytest.mark.parametrize("per_sample", [False, True])
@@ -281,10 +317,19 @@ def test_options_that_do_not_go_together_are_refused(plain_net: Net, images: Ima
         fit(net, images(), epochs=1, teacher=net, recipe=Recipe(distill=0.5))
     with pytest.raises(ConfigError, match="epochs"):
         fit(net, images(), epochs=-1)
+    with pytest.raises(OptionError, match=r"seed is 0\.5: give a whole number"):
+        fit(net, images(), epochs=1, seed=0.5)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="device"):
         fit(net, images(), epochs=1, device="gpu")
     with pytest.raises(TrainingError, match=r"network\.float"):
         fit(plain_net().bfloat16(), images(), epochs=1)
+
+
+def test_a_device_that_is_not_here_is_one_line(plain_net: Net, images: Images) -> None:
+    wanted = f"cuda:{torch.cuda.device_count()}" if torch.cuda.is_available() else "cuda"
+    with pytest.raises(ConfigError, match=f"there is no device '{wanted}' here") as caught:
+        fit(plain_net(), images(), epochs=1, device=wanted)
+    assert "\n" not in str(caught.value)
 
 
 def test_bad_loaders_are_refused(plain_net: Net) -> None:

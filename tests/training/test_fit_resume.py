@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -64,6 +65,43 @@ def test_resuming_with_a_users_loader_ends_alike(norm_net: Net, tmp_path: Path) 
         fit(parted, loader, epochs=3, checkpoint=tmp_path / "c", on_epoch=stop_after(2))
     fit(parted, loader, epochs=3, checkpoint=tmp_path / "c")
     assert same(weights(whole), weights(parted))
+
+
+class Noisy(TensorDataset):
+    """Draws from torch's random numbers for each sample, as augmentations do."""
+
+    def __getitem__(self, place: int) -> tuple[Tensor, ...]:
+        x, y = super().__getitem__(place)
+        return x + torch.randn(x.shape), y
+
+
+def test_workers_that_stay_draw_alike_in_each_fit_and_in_one_that_goes_on(
+    plain_net: Net, tmp_path: Path
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    data = Noisy(torch.randn(8, 3, 8, 8, generator=generator), torch.arange(8) % 4)
+    loader = DataLoader(data, batch_size=4, shuffle=True, num_workers=1, persistent_workers=True)
+    whole, again, parted = plain_net(), plain_net(), plain_net()
+    fit(whole, loader, epochs=2)
+    fit(again, loader, epochs=2)
+    assert same(weights(whole), weights(again))
+    with pytest.raises(KeyboardInterrupt):
+        fit(parted, loader, epochs=2, checkpoint=tmp_path / "c", on_epoch=stop_after(1))
+    fit(parted, loader, epochs=2, checkpoint=tmp_path / "c")
+    assert same(weights(whole), weights(parted))
+
+
+def test_numbers_of_numpy_do_not_keep_a_fit_from_going_on(
+    plain_net: Net, images: Images, tmp_path: Path
+) -> None:
+    recipe = Recipe(lr=np.float64(0.01), milestones=(np.float64(0.5),))
+    options = {"epochs": 2, "recipe": recipe, "seed": np.int64(0), "checkpoint": tmp_path / "c"}
+    with pytest.raises(KeyboardInterrupt):
+        fit(plain_net(), images(), on_epoch=stop_after(1), **options)
+    report = fit(plain_net(), images(), **options)
+    assert (report.resumed_from, report.notes) == (1, ())
+    options |= {"seed": 0, "recipe": Recipe(lr=0.01, milestones=(0.5,))}
+    assert fit(plain_net(), images(), **options).resumed_from == 2
 
 
 def test_a_finished_fit_is_not_trained_again(norm_net: Net, images: Images, tmp_path: Path) -> None:

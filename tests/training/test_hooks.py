@@ -203,6 +203,37 @@ def test_a_stretch_gives_what_goes_in_and_comes_out(images: Images) -> None:
     fit(net, images(), epochs=1, recipe=PLAIN, penalty=look, at=[name])
 
 
+class Parallel(nn.Module):
+    """Two branches beside one another, each of which can be dropped alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.f = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.ReLU())
+        self.g = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.ReLU())
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x + self.f(x) + self.g(x))
+
+
+def test_a_block_gives_what_is_left_without_it_and_what_comes_out(images: Images) -> None:
+    """The two differ by the block's branch alone, also beside another branch."""
+    net = shoal.capture(Parallel(), torch.randn(2, 3, 8, 8))
+    assert [block.name for block in net.blocks if block.removable] == ["f", "g"]
+    branches: dict[str, Tensor] = {}
+    for name in "fg":
+        last = net.get_submodule(f"{name}.1")
+        last.register_forward_hook(lambda m, args, out, name=name: branches.update({name: out}))
+
+    def look(network: nn.Module, values: Mapping[str, Any]) -> Tensor:
+        for name in "fg":
+            before, after = values[name]
+            torch.testing.assert_close(after - before, branches[name], atol=1e-6, rtol=1e-5)
+        return values["g"][1].mean()
+
+    fit(net, images(16), epochs=1, recipe=PLAIN, penalty=look, at=["f", "g"])
+
+
 @pytest.mark.parametrize("epoch", [1, 2])
 def test_resuming_with_hooks_ends_like_an_uninterrupted_fit(
     augmented: ImageLoader, tmp_path: Path, epoch: int

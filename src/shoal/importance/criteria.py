@@ -22,7 +22,7 @@ from shoal.importance.criterion import (
     register_criterion,
 )
 from shoal.network import Network
-from shoal.options import assert_takes, option
+from shoal.options import assert_takes, one_of, option
 from shoal.passes.batches import Data, Observer, observe
 from shoal.tasks import Task, find_task
 
@@ -208,7 +208,7 @@ class Consensus(Criterion):
     as a sequence, or as one text with plus signs, commas or spaces between them.
     """
 
-    asks = frozenset({"place", "seed"})
+    asks = frozenset({"place", "seed", "how"})
 
     @dataclass(frozen=True, kw_only=True)
     class Options(PlaceOptions):
@@ -216,6 +216,11 @@ class Consensus(Criterion):
 
         criteria: str = option("cka+lesion", "The criteria that vote, with a plus between them.")
         seed: int = option(0, "For criteria that draw random numbers.")
+        how: str = option(
+            "line",
+            "For criteria that try it out: what takes a rectifier's place.",
+            check=one_of("line", "identity"),
+        )
 
     options: Options
 
@@ -226,9 +231,9 @@ class Consensus(Criterion):
         self.names = re.sub(r"[+,]", " ", self.options.criteria).split()
         if len(self.names) < 2:
             raise ConfigError("a consensus needs two criteria or more, such as criteria=cka+lesion")
-        seed = self.options.seed
+        seed, how = self.options.seed, self.options.how
         self.members = [
-            criterion_for(name, self.place, seed=seed, wanted=ALL) for name in self.names
+            criterion_for(name, self.place, seed=seed, wanted=ALL, how=how) for name in self.names
         ]
 
     @override

@@ -84,11 +84,16 @@ class Easier(Method):
 
 
 def _check_alive(scores: Scores, lab: Lab) -> None:
-    """Stop if every neuron of a site is always OFF now and was not when the search began."""
+    """Stop if a site that worked when the search began is always OFF now, and the signal with it.
+
+    With a skip around it the network lives on, and this rectifier is the first to go.
+    """
     first = next((step.scores for step in lab.history if step.scores), {})
     for name, detail in scores.details.items():
         dead = detail.get("channels") and detail.get("always_off") == detail.get("channels")
-        if dead and first.get(name, 0.0) > 0.0:
+        if not dead or first.get(name, 0.0) <= 0.0:
+            continue
+        if lab.once("collapsed", lab.predicts_one_class, together=True):
             raise TrainingError(
                 f"layer '{name}' died: all its neurons are always OFF after fine-tuning; try a "
                 "lower learning rate or fewer removals per step"

@@ -152,7 +152,7 @@ def _best_reading(
         _read_as(variant, place, prefix, own, buffers, path)
         for place, weights in _state_dicts(content)
         for variant in _variants(weights)
-        for prefix in _prefixes(variant, own)
+        for prefix in _prefixes(variant, own, wanted)
     ]
     if not readings:
         raise CheckpointError(f"'{path}' holds no weights: give a file with a state_dict in it")
@@ -245,11 +245,13 @@ def _variants(weights: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
             yield masked
 
 
-def _prefixes(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
+def _prefixes(
+    weights: Mapping[str, Tensor], own: Mapping[str, Tensor], wanted: str | None = None
+) -> list[str]:
     """Return what may be cut from the front of names: nothing, then the commonest fitting ones.
 
-    A prefix of few of the file's names is none: it would make a part of another network pass for
-    the model.
+    A prefix of few of the file's names is none, unless it is the one that is wanted: it would make
+    a part of another network pass for the model.
     """
     counts: Counter[str] = Counter()
     for name in weights:
@@ -259,7 +261,12 @@ def _prefixes(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[
                 counts[".".join(parts[:cut]) + "."] += 1
     size = sum(not is_counter(name) or name in own for name in weights)
     common = (prefix for prefix, count in counts.most_common(8) if 3 * count >= size)
-    return ["", *common]
+    asked = [
+        prefix
+        for prefix in counts
+        if wanted is not None and f".{prefix}".endswith(f".{wanted.strip('.')}.")
+    ]
+    return [*dict.fromkeys(["", *common, *asked])]
 
 
 def _read_as(
@@ -279,17 +286,31 @@ def _read_as(
     found = {name: under[name] for name in own if name in under}
     outside = (name for name in weights if not name.startswith(prefix))
     ignored = (*left_over(under, own, buffers), *copies_among(outside, own))
+    shared = {_memory(own[name]) for name in found}
     misshapen = [n for n, t in found.items() if not _fits(t, own[n])]
     return found, CheckpointReport(
         path=str(path),
         loaded=len(found) - len(misshapen),
         prefix=prefix,
-        missing=tuple(n for n in own if n not in under and not n.endswith("num_batches_tracked")),
+        missing=tuple(
+            name
+            for name, tensor in own.items()
+            if name not in under
+            and not name.endswith("num_batches_tracked")
+            and _memory(tensor) not in shared  # tied to one that the file has
+        ),
         unexpected=tuple(n for n in under if n not in own and n not in ignored),
         misshapen=tuple(misshapen),
         place=place + prefix,
         ignored=ignored,
     )
+
+
+def _memory(tensor: Tensor) -> Any:
+    """Return what only tensors that are one and the same have in common."""
+    if not tensor.numel() or tensor.is_meta:
+        return id(tensor)
+    return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
 
 
 def _fits(tensor: Tensor, target: Tensor) -> bool:

@@ -116,7 +116,8 @@ class Option:
         if fits and kind is float:
             fits = math.isfinite(value)
         if fits and (self.check is None or self.check.holds(value)):
-            return value
+            # NumPy's numbers are of these types too, and not plain in files.
+            return value if type(value) is kind else kind(value)
         if self.check is not None and self.check.choices:
             raise OptionError(self.name, value, self.check.text)
         unit = f" of {self.unit}" if self.unit else ""

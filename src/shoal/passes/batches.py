@@ -13,6 +13,7 @@ from itertools import chain, islice
 from typing import Any, Protocol
 
 import torch
+from torch.utils.data.distributed import DistributedSampler
 from torch.utils.hooks import RemovableHandle
 
 from shoal.data.batch import Batch, batch_count, split_batch
@@ -32,10 +33,19 @@ def plain(loader: Iterable[Any]) -> Iterable[Any]:
 
 def set_epoch(loader: object, epoch: int) -> None:
     """Choose the epoch that the loader, or its sampler, gives next, if it has several."""
-    for part in (loader, getattr(loader, "sampler", None)):
+    batches = getattr(loader, "batch_sampler", None)
+    own = getattr(batches, "sampler", None)
+    for part in (loader, getattr(loader, "sampler", None), batches, own):
         choose = getattr(part, "set_epoch", None)
         if choose is not None:
             choose(epoch)
+
+
+def is_sharded(loader: object) -> bool:
+    """Whether a loader gives each of several processes samples of its own already."""
+    batches = getattr(loader, "batch_sampler", None)
+    samplers = getattr(loader, "sampler", None), getattr(batches, "sampler", None)
+    return any(isinstance(s, DistributedSampler) and s.num_replicas > 1 for s in samplers)
 
 
 @dataclass(frozen=True)

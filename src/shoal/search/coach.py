@@ -165,7 +165,7 @@ class FirstBatches:
     """The first `count` batches of each epoch of a training loader."""
 
     def __init__(self, loader: Any, count: int) -> None:
-        self._loader = loader
+        self._loader = self.first_of = loader
         self._count = min(count, len(loader))
 
     def __len__(self) -> int:

@@ -132,9 +132,14 @@ class _Search:
     def _step(self, lab: Lab) -> str:
         """Let the method take a step, and keep it; returns why the search ends, or ""."""
         if self.options.score_on == "rewound":
+            keeps = self.method.keeps(lab)  # what is off now stays off
             self.setup.rewind.apply_(lab.network)
+            if keeps is not None:
+                keeps(lab.network)
         try:
             if not self.method.step(lab):
+                for note in lab.notes:  # which no step keeps
+                    self._say(note)
                 return lab.why or "nothing is left to remove"
         except (TrainingError, ConfigError) as error:
             if isinstance(error, ConfigError) and lab.number == 1:

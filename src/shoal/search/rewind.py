@@ -73,7 +73,10 @@ class Rewind:
         barrier()
 
     def apply_(self, network: Network) -> None:
-        """Give a network the earlier weights of what it still has; the rest stays."""
+        """Give a network the earlier weights of what it still has; the rest stays.
+
+        A weight that was pruned stays at zero.
+        """
         if not self.wanted:
             return
         if self._state is None:
@@ -83,11 +86,15 @@ class Rewind:
                     "again in another one"
                 )
             self._state = _read(self._file)
+        pruned = {f"{name}.weight" for name in network.plan.names("prune")}
         with torch.no_grad():
             for name, tensor in network.state_dict().items():
                 earlier = self._state.get(name)
                 if earlier is not None and earlier.shape == tensor.shape:
+                    gone = tensor == 0 if name in pruned else None
                     tensor.copy_(earlier)
+                    if gone is not None:
+                        tensor.masked_fill_(gone, 0.0)
 
 
 def _read(path: Path) -> dict[str, Tensor]:

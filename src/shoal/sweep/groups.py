@@ -130,7 +130,13 @@ def best(groups: Sequence[Group], figure: str) -> dict[tuple[str, str], float]:
 def _varying(cells: Sequence[CellState]) -> list[str]:
     """Return the options, besides those that have a column, in which cells differ."""
     names = dict.fromkeys(name for cell in cells for name in cell.given if name not in _OWN)
-    return [n for n in names if len({json.dumps(cell.job.get(n)) for cell in cells}) > 1]
+    return [n for n in names if len({json.dumps(_value(cell, n)) for cell in cells}) > 1]
+
+
+def _value(cell: CellState, name: str) -> Any:
+    """Return an option's value; of what a job spells out otherwise, as the file has it."""
+    written = name in ("recipe", "task") and name in cell.given
+    return cell.given[name] if written else cell.job.get(name)
 
 
 def _group(cells: Sequence[CellState], folder: SweepFolder, varying: Sequence[str]) -> Group:
@@ -141,8 +147,10 @@ def _group(cells: Sequence[CellState], folder: SweepFolder, varying: Sequence[st
     usual = found[0].dense if found else None
     totals = {record.total for record in found}
     figures = _figures(found)
-    told = {name: first.job.get(name) for name in varying if name in first.given}
-    variant = ", ".join(f"{name}={plain_text(value)}" for name, value in told.items())
+    told = {name: _value(first, name) for name in varying if name in first.given}
+    behind = str(first.given.get("method", "")).partition("?")[2].replace("&", ", ")
+    words = [f"{name}={plain_text(value)}" for name, value in told.items()]
+    variant = ", ".join(filter(None, [behind, *words]))
     return Group(
         model=str(first.job["model"]),
         data=str(first.job["data"]),

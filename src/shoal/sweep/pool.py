@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -122,7 +123,7 @@ class Processes:
 
 def _outcome(name: str, process: subprocess.Popen[str]) -> Ended:
     said, _ = process.communicate()
-    if process.returncode == 0 and said:
+    with suppress(ValueError, KeyError, TypeError):  # it has said so, whatever ended it after that
         return Ended(name, failed=json.loads(said)["failed"])
     code = process.returncode
     if code < 0:

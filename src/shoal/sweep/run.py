@@ -217,6 +217,8 @@ class _Driver:
         del self._handed[name]
         self._since.pop(name, None)
         self._set(name, state="waiting", seconds=0.0)
+        if ended.died and self.folder.as_it_is(self.states[name]).state == "done":
+            ended = replace(ended, died="")  # it died after its end
         tries, again = self.states[name].tries, False
         failed = ended.failed
         if ended.died:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import time
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
@@ -26,14 +27,16 @@ from shoal.distributed import (
 from shoal.errors import ConfigError, DataError, OptionError, ShoalError, TrainingError
 from shoal.files import write_file
 from shoal.modes import eval_mode, kept_flags, make_channels_last, placed
+from shoal.network.inputs import resolve_device
 from shoal.onednn import safe_convolutions
 from shoal.options import Recipe, find_recipe
 from shoal.seeds import preserved_rng
 from shoal.tasks import Loss, Task, find_task, with_own
 from shoal.training.evaluate import evaluate, resolve_precision
+from shoal.training.feed import Feed
 from shoal.training.objective import Hooks, Objective, Values
 from shoal.training.reports import BatchReport, EpochReport, FitReport, best_epoch
-from shoal.training.trainer import Feed, Trainer
+from shoal.training.trainer import Trainer
 
 _FORMAT = {"format": "shoal.fit", "version": 3}
 
@@ -137,6 +140,9 @@ def fit(
         (2, True)
     """
     plan, goal = find_recipe(recipe), with_own(find_task(task), loss)
+    if not hasattr(seed, "__index__"):
+        raise OptionError("seed", seed, "a whole number")
+    seed = operator.index(seed)  # NumPy's would stand in the checkpoint, and be refused there
     hooks = Hooks(penalty, tuple(at), groups, after_step, after_epoch,
                   {} if memory is None else memory)  # fmt: skip
     where = _device(device, accelerator)
@@ -357,6 +363,7 @@ def _device(device: torch.device | str | None, accelerator: Any) -> torch.device
         raise ConfigError(f"device is {device!r}: give 'cpu', 'cuda' or 'cuda:0'") from None
     ensure_initialised(chosen)
     if chosen is not None:
+        resolve_device(chosen)  # it must be here; its index is accelerate's to choose
         return chosen
     return accelerator.device if accelerator is not None else default_device()
 

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
 
 from shoal.data.batch import Batch
 from shoal.errors import ConfigError, ShoalError, TrainingError, unknown_name
@@ -173,7 +174,11 @@ def distillation_losses(task: Task, student: Any, teacher: Any, temperature: flo
 
 
 def _softened(output: Any, temperature: float) -> Any:
-    return at_least_fp32(output) / temperature if isinstance(output, Tensor) else output
+    def softer(value: Any) -> Any:
+        real = isinstance(value, Tensor) and value.is_floating_point()
+        return at_least_fp32(value) / temperature if real else value
+
+    return pytree.tree_map(softer, output)
 
 
 def _places(network: nn.Module, at: tuple[str, ...]) -> dict[str, tuple[fx.Node, ...]]:
@@ -184,7 +189,8 @@ def _places(network: nn.Module, at: tuple[str, ...]) -> dict[str, tuple[fx.Node,
         raise ConfigError("at needs a captured network: call shoal.capture(model, inputs) first")
     known: dict[str, tuple[fx.Node, ...]] = {}
     known |= {stretch.name: (stretch.start, stretch.end) for stretch in network.stretches}
-    known |= {b.name: (b.start, b.addition) for b in network.blocks}
+    # What a drop would leave goes in, where other branches are added before.
+    known |= {b.name: (b.shortcut if b.removable else b.start, b.addition) for b in network.blocks}
     known |= {s.name: (s.node.all_input_nodes[0],) for s in network.sites}
     for place in at:
         if place not in known:
