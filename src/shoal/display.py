@@ -85,13 +85,27 @@ _IN_NAME = (
 )
 
 
+# What moves a terminal's cursor, colours it or turns text around; lines and tabs stay.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def harmless(text: str) -> str:
+    """Return a text without what moves a terminal's cursor or colours it; anybody may write files.
+
+    Example:
+        >>> harmless("a note" + chr(27) + "[2J")
+        'a note?[2J'
+    """
+    return _CONTROL.sub("?", text)
+
+
 def print_lines(console: Console, *lines: str) -> None:
     """Print lines, broken between words where the terminal ends; a path or a command stays whole.
 
     Where no terminal reads them, they are not broken at all.
     """
     known = console.is_terminal or "COLUMNS" in os.environ
-    for line in lines:
+    for line in map(harmless, lines):
         for text in broken(line, console.width) if known else [line]:
             console.print(text, markup=False, soft_wrap=True)
 

@@ -87,7 +87,9 @@ def locked(folder: Path) -> IO[str] | None:
     """
     if fcntl is None:
         return None
-    held = (folder / ".lock").open("w")
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)  # a link may lead anywhere
+    with readable_errors(folder / ".lock"):
+        held = os.fdopen(os.open(folder / ".lock", flags, 0o666), "r+")
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -105,7 +105,8 @@ def _part_of(run: Path, step: int, part: str | None) -> str:
     """Return where the network of a step is in a run's folder."""
     if part is not None:
         raise ConfigError(f"part is '{part}' and step is {step}: give one of them")
-    known = sorted(int(path.name) for path in (run / "steps").glob("[0-9]*"))
+    places = (path.name for path in (run / "steps").glob("[0-9]*"))
+    known = sorted(int(name) for name in places if name.isdecimal())
     if not known:
         raise ConfigError(f"'{run}' is no run with steps: give the --out folder of one, or no step")
     if step not in known:

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -131,22 +130,25 @@ def _same(a: Any, b: Any) -> bool:
     return isinstance(a, Tensor) and isinstance(b, Tensor) and torch.equal(a, b)
 
 
-def _harmless() -> list[Any]:
-    """Return what may lie beside weights, by the names in files: plain values, no code.
+class _Left:
+    """Stands for a value of NumPy beside the weights, of which nothing is made.
 
-    NumPy's objects are left out, since an array of them holds anything.
+    A type of NumPy's takes from the file what its arrays hold: pointers, if the file says so.
     """
+
+    def __init__(self, *_: Any) -> None: ...
+
+    def __setstate__(self, _: Any) -> None: ...
+
+
+def _harmless() -> list[Any]:
+    """Return what may lie beside weights, by the names in files: plain values, no code."""
     modules = ("numpy._core.multiarray", "numpy.core.multiarray")  # of NumPy 2, and before
-    makers: dict[str, Any] = {
-        "scalar": np.float64(0).__reduce__()[0],
-        "_reconstruct": np.zeros(0).__reduce__()[0],
-    }
-    made = [(make, f"{module}.{name}") for module in modules for name, make in makers.items()]
-    kinds = [getattr(np.dtypes, n) for n in dir(np.dtypes) if n.endswith("DType")]
-    kinds.remove(np.dtypes.ObjectDType)
+    names = [f"{module}.{name}" for module in modules for name in ("scalar", "_reconstruct")]
+    names += ["numpy.dtype", "numpy.ndarray"]
     plain: list[Any] = [argparse.Namespace, types.SimpleNamespace]
     plain += [datetime.datetime, datetime.date, datetime.timedelta, datetime.timezone]
-    return [*made, *kinds, np.dtype, np.ndarray, *plain]
+    return [_Left, *((_Left, name) for name in names), *plain]
 
 
 def _read(path: Path) -> Any:

@@ -30,10 +30,13 @@ def _constants(kind: type) -> dict[str, Any]:
 
 
 DTYPES = _constants(torch.dtype)
+MOST_MODULES = 10**6
+"""That a walk over a network meets; one that several hold is met in each."""
 # ATen's functions that make a tensor of the sizes that they are given.
 _MAKERS = {
-    "arange", "empty", "full", "new_empty", "new_full", "new_ones", "new_zeros", "ones", "rand",
-    "randn", "repeat", "zeros",
+    "arange", "empty", "eye", "full", "hamming_window", "hann_window", "linspace", "new_empty",
+    "new_empty_strided", "new_full", "new_ones", "new_zeros", "one_hot", "ones", "rand", "randn",
+    "repeat", "tril_indices", "triu_indices", "zeros",
 }  # fmt: skip
 _META = ("path", "shape", "dtype", "block", "opaque")
 _PATH = re.compile(r"[^\"\\\x00-\x1f]*")
@@ -218,6 +221,7 @@ class Reader:
                 self._modules[parent]._modules[name] = module
             if "same" not in entry:
                 self._fill(module, path, entry)
+        _check_sharing(self.root)
         for path, entry in entries.items():
             if "owner" in entry:
                 self._modules[path].__dict__["_owner"] = self._modules[entry["owner"]]
@@ -251,8 +255,12 @@ class Reader:
             for key, value in entry.items()
             if key not in ("type", "parameters", "buffers")
         }
+        op = op_of(kind)
+        strange = set(options) - {"owner", *op.arguments}
+        if op.read is None and strange:
+            raise PlanError(f"'{path}' is a {entry['type']}, which takes no '{min(strange)}'")
         with torch.device("meta"):
-            return (op_of(kind).read or kind)(**options)
+            return (op.read or kind)(**options)
 
     def _fill(self, module: nn.Module, path: str, entry: Mapping[str, Any]) -> None:
         """Give a module its tensors, in the order in which it had them."""
@@ -300,13 +308,33 @@ class Reader:
         return value
 
 
+def _check_sharing(root: nn.Module) -> None:
+    """Raise `PlanError` if modules hold themselves, or each other so often that no walk ends."""
+    counts: dict[int, int] = {}  # of the modules that a walk from each one meets
+    stack, above = [(root, iter(list(root.children())))], {id(root)}
+    while stack:
+        module, children = stack[-1]
+        child = next(children, None)
+        if child is None:
+            stack.pop()
+            above.discard(id(module))
+            counts[id(module)] = 1 + sum(counts[id(held)] for held in module.children())
+            if counts[id(module)] > MOST_MODULES:
+                raise PlanError("the network's modules hold each other too often")
+        elif id(child) in above:
+            raise PlanError("a module of the network holds itself")
+        elif id(child) not in counts:
+            stack.append((child, iter(list(child.children()))))
+            above.add(id(child))
+
+
 def read_nodes(entries: Sequence[Mapping[str, Any]]) -> fx.Graph:
     """Make a graph; the functions that it calls are in the operator table."""
     graph, made = fx.Graph(), dict[str, fx.Node]()
     for entry in entries:
         args = tuple(_read(value, made) for value in entry["args"])
         kwargs = {key: _read(value, made) for key, value in entry.get("kwargs", {}).items()}
-        target = _target(entry, args)
+        target = _target(entry, args, kwargs)
         node = graph.create_node(entry["op"], target, args, kwargs, name=entry["name"])
         node.meta = dict(entry["meta"])
         if "shape" in node.meta:
@@ -317,7 +345,7 @@ def read_nodes(entries: Sequence[Mapping[str, Any]]) -> fx.Graph:
     return graph
 
 
-def _target(entry: Mapping[str, Any], args: tuple[Any, ...]) -> Any:
+def _target(entry: Mapping[str, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     op, target = entry["op"], entry["target"]
     if not isinstance(target, str) or not all(k.isidentifier() for k in entry.get("kwargs", {})):
         raise PlanError(f"the node '{entry['name']}' is damaged")
@@ -328,7 +356,7 @@ def _target(entry: Mapping[str, Any], args: tuple[Any, ...]) -> Any:
                 f"the network calls the operator '{target}', which is not registered here: "
                 "import what registers it, or update shoal"
             )
-        _check_sizes(entry["name"], target.split(".")[1:2], args)
+        _check_sizes(entry["name"], target.split(".")[1:2], (*args, *kwargs.values()))
         if function is getattr and (len(args) != 2 or args[1] not in ("device", "dtype")):
             raise PlanError(f"the network reads '{args[-1]}' of a tensor, which is not allowed")
         return function
@@ -344,7 +372,7 @@ def _check_sizes(name: str, packet: Sequence[str], args: tuple[Any, ...]) -> Non
     if not _MAKERS.issuperset(packet):
         return
     for value in args:
-        sizes = value if isinstance(value, list) else [value] if packet == ["arange"] else []
+        sizes = value if isinstance(value, list | tuple) else [value]
         if math.prod(size for size in sizes if isinstance(size, int)) > MOST_ELEMENTS:
             raise PlanError(f"the node '{name}' makes a tensor larger than any memory")
 

@@ -21,6 +21,7 @@ from shoal.errors import CheckpointError, DamagedError, PlanError, ShoalError, o
 from shoal.files import readable_errors, replace_folder
 from shoal.network.about import described
 from shoal.network.call_form import InputSpec, TensorSpec
+from shoal.network.code_paths import paths_read
 from shoal.network.described import DTYPES, Reader, Writer, describe_nodes, plain_name, read_nodes
 from shoal.network.input_sizes import Sizes
 from shoal.network.network import Network, Plan
@@ -174,9 +175,13 @@ def _check_calls(network: Network) -> None:
     """Raise `PlanError` if a graph calls what is no layer, or reads what is no tensor or graph."""
     bodies = [module for module in network.modules() if isinstance(module, fx.GraphModule)]
     for root, graph in ((network._root, network.graph), *((body, body.graph) for body in bodies)):
-        for node in graph.nodes:
-            if node.op in ("call_module", "get_attr"):
-                _check_held(root, node)
+        held = [node for node in graph.nodes if node.op in ("call_module", "get_attr")]
+        for node in held:
+            _check_held(root, node)
+        # Python may read another name than the graph has, such as one in letters of another width.
+        strange = paths_read(graph) - {str(node.target) for node in held}
+        if strange:
+            raise PlanError(f"the code reads '{min(strange)}', which its graph does not: {REMEDY}")
 
 
 def _check_held(root: nn.Module, node: fx.Node) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
-from shoal.display import three_digits
+from shoal.display import harmless, three_digits
 from shoal.search.figures import TOP1
 from shoal.search.records import Metrics
 
@@ -155,7 +155,9 @@ class Column:
         """Return a cell of this column as text; a dash for what is not known."""
         if cell is None:
             return "–"
-        return str(cell) if isinstance(cell, str | Quantity) else UNITS[self.unit](cell)
+        if isinstance(cell, str | Quantity):
+            return harmless(str(cell))
+        return UNITS[self.unit](cell)
 
 
 def text_columns(*names: str) -> tuple[Column, ...]:

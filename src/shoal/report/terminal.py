@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-from shoal.display import broken, folded_text, longest_part
+from shoal.display import broken, folded_text, harmless, longest_part
 from shoal.report.table import Table, is_best
 
 _BETWEEN = 3  # characters between two columns
@@ -48,7 +48,7 @@ def drawn(table: Table, width: int) -> RichTable:
 
 
 def _print(console: Console, text: str, style: str) -> None:
-    for line in broken(text, console.width):
+    for line in broken(harmless(text), console.width):
         console.print(line, markup=False, style=style, soft_wrap=True)
 
 

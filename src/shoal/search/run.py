@@ -109,7 +109,8 @@ class Run:
                     else:
                         leftover.unlink(missing_ok=True)
         for finished in (self.folder / "steps").glob("[0-9]*"):
-            self._forget(int(finished.name))
+            if finished.name.isdecimal():
+                self._forget(int(finished.name))
 
     def _take_lock(self) -> None:
         self._lock = locked(self.folder)

@@ -178,7 +178,10 @@ def is_whole(record: RunRecord, job: Mapping[str, Any]) -> bool:
 def _state(values: Mapping[str, Any]) -> CellState:
     glance = values.get("glance")
     made = None if glance is None else Glance.from_dict(glance)
-    return CellState.from_dict({**values, "glance": made})
+    state = CellState.from_dict({**values, "glance": made})
+    if Path(state.name).name != state.name:
+        raise TypeError(f"'{state.name}' leads out of the sweep's folder")
+    return state
 
 
 def _glance(folder: Path, steps: Sequence[Path]) -> Glance | None:
