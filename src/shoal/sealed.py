@@ -18,7 +18,8 @@ from typing import Any
 import yaml
 
 from shoal.errors import ConfigError, DamagedError, one_line
-from shoal.targets import parse_yaml, user_path
+from shoal.targets import parse_yaml
+from shoal.user_paths import user_path
 
 KEY = "sha256"
 """What the checksum is called in a file."""

@@ -12,7 +12,6 @@ import importlib.util
 import inspect
 import json
 import operator
-import os
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -30,6 +29,7 @@ from shoal.errors import (
     summary,
     unknown_name,
 )
+from shoal.user_paths import user_path
 
 Around = Callable[[Callable[[], Any]], Any]
 """Calls its argument; it may prepare something and call again if that fails."""
@@ -57,18 +57,7 @@ _Yaml.add_implicit_resolver(
 
 def parse_yaml(text: str) -> Any:
     """Return what a YAML text holds, plain values only; raises `yaml.YAMLError`."""
-    return yaml.load(text, _Yaml)  # noqa: S506: it is a SafeLoader
-
-
-def user_path(text: str | Path) -> Path:
-    """Return a path that a user wrote, with `~` as the home folder; one of nobody stays as it is.
-
-    Example:
-        >>> print(user_path("~no-such-user/photos"))
-        ~no-such-user/photos
-    """
-    # pathlib raises where there is no such user.
-    return Path(os.path.expanduser(text))  # noqa: PTH111
+    return yaml.load(text, _Yaml)  # noqa: S506
 
 
 def parse_target(text: str) -> tuple[str, dict[str, Any]]:

@@ -35,9 +35,9 @@ from shoal.report import Compared, Comparison
 from shoal.search.ending import folded
 from shoal.search.job_model import is_folder
 from shoal.search.run_files import RESULT, TWIN, read_record, twin_of
-from shoal.targets import user_path
 from shoal.tasks import Task
 from shoal.training import evaluate
+from shoal.user_paths import user_path
 
 
 def with_twins(models: Sequence[str]) -> list[str]:

@@ -14,7 +14,7 @@ from shoal.report.markdown import markdown
 from shoal.report.sweep_page import write_sweep_page
 from shoal.sweep import SweepFolder
 from shoal.sweep.groups import Group, groups_of
-from shoal.targets import user_path
+from shoal.user_paths import user_path
 
 _PAGE = "html"
 _ENDINGS = {".md": "markdown", ".csv": "csv", ".tex": "latex", ".html": _PAGE}

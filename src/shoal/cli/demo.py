@@ -11,7 +11,7 @@ from shoal.cli.params import option
 from shoal.cli.report import show_run
 from shoal.cli.screen import is_main_process, progress_console
 from shoal.display import print_lines
-from shoal.targets import user_path
+from shoal.user_paths import user_path
 
 # A third of the digits validates: one point is then five images and not two. fp32, because the
 # network is too small for bf16 to gain anything.

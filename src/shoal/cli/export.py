@@ -13,7 +13,7 @@ from shoal.cli.params import option
 from shoal.cli.screen import progress_console, show
 from shoal.errors import ConfigError, OptionError
 from shoal.hub import is_on_hub
-from shoal.targets import user_path
+from shoal.user_paths import user_path
 
 if TYPE_CHECKING:
     from shoal.data import DataSet

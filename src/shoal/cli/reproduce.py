@@ -12,7 +12,7 @@ from shoal.cli.params import option
 from shoal.cli.screen import Interrupted, progress_console, show
 from shoal.cli.sweep import FAILED
 from shoal.errors import ConfigError
-from shoal.targets import user_path
+from shoal.user_paths import user_path
 
 if TYPE_CHECKING:
     from shoal.reproduce import Merged, Plan

@@ -10,7 +10,7 @@ from shoal.cli import params
 from shoal.cli.params import option
 from shoal.cli.screen import progress_console, show
 from shoal.errors import OptionError
-from shoal.targets import user_path
+from shoal.user_paths import user_path
 
 
 # Long because each option of the command is a parameter here.

@@ -24,7 +24,7 @@ from shoal.network.saving import NETWORK_FILE, is_saved, read_meta
 from shoal.search.job import data_options
 from shoal.search.job_model import build, is_folder, spec_for, usual_normalisation
 from shoal.search.options import MachineOptions
-from shoal.targets import user_path
+from shoal.user_paths import user_path
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from shoal.cli.params import as_flags, option
 from shoal.cli.screen import Interrupted, is_main_process, progress_console, show
 from shoal.display import print_lines
 from shoal.errors import ConfigError
-from shoal.targets import user_path
+from shoal.user_paths import user_path
 
 
 def twin(

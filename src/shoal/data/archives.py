@@ -16,7 +16,8 @@ from shoal.data.dataset import Reading
 from shoal.data.layout import Files
 from shoal.errors import ConfigError, DataError, one_line
 from shoal.options import Options, assert_takes
-from shoal.targets import parse_target, user_path
+from shoal.targets import parse_target
+from shoal.user_paths import user_path
 
 AnyOptions = TypeVar("AnyOptions", bound=Options)
 

@@ -19,7 +19,8 @@ from shoal.data.frame import Pixels
 from shoal.data.split import random_split
 from shoal.errors import ConfigError, DataError, one_line
 from shoal.options import Options, assert_takes, one_of, option
-from shoal.targets import parse_target, user_path
+from shoal.targets import parse_target
+from shoal.user_paths import user_path
 
 
 @data_sets.register("digits")

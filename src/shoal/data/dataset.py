@@ -19,7 +19,8 @@ from shoal.data.loader import ImageLoader
 from shoal.errors import ConfigError, DataError, NameNotFoundError, unknown_name
 from shoal.options import DataOptions
 from shoal.registry import Registry
-from shoal.targets import call_target, import_target, parse_target, user_path
+from shoal.targets import call_target, import_target, parse_target
+from shoal.user_paths import user_path
 
 
 class Loader(Protocol):

@@ -15,7 +15,7 @@ from shoal.data.frame import Frame
 from shoal.data.images import large_images_allowed
 from shoal.data.layout import Files, read_layout
 from shoal.errors import ConfigError, DataError
-from shoal.targets import user_path
+from shoal.user_paths import user_path
 
 SMALL_SIDE = 64  # pixels: up to here images of one size are taken as they are
 DEFAULT_SIDE = 224  # pixels

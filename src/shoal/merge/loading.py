@@ -12,7 +12,7 @@ from shoal.merge.format1 import PLAN_FILE, read_format1
 from shoal.network import Network
 from shoal.network.saving import NETWORK_FILE, REMEDY, WEIGHTS_FILE, WHOLE, read_network
 from shoal.sealed import check_file, read_sealed
-from shoal.targets import user_path
+from shoal.user_paths import user_path
 
 
 def load(

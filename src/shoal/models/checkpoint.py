@@ -25,7 +25,7 @@ from shoal.models.weight_names import (
     without_wrappers,
 )
 from shoal.models.weights_file import read_weights
-from shoal.targets import user_path
+from shoal.user_paths import user_path
 
 # Where training programs keep the weights, plain before averaged ones.
 _NESTS: tuple[str, ...] = ("state_dict", "model", "model_state_dict", "model_state")

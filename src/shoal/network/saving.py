@@ -30,7 +30,7 @@ from shoal.network.saved_form import SavedNetwork
 from shoal.network.structures import tree_from_json, tree_to_json
 from shoal.schema import conform
 from shoal.sealed import KEY, check_seal, file_digest, parsed, read_text, seal
-from shoal.targets import user_path
+from shoal.user_paths import user_path
 
 FORMAT = 2
 NETWORK_FILE = "network.json"

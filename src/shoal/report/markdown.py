@@ -35,7 +35,7 @@ def _line(cells: list[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-_SPECIAL = re.compile(r"[\\`*<|\[]|(?<!\w)_|_(?!\w)")  # within words "_" is itself
+_SPECIAL = re.compile(r"[\\`*<|]|\[(?=[^\]]*\]\()|(?<!\w)_|_(?!\w)")  # within words "_" is itself
 
 
 def _plain(text: str) -> str:

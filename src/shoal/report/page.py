@@ -25,7 +25,7 @@ from shoal.search.figures import TOP1
 from shoal.search.layers import RegionTime
 from shoal.search.records import RunRecord
 from shoal.search.run_files import read_config, twin_of
-from shoal.targets import user_path
+from shoal.user_paths import user_path
 
 _TEMPLATE = Path(__file__).with_name("page.html")
 _HEAD = Path(__file__).with_name("page_head.html")

@@ -20,7 +20,7 @@ from shoal.report.terminal import fitting
 from shoal.search.figures import TOP1
 from shoal.sweep import CellState, SweepFolder
 from shoal.sweep.groups import Group, Spread, groups_of
-from shoal.targets import user_path
+from shoal.user_paths import user_path
 
 _TEMPLATE = Path(__file__).with_name("sweep_page.html")
 _GLOSSARY = (

@@ -14,7 +14,7 @@ from shoal.reproduce.setups import network, training
 from shoal.reproduce.targets import Target, Wanted, chosen
 from shoal.sweep import Cell as SweepCell
 from shoal.sweep import cells_of
-from shoal.targets import user_path
+from shoal.user_paths import user_path
 
 FAITHFUL = "entropy?zeros=on&pooling=batch"
 """The entropy as the published code of EASIER computes it."""

@@ -25,7 +25,7 @@ from shoal.runtimes.program import Example, called_program, outputs_of, prepare
 from shoal.runtimes.proof import TOLERANCES, float_type
 from shoal.runtimes.runtime import Runner
 from shoal.runtimes.translated import told, translated
-from shoal.targets import user_path
+from shoal.user_paths import user_path
 
 Run: TypeAlias = Callable[..., list[Tensor]]
 """From the example's tensors to all tensors given out."""

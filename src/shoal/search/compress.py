@@ -37,10 +37,10 @@ from shoal.search.run import Run
 from shoal.search.settings import Settings
 from shoal.search.setup import Listener, Meter, Setup
 from shoal.surgery import swap_rectifiers_
-from shoal.targets import user_path
 from shoal.tasks import Loss, Task, with_own
 from shoal.tasks.task import losses_of
 from shoal.training.evaluate import broken_inputs
+from shoal.user_paths import user_path
 
 
 # Long because each of its arguments is explained; the body is short.

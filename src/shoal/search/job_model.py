@@ -24,7 +24,7 @@ from shoal.models import (
 )
 from shoal.search.job import Job
 from shoal.seeds import preserved_rng, seed_everything
-from shoal.targets import user_path
+from shoal.user_paths import user_path
 
 Say = Callable[[str], None]
 """Told what the user should know, a line each."""

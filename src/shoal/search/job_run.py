@@ -22,7 +22,7 @@ from shoal.search.job_model import (
 )
 from shoal.search.records import Result
 from shoal.search.setup import Listener, Meter
-from shoal.targets import user_path
+from shoal.user_paths import user_path
 
 
 def check_job(job: Job) -> None:

@@ -11,7 +11,7 @@ from shoal.errors import DamagedError, RunError, ShoalError
 from shoal.network.saving import NETWORK_FILE, REMEDY, WHOLE, check_network
 from shoal.sealed import FILES, check_file, file_digest, read_sealed, read_yaml
 from shoal.search.records import RunRecord, Step, chosen
-from shoal.targets import user_path
+from shoal.user_paths import user_path
 
 T = TypeVar("T")
 

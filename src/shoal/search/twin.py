@@ -25,7 +25,7 @@ from shoal.search.options import MachineOptions, SearchOptions
 from shoal.search.records import Result, RunRecord
 from shoal.search.run_files import AGAIN, TWIN, read_run, remedied
 from shoal.search.settings import Settings, task_of_run
-from shoal.targets import user_path
+from shoal.user_paths import user_path
 
 if TYPE_CHECKING:
     from shoal.search.lab import Lab

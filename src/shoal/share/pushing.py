@@ -18,7 +18,7 @@ from shoal.report import read_run, write_page
 from shoal.runtimes import export
 from shoal.search.run_files import read_config, twin_of
 from shoal.share.card import card_of
-from shoal.targets import user_path
+from shoal.user_paths import user_path
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from shoal.sweep.folder import CellState, SweepFolder
 from shoal.sweep.place import Place
 from shoal.sweep.pool import Ended, Pool
 from shoal.sweep.work import Work
-from shoal.targets import user_path
+from shoal.user_paths import user_path
 
 _PAUSE = 0.5  # seconds between two looks at the cells
 _SEEN_WITHIN = 60.0  # seconds, in which what one machine wrote is seen on all: NFS keeps listings

@@ -7,7 +7,7 @@ from typing import Any
 
 from shoal.errors import ConfigError, missing_extra
 from shoal.files import readable_errors
-from shoal.targets import user_path
+from shoal.user_paths import user_path
 
 _FORMATS = (".png", ".svg", ".pdf")
 

@@ -12,7 +12,7 @@ from shoal.sealed import read_sealed
 from shoal.search.figures import TOP1
 from shoal.search.records import RunRecord, Step
 from shoal.search.run_files import read_config, read_run
-from shoal.targets import user_path
+from shoal.user_paths import user_path
 
 _IDENTITY = "identity.json"
 _FIRST = ("model", "data", "method", "rectifier", "how", "criterion", "per_step")
