@@ -317,7 +317,7 @@ def training(monkeypatch: pytest.MonkeyPatch) -> Callable[[Trained], None]:
     def by(train: Trained) -> None:
         def fit(network: Network, data: object, **options: object) -> SimpleNamespace:
             train(network)
-            return SimpleNamespace(notes=(), epochs=())
+            return SimpleNamespace(notes=(), epochs=(), resumed_from=None)
 
         monkeypatch.setattr(coach, "fit", fit)
 
