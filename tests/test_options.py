@@ -42,9 +42,17 @@ def test_values_come_back_from_json_values():
 def test_numbers_and_texts_of_numpy_become_plain_ones():
     """Files hold plain values alone, and are refused if they hold others."""
     given = {"threshold": np.float64(0.5), "how": np.str_("line"), "milestones": np.array([0.5])}
-    made = Folding(**given)
+    made = Folding(**given, steps=np.int64(3))  # type: ignore[arg-type]
     assert (type(made.threshold), type(made.how), type(made.milestones[0])) == (float, str, float)
-    assert made == Folding(threshold=0.5, milestones=(0.5,))
+    assert type(made.steps) is int
+    assert made == Folding(threshold=0.5, milestones=(0.5,), steps=3)
+    narrow = Folding(threshold=np.float32(0.5), milestones=np.ones(1, np.float32))  # type: ignore[arg-type]
+    assert narrow == Folding(threshold=0.5, milestones=(1.0,))
+    for wrong in (np.bool_(True), np.float64(3.0), np.array([3])):
+        with pytest.raises(OptionError, match="give a whole number"):
+            Folding(steps=wrong)  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="give a number"):
+        Folding(threshold=10**400)
 
 
 @pytest.mark.parametrize(

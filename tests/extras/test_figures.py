@@ -15,7 +15,7 @@ from changed import changed
 from shoal.errors import ConfigError, ShoalError
 from shoal.extras.figures import criteria_map, front, l1_by_stage, removed, score_map
 from shoal.extras.figures import curves as drawn
-from shoal.extras.figures.canvas import style
+from shoal.extras.figures.canvas import empty_figure, style, write
 from shoal.extras.figures.runs import read_lines, telling
 from shoal.importance import Scores, stages
 from shoal.network import Network
@@ -140,6 +140,16 @@ def test_figures_of_runs_are_written(runs: Path, tmp_path: Path) -> None:
         score_map(runs / "cells" / "a", tmp_path / "scores.svg"),
     ):
         assert path.stat().st_size > 4000
+
+
+@pytest.mark.usefixtures("matplotlib")
+def test_dollar_signs_in_names_are_no_formula(tmp_path: Path) -> None:
+    figure = empty_figure(7.0, 4.0)
+    axes = figure.subplots()
+    axes.plot([0, 1], label=r"$\wrong$")
+    axes.set_title("a $price$")
+    axes.legend()
+    assert write(figure, tmp_path / "f.svg").stat().st_size > 4000
 
 
 @pytest.mark.usefixtures("matplotlib")

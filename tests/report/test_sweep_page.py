@@ -54,6 +54,11 @@ def test_the_front_is_what_nothing_beats_in_both() -> None:
     assert _front(points) == [(0.4, 80.0), (0.5, 90.0), (0.7, 92.0)]
 
 
+def test_dollar_signs_and_tags_in_names_are_text() -> None:
+    chart = group_chart([group(r"$\wrong$<b>", [90.0], 1.5)])
+    assert r"$\wrong$&lt;b&gt;" in chart
+
+
 def test_without_a_finished_run_there_is_no_chart() -> None:
     assert group_chart([group("easier", [90.0], 1.0, figures={})]) == ""
 

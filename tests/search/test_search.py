@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from torch import nn
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 import small_runs
 from shoal.data.loader import ImageLoader
@@ -311,6 +312,11 @@ def test_wrong_options_are_told_before_anything_is_done() -> None:
         run(how="lines")
     with pytest.raises(DataError, match="the validation data are empty"):
         run(val=[])
+    images = TensorDataset(*map(torch.cat, zip(*digits().val, strict=True)))
+    half = DataLoader(images, batch_size=8, sampler=DistributedSampler(images, 2, rank=0))
+    for part in ("val", "test"):
+        with pytest.raises(DataError, match="DistributedSampler: give a loader of all samples"):
+            run(**{part: half})
     with pytest.raises(DataError, match="a batch of 1 sample"):
         run(model=small_runs.build(), train=[(x[:1], y[:1]) for x, y in digits().train])
     with pytest.raises(ConfigError, match="there is no device 'cuda"):

@@ -23,7 +23,7 @@ from shoal.merge.peephole import fix_lines, simplify_
 from shoal.models import ModelSpec, load_model, parse_spec
 from shoal.modes import make_channels_last
 from shoal.network import Network, Operation, Plan, capture
-from shoal.network.described import DTYPES
+from shoal.network.described_nodes import DTYPES
 from shoal.network.modules import Line, OnesChannel
 from shoal.network.rewrite import remove_dead_, replace_stretch_, used_paths
 from shoal.network.saved_form import Done, ExampleTensor, ExampleValue

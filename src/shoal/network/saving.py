@@ -22,7 +22,8 @@ from shoal.files import readable_errors, replace_folder
 from shoal.network.about import described
 from shoal.network.call_form import InputSpec, TensorSpec
 from shoal.network.code_paths import paths_read
-from shoal.network.described import DTYPES, Reader, Writer, describe_nodes, plain_name, read_nodes
+from shoal.network.described import Reader, Writer
+from shoal.network.described_nodes import DTYPES, describe_nodes, plain_name, read_nodes
 from shoal.network.input_sizes import Sizes
 from shoal.network.network import Network, Plan
 from shoal.network.raising import Opaque

@@ -12,6 +12,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
+from numbers import Integral, Real
 from typing import Any, Self
 
 from shoal.errors import ConfigError, OptionError, unknown_name
@@ -108,21 +109,31 @@ class Option:
         return items if len(items) > 1 else items[0]
 
     def _single(self, value: Any, kind: type) -> Any:
-        if kind is float and type(value) is int:
-            value = float(value)
+        value = _plain(value, kind)
         if isinstance(value, bool) and self.check and {"on", "off"} <= set(self.check.choices):
             value = "on" if value else "off"  # which YAML takes for true and false
         fits = isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
         if fits and kind is float:
             fits = math.isfinite(value)
         if fits and (self.check is None or self.check.holds(value)):
-            # NumPy's numbers are of these types too, and not plain in files.
-            return value if type(value) is kind else kind(value)
+            return value if type(value) is kind else kind(value)  # NumPy's texts are texts
         if self.check is not None and self.check.choices:
             raise OptionError(self.name, value, self.check.text)
         unit = f" of {self.unit}" if self.unit else ""
         limits = "" if self.check is None else f", {self.check.text}"
         raise OptionError(self.name, value, f"{_WORDS[kind]}{unit}{limits}")
+
+
+def _plain(value: Any, kind: type) -> Any:
+    """Return a number of any library, such as NumPy, as Python's own, if it is of the kind."""
+    if kind is int and isinstance(value, Integral) and not isinstance(value, bool):
+        return int(value)
+    if kind is float and isinstance(value, Real) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except OverflowError:  # a whole number that no float holds
+            return value
+    return value
 
 
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}

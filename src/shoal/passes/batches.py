@@ -48,6 +48,15 @@ def is_sharded(loader: object) -> bool:
     return any(isinstance(s, DistributedSampler) and s.num_replicas > 1 for s in samplers)
 
 
+def check_whole(loader: object) -> None:
+    """Raise `DataError` if a loader that is to be judged on gives a part of its samples alone."""
+    if is_sharded(loader):
+        raise DataError(
+            "the data to evaluate on have a DistributedSampler: give a loader of all samples, "
+            "which shoal shares among the processes itself"
+        )
+
+
 @dataclass(frozen=True)
 class Data:
     """A loader, and how to go over it: what a pass hands on to `Batches`."""

@@ -16,6 +16,7 @@ _INK, _FAINT, _GRID, _STRONG, _TEST = "#010101", "#020202", "#030303", "#040404"
 COLOURS = {_INK: "ink", _FAINT: "faint", _GRID: "line", _STRONG: "strong", _TEST: "second"}
 _STYLE = {
     "svg.fonttype": "none",  # text stays text
+    "text.parse_math": False,  # a name may have two dollar signs, and is no formula
     "font.family": "sans-serif",
     "font.size": 9.5,
     "text.color": _INK,

@@ -23,7 +23,7 @@ from shoal.network import Network, capture
 from shoal.network.inputs import resolve_device
 from shoal.network.saving import state_hash
 from shoal.options import Recipe
-from shoal.passes.batches import plain
+from shoal.passes.batches import check_whole, plain
 from shoal.runtimes import find_runtime
 from shoal.runtimes.int8 import quantizers
 from shoal.search.budget import Clock
@@ -302,7 +302,8 @@ def _check_task(
     """Check outputs and targets of the first batches; return what may be a mistake, line by line.
 
     Raises:
-        DataError: the targets do not fit the outputs, or a sample is NaN.
+        DataError: the targets do not fit the outputs, a sample is NaN, or a loader to judge on has
+            a part of the samples alone.
         TrainingError: what the network returns does not show which tensor is meant.
     """
     notes: dict[str, None] = {}
@@ -311,6 +312,8 @@ def _check_task(
         for part, loader in data.items():
             if loader is None:
                 continue
+            if part != "training" and task.judge is None:
+                check_whole(loader)
             batch = _first_batch(loader, part).to(device_of(network))
             types = types or [value.dtype for value in batch.inputs]
             for wanted, value in zip(types, batch.inputs, strict=False):

@@ -16,7 +16,7 @@ from shoal.distributed import from_main, sum_across
 from shoal.errors import ConfigError, DataError, OptionError
 from shoal.modes import eval_mode, placed
 from shoal.options.training import PRECISIONS
-from shoal.passes.batches import Batches, is_sharded
+from shoal.passes.batches import Batches, check_whole
 from shoal.seeds import preserved_rng
 from shoal.tasks import Task, find_task
 from shoal.tasks.classify import Classify
@@ -109,11 +109,7 @@ def evaluate(
 
 
 def _evaluated(network: nn.Module, batches: Batches, task: Task, precision: str) -> Evaluation:
-    if is_sharded(batches.loader):
-        raise DataError(
-            "the data to evaluate on have a DistributedSampler: give a loader of all samples, "
-            "which shoal shares among the processes itself"
-        )
+    check_whole(batches.loader)
     losses, rows, before = [], [], 0
     for number, batch in batches.turns():
         loss = 0.0  # zeros for another process's

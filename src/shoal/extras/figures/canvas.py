@@ -52,6 +52,10 @@ def empty_figure(width: float, height: float) -> Any:
 
 def write(figure: Any, target: Path) -> Path:
     """Write a figure; raises `FileError` if that cannot be."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # a name may have two dollar signs, and is no formula
     with readable_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(target, dpi=150)
