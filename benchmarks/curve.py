@@ -104,9 +104,18 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         cells += [_accuracy(row, "val"), _accuracy(row, "test"), f"{row['macs'] / 1e6:.2f}"]
         for head in heads:
             gain = row["speedup"].get(head)
-            cells.append("–" if gain is None else f"{gain['median']:.2f}")
+            cells.append("–" if gain is None else f"{gain['median']:.2f}{_mark(gain)}")
         lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines) + "\n"
+    text = "\n".join(lines) + "\n"
+    return text + (f"\n{_DOUBT}\n" if _UNSURE in text else "")
+
+
+_UNSURE = " ?"
+_DOUBT = "?: not to be trusted, since the machine was not steady meanwhile."
+
+
+def _mark(gain: dict[str, Any]) -> str:
+    return "" if gain.get("trusted", True) else _UNSURE  # older records have no such mark
 
 
 def _accuracy(row: dict[str, Any], part: str) -> str:

@@ -30,8 +30,10 @@ from shoal.files import write_file
 from shoal.measure import InRuntime
 from shoal.models import load_model
 from shoal.network import Network
+from shoal.report.latency_tables import quotient
 from shoal.report.markdown import markdown
-from shoal.report.table import Column, Quantity, Row, Table, text_columns
+from shoal.report.table import Column, Row, Table, text_columns
+from shoal.search.budget import Clock
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNTIMES = ("eager", "compile")
@@ -82,10 +84,15 @@ class Book:
         return self.parts[name]
 
 
-def tests() -> str:
+def tests(seconds: float) -> str:
     """Run the tests of what a GPU does differently; return pytest's last line."""
     command = [sys.executable, "-m", "pytest", "-q", "tests/test_cuda.py"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=seconds
+        )
+    except subprocess.TimeoutExpired:
+        return f"stopped after {seconds:.0f} s"
     lines = (done.stdout or done.stderr).strip().splitlines()
     return lines[-1] if lines else f"pytest ended with {done.returncode}"
 
@@ -94,6 +101,7 @@ def searched(
     name: str, data: DataSet, folder: Path, seconds: float, device: str, options: dict[str, Any]
 ) -> dict[str, Any]:
     """Train and search a network within its time, in its folder; return its figures."""
+    spent = Clock(folder / "seconds.txt").seconds  # of earlier calls, which count too
     result = shoal.compress(
         load_model(name, num_classes=data.num_classes),
         data.train,
@@ -101,7 +109,7 @@ def searched(
         test=data.test,
         out=folder,
         base=f"{name}?num_classes={data.num_classes}",
-        hours=seconds / 3600.0,
+        hours=(spent + seconds) / 3600.0,
         dense_lr=0.1,
         device=device,
         **options,
@@ -196,7 +204,7 @@ def latency_table(parts: dict[str, Any]) -> Table:
                 one["batch"],
                 times["dense"]["median_ms"] if ratio else None,
                 times["result"]["median_ms"] if ratio else None,
-                Quantity(ratio["median"], "×", ratio["low"], ratio["high"]) if ratio else None,
+                None if ratio is None else quotient(ratio),
             )
             rows.append(Row(cells))
     notes = ("median of one call; the ratio over pairs of rounds, with its 95 % interval",)
@@ -229,12 +237,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     book = Book(options.out, 60.0 * options.minutes)
     device = torch.device(options.device)
     cuda = device.type == "cuda"
-    book.parts["device"] = torch.cuda.get_device_name(device) if cuda else str(device)
-    book.parts["torch"] = torch.__version__
-    book.parts["date"] = datetime.datetime.now(datetime.UTC).date().isoformat()
-    book.parts["command"] = " ".join(["benchmarks/gpu.py", *(arguments or sys.argv[1:])])
+    about = {
+        "device": torch.cuda.get_device_name(device) if cuda else str(device),
+        "torch": torch.__version__,
+        "of": [options.data, options.batch_size, options.batches, options.toy],
+    }
+    if any(book.parts.setdefault(key, value) != value for key, value in about.items()):
+        parser.error(f"{options.out} was begun on another device or data: give another --out")
+    book.parts.setdefault("command", " ".join(["benchmarks/gpu.py", *(arguments or sys.argv[1:])]))
+    book.parts.setdefault("date", datetime.datetime.now(datetime.UTC).date().isoformat())
     if not options.toy:
-        book.part("tests", TESTS, tests)
+        book.part("tests", TESTS, partial(tests, TESTS))
     size = min(64, options.batch_size) if options.toy else options.batch_size
     reading = {"batch_size": size, "eval_batch_size": 1000, "device": options.device}
     data = load_data(options.data, train_samples=300 if options.toy else None, **reading)

@@ -110,7 +110,12 @@ def tables(found: dict[str, Any]) -> str:
                 f"{step['top1_test']:.1f}",
                 step["depth"],
                 f"{step['macs'] / 1e6:.1f}",
-                Quantity(step["latency_ratio"], "×", *step["interval"]),
+                Quantity(
+                    step["latency_ratio"],
+                    "×",
+                    *step["interval"],
+                    trusted=not step["latency_doubt"],
+                ),
             )
         )
         for step in found["front"]

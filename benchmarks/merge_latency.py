@@ -1,13 +1,16 @@
 """Whether a merged network is ever slower than the unmerged one, and by how much it is faster.
 
-A third of the sites, spread evenly, and then all of them are linearized with lines; `merge_`
-decides by latency at the batch size. Dense and merged networks are timed in interleaved rounds;
-"folded" has batch norms and lines folded and nothing joined: what it gains over the unmerged
-network is no merit of shallowness. A ratio is the median of the rounds' own, with quartiles.
+A third of the sites, spread evenly, and then all of them are linearized with lines. For each
+runtime and batch size `merge_` decides by latency there; the network as it was, folded and merged
+is then timed there in interleaved rounds. "Folded" has batch norms and lines folded and nothing
+joined, as a runtime does it by itself: what that gains over the unmerged network is no merit of
+shallowness. Ratios are folded, or unmerged, over merged, with 95 % intervals: 2 is twice as fast.
 
-    python benchmarks/merge_latency.py --threads 2 --json benchmarks/results/merge_latency.json
+    python benchmarks/merge_latency.py --out benchmarks/results/merge_latency
     python benchmarks/merge_latency.py --device cuda --batches 1 32 256 --precision fp32 bf16 \
-        --compile --json benchmarks/results/merge_latency_cuda.json
+        --runtimes eager compile --out benchmarks/results/merge_latency_cuda
+
+What the file of figures holds is not measured again: the same command goes on after a stop.
 """
 
 from __future__ import annotations
@@ -19,17 +22,23 @@ import shlex
 import sys
 from collections.abc import Sequence
 from datetime import date
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from shoal.measure import latency_ratio, measure_latency
+from shoal.errors import ShoalError
+from shoal.files import write_file
+from shoal.measure import InRuntime, latency_ratio
 from shoal.merge.merge import merge_
 from shoal.models import load_model
-from shoal.modes import make_channels_last
 from shoal.network import Network, capture
+from shoal.report.latency_tables import quotient
+from shoal.report.markdown import markdown
+from shoal.report.table import Column, Row, Table, text_columns
+from shoal.runtimes.runtime import installed
 from shoal.surgery import linearize_
 
 MODELS = (
@@ -42,6 +51,10 @@ MODELS = (
 )
 SHARES = ("a third", "all")
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+KEYS = ("model", "share", "batch", "precision", "runtime")
+SLOWER = 1.0 / 1.02  # of what it replaces: a network below is slower
+
+Facts = dict[str, Any]  # of a network at a batch size in a runtime
 
 
 def linearized(dense: Network, share: str, images: Tensor) -> Network:
@@ -53,66 +66,80 @@ def linearized(dense: Network, share: str, images: Tensor) -> Network:
     return network
 
 
-def measure(
-    dense: Network, share: str, batch: int, precision: str, options: argparse.Namespace
-) -> dict[str, Any]:
-    """Return errors, ratios and latencies of one network at one batch size."""
+def measure(dense: Network, asked: Facts, options: argparse.Namespace) -> Facts:
+    """Return errors, ratios and latencies of one network; a line where it cannot run there."""
     generator = torch.Generator().manual_seed(0)
-    side = options.side
-    images = torch.randn(batch, 3, side, side, generator=generator).to(options.device)
+    batch, side, kind = asked["batch"], options.side, TYPES[asked["precision"]]
+    images = torch.randn(batch, 3, side, side, generator=generator).to(options.device, kind)
     calibration = torch.randn(8, 3, side, side, generator=generator).to(options.device)
-    unmerged = linearized(dense, share, calibration).to(TYPES[precision])
-    images = images.to(TYPES[precision]).contiguous(memory_format=torch.channels_last)
+    unmerged = linearized(dense, asked["share"], calibration).to(kind).eval()
     merged, folded = unmerged.copy(), unmerged.copy()
-    report = merge_(merged, batch=batch)
-    merge_(folded, policy="fold", batch=batch)
-    models: dict[str, nn.Module] = {"unmerged": unmerged, "folded": folded, "merged": merged}
-    for model in models.values():
-        make_channels_last(model)
-    found: dict[str, Any] = {
+    try:
+        report = merge_(merged, batch=batch, runtime=asked["runtime"])
+    except ShoalError as error:
+        return {"missing": str(error)}
+    merge_(folded, policy="fold")
+    networks = {"unmerged": unmerged, "folded": folded, "merged": merged}
+    made = InRuntime(asked["runtime"], networks, images, threads=options.threads)
+    found = made.measure(
+        images, "folded", min_seconds=options.seconds, max_seconds=10.0 * options.seconds
+    )
+    if found.missing:
+        return {"missing": "; ".join(found.missing.values())}
+    times = found.latencies
+    over = {
+        f"{name}_over_merged": latency_ratio(times[name], times["merged"]).to_dict()
+        for name in ("folded", "unmerged")
+    }
+    return {
         "max_rel_error": report.max_rel_error,
         "max_rel_error_float64": report.max_rel_error_float64,
         "depth": [report.depth_before, report.depth_after],
         "joined": sum(m.weighted_before > 1 for m in report.merged),
+        "macs": [report.macs_before, report.macs_after],
+        "ms": {name: latency.median_ms for name, latency in times.items()},
+        **over,
     }
-    runtimes = {"eager": models}
-    if options.compile:
-        runtimes["compile"] = {n: torch.compile(m, dynamic=False) for n, m in models.items()}
-    for runtime, callables in runtimes.items():
-        times = measure_latency(
-            callables, (images,), min_seconds=options.seconds, repeats=options.rounds
-        )
-        found[runtime] = {
-            "merged_over_unmerged": latency_ratio(times["merged"], times["unmerged"]).to_dict(),
-            "merged_over_folded": latency_ratio(times["merged"], times["folded"]).to_dict(),
-            **{name: latency.to_dict() for name, latency in times.items()},
-        }
-    return found
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Return the ratios as a Markdown table."""
-    lines = [
-        "| network | sites linearized | batch | type, runtime | layers | joined | unmerged (ms) "
-        "| merged (ms) | merged / unmerged | merged / folded | error |",
-        "|---|---|--:|---|---|--:|--:|--:|---|---|--:|",
+def table_of(rows: Sequence[Facts]) -> Table:
+    """Return the ratios, a line for each network, batch size and runtime."""
+    columns = (
+        *text_columns("network", "linearized", "runtime"),
+        Column("batch"),
+        *text_columns("layers"),
+        Column("joined"),
+        Column("folded, ms"),
+        Column("merged, ms"),
+        Column("folded / merged"),
+        Column("unmerged / merged"),
+        Column("error"),
+    )
+    return Table("", columns, tuple(map(row_of, rows)))
+
+
+def row_of(row: Facts) -> Row:
+    """Return the line of a network at a batch size in a runtime."""
+    kind = "" if row["precision"] == "fp32" else f", {row['precision']}"
+    head = (row["model"].partition(":")[2], row["share"], row["runtime"] + kind, row["batch"])
+    if "missing" in row:
+        return Row((*head, row["missing"], *[""] * 6))
+    before, after = row["depth"]
+    ratios = [quotient(row[f"{name}_over_merged"]) for name in ("folded", "unmerged")]
+    times = [f"{row['ms'][name]:.2f}" for name in ("folded", "merged")]
+    error = f"{row['max_rel_error']:.0e}"
+    return Row((*head, f"{before} → {after}", row["joined"], *times, *ratios, error))
+
+
+def slower(rows: Sequence[Facts]) -> list[str]:
+    """Return, in words, which merged networks are slower than what they replace."""
+    return [
+        f"{', '.join(str(row[key]) for key in KEYS)}: {row['folded_over_merged']['median']:.2f} ×"
+        for row in rows
+        if "missing" not in row
+        and row["folded_over_merged"]["trusted"]
+        and row["folded_over_merged"]["median"] < SLOWER
     ]
-    for row in rows:
-        for runtime in ("eager", "compile"):
-            if runtime in row:
-                unmerged, merged = row[runtime]["unmerged"], row[runtime]["merged"]
-                ratios = [
-                    "{median:.2f} ({q1:.2f} to {q3:.2f})".format(**row[runtime][key])
-                    for key in ("merged_over_unmerged", "merged_over_folded")
-                ]
-                before, after = row["depth"]
-                lines.append(
-                    f"| {row['model'].partition(':')[2]} | {row['share']} | {row['batch']} "
-                    f"| {row['precision']}, {runtime} | {before} → {after} | {row['joined']} "
-                    f"| {unmerged['median_ms']:.2f} | {merged['median_ms']:.2f} "
-                    f"| {ratios[0]} | {ratios[1]} | {row['max_rel_error']:.0e} |"
-                )
-    return "\n".join(lines) + "\n"
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -121,13 +148,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--shares", nargs="+", default=list(SHARES), choices=SHARES)
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 32])
     parser.add_argument("--precision", nargs="+", default=["fp32"], choices=list(TYPES))
-    parser.add_argument("--compile", action="store_true", help="measure torch.compile too")
+    parser.add_argument("--runtimes", nargs="+", default=list(installed()))
     parser.add_argument("--side", type=int, default=224, help="of the images, in pixels")
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement, at least")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement, at least")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--json", type=Path, help="write the figures there, and a table beside")
+    parser.add_argument("--out", type=Path, default=Path("runs/merge_latency"), help="of two files")
     return parser.parse_args(arguments)
 
 
@@ -136,37 +162,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    machine = f"{name}, {options.threads} threads, torch {torch.__version__}"
-    given = list(arguments) if arguments is not None else sys.argv[1:]
-    record: dict[str, Any] = {
-        "command": shlex.join(["python", "benchmarks/merge_latency.py", *given]),
-        "device": machine,
-        "date": date.today().isoformat(),
-        "rows": [],
-    }
+    given = shlex.join(["python", "benchmarks/merge_latency.py", *(arguments or sys.argv[1:])])
+    machine = f"{name}, {options.threads} threads, torch {torch.__version__}, {date.today()}"
+    path = options.out.with_suffix(".json")
+    rows: list[Facts] = json.loads(path.read_text()) if path.exists() else []
+    done = {tuple(row[key] for key in KEYS) for row in rows}
     for model in options.models:
         torch.manual_seed(0)
         loaded = load_model(model).eval()
         dense = capture(loaded, torch.randn(2, 3, options.side, options.side)).to(device)
-        for share in options.shares:
-            for batch in options.batches:
-                for precision in options.precision:
-                    found = measure(dense, share, batch, precision, options)
-                    row = {"model": model, "share": share, "batch": batch, "precision": precision}
-                    record["rows"].append(row | found)
-                    print(table(record["rows"][-1:]).splitlines()[-1], flush=True)
-        if options.json:
-            options.json.parent.mkdir(parents=True, exist_ok=True)
-            options.json.write_text(json.dumps(record, indent=2) + "\n")
-            heading = f"{machine}, {record['date']}\n\n    {record['command']}\n\n"
-            options.json.with_suffix(".md").write_text(heading + table(record["rows"]))
-    worst = max(
-        row[r]["merged_over_unmerged"]["median"]
-        for row in record["rows"]
-        for r in ("eager", "compile")
-        if r in row
-    )
-    print(f"\nmerged / unmerged: at most {worst:.3f}")
+        wanted = (options.shares, options.batches, options.precision, options.runtimes)
+        for values in product([model], *wanted):
+            if values in done:
+                continue
+            asked = dict(zip(KEYS, values, strict=True))
+            rows.append({**asked, **measure(dense, asked, options)})
+            print(markdown(table_of(rows[-1:])).splitlines()[-1], flush=True)
+            write(path, rows, f"{machine}\n\n    {given}\n")
+    for line in slower(rows):
+        print(f"slower than what it replaces: {line}")
+
+
+def write(path: Path, rows: Sequence[Facts], heading: str) -> None:
+    """Write the figures, and the table beside them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, json.dumps(rows, indent=2) + "\n")
+    path.with_suffix(".md").write_text(f"{heading}\n{markdown(table_of(rows))}")
 
 
 if __name__ == "__main__":

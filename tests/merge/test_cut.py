@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import itertools
-import platform
 import random
 from collections.abc import Iterator
 from functools import reduce
-from pathlib import Path
 
 import pytest
 import torch
-from torch import fx, nn
+from torch import fx
 
-import shoal
 from shoal.merge.algebra import then
 from shoal.merge.conv_map import ConvMap
-from shoal.merge.cut import LatencyCosts, Prices, best_cut, cheapest
+from shoal.merge.cut import Prices, best_cut, cheapest
 from shoal.merge.linear_ops import Linear
-from shoal.runtimes import Runtime, find_runtime
 
 Cut = tuple[tuple[int, int], ...]
 
@@ -133,23 +129,3 @@ def test_what_is_too_much_work_or_not_to_be_joined_stays_apart() -> None:
     assert len(best_cut(chain, Prices(lambda conv, node: 1.0))) == 1
     assert len(best_cut(chain, Prices(lambda conv, node: 1.0, joins=False))) == 2
     assert len(best_cut(chain, Prices(lambda conv, node: 1.0, most_work=0.01))) == 2
-
-
-def test_latencies_are_kept_apart_by_the_options_of_their_runtime(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for part in ("machine", "processor", "node"):
-        monkeypatch.setattr(platform, part, lambda part=part: part)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
-    monkeypatch.setattr(torch, "__version__", "2.11.0")
-    monkeypatch.setenv("SHOAL_CACHE", str(tmp_path))
-    network = shoal.capture(nn.Linear(2, 2), torch.zeros(2, 2))
-
-    def file(runtime: str | Runtime) -> str:
-        return LatencyCosts(network, 1, runtime).path.name
-
-    asked = ["eager", "eager?threads=1", "eager?channels_last=false"]
-    assert len({file(runtime) for runtime in asked}) == len(asked)
-    assert file(find_runtime("eager", threads=1)) == file("eager?threads=1")
-    # What was measured before there were options is still found.
-    assert file("eager") == file("eager?channels_last=true") == "latency-0ca25696fc7e.json"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -76,7 +77,7 @@ def test_it_ends_within_the_hours(clock: FakeClock, minutes: int, steps: int, la
     plan = next(note for note in result.notes if note.startswith(("the budget", "a single")))
     if steps > 1:
         assert "steps of up to 10 min" in plan
-        assert "the last training (1 epochs of 10 min)" in plan
+        assert "the last training (1 epochs of 10 min), twice if need be" in plan
     else:
         assert "a single step took 10 min, and the budget of" in plan
     untrained = any("leaves no time for the last training" in note for note in result.notes)
@@ -144,26 +145,60 @@ def test_more_hours_let_a_run_without_a_last_training_go_on(
     assert timed(clock, 2.0, tmp_path / "run", final_epochs=0).removed == 4
 
 
-@pytest.mark.parametrize(
-    ("room", "kept"),
-    [(0.5, []), (1.5, [1]), (2.5, [1, 2]), (3.5, [1, 2, 3, 4]), (9.5, [1, 2, 3, 4, 5, 6])],
-)
-def test_candidates_are_those_that_there_is_time_to_bisect(
-    clock: FakeClock, room: float, kept: list[int]
-) -> None:
-    options = SearchOptions(hours=1.0, final_epochs=10, max_drop=1.0, slack=9.0)
-
-    def step(number: int, quality: float) -> Step:
-        return Step(
+def step_of(number: int, quality: float, **changes: Any) -> Step:
+    return replace(
+        Step(
             number, "drop", Metrics(quality, None, 1, 1, 1, 1.0), 4, 1, 16.0, 1.0 + number,
             1.0 + number, 1.0 + number, within=quality >= 89.0, epoch_seconds=10.0,
-        )  # fmt: skip
+        ),
+        **changes,
+    )  # fmt: skip
 
-    steps = [step(0, 90.0), step(1, 89.5), *(step(n, 89.0 - n / 2) for n in range(2, 7))]
+
+@pytest.mark.parametrize(("found", "reserved"), [(0, 1), (1, 1), (2, 2), (5, 2)])
+def test_time_is_kept_for_two_last_trainings(clock: FakeClock, found: int, reserved: int) -> None:
+    options = SearchOptions(hours=1.0, final_epochs=10, max_drop=1.0, slack=9.0)
+    steps = [step_of(0, 90.0), *(step_of(n + 1, 89.0 - n / 2) for n in range(found))]
+    steps = steps if found else [*steps, step_of(1, 50.0)]
     plan = Budget(options, Clock())
-    assert plan.last_training(steps) == 106.0
-    clock.now = 3600.0 - 150.0 - 106.0 * room
-    assert [s.step for s in plan.affordable(steps)] == kept
+    assert plan.last_training(steps) == 106.0  # ten epochs, and six seconds that a step measures
+    assert plan.reserved(steps) == 106.0 * reserved
+    clock.now = 3600.0 - 150.0 - 106.0 * reserved - 16.0
+    assert not plan.why_stop(steps)
+    clock.now += 1.0
+    assert plan.why_stop(steps) == "the budget of 1 hours"
+
+
+def test_before_the_first_step_its_epochs_and_the_last_training_are_counted(
+    clock: FakeClock,
+) -> None:
+    options = SearchOptions(hours=0.1, final_epochs=3, epochs=5)
+    plan, dense = Budget(options, Clock()), [step_of(0, 90.0)]
+    clock.now = 360.0 - 90.0 - 50.0 - 30.0  # of 0.1 hours the end takes a quarter at most
+    assert not plan.why_stop(dense)
+    clock.now += 1.0
+    assert plan.why_stop(dense)
+
+
+def test_a_last_training_that_was_made_tells_how_long_the_next_one_takes(clock: FakeClock) -> None:
+    plan = Budget(SearchOptions(hours=1.0, final_epochs=10), Clock())
+    made = step_of(2, 89.5, ended="all is gone", begun_from=1, epochs=10, seconds=83.0,
+                   epoch_seconds=8.0)  # fmt: skip
+    assert plan.last_training([step_of(0, 90.0), step_of(1, 89.5), made]) == 83.0
+
+
+@pytest.mark.parametrize(
+    ("minutes", "trained"), [(100, [4, 2, 1]), (79, [4, 2, 1]), (68, [4, 2]), (57, [3, 2])]
+)
+def test_candidates_are_bisected_while_there_is_time(
+    clock: FakeClock, minutes: int, trained: list[int]
+) -> None:
+    """None of the last trainings helps; the fastest candidate is trained first."""
+    result = timed(clock, minutes / 60, max_drop=0.4, slack=9.0)
+    assert [s.begun_from for s in result.steps if s.ended] == trained
+    assert clock.now <= 60 * minutes
+    late = any("leaves no time for another last training" in note for note in result.notes)
+    assert late == (minutes < 79)
 
 
 def test_a_clock_whose_file_is_damaged_goes_by_the_steps(tmp_path: Path) -> None:

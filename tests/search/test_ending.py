@@ -227,3 +227,22 @@ def test_a_network_that_cannot_be_exported_is_left_out() -> None:
     assert set(InRuntime("eager", models, x).measure(x, "plain", min_seconds=0).latencies) == set(
         models
     )
+
+
+def test_what_fails_at_one_size_leaves_out_itself_alone() -> None:
+    class Small(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if len(x) > 2:
+                raise RuntimeError("made for two samples\nat most")
+            return 1 * x
+
+    models = {"plain": nn.Linear(3, 3).eval(), "small": Small(), "other": nn.Linear(3, 3).eval()}
+    runners = InRuntime("eager", models, torch.ones(2, 3))
+    assert set(runners.measure(torch.ones(2, 3), "plain", min_seconds=0).latencies) == set(models)
+    found = runners.measure(torch.ones(4, 3), "plain", min_seconds=0)
+    assert set(found.latencies) == {"plain", "other"}
+    assert "made for two samples" in found.missing["small"]
+    assert "\n" not in found.missing["small"]
+    without = runners.measure(torch.ones(4, 3), "small", min_seconds=0)
+    assert without.latencies == {}
+    assert set(without.missing) == set(models)

@@ -104,6 +104,16 @@ def test_a_step_whose_speed_cannot_be_told_from_an_earlier_one_is_the_deeper() -
     assert [s.step for s in candidates(options, steps)] == [1, 2, 4, 3]
 
 
+def test_a_step_that_a_busy_machine_timed_is_not_left_out_as_slower() -> None:
+    options = SearchOptions(max_drop=1.0, slack=3.0, final_epochs=5)
+    busy = replace(step(2, 88.5, 1.20, spread=0.05), latency_doubt="the machine was busy")
+    steps = [step(0, DENSE), step(1, 89.5, 1.50, spread=0.05), busy]
+    assert [s.step for s in candidates(options, steps)] == [1, 2]
+    assert [s.step for s in candidates(options, [*steps[:2], replace(busy, latency_doubt="")])] == [
+        1
+    ]
+
+
 def test_a_target_is_not_reached_by_a_clock_that_is_not_to_be_trusted() -> None:
     options = SearchOptions(max_drop=1.0, target_latency=0.5)
     steps = history((89.5, 3.0))

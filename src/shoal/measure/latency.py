@@ -232,18 +232,30 @@ class InRuntime:
             except ShoalError as error:
                 self.missing[name] = str(error)
 
+    def _failing(self, inputs: Inputs) -> dict[str, str]:
+        """Return by name why networks cannot be called with the inputs: the others still can."""
+        found: dict[str, str] = {}
+        for name, runner in self._runners.items():
+            try:
+                with runner.ready(inputs) as call, calling(f"the model '{name}'", keep=ShoalError):
+                    call()
+            except ShoalError as error:
+                found[name] = str(error)
+        return found
+
     def measure(self, inputs: Inputs, baseline: str, **timing: Unpack[Timing]) -> SideBySide:
         """Measure those that can be run, if the baseline is among them; see `Timing`."""
         found: dict[str, Latency] = {}
-        missing = dict(self.missing)
-        if baseline in self._runners:
+        missing = {**self.missing, **self._failing(inputs)}
+        able = {name: one for name, one in self._runners.items() if name not in missing}
+        if baseline in able:
             try:
-                found = measure_latency(self._runners, inputs, **timing)
+                found = measure_latency(able, inputs, **timing)
             except ShoalError as error:
-                missing |= dict.fromkeys(self._runners, str(error))
+                missing |= dict.fromkeys(able, str(error))
         else:
             why = f"not timed, since the baseline cannot be ({missing.get(baseline, 'unknown')})"
-            missing |= dict.fromkeys(self._runners, why)
+            missing |= dict.fromkeys(able, why)
         return SideBySide(self.name, baseline, found, missing, batch_size(inputs))
 
 

@@ -64,7 +64,7 @@ class Builder:
     def _build(self, segments: Sequence[Segment]) -> None:
         """Build the segments of a region or of a branch."""
         for segment, following in zip(segments, [*segments[1:], None], strict=False):
-            kept = self._kept(segment, _why_apart(segment, following, joins=self.prices.joins))
+            kept = self._kept(segment, _why_apart(segment, following, self.prices))
             if segment.map is None and segment.branches:
                 for branch in segment.branches:
                     self._build(branch)
@@ -194,7 +194,7 @@ def _macs(weight: torch.Tensor, node: fx.Node) -> int:
     return weight.numel() * math.prod(n for n in positions if n is not None)
 
 
-def _why_apart(segment: Segment, following: Segment | None, *, joins: bool) -> str:
+def _why_apart(segment: Segment, following: Segment | None, prices: Prices) -> str:
     """Return why a segment is not one layer with the following one, or a sum not one at all."""
     if segment.map is None and segment.branches:
         return segment.reason or FOLD_ONLY
@@ -208,8 +208,8 @@ def _why_apart(segment: Segment, following: Segment | None, *, joins: bool) -> s
         then(segment.map, following.map)
     except Inexact as error:
         return str(error)
-    if joins:
-        return "merging it with the next layer would be slower"
+    if prices.joins:
+        return f"merging it with the next layer would be {prices.dearer}"
     if segment.scales:
         return "folding it would cost the next layer a channel of ones"
     return FOLD_ONLY if segment.layers and following.layers else ""

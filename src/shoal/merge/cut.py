@@ -1,7 +1,8 @@
 """Choose how to cut a region into layers: the cut with the least cost, by dynamic programming.
 
 Any run of units that composes exactly may become one layer; the best cut is found over all
-boundaries (Kim et al. 2023), by what layers cost here: measured once, remembered on disk.
+boundaries (Kim et al. 2023), by what layers cost here: measured once, remembered on disk. Where the
+machine is too busy to tell, their work decides.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ from shoal.sealed import read_sealed, sealed_text
 
 T = TypeVar("T")
 
+_ATTEMPTS = 5  # to time a layer while the machine is calm
+
 
 @dataclass(frozen=True)
 class Prices:
@@ -54,6 +57,7 @@ class Prices:
     # noise of a measurement
     margin: float = 0.97
     in_ms: bool = True  # whether costs are milliseconds, to be reported
+    dearer: str = "slower"  # what a layer is that costs more
     # What the same costs in each deployment by itself, where `of` weighs several: layers that are
     # slower as one in any of them stay apart
     each: tuple[Prices, ...] = ()
@@ -124,7 +128,7 @@ def _alone(unit: Segment, prices: Prices) -> tuple[float, Segment]:
         if together <= apart and not slower:
             price = together * prices.margin
             return together, replace(unit, branches=(), cost=price, cost_apart=apart)
-        reason = "as one layer it would be slower"
+        reason = f"as one layer it would be {prices.dearer}"
     changed = any(part.changed for part in parts)
     return apart, replace(unit, map=None, changed=changed, reason=reason)
 
@@ -153,6 +157,13 @@ def _work(composed: ConvMap) -> float:
     return composed.weight.numel() / math.prod(composed.stride)
 
 
+def _work_at(composed: ConvMap, node: fx.Node) -> float:
+    """Return about how many multiply-accumulates a map of a node's value takes, for one sample."""
+    if composed.is_identity:
+        return 0.0
+    return _work(composed) * math.prod(n for n in tensor_shape(node)[2:] if n is not None)
+
+
 # ---------------------------------------------------------------------- what layers cost
 
 
@@ -161,6 +172,9 @@ class LayerCosts:
 
     In several, a layer's time counts by its share of the network's latency there, as `together`
     has it: the costs are then milliseconds of a call of the network that takes as long in each.
+
+    Once a layer could not be timed, since other work kept the machine busy, `doubt` says so and the
+    prices are multiply-accumulates: who has taken others before must choose again.
     """
 
     def __init__(self, network: Network, where: Sequence[Deployment]) -> None:
@@ -181,8 +195,15 @@ class LayerCosts:
         costs = (one.map_ms(found, node) for one in self._each)
         return sum(weight * cost for weight, cost in zip(self._weights, costs, strict=True))
 
+    @property
+    def doubt(self) -> str:
+        """Why a layer could not be timed, in words; "" where all could be."""
+        return next((one.doubt for one in self._each if one.doubt), "")
+
     def prices(self, **how: Any) -> Prices:
         """Return these costs as prices; the rest as `Prices` has it."""
+        if self.doubt:
+            return Prices(_work_at, in_ms=False, dearer="more work", **how)
         each = tuple(Prices(one.map_ms, **how) for one in self._each)
         return Prices(self.map_ms, each=each if len(each) > 1 else (), **how)
 
@@ -196,7 +217,9 @@ class LatencyCosts:
     """Latency of layers by configuration and input shape, in milliseconds.
 
     Layers are not timed side by side, and the figures are kept for later runs on this machine, in
-    $SHOAL_CACHE or the user's cache: so the fastest round counts, which work beside disturbs least.
+    $SHOAL_CACHE or the user's cache: so the fastest round counts, which work beside disturbs least,
+    and one that was disturbed all the time is neither kept nor believed: `doubt` tells of it, and
+    nothing more is timed.
     """
 
     def __init__(self, network: Network, batch: int, runtime: str | Runtime = EAGER) -> None:
@@ -209,13 +232,14 @@ class LatencyCosts:
         self.path = folder / f"latency-{self._machine()}.json"
         self._known: dict[str, float] = self._read()
         self._fresh = False
+        self.doubt = ""
 
     def _machine(self) -> str:
         where = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else ""
         given = ((one, getattr(self.runtime, one.name)) for one in fields(self.runtime))
         asked = [f"{one.name}={value}" for one, value in given if value != one.default]
         parts = [
-            "fastest", platform.machine(), platform.processor(), platform.node(), where,
+            "calm", platform.machine(), platform.processor(), platform.node(), where,
             self.device.type, str(torch.get_num_threads()), torch.__version__,
             self.runtime.name, self.runtime.version, *asked,
         ]  # fmt: skip
@@ -245,13 +269,18 @@ class LatencyCosts:
             shape = (shape[0], found.weight[0].numel())
         size = (self.batch, *(n if n is not None else self.batch for n in shape[1:]))
         key = f"{[repr(layer) for layer in layers]}|{size}|{self.dtype}"
+        if key not in self._known and self.doubt:
+            return 0.0
         if key not in self._known:
             inputs = torch.randn(size, device=self.device).to(self.dtype)
             model = nn.Sequential(*layers) if len(layers) != 1 else layers[0]
             timing = measure_latency(
                 {"": model}, inputs, runtime=self.runtime,
-                min_seconds=0.05, max_seconds=5.0, repeats=7, warmup=2, attempts=1,
+                min_seconds=0.05, max_seconds=5.0, repeats=7, warmup=2, attempts=_ATTEMPTS,
             )  # fmt: skip
+            self.doubt = timing[""].doubt
+            if self.doubt:
+                return 0.0
             self._known[key] = min(timing[""].rounds_ms)
             self._fresh = True
         return self._known[key]

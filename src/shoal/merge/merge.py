@@ -114,14 +114,16 @@ class _Merger:
         self.batch = batches if len(batches) > 1 else batches[0]
 
     def run(self) -> MergeReport:
-        attempt, slower, doubt = self._verified(self.policy), False, ""
-        before_ms = after_ms = None
+        attempt, slower = self._verified(self.policy), False
+        if self.policy == "measured" and self.costs.doubt:
+            attempt = self._verified(self.policy)  # now by the layers' work
+        doubt, before_ms, after_ms = self.costs.doubt, None, None
         if self.policy == "measured" and attempt.joined:
             folded, slower = self._verified("fold"), self._was_slower()
             if not slower:
                 before_ms, after_ms, ratio = self._latencies(folded.network, attempt.network)
                 # Where the clock is not to be trusted, the layers' own costs have decided.
-                slower, doubt = ratio.trusted and ratio.median > _SLOWER, ratio.doubt
+                slower, doubt = ratio.trusted and ratio.median > _SLOWER, doubt or ratio.doubt
             if slower:
                 reason = "the whole network was measured to be slower with it"
                 joined = [m for m in attempt.merged if m.weighted_before > 1]

@@ -33,7 +33,8 @@ def find_movable_paddings(
 ) -> list[Pair]:
     """Return the pairs of convolutions that a merge would join if the padding were moved.
 
-    Latency decides, in each runtime at each batch size, as in `merge_`.
+    Latency decides, in each runtime at each batch size, as in `merge_`; there are none where the
+    machine is too busy to tell.
     """
     costs = LayerCosts(network, deployments(runtime, batch))
     prices = costs.prices(margin=_WORTH)
@@ -47,7 +48,7 @@ def find_movable_paddings(
             found.append(pair)
             moved = trial
     costs.save()
-    return found
+    return [] if costs.doubt else found
 
 
 def move_paddings_(network: Network, pairs: Sequence[Sequence[str]]) -> Network:

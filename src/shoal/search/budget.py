@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from math import ceil, log2
 from pathlib import Path
 
 from shoal.distributed import from_main, is_main
@@ -16,6 +15,8 @@ from shoal.search.options import SearchOptions
 from shoal.search.records import Step
 
 _END_SECONDS = 150.0  # for merging the result; and no measurement is begun after 120 s there
+_END_SHARE = 0.25  # of the hours that this takes at most: what takes minutes there ends sooner
+_RESERVED = 2  # last trainings: of the fastest candidate, and of a slower one if that fails
 
 
 class Clock:
@@ -54,9 +55,9 @@ class Clock:
 class Budget:
     """Plans a search for the hours that it may take, by what its steps took.
 
-    A step is begun while it leaves time for the last training and the end: the longest step so far
-    tells how long one takes, the latest one how long an epoch, and as many last trainings are
-    counted as it takes to bisect the candidates there are.
+    A step is begun while it leaves time for the end and two last trainings, or one if there is but
+    one candidate: the longest step so far tells how long a step takes, the latest one how long an
+    epoch. Further last trainings, which bisect the candidates, are made while there is time.
     """
 
     options: SearchOptions
@@ -70,46 +71,37 @@ class Budget:
     def has_room(self, seconds: float) -> bool:
         """Whether there is time for something before the end."""
         assert self.options.hours is not None
-        left = 3600.0 * self.options.hours - self.clock.seconds
-        return bool(from_main(seconds + _END_SECONDS <= left))  # each process has its own clock
+        whole = 3600.0 * self.options.hours
+        end = min(_END_SECONDS, _END_SHARE * whole)
+        # Each process has its own clock.
+        return bool(from_main(seconds + end <= whole - self.clock.seconds))
 
     def why_stop(self, steps: Sequence[Step]) -> str:
         """Return the budget's name if there is no time for another step, or an empty string."""
-        loop = _loop(steps)
-        if not loop:
-            return "" if self.has_room(0.0) else self.name
-        needed = max(step.seconds for step in loop) + self.reserved(steps)
-        return "" if self.has_room(needed) else self.name
+        epoch = self.options.epochs * _epoch_seconds(steps)  # all that is known before the first
+        step = max((step.seconds for step in _loop(steps)), default=epoch)
+        return "" if self.has_room(step + self.reserved(steps)) else self.name
 
     def reserved(self, steps: Sequence[Step]) -> float:
         """Return the seconds that the last trainings will take."""
         if self.options.final_epochs == 0:
             return 0.0
-        return self.last_training(steps) * _trainings(len(candidates(self.options, steps)) or 1)
+        count = len(candidates(self.options, steps)) or 1
+        return self.last_training(steps) * min(_RESERVED, count)
 
     def last_training(self, steps: Sequence[Step]) -> float:
         """Return the seconds that one last training will take, with what is measured after it."""
-        loop = _loop(steps)
         epoch = _epoch_seconds(steps)
+        # A step has more to do after its training than a last training has.
+        known = [step for step in steps if step.ended] or _loop(steps)
         measuring = min(
-            (s.seconds - s.epochs * (s.epoch_seconds or 0.0) for s in loop), default=0.0
+            (s.seconds - s.epochs * (s.epoch_seconds or 0.0) for s in known), default=0.0
         )
         return self.options.final_epochs * epoch + max(0.0, measuring)
 
-    def affordable(self, steps: Sequence[Step]) -> list[Step]:
-        """Return the candidates for the last training that there is time to bisect.
-
-        Where it has begun, these are the ones that it began with.
-        """
-        found = candidates(self.options, steps)
-        first = next((step.begun_from for step in steps if step.ended), None)
-        if first is not None:
-            numbers = [step.step for step in found]
-            return found[: numbers.index(first) + 1] if first in numbers else found
-        one = max(1e-9, self.last_training(steps))
-        most = _trainings(len(found)) if found else 0
-        count = next((n for n in range(most, 0, -1) if self.has_room(n * one)), 0)
-        return found[: 2 ** (count - 1)] if count else []
+    def has_room_for_last(self, steps: Sequence[Step]) -> bool:
+        """Whether there is time for one more last training."""
+        return self.has_room(self.last_training(steps))
 
     def plan(self, steps: Sequence[Step]) -> str:
         """Return what the search will do, in a line; there must be a step besides dense."""
@@ -123,7 +115,7 @@ class Budget:
         last = ""
         if self.options.final_epochs:
             epoch, epochs = _spelled(_epoch_seconds(steps)), self.options.final_epochs
-            last = f"the last training ({epochs} epochs of {epoch}) and "
+            last = f"the last training ({epochs} epochs of {epoch}), twice if need be, and "
         return (
             f"{self.name}: steps of up to {longest} are begun while they leave {last}the end time"
         )
@@ -131,11 +123,6 @@ class Budget:
 
 def _loop(steps: Sequence[Step]) -> list[Step]:
     return [step for step in steps[1:] if not step.ended]
-
-
-def _trainings(count: int) -> int:
-    """Return how many last trainings it takes at most to bisect so many candidates."""
-    return ceil(log2(count)) + 1
 
 
 def _epoch_seconds(steps: Sequence[Step]) -> float:

@@ -159,18 +159,21 @@ class _Search:
         if self.options.final_epochs == 0:
             return
 
-        def holds(begun: Step) -> bool:
-            last = next((s for s in self.steps if s.ended and s.begun_from == begun.step), None)
-            last = last or self._last_training(begun, dense, stopped)
-            return last is not None and last.within
+        late = False
 
-        if self.budget is None:
-            found = candidates(self.options, self.steps)
-        else:
-            found = self.budget.affordable(self.steps)
-            if not found and candidates(self.options, self.steps):
-                self._say(f"{self.budget.name} leaves no time for the last training: raise hours")
+        def holds(begun: Step) -> bool | None:
+            nonlocal late
+            last = next((s for s in self.steps if s.ended and s.begun_from == begun.step), None)
+            if last is None:
+                late = self.budget is not None and not self.budget.has_room_for_last(self.steps)
+                last = None if late else self._last_training(begun, dense, stopped)
+            return None if late else last is not None and last.within
+
+        found = candidates(self.options, self.steps)
         fastest_that_holds(found, holds)
+        if late and self.budget is not None:
+            more = "another" if any(step.ended for step in self.steps) else "the"
+            self._say(f"{self.budget.name} leaves no time for {more} last training: raise hours")
 
     def _last_training(self, begun: Step, dense: Network, stopped: str) -> Step | None:
         """Train the network of a step for the last time, as a step of its own; None if it fails."""

@@ -11,6 +11,7 @@ from shoal.search.options import SearchOptions
 from shoal.search.records import Metrics, Step, chosen
 
 MOST_SLACK = 2.0  # points that a last training is expected to win back
+MACS = "the number of MACs"
 _USUAL_SHARE = 0.5  # of the points lost, where no fine-tuning of the run tells
 
 
@@ -58,34 +59,55 @@ def candidates(options: SearchOptions, steps: Sequence[Step]) -> list[Step]:
     """Return the steps that the last training may make the result, the slowest first.
 
     That is the last step within the drop, unless it is the dense network, and those past the drop
-    that are not slower than it. Where intervals overlap, the later step goes for the faster one.
+    that are not slower than it. Where intervals overlap, or the clock was not to be trusted, the
+    later step goes for the faster one.
     """
     loop = [step for step in steps if not step.ended]
     base = chosen(loop)
     past = [s for s in loop if not s.within and may_be_won_back(s, options, steps)]
     order: list[Step] = []
     for step in sorted([base, *past], key=lambda step: step.step):
-        slower = takewhile(
-            lambda other: other.latency_ratio_low > step.latency_ratio_high,  # noqa: B023
-            reversed(order),
-        )
-        order.insert(len(order) - sum(1 for _ in slower), step)
+        faster = takewhile(lambda other: _is_faster(other, step), reversed(order))  # noqa: B023
+        order.insert(len(order) - sum(1 for _ in faster), step)
     return [step for step in order[order.index(base) :] if step.step > 0]
 
 
-def fastest_that_holds(found: Sequence[Step], holds: Callable[[Step], bool]) -> None:
+def _is_faster(one: Step, other: Step) -> bool:
+    """Whether a step is certainly faster than another one."""
+    doubtful = one.latency_doubt or other.latency_doubt
+    return not doubtful and one.latency_ratio_low > other.latency_ratio_high
+
+
+def fastest_that_holds(found: Sequence[Step], holds: Callable[[Step], bool | None]) -> None:
     """Ask for the last of some steps whether it holds, and bisect the others if it does not.
 
     A step is taken to hold if a faster one does. With n steps it asks at most ceil(log2(n)) + 1
-    times, and about the first of them only if no other one holds.
+    times, and about the first of them only if no other one holds. None ends the asking.
     """
     low, high = -1, len(found)
     while high - low > 1:
         middle = high - 1 if high == len(found) else (low + high + 1) // 2
-        if holds(found[middle]):
+        answer = holds(found[middle])
+        if answer is None:
+            return
+        if answer:
             low = middle
         else:
             high = middle
+
+
+def latency_share(step: Step, dense: Step) -> tuple[str, float]:
+    """Return the share of dense's latency that a step has, and what it is a share of, in words.
+
+    Where the clock was not to be trusted, MACs stand in for it.
+    """
+    if step.latency_doubt:
+        return MACS, _macs_share(step, dense)
+    return "latency", 1.0 / step.latency_ratio
+
+
+def _macs_share(step: Step, dense: Step) -> float:
+    return step.metrics.macs / max(1, dense.metrics.macs)
 
 
 def why_stop(options: SearchOptions, steps: Sequence[Step], removed: int) -> str:
@@ -105,16 +127,10 @@ def why_stop(options: SearchOptions, steps: Sequence[Step], removed: int) -> str
         )
     if options.remove is not None and removed >= options.remove:
         return f"removed {options.remove}, as asked"
-    macs = last.metrics.macs / max(1, dense.metrics.macs)
-    # Where the clock is not to be trusted, MACs stand in for it.
-    timed = (
-        ("the number of MACs", macs)
-        if last.latency_doubt
-        else ("latency", 1.0 / last.latency_ratio)
-    )
+    macs = _macs_share(last, dense)
     for what, share, wanted in (
-        (*timed, options.target_latency),
-        ("the number of MACs", macs, options.target_macs),
+        (*latency_share(last, dense), options.target_latency),
+        (MACS, macs, options.target_macs),
     ):
         if hopeful[-1] and wanted is not None and share <= wanted:
             return f"{what} is {share:.2f} of dense's, {wanted:g} was the target"

@@ -125,16 +125,35 @@ def saved_ms(
         titles, the share saved; and, where MACs decided, why in words, else "".
     """
     where = deployments(runtime, batch_size(inputs) if batch is None else batch)
+    moves = list(moves)
     folded = network.copy().eval()
     merge_(folded, policy="fold")
     costs = LayerCosts(folded, where)
+    models, titles = _variants(folded, moves, how, costs)
+    if costs.doubt:
+        models, titles = _variants(folded, moves, how, costs)  # all merged by the layers' work
+    costs.save()
+    saved = dict.fromkeys((move.title for move in moves), 0.0)
+    times = measure_in(where, models, inputs, repeats=_ROUNDS, min_seconds=4.0)
+    whole_ms = sum(found[""].median_ms for found in times)
+    shares, doubt = saved_shares(times, lambda: {n: Work.of(m, inputs) for n, m in models.items()})
+    for alike in titles:
+        saved |= dict.fromkeys(alike, whole_ms * shares[alike[0]])
+    return whole_ms, saved, doubt
+
+
+def _variants(
+    folded: Network, moves: Sequence[Move], how: str, costs: LayerCosts
+) -> tuple[dict[str, Network], list[list[str]]]:
+    """Return the network, as "", and with one move of each kind, merged; and what moves are alike.
+
+    Each network is there by the title of the first of the moves that make one like it.
+    """
     whole = trial_merge_(folded.sharing_copy(), costs)
     before = _content(whole)
-    saved: dict[str, float] = {}
-    titles: dict[tuple[Any, ...], list[str]] = {}  # of moves that are alike
-    models = {"": whole}  # and, by its title, the first of these
+    models = {"": whole}
+    titles: dict[tuple[Any, ...], list[str]] = {}
     for move in moves:
-        saved[move.title] = 0.0
         variant = folded.sharing_copy()
         try:
             _make(move, variant, how)
@@ -146,13 +165,7 @@ def saved_ms(
         if signature not in titles:
             models[move.title] = variant
         titles.setdefault(signature, []).append(move.title)
-    costs.save()
-    times = measure_in(where, models, inputs, repeats=_ROUNDS, min_seconds=4.0)
-    whole_ms = sum(found[""].median_ms for found in times)
-    shares, doubt = saved_shares(times, lambda: {n: Work.of(m, inputs) for n, m in models.items()})
-    for alike in titles.values():
-        saved |= dict.fromkeys(alike, whole_ms * shares[alike[0]])
-    return whole_ms, saved, doubt
+    return models, list(titles.values())
 
 
 def saved_shares(

@@ -111,7 +111,7 @@ class SearchOptions(Options):
     hours: float | None = option(
         None,
         "A budget of working time that the search plans for: no step is begun that would not leave "
-        "time for the last training, merging and measuring. The time of interrupted calls counts, "
+        "time for last trainings, merging and measuring. The time of interrupted calls counts, "
         "the time between them does not. It may be raised until the last training was made.",
         unit="hours",
         check=above(0),

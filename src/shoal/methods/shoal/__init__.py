@@ -19,6 +19,7 @@ from shoal import options
 from shoal.errors import ConfigError
 from shoal.methods.shoal.choosing import best_step, rehearsed
 from shoal.options import at_least, between, one_of, option
+from shoal.search.limits import latency_share
 from shoal.search.method import Method, Progress, register_method
 
 if TYPE_CHECKING:
@@ -136,6 +137,6 @@ class Shoal(Method):
         target, share = lab.options.target_latency, float(self.options.step_saving)
         if target is None:
             return share
-        # The network's latency is dense's over the ratio.
-        missing = 1.0 - target * lab.history[-1].latency_ratio
+        _, left = latency_share(lab.history[-1], lab.history[0])
+        missing = 1.0 - target / left
         return min(share, missing) if missing > 0.0 else share
