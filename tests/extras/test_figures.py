@@ -22,6 +22,8 @@ from shoal.network import Network
 from shoal.surgery import drop_
 from small_runs import run
 
+RESNET18 = {"model": "shoal:resnet18_cifar", "data": "cifar10:/data", "method": "easier"}
+
 
 @pytest.fixture(scope="module")
 def network() -> Network:
@@ -174,16 +176,23 @@ def test_no_two_lines_of_a_figure_look_alike() -> None:
 def test_published_accuracies_stand_beside_those_of_the_same_network(runs: Path) -> None:
     (line,) = read_lines([runs / "cells" / "a"])
     assert drawn._printed(line) == {}
-    about = {"model": "shoal:resnet18_cifar", "data": "cifar10:/data", "method": "easier"}
+    about = {**RESNET18, "how": "identity"}
     printed = drawn._printed(replace(line, about=about))
     assert printed == {0: 92.47, 1: 92.39, 2: 92.82, 3: 92.15, 4: 92.47}
     assert drawn._printed(replace(line, about={**about, "rectifier": "gelu"})) == {}
 
 
+@pytest.mark.parametrize("other", [{"criterion": "random"}, {"how": "line"}])
+def test_nothing_is_drawn_beside_what_a_paper_did_not_do(runs: Path, other: dict[str, str]) -> None:
+    (line,) = read_lines([runs / "cells" / "a"])
+    about = {**RESNET18, "how": "identity", **other}
+    assert drawn._printed(replace(line, about=about)) == {}
+
+
 def test_those_of_several_removals_a_step_are_from_their_own_table(runs: Path) -> None:
     """Table 2 has 92.26 at eight, and Table 5, which is of one at a time, 92.10."""
     (line,) = read_lines([runs / "cells" / "a"])
-    about = {"model": "shoal:resnet18_cifar", "data": "cifar10:/data", "method": "easier"}
+    about = {**RESNET18, "how": "identity"}
     several = tuple(replace(one, total=17) for one in line.runs)
     for options, expected in (({"per_step": 1}, 92.10), ({"per_step": 2}, 92.26)):
         printed = drawn._printed(replace(line, runs=several, about={**about, **options}))

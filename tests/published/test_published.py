@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import fields
 from decimal import ROUND_HALF_UP, Decimal
 
 import pytest
 
+import shoal.methods  # noqa: F401  registers them
 from shoal import published
 from shoal.errors import NameNotFoundError
+from shoal.search.method import methods
+from shoal.targets import parse_keywords
 
 TEST_SIZES = {
     "table5": 10_000,
@@ -101,6 +105,53 @@ def test_a_cell_is_found_by_the_names_of_the_command_line() -> None:
 def test_of_data_that_are_read_in_another_way_nothing_is_published(data: str, known: bool) -> None:
     found = published.find(model="torchvision:swin_t", data=data, method="dense")
     assert (found is not None) == known
+
+
+def test_a_figure_without_a_count_stands_for_every_count_if_it_is_alone() -> None:
+    kind = {"model": "cifar_resnet32", "data": "cifar10", "method": "layer_pruning"}
+    for removed in (1, 5):
+        alone = published.find(**kind, removed=removed, variant="criterion=kl&rewind=0")
+        assert alone is not None
+        assert (alone.change, alone.counted) == (0.74, False)
+    several = {"model": "resnet50", "data": "imagenet", "method": "layer_pruning"}
+    assert published.find(**several, removed=3, variant="criterion=cka") is None
+    by_evaluations = {"model": "resnet18_nopool", "data": "cifar10", "method": "snl"}
+    assert published.find(**by_evaluations, removed=3) is None
+
+
+@pytest.mark.parametrize("method", published.used())
+def test_of_every_option_of_a_method_it_is_told_what_the_papers_did(method: str) -> None:
+    known, own = published.used()[method], methods[method].Options
+    assert sorted([*known.options, *known.free]) == sorted(f.name for f in fields(own))
+    made = own.from_dict(known.options).to_dict()
+    assert {name: made[name] for name in known.options} == known.options
+    assert published.variants(method)
+
+
+def test_a_published_variant_is_what_its_options_say() -> None:
+    of_all = {"task": "classify", "score_on": "trained"}
+    for method, known in published.used().items():
+        own = {"method": method, **of_all, **known.options}
+        for variant in published.variants(method):
+            given = parse_keywords(variant)
+            assert published.variant_of({**own, **given}) == variant
+            for name in given:
+                assert published.variant_of({**own, **given, name: "another"}) is None
+
+
+def test_the_network_that_easier_found_has_91_56_when_trained_from_scratch() -> None:
+    about = {"model": "shoal:resnet18_cifar", "data": "cifar10:ROOT", "method": "easier"}
+    about |= {"task": "classify", "score_on": "trained", **published.used()["easier"].options}
+    twin = published.find_run(about, 8, twin=True)
+    assert twin is not None
+    assert (twin.accuracy, twin.table) == (91.56, "ablation")
+    result = published.find_run(about, 8)
+    assert result is not None
+    assert result.accuracy == 92.10
+    assert published.find_run(about, 7, twin=True) is None
+    assert published.find_run(about, 0, twin=True) is None
+    for other in ({"per_step": 2}, {"how": "line"}, {"criterion": "random"}):
+        assert published.find_run({**about, **other}, 8, twin=True) is None
 
 
 def test_table_3_has_six_devices_and_work_that_rises_once() -> None:

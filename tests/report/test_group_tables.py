@@ -99,6 +99,50 @@ def test_the_csv_has_full_numbers_in_columns_of_their_own() -> None:
     assert egp["test_deviation"] == ""
     assert (easier["seeds"], egp["missing"]) == ("0 1", "1")
     assert (easier["published"], easier["published_in"]) == ("92.1", "table5")
+    assert (easier["published_change"], egp["published"], egp["published_in"]) == ("", "", "")
+
+
+CKA = published.find(
+    model="cifar_resnet56", data="cifar10", method="layer_pruning", removed=10,
+    variant="criterion=cka",
+)  # fmt: skip
+KL = published.find(
+    model="cifar_resnet32", data="cifar10", method="layer_pruning", removed=1,
+    variant="criterion=kl&rewind=0",
+)  # fmt: skip
+
+
+def test_a_change_that_is_published_without_an_accuracy_is_in_every_form() -> None:
+    groups = [group("layer_pruning", [90.0], 1.5, published=CKA)]
+    (row,) = csv.DictReader(io.StringIO(groups_csv(groups)))
+    assert (row["published"], row["published_change"], row["published_in"]) == ("", "1.25", "cka")
+    assert "+1.25 points" in markdown(groups_table(groups))
+    assert "?" not in markdown(groups_table(groups))
+
+
+def test_a_figure_without_a_count_has_a_question_mark_and_a_note() -> None:
+    table = groups_table([group("layer_pruning", [90.0], 1.5, published=KL)])
+    assert "+0.74 points ?" in markdown(table)
+    assert "published, ?: the paper does not say how many were removed" in table.notes
+
+
+def test_twins_stand_beside_the_one_that_is_published() -> None:
+    twin = published.find(
+        model="resnet18_cifar", data="cifar10", method="easier", removed=8, variant="from scratch"
+    )
+    with_twins = GROUPS[0].figures | {  # type: ignore[operator]
+        "twin_val": Spread.of([88.0, 89.0]), "twin_test": Spread.of([87.0, 89.0])
+    }  # fmt: skip
+    groups = [replace(GROUPS[0], figures=with_twins, published_twin=twin), GROUPS[1]]
+    table = groups_table(groups)
+    heads = [column.name for column in table.columns]
+    one, other = (dict(zip(heads, texts, strict=True)) for texts in table.texts())
+    assert (one["twin"], one["twin, published"]) == ("88.00 ± 1.41 %", "91.56 %")
+    assert (other["twin"], other["twin, published"]) == ("–", "–")
+    assert any("section 4.3" in note for note in table.notes)
+    row, _ = csv.DictReader(io.StringIO(groups_csv(groups)))
+    assert (row["twin_test"], row["published_twin"]) == ("88.0", "91.56")
+    assert not {"twin", "twin, published"} & {c.name for c in groups_table(GROUPS).columns}
 
 
 def test_cells_that_are_not_done_are_listed_with_the_reason() -> None:

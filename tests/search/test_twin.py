@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 import shoal
 import small_runs
@@ -98,6 +100,27 @@ def test_the_report_shows_it_beside_the_result(finished: Path, trained: Result) 
     assert rows["result"][0] == record.final.top1_val
     assert (rows["dense"][2], rows["result"][2]) == (1, 3)
     assert rows["twin"][3] == rows["result"][3]
+
+
+@pytest.mark.parametrize(
+    ("options", "published"), [({}, [92.47, 92.10, 91.56]), ({"how": "line"}, None)]
+)
+def test_the_published_twin_stands_beside_it(
+    finished: Path,
+    trained: Result,
+    tmp_path: Path,
+    options: dict[str, Any],
+    published: list[float] | None,
+) -> None:
+    about = {"model": "shoal:resnet18_cifar", "data": "cifar10:ROOT", "method": "easier"}
+    told = yaml.safe_dump({**about, "how": "identity", **options})
+    (tmp_path / "config.yaml").write_text(told)
+    record = replace(read_run(finished), folder=tmp_path, removed=8)
+    table = twin_table(record, trained)
+    assert table is not None
+    shown = [row.cells[5:] for row in table.rows]
+    assert shown == [() if published is None else (value,) for value in published or [0.0] * 3]
+    assert any("section 4.3" in note for note in table.notes) == (published is not None)
 
 
 def test_compare_takes_it_along_unless_it_is_named(finished: Path, trained: Result) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,25 @@ import shoal.sweep.place as place
 import shoal.sweep.run as loop
 from shoal import published
 from shoal.cli import main
-from shoal.sweep import CellState, SweepFolder, cells_of, groups_of
+from shoal.reproduce import find_target, plan
+from shoal.sealed import sealed_text
+from shoal.search.run_files import read_record
+from shoal.sweep import Cell, CellState, SweepFolder, cells_of, groups_of
 from shoal.sweep.groups import Spread, _published
 from sweep_checks import SPEC, Copies
+
+
+def state_of(cell: Cell) -> CellState:
+    return CellState(cell.name, cell.given, cell.job.to_dict())
+
+
+def train_twin(run: Path, **quality: float) -> None:
+    """Put a copy of a run into it as its twin, with another quality."""
+    twin = run / "twin"
+    shutil.copytree(run, twin)
+    record = read_record(twin)
+    changed = replace(record, dense=replace(record.dense, **quality))  # type: ignore[arg-type]
+    (twin / "result.json").write_text(sealed_text(changed.to_dict()))
 
 
 @pytest.fixture
@@ -71,19 +89,52 @@ def test_rows_say_by_what_they_differ(
     ("options", "accuracy"),
     [
         ({}, 92.10),
+        ({"criterion": "entropy?zeros=on&pooling=batch"}, 92.10),  # as the paper's code has it
         ({"per_step": 2}, 92.26),  # in Table 2, and not what Table 1 has for one at a time
         ({"per_step": 3}, None),
         ({"remove": [8, 9]}, 92.10),
+        ({"samples": 1000, "dense_epochs": 3}, 92.10),
         ({"rectifier": "gelu"}, None),
+        ({"criterion": ["random", "entropy"]}, None),
+        ({"criterion": "entropy?neurons=mixed"}, None),
+        ({"how": "line"}, None),
+        ({"per_latency": True}, None),
+        ({"dense_epochs": 1, "rewind": 0}, None),
+        ({"task": "binary"}, None),
     ],
 )
 def test_the_published_figure_is_that_of_the_same_variant(
     options: dict[str, Any], accuracy: float | None
 ) -> None:
-    spec = {"model": "shoal:resnet18_cifar", "data": "cifar10:ROOT", "method": "easier", **options}
-    cell, removed = cells_of(spec)[0], Spread(8.0, None, 1)
-    found = _published(CellState(cell.name, cell.given, cell.job.to_dict()), removed)
+    kind = {"model": "shoal:resnet18_cifar", "data": "cifar10:ROOT", "method": "easier"}
+    (cell, *_) = cells_of({**kind, "how": "identity", **options})
+    found = _published(state_of(cell), Spread(8.0, None, 1))
     assert (None if found is None else found.accuracy) == accuracy
+
+
+@pytest.mark.parametrize("name", ["table1", "table2", "table5", "table9"])
+@pytest.mark.parametrize("faithful", [False, True])
+def test_the_runs_that_reproduce_a_table_stand_beside_what_it_prints(
+    name: str, faithful: bool
+) -> None:
+    target = find_target(name)
+    data = dict.fromkeys(one.data for one in target.make())
+    made = plan(target, [f"{one}:." for one in data], faithful=faithful)
+    for wanted, (cell,) in zip(made.wanted, made.cells, strict=True):
+        for printed in wanted.cells:
+            if printed.method == "dense" and name == "table2":
+                continue  # which has another one than the table that is believed
+            found = _published(state_of(cell), Spread(printed.removed or 0, None, 1))
+            assert found is not None
+            assert name == "table1" or found.accuracy == printed.accuracy
+
+
+def test_the_runs_of_the_lottery_stand_beside_what_it_prints() -> None:
+    made = plan(find_target("lottery"), ["cifar10:."])
+    for wanted, (cell,) in zip(made.wanted, made.cells, strict=True):
+        (printed,) = wanted.cells
+        found = _published(state_of(cell), Spread(printed.removed or 1, None, 1))
+        assert found == (printed if printed.change is not None else None)  # of ResNet-56 none is
 
 
 @pytest.mark.parametrize(
@@ -96,6 +147,8 @@ def test_the_published_figure_is_that_of_the_same_variant(
             "lottery",
         ),
         ({"method": "layer_pruning", "criterion": "lesion"}, None),
+        ({"method": "layer_pruning", "per_latency": True}, None),
+        ({"method": "layer_pruning", "keep_first": True, "keep_per_stage": 2}, "cka"),
     ],
 )
 def test_the_published_figure_of_blocks_is_that_of_the_same_criterion(
@@ -103,10 +156,23 @@ def test_the_published_figure_of_blocks_is_that_of_the_same_criterion(
 ) -> None:
     spec = {"model": "shoal:cifar_resnet32", "data": "cifar10:ROOT", **options}
     (cell,) = cells_of(spec)
-    state = CellState(cell.name, cell.given, cell.job.to_dict())
+    state = state_of(cell)
     counts = {c.removed for name in ("cka", "lottery") for c in published.table(name)}
     found = [_published(state, Spread(n, None, 1)) for n in counts if n]
     assert {one.table for one in found if one is not None} == ({table} if table else set())
+
+
+def test_twins_stand_beside_their_results_where_every_seed_has_one(folder: Path) -> None:
+    """Their means are over the same seeds as those of the results, or are not shown."""
+    sweep = SweepFolder(folder)
+    names = groups_of(sweep)[0].names
+    for name, quality in zip(names, (70.0, 74.0), strict=True):
+        assert "twin_val" not in groups_of(sweep)[0].figures
+        train_twin(sweep.run(name), top1_val=quality, top1_test=quality + 1)
+    one, *others = groups_of(sweep)
+    assert one.figures["twin_val"] == Spread.of([70.0, 74.0])
+    assert one.figures["twin_test"] == Spread.of([71.0, 75.0])
+    assert not any("twin_val" in other.figures for other in others)
 
 
 def test_compare_shows_a_sweep_and_writes_it_in_every_form(

@@ -1,7 +1,8 @@
 """Published figures: the tables of the papers that shoal implements and compares with.
 
-One CSV file a table; `tables.csv` names them with their sources. Networks, data and methods have
-shoal's own names. Needs no PyTorch.
+One CSV file a table; `tables.csv` names them with their sources, and `methods.csv` tells with which
+options of a method they were made. Networks, data and methods have shoal's own names. Needs no
+PyTorch.
 
 Example:
     >>> from shoal import published
@@ -13,6 +14,7 @@ Example:
 
 from __future__ import annotations
 
-from shoal.published.cells import Cell, Table, find, table, tables, variant_of, variants
+from shoal.published.cells import Cell, Table, find, table, tables
+from shoal.published.runs import find_run, used, variant_of, variants
 
-__all__ = ["Cell", "Table", "find", "table", "tables", "variant_of", "variants"]
+__all__ = ["Cell", "Table", "find", "find_run", "table", "tables", "used", "variant_of", "variants"]

@@ -1,16 +1,15 @@
-"""Reading the tables: cells, and which of them is about a given run."""
+"""Reading the tables: their cells, and finding one of them."""
 
 from __future__ import annotations
 
 import csv
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from importlib import resources
 from typing import Any, get_type_hints
 
 from shoal.errors import unknown_name
-from shoal.targets import parse_keywords
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +61,12 @@ class Cell:
     minutes: float | None = None
     device: str = ""
 
+    @property
+    def counted(self) -> bool:
+        """Whether it is told how much is gone: of layers, or of evaluations of rectifiers."""
+        dense = self.method == "dense"
+        return dense or self.removed is not None or self.relus is not None
+
 
 @dataclass(frozen=True)
 class Table:
@@ -83,7 +88,7 @@ class Table:
 @functools.cache
 def tables() -> dict[str, Table]:
     """Return all tables by name, those that come first in `find` first."""
-    return {row["table"]: Table(*row.values()) for row in _rows("tables")}
+    return {row["table"]: Table(*row.values()) for row in rows("tables")}
 
 
 @functools.cache
@@ -95,7 +100,7 @@ def table(name: str) -> list[Cell]:
     """
     if name not in tables():
         raise unknown_name("published table", name, tables())
-    return [Cell(**_typed(row), table=name) for row in _rows(name)]
+    return [Cell(**_typed(row), table=name) for row in rows(name)]
 
 
 _PUBLISHED_SPLIT = "split=random"  # of CIFAR, as in Quétu et al. 2024
@@ -109,7 +114,8 @@ def find(
     `model` and `data` may be as the command line takes them ("torchvision:swin_t?num_classes=10",
     "cifar10:ROOT"). Of data that are read in another way ("pacs:ROOT?leave_out=sketch") nothing is
     published. With nothing removed it is the dense network, whatever the method. Where a
-    paper contradicts itself, the table of single removals is believed.
+    paper contradicts itself, the table of single removals is believed. A figure of which it is not
+    told how much was removed stands for every count if it is the only one of its kind.
     """
     if removed == 0:
         method = "dense"
@@ -117,38 +123,16 @@ def find(
     if reading not in ("", _PUBLISHED_SPLIT):
         return None
     wanted = (_plain(model), place.partition(":")[0], method, variant)
-    return next(
-        (
-            cell
-            for name in tables()
-            for cell in table(name)
-            if (cell.model, cell.data, cell.method, cell.variant) == wanted
-            and (cell.accuracy is not None or cell.change is not None)
-            and cell.removed == (cell.removed if method == "dense" else removed)
-        ),
-        None,
-    )
-
-
-def variants(method: str) -> list[str]:
-    """Return the variants of a method that something is published of, as options of shoal."""
-    found = dict.fromkeys(
-        cell.variant for name in tables() for cell in table(name) if cell.method == method
-    )
-    return [variant for variant in found if not variant or "=" in variant]
-
-
-def variant_of(options: Mapping[str, Any], usual: Mapping[str, Any]) -> str | None:
-    """Return the published variant that a run's options make it; None if nothing is published.
-
-    `usual` are the options of a run to which none is given. Where several variants say the same,
-    since some spell defaults out, it is the one that says most.
-    """
-    told = {name: parse_keywords(name) for name in variants(str(options["method"]))}
-    deciding = {name for own in told.values() for name in own}
-    own = {name: options.get(name, usual.get(name)) for name in deciding}
-    fitting = (v for v, o in told.items() if own == {n: o.get(n, usual.get(n)) for n in deciding})
-    return max(fitting, key=len, default=None)
+    found = [
+        cell
+        for name in tables()
+        for cell in table(name)
+        if (cell.model, cell.data, cell.method, cell.variant) == wanted
+        and (cell.accuracy is not None or cell.change is not None)
+    ]
+    same = (cell for cell in found if method == "dense" or cell.removed == removed)
+    alone = found[0] if len(found) == 1 and not found[0].counted else None
+    return next(same, alone)
 
 
 def _plain(model: str) -> str:
@@ -158,7 +142,8 @@ def _plain(model: str) -> str:
     return rest if library in ("shoal", "torchvision", "timm") else name
 
 
-def _rows(name: str) -> list[dict[str, str]]:
+def rows(name: str) -> list[dict[str, str]]:
+    """Return the rows of a CSV file of this folder as texts, by column."""
     text = resources.files(__package__).joinpath(f"{name}.csv").read_text(encoding="utf-8")
     return list(csv.DictReader(text.splitlines()))
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from shoal import published
-from shoal.report.table import Cell, Column, Quantity, Row, Table, points, unit_of
+from shoal.report.table import Cell, Column, Quantity, Row, Table, unit_of
 from shoal.search.figures import TOP1
 from shoal.sweep.groups import Group, Spread, best
 
@@ -19,9 +19,9 @@ _COLUMNS = (
     Column("validation", meaning="quality of the result on validation data", priority=8),
     Column("test", meaning="quality of the result on test data"),
     Column("dense", meaning="quality of the dense network on test data", priority=5),
-    Column(
-        "published", "%", meaning="test accuracy in the paper, with as many removed", priority=1
-    ),
+    Column("published", meaning="test accuracy in the paper, with as many removed", priority=1),
+    Column("twin", meaning="quality of the result's layers trained from scratch", priority=2),
+    Column("twin, published", meaning="its test accuracy in the paper", priority=3),
     Column("dense / this", meaning="latency of dense over this, both merged: above 1 is faster"),
     Column("latency", meaning="of the result, merged", priority=9),
     Column("MACs", meaning="multiply-accumulates of dense over this", priority=4),
@@ -55,22 +55,31 @@ def open_table(groups: Sequence[Group]) -> Table | None:
 def groups_csv(groups: Sequence[Group]) -> str:
     """Return the groups as CSV: each figure's mean and deviation over the seeds.
 
-    Qualities are in points, latency in ms, `seconds` in s; ratios are dense over this.
+    Qualities are in points, latency in ms, `seconds` in s; ratios are dense over this. Of what is
+    published `published` is the accuracy in percent, `published_change` its change against dense in
+    points, whichever the paper gives; `published_twin` is its accuracy when trained from scratch.
     """
     names = list(dict.fromkeys(name for one in groups for name in one.figures))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     heads = [head for name in names for head in (name, f"{name}_deviation")]
     first = ["model", "data", "method", "options", "quality", "seeds", "missing"]
-    writer.writerow([*first, *heads, "published", "published_in"])
+    writer.writerow([*first, *heads, *_PUBLISHED])
     for one in groups:
         figures = [value for name in names for value in _pair(one.figures.get(name))]
         seeds = " ".join(map(str, one.seeds))
         own = [one.model, one.data, one.method, one.variant, one.quality_name, seeds, len(one.open)]
-        known = one.published
-        told = ["", ""] if known is None else [known.accuracy, known.table]
-        writer.writerow([*own, *figures, *told])
+        writer.writerow([*own, *figures, *_printed(one.published, one.published_twin)])
     return out.getvalue()
+
+
+_PUBLISHED = ("published", "published_change", "published_in", "published_twin")
+
+
+def _printed(known: published.Cell | None, twin: published.Cell | None) -> list[object]:
+    """Return what is published, as `_PUBLISHED` names it."""
+    own = [None] * 3 if known is None else [known.accuracy, known.change, known.table]
+    return [*own, None if twin is None else twin.accuracy]
 
 
 def _pair(found: Spread | None) -> tuple[object, object]:
@@ -94,6 +103,8 @@ def _row(one: Group, tops: Mapping[str, Mapping[tuple[str, str], float]]) -> tup
         _quantity(found.get("test"), unit, best=top("quality", "test")),
         _quantity(found.get("dense_test"), unit),
         _told(one.published),
+        _quantity(found.get("twin_test" if with_test else "twin_val"), unit),
+        _told(one.published_twin),
         _quantity(found.get("speedup"), "×", best=top("speedup", "speedup"), sure=sure),
         _quantity(found.get("latency_ms"), "ms", sure=sure),
         _quantity(found.get("macs_ratio"), "×", best=top("macs_ratio", "macs_ratio")),
@@ -114,9 +125,10 @@ def _removed(one: Group) -> str | None:
 
 def _told(known: published.Cell | None) -> Cell:
     """Return a published accuracy or, where the paper gives that alone, its change."""
-    if known is None or known.accuracy is not None:
-        return None if known is None else known.accuracy
-    return None if known.change is None else points(known.change)
+    if known is None:
+        return None
+    value, unit = (known.change, "points") if known.accuracy is None else (known.accuracy, "%")
+    return None if value is None else Quantity(value, unit, sure=known.counted)
 
 
 def _quantity(
@@ -133,10 +145,14 @@ def _notes(groups: Sequence[Group]) -> list[str]:
         notes.append("mean ± standard deviation over the seeds")
     if not all(one.trusted for one in groups):
         notes.append("?: the machine was busy when latency was measured")
-    tables = dict.fromkeys(one.published.table for one in groups if one.published is not None)
-    if tables:
-        known = "; ".join(published.tables()[name].source for name in tables)
-        notes.append(f"published: {known}, after the paper's own training")
+    every = (cell for one in groups for cell in (one.published, one.published_twin))
+    known = [cell for cell in every if cell is not None]
+    if known:
+        tables = dict.fromkeys(cell.table for cell in known)
+        sources = "; ".join(published.tables()[name].source for name in tables)
+        notes.append(f"published: {sources}, after the paper's own training")
+    if not all(cell.counted for cell in known):
+        notes.append("published, ?: the paper does not say how many were removed")
     names = {one.quality_name for one in groups} - {TOP1}
     if names:
         notes.append(f"quality: {', '.join(sorted(names))}")

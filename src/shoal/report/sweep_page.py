@@ -30,6 +30,7 @@ _GLOSSARY = (
     ("MACs", "Multiply-accumulates for one sample; in the table, dense over this."),
     ("±", "The standard deviation over the seeds."),
     ("published", "What the paper reports for as many removed, after its own training."),
+    ("twin", "The result's layers trained from scratch, for as many epochs as the run."),
     ("validation, test", "All choices follow from validation data. Test data are only reported."),
 )  # fmt: skip
 

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from shoal import published
 from shoal.report.table import Column, Row, Table, quality_title, quality_unit, text_columns
+from shoal.search.published import published_of
 from shoal.search.records import Metrics, RunRecord
+from shoal.search.run_files import read_config
 
 
 def twin_table(record: RunRecord, found: RunRecord | None) -> Table | None:
-    """Return the table of dense network, result and the twin that was found; None if none was."""
+    """Return the table of dense network, result and the twin that was found; None if none was.
+
+    Where a paper has such a twin too, its figures have a column.
+    """
     if found is None or found.latency is None or record.latency is None:
         return None
     dense, epochs = record.dense, sum(step.epochs for step in record.steps)
@@ -31,9 +39,28 @@ def twin_table(record: RunRecord, found: RunRecord | None) -> Table | None:
         f"the run spent in all ({epochs}){before}, and merged likewise",
         "it is as fast as the result, whose layers it has",
     )
-    return Table("result and twin", columns, tuple(rows), notes)
+    return _with_published(Table("result and twin", columns, tuple(rows), notes), record)
 
 
 def _row(name: str, figures: Metrics, epochs: int, depth: int) -> Row:
     cells = (name, figures.top1_val, figures.top1_test, epochs, depth)
     return Row(cells, "strong" if name == "result" else "")
+
+
+def _with_published(table: Table, record: RunRecord) -> Table:
+    """Return the table with what is published of the three, where the twin is."""
+    options = {} if record.folder is None else read_config(record.folder)
+    twin = published_of(options, record.removed, twin=True)
+    if twin is None:
+        return table
+    known = (published_of(options, 0), published_of(options, record.removed), twin)
+    rows = (
+        replace(row, cells=(*row.cells, None if cell is None else cell.accuracy))
+        for row, cell in zip(table.rows, known, strict=True)
+    )
+    column = Column("published", "%", meaning="test accuracy in the paper")
+    sources = dict.fromkeys(published.tables()[cell.table].source for cell in known if cell)
+    note = f"published: {'; '.join(sources)}, after the paper's own training"
+    return replace(
+        table, columns=(*table.columns, column), rows=tuple(rows), notes=(*table.notes, note)
+    )

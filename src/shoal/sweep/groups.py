@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from shoal import published
-from shoal.search.job import job_of
+from shoal.published import Cell
+from shoal.search.published import published_of
 from shoal.search.records import RunRecord
+from shoal.search.run_files import twin_of
 from shoal.sweep.cells import plain_text
 from shoal.sweep.folder import CellState, SweepFolder
 
@@ -63,10 +64,12 @@ class Group:
             and `dense_val` and `dense_test` of the dense network, in points; `speedup`, latency of
             dense over the result's, both merged; `latency_ms`; `macs` and `macs_ratio` (dense over
             this), `depth` and `params`, all merged; `relus`, rectifier evaluations of one sample;
-            `seconds` of the search. What is not known, and
-            all of a group of which nothing is done, is missing.
+            `seconds` of the search; `twin_val` and `twin_test`, the quality of the result's layers
+            trained from scratch, where every cell has its twin. What is not known, and all of a
+            group of which nothing is done, is missing.
         trusted: whether the machine was calm whenever latency was measured.
         published: the published result of this kind, with as many removed; None without one.
+        published_twin: that of its layers trained from scratch, if they were here, too.
     """
 
     model: str
@@ -82,7 +85,8 @@ class Group:
     total: int | None
     figures: Mapping[str, Spread]
     trusted: bool
-    published: published.Cell | None
+    published: Cell | None
+    published_twin: Cell | None = None
 
     @property
     def title(self) -> str:
@@ -146,7 +150,9 @@ def _group(cells: Sequence[CellState], folder: SweepFolder, varying: Sequence[st
     found = [record for _, record in done]
     usual = found[0].dense if found else None
     totals = {record.total for record in found}
-    figures = _figures(found)
+    twins = _twins(found)
+    figures = _figures(_FIGURES, found) | _figures(_OF_TWINS, twins)
+    removed = figures.get("removed")
     told = {name: _value(first, name) for name in varying if name in first.given}
     behind = str(first.given.get("method", "")).partition("?")[2].replace("&", ", ")
     words = [f"{name}={plain_text(value)}" for name, value in told.items()]
@@ -165,24 +171,27 @@ def _group(cells: Sequence[CellState], folder: SweepFolder, varying: Sequence[st
         total=totals.pop() if len(totals) == 1 else None,
         figures=figures,
         trusted=all(r.latency is None or r.latency.speedup.get("trusted", True) for r in found),
-        published=_published(first, figures.get("removed")),
+        published=_published(first, removed),
+        published_twin=_published(first, removed, twin=True) if twins else None,
     )
 
 
-def _published(cell: CellState, removed: Spread | None) -> published.Cell | None:
-    job = cell.job
-    if removed is None or removed.deviation or job.get("task", "classify") != "classify":
+def _published(cell: CellState, removed: Spread | None, *, twin: bool = False) -> Cell | None:
+    """Return what is published of a cell's kind, where all seeds removed as many."""
+    if removed is None or removed.deviation:
         return None
-    kind = {name: str(job[name]) for name in ("model", "data", "method")}
-    if not published.variants(kind["method"]):
-        return None
-    variant = published.variant_of(job, job_of(kind, {}).to_dict()) if removed.mean else ""
-    if variant is None or job.get("rectifier") is not None:
-        return None
-    return published.find(**kind, removed=round(removed.mean), variant=variant)
+    return published_of(cell.job, round(removed.mean), twin=twin)
 
 
-_FIGURES: Mapping[str, Callable[[RunRecord], float | None]] = {
+def _twins(records: Sequence[RunRecord]) -> list[RunRecord]:
+    """Return the twins of all runs; none if one is missing, since means would be of others."""
+    found = [twin for record in records if (twin := twin_of(record)) is not None]
+    return found if len(found) == len(records) else []
+
+
+_Figures = Mapping[str, Callable[[RunRecord], float | None]]
+
+_FIGURES: _Figures = {
     "removed": lambda run: run.removed,
     "val": lambda run: run.final.top1_val,
     "test": lambda run: run.final.top1_test,
@@ -200,10 +209,15 @@ _FIGURES: Mapping[str, Callable[[RunRecord], float | None]] = {
     "seconds": lambda run: sum(step.seconds for step in run.steps),
 }
 
+_OF_TWINS: _Figures = {
+    "twin_val": lambda twin: twin.dense.top1_val,
+    "twin_test": lambda twin: twin.dense.top1_test,
+}
 
-def _figures(records: Sequence[RunRecord]) -> dict[str, Spread]:
+
+def _figures(named: _Figures, records: Sequence[RunRecord]) -> dict[str, Spread]:
     """Return the figures that all records have."""
-    every = {name: [read(run) for run in records] for name, read in _FIGURES.items()}
+    every = {name: [read(run) for run in records] for name, read in named.items()}
     known = {n: [v for v in values if v is not None] for n, values in every.items()}
     return {
         name: Spread.of(values)

@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from shoal import published
 from shoal.errors import ConfigError
 from shoal.extras.figures.canvas import check_path, empty_figure, style, write
 from shoal.extras.figures.runs import Line, quality, quality_label, quality_part, read_lines
-from shoal.search.job import job_of
+from shoal.search.published import published_of
 from shoal.search.records import Step
 
 AGAINST = ("latency", "macs")
@@ -131,24 +130,14 @@ def _means(line: Line, part: str) -> tuple[list[int], list[float], list[float]]:
 
 def _printed(line: Line) -> dict[int, float]:
     """Return the published accuracies of an experiment, by what was removed."""
-    kind = {name: str(line.about.get(name, "")) for name in ("model", "data", "method")}
-    if not all(kind.values()) or not published.variants(kind["method"]):
-        return {}
-    if line.about.get("rectifier"):
-        return {}  # the printed tables are of the networks' own rectifiers
-    variant = published.variant_of(line.about, job_of(kind, {}).to_dict())
-    if variant is None:
-        return {}
     total = max((run.total or 0 for run in line.runs), default=0)
-    cells = [
-        published.find(**kind, removed=count, variant=variant if count else "")
-        for count in range(total + 1)
-    ]
-    return {
+    cells = {count: published_of(line.about, count) for count in range(total + 1)}
+    known = {
         count: cell.accuracy
-        for count, cell in enumerate(cells)
-        if cell is not None and cell.accuracy is not None
+        for count, cell in cells.items()
+        if cell is not None and cell.accuracy is not None and cell.counted
     }
+    return known if any(known) else {}  # the dense network alone is no line
 
 
 def _cost(step: Step, against: str) -> float:
