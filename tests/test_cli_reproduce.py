@@ -3,16 +3,22 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
+import shoal.sweep.place as place
+import shoal.sweep.run as loop
 from data.image_trees import write_image
+from shoal import published
 from shoal.cli import main
 from shoal.cli.sweep import FAILED
+from shoal.errors import ShoalError
+from shoal.search.run_files import read_run
 from shoal.sweep import CellState, Sweep, SweepFolder, cells_of
 from small_runs import run
-from sweep_checks import finished
+from sweep_checks import Copies, finished
 
 DOMAINS = ("cartoon", "art_painting", "photo", "sketch")
 CLASSES = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
@@ -158,3 +164,145 @@ def test_a_cell_is_run_measured_and_goes_on(
     assert main(words) == 0
     assert (run / "result.json").stat().st_mtime_ns == before
     assert json.loads(capsys.readouterr().out)["rows"] == found
+
+
+@pytest.fixture
+def copied(monkeypatch: pytest.MonkeyPatch) -> Copies:
+    """Cells are done by copying a finished run; those on VLCS fail."""
+    pool = Copies({"easier-resnet18_cifar-vlcs": ["no memory"]})
+    monkeypatch.setattr(place, "Processes", lambda jobs: pool)
+    monkeypatch.setattr(loop, "_PAUSE", 0.0)
+    return pool
+
+
+def test_compare_knows_the_cells_of_all_calls(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], copied: Copies
+) -> None:
+    words = ["reproduce", "table1", "--model", "resnet18_cifar", "--method", "easier"]
+    for name in ("pacs", "vlcs"):
+        (tmp_path / name).mkdir()
+    assert main([*words, "--data", "pacs:pacs"]) == 0
+    assert main([*words, "--data", "cifar10=digits"]) == 0
+    assert main([*words, "--data", "vlcs:vlcs"]) == FAILED
+    first = SweepFolder(tmp_path / "table1").read()
+    assert [state.state for state in first] == ["done", "done", "failed"]
+    assert main([*words, "--data", "pacs:pacs", "--seed", "0", "--seed", "1"]) == 0
+    again = SweepFolder(tmp_path / "table1").read()  # what two calls have is there once
+    assert {state.name for state in first} < {state.name for state in again}
+    assert len(again) == 4
+    capsys.readouterr()
+    assert main(["compare", "table1", "--json"]) == 0
+    groups = json.loads(capsys.readouterr().out)["groups"]
+    assert {one["data"]: len(one["names"]) for one in groups} == {
+        "digits": 1, "vlcs:vlcs": 0, "pacs:pacs": 2,
+    }  # fmt: skip
+
+
+def test_a_figure_is_refused_before_its_runs_where_nothing_can_draw_it(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    copied: Copies,
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    words = ["figure3a", "--data", "cifar10=digits", "--model", "resnet18_cifar"]
+    assert "pip install 'shoal[report]'" in refused(capsys, *words)
+    assert copied.works == []
+    assert not (tmp_path / "figure3a").exists()
+    assert main(["reproduce", *words, "--list"]) == 0  # what draws nothing needs nothing
+
+
+@pytest.mark.parametrize(
+    ("target", "fails"),
+    [("figure3a", "shoal.extras.figures.removed"), ("table3", "shoal.reproduce.measure_merged")],
+)
+def test_what_was_measured_is_shown_though_the_figure_or_the_merge_fails(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    copied: Copies,
+    target: str,
+    fails: str,
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ShoalError("the disk is full")
+
+    monkeypatch.setattr(fails, fail)
+    words = ["reproduce", target, "--data", "cifar10=digits", "--model", "resnet18_cifar"]
+    assert main(words) == 2
+    shown = capsys.readouterr()
+    (run,) = copied.works
+    dense = read_run(run.folder).steps[0].metrics.top1_test
+    assert f"{dense:.2f} %" in shown.out
+    assert "measured on digits in the place of cifar10" in shown.out
+    assert shown.err.splitlines()[-1] == "shoal: the disk is full"
+    assert main([*words, "--json"]) == 2
+    found = json.loads(capsys.readouterr().out)
+    assert found["rows"][0]["accuracy"] == dense
+    assert len(found["printed_latencies"]) == (54 if target == "table3" else 0)
+
+
+def test_printed_latencies_stand_beside_what_is_measured_within_80_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["reproduce", "table3", "--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (place,) = (number for number, line in enumerate(lines) if "Jetson Orin" in line)
+    for line, figures in (
+        (lines[place], "8.52 8.31 7.83 7.38 6.91 6.44 6.13 6.06 6.14"),
+        (lines[place + 1], "1.00 1.03 1.09 1.15 1.23 1.32 1.39 1.41 1.39"),
+    ):
+        assert " ".join(line.split()).endswith(f" {figures}")
+    assert all(len(line.rstrip()) <= 80 for line in lines)
+
+
+def test_the_budget_of_a_file_is_the_one_that_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "options.yaml").write_text("budget: 0.1\n")
+    words = ["reproduce", "table7", "--data", "pacs:.", "--config", "options.yaml", "--list"]
+    assert main(words) == 0
+    assert "budget 0.1: each training has this share" in capsys.readouterr().out
+    assert main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["budget"] == 0.1
+
+
+def test_without_torchvision_the_list_says_that_it_is_missing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    assert main(["reproduce", "lottery", "--list"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("no data") >= len(published.table("lottery"))
+    assert "pip install 'shoal[torchvision]'" in shown
+
+
+def test_cells_run_wherever_those_of_a_sweep_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, object]] = []
+
+    def noted(spec: object, out: Path, **more: object) -> Sweep:
+        asked.append({name: value for name, value in more.items() if name != "listener"})
+        return Sweep(Path("out"), ())
+
+    monkeypatch.setattr("shoal.sweep.sweep", noted)
+    (tmp_path / "same.yaml").write_text("model: shoal:digits_resnet\n")
+    usual = {"jobs": None, "threads": None, "tries": 3, "ray": None, "slurm": None}
+    usual |= {"gpus_per_cell": None}
+    slurm = {"partition": "gpu", "timeout_min": 60}
+    for words, told in (
+        ("--jobs 4 --threads 2 --tries 5", {"jobs": 4, "threads": 2, "tries": 5}),
+        ("--ray --gpus-per-cell 0.25", {"ray": "local", "gpus_per_cell": 0.25}),
+        ("--ray 10.0.0.1:6379", {"ray": "10.0.0.1:6379"}),
+        ("--slurm partition=gpu&timeout_min=60", {"slurm": slurm}),
+        ("--slurm", {"slurm": {}}),
+        ("", {}),
+    ):
+        given = ["table2", "--data", "cifar10=digits", *words.split()]
+        assert main(["reproduce", *given]) == 0
+        assert main(["sweep", "same.yaml", *words.split()]) == 0
+        assert asked[-2:] == [usual | told] * 2
+    assert main(["reproduce", "--ray", "table2", "--data", "cifar10=digits"]) == 0
+    assert asked[-1] == usual | {"ray": "local"}
+    assert "key=value" in refused(capsys, "table2", "--data", "cifar10=digits", "--slurm", "gpu")

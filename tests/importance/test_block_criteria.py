@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,61 +9,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from block_networks import batches, removable
 from torch import Tensor, nn
 
 import shoal
 from changed import changed
-from shoal.errors import ConfigError, DataError, NameNotFoundError, TrainingError
-from shoal.importance import Scores, criteria, per_latency, score_several, stages
-from shoal.importance.criteria import criterion_for, make_criterion
+from shoal.errors import ConfigError
+from shoal.importance import stages
 from shoal.importance.without import alignment
-from shoal.models import cifar_resnet20
 from shoal.network import Network
-from shoal.surgery import drop_, linearize_, zero_out_
-
-SAMPLES = 24
-
-
-def trained_like(model: nn.Module) -> nn.Module:
-    """Give norms statistics as training leaves them."""
-    generator = torch.Generator().manual_seed(1)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            size = module.num_features
-            module.running_mean.copy_(0.3 * torch.randn(size, generator=generator))
-            module.running_var.copy_(0.5 + torch.rand(size, generator=generator))
-            module.weight.data.copy_(0.5 + torch.rand(size, generator=generator))
-            module.bias.data.copy_(0.2 * torch.randn(size, generator=generator))
-    return model.double().eval()
-
-
-@pytest.fixture(scope="module")
-def model() -> nn.Module:
-    torch.manual_seed(0)
-    return trained_like(cifar_resnet20(width=4))
-
-
-@pytest.fixture(scope="module")
-def images() -> Tensor:
-    return torch.randn(SAMPLES, 3, 12, 12, generator=torch.Generator().manual_seed(2)).double()
-
-
-@pytest.fixture(scope="module")
-def labels() -> Tensor:
-    return torch.arange(SAMPLES) % 10
-
-
-@pytest.fixture(scope="module")
-def network(model: nn.Module, images: Tensor) -> Network:
-    return shoal.capture(model, images[:2])
-
-
-def batches(images: Tensor, labels: Tensor, size: int = 8) -> list[tuple[Tensor, Tensor]]:
-    return list(zip(images.split(size), labels.split(size), strict=True))
-
-
-def removable(network: Network) -> list[str]:
-    return [block.name for block in network.blocks if block.removable]
+from shoal.surgery import linearize_
 
 
 def parts(model: nn.Module, images: Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -94,10 +48,14 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 # ---------------------------------------------------------------------- one forward per block
 
 
+def linear_cka(x: np.ndarray, y: np.ndarray) -> float:
+    x, y = x - x.mean(0), y - y.mean(0)
+    norms = np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)
+    return float(np.linalg.norm(x.T @ y) ** 2 / norms)
+
+
 def by_cka(full: tuple, less: tuple, labels: np.ndarray) -> float:
-    x, y = (v[0] - v[0].mean(0) for v in (full, less))
-    cka = np.linalg.norm(x.T @ y) ** 2 / (np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y))
-    return float(1 - cka)
+    return 1 - linear_cka(full[0], less[0])
 
 
 def by_kl(full: tuple, less: tuple, labels: np.ndarray) -> float:
@@ -152,6 +110,104 @@ def test_sites_are_lesioned_by_the_identity(
             less = changed(linearize_, network.copy(), name, how="identity")
             wanted = float(F.cross_entropy(less(images), labels) - dense)
             assert scores[name] == pytest.approx(wanted, abs=1e-10)
+
+
+# ---------------------------------------------------------------------- what CKA compares
+
+
+class Mapped(nn.Module):
+    """A residual block that makes features of the four unit vectors, and a layer that reads them.
+
+    Without the block the last layer reads (1, 0), (0, 1), (-1, 0), (0, -1); with it, the rows of
+    `features`, to which columns of zeros are added.
+    """
+
+    def __init__(self, features: Tensor) -> None:
+        super().__init__()
+        self.one = nn.Sequential(nn.Linear(2, 4, bias=False), nn.ReLU(), nn.Linear(4, 2))
+        self.head = nn.Linear(2, 3)
+        self.one[0].weight.data = UNITS.clone()  # the rectifier then gives 1 to one of the four
+        self.one[2].weight.data = (F.pad(features, (0, 2 - features.shape[1])) - UNITS).T
+        self.one[2].bias.data.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x + self.one(x))
+
+
+UNITS = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+
+
+@pytest.mark.parametrize(
+    ("features", "cka"),
+    [
+        # Rotated by 45° and √2 times as long.
+        ([[1.0, 1.0], [-1.0, 1.0], [-1.0, -1.0], [1.0, -1.0]], 1.0),
+        ([[1.0], [1.0], [-1.0], [-1.0]], 0.707107),
+        ([[1.0], [-1.0], [1.0], [-1.0]], 0.0),
+        ([[1.0], [0.0], [0.0], [0.0]], 0.471405),
+    ],
+)
+def test_cka_of_four_samples(features: list[list[float]], cka: float) -> None:
+    network = shoal.capture(Mapped(torch.tensor(features)).eval(), UNITS)
+    scores = shoal.score(network, [UNITS], "cka")
+    assert list(scores.values()) == [pytest.approx(1.0 - cka, abs=1e-6)]
+
+
+class ConvHead(nn.Module):
+    """Two residual blocks, a gate with linear layers between, and a 1×1 convolution that answers.
+
+    The answer is one for each position.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = (nn.Conv2d(3, 3, 3, padding=1) for _ in range(2))
+        self.gate = nn.Linear(3, 3)
+        self.head = nn.Conv2d(3, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + torch.tanh(self.first(x))
+        x = x * torch.sigmoid(self.gate(x.mean((2, 3))))[:, :, None, None]
+        x = x + torch.tanh(self.second(x))
+        return self.head(torch.relu(x))
+
+
+def test_cka_compares_channels_of_what_the_last_layer_reads() -> None:
+    torch.manual_seed(0)
+    model = ConvHead().double().eval()
+    x = torch.randn(12, 3, 6, 6).double()
+    network = shoal.capture(model, x[:2])
+    scores = shoal.score(network, [x[:5], x[5:]], "cka")
+    read: list[Tensor] = []
+    model.head.register_forward_pre_hook(lambda module, inputs: read.append(inputs[0]))
+    with torch.no_grad():
+        model(x)
+        for name in ("first", "second"):
+            changed, weight = model.get_submodule(name), model.get_parameter(f"{name}.weight")
+            before = weight.clone(), changed.bias.clone()
+            weight.zero_()
+            changed.bias.zero_()
+            model(x)
+            weight.copy_(before[0])
+            changed.bias.copy_(before[1])
+    rows = [value.permute(0, 2, 3, 1).reshape(-1, 3).numpy() for value in read]
+    for (name, score), y in zip(scores.items(), rows[1:], strict=True):
+        assert score == pytest.approx(1.0 - linear_cka(rows[0], y), rel=1e-6), name
+        assert score > 0.0
+
+
+def test_alignment_of_equal_and_of_constant_features() -> None:
+    x = torch.randn(20, 5).double()
+
+    def aligned(x: Tensor, y: Tensor) -> float:
+        x, y = (F.pad(rows, (1, 0), value=1.0) for rows in (x, y))
+        return alignment(x.T @ x, y.T @ y, x.T @ y)
+
+    ones = torch.ones(20, 5).double()
+    assert aligned(x, x) == pytest.approx(1.0)
+    assert aligned(x, 3.0 * x + 1.0) == pytest.approx(1.0)
+    assert aligned(x, ones) == 0.0
+    assert aligned(ones, ones) == 1.0
 
 
 # ---------------------------------------------------------------------- one pass
@@ -334,271 +390,3 @@ def test_gradients_by_finite_differences() -> None:
         for name, child in zip(names, ("one", "two"), strict=True):
             wanted = sum(formula(n).sum() for n in theta if n.startswith(child))
             assert scores[name] == pytest.approx(wanted, rel=1e-3, abs=1e-9)
-
-
-def test_gradient_criteria_leave_everything_as_it_was(
-    network: Network, images: Tensor, labels: Tensor
-) -> None:
-    twin = network.copy()
-    frozen = twin.get_parameter("conv1.weight")
-    frozen.requires_grad_(False)
-    before = {name: value.clone() for name, value in twin.state_dict().items()}
-    twin.train()
-    for criterion in ("snip?statistics=batch", "grasp"):
-        shoal.score(twin, batches(images, labels), criterion)
-    assert all(module.training for module in twin.modules())
-    assert not frozen.requires_grad
-    assert all(p.grad is None for p in twin.parameters())
-    assert all(torch.equal(value, before[name]) for name, value in twin.state_dict().items())
-
-
-# ---------------------------------------------------------------------- laws
-
-DATA = (
-    "cka", "kl", "lesion", "block_influence", "block_entropy", "hrank", "taylor", "snip", "grasp",
-    "fit_residual?place=block", "consensus?criteria=cka+fit_residual+snip",
-)  # fmt: skip
-
-
-@pytest.mark.parametrize("criterion", DATA)
-def test_batch_size_and_order_do_not_matter(
-    criterion: str, network: Network, images: Tensor, labels: Tensor
-) -> None:
-    first = shoal.score(network, batches(images, labels, 8), criterion)
-    others = [batches(images, labels, 5), list(reversed(batches(images, labels, 8)))]
-    mixed = torch.randperm(SAMPLES, generator=torch.Generator().manual_seed(3))
-    others.append(batches(images[mixed], labels[mixed], 11))
-    near = {"rel": 1e-7, "abs": 1e-11}
-    if "fit_residual" in criterion:  # its sums are of products in float32
-        near = {"rel": 1e-4, "abs": 1e-6}
-    for loader in others:
-        again = shoal.score(network, loader, criterion)
-        for name, value in first.items():
-            assert again[name] == pytest.approx(value, **near)
-
-
-class ConvHead(nn.Module):
-    """Two residual blocks, a gate with linear layers between, and a 1×1 convolution that answers.
-
-    The answer is one for each position.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = (nn.Conv2d(3, 3, 3, padding=1) for _ in range(2))
-        self.gate = nn.Linear(3, 3)
-        self.head = nn.Conv2d(3, 5, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + torch.tanh(self.first(x))
-        x = x * torch.sigmoid(self.gate(x.mean((2, 3))))[:, :, None, None]
-        x = x + torch.tanh(self.second(x))
-        return self.head(torch.relu(x))
-
-
-def test_cka_compares_channels_of_what_the_last_layer_reads() -> None:
-    torch.manual_seed(0)
-    model = ConvHead().double().eval()
-    x = torch.randn(12, 3, 6, 6).double()
-    network = shoal.capture(model, x[:2])
-    scores = shoal.score(network, [x[:5], x[5:]], "cka")
-    read: list[Tensor] = []
-    model.head.register_forward_pre_hook(lambda module, inputs: read.append(inputs[0]))
-    with torch.no_grad():
-        model(x)
-        for name in ("first", "second"):
-            changed, weight = model.get_submodule(name), model.get_parameter(f"{name}.weight")
-            before = weight.clone(), changed.bias.clone()
-            weight.zero_()
-            changed.bias.zero_()
-            model(x)
-            weight.copy_(before[0])
-            changed.bias.copy_(before[1])
-    rows = [value.permute(0, 2, 3, 1).reshape(-1, 3).numpy() for value in read]
-    for (name, score), y in zip(scores.items(), rows[1:], strict=True):
-        assert score == pytest.approx(1.0 - linear_cka(rows[0], y), rel=1e-6), name
-        assert score > 0.0
-
-
-def linear_cka(x: np.ndarray, y: np.ndarray) -> float:
-    x, y = x - x.mean(0), y - y.mean(0)
-    norms = np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)
-    return float(np.linalg.norm(x.T @ y) ** 2 / norms)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize(
-    "criterion", ["l1", "l2", "bn_scale", "consensus?criteria=l1+l2", "block_influence", "kl"]
-)
-def test_broken_weights_are_an_error_and_no_rank(
-    criterion: str, model: nn.Module, images: Tensor
-) -> None:
-    broken = copy.deepcopy(model)
-    with torch.no_grad():
-        broken.layer1[1].conv1.weight[0, 0, 0, 0] = float("nan")
-        broken.layer1[1].bn2.weight[0] = float("nan")
-    network = shoal.capture(broken, images[:2], check=False)
-    with pytest.raises(TrainingError, match="is NaN"):
-        shoal.score(network, [images], criterion)
-
-
-def test_criteria_of_gradients_share_their_passes(
-    network: Network, images: Tensor, labels: Tensor
-) -> None:
-    class Counted(list):  # type: ignore[type-arg]
-        passes = 0
-
-        def __iter__(self) -> Any:
-            Counted.passes += 1
-            return super().__iter__()
-
-    loader = Counted(batches(images, labels))
-    score_several(network, loader, [make_criterion(n) for n in ("taylor", "snip", "grasp")])
-    assert Counted.passes == 2  # gradients, and then their products with the Hessian
-
-
-@pytest.mark.parametrize("criterion", ["cka", "kl", "lesion", "block_influence"])
-def test_a_block_that_does_nothing_scores_zero(
-    criterion: str, network: Network, images: Tensor, labels: Tensor
-) -> None:
-    idle = changed(zero_out_, network.copy(), ["layer1.1", "layer3.2"])
-    scores = shoal.score(idle, batches(images, labels), criterion)
-    assert scores["layer1.1"] == pytest.approx(0.0, abs=1e-12)
-    assert scores["layer3.2"] == pytest.approx(0.0, abs=1e-12)
-    assert abs(scores["layer1.0"]) > 1e-6
-
-
-def test_alignment_of_equal_and_of_constant_features() -> None:
-    x = torch.randn(20, 5).double()
-
-    def aligned(x: Tensor, y: Tensor) -> float:
-        x, y = (F.pad(rows, (1, 0), value=1.0) for rows in (x, y))
-        return alignment(x.T @ x, y.T @ y, x.T @ y)
-
-    ones = torch.ones(20, 5).double()
-    assert aligned(x, x) == pytest.approx(1.0)
-    assert aligned(x, 3.0 * x + 1.0) == pytest.approx(1.0)
-    assert aligned(x, ones) == 0.0
-    assert aligned(ones, ones) == 1.0
-
-
-def test_random_scores_follow_from_seed_and_name(network: Network) -> None:
-    first, again = (shoal.score(network, (), "random", seed=3) for _ in range(2))
-    other = shoal.score(network, (), "random", seed=4)
-    assert dict(first) == dict(again) != dict(other)
-    assert all(0 <= value < 1 for value in first.values())
-    less = shoal.score(changed(drop_, network.copy(), "layer1.0"), (), "random", seed=3)
-    assert all(less[name] == first[name] for name in less)
-    sites = shoal.score(network, (), "random", place="site")
-    assert list(sites) == [site.name for site in network.sites]
-
-
-def test_last_goes_first(network: Network) -> None:
-    names = removable(network)
-    assert shoal.score(network, (), "last").lowest(len(names)) == names[::-1]
-
-
-def test_consensus_sums_ranks(network: Network, images: Tensor, labels: Tensor) -> None:
-    loader = batches(images, labels)
-    members = ["cka", "l1", "block_influence"]
-    found = shoal.score(network, loader, "consensus", criteria=members)
-    names = removable(network)
-    wanted = dict.fromkeys(names, 0.0)
-    for member in members:
-        scores = shoal.score(network, loader, member)
-        for place, name in enumerate(sorted(names, key=scores.__getitem__)):
-            wanted[name] += place
-    assert dict(found) == wanted
-    assert dict(shoal.score(network, loader, "consensus?criteria=cka,l1,block_influence")) == wanted
-
-
-def test_equal_scores_share_their_rank(network: Network, images: Tensor, labels: Tensor) -> None:
-    idle = changed(zero_out_, network.copy(), ["layer1.1", "layer3.2"])
-    loader = batches(images, labels)
-    scores = shoal.score(idle, loader, "consensus", criteria=["kl", "cka"])
-    assert scores["layer1.1"] == scores["layer3.2"] == 1.0
-
-
-def test_several_criteria_score_as_each_alone(
-    network: Network, images: Tensor, labels: Tensor
-) -> None:
-    loader = batches(images, labels)
-    names = ["lesion", "block_influence", "cka", "entropy", "block_entropy", "hrank", "l1", "kl",
-             "snip", "taylor", "grasp", "snip?statistics=batch"]  # fmt: skip
-    together = score_several(network, loader, [make_criterion(name) for name in names])
-    for name, scores in zip(names, together, strict=True):
-        assert dict(scores) == dict(shoal.score(network, loader, name))
-
-
-def test_importance_per_millisecond(network: Network, images: Tensor, labels: Tensor) -> None:
-    loader = batches(images, labels)
-    bare = shoal.score(network, loader, "kl")
-    saved = {name: 0.5 + i for i, name in enumerate(bare)}
-    weighted = shoal.score(network, loader, "kl", saved_ms=saved)
-    assert dict(weighted) == pytest.approx({n: bare[n] / saved[n] for n in bare})
-    signed = per_latency(Scores("x", {"a": -1.0, "b": -1.0, "c": 1.0}, 1), dict(a=1, b=2, c=0))
-    assert signed.lowest(3) == ["b", "a", "c"]
-    with pytest.raises(ConfigError, match="not measured"):
-        per_latency(bare, {})
-
-
-def test_only_some_samples(network: Network, images: Tensor, labels: Tensor) -> None:
-    part = shoal.score(network, batches(images, labels, 8), "kl", samples=10)
-    alone = shoal.score(network, batches(images[:10], labels[:10], 10), "kl")
-    assert part.samples == 10
-    assert dict(part) == pytest.approx(dict(alone))
-
-
-# ---------------------------------------------------------------------- errors
-
-
-def test_wrong_options_are_one_line(network: Network) -> None:
-    for criterion, words in (
-        ("lesion?metric=top5", "give one of loss, accuracy"),
-        ("l1?scope=layer", "give one of stage, global"),
-        ("cka?place=layer", "place is .layer.: give one of block, site"),
-        ("snip?statistics=none", "give one of running, batch"),
-        ("block_influence?vectors=all", "give one of auto, position, sample"),
-        ("consensus?criteria=cka", "two criteria"),
-        ("kl?mode=1", "does not take these options"),
-    ):
-        with pytest.raises(ConfigError, match=words) as caught:
-            shoal.score(network, (), criterion)
-        assert "\n" not in str(caught.value)
-    with pytest.raises(NameNotFoundError, match="lesion"):
-        shoal.score(network, (), "leson")
-
-
-def test_data_without_labels_or_samples(network: Network, images: Tensor) -> None:
-    for criterion in ("lesion", "taylor"):
-        with pytest.raises(DataError, match="no target"):
-            shoal.score(network, list(images.split(8)), criterion)
-    for criterion in ("cka", "taylor", "block_influence"):
-        with pytest.raises(DataError, match="empty"):
-            shoal.score(network, [], criterion)
-
-
-@pytest.mark.parametrize("criterion", ["cka", "kl", "lesion", "block_influence", "snip"])
-def test_nan_is_an_error(criterion: str, network: Network, images: Tensor, labels: Tensor) -> None:
-    with pytest.raises(TrainingError):
-        shoal.score(network, batches(images * float("nan"), labels), criterion)
-
-
-def test_a_network_without_blocks() -> None:
-    plain = shoal.capture(nn.Sequential(nn.Linear(4, 4), nn.ReLU()), torch.randn(2, 4))
-    for criterion in sorted(set(criteria) - {"entropy"}):
-        made = make_criterion(criterion)
-        if made.place == "block":
-            with pytest.raises(ConfigError, match="no residual block"):
-                shoal.score(plain, [torch.randn(2, 4)], criterion)
-
-
-def test_a_method_gets_the_criterion_for_what_it_removes() -> None:
-    assert criterion_for("entropy", "site").place == "site"
-    assert criterion_for("entropy", "block").place == "block"
-    assert criterion_for("random", "site", seed=5).options.seed == 5
-    assert criterion_for("random?seed=7", "block", seed=5).options.seed == 7
-    assert criterion_for("cka", "site").place == "site"
-    assert criterion_for("l1", "site").place == "site"
-    with pytest.raises(ConfigError, match="scores blocks"):
-        criterion_for("block_influence", "site")

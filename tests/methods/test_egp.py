@@ -13,31 +13,55 @@ from torch import Tensor, nn
 import shoal
 import small_runs
 from shoal.errors import NameNotFoundError
-from shoal.methods.egp import budgets
+from shoal.methods.egp import budgets, relevances, whole
 from small_runs import run
 
 LEFT = {"a": 4, "b": 6, "c": 10}
 ENTROPIES = {"a": 0.4, "b": 0.8, "c": 0.5}
 SIZES = {"a": 0.5, "b": 0.2, "c": 0.1}
+IRRELEVANCES = {"a": 0.2, "b": 0.16, "c": 0.05}  # H·mean|w|; their sum T is 0.41
+
+
+def test_relevance_is_the_sum_of_irrelevances_over_a_layers_own() -> None:
+    assert relevances(IRRELEVANCES) == pytest.approx({"a": 2.05, "b": 2.5625, "c": 8.2})
+    without = {"a": 0.2, "b": 0.16}  # T = 0.36
+    assert relevances(without) == pytest.approx({"a": 1.8, "b": 2.25})
 
 
 def test_budgets_follow_the_softmax_of_relevance() -> None:
     found = budgets(ENTROPIES, SIZES, LEFT, 0.5)
     assert found == pytest.approx({"a": 0.0212, "b": 0.0354, "c": 9.9434}, abs=1e-4)
     assert sum(found.values()) == pytest.approx(10.0)
+    assert whole(found, LEFT, cap=1.0) == {"a": 0, "b": 0, "c": 9}
+    assert whole(found, LEFT, cap=0.6) == {"a": 0, "b": 0, "c": 6}
 
 
 def test_a_layer_with_too_few_weights_loses_all_and_the_rest_is_shared_out_again() -> None:
-    found = budgets(ENTROPIES, SIZES, {**LEFT, "c": 6}, 0.5)
+    left = {**LEFT, "c": 6}
+    found = budgets(ENTROPIES, SIZES, left, 0.5)
     assert found == pytest.approx({"a": 0.7787, "b": 1.2213, "c": 6.0}, abs=1e-4)
+    assert whole(found, left, cap=1.0) == {"a": 0, "b": 1, "c": 6}
 
 
-def test_nearly_all_goes_to_the_least_relevant_of_many_layers() -> None:
+@pytest.mark.parametrize(
+    ("entropy", "relevance", "share", "others"),
+    [
+        (1.0, 17.0, 1 / 17, 1 / 17),
+        (0.5, 33.0, 0.999999, 0.0),
+        (0.9, 18.7778, 0.290, 0.0444),
+    ],
+)
+def test_nearly_all_goes_to_the_least_irrelevant_of_many_layers(
+    entropy: float, relevance: float, share: float, others: float
+) -> None:
+    """Of 17 layers that are alike but for the first one's entropy."""
     names = [str(number) for number in range(17)]
-    left, sizes = dict.fromkeys(names, 1000), dict.fromkeys(names, 1.0)
-    entropies = {**dict.fromkeys(names, 1.0), "0": 0.5}
-    found = budgets(entropies, sizes, {**left, "0": 10**6}, 0.001)
-    assert found["0"] / sum(found.values()) == pytest.approx(0.999999, abs=1e-6)
+    left, sizes = dict.fromkeys(names, 10**6), dict.fromkeys(names, 1.0)
+    entropies = {**dict.fromkeys(names, 1.0), "0": entropy}
+    assert relevances(entropies)["0"] == pytest.approx(relevance, abs=1e-4)
+    found = budgets(entropies, sizes, left, 0.001)
+    assert found["0"] / sum(found.values()) == pytest.approx(share, abs=5e-4 if others else 1e-6)
+    assert found["1"] / sum(found.values()) == pytest.approx(others, abs=5e-5)
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import shoal
-from shoal.methods.layer_folding import slope_lr
+from shoal.methods.layer_folding import clamp_slopes_, slope_group, slope_lr, slopes_penalty
 from shoal.network.modules import Blend
+from shoal.training import fit
 from small_runs import SITES, run
 
 
@@ -24,39 +26,91 @@ def test_the_blend_and_its_gradient() -> None:
     assert blend.slope.grad.item() == -3.0  # sum of min(z, 0)
 
 
+def slopes(*values: float) -> list[Tensor]:
+    return [torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in values]
+
+
 @pytest.mark.parametrize(
     ("slope", "penalty", "gradient"),
     [(0.0, 0.25, 0.0), (0.25, 0.234375, -0.125), (1.0, 0.0, 0.0), (1.2, 0.11, 0.6)],
 )
 def test_the_penalty(slope: float, penalty: float, gradient: float) -> None:
-    alpha = torch.tensor(slope, dtype=torch.float64, requires_grad=True)
-    value = 0.25 * (1 - alpha**2).abs()
+    (alpha,) = slopes(slope)
+    value = slopes_penalty([alpha], 0.25, 2)
     value.backward()
     assert value.item() == pytest.approx(penalty)
-    if slope != 1.0:  # the absolute value has no slope there
-        assert alpha.grad is not None
-        assert alpha.grad.item() == pytest.approx(gradient)
+    assert alpha.grad is not None
+    assert alpha.grad.item() == pytest.approx(gradient)
 
 
-def steps_to_linear(lr: float, most: int) -> int:
-    """SGD with momentum 0.9 on the penalty alone, from 0.01 to 0.9."""
-    slope, speed = 0.01, 0.0
-    for step in range(1, most + 1):
-        speed = 0.9 * speed - 0.5 * slope
-        slope -= lr * speed
-        if slope >= 0.9:
-            return step
-    return most + 1
+def test_the_penalty_is_a_sum_over_rectifiers_and_no_mean() -> None:
+    both = slopes_penalty(slopes(0.25, 1.2), 0.25, 2)
+    assert both.item() == pytest.approx(0.234375 + 0.11)
+    assert slopes_penalty(slopes(0.25, 1.2), 0.5, 1).item() == pytest.approx(0.5 * (0.75 + 0.2))
+
+
+def path(start: float, gradients: Sequence[float], lr: float = 1e-3) -> list[float]:
+    """Train one slope, of which the task's gradient at each step is given; returns its path."""
+    blend, taken = Blend(nn.ReLU(), start), list[float]()
+    # Of z = -3 the output is -3·slope, which times the target is the loss.
+    batches = [(torch.full((5, 1), -3.0), torch.full((5, 1), -g / 3.0)) for g in gradients]
+
+    def after_step(network: Blend) -> None:
+        clamp_slopes_([network.slope])
+        taken.append(float(network.slope))
+
+    fit(
+        blend,
+        batches,
+        epochs=1,
+        recipe={"precision": "fp32"},
+        loss=lambda output, target: (output * target).mean(),
+        penalty=lambda network, values: slopes_penalty([network.slope], 0.25, 2),
+        groups=lambda network: [slope_group([network.slope], lr)],
+        after_step=after_step,
+    )
+    return taken
+
+
+@pytest.mark.parametrize(
+    ("gradients", "expected"),
+    [
+        ([-3.0] * 4, [0.003, 0.0087015, 0.0168372, 0.0271678]),
+        ([3.0] * 4, [0.0, 0.0, 0.0, 0.0]),
+        ([3.0] * 3 + [-3.0] * 4, [0.0, 0.0, 0.0, 0.0, 0.0, 0.002203, 0.007187]),
+    ],
+)
+def test_a_slope_goes_where_task_and_penalty_push_it(
+    gradients: list[float], expected: list[float]
+) -> None:
+    assert path(0.0, gradients) == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
 @pytest.mark.parametrize(("lr", "steps"), [(1e-3, 950), (1e-2, 128), (0.1, 27)])
 def test_how_long_a_free_slope_takes(lr: float, steps: int) -> None:
-    assert steps_to_linear(lr, 2000) == pytest.approx(steps, rel=0.06)
+    """From 0.01 to 0.9, by the penalty alone."""
+    *_, before, last = path(0.01, [0.0] * steps, lr)
+    assert before < 0.9 <= last
 
 
 @pytest.mark.parametrize("steps", [60, 300, 1900])
 def test_the_rate_is_for_the_length_of_the_training(steps: int) -> None:
-    assert 0.3 * steps < steps_to_linear(slope_lr(0.25, steps), steps) < 0.9 * steps
+    taken = path(0.01, [0.0] * steps, slope_lr(0.25, steps))
+    assert 0.3 * steps < sum(slope < 0.9 for slope in taken) < 0.9 * steps
+
+
+def test_a_slope_whose_gradient_is_the_penaltys_alone_goes_as_far_as_that_takes_it() -> None:
+    """Of z > 0 the rectifier is the identity whatever its slope, so the task has no gradient.
+
+    |1 - α| pushes by λ = 0.25 at each of 20 steps: α = lr·λ·Σ (1 - 0.9^k) / 0.1 = 120.942·lr·λ.
+    """
+    torch.manual_seed(0)
+    batches = [(torch.rand(8, 4) + 0.1, torch.arange(8) % 3) for _ in range(20)]
+    net = shoal.capture(nn.Sequential(nn.ReLU(), nn.Linear(4, 3)), batches[0][0])
+    recipe = {"lr": 0.02, "precision": "fp32"}
+    options = {"slope_power": 1, "slope_lr": 0.02, "recipe": recipe, "test": None}
+    result = run(None, net, method="layer_folding", train=batches, val=batches, **options)
+    assert "largest slope 0.605, 0 of 1 folded" in result.steps[1].notes
 
 
 def test_slopes_are_learned_and_what_is_linear_is_folded(tmp_path: Path) -> None:

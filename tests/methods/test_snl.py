@@ -9,9 +9,11 @@ import torch
 from torch import nn
 
 import shoal
-from shoal.measure import rectifier_evaluations
+import small_runs
+from shoal.measure import rectifier_evaluations, rectifier_stages
+from shoal.models import resnet18_cifar
 from shoal.network.modules import Blend, ByChannel, Line
-from shoal.search.gates import count, grow, within
+from shoal.search.gates import GateSearch, count, grow, within
 from small_runs import SITES, captured, run
 
 ALL = 408  # of the small network: 128, 128, 128, 24
@@ -26,8 +28,23 @@ def test_the_gated_rectifier() -> None:
 def test_what_is_open_counts() -> None:
     gates = {"a": [1.0, 0.3, 0.009, -0.5]}
     assert count(gates, {"a": [1.0] * 4}) == 2
-    assert sum(map(abs, gates["a"])) == pytest.approx(1.809)
     assert count(gates, {"a": [5.0, 7.0, 1.0, 1.0]}) == 12
+
+
+KAPPA = {"kappa": 1e-5, "growth": 1.1, "wait": 5, "lr": 1e-3}
+
+
+def test_the_penalty_is_the_sum_of_the_gates_magnitudes() -> None:
+    net = shoal.capture(nn.Sequential(nn.ReLU(), nn.Linear(4, 2)), torch.randn(3, 4))
+    lab = small_runs.lab(net, [], [])
+    (name,) = counts = lab.evaluations()
+    lab.replace([name], lambda site: lab.blend(site, by_channel=True))
+    lab.slopes()[name].data = 1 - torch.tensor([1.0, 0.3, 0.009, -0.5])
+    search = GateSearch(lab, counts, 2, **KAPPA)
+    assert search.penalty(lab.network, {}).item() == pytest.approx(1e-5 * 1.809)
+    search.after_step(lab.network)  # two are open, which meets the budget
+    assert search.met
+    assert search.opened(lab.network) == {name: [True, True, False, False]}
 
 
 def test_kappa_grows_while_the_count_sets_no_new_low() -> None:
@@ -47,6 +64,31 @@ def test_the_smallest_gates_go_until_the_budget_is_met_and_no_longer() -> None:
     assert within(gates, costs, 0) == {"a": [False, False], "b": [False]}
     shut = {"a": [0.0, 0.0], "b": [0.0]}  # all at once, as clamped gates are
     assert within(shut, costs, 14) == {"a": [False, True], "b": [True]}
+
+
+@pytest.mark.long
+def test_whole_sites_meet_the_budgets_of_the_papers() -> None:
+    """ResNet-18 without pooling, as SNL counts it: what is left are its last sites."""
+    model = resnet18_cifar()
+    model.maxpool, model.relu = nn.Identity(), nn.Identity()
+    net = shoal.capture(model.eval(), torch.randn(2, 3, 32, 32))
+    evaluations = rectifier_evaluations(net)
+    assert sum(evaluations.values()) == 491_520
+    stages = [list(stage.sites) for stage in rectifier_stages(net)]
+    costs = {name: [float(n)] for name, n in evaluations.items()}
+    gates = {name: [0.05 * (1 + place)] for place, name in enumerate(evaluations)}
+    for budget, left in (
+        (24_576, stages[3][1:]),
+        (32_768, stages[3]),
+        (49_152, stages[2][3:] + stages[3]),
+        (98_304, stages[2] + stages[3]),
+        (229_376, stages[1] + stages[2] + stages[3]),
+    ):
+        opened = within(gates, costs, budget)
+        assert [name for name, is_open in opened.items() if all(is_open)] == left
+        less = net.copy()
+        shoal.linearize_(less, [name for name in costs if name not in left], "identity")
+        assert sum(rectifier_evaluations(less).values()) == budget
 
 
 def test_a_rectifier_by_channel() -> None:

@@ -7,14 +7,18 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 import shoal
 import small_runs
 from shoal.errors import ConfigError, NothingToRemoveError
+from shoal.importance.trials import line_scores
 from shoal.network import Network
+from shoal.passes import Data
 from shoal.search.records import Result
-from shoal.surgery import linearize_, norm_lines
+from shoal.surgery import FittedLine, linearize_, norm_lines
 from shoal.surgery.norm_lines import implied_lines, norm_inputs
+from shoal.tasks import find_task
 from shoal.training import evaluate
 from small_chain import chain
 from small_runs import FakeGauge, digits, run
@@ -118,10 +122,69 @@ def test_it_stops_as_published() -> None:
 
 
 def test_a_network_without_norms_is_one_line() -> None:
-    model = torch.nn.Sequential(
-        torch.nn.Flatten(), torch.nn.Linear(64, 8), torch.nn.ReLU(), torch.nn.Linear(8, 10)
-    )
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10))
     with pytest.raises(NothingToRemoveError, match="use inputs='data'"):
         tlc(model)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="replace is 'zero'"):
         tlc(replace="zero")
+
+
+# ---------------------------------------------------------------------- one normed rectifier
+
+
+def normed(mean: float, deviation: float) -> Network:
+    """A rectifier behind a batch norm that gives what is standard normal these two."""
+    norm = nn.BatchNorm1d(1, eps=0.0)
+    norm.weight.data.fill_(-deviation)  # its sign says nothing
+    norm.bias.data.fill_(mean)
+    return shoal.capture(nn.Sequential(norm, nn.ReLU()).double().eval(), torch.randn(4, 1).double())
+
+
+def constant_line(slope: float) -> FittedLine:
+    return FittedLine(torch.tensor([slope]), torch.tensor([0.0]), 0.0)
+
+
+@pytest.fixture(scope="module")
+def gaussian() -> Tensor:
+    """The midpoints of equal shares of a standard normal, [samples, 1]."""
+    count = 200_000
+    shares = (torch.arange(count, dtype=torch.float64) + 0.5) / count
+    return torch.special.ndtri(shares)[:, None]
+
+
+@pytest.mark.parametrize(
+    ("mean", "deviation", "line", "identity", "zero"),
+    [
+        (1.0, 1.0, 0.0432, 0.0753, 1.9247),
+        (0.0, 1.0, 0.0908, 0.5, 0.5),
+        (-1.0, 2.0, 0.3013, 4.1614, 0.8386),
+        (-2.0, 0.5, 1e-6, 4.25, 1e-6),
+    ],
+)
+def test_the_squared_errors_of_the_line_and_of_tlcs_two_options(
+    mean: float, deviation: float, line: float, identity: float, zero: float, gaussian: Tensor
+) -> None:
+    """As the method scores them, where the rectifier's output is the target of a regression."""
+    net = normed(mean, deviation)
+    (name,) = (site.name for site in net.sites)
+    data = Data([(gaussian, net(gaussian).detach())])
+    lines = {
+        "line": norm_lines(net)[name],
+        "mask": implied_lines(net, "mask")[name],
+        "identity": constant_line(1.0),
+        "zero": constant_line(0.0),
+    }
+    task = find_task("regress")
+    found = {how: line_scores(net, {name: put}, data, task)[name] for how, put in lines.items()}
+    taken = identity if mean > 0 else zero
+    known = {"line": line, "mask": taken, "identity": identity, "zero": zero}
+    for how, error in known.items():
+        assert found[how] == pytest.approx(error, abs=6e-5 if error > 1e-5 else 5e-7), how
+    assert found["line"] <= found["mask"]
+
+
+def test_the_line_without_data_is_autoreps_polynomial_of_degree_1() -> None:
+    """DAPA (Peng et al. 2023): of u = 0.5 and s = 1 it is 0.691462·z + 0.352065."""
+    (line,) = norm_lines(normed(0.5, 1.0)).values()
+    assert line.slope.item() == pytest.approx(0.691462, abs=1e-6)
+    assert line.intercept.item() == pytest.approx(0.352065, abs=1e-6)

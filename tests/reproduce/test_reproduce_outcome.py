@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +9,19 @@ import shoal.methods  # noqa: F401  registers them
 from shoal import published
 from shoal.published import Cell
 from shoal.report.reproduce_tables import merged_tables, reproduced_lines, reproduced_table
-from shoal.reproduce import Merged, Plan, Row, find_target, measure_merged, rows
+from shoal.reproduce import (
+    Merged,
+    Plan,
+    Row,
+    find_target,
+    measure_merged,
+    printed_latencies,
+    rows,
+)
 from shoal.reproduce.targets import Wanted
+from shoal.runtimes import Runner
+from shoal.runtimes.eager import Eager
+from shoal.runtimes.runtime import RUNTIMES
 from shoal.search.records import RunRecord
 from shoal.search.run_files import read_run
 from shoal.sweep import SweepFolder, cells_of
@@ -171,3 +182,64 @@ def test_merged_networks_are_smaller_or_not_but_the_same(
     assert sizes.texts()[1][4] == "258.24"
     assert sizes.texts()[2][4] == "–"
     assert [texts[1] for texts in timed.texts()][:2] == ["dense, folded", "1 removed, merged"]
+
+
+def test_every_printed_latency_of_table_3_is_shown_with_what_it_gained() -> None:
+    cells = published.table("table3")
+    (table,) = merged_tables(None, cells)
+    shown = table.texts()
+    assert [column.name for column in table.columns] == ["device", *map(str, range(9))]
+    read = {
+        (device[0], removed): float(text)
+        for device in shown[::2]
+        for removed, text in enumerate(device[1:])
+    }
+    printed = {(one.device, one.removed): one.latency_ms for one in cells}
+    assert len(printed) == 54
+    assert read == printed
+    for device, gains in zip(shown[::2], shown[1::2], strict=True):
+        assert gains[0] == "  dense / this"
+        for ms, gain in zip(device[1:], gains[1:], strict=True):
+            assert float(gain) == pytest.approx(float(device[1]) / float(ms), abs=0.005)
+    assert shown[0][1:3] == ["13.5", "9.33"]
+    assert shown[1][1:3] == ["1.00", "1.45"]  # above 1 is faster
+    assert merged_tables(None, published.table("table5")) == []
+
+
+def test_a_printed_latency_without_a_dense_one_on_its_device_has_no_ratio() -> None:
+    times = [cell(0, None, device="A", latency_ms=4.0)]
+    times += [cell(2, None, device=name, latency_ms=2.0) for name in ("A", "B")]
+    found = printed_latencies([*times, cell(3, 80.0)])
+    assert [(one.device, one.removed, one.ratio) for one in found] == [
+        ("A", 0, 1.0), ("A", 2, 2.0), ("B", 2, None),
+    ]  # fmt: skip
+    (table,) = merged_tables(None, times)
+    assert table.texts() == [
+        ["A", "4", "2"], ["  dense / this", "1.00", "2.00"],
+        ["B", "–", "2"], ["  dense / this", "–", "–"],
+    ]  # fmt: skip
+
+
+@pytest.mark.long
+def test_a_runtime_that_fails_is_a_line_under_those_that_do_not(
+    made: tuple[Plan, SweepFolder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, folder = made
+
+    @dataclass(frozen=True)
+    class Broken(Eager):
+        name, title = "broken", "a broken one"
+
+        def make(self, network: object, inputs: object, *, check: bool = False) -> Runner:
+            raise RuntimeError("the compiler crashed")
+
+    monkeypatch.setitem(RUNTIMES._entries, "broken", Broken)
+    monkeypatch.setattr("shoal.reproduce.merged.installed", lambda: ["broken", "eager"])
+    run = folder.run(plan.cells[0][0].name)
+    sizes, timed = merged_tables(measure_merged(run, seconds=0.01), [])
+    assert {texts[0] for texts in timed.texts()} == {"PyTorch", ""}
+    (line,) = (note for note in timed.notes if "broken" in note)
+    assert line.startswith("no latency in a broken one: RuntimeError: the compiler crashed")
+    monkeypatch.setattr("shoal.reproduce.merged.installed", lambda: ["broken"])
+    (sizes,) = merged_tables(measure_merged(run, seconds=0.01), [])
+    assert any("the compiler crashed" in note for note in sizes.notes)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -50,10 +51,12 @@ def test_every_run_is_a_job_that_can_be_made(target: Target) -> None:
         for seed, cell in enumerate(cells):
             search = cell.job.settings.search
             assert cell.job.model.partition(":")[2] == one.model
-            assert cell.job.data == f"{one.data}:."
+            own_split = one.data == "cifar10" and target.name != "lottery"
+            assert cell.job.data == f"{one.data}:." + "?split=random" * own_split
             assert cell.job.settings.name == one.method
             assert search.seed == seed
             assert search.max_drop == 100.0  # nothing but the count ends it
+            assert not search.move_padding  # nothing goes by the clock
             assert search.dense_epochs == search.epochs
 
 
@@ -75,6 +78,35 @@ def test_training_is_that_of_the_paper_and_the_budget_scales_it() -> None:
             told = [job.reading.batch_size, recipe.optimizer, recipe.lr, recipe.milestones]
             assert told == others
             assert job.pretrained == (model != "resnet18_cifar")
+
+
+def test_the_options_of_all_runs_count_over_those_of_the_target() -> None:
+    target = find_target("table2")
+    options = {"move_padding": True, "budget": 0.25}
+    found = plan(target, ["cifar10:."], budget=0.5, options=options)
+    searches = [cells[0].job.settings.search for cells in found.cells]
+    assert {(one.move_padding, one.budget) for one in searches} == {(True, 0.25)}
+    assert found.budget == 0.25  # what is said of the runs is what they have
+    found = plan(target, ["cifar10:."], budget=0.5, options={"budget": None})
+    assert (found.budget, found.cells[0][0].job.settings.search.budget) == (1.0, None)
+
+
+def test_a_split_that_the_user_chose_is_kept() -> None:
+    for target, given, read in (
+        ("table2", "cifar10:.", "cifar10:.?split=random"),
+        ("table2", "cifar10:.?split=stratified", "cifar10:.?split=stratified"),
+        ("table2", "cifar10=cifar10:.", "cifar10:.?split=random"),
+        ("table2", "cifar10=folder:.", "folder:."),
+        ("lottery", "cifar10:.", "cifar10:."),
+    ):
+        found = plan(find_target(target), [given])
+        assert {cells[0].job.data for cells in found.cells} == {read}
+
+
+@pytest.mark.parametrize("target", targets.values(), ids=list(targets))
+def test_where_the_split_of_the_paper_cannot_be_had_a_note_says_so(target: Target) -> None:
+    told = any("Tiny-ImageNet" in note for note in target.notes)
+    assert told == ("tiny_imagenet" in {one.data for one in target.make()})
 
 
 def test_table_2_removes_several_a_round() -> None:
@@ -123,6 +155,15 @@ def test_what_has_no_data_is_told_with_where_it_goes() -> None:
     assert sum(map(bool, found.cells)) == sum(one.data == "pacs" for one in found.wanted)
 
 
+def test_without_torchvision_it_is_said_where_data_are_read_by_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    line = plan(find_target("lottery"), ()).missing["cifar10"].replace("\\", "/")
+    assert "pip install 'shoal[torchvision]'" in line
+    assert line.endswith("then give --data cifar10:data/cifar10")
+
+
 def test_wrong_plans_are_one_line() -> None:
     table7, table1 = find_target("table7"), find_target("table1")
     for words, expected in (
@@ -148,9 +189,11 @@ def test_wrong_plans_are_one_line() -> None:
         plan(table1, methods=["easer"])
     with pytest.raises(NameNotFoundError, match="did you mean 'table1"):
         find_target("tabel1")
-    for budget in (0.0, 1.5):
+    for budget in (0.0, 1.5, "a tenth", True, [0.1, 0.2]):
         with pytest.raises(OptionError, match="budget"):
-            plan(table7, budget=budget)
+            plan(table7, budget=budget)  # type: ignore[arg-type]
+        with pytest.raises(OptionError, match="budget"):
+            plan(table7, options={"budget": budget})
     with pytest.raises(OptionError, match="seed"):
         plan(table7, seeds=(1, 1))
 

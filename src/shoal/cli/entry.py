@@ -132,7 +132,7 @@ def _shoal(
 def _run(words: list[str]) -> int:
     """Parse and run; errors come out as exceptions, apart from Ctrl-C between commands."""
     command = _said_plainly(typer.main.get_command(_build_app(words)))
-    words = with_bare_flags(words) if words[:1] == ["sweep"] else words
+    words = with_bare_flags(words) if words[:1] in (["sweep"], ["reproduce"]) else words
     try:
         code = command.main(args=words, prog_name="shoal", standalone_mode=False)
     except OptionError as error:

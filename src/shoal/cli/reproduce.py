@@ -9,8 +9,18 @@ import typer
 
 from shoal.cli import params
 from shoal.cli.params import option
-from shoal.cli.screen import Interrupted, progress_console, show
-from shoal.cli.sweep import FAILED
+from shoal.cli.screen import progress_console, show
+from shoal.cli.sweep import (
+    FAILED,
+    TRIES,
+    GpusPerCell,
+    Jobs,
+    Ray,
+    Slurm,
+    Threads,
+    Tries,
+    run_cells,
+)
 from shoal.errors import ConfigError
 from shoal.user_paths import user_path
 
@@ -77,9 +87,12 @@ def reproduce(
             metavar="DIR",
         ),
     ] = None,
-    jobs: Annotated[
-        int | None, option("Runs at a time. Default: 1.", "--jobs", "-j", min=1)
-    ] = None,
+    jobs: Jobs = None,
+    threads: Threads = None,
+    ray: Ray = None,
+    gpus_per_cell: GpusPerCell = None,
+    slurm: Slurm = None,
+    tries: Tries = TRIES,
     list_only: Annotated[
         bool, option("Only show the cells, as far as they have come; run nothing.", "--list")
     ] = False,
@@ -110,53 +123,67 @@ def reproduce(
     )
     folder = SweepFolder(Path.cwd() / user_path(out or target))
     nothing = not any(planned.cells)
-    failed = False if list_only or nothing else _run(planned, folder, jobs)
-    _show(planned, folder, verbose, as_json, finish=not (list_only or nothing))
+    runs = not (list_only or nothing)
+    if runs and asked.figure:
+        _check_drawing()
+    failed = False
+    if runs:
+        folder.keep()  # what other calls have run of the target is listed on
+        found = run_cells(
+            planned.spec,
+            folder.path,
+            jobs=jobs,
+            threads=threads,
+            ray=ray,
+            gpus_per_cell=gpus_per_cell,
+            slurm=slurm,
+            tries=tries,
+        )
+        failed = bool(found.failed)
+    _show(planned, folder, verbose, as_json, finish=runs)
     if nothing and not list_only:
         names = " and ".join(planned.missing)
         raise ConfigError(f"no data are given for {target}: get {names} as said above")
     return FAILED if failed else 0
 
 
-def _run(planned: Plan, folder: SweepFolder, jobs: int | None) -> bool:
-    """Run what is not done yet; return whether something failed."""
-    from shoal.report.sweep_progress import showing
-    from shoal.sweep import sweep
+def _check_drawing() -> None:
+    """Raise now what would otherwise be found after hours: that matplotlib is not installed."""
+    from shoal.extras.figures.canvas import empty_figure
 
-    try:
-        with showing(progress_console()) as listener:
-            found = sweep(planned.spec, folder.path, jobs, listener=listener)
-    except KeyboardInterrupt:
-        raise Interrupted(
-            "interrupted: finished steps are kept; the same command resumes"
-        ) from None
-    return bool(found.failed)
+    empty_figure(7.0, 4.0)
 
 
 def _show(
     planned: Plan, folder: SweepFolder, verbose: bool, as_json: bool, *, finish: bool
 ) -> None:
+    """Show what was measured, and then what is made of it, which may fail."""
     from shoal.report.reproduce_tables import merged_tables, reproduced_lines, reproduced_table
-    from shoal.reproduce import rows
+    from shoal.reproduce import printed_latencies, rows
 
     target = planned.target
     found = rows(planned, folder)
-    tables = [reproduced_table(target, found)]
+    published = [cell for one in planned.wanted for cell in one.cells]
     value: dict[str, Any] = {
         "target": target.name,
         "budget": planned.budget,
         "rows": [row.to_dict() for row in found],
+        "printed_latencies": [one.to_dict() for one in printed_latencies(published)],
         "missing": dict(planned.missing),
     }
+    if not as_json:
+        show(tables=[reproduced_table(target, found)], verbose=verbose)
     lines = reproduced_lines(target, found, planned.missing, planned.budget)
-    if finish and target.name == "table3":
-        merged = _merged(planned, folder)
-        if merged is not None:
-            tables += merged_tables(merged, planned.wanted[0].cells)
-            value["merged"] = merged.to_dict()
-    if finish and target.figure and any(row.accuracies for row in found):
-        lines.append(f"the figure is in '{_figure(planned, folder)}'")
-    show(value, tables, lines, as_json=as_json, verbose=verbose)
+    merged: Merged | None = None
+    try:
+        if finish and target.name == "table3":
+            merged = _merged(planned, folder)
+            value["merged"] = None if merged is None else merged.to_dict()
+        if finish and target.figure and any(row.accuracies for row in found):
+            lines.append(f"the figure is in '{_figure(planned, folder)}'")
+    finally:
+        tables = merged_tables(merged, published)
+        show(value, tables, lines, as_json=as_json, verbose=verbose)
 
 
 def _merged(planned: Plan, folder: SweepFolder) -> Merged | None:

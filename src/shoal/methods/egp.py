@@ -114,8 +114,8 @@ class EGP(Method):
         live = {k: n for k, n in left.items() if n and entropies[k] > 0.0}
         sizes = {k: float(weights[k].abs().sum()) / n for k, n in live.items()}
         counts = budgets({k: entropies[k] for k in live}, sizes, live, self.options.share)
-        most = {k: self.options.cap * n for k, n in live.items()}
-        lost = {k: math.floor(min(n, most[k])) for k, n in counts.items() if min(n, most[k]) >= 1}
+        rounded = whole(counts, live, self.options.cap)
+        lost = {layer: count for layer, count in rounded.items() if count}
         for layer, count in lost.items():
             flat = weights[layer].flatten()
             magnitudes = flat.abs().masked_fill(flat == 0, math.inf)
@@ -144,7 +144,7 @@ def budgets(
     rest = {name: entropies[name] * sizes[name] for name in entropies}
     budget = share * sum(left.values())
     while rest:
-        ratios = {name: sum(rest.values()) / value for name, value in rest.items()}
+        ratios = relevances(rest)
         shares = {name: math.exp(r - max(ratios.values())) for name, r in ratios.items()}
         wanted = {name: budget * s / sum(shares.values()) for name, s in shares.items()}
         short = {name: float(left[name]) for name in rest if left[name] < wanted[name]}
@@ -152,3 +152,14 @@ def budgets(
         budget -= sum(short.values())
         rest = {name: value for name, value in rest.items() if short and name not in short}
     return {name: found[name] for name in entropies}
+
+
+def relevances(irrelevances: Mapping[str, float]) -> dict[str, float]:
+    """Return R = ΣI / I of each layer, from the irrelevances I, all above 0."""
+    total = sum(irrelevances.values())
+    return {name: total / irrelevance for name, irrelevance in irrelevances.items()}
+
+
+def whole(counts: Mapping[str, float], left: Mapping[str, int], cap: float) -> dict[str, int]:
+    """Round down what each layer is to lose, to at most the share `cap` of its weights `left`."""
+    return {name: math.floor(min(n, cap * left[name])) for name, n in counts.items()}

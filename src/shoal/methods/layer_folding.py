@@ -18,7 +18,7 @@ from shoal.options import above, at_least, between, one_of, option
 from shoal.search.method import Method, register_method
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from torch import Tensor
 
@@ -96,22 +96,14 @@ class LayerFolding(Method):
     def _learn(self, lab: Lab) -> None:
         lab.replace([s.name for s in lab.network.sites if s.linearized is None], lab.blend)
         epochs = self.options.slope_epochs or lab.options.epochs
-        own = {"optimizer": "sgd", "momentum": _MOMENTUM, "weight_decay": 0.0, "constant": True}
         lr = self.options.slope_lr or slope_lr(self.options.slope_penalty, lab.steps_of(epochs))
-
-        def groups(network: Any) -> list[dict[str, Any]]:
-            return [{"params": list(lab.slopes(network).values()), "lr": lr, **own}]
-
-        def penalty(network: Any, values: Mapping[str, Any]) -> Tensor:
-            terms = [(1 - a**self.options.slope_power).abs() for a in lab.slopes(network).values()]
-            total: Tensor = self.options.slope_penalty * sum(terms[1:], terms[0])
-            return total
-
-        def clamp(network: Any) -> None:
-            for slope in lab.slopes(network).values():
-                slope.data.clamp_(0.0, 1.0)
-
-        lab.train(epochs, penalty=penalty, groups=groups, after_step=clamp)
+        weight, power = self.options.slope_penalty, self.options.slope_power
+        lab.train(
+            epochs,
+            penalty=lambda network, _: slopes_penalty(lab.slopes(network).values(), weight, power),
+            groups=lambda network: [slope_group(lab.slopes(network).values(), lr)],
+            after_step=lambda network: clamp_slopes_(lab.slopes(network).values()),
+        )
 
     def _chosen(self, lab: Lab, slopes: Mapping[str, float]) -> list[str]:
         """Return the sites to fold, the most linear first."""
@@ -130,6 +122,24 @@ class LayerFolding(Method):
                 "the other rectifiers again; lower slope_lr or slope_penalty"
             )
         return order[: lab.at_most(wanted)]
+
+
+def slopes_penalty(slopes: Iterable[Tensor], weight: float, power: int) -> Tensor:
+    """Return λ·Σ|1 − α^power| over the slopes α, with the weight λ: a scalar of no unit."""
+    terms = [(1 - slope**power).abs() for slope in slopes]
+    return weight * sum(terms[1:], terms[0])
+
+
+def slope_group(slopes: Iterable[Tensor], lr: float) -> dict[str, Any]:
+    """Return the slopes' parameter group: plain SGD with momentum at a constant rate, no decay."""
+    own = {"optimizer": "sgd", "momentum": _MOMENTUM, "nesterov": False, "weight_decay": 0.0}
+    return {"params": list(slopes), "lr": lr, "constant": True, **own}
+
+
+def clamp_slopes_(slopes: Iterable[Tensor]) -> None:
+    """Bring slopes back to [0, 1], in place."""
+    for slope in slopes:
+        slope.data.clamp_(0.0, 1.0)
 
 
 def slope_lr(penalty: float, steps: int) -> float:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import zip_longest
 from typing import Any
 
-from shoal.report.latency_tables import latency_table
+from shoal.display import three_digits
+from shoal.published import Cell as Printed
+from shoal.report.latency_tables import latency_table, runtime_notes
 from shoal.report.table import Cell, Column, Quantity, Row, Table, text_columns
-from shoal.reproduce import Merged, Target
+from shoal.reproduce import Merged, Target, printed_latencies
 from shoal.reproduce import Row as Found
 
 _TONES: dict[str, Any] = {"done": "", "failed": "strong"}
@@ -58,11 +61,18 @@ def reproduced_table(target: Target, rows: Sequence[Found]) -> Table:
     return Table(title, tuple(columns), tuple(made), (f"published: {target.source}",))
 
 
-def merged_tables(found: Merged, printed: Sequence[Any]) -> list[Table]:
+def merged_tables(found: Merged | None, printed: Sequence[Printed]) -> list[Table]:
     """Return the sizes of merged networks beside the printed work, and their latencies.
 
-    `printed` are the published cells of Table 3.
+    Then come the latencies that are printed. `printed` are the published cells of the runs; without
+    `found` nothing was measured.
     """
+    tables = [] if found is None else _measured(found, printed)
+    times = _printed_times(printed)
+    return tables if times is None else [*tables, times]
+
+
+def _measured(found: Merged, printed: Sequence[Printed]) -> list[Table]:
     mflops = {cell.removed: cell.mflops for cell in printed}
     columns = (
         Column("removed"),
@@ -89,9 +99,33 @@ def merged_tables(found: Merged, printed: Sequence[Any]) -> list[Table]:
         str(size.removed): f"{size.removed} removed, merged" if size.removed else "dense, folded"
         for size in found.sizes
     }
+    tables = [Table("merged networks", columns, tuple(rows))]
     timed = latency_table(found.latency, names)
-    sizes = Table("merged networks", columns, tuple(rows))
-    return [sizes] if timed is None else [sizes, timed]
+    if timed is not None:
+        tables.append(timed)
+    failed = runtime_notes(found.latency, names)
+    return [*tables[:-1], replace(tables[-1], notes=(*tables[-1].notes, *failed))]
+
+
+def _printed_times(printed: Sequence[Printed]) -> Table | None:
+    """Return the printed latencies by device and count; None where a table has none."""
+    times = {(one.device, one.removed): one for one in printed_latencies(printed)}
+    if not times:
+        return None
+    counts = sorted({removed for _, removed in times})
+    rows = []
+    for device in dict.fromkeys(device for device, _ in times):
+        shown = {n: times[device, n] for n in counts if (device, n) in times}
+        took = {n: three_digits(one.latency_ms) for n, one in shown.items()}
+        ratios = {n: f"{one.ratio:.2f}" for n, one in shown.items() if one.ratio is not None}
+        rows.append(Row((device, *map(took.get, counts))))
+        rows.append(Row(("  dense / this", *map(ratios.get, counts)), last=True))
+    columns = (*text_columns("device"), *(Column(str(count)) for count in counts))
+    notes = (
+        "milliseconds of one inference as the paper has them; dense / this: printed latency of "
+        "dense on that device over this one's",
+    )
+    return Table("printed latency, ms, by how many are removed", columns, tuple(rows), notes)
 
 
 def reproduced_lines(

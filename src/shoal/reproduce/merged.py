@@ -1,16 +1,22 @@
-"""Table 3 as it can be measured: the networks of a run really merged, beside dense, everywhere."""
+"""Table 3 as it can be measured: the networks of a run really merged, beside dense, everywhere.
+
+And its latencies as they are printed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from shoal.measure import InRuntime, Timing, count_macs, depth
+from shoal.errors import summary
+from shoal.measure import InRuntime, SideBySide, Timing, count_macs, depth
 from shoal.merge.loading import load
 from shoal.merge.merge import merge_
 from shoal.network import Network
+from shoal.network.inputs import Inputs, batch_size
+from shoal.published import Cell
 from shoal.runtimes.runtime import installed
 from shoal.search.ending import folded
 from shoal.search.run_files import read_run
@@ -67,7 +73,8 @@ def measure_merged(
     """Merge the network of every step of a run, and time all beside dense in every runtime.
 
     Whatever is linear in a row and can be merged exactly is merged, faster or not, as the paper
-    means it; dense has its batch norms folded. Each merge is verified.
+    means it; dense has its batch norms folded. Each merge is verified. Of a runtime that fails the
+    `missing` says why.
 
     Args:
         folder: a run's.
@@ -98,6 +105,54 @@ def measure_merged(
     limits = Timing(min_seconds=seconds, max_seconds=max(60.0, 2 * seconds))
     for name in installed():
         say(f"timing {len(networks)} networks in {name}")
-        made = InRuntime(name, networks, inputs)
-        found.append(made.measure(inputs, "0", **limits).to_dict())
+        found.append(_timed(name, networks, inputs, limits).to_dict())
     return Merged(str(folder), tuple(sizes), tuple(found))
+
+
+def _timed(
+    runtime: str, networks: Mapping[str, Network], inputs: Inputs, limits: Timing
+) -> SideBySide:
+    try:
+        return InRuntime(runtime, networks, inputs).measure(inputs, "0", **limits)
+    except Exception as error:  # of a library, whatever it is: the other runtimes still count
+        why = dict.fromkeys(networks, summary(error))
+        return SideBySide(runtime, "0", {}, why, batch_size(inputs))
+
+
+@dataclass(frozen=True)
+class PrintedLatency:
+    """A latency as it is printed.
+
+    Attributes:
+        device: where it was timed.
+        removed: rectifiers that are gone.
+        latency_ms: of one inference, milliseconds.
+        ratio: latency of dense on the same device over this one; None where that is not printed.
+    """
+
+    device: str
+    removed: int
+    latency_ms: float
+    ratio: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON values."""
+        return asdict(self)
+
+
+def printed_latencies(cells: Iterable[Cell]) -> list[PrintedLatency]:
+    """Return the latencies among published cells of one network, in their order.
+
+    Example:
+        >>> from shoal import published
+        >>> one = printed_latencies(published.table("table3"))[6]
+        >>> one.device, one.removed, one.latency_ms, round(one.ratio, 2)
+        ('Xeon E5-2640', 1, 9.33, 1.45)
+    """
+    told = [(cell.device, cell.removed or 0, cell.latency_ms) for cell in cells]
+    times = [(device, removed, ms) for device, removed, ms in told if ms is not None]
+    dense = {device: ms for device, removed, ms in times if not removed}
+    return [
+        PrintedLatency(device, removed, ms, dense[device] / ms if device in dense else None)
+        for device, removed, ms in times
+    ]

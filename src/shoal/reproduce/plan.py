@@ -9,11 +9,12 @@ from typing import Any
 
 from shoal.data import load_data
 from shoal.data.dataset import check_name, data_sets
-from shoal.errors import ConfigError, DataError, OptionError, unknown_name
+from shoal.errors import ConfigError, DataError, OptionError, ShoalError, unknown_name
 from shoal.reproduce.setups import network, training
 from shoal.reproduce.targets import Target, Wanted, chosen
 from shoal.sweep import Cell as SweepCell
 from shoal.sweep import cells_of
+from shoal.targets import format_target, parse_target
 from shoal.user_paths import user_path
 
 FAITHFUL = "entropy?zeros=on&pooling=batch"
@@ -32,7 +33,7 @@ class Plan:
         spec: the sweep of those with data; see `shoal.sweep.cells_of`.
         cells: of each of `wanted` its cells, one a seed; none without data.
         missing: of each data set that was not given, where to get it and where it goes.
-        budget: share of the published epochs that each training gets.
+        budget: share of the published epochs that each training gets, whoever gave it.
     """
 
     target: Target
@@ -61,8 +62,9 @@ def plan(
     Args:
         target: a table or figure.
         data: data sets as the command line takes them, "pacs:ROOT"; or others in their place, as
-            in "cifar10=folder:ROOT". Each once.
-        budget: share of the published epochs that each training gets.
+            in "cifar10=folder:ROOT". Each once. What is not said of how to read them is as in the
+            paper: "cifar10:ROOT" is then "cifar10:ROOT?split=random" for EASIER.
+        budget: share of the published epochs that each training gets; `options` may say another.
         models: networks by their names in the tables; all by default.
         methods: methods likewise.
         seeds: of each run.
@@ -73,8 +75,7 @@ def plan(
     Raises:
         ShoalError: one line on what is wrong, before anything is run.
     """
-    if not 0 < budget <= 1:
-        raise OptionError("budget", budget, "a share of the published epochs, above 0 to 1")
+    budget = _budget(budget, options or {})
     if not seeds or len(set(seeds)) < len(seeds):
         raise OptionError("seed", list(seeds), "different whole numbers")
     for name in _DECIDED:
@@ -107,6 +108,15 @@ def plan(
     return Plan(target, tuple(wanted), spec, tuple(cells), {k: where(k) for k in lacking}, budget)
 
 
+def _budget(budget: float, options: Mapping[str, Any]) -> float:
+    """Return the share of the epochs that the runs get: that of the options, if they have one."""
+    told = options.get("budget", budget)
+    share = 1.0 if told is None else told
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
+        raise OptionError("budget", told, "a share of the published epochs, above 0 to 1")
+    return share
+
+
 def _spec(seeds: Sequence[int], parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the sweep of some runs, with what all have in common before what tells them apart."""
     shared = {
@@ -123,7 +133,8 @@ def _by_kind(
 ) -> dict[str, str]:
     """Return the given data sets by those of the tables that they are, or stand for.
 
-    Where the runs fetch them, they need not be there yet.
+    What is left open of how they are read is as in the paper. Where the runs fetch them, they need
+    not be there yet.
     """
     needed = list(dict.fromkeys(one.data for one in wanted))
     found: dict[str, str] = {}
@@ -141,8 +152,16 @@ def _by_kind(
             raise ConfigError(f"the data set '{place}' is given twice: keep one of them")
         if not fetches:
             _check_there(other)
-        found[place] = other
+        found[place] = _as_read(other, place, target)
     return found
+
+
+def _as_read(data: str, place: str, target: Target) -> str:
+    """Return a data set of the tables with what the paper's reading adds to the user's."""
+    if place not in target.reading or data.partition(":")[0] != place:
+        return data
+    root, own = parse_target(data)
+    return format_target(root, {**target.reading[place], **own})
 
 
 def _check_there(data: str) -> None:
@@ -155,14 +174,17 @@ def _check_there(data: str) -> None:
             raise DataError(_for_runs(error)) from error
 
 
-def _for_runs(error: DataError) -> str:
+def _for_runs(error: ShoalError) -> str:
     """Return what is missing where data are read by runs, which take options from a file."""
     return str(error).replace("add download=True", "set download: true in the file of --config")
 
 
 def _values(wanted: Wanted, budget: float, faithful: bool) -> dict[str, Any]:
-    """Return the options of a run but its data: whatever it costs, all removals are made."""
-    values: dict[str, Any] = {"method": wanted.method, "max_drop": 100.0}
+    """Return the options of a run but its data: whatever it costs, all removals are made.
+
+    No padding is moved, which no paper does, and which the clock would decide.
+    """
+    values: dict[str, Any] = {"method": wanted.method, "max_drop": 100.0, "move_padding": False}
     if wanted.method == "easier" and faithful:
         values["criterion"] = FAITHFUL
     values |= network(wanted.model, wanted.data)
@@ -176,6 +198,6 @@ def where(kind: str) -> str:
         return f"'{place}' is there: give --data {kind}:{place}"
     try:
         load_data(f"{kind}:{place}")
-    except DataError as error:
+    except ShoalError as error:  # the data are missing, or the package that reads them
         return f"{_for_runs(error)}; then give --data {kind}:{place}"
     return f"give --data {kind}:FOLDER"

@@ -25,6 +25,7 @@ from shoal.options import DistanceOptions, Recipe
 from shoal.passes.batches import Data
 from shoal.search.blending import Blending
 from shoal.search.coach import Trial
+from shoal.search.limits import latency_share
 from shoal.search.moves import (
     KINDS,
     POSITIONS,
@@ -337,6 +338,11 @@ class Lab(Blending):
         self.setup.rewind.apply_(self.network)
         self.listener.stage(self.number, "evaluate")
         self.quality_before = self.quality()  # after the last change
+
+    @property
+    def latency_left(self) -> float:
+        """The share of dense's latency that the network has; of its MACs where that is not sure."""
+        return latency_share(self.history[-1], self.history[0])[1]
 
     @property
     def can_rehearse(self) -> bool:

@@ -1,7 +1,8 @@
 """A sweep's folder: which cells it has, how far each has come, and why one failed.
 
 `cells/NAME` is the folder of a run, `logs/NAME.txt` what was said meanwhile, and `sweep.json` lists
-the cells of the last call with their states. What is done is read from the runs' own folders.
+the cells of the last call with their states, and those of earlier calls that are kept. What is done
+is read from the runs' own folders.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from shoal.search.run_files import RESULT, read_record, read_step
 from shoal.sweep.cells import Cell
 
 SWEEP = "sweep.json"
+_KEPT = "kept"  # cells of earlier calls in that file
 
 
 @dataclass(frozen=True)
@@ -114,12 +116,47 @@ class SweepFolder:
         return kept[0].name if kept else cell.name
 
     def write(self, states: Sequence[CellState]) -> None:
-        """Write down the states of all cells."""
+        """Write down the states of all cells of a call; those that are kept stay."""
+        self._write(self._kept(), states)
+
+    def keep(self) -> None:
+        """Keep the cells that are known by now in the list, whatever cells later calls have.
+
+        Of a cell that a later call has again, that call's options and state count.
+
+        Raises:
+            FileError: another sweep is at work in the folder, or it cannot be written.
+        """
+        if not is_sweep(self.path):
+            return
+        held = self.lock()
+        try:
+            known: list[CellState] = []
+            with suppress(ShoalError):  # of a damaged list the next call makes a new one
+                known = self.read()
+            kept = [
+                replace(one, state="waiting", seconds=0.0) if one.state == "running" else one
+                for one in known  # nobody works on them now
+            ]
+            self._write(kept, ())
+        finally:
+            if held is not None:
+                held.close()
+
+    def _kept(self) -> list[CellState]:
+        with suppress(ShoalError, KeyError, TypeError):
+            return [_state(one) for one in read_sealed(self.path / SWEEP).get(_KEPT, ())]
+        return []
+
+    def _write(self, kept: Sequence[CellState], states: Sequence[CellState]) -> None:
+        names = {state.name for state in states}
+        earlier = [state.to_dict() for state in kept if state.name not in names]
         values = {"cells": [state.to_dict() for state in states]}
+        values |= {_KEPT: earlier} if earlier else {}
         write_file(self.path / SWEEP, sealed_text(values))
 
     def read(self) -> list[CellState]:
-        """Return the cells of the last call, each as far as its run has come by now.
+        """Return the cells that are kept, and those of the last call, as far as they have come.
 
         Raises:
             RunError: the folder is not a sweep's, or is damaged.
@@ -129,7 +166,7 @@ class SweepFolder:
             raise RunError(f"'{self.path}' is not a sweep's folder: give the --out of a sweep")
         values = read_sealed(path)
         try:
-            states = [_state(one) for one in values["cells"]]
+            states = [_state(one) for one in (*values.get(_KEPT, ()), *values["cells"])]
         except (KeyError, TypeError) as error:
             raise RunError(f"'{path}' is damaged: give the sweep's command again") from error
         return [self.as_it_is(state) for state in states]

@@ -19,7 +19,6 @@ from shoal import options
 from shoal.errors import ConfigError
 from shoal.methods.shoal.choosing import best_step, rehearsed
 from shoal.options import at_least, between, one_of, option
-from shoal.search.limits import latency_share
 from shoal.search.method import Method, Progress, register_method
 
 if TYPE_CHECKING:
@@ -137,6 +136,5 @@ class Shoal(Method):
         target, share = lab.options.target_latency, float(self.options.step_saving)
         if target is None:
             return share
-        _, left = latency_share(lab.history[-1], lab.history[0])
-        missing = 1.0 - target / left
+        missing = 1.0 - target / lab.latency_left
         return min(share, missing) if missing > 0.0 else share
