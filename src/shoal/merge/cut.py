@@ -39,7 +39,7 @@ from shoal.sealed import read_sealed, sealed_text
 
 T = TypeVar("T")
 
-_ATTEMPTS = 5  # to time a layer while the machine is calm
+_ATTEMPTS = 3  # to time a layer while no other work takes the processor
 
 
 @dataclass(frozen=True)
@@ -274,12 +274,16 @@ class LatencyCosts:
         if key not in self._known:
             inputs = torch.randn(size, device=self.device).to(self.dtype)
             model = nn.Sequential(*layers) if len(layers) != 1 else layers[0]
-            timing = measure_latency(
-                {"": model}, inputs, runtime=self.runtime,
-                min_seconds=0.05, max_seconds=5.0, repeats=7, warmup=2, attempts=_ATTEMPTS,
-            )  # fmt: skip
-            self.doubt = timing[""].doubt
-            if self.doubt:
+            for _ in range(_ATTEMPTS):
+                timing = measure_latency(
+                    {"": model}, inputs, runtime=self.runtime,
+                    min_seconds=0.05, max_seconds=5.0, repeats=7, warmup=2, attempts=1,
+                )  # fmt: skip
+                # Rounds that differ are no harm, since the fastest counts.
+                self.doubt = timing[""].disturbed
+                if not self.doubt:
+                    break
+            else:
                 return 0.0
             self._known[key] = min(timing[""].rounds_ms)
             self._fresh = True
