@@ -16,6 +16,7 @@ import datetime
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -78,22 +79,26 @@ class Book:
                 print(f"{name}: not begun, {self.left:.0f} s are left", flush=True)
                 return None
             start = time.monotonic()
-            self.parts[name] = make()
+            found = make()
+            if found is None:
+                return None
+            self.parts[name] = found
             write_file(self._file, json.dumps(self.parts, indent=2) + "\n")
             print(f"{name}: done in {time.monotonic() - start:.0f} s", flush=True)
         return self.parts[name]
 
 
-def tests(seconds: float) -> str:
-    """Run the tests of what a GPU does differently; return pytest's last line."""
+def tests(seconds: float) -> str | None:
+    """Run the tests of what a GPU does differently; return pytest's last line, None if late."""
     command = [sys.executable, "-m", "pytest", "-q", "tests/test_cuda.py"]
-    try:
-        done = subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=seconds
-        )
-    except subprocess.TimeoutExpired:
-        return f"stopped after {seconds:.0f} s"
-    lines = (done.stdout or done.stderr).strip().splitlines()
+    with tempfile.TemporaryFile("w+") as said:  # no pipe, which a test's own process could hold
+        try:
+            done = subprocess.run(command, cwd=ROOT, stdout=said, stderr=said, timeout=seconds)
+        except subprocess.TimeoutExpired:
+            print(f"tests: stopped after {seconds:.0f} s", flush=True)
+            return None
+        said.seek(0)
+        lines = said.read().strip().splitlines()
     return lines[-1] if lines else f"pytest ended with {done.returncode}"
 
 
@@ -240,10 +245,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     about = {
         "device": torch.cuda.get_device_name(device) if cuda else str(device),
         "torch": torch.__version__,
-        "of": [options.data, options.batch_size, options.batches, options.toy],
+        "data": [options.data, options.toy],
+        "batches": [options.batch_size, *options.batches],
     }
-    if any(book.parts.setdefault(key, value) != value for key, value in about.items()):
-        parser.error(f"{options.out} was begun on another device or data: give another --out")
+    others = [key for key, one in about.items() if book.parts.setdefault(key, one) != one]
+    if others:
+        parser.error(
+            f"{options.out} was begun with another {', '.join(others)}: give another --out"
+        )
     book.parts.setdefault("command", " ".join(["benchmarks/gpu.py", *(arguments or sys.argv[1:])]))
     book.parts.setdefault("date", datetime.datetime.now(datetime.UTC).date().isoformat())
     if not options.toy:

@@ -92,6 +92,7 @@ def measure(dense: Network, asked: Facts, options: argparse.Namespace) -> Facts:
         for name in ("folded", "unmerged")
     }
     return {
+        "doubt": report.layers_doubt or report.latency_doubt,  # of the merge's own measurements
         "max_rel_error": report.max_rel_error,
         "max_rel_error_float64": report.max_rel_error_float64,
         "depth": [report.depth_before, report.depth_after],
@@ -115,7 +116,9 @@ def table_of(rows: Sequence[Facts]) -> Table:
         Column("unmerged / merged"),
         Column("error"),
     )
-    return Table("", columns, tuple(map(row_of, rows)))
+    notes = ("?: the machine was too busy for `merge_` to decide by latency",)
+    busy = any(row.get("doubt") for row in rows)
+    return Table("", columns, tuple(map(row_of, rows)), notes if busy else ())
 
 
 def row_of(row: Facts) -> Row:
@@ -128,7 +131,8 @@ def row_of(row: Facts) -> Row:
     ratios = [quotient(row[f"{name}_over_merged"]) for name in ("folded", "unmerged")]
     times = [f"{row['ms'][name]:.2f}" for name in ("folded", "merged")]
     error = f"{row['max_rel_error']:.0e}"
-    return Row((*head, f"{before} → {after}", row["joined"], *times, *ratios, error))
+    joined = f"{row['joined']}{' ?' if row['doubt'] else ''}"
+    return Row((*head, f"{before} → {after}", joined, *times, *ratios, error))
 
 
 def slower(rows: Sequence[Facts]) -> list[str]:
@@ -142,7 +146,7 @@ def slower(rows: Sequence[Facts]) -> list[str]:
     ]
 
 
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def parser_of() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--models", nargs="+", default=list(MODELS))
     parser.add_argument("--shares", nargs="+", default=list(SHARES), choices=SHARES)
@@ -154,18 +158,28 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, default=Path("runs/merge_latency"), help="of two files")
-    return parser.parse_args(arguments)
+    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    options = parse(arguments)
+    parser = parser_of()
+    options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    given = shlex.join(["python", "benchmarks/merge_latency.py", *(arguments or sys.argv[1:])])
-    machine = f"{name}, {options.threads} threads, torch {torch.__version__}, {date.today()}"
+    given = ["python", "benchmarks/merge_latency.py", *(arguments or sys.argv[1:])]
+    about = {
+        "device": f"{name}, {options.threads} threads, torch {torch.__version__}",
+        "side": options.side,
+        "seconds": options.seconds,
+    }
+    book: Facts = {**about, "command": shlex.join(given), "date": str(date.today()), "rows": []}
     path = options.out.with_suffix(".json")
-    rows: list[Facts] = json.loads(path.read_text()) if path.exists() else []
+    if path.exists():
+        book = json.loads(path.read_text())
+        if any(book.get(key) != value for key, value in about.items()):
+            parser.error(f"{path} was begun with another {', '.join(about)}: give another --out")
+    rows: list[Facts] = book["rows"]
     done = {tuple(row[key] for key in KEYS) for row in rows}
     for model in options.models:
         torch.manual_seed(0)
@@ -178,16 +192,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
             asked = dict(zip(KEYS, values, strict=True))
             rows.append({**asked, **measure(dense, asked, options)})
             print(markdown(table_of(rows[-1:])).splitlines()[-1], flush=True)
-            write(path, rows, f"{machine}\n\n    {given}\n")
+            write(path, book)
     for line in slower(rows):
         print(f"slower than what it replaces: {line}")
 
 
-def write(path: Path, rows: Sequence[Facts], heading: str) -> None:
+def write(path: Path, book: Facts) -> None:
     """Write the figures, and the table beside them."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, json.dumps(rows, indent=2) + "\n")
-    path.with_suffix(".md").write_text(f"{heading}\n{markdown(table_of(rows))}")
+    write_file(path, json.dumps(book, indent=2) + "\n")
+    heading = f"{book['device']}, {book['date']}\n\n    {book['command']}\n"
+    path.with_suffix(".md").write_text(f"{heading}\n{markdown(table_of(book['rows']))}")
 
 
 if __name__ == "__main__":

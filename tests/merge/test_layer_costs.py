@@ -45,12 +45,15 @@ def timed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], li
         asked: list[str] = []
 
         def measure_latency(models: dict[str, Any], *_: Any, **__: Any) -> dict[str, Latency]:
-            asked.extend(map(repr, models.values()))
             one = Latency(1.0, 1.0, 1.0, 3, 1, 1, "cpu", 1, (1.0,) * 3, disturbed=doubt)
             return dict.fromkeys(models, one)
 
-        for module in ("shoal.merge.cut", "shoal.measure.deployment"):
-            monkeypatch.setattr(f"{module}.measure_latency", measure_latency)
+        def measure_layer(models: dict[str, Any], *given: Any, **more: Any) -> dict[str, Latency]:
+            asked.extend(map(repr, models.values()))
+            return measure_latency(models, *given, **more)
+
+        monkeypatch.setattr("shoal.merge.cut.measure_latency", measure_layer)
+        monkeypatch.setattr("shoal.measure.deployment.measure_latency", measure_latency)
         return asked
 
     return by
@@ -63,15 +66,16 @@ def captured() -> Network:
 def test_of_a_calm_machine_times_decide_and_are_kept(
     timed: Callable[[str], list[str]], tmp_path: Path
 ) -> None:
-    timed("")
+    asked = timed("")
     network = captured()
     report = shoal.merge_(network)
+    assert asked
     assert report.depth_after == 2  # one layer takes less time than two, whatever its work
-    assert report.latency_doubt == ""
+    assert report.layers_doubt == ""
     (file,) = tmp_path.glob("latency-*.json")
     asked = timed("")
     shoal.merge_(captured())
-    assert not [text for text in asked if text.startswith("Linear")]
+    assert not asked
     assert file.exists()
 
 
@@ -86,11 +90,28 @@ def test_of_a_busy_one_the_layers_work_decides_and_nothing_is_kept(
     assert {k.reason for k in report.kept if "down" in k.layers} == {
         "merging it with the next layer would be more work"
     }
-    assert report.latency_doubt == BUSY
-    assert BUSY in str(merge_tables(report))
+    assert report.latency_doubt == report.layers_doubt == BUSY
+    assert f"their work decided: {BUSY}" in str(merge_tables(report))
     assert not list(tmp_path.glob("latency-*.json"))
     timed("")  # calm again: what was left apart is timed and joined
     assert shoal.merge_(network).depth_after == 2
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        # of tokens: 20·12 + 12·20 products each become 20·20
+        (nn.Sequential(nn.Linear(20, 12), nn.Linear(12, 20)), (5, 20)),
+        # of an image, flattened: 196·16 + 16·16 products become 196·16
+        (nn.Sequential(nn.Flatten(), nn.Linear(196, 16), nn.Linear(16, 16)), (4, 7, 7)),
+    ],
+)
+def test_work_is_that_of_all_positions_and_no_channels(
+    timed: Callable[[str], list[str]], model: nn.Module, shape: tuple[int, ...]
+) -> None:
+    timed(BUSY)
+    network = shoal.capture(model.eval(), torch.randn(2, *shape)).copy()
+    assert shoal.merge_(network).depth_after == 1
 
 
 def test_on_a_busy_machine_no_padding_moves(timed: Callable[[str], list[str]]) -> None:

@@ -77,7 +77,7 @@ def test_it_ends_within_the_hours(clock: FakeClock, minutes: int, steps: int, la
     plan = next(note for note in result.notes if note.startswith(("the budget", "a single")))
     if steps > 1:
         assert "steps of up to 10 min" in plan
-        assert "the last training (1 epochs of 10 min), twice if need be" in plan
+        assert "last trainings (1 epochs of 10 min) and the end" in plan
     else:
         assert "a single step took 10 min, and the budget of" in plan
     untrained = any("leaves no time for the last training" in note for note in result.notes)
@@ -134,6 +134,37 @@ def test_a_step_takes_the_seconds_of_all_calls(
     result = run(tmp_path, listener=Batches(clock, ends=False), **options)
     assert [step.seconds for step in result.steps] == [200.0, 300.0]
     assert [step.epoch_seconds for step in result.steps] == [100.0, 100.0]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "options", "epochs"),
+    [
+        # A step of three epochs, of which one is done, and 400 s left for 300 and the end's 150.
+        (600, {"epochs": 3}, [1, 3]),
+        # A last training of three epochs, likewise, with 360 s left.
+        (660, {"epochs": 1, "final_epochs": 3}, [1, 1, 3]),
+    ],
+)
+def test_what_was_begun_goes_on_though_it_would_not_be_begun_any_more(
+    clock: FakeClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    seconds: float, options: dict[str, Any], epochs: list[int],
+) -> None:  # fmt: skip
+    trainer = import_module("shoal.training.fit")
+    monkeypatch.setattr(trainer, "time", budget.time)
+    given: dict[str, Any] = {"dense_epochs": 1, "remove": 1, "criterion": "last", **options}
+    given |= {"max_drop": 100.0, "hours": seconds / 3600}
+    for _ in range(sum(epochs) - 1):
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, listener=Batches(clock, ends=True), **given)
+    result = run(tmp_path, listener=Batches(clock, ends=False), **given)
+    assert [step.epochs for step in result.steps] == epochs
+    assert not any("no time" in note or "room for a step" in note for note in result.notes)
+
+
+def test_hours_that_allow_no_step_say_so(clock: FakeClock) -> None:
+    result = timed(clock, 12 / 60, dense_epochs=1)
+    assert [step.operation for step in result.steps] == ["dense"]
+    assert any("has no room for a step: raise hours" in note for note in result.notes)
 
 
 def test_more_hours_let_a_run_without_a_last_training_go_on(

@@ -161,7 +161,11 @@ def _work_at(composed: ConvMap, node: fx.Node) -> float:
     """Return about how many multiply-accumulates a map of a node's value takes, for one sample."""
     if composed.is_identity:
         return 0.0
-    return _work(composed) * math.prod(n for n in tensor_shape(node)[2:] if n is not None)
+    shape = tensor_shape(node)
+    places = shape[2:] if composed.spatial else shape[1:-1]  # of tokens there are no channels first
+    if composed.covers(shape[2:]):
+        return float(composed.weight.numel())  # one position is left
+    return _work(composed) * math.prod(n for n in places if n is not None)
 
 
 # ---------------------------------------------------------------------- what layers cost

@@ -117,13 +117,13 @@ class _Merger:
         attempt, slower = self._verified(self.policy), False
         if self.policy == "measured" and self.costs.doubt:
             attempt = self._verified(self.policy)  # now by the layers' work
-        doubt, before_ms, after_ms = self.costs.doubt, None, None
+        doubt, before_ms, after_ms = "", None, None
         if self.policy == "measured" and attempt.joined:
             folded, slower = self._verified("fold"), self._was_slower()
             if not slower:
                 before_ms, after_ms, ratio = self._latencies(folded.network, attempt.network)
                 # Where the clock is not to be trusted, the layers' own costs have decided.
-                slower, doubt = ratio.trusted and ratio.median > _SLOWER, doubt or ratio.doubt
+                slower, doubt = ratio.trusted and ratio.median > _SLOWER, ratio.doubt
             if slower:
                 reason = "the whole network was measured to be slower with it"
                 joined = [m for m in attempt.merged if m.weighted_before > 1]
@@ -148,6 +148,7 @@ class _Merger:
             batch=self.batch,
             runtime=self.runtime,
             latency_doubt=doubt,
+            layers_doubt=self.costs.doubt if self.policy == "measured" else "",
         )
         self._adopt(attempt, slower)
         return report

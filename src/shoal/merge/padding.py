@@ -33,8 +33,8 @@ def find_movable_paddings(
 ) -> list[Pair]:
     """Return the pairs of convolutions that a merge would join if the padding were moved.
 
-    Latency decides, in each runtime at each batch size, as in `merge_`; there are none where the
-    machine is too busy to tell.
+    Latency decides, in each runtime at each batch size, as in `merge_`; once the machine is too
+    busy to tell, no more pairs are found.
     """
     costs = LayerCosts(network, deployments(runtime, batch))
     prices = costs.prices(margin=_WORTH)
@@ -44,11 +44,14 @@ def find_movable_paddings(
     for pair in _all_pairs(moved):
         trial = moved.copy()
         _move(trial, *pair)
-        if _joined(trial, pair, prices):
+        joined = _joined(trial, pair, prices)
+        if costs.doubt:
+            break
+        if joined:
             found.append(pair)
             moved = trial
     costs.save()
-    return [] if costs.doubt else found
+    return found
 
 
 def move_paddings_(network: Network, pairs: Sequence[Sequence[str]]) -> Network:

@@ -72,9 +72,10 @@ class MergeReport(Shown):
     latency_after_ms: float | None
     batch: int | tuple[int, ...]  # batch size of the latencies, or sizes
     runtime: str = EAGER  # where they were measured; several with commas between them
-    # Why the latencies are not to be trusted, so that no merge was undone by them; else "". Where
-    # layers could not be timed either, for the same reason, their work decided
+    # Why the latencies are not to be trusted, so that no merge was undone by them; else ""
     latency_doubt: str = ""
+    # Why layers could not be timed, so that their work decided what to merge; else ""
+    layers_doubt: str = ""
 
     shown_by: ClassVar[str] = "shoal.report.notebook:merge_html"
 

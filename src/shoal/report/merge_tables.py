@@ -60,8 +60,8 @@ def _sums(report: MergeReport) -> list[str]:
             f"scales and shifts folded, {Quantity(after, 'ms')} merged"
             + (f"; not to be trusted: {report.latency_doubt}" if report.latency_doubt else "")
         )
-    elif report.latency_doubt:
-        lines.append(f"layers could not be timed, so their work decided: {report.latency_doubt}")
+    if report.layers_doubt:
+        lines.append(f"layers could not be timed, so their work decided: {report.layers_doubt}")
     exact = report.max_rel_error_float64
     lines.append(
         f"largest relative error of the outputs: {report.max_rel_error:.1e}"

@@ -7,12 +7,16 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from shoal.distributed import from_main, is_main
 from shoal.files import write_file
 from shoal.search.limits import candidates
 from shoal.search.options import SearchOptions
 from shoal.search.records import Step
+
+if TYPE_CHECKING:
+    from shoal.search.run import Run
 
 _END_SECONDS = 150.0  # for merging the result; and no measurement is begun after 120 s there
 _END_SHARE = 0.25  # of the hours that this takes at most: what takes minutes there ends sooner
@@ -62,6 +66,7 @@ class Budget:
 
     options: SearchOptions
     clock: Clock
+    run: Run | None = None  # whose folder tells what an interrupted call began, which goes on
 
     @property
     def name(self) -> str:
@@ -78,6 +83,8 @@ class Budget:
 
     def why_stop(self, steps: Sequence[Step]) -> str:
         """Return the budget's name if there is no time for another step, or an empty string."""
+        if self.run is not None and self.run.has_begun(len(steps)):
+            return ""
         epoch = self.options.epochs * _epoch_seconds(steps)  # all that is known before the first
         step = max((step.seconds for step in _loop(steps)), default=epoch)
         return "" if self.has_room(step + self.reserved(steps)) else self.name
@@ -99,9 +106,10 @@ class Budget:
         )
         return self.options.final_epochs * epoch + max(0.0, measuring)
 
-    def has_room_for_last(self, steps: Sequence[Step]) -> bool:
-        """Whether there is time for one more last training."""
-        return self.has_room(self.last_training(steps))
+    def allows(self, candidate: Step, steps: Sequence[Step]) -> bool:
+        """Whether there is time for the last training of a candidate."""
+        begun = self.run is not None and self.run.has_begun(len(steps), last_part(candidate))
+        return begun or self.has_room(self.last_training(steps))
 
     def plan(self, steps: Sequence[Step]) -> str:
         """Return what the search will do, in a line; there must be a step besides dense."""
@@ -115,10 +123,15 @@ class Budget:
         last = ""
         if self.options.final_epochs:
             epoch, epochs = _spelled(_epoch_seconds(steps)), self.options.final_epochs
-            last = f"the last training ({epochs} epochs of {epoch}), twice if need be, and "
+            last = f"last trainings ({epochs} epochs of {epoch}) and "
         return (
             f"{self.name}: steps of up to {longest} are begun while they leave {last}the end time"
         )
+
+
+def last_part(candidate: Step) -> str:
+    """Return what tells the checkpoint of a candidate's last training from others of its number."""
+    return f"last-{candidate.step}"
 
 
 def _loop(steps: Sequence[Step]) -> list[Step]:

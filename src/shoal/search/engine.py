@@ -16,7 +16,7 @@ from shoal.modes import device_of
 from shoal.network import Network
 from shoal.options import at_budget, find_recipe
 from shoal.search.advice import advice
-from shoal.search.budget import Budget
+from shoal.search.budget import Budget, last_part
 from shoal.search.ending import Ending
 from shoal.search.facts import figures_of
 from shoal.search.lab import Lab
@@ -60,7 +60,9 @@ class _Search:
         if self.run is not None:  # whose allowed drop may be larger than it was
             self.steps = _judged(self.run.steps(), self.options.max_drop)
             self.run.judge(self.steps)
-        self.budget = None if self.options.hours is None else Budget(self.options, setup.clock)
+        self.budget = (
+            None if self.options.hours is None else Budget(self.options, setup.clock, self.run)
+        )
         setup.clock.at_least(sum(step.seconds for step in self.steps))
         self._kept: dict[int, Network] = {}  # what may be the result, where there is no folder
         self._planned = False  # whether the plan of the budget was told
@@ -165,7 +167,7 @@ class _Search:
             nonlocal late
             last = next((s for s in self.steps if s.ended and s.begun_from == begun.step), None)
             if last is None:
-                late = self.budget is not None and not self.budget.has_room_for_last(self.steps)
+                late = self.budget is not None and not self.budget.allows(begun, self.steps)
                 last = None if late else self._last_training(begun, dense, stopped)
             return None if late else last is not None and last.within
 
@@ -178,7 +180,7 @@ class _Search:
     def _last_training(self, begun: Step, dense: Network, stopped: str) -> Step | None:
         """Train the network of a step for the last time, as a step of its own; None if it fails."""
         lab = self._lab(self._network(begun, dense), dense)
-        lab.coach.part = f"last-{begun.step}"
+        lab.coach.part = last_part(begun)
         lab.quality_before = begun.metrics.top1_val
         try:
             keeps = self.method.keeps(lab)
@@ -202,17 +204,18 @@ class _Search:
         task = self.setup.task
         self.listener.stage(lab.number, "evaluate")
 
+        quality = gauge.quality(network, data.val)
+        test = None if data.test is None else gauge.quality(network, data.test)
+
         def measured() -> tuple[Metrics, Ratio]:
-            quality = gauge.quality(network, data.val)
-            test = None if data.test is None else gauge.quality(network, data.test)
-            found = gauge.measure(network)
-            unchanged = network is lab.dense
+            found, unchanged = gauge.measure(network), network is lab.dense
             ratio = Ratio.of([1.0], [1.0]) if unchanged else gauge.ratio(lab.dense, network)
             names = task.quality_name, task.quality_unit
             sizes = found.macs, found.params, found.depth, found.latency_ms
             return Metrics(quality, test, *sizes, *names, relus=found.relus), ratio
 
-        metrics, ratio = from_main(measured())  # all decide alike by it
+        # All decide alike by it. One measures, so that no other one slows it down.
+        metrics, ratio = from_main(measured() if is_main() else None)
         dense_quality = self.steps[0].metrics.top1_val if self.steps else metrics.top1_val
         drop = self.options.max_drop
         if begun is not None and begun.within:
@@ -281,6 +284,8 @@ class _Search:
         why = why_stop(self.options, self.steps, removed)
         if why or self.budget is None or not self.budget.why_stop(self.steps):
             return why
+        if len(self.steps) == 1:
+            self._say(f"{self.budget.name} has no room for a step: raise hours, or lower epochs")
         # A search that had ended before, for whatever reason, ends likewise.
         before = "" if self.run is None else self.run.why_ended(self.steps)
         return before or self.budget.name
@@ -343,13 +348,13 @@ class _Search:
                 self.notes += ending.notes
         barrier()
 
+    def _stage(self, text: str) -> None:
+        self.listener.stage(chosen(self.steps).step, text)
+
     def _ending(self, dense: Network, best: Network, folder: Path) -> Ending:
         """Return the end of the search; files of the result in int8 go into the folder."""
         int8 = folder if self.setup.machine.int8 else None
         return self.setup.gauge.ending(dense, best, self._stage, int8)
-
-    def _stage(self, text: str) -> None:
-        self.listener.stage(chosen(self.steps).step, text)
 
     def _record(self, dense: Network, best: Network, stopped: str, ending: Ending | None) -> Any:
         """Return the record of the search; None in a process that did not measure its end."""

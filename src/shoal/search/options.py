@@ -112,7 +112,7 @@ class SearchOptions(Options):
         None,
         "A budget of working time that the search plans for: no step is begun that would not leave "
         "time for last trainings, merging and measuring. The time of interrupted calls counts, "
-        "the time between them does not. It may be raised until the last training was made.",
+        "the time between them does not. It may be raised at any time, and the search goes on.",
         unit="hours",
         check=above(0),
         decides=False,

@@ -165,6 +165,15 @@ class Run:
         """Return where a training of a step keeps its state; `part` tells several ones apart."""
         return self.folder / f"training-{step:03d}{part and f'-{part}'}.pt"
 
+    def has_begun(self, step: int, part: str = "") -> bool:
+        """Whether an interrupted call began a step; or, with `part`, that training of it."""
+        if part:
+            begun = self.checkpoint(step, part).exists()
+        else:  # a last training would be a step of the same number
+            trainings = self.folder.glob(f"training-{step:03d}*.pt")
+            begun = self._measured(step).exists() or any("-last-" not in p.name for p in trainings)
+        return bool(from_main(begun))
+
     @property
     def clock_file(self) -> Path:
         """Where a run with a budget of time keeps what it has spent."""

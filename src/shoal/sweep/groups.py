@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from shoal.errors import ShoalError
 from shoal.published import Cell
 from shoal.search.published import published_of
 from shoal.search.records import RunRecord
@@ -184,8 +186,11 @@ def _published(cell: CellState, removed: Spread | None, *, twin: bool = False) -
 
 
 def _twins(records: Sequence[RunRecord]) -> list[RunRecord]:
-    """Return the twins of all runs; none if one is missing, since means would be of others."""
-    found = [twin for record in records if (twin := twin_of(record)) is not None]
+    """Return the twins of all runs; none if one is missing or damaged: means would be of others."""
+    found = []
+    for record in records:
+        with suppress(ShoalError):
+            found += [twin for twin in [twin_of(record)] if twin is not None]
     return found if len(found) == len(records) else []
 
 
