@@ -39,6 +39,7 @@ from shoal.report.latency_tables import quotient
 from shoal.report.markdown import markdown
 from shoal.report.table import Column, Row, Table, text_columns
 from shoal.runtimes.runtime import installed
+from shoal.search.figures import is_slower
 from shoal.surgery import linearize_
 
 MODELS = (
@@ -52,7 +53,6 @@ MODELS = (
 SHARES = ("a third", "all")
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 KEYS = ("model", "share", "batch", "precision", "runtime")
-SLOWER = 1.0 / 1.02  # of what it replaces: a network below is slower
 
 Facts = dict[str, Any]  # of a network at a batch size in a runtime
 
@@ -136,13 +136,11 @@ def row_of(row: Facts) -> Row:
 
 
 def slower(rows: Sequence[Facts]) -> list[str]:
-    """Return, in words, which merged networks are slower than what they replace."""
+    """Return, in words, which merged networks are certainly slower than what they replace."""
     return [
         f"{', '.join(str(row[key]) for key in KEYS)}: {row['folded_over_merged']['median']:.2f} ×"
         for row in rows
-        if "missing" not in row
-        and row["folded_over_merged"]["trusted"]
-        and row["folded_over_merged"]["median"] < SLOWER
+        if "missing" not in row and is_slower(row["folded_over_merged"])
     ]
 
 
@@ -191,7 +189,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 continue
             asked = dict(zip(KEYS, values, strict=True))
             rows.append({**asked, **measure(dense, asked, options)})
-            print(markdown(table_of(rows[-1:])).splitlines()[-1], flush=True)
+            shown = markdown(table_of(rows[-1:])).splitlines()
+            print(next(line for line in reversed(shown) if line.startswith("|")), flush=True)
             write(path, book)
     for line in slower(rows):
         print(f"slower than what it replaces: {line}")

@@ -200,22 +200,22 @@ class _Search:
         `begun` is the step that it was made of; None for the last one. If that was within the drop,
         a last training of it must not be below what it was.
         """
-        network, gauge, data = lab.network, self.setup.gauge, self.setup.data
-        task = self.setup.task
+        network, gauge, setup = lab.network, self.setup.gauge, self.setup
         self.listener.stage(lab.number, "evaluate")
 
-        quality = gauge.quality(network, data.val)
-        test = None if data.test is None else gauge.quality(network, data.test)
+        quality = gauge.quality(network, setup.data.val)
+        test = None if setup.data.test is None else gauge.quality(network, setup.data.test)
 
         def measured() -> tuple[Metrics, Ratio]:
             found, unchanged = gauge.measure(network), network is lab.dense
             ratio = Ratio.of([1.0], [1.0]) if unchanged else gauge.ratio(lab.dense, network)
-            names = task.quality_name, task.quality_unit
+            names = setup.task.quality_name, setup.task.quality_unit
             sizes = found.macs, found.params, found.depth, found.latency_ms
             return Metrics(quality, test, *sizes, *names, relus=found.relus), ratio
 
         # All decide alike by it. One measures, so that no other one slows it down.
-        metrics, ratio = from_main(measured() if is_main() else None)
+        figures: Any = measured() if is_main() else None
+        metrics, ratio = from_main(figures)
         dense_quality = self.steps[0].metrics.top1_val if self.steps else metrics.top1_val
         drop = self.options.max_drop
         if begun is not None and begun.within:
