@@ -233,7 +233,7 @@ class InRuntime:
                 self.missing[name] = str(error)
 
     def _failing(self, inputs: Inputs) -> dict[str, str]:
-        """Return by name why networks cannot be called with the inputs: the others still can."""
+        """Return by name why networks cannot be called with the inputs."""
         found: dict[str, str] = {}
         for name, runner in self._runners.items():
             try:
@@ -246,14 +246,16 @@ class InRuntime:
     def measure(self, inputs: Inputs, baseline: str, **timing: Unpack[Timing]) -> SideBySide:
         """Measure those that can be run, if the baseline is among them; see `Timing`."""
         found: dict[str, Latency] = {}
-        missing = {**self.missing, **self._failing(inputs)}
-        able = {name: one for name, one in self._runners.items() if name not in missing}
-        if baseline in able:
+        missing, able = dict(self.missing), dict(self._runners)
+        while baseline in able and not found:
             try:
                 found = measure_latency(able, inputs, **timing)
             except ShoalError as error:
-                missing |= dict.fromkeys(able, str(error))
-        else:
+                # One that cannot be called leaves out itself alone
+                failing = self._failing(inputs) or dict.fromkeys(able, str(error))
+                missing |= failing
+                able = {name: one for name, one in able.items() if name not in failing}
+        if baseline not in able:
             why = f"not timed, since the baseline cannot be ({missing.get(baseline, 'unknown')})"
             missing |= dict.fromkeys(able, why)
         return SideBySide(self.name, baseline, found, missing, batch_size(inputs))

@@ -11,7 +11,7 @@ from torch import fx, nn
 
 from shoal.merge.algebra import Inexact, then
 from shoal.merge.cut import Prices, best_cut
-from shoal.merge.linear_ops import linear_map, operands, tensor_shape
+from shoal.merge.linear_ops import linear_map, operands, positions
 from shoal.merge.regions import Region, boundary, inside
 from shoal.merge.report import Boundary, Kept, Merged
 from shoal.merge.units import Segment, as_built, place_of_flattening
@@ -189,9 +189,7 @@ class Builder:
 
 def _macs(weight: torch.Tensor, node: fx.Node) -> int:
     """Return the multiply-accumulates of a layer with this weight that gives a node's value."""
-    shape = tensor_shape(node)
-    positions = shape[1:-1] if weight.dim() == 2 else shape[2:]
-    return weight.numel() * math.prod(n for n in positions if n is not None)
+    return weight.numel() * positions(node, linear=weight.dim() == 2)
 
 
 def _why_apart(segment: Segment, following: Segment | None, prices: Prices) -> str:

@@ -27,7 +27,7 @@ from shoal.files import write_file
 from shoal.measure import Deployment, measure_in, measure_latency
 from shoal.merge.algebra import Inexact, in_a_row
 from shoal.merge.conv_map import ConvMap
-from shoal.merge.linear_ops import tensor_shape
+from shoal.merge.linear_ops import positions, tensor_shape
 from shoal.merge.regions import Element
 from shoal.merge.units import Segment, as_built, folded_units
 from shoal.modes import device_of, dtype_of
@@ -161,11 +161,9 @@ def _work_at(composed: ConvMap, node: fx.Node) -> float:
     """Return about how many multiply-accumulates a map of a node's value takes, for one sample."""
     if composed.is_identity:
         return 0.0
-    shape = tensor_shape(node)
-    places = shape[2:] if composed.spatial else shape[1:-1]  # of tokens there are no channels first
-    if composed.covers(shape[2:]):
+    if composed.covers(tensor_shape(node)[2:]):
         return float(composed.weight.numel())  # one position is left
-    return _work(composed) * math.prod(n for n in places if n is not None)
+    return _work(composed) * positions(node, linear=not composed.spatial)
 
 
 # ---------------------------------------------------------------------- what layers cost
@@ -273,22 +271,20 @@ class LatencyCosts:
             shape = (shape[0], found.weight[0].numel())
         size = (self.batch, *(n if n is not None else self.batch for n in shape[1:]))
         key = f"{[repr(layer) for layer in layers]}|{size}|{self.dtype}"
-        if key not in self._known and self.doubt:
-            return 0.0
-        if key not in self._known:
+        if key not in self._known and not self.doubt:
             inputs = torch.randn(size, device=self.device).to(self.dtype)
-            model = nn.Sequential(*layers) if len(layers) != 1 else layers[0]
-            for _ in range(_ATTEMPTS):
-                timing = measure_latency(
-                    {"": model}, inputs, runtime=self.runtime,
-                    min_seconds=0.05, max_seconds=5.0, repeats=7, warmup=2, attempts=1,
-                )  # fmt: skip
-                # Rounds that differ are no harm, since the fastest counts.
-                self.doubt = timing[""].disturbed
-                if not self.doubt:
-                    break
-            else:
-                return 0.0
-            self._known[key] = min(timing[""].rounds_ms)
-            self._fresh = True
-        return self._known[key]
+            self._time(key, nn.Sequential(*layers) if len(layers) != 1 else layers[0], inputs)
+        return self._known.get(key, 0.0)  # 0 where `doubt` tells that it does not count
+
+    def _time(self, key: str, model: nn.Module, inputs: torch.Tensor) -> None:
+        """Time a layer, and keep its fastest round, or the doubt about it."""
+        for _ in range(_ATTEMPTS):
+            timing = measure_latency(
+                {"": model}, inputs, runtime=self.runtime,
+                min_seconds=0.05, max_seconds=5.0, repeats=7, warmup=2, attempts=1,
+            )[""]  # fmt: skip
+            self.doubt = timing.disturbed  # rounds that differ are no harm: the fastest counts
+            if not self.doubt:
+                self._known[key] = min(timing.rounds_ms)
+                self._fresh = True
+                return

@@ -48,6 +48,13 @@ def tensor_shape(node: fx.Node) -> tuple[int | None, ...]:
     return tuple(node.meta.get("shape") or ())
 
 
+def positions(node: fx.Node, *, linear: bool) -> int:
+    """Return at how many positions of a sample, as far as known, a layer reads or gives a value."""
+    shape = tensor_shape(node)
+    sizes = shape[1:-1] if linear else shape[2:]  # channels come last, or after the samples
+    return math.prod(n for n in sizes if n is not None)
+
+
 def operands(node: fx.Node) -> tuple[fx.Node, fx.Node, float] | None:
     """Return (a, b, sign) for a node a + b or a − b of two tensors of the same shape."""
     sign = op_of(node.target).addition

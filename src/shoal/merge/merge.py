@@ -115,7 +115,7 @@ class _Merger:
 
     def run(self) -> MergeReport:
         attempt, slower = self._verified(self.policy), False
-        if self.policy == "measured" and self.costs.doubt:
+        if self.costs.doubt:
             attempt = self._verified(self.policy)  # now by the layers' work
         doubt, before_ms, after_ms = "", None, None
         if self.policy == "measured" and attempt.joined:
@@ -148,7 +148,7 @@ class _Merger:
             batch=self.batch,
             runtime=self.runtime,
             latency_doubt=doubt,
-            layers_doubt=self.costs.doubt if self.policy == "measured" else "",
+            layers_doubt=self.costs.doubt,
         )
         self._adopt(attempt, slower)
         return report

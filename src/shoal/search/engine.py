@@ -348,13 +348,13 @@ class _Search:
                 self.notes += ending.notes
         barrier()
 
-    def _stage(self, text: str) -> None:
-        self.listener.stage(chosen(self.steps).step, text)
-
     def _ending(self, dense: Network, best: Network, folder: Path) -> Ending:
         """Return the end of the search; files of the result in int8 go into the folder."""
         int8 = folder if self.setup.machine.int8 else None
         return self.setup.gauge.ending(dense, best, self._stage, int8)
+
+    def _stage(self, text: str) -> None:
+        self.listener.stage(chosen(self.steps).step, text)
 
     def _record(self, dense: Network, best: Network, stopped: str, ending: Ending | None) -> Any:
         """Return the record of the search; None in a process that did not measure its end."""
