@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -212,3 +214,19 @@ def test_the_command_takes_the_runs_data(
     assert "result and twin" in capsys.readouterr().out
     assert main(["twin", str(tmp_path / "none")]) == 2
     assert "there is no folder" in capsys.readouterr().err
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "module", ["shoal.report.twin_table", "shoal.extras.figures.curves", "shoal.sweep.groups"]
+)
+def test_what_shows_published_figures_knows_the_methods(module: str) -> None:
+    """In a process of its own: elsewhere other tests have imported them."""
+    code = (
+        f"import {module}\n"
+        "from shoal.search.published import published_of\n"
+        "run = {'model': 'shoal:resnet18_cifar', 'data': 'cifar10:DIR', 'method': 'easier'}\n"
+        "print(published_of({**run, 'how': 'identity'}, 8).accuracy)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "92.1"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import shoal.methods  # noqa: F401  registers them, whose defaults old runs have
 from shoal import published
 from shoal.report.table import Column, Row, Table, quality_title, quality_unit, text_columns
 from shoal.search.published import published_of

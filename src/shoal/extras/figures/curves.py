@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import shoal.methods  # noqa: F401  registers them, whose defaults old runs have
 from shoal.errors import ConfigError
 from shoal.extras.figures.canvas import check_path, empty_figure, style, write
 from shoal.extras.figures.runs import Line, quality, quality_label, quality_part, read_lines
