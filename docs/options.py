@@ -9,7 +9,7 @@ import shoal.methods  # noqa: F401  registers them
 from shoal.importance import criteria
 from shoal.options import DataOptions, Option, Options, Recipe, options_of
 from shoal.search.method import methods
-from shoal.search.options import MachineOptions, SearchOptions
+from shoal.search.options import JobOptions, MachineOptions, SearchOptions
 from shoal.tasks import tasks
 
 PAGE = Path(__file__).with_name("options.md")
@@ -31,6 +31,7 @@ CONCERNS: dict[str, tuple[str, type[Options]]] = {
     "Training": ("A recipe; `--recipe NAME` starts from one that has a name.", Recipe),
     "Data": ("How a data set is read and split.", DataOptions),
     "Machine": ("Where the work is done and where latency is measured.", MachineOptions),
+    "Runs of the command line": ("What a run is of, and whether it reports energy.", JobOptions),
 }
 
 

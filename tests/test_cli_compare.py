@@ -162,7 +162,7 @@ def test_networks_are_measured_in_the_runtimes_that_are_named(
     pytest.importorskip("onnxruntime")
     words = ["--seconds", "0", "--threads", "1", "--batch", "2", "--input-shape", "1,8,8"]
     assert main(["benchmark", MODEL, *words, "--runtime", "onnxruntime"]) == 0
-    assert "batch 2 in ONNX Runtime on cpu, 1 thread" in capsys.readouterr().out
+    assert "batch 2 of 1×8×8 in ONNX Runtime on cpu, 1 thread" in capsys.readouterr().out
     assert main(["compare", MODEL, MODEL, *words, "--runtime", "eager,onnxruntime", "--json"]) == 0
     (measured,) = json.loads(capsys.readouterr().out)["latency"]
     assert [one["runtime"] for one in measured] == ["eager", "onnxruntime"]

@@ -185,7 +185,7 @@ def test_benchmark_compares_a_run_with_its_dense_network(
     assert main(given) == 0
     out = capsys.readouterr().out
     assert "dense / this" in out
-    assert "batch 3 on cpu, 1 thread" in out
+    assert "batch 3 of 1×8×8 on cpu, 1 thread" in out
     assert main([*given, "--against", MODEL, "--json", "--input-shape", "1,8,8"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["batch_size"] == 3

@@ -384,6 +384,23 @@ def test_code_of_the_users_own_that_fails_is_named(compress: Refused, tmp_path: 
     assert "defect of shoal" not in line
 
 
+def test_code_of_the_users_own_that_ends_the_process_is_named(
+    compress: Refused, tmp_path: Path
+) -> None:
+    file = tmp_path / "leaving.py"
+    file.write_text(
+        "import sys\n\nfrom shoal.tasks import find_task\n\n"
+        "class Mine(type(find_task('classify'))):\n"
+        "    def hits(self, output, target):\n"
+        "        sys.exit(0)\n\n"
+        "def build(**given):\n"
+        "    sys.exit('no weights')\n"
+    )
+    assert f"'{file}', line 7, raised SystemExit: 0: mend it" in compress("--task", f"{file}:Mine")
+    line = compress(model=f"{file}:build")
+    assert f"{file}:build failed: SystemExit: no weights" in line
+
+
 def test_another_task_is_named_by_its_flag(compress: Refused) -> None:
     line = compress(model=f"{small_runs.__file__}:build?num_classes=1")
     assert "give --task binary" in line

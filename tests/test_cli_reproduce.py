@@ -98,6 +98,28 @@ def test_cells_are_listed_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["missing"] == {}
 
 
+def test_options_that_are_not_the_papers_are_said_and_by_which_flag(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own.yaml").write_text("how: line\nbudget: 0.5\n")
+    words = ["reproduce", "table5", "--list", "--model", "swin_t", "--data", "cifar10=digits"]
+    words += ["--config", "own.yaml", "--faithful", "--checkpoint", "swin_t=swin.pth"]
+    assert main(words) == 0
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert "every run had: how=line (--config)" in lines
+    faithful = "criterion=entropy?zeros=on&pooling=batch"
+    assert f"every run by easier had: {faithful} (--faithful)" in lines
+    assert "every run of swin_t had: checkpoint=swin.pth (--checkpoint)" in lines
+    assert main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["changed"] == {
+        "config": {"how": "line", "budget": 0.5},
+        "faithful": True,
+        "checkpoint": {"swin_t": "swin.pth"},
+    }
+    assert main(words[:7]) == 0
+    assert "every run" not in capsys.readouterr().out
+
+
 def test_bad_input_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "options.yaml").write_text("seed: 3\n")
     for words, expected in (

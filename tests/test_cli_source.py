@@ -78,6 +78,29 @@ def test_images_of_other_channels_are_refused_by_their_shape(
     assert "takes samples of 3×8×8 and the data give 1×8×8" in said
 
 
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [("--image-size", "16"), ("--input-shape", "1,16,16"), ("--num-classes", "3")],
+)
+def test_the_shape_of_a_folders_network_is_not_asked_for(
+    saved: str, flag: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = f"'{saved}' is a folder with a network of its own: omit {flag}"
+    for words in (["benchmark"], ["benchmark", saved, "--against"], ["inspect"]):
+        assert main([*words, saved, flag, value]) == 2
+        assert said in capsys.readouterr().err
+    assert main(["compare", saved, saved, flag, value]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_shape_is_for_the_model_beside_a_folder(
+    saved: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--num-classes", "10", "--input-shape", "1,8,8", "--seconds", "0"]
+    assert main(["benchmark", "shoal:digits_resnet", "--against", saved, *words]) == 0
+    assert "batch 1 of 1×8×8 on cpu" in capsys.readouterr().out
+
+
 def test_a_factory_is_asked_for_nothing_that_nobody_gave(saved: str) -> None:
     run = {"data": FACTORY, "train_samples": 3, "image_size": 9, "mean": [0.75], "std": [0.5]}
     assert read_data(FACTORY, CPU, run, model=saved, image_size=None).mean == ()
@@ -94,7 +117,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         found.append(options)
         raise ShoalError("enough")
 
-    monkeypatch.setattr("shoal.cli.source.load_data", stop)
+    monkeypatch.setattr("shoal.search.job_model.load_data", stop)
     return found
 
 
@@ -133,7 +156,8 @@ def test_a_runs_own_options_come_before_what_its_network_says(
     words: list[str], saved: str, tmp_path: Path, read: list[dict[str, Any]]
 ) -> None:
     shutil.copytree(saved, tmp_path / "best")
-    told = {"data": "digits", "mean": [0.75], "std": [0.5]}
+    told = {"data": "digits", "mean": [0.75], "std": [0.5], "download": True, "workers": 9}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(told))
     assert main([*(word.format(tmp_path) for word in words), "--data", "digits"]) == 2
     assert (read[0]["mean"], read[0]["std"]) == ([0.75], [0.5])
+    assert not {"download", "workers"} & set(read[0])  # the folder may be a stranger's

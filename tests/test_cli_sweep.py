@@ -13,6 +13,7 @@ import yaml
 import shoal.sweep.place as place
 import shoal.sweep.run as loop
 from shoal.cli import main
+from shoal.cli.params import as_options
 from shoal.cli.sweep import with_bare_flags
 from sweep_checks import Copies, spec_file
 
@@ -46,6 +47,32 @@ def test_all_done_is_0_and_a_failed_cell_is_3(run: Callable[..., tuple[int, str,
     code, out, _ = run("--json")
     assert code == 0
     assert [cell["state"] for cell in json.loads(out)["cells"]] == ["done", "done"]
+
+
+def test_options_are_named_as_they_stand_in_the_file(
+    run: Callable[..., tuple[int, str, str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = run(seed=[0, 0])
+    assert (code, err) == (2, "shoal: cells 1 and 2 (seed: 0) are the same run: keep one of them\n")
+    (tmp_path / "lacking.yaml").write_text("model: shoal:digits_resnet\n")
+    assert main(["sweep", "lacking.yaml"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("shoal: no data are given: add data: D")
+    assert "--data" not in err
+
+
+def test_a_line_names_flags_of_the_command_and_other_options_as_a_file_does() -> None:
+    line = "jobs=2 and epochs=3: add download=True, --data D, or --tries 2; see `f(epochs=1)`"
+    assert as_options(line, {"--jobs", "--tries"}) == (
+        "--jobs 2 and epochs: 3: add download: true, data: D, or --tries 2; see `f(epochs=1)`"
+    )
+
+
+def test_flags_of_other_commands_are_not_named(run: Callable[..., tuple[int, str, str]]) -> None:
+    code, _, err = run(seed=-1)
+    assert code == 2
+    assert "--seed" not in err
+    assert "seed is -1" in err
 
 
 def test_a_wrong_file_is_one_line_and_makes_no_folder(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from packaging.version import Version
 from torch import nn
 
 import shoal
@@ -38,10 +39,13 @@ def test_files_that_a_page_names_exist(page: Path) -> None:
 
 
 def test_one_version() -> None:
-    citation = (TOP / "CITATION.cff").read_text(encoding="utf-8")
-    assert f"\nversion: {shoal.__version__}\n" in citation
     log = (TOP / "CHANGELOG.md").read_text(encoding="utf-8")
-    assert re.search(rf"^## \[{re.escape(shoal.__version__)}\] - \d{{4}}-\d\d-\d\d$", log, re.M)
+    released = re.findall(r"^## \[([\d.]+)\] - \d{4}-\d\d-\d\d$", log, re.M)[0]
+    citation = (TOP / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {released}\n" in citation
+    version = Version(shoal.__version__)
+    unreleased = "\n## [Unreleased]\n" in log
+    assert (version > Version(released), version.is_devrelease) == (unreleased, unreleased)
 
 
 @pytest.mark.long

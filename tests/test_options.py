@@ -9,6 +9,7 @@ import pytest
 
 from shoal.errors import ConfigError, NameNotFoundError, OptionError, ShoalError
 from shoal.options import (
+    DataOptions,
     Options,
     Recipe,
     above,
@@ -98,6 +99,12 @@ def test_everything_about_an_option_stands_at_its_field():
     assert named["how"].check is not None
     assert named["how"].check.choices == ("line", "identity")
     assert named["threshold"].help == "Fold above this."
+
+
+def test_memory_that_changes_how_images_are_cut_is_in_the_identity():
+    usual, other = DataOptions(), DataOptions(max_memory_gib=0.5)
+    assert other.identity() == {**usual.identity(), "max_memory_gib": 0.5}
+    assert "max_memory_gib" not in usual.identity()  # as in runs of earlier versions
 
 
 def test_only_what_decides_is_a_runs_identity():

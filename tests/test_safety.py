@@ -36,7 +36,7 @@ from shoal.search.rewind import _read as read_rewind
 from shoal.search.run import Run
 from shoal.search.run_files import read_run, read_steps
 from shoal.training import fit
-from shoal.training.fit import _read as read_state
+from shoal.training.checkpoint import read_checkpoint as read_state
 
 IDENTITY = {"method": "easier", "max_drop": 1.0, "final_epochs": 0, "weights": "0" * 64}
 X = torch.linspace(-1, 1, 12).view(3, 4)

@@ -177,6 +177,16 @@ def test_an_error_inside_a_factory_is_one_line_with_its_place():
         call_target(takes, {"size": 1, "depth": 0}, "m:takes")
 
 
+def test_a_factory_that_ends_the_process_is_one_line_with_its_place():
+    for code in (0, 3, "no such file"):
+
+        def leaving(code=code):
+            sys.exit(code)
+
+        with pytest.raises(ConfigError, match=r"m:leaving failed: SystemExit.*test_targets.py"):
+            call_target(leaving, {}, "m:leaving")
+
+
 def test_only_named_parameters_are_accepted():
     assert accepts(takes, "depth")
     assert not accepts(takes, "width")

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from shoal.tasks import Task as Task
     from shoal.tasks import register_task as register_task
 
-__version__ = "0.2.0"
+__version__ = "0.3.0.dev0"
 
 # Where the public names lie; imported when first used, so that `shoal --help` does not wait for
 # PyTorch. A module stands for itself.

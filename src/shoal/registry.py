@@ -99,6 +99,19 @@ def _entry_points(group: str, places: tuple[tuple[Path, int], ...]) -> tuple[Ent
     return tuple(metadata.entry_points(group=group))
 
 
+@functools.cache
+def import_group(group: str) -> None:
+    """Import what installed packages name as entry points of a group: it registers itself."""
+    for point in entry_points(group=group):
+        try:
+            point.load()
+        except Exception as error:
+            raise ConfigError(
+                f"'{point.value}', which an installed package names for {group}, cannot be "
+                f"imported: {summary(error)}"
+            ) from error
+
+
 def names_outside(group: str) -> list[str]:
     """Return the names that installed packages give things of a group, without importing them."""
     return [point.name for point in entry_points(group=group)]

@@ -67,7 +67,7 @@ def unseal(text: str, what: str, *, required: bool = False, finite: bool = True)
     if KEY in values or FILES in values or required:
         check_seal(values, what)
     files = values.get(FILES, {})
-    names = [*files, *files.values()] if isinstance(files, dict) else [files]
+    names = [*files, *files.values()] if isinstance(files, dict) else [None]
     if not all(isinstance(name, str) and ".." not in name and name[:1] != "/" for name in names):
         raise DamagedError(f"{what} is damaged: it speaks of files that lie elsewhere")
     return {key: value for key, value in values.items() if key != KEY}

@@ -170,7 +170,7 @@ def call_target(
         return around(lambda: factory(**keywords))
     except ShoalError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         refused = re.search(r"unexpected keyword argument '(\w+)'", str(error))
         if isinstance(error, TypeError) and refused and refused[1] in keywords:
             # A factory with **kwargs passes them on, so only the call itself finds the stranger.

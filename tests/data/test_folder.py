@@ -195,6 +195,21 @@ def test_a_class_of_broken_files_is_not_skipped_silently(root):
     one_line(DataError, "class 'bee' has no image", root, skip_broken=True)
 
 
+@pytest.mark.parametrize("max_memory_gib", [4.0, 0.0])
+def test_a_class_that_few_samples_leave_out_is_no_broken_one(root, max_memory_gib):
+    write(root / "val", 2)
+    for path in sorted((root / "train" / "bee").iterdir())[1:]:
+        path.unlink()
+    for path in sorted((root / "train" / "ant").iterdir())[::2]:
+        path.write_text("x")
+    options = {"train_samples": 8, "max_memory_gib": max_memory_gib, "workers": 0}
+    data = load(root, skip_broken=True, **options)
+    left, skipped = data.notes
+    assert left.startswith("train_samples leaves 1 of 3 classes without an image")
+    assert "could not be decoded" in skipped
+    assert 4 < data.train.num_samples < 8
+
+
 def test_a_missing_folder_gets_the_nearest_name(root):
     one_line(DataError, f"does not exist: did you mean '{root}'", root.parent / "dat")
     one_line(DataError, "does not exist", root.parent / "zzz" / "deep")

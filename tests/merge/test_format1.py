@@ -100,6 +100,7 @@ def test_an_old_folder_that_is_trusted_builds_its_base_by_its_own_code(tmp_path:
     ("old", "new"),
     [
         ('"in_channels": 4', '"in_channels": 1000000000'),
+        ('"in_channels": 4', '"in_channels": 200000, "device": "cpu"'),
         ('"shape": [\n          16,', '"shape": [\n          1000000000000,'),
         ('"shape": [\n          16,', '"shape": [\n          "16",'),
     ],

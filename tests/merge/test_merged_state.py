@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from shoal.errors import ConfigError
 from shoal.merge.merge import merge_
@@ -120,6 +121,23 @@ def test_what_was_made_of_frozen_layers_alone_is_frozen() -> None:
     frozen = [name for name, p in network.named_parameters() if not p.requires_grad]
     assert frozen == ["0.weight", "0.bias"]
     assert {name.partition(".")[0] for name, _ in network.named_parameters()} == set("0359")
+
+
+def test_frozen_layers_stay_frozen_where_they_move_behind_a_mean() -> None:
+    layers = [nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)]
+    network = capture(nn.Sequential(*layers).requires_grad_(False).eval(), images()).copy()
+    merge_(network, policy="always")
+    assert [p.requires_grad for p in network.parameters()] == [False, False]
+
+
+def test_frozen_weights_that_are_computed_stay_frozen() -> None:
+    normed = weight_norm(nn.Conv2d(3, 4, 3))
+    layers = [normed, nn.ReLU(), weight_norm(nn.Conv2d(4, 2, 3)), nn.ReLU()]
+    normed.requires_grad_(False)
+    network = capture(nn.Sequential(*layers).eval(), images()).copy()
+    merge_(network, policy="fold")
+    trained = {name: p.requires_grad for name, p in network.named_parameters()}
+    assert trained == {"0.weight": False, "0.bias": False, "2.weight": True, "2.bias": True}
 
 
 def test_a_line_that_is_left_is_frozen_where_it_was() -> None:

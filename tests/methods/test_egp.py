@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import shoal
 import small_runs
 from shoal.errors import NameNotFoundError
-from shoal.methods.egp import budgets, relevances, whole
+from shoal.methods.egp import EGP, budgets, relevances, whole
 from small_runs import run
 
 LEFT = {"a": 4, "b": 6, "c": 10}
@@ -182,6 +182,65 @@ def test_a_layer_that_is_called_twice_counts_once(share: float) -> None:
     assert whole * share - 2 <= pruned <= whole * share
     spared = run(model=net, method="egp", rounds=1, share=share, epochs=0, protect=("relu_1",))
     assert bool((spared.model.get_parameter("again.weight") != 0).all())
+
+
+class Tied(nn.Module):
+    """Two layers with one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.one, self.two = nn.Linear(64, 20), nn.Linear(20, 20), nn.Linear(20, 20)
+        self.last = nn.Linear(20, 10)
+        self.two.weight = self.one.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x.flatten(1)).relu()
+        return self.last(self.two(self.one(x).relu()).relu())
+
+
+def tied() -> shoal.Network:
+    return shoal.capture(Tied(), small_runs.digits().example_inputs(2))
+
+
+def test_a_tied_weight_is_pruned_once() -> None:
+    result = run(model=tied(), method="egp", rounds=1, share=0.3, epochs=0)
+    weights = [result.model.get_parameter(f"{name}.weight") for name in ("first", "one")]
+    pruned = sum(int((weight == 0).sum()) for weight in weights)
+    whole = sum(weight.numel() for weight in weights)
+    assert whole * 0.3 - 2 <= pruned <= whole * 0.3
+    assert "two" not in result.model.plan.names("prune")
+
+
+def test_protecting_one_of_the_layers_of_a_tied_weight_spares_it() -> None:
+    last = tied().sites[-1].name
+    result = run(model=tied(), method="egp", rounds=1, share=0.3, epochs=0, protect=(last,))
+    assert bool((result.model.get_parameter("one.weight") != 0).all())
+    assert not bool((result.model.get_parameter("first.weight") != 0).all())
+
+
+@pytest.mark.parametrize("options", [{"epochs": 1}, {"epochs": 0, "rewind": 0}])
+@pytest.mark.parametrize("named", ["one", "two"])
+def test_the_zeros_of_a_tied_weight_stay(named: str, options: dict[str, Any]) -> None:
+    net = tied().copy()
+    with torch.no_grad():
+        weight = net.get_parameter("one.weight")
+        weight[:, :10] = 0.0
+    net.plan.record("prune", (named,))
+    data = small_runs.digits()
+    lab = small_runs.lab(net, data.train, data.val, **options)
+    rewound = tied()
+    if "rewind" in options:
+        lab.setup.rewind._state = dict(rewound.state_dict())
+        lab.setup.rewind.apply_(lab.network)
+    else:
+        keep = EGP().keeps(lab)
+        with torch.no_grad():
+            lab.network.get_parameter("one.weight").add_(1.0)
+        keep(lab.network)
+    after = lab.network.get_parameter("two.weight")
+    assert bool((after[:, :10] == 0).all())
+    assert bool((after[:, 10:] != 0).all())
 
 
 def test_a_protected_site_that_does_not_exist_is_named() -> None:

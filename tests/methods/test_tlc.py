@@ -81,6 +81,7 @@ def test_masked_channels_are_off_and_stay_off_through_training(tmp_path: Path) -
             off = norm_inputs(before)[name].mean <= 0
             slope = after.get_parameter(f"{name}.slope")
             assert bool((slope[off] == 0).all())
+            assert bool((after.get_parameter(f"{name}.intercept")[off] == 0).all())
             assert bool((slope[~off] != 0).all())
     first = result.steps[1].names[0]
     last = result.model.get_parameter(f"{first}.slope")

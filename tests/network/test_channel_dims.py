@@ -82,6 +82,20 @@ CASES = {
     "raw images": (lambda s, x: F.relu(x), {}, (3, 6, 6), 1, 3),
     "raw tokens": (lambda s, x: F.relu(x), {}, (6, 4), 2, 4),
     "raw vectors": (lambda s, x: F.relu(x), {}, (4,), 1, 4),
+    "layer norm of images": (
+        lambda s, x: F.relu(s.n(s.conv(x))),
+        {"conv": CONV, "n": lambda: nn.LayerNorm([4, 4, 4])}, (3, 6, 6), 1, 4,
+    ),
+    "layer norm of images without parameters": (
+        lambda s, x: F.relu(F.layer_norm(s.conv(x), [4, 4, 4])), {"conv": CONV}, (3, 6, 6), 1, 4,
+    ),
+    "a slope for all tokens": (
+        lambda s, x: F.relu(s.act(s.a(x)) + 1),
+        {"a": lambda: nn.Linear(4, 8), "act": nn.PReLU}, (6, 4), 2, 8,
+    ),
+    "a slope for each channel": (
+        lambda s, x: F.relu(s.act(x) + 1), {"act": lambda: nn.PReLU(6)}, (6, 4), 1, 6,
+    ),
     "a chain of rectifiers": (
         lambda s, x: F.relu(F.gelu(s.a(x)) - 1), {"a": lambda: nn.Linear(4, 5)}, (6, 4), 2, 5,
     ),

@@ -75,3 +75,33 @@ def test_lines_become_the_identity() -> None:
     line = net.get_submodule(name)
     assert set(line.slope.tolist()) == {1.0}
     assert set(line.intercept.tolist()) == {0.0}
+
+
+class Gained(nn.Linear):
+    """A layer with a parameter that its type does not have."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 8)
+        self.gain = nn.Parameter(torch.full((8,), 3.0))
+        self.shift = nn.Parameter(torch.full((8,), 3.0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) * self.gain + self.shift
+
+
+def test_what_a_layer_has_beside_its_types_parameters_is_initialised_too() -> None:
+    model = nn.Sequential(Gained(), nn.ReLU(), nn.Linear(8, 3))
+    net = shoal.capture(model.eval(), torch.randn(2, 4)).copy()
+    assert sorted(reset_weights_(net)) == ["0.gain", "0.shift"]
+    assert net.get_parameter("0.gain").tolist() == [1.0] * 8
+    assert net.get_parameter("0.shift").tolist() == [0.0] * 8
+    assert float(net.get_parameter("0.weight").detach().abs().max()) <= 0.5  # of its own type
+
+
+def test_a_layer_that_was_frozen_is_trained_and_a_note_says_so() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    model[0].requires_grad_(False)
+    net = shoal.capture(model.eval(), torch.randn(2, 4)).copy()
+    reset_weights_(net)
+    assert all(parameter.requires_grad for parameter in net.parameters())
+    assert any("2 frozen parameters" in note for note in net.notes)

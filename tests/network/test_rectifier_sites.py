@@ -410,3 +410,48 @@ def test_each_site_of_a_mixed_model_knows_its_kind() -> None:
     found = [(site.name, site.kind, site.channel_dim, site.channels) for site in network.sites]
     assert found == [("1", "relu", 1, 4), ("4", "gelu", 1, 5), ("7", "silu", 1, 6)]
     assert all(site.linearized is None for site in network.sites)
+
+
+def test_a_rectifier_of_weights_is_no_site() -> None:
+    model = Call(lambda self, x: F.relu(F.linear(x, F.softplus(self.a.weight))), a=nn.Linear(4, 8))
+    net = capture(model.eval(), torch.randn(2, 4))
+    assert [site.kind for site in net.sites] == ["relu"]
+    again = reloaded(net)
+    assert [site.kind for site in again.sites] == ["relu"]
+    x = torch.randn(3, 4)
+    assert same(net(x), again(x))
+
+
+def test_a_written_rectifier_of_weights_is_no_site() -> None:
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        weight = self.a.weight
+        return F.relu(F.linear(x, weight * torch.sigmoid(weight)))
+
+    net = capture(Call(forward, a=nn.Linear(4, 8)).eval(), torch.randn(2, 4))
+    assert [site.kind for site in net.sites] == ["relu"]
+
+
+def test_a_site_of_a_saved_network_that_the_data_do_not_reach_is_none() -> None:
+    net = capture(nn.Sequential(nn.Linear(4, 8), nn.ReLU()).eval(), torch.randn(2, 4))
+    (site,) = net.sites
+    with net.graph.inserting_before(site.node):
+        weight = net.graph.create_node("get_attr", "0.weight")
+    weight.meta = {"shape": (8, 4)}
+    site.node.args = (weight,)  # as earlier versions took it
+    net.recompile()
+    assert net.sites == []
+
+
+def test_a_slope_of_the_models_own_is_told_apart_from_one_that_is_computed() -> None:
+    class Sloped(nn.Module):
+        def __init__(self, computed: bool) -> None:
+            super().__init__()
+            self.computed = computed
+            self.alpha = nn.Parameter(torch.full((1,), 0.2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.prelu(x, self.alpha * 2 if self.computed else self.alpha)
+
+    for computed, reason in ((True, "computed"), (False, "not the weight of an nn.PReLU")):
+        net = capture(Sloped(computed).eval(), torch.randn(2, 4))
+        assert reason in net.opaque[0].reason

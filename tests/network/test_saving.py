@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 from collections import OrderedDict, namedtuple
@@ -327,3 +328,50 @@ def test_the_table_names_functions_that_do_nothing_else_than_compute() -> None:
         assert ops.function_named(f"aten.{name}.default") is None
     assert ops.function_named("aten.add.__class__") is None
     assert ops.function_named("operator.methodcaller") is None
+
+
+OPERATORS = """
+import shoal
+from torch import nn
+
+
+class Ripple(nn.Module):
+    def __init__(self, by):
+        super().__init__()
+        self.by = by
+
+    def forward(self, x):
+        return self.by * x
+
+
+shoal.register_op(Ripple, arguments=("by",))
+"""
+
+
+def test_operators_of_an_installed_package_need_no_import(tmp_path: Path) -> None:
+    packages, saved = tmp_path / "packages", tmp_path / "saved"
+    about = packages / "ripples-1.0.dist-info"
+    about.mkdir(parents=True)
+    (packages / "ripples.py").write_text(OPERATORS)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: ripples\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[shoal.ops]\nripples = ripples\n")
+    code = f"""if True:
+        import sys
+        import torch
+        import shoal
+        inputs = torch.ones(2, 3)
+        if sys.argv[1] == "save":
+            import ripples
+            network = shoal.capture(torch.nn.Sequential(ripples.Ripple(3.0)), inputs)
+            shoal.save(network, {str(saved)!r})
+        else:
+            print(shoal.load({str(saved)!r})(inputs).sum().item())
+    """
+    for what, printed in (("save", ""), ("load", "18.0")):
+        done = subprocess.run(
+            [sys.executable, "-c", code, what],
+            env={**os.environ, "PYTHONPATH": str(packages)},
+            capture_output=True,
+            text=True,
+        )
+        assert (done.stdout.strip(), done.returncode) == (printed, 0), done.stderr[-2000:]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import fields
 from decimal import ROUND_HALF_UP, Decimal
+from typing import Any
 
 import pytest
 
@@ -105,6 +106,38 @@ def test_a_cell_is_found_by_the_names_of_the_command_line() -> None:
 def test_of_data_that_are_read_in_another_way_nothing_is_published(data: str, known: bool) -> None:
     found = published.find(model="torchvision:swin_t", data=data, method="dense")
     assert (found is not None) == known
+
+
+@pytest.mark.parametrize(
+    ("arguments", "known"),
+    [
+        ("", True),
+        ("?num_classes=10&in_channels=3", True),
+        ("?width=8", False),
+        ("?num_classes=10&width=8", False),
+    ],
+)
+def test_of_networks_with_other_layers_nothing_is_published(arguments: str, known: bool) -> None:
+    kinds: tuple[tuple[str, dict[str, Any]], ...] = (
+        ("resnet18_cifar", {"method": "dense"}),
+        ("cifar_resnet56", {"method": "layer_pruning", "removed": 10, "variant": "criterion=cka"}),
+    )
+    for name, about in kinds:
+        usual = published.find(model=name, data="cifar10", **about)
+        assert usual is not None
+        found = published.find(model=f"shoal:{name}{arguments}", data="cifar10", **about)
+        assert found == (usual if known else None)
+
+
+@pytest.mark.parametrize("given", [{"train_samples": 1000}, {"image_size": 16}])
+@pytest.mark.parametrize("removed", [0, 8])
+def test_of_runs_on_a_part_of_the_data_or_another_size_nothing_is_published(
+    given: dict[str, int], removed: int
+) -> None:
+    about = {"model": "shoal:resnet18_cifar", "data": "cifar10:ROOT", "method": "easier"}
+    about |= {"task": "classify", "score_on": "trained", **published.used()["easier"].options}
+    assert published.find_run(about, removed) is not None
+    assert published.find_run({**about, **given}, removed) is None
 
 
 def test_a_figure_without_a_count_stands_for_every_count_if_it_is_alone() -> None:

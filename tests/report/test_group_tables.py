@@ -78,6 +78,47 @@ def test_the_best_is_bold_for_each_model_and_data() -> None:
     }
 
 
+def test_a_speedup_that_is_not_to_be_trusted_is_marked_and_never_the_best() -> None:
+    busy = group("shoal", [88.0], 9.0, trusted=False)
+    table = groups_table([*GROUPS, busy], "trial")
+    (place,) = (n for n, column in enumerate(table.columns) if column.name == "dense / this")
+    found = [row.cells[place] for row in table.rows]
+    assert [isinstance(cell, Quantity) and cell.best for cell in found] == [False, True, False]
+    assert [str(cell).endswith("?") for cell in found] == [False, False, True]
+    assert any("not to be trusted" in note for note in table.notes)
+    rows = csv.DictReader(io.StringIO(groups_csv([*GROUPS, busy])))
+    assert [row["trusted"] for row in rows] == ["True", "True", "False"]
+    assert best([busy], "speedup") == {}
+
+
+def test_a_speedup_whose_interval_holds_1_has_a_question_mark() -> None:
+    table = groups_table([group("easier", [90.0], 1.02, certain=False)])
+    (texts,) = table.texts()
+    assert "1.02 × ?" in texts
+    assert any("too close to tell" in note for note in table.notes)
+
+
+def test_without_test_data_dense_and_result_are_of_validation_data_at_every_width() -> None:
+    one, other = (
+        replace(
+            found,
+            figures={
+                **{k: v for k, v in found.figures.items() if "test" not in k},
+                "dense_val": Spread.of([93.5]),
+            },
+        )
+        for found in GROUPS
+    )
+    table = groups_table([one, other], "trial")
+    heads = [column.name for column in table.columns]
+    shown = dict(zip(heads, table.texts()[0], strict=True))
+    assert (shown["dense"], shown["validation"]) == ("93.50 %", "92.00 ± 1.41 %")
+    assert "test" not in heads
+    out = io.StringIO()
+    print_table(Console(file=out, width=60), table)
+    assert "92.00 ± 1.41 %" in out.getvalue()
+
+
 def test_every_form_marks_the_best_and_nothing_else() -> None:
     table = groups_table(GROUPS, "trial")
     assert "| **91.00 ± 1.41 %** |" in markdown(table)

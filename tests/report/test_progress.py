@@ -170,3 +170,13 @@ def test_a_phase_that_begins_twice_in_a_row_is_one_line() -> None:
     assert isinstance(console.file, io.StringIO)
     lines = console.file.getvalue().splitlines()
     assert lines == ["  step 1: score", "  step 1: merge", "  step 1: score"]
+
+
+@pytest.mark.parametrize("text", ["measure in ./a[b]/rt.py:Mine", "measure in ./a[/b]/rt.py:Mine"])
+def test_brackets_in_names_are_no_markup_in_a_bar(text: str) -> None:
+    console = Console(file=io.StringIO(), width=100, force_terminal=True, highlight=False)
+    with showing(console) as listener:
+        listener.plan(1)
+        listener.stage(0, text)
+        listener.scored(1, 2)
+    assert text in console.file.getvalue()

@@ -10,9 +10,10 @@ from test_group_tables import GROUPS, group
 from test_page import read
 from test_sweep_progress import CELLS, WHY
 
+import shoal.report.sweep_chart as sweep_chart
 import shoal.report.sweep_page as page
 from shoal.report.sweep_chart import _front, group_chart
-from shoal.report.sweep_page import write_sweep_page
+from shoal.report.sweep_page import _figures, write_sweep_page
 from shoal.sweep import SweepFolder
 
 
@@ -30,6 +31,7 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         group("shoal", [93.0, 91.0], 1.2, data="digits", trusted=False),
     ]
     monkeypatch.setattr(page, "groups_of", lambda folder: [*GROUPS, *others])
+    monkeypatch.setattr(SweepFolder, "read", lambda folder: CELLS)  # there are no runs
     return write_sweep_page(folder)
 
 
@@ -52,6 +54,24 @@ def test_the_page_says_which_runs_are_done_what_is_best_and_what_failed(written:
 def test_the_front_is_what_nothing_beats_in_both() -> None:
     points = [(0.5, 90.0), (0.6, 90.0), (0.7, 92.0), (0.4, 80.0), (0.9, 91.0)]
     assert _front(points) == [(0.4, 80.0), (0.5, 90.0), (0.7, 92.0)]
+
+
+def test_the_fastest_is_one_whose_latency_is_to_be_trusted() -> None:
+    busy = group("shoal", [93.0], 9.0, trusted=False)
+    cards = {title: (value, whose) for title, value, whose in _figures([*GROUPS, busy])}
+    assert cards["fastest"] == ("1.75 ×", "egp, per_step=2")
+    assert "fastest" not in [title for title, *_ in _figures([busy])]
+    close = group("shoal", [93.0], 1.02, certain=False)
+    assert ("fastest", "1.02 × ?", "shoal") in _figures([close])
+
+
+def test_what_is_not_to_be_trusted_is_not_on_the_front(monkeypatch: pytest.MonkeyPatch) -> None:
+    fronts: list[list[tuple[float, float]]] = []
+    monkeypatch.setattr(sweep_chart, "_front", lambda points: fronts.append(points) or points)
+    assert group_chart([*GROUPS, group("shoal", [93.0], 4.0, trusted=False)])
+    by_latency, by_work = fronts
+    assert [quality for _, quality in by_latency] == [91.0, 89.0]
+    assert [quality for _, quality in by_work] == [91.0, 89.0, 93.0]
 
 
 def test_dollar_signs_and_tags_in_names_are_text() -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import io
 import re
+from contextlib import redirect_stderr
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from shoal.cli.screen import progress_console
+from shoal.display import print_lines
+from shoal.report.progress import console_in_python
 from shoal.report.sweep_progress import cell_line, picture, showing
 from shoal.report.sweep_tables import cells_table, count_words
 from shoal.report.terminal import print_table
@@ -59,6 +63,17 @@ def test_a_cell_says_how_far_it_has_come_or_why_it_failed() -> None:
     assert cell_line(CELLS[2]).endswith(f"failed: {WHY}")
 
 
+def test_what_is_not_certain_is_marked_in_the_table_and_not_said_in_lines() -> None:
+    close = cell(1, state="done", glance=glance(ratio=1.02, certain=False))
+    assert "as fast" not in cell_line(close)
+    assert "1.02 × ?" in cells_table([close]).texts()[0]
+
+
+def test_a_reason_stands_behind_the_state_that_it_is_of() -> None:
+    gone = cell(1, state="waiting", failed="there is no folder 'cells/a'")
+    assert cell_line(gone).endswith("waiting: there is no folder 'cells/a'")
+
+
 def test_the_table_says_state_reason_and_figures() -> None:
     table = cells_table(CELLS)
     title = "layer_pruning-cifar_resnet20-cifar10-seed"
@@ -89,6 +104,14 @@ def test_the_moving_table_shows_what_runs_first_where_not_all_have_room() -> Non
     assert max(map(len, lines)) <= 80
     assert any("running" in line for line in lines)
     assert "39 done, 1 running; 30 more have no room here" in lines[-1]
+
+
+def test_a_name_with_colons_is_shown_as_it_is() -> None:
+    out = io.StringIO()
+    with redirect_stderr(out):
+        print_lines(progress_console(), "the folder out:x:1")
+        print_lines(console_in_python(), "the folder out:x:1")
+    assert out.getvalue().splitlines() == ["the folder out:x:1"] * 2
 
 
 def test_on_a_terminal_the_table_moves_and_is_cleared_away() -> None:

@@ -88,9 +88,24 @@ def test_a_row_is_done_when_all_its_runs_are_though_one_ended_with_fewer_removed
     monkeypatch.setattr("shoal.reproduce.outcome.read_run", read)
     two = rows(plan, folder)[1]
     assert (two.removed, len(two.accuracies), two.state) == (2, 1, "done")
+    (shown,) = reproduced_table(plan.target, [two]).texts()
+    assert shown[-1] == f"{two.accuracy:.2f} %, 1 of 2 seeds"
     going_on = [states[0], replace(states[1], state="running")]
     monkeypatch.setattr(SweepFolder, "read", lambda _: going_on)
     assert rows(plan, folder)[1].state == "waiting"
+
+
+def test_a_finished_run_that_cannot_be_read_has_failed(made: tuple[Plan, SweepFolder]) -> None:
+    plan, folder = made
+    spoilt = folder.run(plan.cells[0][0].name) / "best" / "network.json"
+    whole = spoilt.read_text()
+    spoilt.write_text("{")
+    try:
+        nine = rows(plan, folder)[2]
+        assert nine.state == "failed"
+        assert str(spoilt) in nine.why
+    finally:
+        spoilt.write_text(whole)
 
 
 def test_dense_is_the_first_network_also_where_later_steps_remove_nothing(tmp_path: Path) -> None:
@@ -133,7 +148,8 @@ def test_the_table_shows_mean_and_deviation(made: tuple[Plan, SweepFolder]) -> N
     assert table.title == f"{plan.target.title}, on digits"
     assert table.texts()[1] == ["small", "easier", "2", "80.00 %", "81.00 ± 1.41 %"]
     printed = cell(2, None, change=0.4, macs_cut=20.5, training_speedup=1.35)
-    found = [replace(found[1], cell=printed, changes=(-1.0,), macs_cut=20.0, training_speedup=1.3)]
+    found = [replace(found[1], cell=printed, changes=(-1.0,), macs_cut=20.0,
+                     training_speedup=1.3, asked=1)]  # fmt: skip
     table = reproduced_table(plan.target, found)
     assert table.title == f"{plan.target.title}, on digits, by easier"
     (texts,) = table.texts()
@@ -154,6 +170,16 @@ def test_the_options_of_the_lottery_are_seen_at_eighty_columns() -> None:
     ]
     (options,) = (c for c in reproduced_table(target, found).columns if c.name == "options")
     assert options.priority == 0
+
+
+def test_runs_of_two_variants_fail_each_for_its_own_reason() -> None:
+    found = [
+        Row("small", "digits", "easier", variant, None, state="failed", why=why)
+        for variant, why in (("per_step=2", "no memory"), ("per_step=3&how=line", "no space"))
+    ]
+    lines = reproduced_lines(find_target("table2"), found, {})
+    assert "small on digits, easier, per_step=2, failed: no memory" in lines
+    assert "small on digits, easier, per_step=3, how=line, failed: no space" in lines
 
 
 def test_a_budget_is_said_beside_the_figures(made: tuple[Plan, SweepFolder]) -> None:

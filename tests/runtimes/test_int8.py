@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import shoal
 import small_runs
@@ -59,7 +60,7 @@ def test_digits_in_int8_are_within_a_point_of_float(
     with pytest.raises(ConfigError, match=re.escape(f"'{report.path}' cannot be run")):
         report.runner(torch.randn(2, 3, 8, 8))
     both = [*data.val, *data.test]
-    found = evaluate(Running(report.runner), both).top1
+    found = evaluate(Running(report.runner, network), both).top1
     assert abs(found - evaluate(network, both).top1) <= 1.0
     for key, value in network.state_dict().items():
         assert torch.equal(value, state[key])
@@ -114,6 +115,19 @@ def test_it_is_calibrated_on_some_samples_without_augmentation(network: Network)
     assert [len(batch[0]) for batch in samples] == [40] * 7 + [20]  # 300 of 800
     assert [float(batch[0].mean()) for batch in samples] == list(range(8))
     assert len(torch.cat([b[0] for b in calibration(network, small_runs.digits().train, 60)])) == 60
+
+
+def test_a_loader_that_shuffles_is_calibrated_on_the_same_samples(network: Network) -> None:
+    data = TensorDataset(torch.randn(90, 1, 8, 8), torch.zeros(90))
+    loader = DataLoader(data, batch_size=10, shuffle=True)
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    one = calibration(network, loader, 20)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    for a, b in zip(one, calibration(network, loader, 20), strict=True):
+        assert torch.equal(a[0], b[0])
+    assert not torch.equal(one[0][0], data.tensors[0][:10])  # it did shuffle
 
 
 def test_a_runtime_that_cannot_quantize_says_so_in_one_line(

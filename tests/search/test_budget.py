@@ -59,8 +59,8 @@ def timed(clock: FakeClock, hours: float, out: Path | None = None, **options: An
     def fit(network: Network) -> None:
         clock.now += 600.0
 
-    given = {"max_drop": 5.0, "how": "identity", "final_epochs": 1, **options}
-    return run(out, fit=fit, gauge=Slow(clock), hours=hours, **given)
+    given = {"max_drop": 5.0, "how": "identity", "final_epochs": 1, "gauge": Slow(clock), **options}
+    return run(out, fit=fit, hours=hours, **given)
 
 
 @pytest.mark.parametrize(
@@ -93,12 +93,8 @@ def test_what_an_interrupted_call_worked_counts_and_the_time_between_does_not(
                 raise KeyboardInterrupt
             return super().quality(network, data)
 
-    def fit(network: Network) -> None:
-        clock.now += 600.0
-
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "run", fit=fit, gauge=Killed(clock), hours=47 / 60, max_drop=5.0,
-            how="identity", final_epochs=1)  # fmt: skip
+        timed(clock, 47 / 60, tmp_path / "run", gauge=Killed(clock))
     assert float((tmp_path / "run" / "seconds.txt").read_text()) == 640.0
     clock.now = 1e6
     result = timed(clock, 47 / 60, tmp_path / "run")

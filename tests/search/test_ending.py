@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import pytest
 import torch
@@ -18,8 +18,10 @@ from shoal.merge.cut import LatencyCosts
 from shoal.merge.merge import merge_
 from shoal.merge.report import Merged, MergeReport
 from shoal.network import Network
+from shoal.runtimes import Runtime
 from shoal.search import ending
 from shoal.search.ending import end_of, folded
+from shoal.search.records import Int8
 from shoal.surgery import linearize_
 
 
@@ -106,6 +108,7 @@ class Forged:
 
     def __init__(self, runtime: str, networks: Mapping[str, Network], example: object) -> None:
         self.runtime, self.networks = runtime, list(networks)
+        self.lacking: dict[str, str] = {}
         self.made.append((runtime, list(networks)))
 
     def add(self, networks: Mapping[str, Network]) -> None:
@@ -119,7 +122,7 @@ class Forged:
             name: Latency(ms, ms, ms, 6, 1, len(batch), "cpu", 1, (ms,) * 6)
             for name, ms in ((name, times.get(name, 2.0)) for name in self.networks)
         }
-        return SideBySide(self.runtime, baseline, found, {}, len(batch))
+        return SideBySide(self.runtime, baseline, found, self.lacking, len(batch))
 
 
 clock = [0.0]
@@ -154,6 +157,52 @@ def test_where_the_result_is_slower_it_is_measured_again_beside_the_result_folde
     assert all("result_folded" not in one["latency"] for one in others)
     made = [names for runtime, names in forged.made if runtime == "onnxruntime"]
     assert made == [["dense_folded", "result_merged"], ["result_folded"]]  # each once
+
+
+def test_what_was_added_to_tell_why_may_fail(
+    pair: tuple[Network, Network], forged: type[Forged], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def add(self: Forged, networks: Mapping[str, Network]) -> None:
+        self.lacking = dict.fromkeys(networks, "it computes something else")
+
+    monkeypatch.setattr(forged, "TIMES", {("eager", 4): {"result_merged": 2.5}})
+    monkeypatch.setattr(forged, "add", add)
+    monkeypatch.setattr(ending, "merge_", joins)
+    slow = ends(pair, batches=(4,))["eager", 4]
+    assert slow["missing"] == {"result_folded": "it computes something else"}
+    assert "result_merged" in slow["latency"]
+
+
+class Quantizes:
+    """In place of `Int8Maker`: names what it was asked for, and quantizes nothing."""
+
+    def make(self, runtime: Runtime, dense: Network, result: Network) -> Any:
+        figures = Int8(
+            runtime=runtime.name,
+            file="net.int8",
+            bytes=8,
+            samples=50,
+            agreement=100.0,
+            top1_val=90.0,
+            top1_test=None,
+        )
+        return figures, {f"dense_int8 on {runtime.threads}": None, "result_int8": None}
+
+
+def test_a_runtime_with_options_is_measured_once_and_so_is_its_int8(
+    pair: tuple[Network, Network], forged: type[Forged], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+    asked = ("onnxruntime?threads=1", "onnxruntime?threads=2")
+    monkeypatch.setattr(ending, "merge_", lambda network, *args, **given: merge_(network))
+    found = end_of(*pair, inputs, runtimes=asked, int8=cast(Any, Quantizes()))
+    names = [one["runtime"] for one in found.latency.runtimes]
+    assert sorted(names) == ["compile", "eager", *asked]
+    assert found.int8 is not None
+    assert [one.runtime for one in found.int8] == ["onnxruntime"]
+    made = dict(forged.made)
+    assert "dense_int8 on 1" in made[asked[0]]
+    assert "dense_int8 on 2" in made[asked[1]]
 
 
 @pytest.mark.long

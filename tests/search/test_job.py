@@ -14,7 +14,7 @@ from shoal import compat
 from shoal.data import DataSet
 from shoal.errors import ConfigError, OptionError, ShoalError
 from shoal.search.job import job_of
-from shoal.search.job_model import new_last_layer
+from shoal.search.job_model import new_last_layer, read_for
 from shoal.search.job_run import run_job
 from shoal.search.setup import Listener
 
@@ -123,3 +123,28 @@ def test_timm_tells_how_many_classes_its_weights_are_for() -> None:
         False,
     ]
     assert new_last_layer("timm:resnet18.a1_in1k", None, large)
+
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(("channels", "used"), [(1, True), (3, False)])
+def test_data_are_read_as_the_weights_ask_where_they_have_as_many_channels(
+    monkeypatch: pytest.MonkeyPatch, channels: int, used: bool
+) -> None:
+    own = {"mean": (0.5,) * channels, "std": (0.25,) * channels}
+    monkeypatch.setattr("shoal.search.job_model.normalisation_of", lambda spec: own)
+    values = {"model": TIMM, "data": "digits", "pretrained": True}
+    job, data = read_for(job_of(values, {}), CPU)
+    assert (job.reading.mean, job.reading.std) == (((0.5,), (0.25,)) if used else (None, None))
+    assert list(data.facts()["std"]) == [0.25 if used else 0.5]  # which are the digits' own
+    given, _ = read_for(job_of(values, {"mean": [0.1], "std": [0.2]}), CPU)
+    assert (given.reading.mean, given.reading.std) == ((0.1,), (0.2,))
+
+
+def test_other_mistakes_of_reading_are_told_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
+    monkeypatch.setattr("shoal.search.job_model.normalisation_of", lambda spec: own)
+    job = job_of({"model": TIMM, "data": "digits", "pretrained": True, "augment": "no"}, {})
+    with pytest.raises(ShoalError, match="unknown augmentation"):
+        read_for(job, CPU)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import os
 import shutil
@@ -413,3 +414,34 @@ def test_the_training_state_of_a_finished_step_is_of_no_use(
     result = run(finished, epochs=2)
     assert facts(result) == facts(whole[1])
     assert not list(finished.glob("training*"))
+
+
+def by_loss(network: Network, data: Any) -> float:
+    return 50.0
+
+
+def by_size(network: Network, data: Any) -> float:
+    return 60.0
+
+
+def mean_square(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return output.square().mean()
+
+
+@pytest.mark.parametrize(
+    ("begun", "now"),
+    [
+        ({"evaluate": by_loss}, {"evaluate": functools.partial(by_size)}),
+        ({"evaluate": by_loss}, {}),
+        ({}, {"loss": mean_square}),
+        ({"fit": lambda network: None}, {"fit": by_loss}),
+        ({}, {"fit": lambda network: None}),
+    ],
+)
+def test_a_run_does_not_go_on_with_other_functions_of_the_users(
+    tmp_path: Path, begun: dict[str, Any], now: dict[str, Any]
+) -> None:
+    run(tmp_path / "run", remove=1, **begun)
+    with pytest.raises(RunError, match=f"other options: {next(iter({**begun, **now}))} was "):
+        run(tmp_path / "run", remove=1, **now)
+    run(tmp_path / "run", remove=1, **begun)

@@ -10,14 +10,16 @@ import pytest
 import torch
 from torch import nn
 
+import shoal
 import small_runs
 from shoal.errors import ConfigError, ShoalError
-from shoal.network.inputs import as_call
+from shoal.network.inputs import as_call, tensors_of
 from shoal.report import read_run
 from shoal.runtimes import Runner, Runtime, find_runtime
 from shoal.search import ending
 from shoal.search.ending import end_of, folded
 from shoal.search.int8 import Int8Maker
+from shoal.tasks import find_task
 from shoal.training import evaluate
 
 
@@ -56,6 +58,77 @@ class Refuses(Rounded):
 
     def quantize(self, network: nn.Module, samples: Sequence[Any], path: Path) -> Runner:
         raise ShoalError("not this one")
+
+
+class Tangled(nn.Module):
+    """Gives its answers among other outputs of the same form."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.last = nn.Linear(64, 10), nn.Linear(10, 10)
+
+    def forward(self, x: torch.Tensor) -> dict[str, Any]:
+        hidden = self.hidden(x.flatten(1)).relu()
+        return {"hidden": hidden, "found": (self.last(hidden),)}
+
+
+class Second(type(find_task())):
+    """Finds the output of a `Tangled` by the names that it has."""
+
+    def output(self, returned: Any) -> torch.Tensor:
+        return returned["found"][0]
+
+
+class Rounding(Rounded):
+    """Rounds nothing, and gives all outputs by name, as files do."""
+
+    name = "rounding"
+
+    def make(self, network: Any, inputs: Any, *, check: bool = False) -> Runner:
+        runner = super().make(network, inputs)
+
+        class Named(Runner):
+            device, threads = runner.device, runner.threads
+            ready = runner.ready
+
+            def __call__(self, *args: Any, **kwargs: Any) -> Any:
+                outputs = tensors_of(runner(*args, **kwargs))
+                return {f"output_{i}": value for i, value in enumerate(outputs)}
+
+        return Named()
+
+
+def test_a_measure_of_the_users_is_given_the_networks_own_outputs(tmp_path: Path) -> None:
+    data = small_runs.digits()
+    network = shoal.capture(Tangled().eval(), data.example_inputs(2))
+
+    def quality(module: Any, loader: Any) -> float:
+        place = next(module.parameters()).device
+        hits = [(module(x.to(place))["found"][0].argmax(1) == y).double().mean() for x, y in loader]
+        return 100.0 * float(torch.stack(hits).mean())
+
+    maker = Int8Maker(data.train, data.val, None, quality, tmp_path, Second())
+    figures, _ = maker.make(Rounding(), network, network)
+    assert figures.top1_val == quality(network, data.val)
+    assert figures.agreement == 100.0
+
+
+def test_a_measure_that_fails_in_int8_becomes_a_note(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, network = small_runs.digits(), small_runs.captured()
+
+    def quality(module: Any, loader: Any) -> float:
+        return 100.0 * module.fc.bias.mean()  # looks into the network
+
+    monkeypatch.setattr(ending, "open_runtime", lambda name: Rounded())
+    maker = Int8Maker(data.train, data.val, None, quality, tmp_path)
+    pair = {"dense": network, "result": network}
+    found = ending._quantized(maker, ["rounded"], pair, lambda text: None)
+    assert found.figures == []
+    (note,) = found.notes
+    assert note.startswith("no int8 in Rounded: its quality cannot be measured: AttributeError")
+    assert not list(tmp_path.iterdir())
 
 
 def test_calibration_sees_training_images_and_nothing_else(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shutil
 import subprocess
@@ -18,7 +19,8 @@ import small_runs
 from shoal.cli import main
 from shoal.cli.comparing import with_twins
 from shoal.errors import ConfigError, RunError
-from shoal.report import outcome_tables, read_run, twin_table
+from shoal.report import outcome_tables, read_run, twin_table, write_page
+from shoal.report.notebook import result_html
 from shoal.search.compress import size_of
 from shoal.search.records import Result
 from shoal.search.run_files import twin_of
@@ -127,9 +129,65 @@ def test_the_published_twin_stands_beside_it(
 
 def test_compare_takes_it_along_unless_it_is_named(finished: Path, trained: Result) -> None:
     twins = str(finished / "twin")
-    assert with_twins([str(finished)]) == [str(finished), twins]
-    assert with_twins(["resnet18", str(finished)]) == ["resnet18", str(finished), twins]
-    assert with_twins([twins, str(finished)]) == [twins, str(finished)]
+    assert with_twins([str(finished)]) == ([str(finished), twins], [])
+    assert with_twins(["resnet18", str(finished)])[0] == ["resnet18", str(finished), twins]
+    assert with_twins([twins, str(finished)])[0] == [twins, str(finished)]
+
+
+@pytest.mark.parametrize("file", ["best/network.json", "result.json"])
+def test_a_damaged_twin_is_a_note_beside_the_intact_run(
+    finished: Path,
+    trained: Result,
+    tmp_path: Path,
+    file: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(finished, copy)
+    (copy / "twin" / file).write_text("{")
+    remedy = f"remove '{copy / 'twin'}' and give `shoal twin` again"
+    assert main(["report", str(copy)]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "dense" in printed
+    assert remedy in printed
+    assert "give the run's command again" not in printed
+    record = read_run(copy)
+    assert remedy in html.unescape(write_page(record).read_text())
+    assert remedy in html.unescape(result_html(record))
+    models, notes = with_twins([str(copy)])
+    assert models == [str(copy)]
+    assert remedy in notes[0]
+
+
+def test_compare_takes_no_twin_along_whose_merged_network_is_gone(
+    finished: Path, trained: Result, tmp_path: Path
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(finished, copy)
+    (copy / "twin" / "merged" / "network.json").unlink()
+    models, notes = with_twins([str(copy)])
+    assert models == [str(copy)]
+    assert f"remove '{copy / 'twin'}'" in notes[0]
+
+
+def test_the_epochs_of_the_result_are_those_that_made_its_network(
+    finished: Path, trained: Result
+) -> None:
+    record = read_run(finished)
+    *others, last = record.steps
+    detour = replace(last, begun_from=0)  # the step before was given up
+    table = twin_table(replace(record, steps=(*others, detour)), trained)
+    assert table is not None
+    assert table.rows[1].cells[3] == 2  # of dense, and of that step
+    assert "as many epochs as the run spent in all (3)" in table.notes[0]
+
+
+def test_a_twin_of_other_epochs_says_so(finished: Path, trained: Result) -> None:
+    shorter = replace(trained, steps=(replace(trained.steps[0], epochs=2),))
+    table = twin_table(read_run(finished), shorter)
+    assert table is not None
+    assert table.rows[2].cells[3] == 2
+    assert "trained at once for 2 epochs, where the run spent 3 in all" in table.notes[0]
 
 
 def test_the_twin_of_another_result_is_not_shown(

@@ -8,6 +8,7 @@ from torch import nn
 
 import shoal
 from shoal.errors import NameNotFoundError, OptionError, RunError
+from shoal.network.modules import Blend
 from shoal.options import options_of
 from shoal.search.options import SearchOptions
 from shoal.surgery.linearize import replace_
@@ -145,3 +146,28 @@ def test_a_network_in_which_nothing_is_swapped_is_told() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.SiLU(), nn.Linear(8, 10))
     result = run(model=model, rectifier="silu", epochs=0, remove=1)
     assert any("was swapped: all are silu already" in note for note in result.notes)
+
+
+def test_the_kind_of_a_site_is_that_of_the_rectifier_put_there() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    net = shoal.capture(model.eval(), torch.randn(2, 4))
+    kinds = {
+        "gelu": nn.GELU(), "relu6": nn.ReLU6(), "hardtanh": nn.Hardtanh(0.0, 4.0),
+        "prelu": nn.PReLU(),
+    }  # fmt: skip
+    for kind, module in kinds.items():
+        replace_(net, {"1": module})
+        assert net.site("1").kind == kind
+    (operation,) = shoal.swap_rectifiers_(net, "relu")
+    assert operation.names == ("1",)
+    assert net.site("1").kind == "relu"
+    assert isinstance(net.get_submodule("1"), nn.ReLU)
+
+
+def test_a_site_that_becomes_linear_by_and_by_keeps_its_kind() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 3))
+    net = shoal.capture(model.eval(), torch.randn(2, 4))
+    replace_(net, {"1": Blend(net.get_submodule("1"))})
+    assert net.site("1").kind == "gelu"
+    replace_(net, {"1": nn.Identity()})
+    assert (net.site("1").kind, net.site("1").linearized) == ("gelu", "identity")

@@ -106,10 +106,10 @@ def test_another_task_or_device_is_another_run(name: str) -> None:
         ({"method": ["easier", "esier"]}, "unknown method 'esier': did you mean 'easier'"),
         (
             {"method": ["easier", "egp"], "per_step": 2},
-            "the method 'egp' has no option per_step.*in the cell method=egp",
+            "the method 'egp' has no option per_step.*in the cell method: egp",
         ),
         ({"seed": []}, "seed is an empty list"),
-        ({"seed": [0, 0]}, r"cells 1 and 2 \(seed=0\) are the same run"),
+        ({"seed": [0, 0]}, r"cells 1 and 2 \(seed: 0\) are the same run"),
         ({"hours": [1.0, 2.0]}, "the same run"),
         ({"seed": [0, 1], "exclude": [{"seed": 2}]}, "entry 1 of exclude leaves out no cell"),
         ({"exclude": [{"data": "digits"}]}, "leaves out every cell"),

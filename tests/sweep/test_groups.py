@@ -86,6 +86,19 @@ def test_rows_say_by_what_they_differ(
     assert [(one.method, one.variant) for one in found] == [("easier", name) for name in variants]
 
 
+def test_cells_of_several_calls_say_in_what_these_differed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "_PAUSE", 0.0)
+    monkeypatch.setattr(place, "Processes", lambda jobs: Copies())
+    folder = SweepFolder(tmp_path / "out")
+    for other in ({"budget": 0.5}, {"max_drop": 50.0}):
+        folder.keep()
+        shoal.sweep({**SPEC, "method": "easier", **other}, out=folder.path)
+    variants = {one.variant for one in groups_of(folder)}
+    assert variants == {"max_drop=100.0, budget=0.5", "max_drop=50.0, budget=None"}
+
+
 @pytest.mark.parametrize(
     ("options", "accuracy"),
     [
@@ -218,6 +231,11 @@ def test_compare_shows_a_sweep_and_writes_it_in_every_form(
     [
         (["--format", "pdf"], "--format is 'pdf': give one of markdown, csv, latex"),
         (["--out", "all.pdf"], "'all.pdf' says no form"),
+        (["--format", "csv", "--json"], "--json is given with --format or --out"),
+        (["--out", "all.csv", "--json"], "--json is given with --format or --out"),
+        (["--data", "digits"], "nothing is measured now: omit --data"),
+        (["--runtime", "eager", "--batch", "2"], "omit --batch, --runtime"),
+        (["--seconds", "1", "--trust"], "omit --seconds, --trust"),
     ],
 )
 def test_a_form_that_does_not_exist_is_one_line(
@@ -225,6 +243,11 @@ def test_a_form_that_does_not_exist_is_one_line(
 ) -> None:
     assert main(["compare", str(folder), *words]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_ending_of_a_file_may_be_in_capitals(folder: Path, tmp_path: Path) -> None:
+    assert main(["compare", str(folder), "--out", str(tmp_path / "ALL.CSV")]) == 0
+    assert (tmp_path / "ALL.CSV").read_text().startswith("model,data,method")
 
 
 def test_forms_are_of_sweeps(capsys: pytest.CaptureFixture[str]) -> None:

@@ -39,7 +39,7 @@ def test_a_job_that_slurm_refuses_is_one_line(
 
     pool = OnSlurm(tmp_path, {"cluster": "local"}, None, None)
     monkeypatch.setattr(pool._executor, "submit", refuse)
-    with pytest.raises(ConfigError, match=r"specified: gpus.*: correct --slurm") as caught:
+    with pytest.raises(ConfigError, match=r"specified: gpus.*: correct its options") as caught:
         pool.start(Work("a", {}, "run", "log.txt", "."))
     assert "\n" not in str(caught.value)
     assert pool.free

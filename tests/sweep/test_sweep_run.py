@@ -17,7 +17,8 @@ import shoal.sweep.run as loop
 import small_runs
 from shoal.errors import BusyError
 from shoal.files import locked
-from shoal.sweep import Sweep, SweepFolder
+from shoal.report.sweep_tables import state_words
+from shoal.sweep import CellState, Sweep, SweepFolder, cells_of
 from shoal.sweep.pool import Ended
 from shoal.sweep.work import Work
 from sweep_checks import SPEC, Copies, spec_file
@@ -120,6 +121,59 @@ def test_a_cell_whose_first_step_failed_has_failed(
     for cell in (*found.cells, *SweepFolder(tmp_path / "out").read()):
         assert cell.state == "failed"
         assert cell.failed.startswith("no step was made: step 1 failed: ")
+
+
+def test_a_cell_that_is_done_by_a_later_try_no_longer_says_that_it_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    folder = SweepFolder(out)
+    small_runs.run(tmp_path / "run", remove=1, epochs=1, lr=1e30)
+    with monkeypatch.context() as patch:
+        patch.setattr("sweep_checks.finished", lambda: tmp_path / "run")
+        (failed,) = sweep(patch, Copies(), out, seed=0, method="easier").cells
+    assert failed.state == "failed"
+    begun: list[str] = []
+
+    class Goes(Copies):
+        def start(self, work: Work) -> None:
+            begun.append(folder.read()[0].name)
+            shutil.rmtree(work.folder)
+            super().start(work)
+
+    (found,) = sweep(monkeypatch, Goes(), out, seed=0, method="easier").cells
+    assert begun
+    assert (found.state, found.failed) == ("done", "")
+    assert state_words(found) == "done"
+
+
+def test_a_cell_whose_folder_is_gone_or_damaged_waits_and_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = sweep(monkeypatch, Copies(), tmp_path / "out", seed=0)
+    folder = SweepFolder(tmp_path / "out")
+    assert [cell.state for cell in folder.read()] == ["done", "done"]
+    one, other = (folder.run(cell.name) for cell in found.cells)
+    shutil.rmtree(one)
+    (other / "result.json").write_text("{")
+    gone, damaged = SweepFolder(tmp_path / "out").read()
+    assert (gone.state, damaged.state) == ("waiting", "waiting")
+    assert f"there is no folder '{one}'" in gone.failed
+    assert str(other / "result.json") in damaged.failed
+
+
+def test_a_cell_runs_only_while_a_process_is_at_work_in_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (cell,) = cells_of({**SPEC, "seed": 0, "method": "easier"})
+    folder = SweepFolder(tmp_path / "out")
+    held = folder.lock()
+    state = CellState(cell.name, cell.given, cell.job.to_dict(), "running", seconds=3.0)
+    folder.write([state])
+    assert [one.state for one in folder.read()] == ["running"]
+    assert held is not None
+    held.close()
+    assert [(one.state, one.seconds) for one in folder.read()] == [("waiting", 0.0)]
 
 
 def test_a_result_that_is_seen_late_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

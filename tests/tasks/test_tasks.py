@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -244,9 +245,17 @@ def test_a_quality_may_be_any_kind_of_number(seven: Any) -> None:
     batches = [(drawn(4, 3), torch.tensor([0, 1, 2, 0]))]
     judge = with_own(find_task(), evaluate=lambda network, data: seven)
     own = type("Own7", (Own,), {"quality": lambda self, rows: seven})()
-    for task in (judge, own):
+    judges = type("Judges7", (Own,), {"judge": lambda self, network, data: seven})()
+    for task in (judge, own, judges):
         quality = evaluate(nn.Identity(), batches, task=task).quality
         assert (type(quality), quality) == (float, 7.0)
+
+
+def test_a_judge_that_returns_no_number_is_told_in_a_line() -> None:
+    task = type("Judges", (Own,), {"judge": lambda self, network, data: math.nan})()
+    message = "^judge of the task 'Judges' returned nan: let it return the quality as a number"
+    with pytest.raises(ConfigError, match=message):
+        evaluate(nn.Identity(), [(drawn(4, 3), torch.tensor([0, 1, 2, 0]))], task=task)
 
 
 def test_a_task_that_is_not_complete_is_named() -> None:

@@ -16,6 +16,7 @@ from shoal.data.augment import Augment
 from shoal.data.loader import ImageLoader
 from shoal.distributed import is_main, rank, sum_across, world
 from shoal.network import capture
+from shoal.tasks import find_task, with_own
 from shoal.training import Recipe, evaluate, fit
 
 FP32 = Recipe(precision="fp32", lr=0.05)
@@ -105,6 +106,18 @@ def compiled(train: Any) -> dict[str, Any]:
         return trained(train, recipe={**FP32.to_dict(), "compile_training": "on"})
 
 
+def own_way() -> dict[str, Any]:
+    """Return a quality and a hook that say something else in each process."""
+    judged: list[float] = []
+
+    def quality(network: nn.Module, data: Any) -> float:
+        judged.append(len(judged) if rank() else -len(judged))
+        return judged[-1]
+
+    task = with_own(find_task(), evaluate=quality)
+    return {"task": task, "after_epoch": lambda network: rank() == 0 and len(judged) == 4}
+
+
 def scenarios(folder: Path) -> dict[str, dict[str, Any]]:
     """Return what each scenario ends with, the same in every process."""
     shuffled = {"shuffle": True, "augment": Augment(flip=True, crop=1), "seed": 3}
@@ -128,6 +141,14 @@ def scenarios(folder: Path) -> dict[str, dict[str, Any]]:
         "compiled": compiled(images(45, **shuffled)),
         "unused parameter": trained(images(32), TwoHeads()),
         "hooks": trained(images(32), recipe=pair, **hooks()),
+        "own early stop": trained(images(32), epochs=6, recipe=early, val=images(32), **own_way()),
+        "own end": trained(
+            images(32),
+            epochs=6,
+            recipe={**early.to_dict(), "early_stop": 5},
+            val=images(32),
+            **own_way(),
+        ),
         "early stop": trained(
             images(64),
             epochs=6,
@@ -147,10 +168,23 @@ def alike(values: dict[str, Any]) -> bool:
     return True
 
 
+def reports_own_loss() -> bool:
+    """Whether each process reports the mean loss of its own samples, of which they have 2 and 1."""
+    x, y = next(iter(images(3, batch_size=3).plain()))
+    net, found = plain_net(), list[float]()
+    own = slice(rank(), None, world())
+    with torch.no_grad():
+        expected = float(nn.functional.cross_entropy(net(x[own]), y[own]))
+    fit(net, [(x, y)], epochs=1, recipe=FP32, on_batch=lambda step: found.append(float(step.loss)))
+    right = torch.tensor(int(abs(found[0] - expected) < 1e-6))
+    return int(sum_across(right)) == world()
+
+
 def main(folder: Path) -> None:
     results: dict[str, Any] = {"scenarios": scenarios(folder), "world": world()}
     loader = images(45, shuffle=True)
     results["norm alike"] = alike(trained(loader, TwoHeads(norm=True)))
+    results["own loss"] = reports_own_loss()
     data = tensors(40)
     own = DataLoader(data, batch_size=4, sampler=DistributedSampler(data, world(), rank()))
     results["own sampler"] = len(trained(own)["losses"])

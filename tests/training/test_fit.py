@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from shoal.data.loader import ImageLoader
 from shoal.errors import ConfigError, DataError, OptionError, TrainingError
+from shoal.network import capture
 from shoal.training import BatchReport, EpochReport, Recipe, evaluate, fit, recipes
 
 Net = Callable[[], nn.Module]
@@ -244,6 +245,69 @@ def test_weights_that_burst_in_the_last_step_are_noticed(plain_net: Net, images:
 
 def test_a_last_batch_of_one_is_skipped_before_batch_norm(norm_net: Net, images: Images) -> None:
     assert fit(norm_net(), images(33), epochs=2).skipped_batches == 2
+
+
+@pytest.mark.parametrize("capturing", [False, True])
+@pytest.mark.parametrize(("side", "skipped"), [(8, 0), (1, 1)])
+def test_a_last_batch_of_one_is_left_out_only_where_a_norm_would_see_one_value(
+    side: int, skipped: int, capturing: bool
+) -> None:
+    data = [(torch.randn(4, 3, side, side), torch.arange(4)), (torch.randn(1, 3, side, side),
+            torch.tensor([2]))]  # fmt: skip
+    net = nn.Sequential(nn.Conv2d(3, 6, 1), nn.BatchNorm2d(6), nn.AdaptiveAvgPool2d(1),
+                        nn.Flatten(), nn.Linear(6, 4))  # fmt: skip
+    net = capture(net, data[0][0]).train() if capturing else net
+    counted = net.get_submodule("1").num_batches_tracked
+    drawn = torch.get_rng_state()
+    assert fit(net, data, epochs=1).skipped_batches == skipped
+    assert int(counted) == 2 - skipped
+    assert torch.equal(torch.get_rng_state(), drawn)
+
+
+def test_a_frozen_norm_needs_no_second_sample(norm_net: Net, images: Images) -> None:
+    net = norm_net()
+    net[6].eval()
+    assert fit(net, images(33), epochs=1).skipped_batches == 0
+
+
+def test_a_norm_that_trains_alone_leaves_the_last_sample_out() -> None:
+    class Aside(nn.Module):
+        """Has a branch that takes part in training alone, and a norm that is called twice."""
+
+        def __init__(self, branch: bool) -> None:
+            super().__init__()
+            self.conv, self.norm, self.aside = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), None
+            if branch:
+                self.aside = nn.BatchNorm2d(4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.norm(input=self.conv(x))
+            if self.aside is None:
+                x = self.norm(x.mean((2, 3), keepdim=True))
+            elif self.training:
+                x = self.aside(x.mean((2, 3), keepdim=True))
+            return x.mean((2, 3))
+
+    data = [(torch.randn(n, 3, 4, 4), torch.arange(n)) for n in (4, 1)]
+    for branch in (True, False):
+        assert fit(Aside(branch), data, epochs=1).skipped_batches == 1
+
+
+def test_what_was_in_eval_mode_by_itself_stays_in_it(norm_net: Net, images: Images) -> None:
+    net = norm_net()
+    net[1].eval()  # a frozen norm
+    before = {name: value.clone() for name, value in net[1].named_buffers()}
+    fit(net, images(), epochs=2, val=images())
+    assert all(torch.equal(value, before[name]) for name, value in net[1].named_buffers())
+    assert int(net[6].num_batches_tracked) == 6
+    assert [module.training for module in net] == [True, False, *[True] * 6]
+
+
+def test_a_network_in_eval_mode_trains_whole(norm_net: Net, images: Images) -> None:
+    net = norm_net().eval()
+    fit(net, images(), epochs=1)
+    assert int(net[1].num_batches_tracked) == 3
+    assert not any(module.training for module in net.modules())
 
 
 def test_a_last_batch_of_one_trains_a_network_without(plain_net: Net, images: Images) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from shoal.data.loader import ImageLoader
+from shoal.tasks import find_task, with_own
 from shoal.training import EpochReport, Recipe, fit
 
 Net = Callable[[], nn.Module]
@@ -166,3 +168,33 @@ def test_a_pickle_that_runs_code_is_not_run(plain_net: Net, images: Images, tmp_
     torch.save({"format": "shoal.fit", "version": 1, "state": Evil()}, tmp_path / "c")
     fit(plain_net(), images(), epochs=1, checkpoint=tmp_path / "c")
     assert not (tmp_path / "ran").exists()
+
+
+def half(output: Tensor, target: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(output, target) / 2
+
+
+def twice(output: Tensor, target: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(output, target) * 2
+
+
+@pytest.mark.parametrize(
+    ("begun", "now"),
+    [
+        ({"loss": half}, {"loss": twice}),
+        ({}, {"loss": twice}),
+        ({"task": with_own(find_task("segment"), evaluate=lambda *_: 1.0)}, {}),
+        ({"task": "segment?ignore_index=0"}, {"task": "segment"}),
+    ],
+)
+def test_a_fit_does_not_go_on_with_another_loss_or_task(
+    images: Images, tmp_path: Path, begun: dict[str, Any], now: dict[str, Any]
+) -> None:
+    net = nn.Conv2d(3, 4, 8)  # [B, 4, 1, 1]
+    data = [(x, y.reshape(-1, 1, 1)) for x, y in images()]
+    options = {"epochs": 1, "checkpoint": tmp_path / "c", "task": "segment"}
+    fit(net, data, **{**options, **begun})
+    assert fit(net, data, **{**options, **begun}).resumed_from == 1
+    report = fit(net, data, **{**options, **now})
+    assert report.resumed_from is None
+    assert "another fit" in report.notes[0]

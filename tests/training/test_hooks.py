@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -365,3 +366,32 @@ def test_a_hook_ends_the_fit_and_what_hooks_remember_survives_an_interruption(
         again = shrunk(tmp_path / "part", 1)
         assert torch.equal(again[0], weight)
         assert again[1:] == (memory, epochs)
+
+
+def test_hooks_may_leave_numbers_of_numpy(tmp_path: Path) -> None:
+    data = [(torch.ones(4, 2), torch.ones(4, 1))]
+
+    def trained(after: Callable[[EpochReport], None] | None = None) -> tuple[Any, ...]:
+        net, memory = nn.Linear(2, 1), {"rates": [np.float32(0.5)], "best": {}}
+
+        def after_epoch(network: nn.Module) -> Any:
+            memory["best"][np.str_("loss")] = np.float64(len(memory["rates"]))
+            memory["rates"].append(np.float32(0.25))
+            return np.bool_(len(memory["rates"]) > 3)
+
+        report = fit(
+            net, data, epochs=9, loss=identity, on_epoch=after, first_epoch=np.int64(0),
+            checkpoint=tmp_path / "c", after_epoch=after_epoch, memory=memory,
+            groups=lambda network: [{"params": network.parameters(), "lr": np.float32(0.1)}],
+        )  # fmt: skip
+        return report, memory
+
+    def stop(report: EpochReport) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(stop)
+    report, memory = trained()
+    assert (report.resumed_from, report.notes, len(report.epochs)) == (1, (), 3)
+    assert memory == {"rates": [0.5, 0.25, 0.25, 0.25], "best": {"loss": 3.0}}
+    assert trained()[0].resumed_from == 3  # and it has ended

@@ -55,6 +55,7 @@ def test_two_processes_end_like_one(command: list[str], tmp_path: Path) -> None:
     assert results["alike"]
     assert results["norm alike"]
     assert results["own sampler"] == 2
+    assert results["own loss"]
     expected = fit_worker.scenarios(tmp_path)
     found = results["scenarios"]
     # Counts and sums of whole batches are put together without rounding.

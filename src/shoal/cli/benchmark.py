@@ -11,6 +11,7 @@ from shoal.cli.params import option
 from shoal.cli.screen import progress_console, show
 
 
+# Long because each option of the command is a parameter here.
 def benchmark(
     model: Annotated[
         str,
@@ -43,8 +44,16 @@ def benchmark(
 
     Both are timed in turn, round by round: a machine that is busy at times is so for both.
     """
-    from shoal.cli.source import Source, open_dense, open_usable, parse_shape
+    from shoal.cli.source import (
+        Source,
+        open_dense,
+        open_usable,
+        parse_shape,
+        refuse_shape,
+        spelled,
+    )
     from shoal.measure import benchmark as measure
+    from shoal.network.inputs import tensors_of
     from shoal.report import task_lines
     from shoal.report.latency_tables import benchmark_table
     from shoal.search.compress import working_device
@@ -52,6 +61,7 @@ def benchmark(
 
     where = working_device(device)
     source = Source(None, num_classes, image_size, parse_shape(input_shape), trust)
+    refuse_shape([model] if against is None else [model, against], source)
     network = open_usable(model, source).to(where)
     baseline = open_dense(model, trust=trust) if against is None else open_usable(against, source)
     if baseline is not None and against is None:
@@ -66,5 +76,9 @@ def benchmark(
             min_seconds=seconds,
             max_seconds=max(60.0, 2 * seconds),
         )
-    table = benchmark_table(result, "dense" if against is None else "baseline")
-    show(result.to_dict(), [table], task_lines(network.meta), as_json=as_json)
+    shapes = [tuple(tensor.shape[1:]) for tensor in tensors_of(network.example(batch))]
+    table = benchmark_table(
+        result, "dense" if against is None else "baseline", samples=spelled(shapes)
+    )
+    value = {**result.to_dict(), "input_shapes": shapes}
+    show(value, [table], task_lines(network.meta), as_json=as_json)

@@ -13,6 +13,8 @@ from shoal.cli.screen import progress_console, show
 from shoal.errors import ConfigError
 from shoal.user_paths import user_path
 
+_SECONDS, _RUNTIMES = 2.0, "eager,onnxruntime"
+
 
 # Long because each option of the command is a parameter here.
 def compare(
@@ -36,8 +38,8 @@ def compare(
         list[int] | None,
         option("Samples per call; may be repeated. Default: 1 and 64.", min=1),
     ] = None,
-    seconds: params.Seconds = 2.0,
-    runtime: params.Runtimes = "eager,onnxruntime",
+    seconds: params.Seconds = _SECONDS,
+    runtime: params.Runtimes = _RUNTIMES,
     threads: params.Threads = None,
     num_classes: params.NumClasses = None,
     image_size: params.ImageSize = None,
@@ -70,7 +72,7 @@ def compare(
     Example: shoal compare shoal:cifar_resnet20 run --checkpoint resnet20.pth
     """
     from shoal.cli.comparing import compared, open_all, open_data, with_twins
-    from shoal.cli.comparing_sweeps import show_groups
+    from shoal.cli.comparing_sweeps import refuse_measuring, show_groups
     from shoal.cli.config import run_options, run_task
     from shoal.cli.flags import read_names
     from shoal.cli.source import Source, parse_shape
@@ -81,13 +83,29 @@ def compare(
     from shoal.sweep import is_sweep
 
     if is_sweep(user_path(models[0])) and len(models) == 1:
+        refuse_measuring(
+            {
+                "--data": data,
+                "--task": task,
+                "--checkpoint": checkpoint,
+                "--batch": batch,
+                "--seconds": None if seconds == _SECONDS else seconds,
+                "--runtime": None if runtime == _RUNTIMES else runtime,
+                "--threads": threads,
+                "--num-classes": num_classes,
+                "--image-size": image_size,
+                "--input-shape": input_shape,
+                "--device": device,
+                "--trust": trust,
+            }
+        )
         show_groups(Path(models[0]), form, out, as_json=as_json, verbose=verbose)
         return
     if form is not None or out is not None:
         raise ConfigError("--format and --out are for the folder of one sweep: omit them")
-    models = with_twins(models)
+    models, damage = with_twins(models)
     if len(models) < 2:
-        raise ConfigError("there is one network: give two or more to compare")
+        raise ConfigError("; ".join(["there is one network: give two or more to compare", *damage]))
     runtimes = read_names("runtime", runtime)
     for name in runtimes:
         open_runtime(name)  # before anything takes its time
@@ -96,6 +114,7 @@ def compare(
     source = Source(None, num_classes, image_size, parse_shape(input_shape), trust)
     with progress_console().status("opening") as status:
         loaded, notes = open_data(models, data, image_size, where)
+        notes = [*damage, *notes]
         networks, baseline = open_all(models, checkpoint or [], source, loaded, where)
         if not checkpoint and loaded is not None:
             unknown = [text for text in models if random_weights(text, None)]

@@ -15,6 +15,7 @@ from shoal.cli.source import (
     open_result,
     open_trained,
     read_data,
+    refuse_shape,
     run_data,
     spelled,
 )
@@ -34,22 +35,28 @@ from shoal.network.inputs import tensors_of
 from shoal.report import Compared, Comparison
 from shoal.search.ending import folded
 from shoal.search.job_model import is_folder
-from shoal.search.run_files import RESULT, TWIN, read_record, twin_of
+from shoal.search.run_files import RESULT, TWIN, read_record, readable_twin
 from shoal.tasks import Task
 from shoal.training import evaluate
 from shoal.user_paths import user_path
 
 
-def with_twins(models: Sequence[str]) -> list[str]:
-    """Return the models with each run's twin behind it, where it has one and it is not named."""
+def with_twins(models: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the models with each run's twin behind it, where it has one and it is not named.
+
+    Of a damaged twin there is a note.
+    """
     named = {user_path(text) for text in models}
     found: list[str] = []
+    notes: list[str] = []
     for text in models:
         found.append(text)
         folder = user_path(text)
         if (folder / RESULT).exists() and folder / TWIN not in named:
-            found += [str(Path(text) / TWIN)] if twin_of(read_record(folder)) else []
-    return found
+            twin, damage = readable_twin(read_record(folder), whole=True)
+            found += [] if twin is None else [str(Path(text) / TWIN)]
+            notes += damage
+    return found, notes
 
 
 def open_data(
@@ -98,6 +105,7 @@ def open_all(
             "that are no folders: give one for each of these, in their order"
         )
     weights = dict(zip(places, checkpoints, strict=False))
+    refuse_shape(models, source, data)
     source = _with_shape(source, models, data)
     networks: dict[str, Network] = {}
     baseline = ""
@@ -107,7 +115,8 @@ def open_all(
             title, network = f"{name}, merged", open_result(text, trust=source.trust)
         else:
             title = f"{name}, batch norms folded"
-            given = open_network(text, replace(source, checkpoint=weights.get(place)), data)
+            own = Source(trust=source.trust) if is_folder(text) else source
+            given = open_network(text, replace(own, checkpoint=weights.get(place)), data)
             if not place:
                 networks[f"{name}, as given"] = given.to(device)
             network = folded(given.to(device))

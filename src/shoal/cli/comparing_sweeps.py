@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from shoal.cli.screen import say, show
@@ -20,13 +20,28 @@ _PAGE = "html"
 _ENDINGS = {".md": "markdown", ".csv": "csv", ".tex": "latex", ".html": _PAGE}
 
 
+def refuse_measuring(options: Mapping[str, object]) -> None:
+    """Raise `ConfigError` if an option, by its flag, is given of what a sweep has measured before.
+
+    Flags that are not given are None or False.
+    """
+    given = [flag for flag, value in options.items() if value not in (None, False)]
+    if given:
+        raise ConfigError(
+            "the figures of a sweep were measured when it ran, and nothing is measured now: omit "
+            f"{', '.join(given)}"
+        )
+
+
 def show_groups(
     path: Path, form: str | None, out: Path | None, *, as_json: bool, verbose: bool
 ) -> None:
     """Show the groups of a sweep, or write them in the form asked for."""
+    if as_json and (form is not None or out is not None):
+        raise ConfigError("--json is given with --format or --out: keep one of them")
     folder = SweepFolder(user_path(path))
     if form is None and out is not None:
-        form = _ENDINGS.get(out.suffix)
+        form = _ENDINGS.get(out.suffix.lower())
         if form is None:
             raise ConfigError(f"'{out}' says no form: give --format {', '.join(_NAMES)}")
     if form is not None and form not in _NAMES:

@@ -35,10 +35,7 @@ def compress(
         str | None,
         typer.Argument(
             metavar="MODEL",
-            help="resnet50 (of torchvision, else timm), torchvision:NAME, timm:NAME, shoal:NAME, "
-            "path/file.py:factory or "
-            "package.module:factory; the factory's arguments follow as ?key=value&…. May stand "
-            "in --config instead.",
+            help=f"{params.MODELS} May stand in --config instead.",
             show_default=False,
         ),
     ] = None,
@@ -88,31 +85,9 @@ def compress(
     task: Annotated[
         str | None,
         option(
-            "What the network is for, which says what its loss and its quality are: classify "
-            "(top-1), multilabel (mAP), binary (one logit, accuracy), regress (R²), segment "
-            "(mIoU), path/file.py:Name or package.module:Name. [dim]Default: classify.[/dim]",
+            f"{params.TASKS} [dim]Default: classify.[/dim]",
             rich_help_panel="Task",
             autocompletion=completing("task"),
-        ),
-    ] = None,
-    energy: Annotated[
-        bool | None,
-        option(
-            "Also report energy and CO2 of the run's training, and of an epoch and 1,000 "
-            "inferences of dense and result. An estimate where the machine's counters cannot be "
-            "read; the report says so. Needs shoal's extra 'energy'. [dim]Default: no.[/dim]",
-            "--energy/--no-energy",
-            rich_help_panel="Machine",
-            hidden=True,
-        ),
-    ] = None,
-    country: Annotated[
-        str | None,
-        option(
-            "For --energy: three letters, such as DEU, of where the electricity is made, which "
-            "decides the CO2. [dim]Default: the world's mean.[/dim]",
-            rich_help_panel="Machine",
-            hidden=True,
         ),
     ] = None,
     verbose: Annotated[
@@ -134,8 +109,8 @@ def compress(
 ) -> None:
     """Make a trained network shallower, as far as its quality allows.
 
-    Layers are removed one by one, with fine-tuning after each, until --max-drop
-    is passed.
+    Layers are removed step by step, with fine-tuning after each step, until
+    --max-drop is passed.
 
     The result is the last network within it; with --final-epochs it is the
     fastest that a last training brings within it. Test data are reported and
@@ -147,9 +122,9 @@ def compress(
     from shoal.cli.flags import read_flags
 
     weights = None if checkpoint is None else str(checkpoint)
-    own = {"model": model, "checkpoint": weights, "data": data, "energy": energy}
+    own: dict[str, Any] = {"model": model, "checkpoint": weights, "data": data}
     own |= {"pretrained": pretrained or None}  # a file may ask for it too
-    own |= {"recipe": recipe, "method": method, "task": task, "country": country}
+    own |= {"recipe": recipe, "method": method, "task": task}
     given = read_flags(compress_flags(method, task), flags)
     run_compress(read_job(config, own | given), out)
     if is_main_process():
@@ -172,12 +147,17 @@ def run_compress(job: Job, out: Path) -> None:
         ) from None
 
 
-def compress_flags(method: str | None = None, task: str | None = None) -> list[Flag]:
-    """Return the flags of `shoal compress`: of all methods and tasks, and of those named here."""
+def compress_flags(
+    method: str | None = None, task: str | None = None, criterion: str | None = None
+) -> list[Flag]:
+    """Return the flags of `shoal compress`: of all methods and tasks, and of those named here.
+
+    A criterion's options are no flags: they follow its name, and so the help of that tells them.
+    """
     import shoal.methods  # noqa: F401  registers them
     from shoal.cli.flags import flags_of
     from shoal.options import DataOptions, Recipe, options_of
-    from shoal.search.options import MachineOptions, SearchOptions
+    from shoal.search.options import JobOptions, MachineOptions, SearchOptions
     from shoal.search.settings import option_classes, task_classes
 
     flags = flags_of(
@@ -188,6 +168,7 @@ def compress_flags(method: str | None = None, task: str | None = None) -> list[F
             "Data": {"": DataOptions},
             "Training": {"": Recipe},
             "Machine": {"": MachineOptions},
+            "Energy": {"": JobOptions},
         }
     )
     own = {  # of what is named: the short help shows it too
@@ -197,7 +178,29 @@ def compress_flags(method: str | None = None, task: str | None = None) -> list[F
         for known in options_of(classes(name)[name.partition("?")[0]])
     }
     flags = [replace(f, shown=f.option.common or f.option.name in own) for f in flags]
-    return [
+    flags = [
         replace(flag, default="the recipe's") if flag.panel == "Training" else flag
         for flag in flags
     ]
+    if criterion is None:
+        return flags
+    told = _options_told(criterion)
+    return [
+        replace(f, option=replace(f.option, help=f"{f.option.help} {told}"), shown=True)
+        if f.option.name == "criterion"
+        else f
+        for f in flags
+    ]
+
+
+def _options_told(criterion: str) -> str:
+    """Return in a sentence which options may follow a criterion's name."""
+    from shoal.importance.criteria import find_criterion  # with PyTorch: only where it is named
+    from shoal.options import options_of
+
+    name = criterion.partition("?")[0]
+    known = options_of(find_criterion(criterion)[0].Options)
+    if not known:
+        return f"'{name}' has no options."
+    told = [f"{one.name}: {one.help} Default: {one.text(one.default)}." for one in known]
+    return f"Options of '{name}', as in '{name}?{known[0].name}=…': {' '.join(told)}"

@@ -27,7 +27,7 @@ from shoal.cli.demo import demo
 from shoal.cli.export import export
 from shoal.cli.figure import figure
 from shoal.cli.inspect import inspect
-from shoal.cli.params import as_flags, with_flags
+from shoal.cli.params import as_flags, as_options, with_flags
 from shoal.cli.push import push
 from shoal.cli.recipes import recipes
 from shoal.cli.report import report
@@ -40,6 +40,8 @@ from shoal.errors import ConfigError, OptionError, ShoalError, one_line
 
 _COMPLETING = "_SHOAL_COMPLETE"
 _HELP = ["-h", "--help"]
+_OF_FILES = ("sweep", "reproduce")
+"""The commands whose runs have their options from a file, and not from flags."""
 
 # What the parser raises for a wrong command line. Older releases of typer take it from click,
 # newer ones bring their own; it is an ancestor of typer's public error in both.
@@ -56,14 +58,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             code = _run(words)
             sys.stdout.flush()
             return code
-        except SystemExit as error:  # a library's way out, such as rich's for a broken pipe
-            return error.code if isinstance(error.code, int) else 1
         except BrokenPipeError:
             # The reader, such as `| head`, left; Python would complain at exit.
             with suppress(OSError, ValueError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 141
         except BaseException as error:
+            if isinstance(error, SystemExit) and not _own_code(error):
+                # A library's way out, such as rich's for a broken pipe.
+                return error.code if isinstance(error.code, int) else 1
             message, code = _explain(error)
             if is_main_process() or debug:
                 if debug and not isinstance(error, Interrupted | KeyboardInterrupt):
@@ -89,9 +92,9 @@ def _build_app(words: Sequence[str]) -> typer.Typer:
     )
     app.callback()(_shoal)
     wanted = "compress" in words or _COMPLETING in os.environ
-    flags = (
-        compress_flags(*(_named(flag, words) for flag in ("--method", "--task"))) if wanted else []
-    )
+    helped = [] if {*_HELP, "--help-all"}.isdisjoint(words) else ["--criterion"]
+    named = [_named(flag, words) for flag in ("--method", "--task", *helped)]
+    flags = compress_flags(*named) if wanted else []
     if _COMPLETING in os.environ:
         flags = [replace(flag, shown=True) for flag in flags]
     first = (demo, inspect, with_flags(compress, flags), benchmark, report)
@@ -102,7 +105,7 @@ def _build_app(words: Sequence[str]) -> typer.Typer:
 
 
 def _named(wanted: str, words: Sequence[str]) -> str | None:
-    """Return the method, or task, that a command line names; its options are flags then."""
+    """Return the method, task or criterion that a command line names: its options are shown."""
     for word, following in zip(words, [*words[1:], None], strict=True):
         flag, equals, value = word.partition("=")
         if flag == wanted:
@@ -132,14 +135,21 @@ def _shoal(
 def _run(words: list[str]) -> int:
     """Parse and run; errors come out as exceptions, apart from Ctrl-C between commands."""
     command = _said_plainly(typer.main.get_command(_build_app(words)))
-    words = with_bare_flags(words) if words[:1] in (["sweep"], ["reproduce"]) else words
+    words = with_bare_flags(words) if words[0] in _OF_FILES else words
     try:
         code = command.main(args=words, prog_name="shoal", standalone_mode=False)
-    except OptionError as error:
-        flag = f"--{error.option.replace('_', '-')}"
-        if flag not in _flags(command):  # an option of a criterion, say, which follows its name
+    except ShoalError as error:
+        own = _flags(getattr(command, "commands", {}).get(words[0], command))
+        text = str(error)
+        if isinstance(error, OptionError):
+            flag = f"--{error.option.replace('_', '-')}"
+            # Else an option of a criterion, say, which follows its name.
+            text = text.replace(error.option, flag, 1) if flag in own else text
+        if words[0] in _OF_FILES:
+            text = as_options(text, own)
+        if text == str(error):
             raise
-        raise ConfigError(str(error).replace(error.option, flag, 1)) from error
+        raise ConfigError(text) from error
     if code == 130:  # the parser has swallowed a KeyboardInterrupt
         raise KeyboardInterrupt
     return code if isinstance(code, int) else 0

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from shoal.tasks import Task
 
 
+# Long because each option of the command is a parameter here.
 def export(
     folder: Annotated[
         str,
@@ -157,7 +158,7 @@ def _qualities(
     from shoal.training import evaluate
 
     assert report.runner is not None  # in int8 there is one
-    both = (network, Running(report.runner))
+    both = (network, Running(report.runner, network))
     parts = {"top1_val": images.val, "top1_test": images.test}
     return {
         name: (

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,14 +26,24 @@ def option(help: str, *names: str, **more: Any) -> Any:
     return typer.Option(*names, help=help, **{"show_default": False, **number, **more})
 
 
-_MODEL = (
-    "resnet50 (of torchvision, else timm), torchvision:NAME, timm:NAME, shoal:NAME, hf:ORG/NAME "
-    "(of transformers, or that shoal pushed), path/file.py:factory, package.module:factory, or a "
-    "folder that shoal wrote."
+MODELS = (
+    "resnet50 (of torchvision, else timm or shoal), torchvision:NAME, timm:NAME, shoal:NAME, "
+    "hf:ORG/NAME (of transformers), path/file.py:factory or package.module:factory; arguments "
+    "follow as ?key=value&…."
+)
+TASKS = (
+    "What the network is for, which says what its loss and its quality are: classify (top-1), "
+    "multilabel (mAP), binary (one logit, accuracy), regress (R²), segment (mIoU), "
+    "path/file.py:Name or package.module:Name."
 )
 _CHANNELS = "Default: the run's, else the data's own."
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL)]
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help=f"{MODELS} Or what shoal wrote: a folder, or pushed, hf:ORG/NAME."
+    ),
+]
 Checkpoint = Annotated[
     Path | None,
     option(
@@ -46,7 +56,7 @@ Pretrained = Annotated[
     bool,
     option(
         "Take the weights that torchvision or timm publish for MODEL. They are downloaded, unless "
-        "the library has them already; nothing else is ever downloaded unasked.",
+        "the library has them already.",
         "--pretrained",
     ),
 ]
@@ -62,9 +72,7 @@ Data = Annotated[
 Task = Annotated[
     str | None,
     option(
-        "What the network is for: classify (top-1), multilabel (mAP), binary (one logit), regress "
-        "(R²), segment (mIoU), path/file.py:Name or package.module:Name; options follow as "
-        "?key=value&…. Default: the run's, else classify.",
+        f"{TASKS} Options follow as ?key=value&…. Default: the run's, else classify.",
         metavar="TASK",
         autocompletion=completing("task"),
     ),
@@ -156,6 +164,29 @@ def as_flags(text: str) -> str:
         return f"--{found['name'].replace('_', '-')}{rest}"
 
     return _PARAMETER.sub(flag, text)
+
+
+# A flag in a line of the library, with what stands for its value or a number.
+_FLAG = re.compile(r"`[^`]*`|(?<![\w-])--(?P<name>[a-z][a-z-]*)(?: (?P<value>[A-Z]\b|[\d.]*\d))?")
+
+
+def as_options(text: str, known: Collection[str]) -> str:
+    """Return a line of the library in the words of a file of options: `max_drop: 2`.
+
+    For commands whose options stand in a file; the flags of their own, `known`, stay flags.
+    """
+
+    def option(found: re.Match[str]) -> str:
+        name = (found["name"] or "").replace("-", "_")
+        told = found.groupdict()
+        if not name or told.get("was"):
+            return found[0]
+        if f"--{name.replace('_', '-')}" in known:
+            return as_flags(found[0])
+        given = told["value"] or ("true" if found[0].endswith("=True") else "")
+        return f"{name}: {given.strip(chr(39))}" if given else name
+
+    return _FLAG.sub(option, _PARAMETER.sub(option, text))
 
 
 def with_flags(command: Callable[..., Any], flags: Iterable[Flag]) -> Callable[..., Any]:

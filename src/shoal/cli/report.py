@@ -40,7 +40,7 @@ def show_run(
     """Write a run's page into its folder, and print the run, finished or not."""
     from shoal import report as made
     from shoal.search.front import front
-    from shoal.search.run_files import twin_of
+    from shoal.search.run_files import readable_twin
 
     record = made.read_run(folder)
     try:
@@ -48,10 +48,12 @@ def show_run(
     except ShoalError as error:  # the extra for pages is not installed, or the disk is full
         print_lines(progress_console(), f"note: {error}")
     tables = [made.steps_table(record), made.front_table(record)] if steps else []
-    tables += made.outcome_tables(record, twin_of(record))
+    twin, damage = readable_twin(record)
+    tables += made.outcome_tables(record, twin)
     if merge and record.merge is not None:
         tables += made.merge_tables(record.merge)
     said = [as_flags(line) for line in made.outcome_lines(record)]
+    said += [f"note: {note}" for note in damage]
     lines = [*said, *_places(record, record.folder or folder)]
     first = made.slower_lines(record)
     value = {**record.to_dict(), "front": [step.step for step in front(record.steps)]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -110,6 +111,8 @@ def reproduce(
     from shoal.sweep import SweepFolder
 
     asked = find_target(target)
+    options = {} if config is None else dict(read_options(config))
+    weights = _checkpoints(checkpoint or [])
     planned = plan(
         asked,
         data or (),
@@ -117,10 +120,11 @@ def reproduce(
         models=model,
         methods=method,
         seeds=seed or (0,),
-        checkpoints=_checkpoints(checkpoint or []),
+        checkpoints=weights,
         faithful=faithful,
-        options=None if config is None else read_options(config),
+        options=options,
     )
+    changed = {"config": options, "faithful": faithful, "checkpoint": weights}
     folder = SweepFolder(Path.cwd() / user_path(out or target))
     nothing = not any(planned.cells)
     runs = not (list_only or nothing)
@@ -140,7 +144,7 @@ def reproduce(
             tries=tries,
         )
         failed = bool(found.failed)
-    _show(planned, folder, verbose, as_json, finish=runs)
+    _show(planned, folder, changed, verbose, as_json, finish=runs)
     if nothing and not list_only:
         names = " and ".join(planned.missing)
         raise ConfigError(f"no data are given for {target}: get {names} as said above")
@@ -154,10 +158,41 @@ def _check_drawing() -> None:
     empty_figure(7.0, 4.0)
 
 
+def _changes(changed: Mapping[str, Any]) -> list[str]:
+    """Return in lines which options the runs had that are not the paper's, and by which flag."""
+    from shoal.reproduce.plan import FAITHFUL
+
+    def line(runs: str, options: Mapping[str, Any], flag: str) -> str:
+        return f"{runs} had: {', '.join(f'{k}={v}' for k, v in options.items())} ({flag})"
+
+    config = {name: value for name, value in changed["config"].items() if name != "budget"}
+    return [
+        *([line("every run", config, "--config")] if config else []),
+        *(
+            [line("every run by easier", {"criterion": FAITHFUL}, "--faithful")]
+            if changed["faithful"]
+            else []
+        ),
+        *(
+            line(f"every run of {model}", {"checkpoint": file}, "--checkpoint")
+            for model, file in changed["checkpoint"].items()
+        ),
+    ]
+
+
 def _show(
-    planned: Plan, folder: SweepFolder, verbose: bool, as_json: bool, *, finish: bool
+    planned: Plan,
+    folder: SweepFolder,
+    changed: Mapping[str, Any],
+    verbose: bool,
+    as_json: bool,
+    *,
+    finish: bool,
 ) -> None:
-    """Show what was measured, and then what is made of it, which may fail."""
+    """Show what was measured, and then what is made of it, which may fail.
+
+    `changed` is what the user gave in place of the paper's options.
+    """
     from shoal.report.reproduce_tables import merged_tables, reproduced_lines, reproduced_table
     from shoal.reproduce import printed_latencies, rows
 
@@ -167,13 +202,17 @@ def _show(
     value: dict[str, Any] = {
         "target": target.name,
         "budget": planned.budget,
+        "changed": changed,
         "rows": [row.to_dict() for row in found],
         "printed_latencies": [one.to_dict() for one in printed_latencies(published)],
         "missing": dict(planned.missing),
     }
     if not as_json:
         show(tables=[reproduced_table(target, found)], verbose=verbose)
-    lines = reproduced_lines(target, found, planned.missing, planned.budget)
+    lines = [
+        *_changes(changed),
+        *reproduced_lines(target, found, planned.missing, planned.budget),
+    ]
     merged: Merged | None = None
     try:
         if finish and target.name == "table3":
@@ -188,6 +227,8 @@ def _show(
 
 def _merged(planned: Plan, folder: SweepFolder) -> Merged | None:
     """Measure the merged networks of the first run of Table 3, if it is done."""
+    from rich.markup import escape
+
     from shoal.reproduce import measure_merged
 
     done = [state.name for state in folder.read() if state.state == "done"]
@@ -196,7 +237,7 @@ def _merged(planned: Plan, folder: SweepFolder) -> Merged | None:
     if run is None:
         return None
     with progress_console().status("merging") as status:
-        return measure_merged(folder.run(run), say=status.update)
+        return measure_merged(folder.run(run), say=lambda text: status.update(escape(text)))
 
 
 def _figure(planned: Plan, folder: SweepFolder) -> Path:

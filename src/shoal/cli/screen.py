@@ -45,6 +45,7 @@ def _console(stream: TextIO) -> Console:
     return Console(
         file=stream,
         highlight=False,
+        emoji=False,  # `:x:` in a path is no emoji
         quiet=not is_main_process(),
         width=None if fixed else _PLAIN_WIDTH,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from torch import nn
 
 from shoal.cli.config import run_options
 from shoal.cli.screen import say
-from shoal.data import DataSet, data_sets, load_data
+from shoal.data import DataSet, data_sets
 from shoal.errors import CaptureError, ConfigError, OptionError, ShoalError
 from shoal.merge.loading import is_run, load
 from shoal.merge.merge import merge_
@@ -22,9 +22,17 @@ from shoal.network import Network, capture
 from shoal.network.inputs import as_call, tensors_of
 from shoal.network.saving import NETWORK_FILE, is_saved, read_meta
 from shoal.search.job import data_options
-from shoal.search.job_model import build, is_folder, spec_for, usual_normalisation
+from shoal.search.job_model import (
+    build,
+    is_folder,
+    load_normalised,
+    spec_for,
+    usual_normalisation,
+)
 from shoal.search.options import MachineOptions
 from shoal.user_paths import user_path
+
+_USERS = ("download", "workers")  # of reading data: the user's to say, not a folder's
 
 
 @dataclass(frozen=True)
@@ -78,10 +86,29 @@ def open_result(
 
 
 def open_usable(text: str, source: Source) -> Network:
-    """Return the network as it would be used: of a run, its result merged."""
+    """Return the network as it would be used: of a run, its result merged.
+
+    What decides the shape of a model is not for a folder; see `refuse_shape`.
+    """
     if is_run(user_path(text)):
         return open_result(text, trust=source.trust)
-    return open_network(text, source)
+    return open_network(text, Source(trust=source.trust) if is_folder(text) else source)
+
+
+def refuse_shape(models: Sequence[str], source: Source, data: DataSet | None = None) -> None:
+    """Raise `ConfigError` for an option of a model's shape where all that is named are folders.
+
+    With data the size of images is theirs.
+    """
+    if not all(map(is_folder, models)):
+        return
+    given = {
+        "--num-classes": source.num_classes,
+        "--image-size": source.image_size if data is None else None,
+        "--input-shape": source.input_shape,
+    }
+    for flag in (flag for flag, value in given.items() if value is not None):
+        raise ConfigError(f"'{models[0]}' is a folder with a network of its own: omit {flag}")
 
 
 def normalised(text: str, pretrained: bool = False) -> dict[str, Any]:
@@ -131,16 +158,11 @@ def read_data(
     usual: dict[str, Any] = {}
     own: dict[str, Any] = {}
     if name.partition(":")[0] in data_sets:
-        usual = {key: value for key, value in data_options(run or {}).items() if value is not None}
+        found = data_options(run or {})
+        usual = {k: v for k, v in found.items() if v is not None and k not in _USERS}
         own = {} if model is None else normalised(model, pretrained)
     given = {**usual, **{key: value for key, value in options.items() if value is not None}}
-    try:
-        data = load_data(name, device=device, **{**own, **given})
-    except ConfigError:
-        if own.keys() <= given.keys():
-            raise
-        # Images of other channels: the network will say so, or has a first layer for them.
-        data = load_data(name, device=device, **given)
+    data, _ = load_normalised(name, device, own, given)
     say(*(f"note: {note}" for note in data.notes))
     return data
 
@@ -155,8 +177,7 @@ def open_network(text: str, source: Source, data: DataSet | None = None) -> Netw
             raise ConfigError(f"'{text}' is a folder with weights of its own: omit --pretrained")
         if source.checkpoint is not None:
             raise ConfigError(f"'{text}' is a folder with weights of its own: omit --checkpoint")
-        if source.num_classes is not None:
-            raise ConfigError(f"'{text}' is a folder with a network of its own: omit --num-classes")
+        refuse_shape([text], source, data)
         network = open_trained(text, trust=source.trust)
         if data is not None:
             _check_samples(network, text, data)

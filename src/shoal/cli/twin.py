@@ -15,6 +15,7 @@ from shoal.errors import ConfigError
 from shoal.user_paths import user_path
 
 
+# Long because each option of the command is a parameter here.
 def twin(
     folder: Annotated[
         Path, typer.Argument(metavar="DIR", help="The --out folder of a finished run.")

@@ -195,9 +195,20 @@ def from_files(
                 f"{len(broken)} {part} {what} could not be decoded and {were} skipped: "
                 f"{', '.join(shown)}"
             )
-            if part == "train":
-                check_all_classes(kept, classes)
+            if part == "train":  # train_samples may have left a class out before
+                _check_classes_left(chosen, kept, classes)
     return assemble(name, parts, classes, options, told, auto=auto)
+
+
+def _check_classes_left(before: Files, kept: Files, classes: Sequence[str]) -> None:
+    """Check that no class lost all images to train on by skipping."""
+    had = set(before.labels.tolist())
+    lost = sorted(had - set(kept.labels.tolist()))
+    if lost:
+        raise DataError(
+            f"class '{classes[lost[0]]}' has no image to train on that can be decoded: repair its "
+            "files, or remove its folder"
+        )
 
 
 def _images(

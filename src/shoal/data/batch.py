@@ -42,7 +42,9 @@ class Batch:
 
     def rows(self, chosen: slice) -> Batch:
         """Return some of the samples."""
-        return self._changed(lambda value: value[chosen], lambda entries: entries[chosen])
+        return self._changed(
+            lambda value: value[chosen] if value.dim() else value, lambda entries: entries[chosen]
+        )
 
     def to(self, device: torch.device | str | None) -> Batch:
         """Return the batch on `device`; None leaves it where it is."""

@@ -69,6 +69,7 @@ def robustness(network: nn.Module, loader: Iterable[Any], **options: Any) -> Rob
     return compare_robustness({"network": network}, loader, **options)["network"]
 
 
+# Long because each of its arguments is explained; the body is short.
 def compare_robustness(
     networks: Mapping[str, nn.Module],
     loader: Iterable[Any],

@@ -44,7 +44,7 @@ def meter_of(job: Job) -> SearchEnergy | None:
     if job.energy:
         return SearchEnergy(job.country)
     if job.country is not None:
-        raise ConfigError("country is given without energy: add --energy")
+        raise ConfigError("country is given without energy: add energy=True")
     return None
 
 
@@ -81,7 +81,8 @@ class SearchEnergy:
         """Measure dense and result, and put them beside what the search's training took.
 
         Returns:
-            JSON values: `training` of the search (None if no step's was measured), `epoch` of
+            JSON values: `training` of the search (None if no step's was measured; one that an
+            interrupted call had begun is not), `epoch` of
             either network (None if a user's own function trains, or training fails), and
             `inference` of 1,000 samples of either; `training_time_saved_percent` of an epoch;
             `estimated` and `source` say how the figures are known.

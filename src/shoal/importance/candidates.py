@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -145,7 +146,8 @@ def relative_to_stage(values: Mapping[str, float], network: Network) -> dict[str
     relative = dict(values)
     for stage in stages(network):
         names = [name for name in stage.blocks if name in values]
-        mean = fmean(values[name] for name in names) if names else 0.0
+        known = [values[name] for name in names if values[name] != math.inf]
+        mean = fmean(known) if known else 0.0
         if mean != 0:  # NaN too: what is broken in one block must not make the others look low
             relative |= {name: values[name] / mean for name in names}
     return relative

@@ -39,7 +39,7 @@ def make_criterion(name: str, **options: Any) -> Criterion:
         NameNotFoundError: no criterion has that name; tells the nearest.
         ConfigError: it does not take these options, or the name is not of a criterion.
     """
-    cls, written = _find(name)
+    cls, written = find_criterion(name)
     return _made(name, cls, {**written, **options})
 
 
@@ -65,7 +65,7 @@ def criterion_for(
         task: what the network is for; None is classification. A criterion that cannot judge by it
             is a `ConfigError`.
     """
-    cls, written = _find(name)
+    cls, written = find_criterion(name)
     if cls.twin and cls.place != place and criteria[cls.twin].place == place:
         cls = criteria[cls.twin]
     offered = {"place": place, "seed": seed, "how": how, "keep": wanted}
@@ -79,7 +79,8 @@ def criterion_for(
     return made if task is None else made.of_task(task)
 
 
-def _find(name: str) -> tuple[type[Criterion], dict[str, Any]]:
+def find_criterion(name: str) -> tuple[type[Criterion], dict[str, Any]]:
+    """Return the class that a name, as `make_criterion` takes it, is of, and its options in it."""
     cls, options = criteria.find(name)
     if not (isinstance(cls, type) and issubclass(cls, Criterion)):
         raise ConfigError(

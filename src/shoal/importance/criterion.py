@@ -213,7 +213,7 @@ def register_criterion(name: str) -> Callable[[C], C]:
 class Scores(Mapping[str, float], Shown):
     """Scores by the name of the site or block; the lowest goes first.
 
-    A score that is NaN raises `TrainingError`.
+    A score that is NaN raises `TrainingError`; what must not be removed has an infinite one.
 
     Attributes:
         criterion: the name of the criterion.
@@ -282,7 +282,10 @@ class Scores(Mapping[str, float], Shown):
         return sorted(self.by_name, key=self.by_name.__getitem__)[:count]
 
     def worth_removing(self) -> list[str]:
-        """Return all names, lowest first, without the infinite: their removal saves no latency."""
+        """Return all names, lowest first, without the infinite.
+
+        Their removal saves no latency, or leaves a network that computes NaN.
+        """
         return [name for name in self.lowest(len(self) or 1) if math.isfinite(self[name])]
 
     def to_dict(self) -> dict[str, Any]:
@@ -296,6 +299,24 @@ class Scores(Mapping[str, float], Shown):
             "standard_errors": dict(self.standard_errors),
             "details": {name: dict(detail) for name, detail in self.details.items()},
         }
+
+
+def broken_last(values: Mapping[str, float], whole: float) -> dict[str, float]:
+    """Return scores of removals, infinite where the network without the place is not finite.
+
+    `whole` is a figure of the network itself; `TrainingError` if that is not finite.
+    """
+    if not math.isfinite(whole):
+        raise TrainingError(
+            "what the network itself gives is NaN or infinite: its weights or its data are broken; "
+            "check them before scoring"
+        )
+    return {name: or_infinite(value) for name, value in values.items()}
+
+
+def or_infinite(value: float) -> float:
+    """Return a number, or infinity for what is none."""
+    return value if math.isfinite(value) else math.inf
 
 
 def per_latency(scores: Scores, saved_ms: Mapping[str, float]) -> Scores:

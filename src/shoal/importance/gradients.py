@@ -15,8 +15,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 from typing_extensions import override
 
+from shoal.data.batch import Batch
 from shoal.distributed import sum_across
-from shoal.errors import TrainingError
+from shoal.errors import ShoalError, TrainingError
 from shoal.importance.candidates import block_candidates
 from shoal.importance.criterion import Joint, Scores, register_criterion
 from shoal.modes import device_of, eval_mode
@@ -71,10 +72,10 @@ class Gradient(Joint):
         of_batch = criteria[0].options.statistics == "batch"
         with _differentiable(network, parameters, of_batch), safe_convolutions(network):
             task = criteria[0].task
-            gradient = _gradient(network, task, batches, parameters)
+            gradient, samples = _gradient(network, task, batches, parameters)
             curvature = gradient
             if curved:
-                curvature = _gradient(network, task, batches, parameters, gradient)
+                curvature, _ = _gradient(network, task, batches, parameters, gradient)
         used = {
             block.name: {id(t) for n in block.branch for t in own_tensors(n, network).values()}
             for block in blocks
@@ -94,7 +95,7 @@ class Gradient(Joint):
                     f"the {criterion.name} score of '{broken}' is not finite: the network's "
                     "weights or its data are broken; check them before scoring"
                 )
-            found.append(Scores(criterion.name, values, batches.seen))
+            found.append(Scores(criterion.name, values, samples))
         return found
 
 
@@ -146,13 +147,21 @@ def _gradient(
     batches: Batches,
     parameters: Sequence[nn.Parameter],
     along: Sequence[Tensor] | None = None,
-) -> list[Tensor]:
-    """Return the gradient g of the mean loss, or H v along a direction v, in float64 on the CPU."""
+) -> tuple[list[Tensor], int]:
+    """Return the gradient g of the mean loss, or H v along a direction v, and the samples used.
+
+    Both are in float64 on the CPU.
+    """
     sums = [torch.zeros(p.shape, dtype=torch.float64) for p in parameters]
+    used = torch.zeros((), dtype=torch.int64)
+    normed = any(m.training for m in network.modules() if isinstance(m, _BatchNorm))
     # The fused kernels of attention cannot be differentiated twice.
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-        for _, batch in batches:
-            output = task.output(network(*batch.args, **batch.kwargs))
+        for number, batch in batches:
+            if normed and batch.size == 1 and batches.seen > number + 1:
+                continue  # a last one, as in training: a batch norm cannot take one sample
+            used += batch.size
+            output = task.output(_run(network, batch))
             target = task.check(output, batch.target)
             loss = losses_of(task, output, target, batch.size).sum()
             assert_has_gradient(loss)
@@ -164,7 +173,20 @@ def _gradient(
             for total, part in zip(sums, parts, strict=True):
                 if part is not None:
                     total += part.detach().cpu().double()
-    return [sum_across(total) / batches.seen for total in sums]
+    count = sum_across(used)
+    return [sum_across(total) / count for total in sums], int(count)
+
+
+def _run(network: Network, batch: Batch) -> Any:
+    try:
+        return network(*batch.args, **batch.kwargs)
+    except ShoalError:
+        raise
+    except ValueError as error:  # of PyTorch's layers
+        raise TrainingError(
+            f"the network cannot compute a batch of size {batch.size}: {error}; give other batches "
+            "or statistics='running'"
+        ) from error
 
 
 def _product(

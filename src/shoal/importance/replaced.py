@@ -18,7 +18,7 @@ from shoal.data.batch import Batch
 from shoal.distributed import sum_across
 from shoal.errors import OptionError, TrainingError
 from shoal.importance.candidates import Candidate, Variants
-from shoal.importance.criterion import MetricOptions, Scores, judged_by
+from shoal.importance.criterion import MetricOptions, Scores, judged_by, or_infinite
 from shoal.modes import device_of, eval_mode
 from shoal.network import Network
 from shoal.options import at_least, one_of, option
@@ -133,7 +133,7 @@ class _Trials:
         """Sum over processes and return the scores."""
         whole, *rows = sums = sum_across(self._sums)
         rise, variance = _statistics(sums)
-        if not bool(rise.isfinite().all() & whole.isfinite().all()):
+        if not bool(whole.isfinite().all()):
             raise TrainingError(
                 "the loss is not finite: the network's weights or its data are broken; check them "
                 "before scoring"
@@ -146,7 +146,7 @@ class _Trials:
         errors = (variance * unseen).sqrt()
         details = {
             name: {
-                "loss": float(row[1] / row[0]),
+                "loss": or_infinite(float(row[1] / row[0])),
                 **({"top1": float(100.0 * row[2] / row[0])} if self._task.has_hits else {}),
                 "samples": int(row[0]),
                 "whole_loss": float(whole[1] / whole[0]),
@@ -159,10 +159,12 @@ class _Trials:
 
 
 def _statistics(sums: Tensor) -> tuple[Tensor, Tensor]:
+    """Return each candidate's mean cost and its variance; infinite where it is not finite."""
     n = sums[1:, 0].clamp(min=1.0)
     rise = sums[1:, 3] / n
     spread = (sums[1:, 4] / n - rise.square()).clamp(min=0.0)
-    return rise, spread / n
+    known = rise.isfinite() & spread.isfinite()
+    return rise.where(known, math.inf), (spread / n).where(known, 0.0)
 
 
 def _is_settled(rise: Tensor, errors: Tensor) -> bool:
@@ -221,7 +223,7 @@ class SuccessiveHalving:
             order = sorted(group, key=lambda i: (float(price[i]), float(self._weights[i])))
             last = order[self._keep - 1]
             for rank, i in enumerate(order[self._keep :], start=self._keep):
-                distance = float(price[i] - price[last])
+                distance = float(price[i] - price[last]) if price[i] < math.inf else math.inf
                 clearly = distance > _CLEARLY * math.sqrt(error[i] + error[last])
                 if clearly or (halves and rank >= len(order) / 2):
                     self.running.remove(i)
@@ -238,7 +240,7 @@ class SuccessiveHalving:
         price, found = self._prices(costs, variances), costs.clone()
         for i, (last, distance) in reversed(self._behind.items()):  # the last one first
             price[i] = price[last] + distance
-            found[i] = price[i] / self._weights[i]
+            found[i] = price[i] / self._weights[i] if price[i] < math.inf else math.inf
         return found
 
     def _prices(self, costs: Tensor, variances: Tensor) -> Tensor:
@@ -246,7 +248,8 @@ class SuccessiveHalving:
         # better for saving less.
         if bool((self._weights == 1.0).all()):
             return costs.clone()
-        return torch.maximum(costs, variances.sqrt()) * self._weights
+        prices = torch.maximum(costs, variances.sqrt()) * self._weights
+        return prices.where(costs < math.inf, math.inf)
 
     def _running_groups(self) -> list[list[int]]:
         groups: dict[str, list[int]] = {}

@@ -24,7 +24,9 @@ from shoal.importance.criterion import (
     MetricOptions,
     PlaceOptions,
     Scores,
+    broken_last,
     judged_by,
+    or_infinite,
     register_criterion,
 )
 from shoal.modes import device_of, eval_mode
@@ -168,7 +170,8 @@ class CKA(Without):
         own, *pairs = sum_across(self._products)
         aligned = (alignment(own, *pair) for pair in zip(pairs[::2], pairs[1::2], strict=True))
         values = [max(1.0 - cka, 0.0) for cka in aligned]  # NaN stays
-        return Scores(self.name, dict(zip(names, values, strict=True)), samples)
+        found = broken_last(dict(zip(names, values, strict=True)), float(own.sum()))
+        return Scores(self.name, found, samples)
 
 
 def alignment(own: Tensor, other: Tensor, mutual: Tensor) -> float:
@@ -213,7 +216,7 @@ class KL(Without):
 
     @override
     def start(self, count: int) -> None:
-        self._sums = torch.zeros(count, dtype=torch.float64)
+        self._sums = torch.zeros(count + 1, dtype=torch.float64)  # the network's own last
         self._full: Any = None
 
     @override
@@ -228,6 +231,7 @@ class KL(Without):
     @override
     def whole(self, answer: Answer, target: Any) -> None:
         self._full = answer.output
+        self.without(-1, answer)
 
     @override
     def without(self, index: int, answer: Answer) -> None:
@@ -235,8 +239,9 @@ class KL(Without):
 
     @override
     def finish(self, names: Sequence[str], samples: int) -> Scores:
-        means = (sum_across(self._sums) / samples).clamp(min=0.0).tolist()  # NaN stays
-        return Scores(self.name, dict(zip(names, means, strict=True)), samples)
+        *means, own = (sum_across(self._sums) / samples).clamp(min=0.0).tolist()  # NaN stays
+        found = broken_last(dict(zip(names, means, strict=True)), own)
+        return Scores(self.name, found, samples)
 
 
 @register_criterion("lesion")
@@ -280,11 +285,11 @@ class Lesion(Without):
     def finish(self, names: Sequence[str], samples: int) -> Scores:
         *means, whole = (sum_across(self._sums) / samples).tolist()
         found = dict(zip(names, means, strict=True))
-        details = {name: {"loss": loss} for name, (loss, _) in found.items()}
+        details = {name: {"loss": or_infinite(loss)} for name, (loss, _) in found.items()}
         if self.task.has_hits:
             details = {n: {**own, "top1": 100.0 * found[n][1]} for n, own in details.items()}
         if self.options.metric == "loss":
             values = {name: loss - whole[0] for name, (loss, _) in found.items()}
         else:
             values = {name: 100.0 * (whole[1] - share) for name, (_, share) in found.items()}
-        return Scores(self.name, values, samples, details=details)
+        return Scores(self.name, broken_last(values, whole[0]), samples, details=details)

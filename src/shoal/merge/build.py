@@ -16,7 +16,7 @@ from shoal.merge.regions import Region, boundary, inside
 from shoal.merge.report import Boundary, Kept, Merged
 from shoal.merge.units import Segment, as_built, place_of_flattening
 from shoal.network import Network
-from shoal.network.flow import is_weighted
+from shoal.network.flow import is_frozen, is_weighted
 from shoal.network.rewrite import free_path, is_closed, place_of, replace_stretch_
 
 FOLD_ONLY = "only scales and shifts were to be folded"
@@ -69,8 +69,8 @@ class Builder:
                 for branch in segment.branches:
                     self._build(branch)
                 self._bypass_pushed(segment)
-            elif segment.changed:
-                self._replace(segment)
+            elif segment.changed and not self._replace(segment):
+                kept = replace(kept, reason="a tensor inside is needed elsewhere")
             if kept.reason and (segment.layers or segment.scales):
                 self.done.kept.append(kept)
 
@@ -82,18 +82,17 @@ class Builder:
         names = tuple(str(node.target) for node in weighted or called) or (segment.end.name,)
         return Kept(names, reason, self._region)
 
-    def _replace(self, segment: Segment) -> None:
+    def _replace(self, segment: Segment) -> bool:
+        """Put a segment's layer in its place; returns whether that could be done."""
         start, end = (self._now.get(node, node) for node in (segment.start, segment.end))
         if not is_closed(start, end):
-            self.done.kept.append(self._kept(segment, "a tensor inside is needed elsewhere"))
-            return
+            return False
         merged = self._describe(segment, start, end)
         flatten = place_of_flattening(start, end, segment.map)
         layers: list[tuple[str, nn.Module]] = []
         if segment.map is not None and not segment.map.is_identity:
             made = as_built(segment.map, start, flatten).layers(self._like(start, end))
-            own = self._parameters(start, end)
-            if own and not any(parameter.requires_grad for parameter in own):
+            if is_frozen(self._parameters(start, end)):
                 made = [layer.requires_grad_(False) for layer in made]  # frozen layers stay so
             paths = [free_path(self.network, f"{merged.name}_ones"), merged.name]
             layers = list(zip(paths[-len(made) :], made, strict=True))
@@ -105,6 +104,7 @@ class Builder:
         else:
             node = replace_stretch_(self.network, start, end, layers, flatten=flatten)
             self._now[segment.end] = node
+        return True
 
     def _bypass_pushed(self, segment: Segment) -> None:
         """Take out the scales and shifts after a sum that were pushed into its branches."""

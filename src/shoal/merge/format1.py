@@ -35,8 +35,9 @@ from shoal.surgery.linearize import put_linear_
 
 PLAN_FILE = "plan.json"
 _DOWNLOADS = ("pretrained", "weights")  # arguments of a base model that fetch weights
-_LARGEST = 10**6  # number that a folder may give to its base model: of classes, of channels
-_MOST_ELEMENTS = 2**28  # of an input, or of a layer's weights
+_LARGEST = 2**16  # number that a folder may give to its base model: of classes, of channels
+_MOST_ELEMENTS = 2**28  # of an input, or of all weights that a plan puts in
+_PLACED = {"device", "dtype"}  # arguments of layers that no plan gives
 _LAYERS: dict[str, Callable[..., nn.Module]] = {
     "conv1d": nn.Conv1d,
     "conv2d": nn.Conv2d,
@@ -88,8 +89,12 @@ def read_format1(folder: Path, model: nn.Module | None, *, trust: bool = False) 
 
 def replay_(network: Network, plan: Plan) -> Network:
     """Do a plan's operations to a capture of its base model, in place; weights are placeholders."""
+    elements = 0
     for operation in plan.operations:
         try:
+            elements += _elements(operation)
+            if elements > _MOST_ELEMENTS:
+                raise PlanError(f"the plan holds {elements:,} weights: the file is damaged")
             _replay(network, operation)
         except PlanError:
             raise
@@ -164,17 +169,21 @@ def _merge(network: Network, operation: Operation) -> None:
     fix_lines(network)
 
 
+def _elements(operation: Operation) -> int:
+    """Return how many weights and buffers the layers of an operation have, without their memory."""
+    cuts = [cut for cuts in operation.options.get("rounds", ()) for cut in cuts]
+    records = [record for record in (operation.options, *cuts) if "layers" in record]
+    with torch.device("meta"):
+        layers = [layer for record in records for _, layer in _layers(record)]
+    return sum(value.numel() for layer in layers for value in layer.state_dict().values())
+
+
 def _layers(record: Mapping[str, Any]) -> list[tuple[str, nn.Module]]:
     specs = [(str(path), dict(spec)) for path, spec in record["layers"]]
-    return [(path, _layer(_LAYERS[spec.pop("type")], spec)) for path, spec in specs]
-
-
-def _layer(make: Callable[..., nn.Module], options: Mapping[str, Any]) -> nn.Module:
-    with torch.device("meta"):  # it takes no memory there
-        size = sum(value.numel() for value in make(**options).parameters())
-    if size > _MOST_ELEMENTS:
-        raise PlanError(f"the plan holds a layer of {size:,} weights: the file is damaged")
-    return make(**options)
+    for path, spec in specs:
+        if _PLACED & spec.keys():
+            raise PlanError(f"the plan says where the layer '{path}' lies: the file is damaged")
+    return [(path, _LAYERS[spec.pop("type")](**spec)) for path, spec in specs]
 
 
 # ---------------------------------------------------------------------- base and weights
@@ -195,7 +204,7 @@ def _capture_base(
             raise PlanError(
                 f"the folder says that '{plan.base}' builds its base model, and code that a folder "
                 "names is run only where you say so: build the model yourself and give it as "
-                "model=, or give trust=True (--trust) if you trust the folder"
+                "model=, or give trust=True if you trust the folder"
             )
         model = load_model(spec)
     try:

@@ -15,6 +15,7 @@ from shoal.sealed import check_file, read_sealed
 from shoal.user_paths import user_path
 
 
+# Long because each of its arguments is explained; the body is short.
 def load(
     folder: str | Path,
     part: str | None = None,
@@ -108,7 +109,7 @@ def _part_of(run: Path, step: int, part: str | None) -> str:
     places = (path.name for path in (run / "steps").glob("[0-9]*"))
     known = sorted(int(name) for name in places if name.isdecimal())
     if not known:
-        raise ConfigError(f"'{run}' is no run with steps: give the --out folder of one, or no step")
+        raise ConfigError(f"'{run}' is no run with steps: give the folder of one, or no step")
     if step not in known:
         raise ConfigError(f"the run in '{run}' has no step {step}: it has {_spans(known)}")
     return f"steps/{step:03d}"

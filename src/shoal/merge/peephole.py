@@ -8,6 +8,7 @@ from torch import fx, nn
 from shoal.merge.conv_map import ConvMap
 from shoal.merge.linear_ops import linear_map, tensor_shape
 from shoal.network import Network
+from shoal.network.flow import is_frozen, own_tensors
 from shoal.network.modules import Line
 from shoal.network.ops import op_of
 from shoal.network.rewrite import free_path, put_module_
@@ -65,6 +66,8 @@ def _take_mean_first(node: fx.Node, network: Network, *, layers: bool) -> None:
     layer = _after_mean(pointwise, len(shape), like)
     if layer is None:
         return
+    if is_frozen(own_tensors(source, network).values()):
+        layer.requires_grad_(False)
     path = free_path(network, f"{source.meta.get('path', '')}.after_mean".lstrip("."))
     put_module_(network, path, layer.train(network.training))
     node.replace_input_with(source, found.source)

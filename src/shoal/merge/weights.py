@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from torch._ops import OpOverload
 
 from shoal.network import Network
-from shoal.network.flow import bound_arguments, upstream, writes
+from shoal.network.flow import bound_arguments, is_frozen, own_tensors, upstream, writes
 from shoal.network.modules import ByMode
 from shoal.network.ops import op_of
 from shoal.network.raising import TENSOR_NAMES
@@ -40,6 +40,8 @@ def fix_weights_(network: Network) -> None:
         layer = _layer(node, network, known)
         if layer is None:
             continue
+        if is_frozen(own_tensors(node, network).values()):
+            layer.requires_grad_(False)
         path = free_path(network, "fixed")
         put_module_(network, path, layer.train(network.training))
         with network.graph.inserting_after(node):

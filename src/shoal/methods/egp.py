@@ -80,8 +80,8 @@ class EGP(Method):
     def keeps(self, lab: Lab) -> Any:
         """Return what keeps pruned weights at zero while the network trains."""
         weights = {f"{name}.weight" for name in lab.network.plan.names("prune")}
-        parameters = dict(lab.network.named_parameters())  # an earlier merge may have left some out
-        masks = {name: parameters[name] != 0 for name in weights & parameters.keys()}
+        parameters = dict(lab.network.named_parameters(remove_duplicate=False))
+        masks = {name: parameters[name] != 0 for name in weights & parameters.keys()}  # unmerged
 
         def keep_pruned(network: Any) -> None:
             for name, mask in masks.items():
@@ -96,15 +96,17 @@ class EGP(Method):
 
     def _layers(self, lab: Lab) -> dict[str, str]:
         """Return the layer before each rectifier that still works, by its site."""
-        sites = [s.name for s in lab.network.sites if s.linearized is None]
-        layers = {name: lab.layer_before(name) for name in sites}
-        spared = {lab.layer_before(name) for name in self.options.protect}
-        return {k: v for k, v in layers.items() if v and v not in spared}
+        before = {s.name: lab.layer_before(s.name) or "" for s in lab.network.sites}
+        ids = {v: id(lab.network.get_parameter(f"{v}.weight")) for v in before.values() if v}
+        first = {key: layer for layer, key in reversed(ids.items())}  # of those that share a weight
+        spared = {ids.get(before[name]) for name in self.options.protect}
+        left = ((s.name, ids.get(before[s.name])) for s in lab.network.sites if not s.linearized)
+        return {name: first[key] for name, key in left if key and key not in spared}
 
     def _prune(self, lab: Lab, scores: Scores) -> bool:
         """Set the smallest weights to zero; returns whether there were any.
 
-        A layer that is called before several rectifiers counts once, with their highest entropy.
+        What weighs before several rectifiers counts once, with their highest entropy.
         """
         entropies: dict[str, float] = {}
         for site, layer in self._layers(lab).items():
@@ -114,8 +116,7 @@ class EGP(Method):
         live = {k: n for k, n in left.items() if n and entropies[k] > 0.0}
         sizes = {k: float(weights[k].abs().sum()) / n for k, n in live.items()}
         counts = budgets({k: entropies[k] for k in live}, sizes, live, self.options.share)
-        rounded = whole(counts, live, self.options.cap)
-        lost = {layer: count for layer, count in rounded.items() if count}
+        lost = {k: n for k, n in whole(counts, live, self.options.cap).items() if n}
         for layer, count in lost.items():
             flat = weights[layer].flatten()
             magnitudes = flat.abs().masked_fill(flat == 0, math.inf)

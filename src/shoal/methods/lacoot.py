@@ -73,7 +73,10 @@ class LaCoOT(Method):
         chosen = self.options
         by = "lesion" if chosen.rank == "loss" else f"transport?{self._distance()}"
         scores = lab.score(by, "block", samples=chosen.samples)
-        lab.drop(scores.lowest(lab.at_most(chosen.per_step)))
+        lowest = scores.worth_removing()
+        if not lowest:
+            return lab.done("without any of the blocks that are left the network computes NaN")
+        lab.drop(lowest[: lab.at_most(chosen.per_step)])
         lab.train(chosen.tune_epochs)
         return True
 

@@ -36,9 +36,7 @@ class LayerFolding(Method):
     class Options(options.Options):
         """The options of Layer Folding."""
 
-        slope_penalty: float = option(
-            0.25, "Weight λ of the penalty on slopes that are not 1.", check=above(0)
-        )
+        slope_penalty: float = option(0.25, "Weight λ of the slopes' penalty.", check=above(0))
         slope_power: int = option(
             2,
             "The penalty is |1 − α^power|. With 1 it also lifts slopes off 0, where that of the "
@@ -110,9 +108,8 @@ class LayerFolding(Method):
         order = sorted(slopes, key=lambda name: -slopes[name])
         near = [name for name in order if slopes[name] >= self.options.threshold]
         if not near:
-            lab.note(
-                f"no slope reached {self.options.threshold:g}: train longer, or raise slope_lr"
-            )
+            threshold = self.options.threshold
+            lab.note(f"no slope reached {threshold:g}: train longer, or raise slope_lr")
         elif len(near) == len(slopes) and self.options.top_k is None:
             lab.note("all slopes became linear: lower slope_lr or slope_penalty")
         wanted = len(near) if self.options.top_k is None else self.options.top_k

@@ -86,7 +86,9 @@ class TLC(Method):
         if not lines:
             return lab.done()
         scores = lab.score_lines(lines, chosen.samples)
-        order = scores.lowest(lab.at_most(min(spare, len(lines))))
+        order = scores.worth_removing()[: lab.at_most(min(spare, len(lines)))]
+        if not order:
+            return lab.done("without any further rectifier the loss is not finite")
         names = self._cheapest(lab, {name: lines[name] for name in order}, scores)
         lab.linearize(names, lines=lines)
         lab.train(after_step=self.keeps(lab))
@@ -111,6 +113,7 @@ class TLC(Method):
             return None
         sites = (f"{site.name}.slope" for site in network.sites if site.linearized == "line")
         off = {name: network.get_parameter(name) == 0 for name in sites}
+        off |= {name.removesuffix("slope") + "intercept": where for name, where in off.items()}
 
         def keep_off(trained: Any) -> None:
             for name, where in off.items():

@@ -36,6 +36,12 @@ class Agreement:
     n_inputs: int  # how many inputs (batches) were compared
     mismatch: str = ""  # where structure, shape or a plain value differs, in words
 
+    def fault(self, allowed: float) -> str:
+        """Return in words what is wrong; "" if the relative error is at most what is allowed."""
+        if self.max_rel_error <= allowed:  # NaN is not
+            return ""
+        return self.mismatch or f"relative error {self.max_rel_error:.1e}, allowed {allowed:.0e}"
+
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as plain values (errors may be infinite)."""
         return asdict(self)

@@ -35,6 +35,7 @@ from shoal.network.training_only import restore_training_only
 _TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
 
+# Long because each of its arguments is explained; the body is short.
 def capture(
     model: nn.Module,
     example_inputs: Any,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -150,6 +150,12 @@ def is_weighted(node: fx.Node, root: nn.Module) -> bool:
     """Whether a node is a layer with weights (a convolution or a linear map)."""
     weighted = known_of(node, root).weighted
     return weighted and (node.op == "call_module" or bool(own_tensors(node, root)))
+
+
+def is_frozen(tensors: Iterable[Tensor]) -> bool:
+    """Return whether there are parameters among some tensors, and none of them is trained."""
+    own = [tensor for tensor in tensors if isinstance(tensor, nn.Parameter)]
+    return bool(own) and not any(parameter.requires_grad for parameter in own)
 
 
 def own_tensors(node: fx.Node, root: nn.Module, flow: Flow | None = None) -> dict[str, Tensor]:

@@ -11,8 +11,8 @@ import torch
 from torch import fx, nn
 
 from shoal.network.blocks import Block, find_blocks
-from shoal.network.flow import Flow, is_weighted, known_of
-from shoal.network.modules import Line
+from shoal.network.flow import Flow, bound_arguments, is_weighted, known_of
+from shoal.network.modules import Line, SharedPReLU
 from shoal.network.stretches import Stretch, find_stretches
 
 aten = torch.ops.aten
@@ -71,13 +71,15 @@ class Graph:
 
     @cached_property
     def sites(self) -> Mapping[str, Site]:
-        """The rectifier sites by name, in the order of the forward pass."""
+        """The rectifier sites by name, in the order of the forward pass: those with channels."""
         found = {}
         for name, node in self.calls.items():
-            if name in self._records:
+            if name in self._records and self.flow.carries(node):
                 kind, path = self._records[name]
-                dim = self.channel_dim(node.all_input_nodes[0])
                 shape = node.meta.get("shape")
+                if shape is not None and len(shape) < 2:
+                    continue  # a value for each sample, without channels: an output's
+                dim = self.channel_dim(node.all_input_nodes[0])
                 channels = None if shape is None else shape[dim]
                 state = _STATES.get(type(self._root.get_submodule(name)))
                 found[name] = Site(name, kind, path, dim, channels, state, node)
@@ -129,7 +131,7 @@ def _search(node: fx.Node, root: nn.Module, depth: int) -> int | None:
     """Return the channel dimension of the output (may be -1), or None if nothing tells."""
     if depth == 0:
         return None
-    channels = known_of(node, root).channels
+    channels = "kept" if _treats_alike(node, root) else known_of(node, root).channels
     if channels in ("second", "last"):
         return 1 if channels == "second" else -1
     if not node.all_input_nodes:
@@ -147,6 +149,21 @@ def _search(node: fx.Node, root: nn.Module, depth: int) -> int | None:
         if found is not None and (None in shapes or len(shapes[0]) == len(shapes[1])):
             return found
     return None
+
+
+def _treats_alike(node: fx.Node, root: nn.Module) -> bool:
+    """Whether a layer's type says where its channels are, but it is made for several dimensions.
+
+    A layer norm over channels, height and width, or a PReLU with one slope, takes any.
+    """
+    if node.op != "call_module":
+        layer_norm = node.target is aten.layer_norm.default
+        return layer_norm and len(bound_arguments(node)["normalized_shape"]) > 1
+    module = root.get_submodule(str(node.target))
+    if isinstance(module, nn.LayerNorm):
+        return len(module.normalized_shape) > 1
+    owner = module.owner if isinstance(module, SharedPReLU) else module
+    return isinstance(owner, nn.PReLU) and owner.num_parameters == 1
 
 
 def _through_transposition(node: fx.Node, dim: int | None) -> int | None:

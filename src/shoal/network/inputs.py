@@ -45,12 +45,28 @@ def as_inputs(call: Call, names: Sequence[str]) -> Inputs:
 
 def tensors_of(inputs: Any) -> list[torch.Tensor]:
     """Return all tensors in `inputs`, nested ones too, in order."""
-    return [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, torch.Tensor)]
+    found: list[torch.Tensor] = []
+
+    def take(tensor: torch.Tensor) -> torch.Tensor:
+        found.append(tensor)
+        return tensor
+
+    map_tensors(take, inputs)
+    return found
 
 
 def map_tensors(fn: Callable[[torch.Tensor], torch.Tensor], inputs: Any) -> Any:
-    """Return `inputs` with each tensor replaced by `fn(tensor)`, other leaves unchanged."""
-    return pytree.tree_map_only(torch.Tensor, fn, inputs)
+    """Return `inputs` with each tensor replaced by `fn(tensor)`, other leaves unchanged.
+
+    Mappings of all kinds are looked into, and those that PyTorch does not know become dicts.
+    """
+
+    def changed(leaf: Any) -> Any:
+        if isinstance(leaf, torch.Tensor):
+            return fn(leaf)
+        return map_tensors(fn, dict(leaf)) if isinstance(leaf, Mapping) else leaf
+
+    return pytree.tree_map(changed, inputs)
 
 
 def batch_size(inputs: Inputs) -> int:

@@ -23,7 +23,7 @@ from shoal.network.graph import Graph, Site
 from shoal.network.input_sizes import Sizes
 from shoal.network.inputs import Call, Inputs, as_inputs
 from shoal.network.own_code import with_own_code
-from shoal.network.paths import tables_of
+from shoal.network.paths import hand_on, read_of, tables_of
 from shoal.network.raising import Opaque
 from shoal.network.stretches import Stretch
 
@@ -159,6 +159,12 @@ class Network(nn.Module):
             return outputs[0]
         return pytree.tree_unflatten(list(outputs), self._output_structure)
 
+    def in_form(self, outputs: Sequence[Tensor]) -> Any:
+        """Return all output tensors in order, such as a file gives them, as the network does."""
+        if self._output_structure.num_leaves != len(outputs):  # it also gives what is no tensor
+            return tuple(outputs) if len(outputs) > 1 else outputs[0]
+        return pytree.tree_unflatten(list(outputs), self._output_structure)
+
     def _ran(self, leaves: Sequence[Any]) -> Any:
         try:
             if self._context is None:
@@ -219,8 +225,10 @@ class Network(nn.Module):
         return self._root.get_buffer(target)
 
     def replace_module(self, path: str, module: nn.Module) -> None:
-        """Put `module` at an existing path in the place of what is there."""
+        """Put `module` at an existing path; tensors there that the graph itself reads stay."""
         parent, _, name = path.rpartition(".")
+        old = self._root.get_submodule(path)
+        hand_on(old, module, read_of(self.graph, self._root, old))
         self.get_submodule(parent)._modules[name] = module
         self.changed()
 

@@ -21,6 +21,7 @@ from torch._ops import OpOverload
 
 from shoal.errors import ConfigError
 from shoal.network import contexts, modules
+from shoal.registry import import_group
 
 
 @dataclass(frozen=True)
@@ -67,13 +68,15 @@ _TABLE: dict[str | type[nn.Module], dict[str, Any]] = {}  # an operator's fields
 _TYPES: dict[str, type[nn.Module]] = {}  # by what files call them
 _FUNCTIONS: dict[str, Callable[..., Any]] = {}  # those outside ATen, by what files call them
 _FUNCTION_NAMES: dict[Callable[..., Any], str] = {}
-
+_GROUP = "shoal.ops"  # of entry points: modules that register operators
 
 _Handler = TypeVar("_Handler", bound=Callable[..., Any])
 
 
 def register_op(target: OpOverload | type[nn.Module], **properties: Any) -> None:
     """Add an operator to the table, or properties to one that is there.
+
+    A package's module that does so needs no import where it is an entry point of `shoal.ops`.
 
     Args:
         target: an operation, such as `torch.ops.mylib.gate.default`, or a type of module.
@@ -167,6 +170,8 @@ def function_named(name: str) -> Any:
     """Return the function that files call so; None if it is not in the table."""
     space, _, rest = name.partition(".")
     packet, _, overload = rest.partition(".")
+    if name and space != "aten" and name not in _FUNCTIONS:
+        import_group(_GROUP)
     if space != "aten" or name in _FUNCTIONS:
         return _FUNCTIONS.get(name)
     if packet not in ATEN and packet.removesuffix("_") not in ATEN:
@@ -177,6 +182,8 @@ def function_named(name: str) -> Any:
 
 def type_named(name: str) -> type[nn.Module] | None:
     """Return the type of module that files call so; None if it is not in the table."""
+    if name not in _TYPES:
+        import_group(_GROUP)
     return _TYPES.get(name)
 
 
@@ -322,12 +329,11 @@ _types([nn.Embedding], "num_embeddings embedding_dim padding_idx", channels="las
 _types([nn.Dropout, *_ranks("Dropout"), nn.AlphaDropout, nn.FeatureAlphaDropout], "p", **_NOTHING)
 _types([modules.StochasticDepth], "p per_sample rescale", **_NOTHING)
 _types([nn.Identity], **_NOTHING)
-_types([modules.OnesChannel])
 _types([modules.Attention], "dropout")
 
 _types([nn.ReLU], absorbed=(nn.ReLU, nn.ReLU6))
 _types([nn.ReLU6], absorbed=(nn.ReLU6,))
-_types([nn.SELU, nn.SiLU, nn.Hardswish, nn.Mish, modules.Maximum0])
+_types([nn.SELU, nn.SiLU, nn.Hardswish, nn.Mish, modules.Maximum0, modules.OnesChannel])
 _types([nn.Hardtanh], "min_val max_val")
 _types([nn.LeakyReLU], "negative_slope")
 _types([nn.PReLU], "num_parameters", channels="second")

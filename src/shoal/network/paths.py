@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 
 def tables_of(module: nn.Module) -> tuple[dict[str, Any], ...]:
@@ -49,6 +49,25 @@ def lookup_tensor(module: nn.Module, path: str) -> Any:
         held = [table for table in tables if name in table]
         value = held[0][name] if held else getattr(value, name, None)
     return value if isinstance(value, Tensor) else None
+
+
+def hand_on(old: nn.Module, new: nn.Module, names: Iterable[str]) -> None:
+    """Give a module another's tensors of these names, where it has nothing of that name itself."""
+    for name in names:
+        if any(name in table for table in tables_of(new)):
+            continue
+        if name in old._parameters:
+            new._parameters[name] = old._parameters[name]
+        elif name in old._buffers:
+            new._buffers[name] = old._buffers[name]
+            if name in old._non_persistent_buffers_set:
+                new._non_persistent_buffers_set.add(name)
+
+
+def read_of(graph: fx.Graph, root: nn.Module, module: nn.Module) -> list[str]:
+    """Return the names of a module's own tensors that nodes of a graph read by themselves."""
+    paths = (str(node.target) for node in graph.nodes if node.op == "get_attr")
+    return [path.rpartition(".")[2] for path in paths if owner_of(root, path) is module]
 
 
 def numbered(name: str, taken: Callable[[str], bool]) -> str:

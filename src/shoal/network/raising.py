@@ -24,7 +24,7 @@ from shoal.network.normalize import follow_inputs
 from shoal.network.ops import op_of
 from shoal.network.paths import Skeleton, container_at, is_taken, lookup_tensor, numbered
 from shoal.network.training_only import stochastic_depth
-from shoal.network.written import Written
+from shoal.network.written import Written, data_of
 
 aten = torch.ops.aten
 
@@ -79,7 +79,8 @@ class _Raiser:
         self.sites: dict[str, tuple[str, str]] = {}
         self.opaque: dict[fx.Node, Opaque] = {}
         self.constants = self._constants()
-        self.written = Written(exported.graph, self.constants, self._is_rectifier, kept)
+        self.data = data_of(exported.graph)
+        self.written = Written(exported.graph, self.constants, self._is_rectifier, kept, self.data)
 
     def raised(self, node: fx.Node) -> fx.Node:
         """Return the node of the new graph that stands for one of the exported graph."""
@@ -217,21 +218,28 @@ class _Raiser:
     # ------------------------------------------------------------------ sites
 
     def _is_rectifier(self, node: fx.Node) -> bool:
-        return node not in self.kept and recognize(node, self.constants) is not None
+        """Whether a call rectifies the input's data; one of weights is no activation."""
+        usable = node in self.data and node not in self.kept
+        return usable and recognize(node, self.constants) is not None
 
     def _rectifier(self, node: fx.Node) -> Rectifier | None:
         """Return the rectifier that a call is, or ends."""
         if node in self.written.at:
             return Rectifier(*self.written.at[node])
-        inside = node in self.kept or node in self.written.inside
-        return None if inside else recognize(node, self.constants)
+        if node in self.written.inside or not self._is_rectifier(node):
+            return None
+        return recognize(node, self.constants)
 
     def _raise_rectifier(self, node: fx.Node, rectifier: Rectifier) -> fx.Node:
         path, module, name = module_path(node), rectifier.module, None
         if rectifier.weight is not None:
             module, name = self._prelu(rectifier.weight)
         if module is None:
-            return self._leave(node, "its slope is computed in the forward pass")
+            held = rectifier.weight is not None and rectifier.weight.op == "get_attr"
+            reason = (
+                "is not the weight of an nn.PReLU" if held else "is computed in the forward pass"
+            )
+            return self._leave(node, f"its slope {reason}")
         if name is None:
             name = self._add(path, module, rectifier.kind)
         self.sites[name] = rectifier.kind, path
@@ -256,8 +264,7 @@ class _Raiser:
     def _add(self, path: str, layer: nn.Module, op: str, *, own: bool = True) -> str:
         """Put a layer at a free path, the calling module's `own` if it is there for this alone."""
         module = self.skeleton.originals.get(path) if own and path else None
-        bare = module is not None and not (*module.children(), *module.parameters())
-        own = bare or isinstance(module, nn.PReLU)
+        own = isinstance(module, nn.PReLU) or (module is not None and self._is_bare(path, module))
         name = path if own else f"{path}.{op}".lstrip(".")
         if own and name not in self.options_at:
             self.options_at.update(dict.fromkeys(self.skeleton.aliases.get(name, [name]), ()))
@@ -273,6 +280,11 @@ class _Raiser:
             self.taken.add(name)
         self.skeleton.put(name, layer)
         return name
+
+    def _is_bare(self, path: str, module: nn.Module) -> bool:
+        """Whether a module holds nothing: no modules, no tensors, no constants of its code."""
+        held = any(True for _ in (*module.children(), *module.parameters(), *module.buffers()))
+        return not held and not any(name.startswith(f"{path}.") for name in self.constants)
 
     # ------------------------------------------------------------------ what acts in training only
 

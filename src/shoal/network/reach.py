@@ -75,21 +75,40 @@ class Reach:
     kernel: Pair = (1, 1)  # the extent of what it reads
     stride: Pair = (1, 1)  # how far apart neighbouring positions read
     padding: Pair = (0, 0)  # how far before the start's first position the first one begins to read
+    behind: Pair = (0, 0)  # how far behind its last one the last may read
 
-    def then(self, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]) -> Reach:
-        """Return the reach after a layer with this (dilated) kernel, stride and padding."""
+    def then(
+        self,
+        kernel: Sequence[int],
+        stride: Sequence[int],
+        padding: Sequence[int],
+        behind: Sequence[int] | None = None,
+    ) -> Reach:
+        """Return the reach after a layer with this (dilated) kernel, stride and padding.
+
+        What is put behind the image is as much as before it, unless `behind` says so.
+        """
         axes = range(2)
+        behind = padding if behind is None else behind
         return Reach(
             pair(self.kernel[i] + self.stride[i] * (kernel[i] - 1) for i in axes),
             pair(self.stride[i] * stride[i] for i in axes),
             pair(self.padding[i] + self.stride[i] * padding[i] for i in axes),
+            pair(self.behind[i] + self.stride[i] * behind[i] for i in axes),
         )
+
+    def spare(self, axis: int) -> int:
+        """Return c of the output's size for an input of any size n: (n + c) // stride + 1."""
+        return self.padding[axis] + self.behind[axis] - self.kernel[axis]
 
 
 def conv_shape(
     start: fx.Node, end: fx.Node, reach: Reach, kernel: tuple[int, ...], dilation: tuple[int, ...]
 ) -> LayerShape | None:
-    """Return the convolution of that kernel that is centred as the stretch is, if there is one."""
+    """Return the convolution of that kernel that is centred as the stretch is, if there is one.
+
+    It gives the stretch's output size at every size of the input.
+    """
     before, after = start.meta["shape"], end.meta["shape"]
     if len(before) != 4 or len(after) != 4 or None in (*before[1:], *after[1:]):
         return None
@@ -98,8 +117,9 @@ def conv_shape(
         extent = dilation[axis] * (kernel[axis] - 1) + 1
         twice = 2 * reach.padding[axis] - (reach.kernel[axis] - extent)
         for pad in (twice // 2, -(-twice // 2)):
-            size = (before[2 + axis] + 2 * pad - extent) // reach.stride[axis] + 1
-            if pad >= 0 and size == after[2 + axis]:
+            spare = 2 * pad - extent
+            size = (before[2 + axis] + spare) // reach.stride[axis] + 1
+            if pad >= 0 and spare == reach.spare(axis) and size == after[2 + axis]:
                 padding.append(pad)
                 break
         else:
@@ -165,9 +185,9 @@ def _through_conv(source: Reach | None, conv: nn.Conv2d) -> Reach | None:
         return None
     extent = [d * (k - 1) + 1 for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
     if conv.padding == "same":
-        padding = [(n - 1) // 2 for n in extent]
-    else:
-        padding = [0, 0] if isinstance(conv.padding, str) else list(conv.padding)
+        before = [(n - 1) // 2 for n in extent]
+        return source.then(extent, conv.stride, before, [n // 2 for n in extent])
+    padding = [0, 0] if isinstance(conv.padding, str) else list(conv.padding)
     return source.then(extent, conv.stride, padding)
 
 
@@ -186,7 +206,14 @@ def _through_function(node: fx.Node, source: Reach | None) -> Reach | None:
         arguments = bound_arguments(node)
         kernel = pair(arguments["kernel_size"])
         stride = pair(arguments["stride"] or kernel)
-        return source.then(kernel, stride, pair(arguments["padding"]))
+        padding, dilation = pair(arguments["padding"]), pair(arguments.get("dilation", 1))
+        extent = pair(dilation[i] * (kernel[i] - 1) + 1 for i in range(2))
+        if not arguments["ceil_mode"]:
+            return source.then(extent, stride, padding)
+        if any(stride[i] > extent[i] - padding[i] for i in range(2)):
+            raise _Unknown  # a last window that would lie behind the image is left out
+        behind = pair(padding[i] + stride[i] - 1 for i in range(2))
+        return source.then(extent, stride, padding, behind)
     if op.linear == "pad":
         return _through_pad(bound_arguments(node), source)
     raise _Unknown
@@ -201,10 +228,13 @@ def _through_slice(node: fx.Node, source: Reach) -> Reach:
         return source  # x[:]
     if dim not in (2, 3) or not isinstance(first, int) or first < 0:
         raise _Unknown
-    stride, padding = list(source.stride), list(source.padding)
-    padding[dim - 2] -= stride[dim - 2] * first
-    stride[dim - 2] *= step
-    return Reach(source.kernel, pair(stride), pair(padding))
+    size, end = (node.all_input_nodes[0].meta.get("shape") or [None] * 4)[dim], a["end"]
+    last = min(end, 0) if isinstance(end, int) else 0
+    if isinstance(end, int) and size is not None and 0 <= end < size:
+        raise _Unknown  # what is left does not follow the image's size
+    steps, before, behind = [1, 1], [0, 0], [0, 0]
+    steps[dim - 2], before[dim - 2], behind[dim - 2] = step, -first, last
+    return source.then((1, 1), steps, before, behind)
 
 
 def _through_pad(arguments: dict[str, Any], source: Reach) -> Reach:
@@ -213,8 +243,8 @@ def _through_pad(arguments: dict[str, Any], source: Reach) -> Reach:
     zeros = arguments.get("mode", "constant") == "constant" and not arguments.get("value")
     if not zeros or not all(isinstance(n, int) and n >= 0 for n in pads):
         raise _Unknown
-    left, _, top = (*pads, 0, 0, 0)[:3]
-    return source.then((1, 1), (1, 1), (top, left))
+    left, right, top, bottom = (*pads, 0, 0, 0, 0)[:4]
+    return source.then((1, 1), (1, 1), (top, left), (bottom, right))
 
 
 def pair(values: Any) -> Pair:

@@ -12,7 +12,15 @@ from torch import fx, nn
 from shoal.network.flow import makes_memory, reads_shape, upstream, writes
 from shoal.network.modules import OnesChannel, SharedPReLU
 from shoal.network.network import Network
-from shoal.network.paths import container_at, is_taken, numbered, owner_of
+from shoal.network.paths import (
+    container_at,
+    hand_on,
+    is_taken,
+    numbered,
+    owner_of,
+    read_of,
+    tables_of,
+)  # fmt: skip
 
 
 def between(start: fx.Node, end: fx.Node) -> set[fx.Node]:
@@ -58,6 +66,7 @@ def put_module_(network: Network, path: str, module: nn.Module) -> None:
     old = siblings.get(name)
     if old is not None:  # modules may live below a layer, as an activation below its norm
         module._modules.update(old._modules)
+        hand_on(old, module, read_of(network.graph, network._root, old))
     siblings[name] = module
     network.changed()
 
@@ -208,6 +217,8 @@ def _remove(
     heir = nn.Module().train(module.training) if place in holding else None
     if heir is not None:
         heir._modules = module._modules
+        names = (name for table in tables_of(module)[1:] for name in table)
+        hand_on(module, heir, [name for name in names if (id(heir._modules), name) in used])
     for alias, child in list(network.named_modules(remove_duplicate=False)):
         if child is not module:
             continue

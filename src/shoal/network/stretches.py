@@ -231,12 +231,14 @@ def _layer_shape(
         return None
     candidates: Iterable[LayerShape | None]
     if isinstance(layers[0], nn.Linear):
-        before, after = start.meta["shape"], end.meta["shape"]
-        known = len(before) == len(after) and None not in (before[-1], after[-1])
+        before, after = start.meta["shape"], end.meta["shape"]  # one vector of each position
+        known = before[:-1] == after[:-1] and None not in (before[-1], after[-1])
         candidates = [LayerShape(before[-1], after[-1]) if known else None]
     else:
         largest = max(layers, key=lambda conv: max(conv.kernel_size))
-        wider = (tuple(k + 2 * n for k in largest.kernel_size) for n in range(max(reach.kernel)))
+        # An even kernel where layers with even ones decide the output's size.
+        steps = (*range(0, 2 * max(reach.kernel), 2), *range(1, 2 * max(reach.kernel), 2))
+        wider = (tuple(k + n for k in largest.kernel_size) for n in steps)
         sizes = (*((kernel, largest.dilation) for kernel in wider), ((1, 1), (1, 1)))
         candidates = (conv_shape(start, end, reach, *size) for size in sizes)
     fitting = (shape for shape in candidates if shape and shape.columns <= MAX_COLUMNS)

@@ -85,6 +85,7 @@ class Written:
         constants: Mapping[str, Tensor],
         is_rectifier: Callable[[fx.Node], bool],
         kept: Mapping[fx.Node, fx.Node],
+        data: set[fx.Node],
     ) -> None:
         self.at: dict[fx.Node, tuple[str, fx.Node, Formula]] = {}
         self.inside: set[fx.Node] = set()
@@ -94,7 +95,7 @@ class Written:
         entered = accumulate(node.target in CONTEXT_CALLS for node in graph.nodes)
         # Calls with one number are in the same contexts: autocast, or without gradients.
         self._within = dict(zip(graph.nodes, entered, strict=True))
-        self._data = _data(graph)
+        self._data = data
         ends = [n for n in graph.nodes
                 if n in self._data and self._is_part(n) and not is_rectifier(n)]  # fmt: skip
         for end in reversed(ends):  # one with a name may have others inside
@@ -258,7 +259,7 @@ def _is_real(node: fx.Node) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
 
 
-def _data(graph: fx.Graph) -> set[fx.Node]:
+def data_of(graph: fx.Graph) -> set[fx.Node]:
     """Return the nodes whose tensor depends on the input's values."""
     found: set[fx.Node] = set()
     for node in graph.nodes:

@@ -26,7 +26,7 @@ from shoal.options.recipes import (
 )
 from shoal.options.scale import at_budget
 from shoal.options.task import RegressOptions, SegmentOptions, TaskOptions
-from shoal.options.training import DataOptions, Recipe
+from shoal.options.training import DataOptions, Recipe, seed_option
 
 __all__ = [
     "AUTO",
@@ -52,5 +52,6 @@ __all__ = [
     "published_recipes",
     "recipe_for",
     "recipes",
+    "seed_option",
     "share_out",
 ]

@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
+
+from typing_extensions import override
 
 from shoal.errors import OptionError
 from shoal.options.base import Options, above, at_least, between, one_of, option
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+
+
+def seed_option() -> Any:
+    """Return the option that reading data and the search both have."""
+    return option(
+        0,
+        "Decides all that is random: the same seed gives the same result, except where a "
+        "choice goes by latency.",
+        check=at_least(0),
+        common=True,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,13 +107,17 @@ class DataOptions(Options):
         check=at_least(0),
         decides=False,
     )
-    seed: int = option(
-        0,
-        "Decides all that is random: the same seed gives the same result, except where a "
-        "choice goes by latency.",
-        check=at_least(0),
-        common=True,
-    )
+    seed: int = seed_option()
+
+    @override
+    def identity(self) -> dict[str, Any]:
+        """Return the values that decide how the data are read.
+
+        The memory allowed decides how training images are cut; runs of earlier versions do not say
+        it, so the usual one is left out.
+        """
+        usual = self.max_memory_gib == DataOptions.max_memory_gib
+        return super().identity() | ({} if usual else {"max_memory_gib": self.max_memory_gib})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -148,7 +148,7 @@ class Batches:
                 self._complete = self._complete and batch.size <= left
                 if left == 0:
                     return
-                batch = batch.first(left)
+                batch = batch if batch.size <= left else batch.first(left)
                 left -= batch.size
             yield number, batch
 

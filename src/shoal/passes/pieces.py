@@ -31,7 +31,7 @@ def samples_at_once(network: Network, batch: Batch) -> int:
     on the others (batch norms without running statistics), or a sample alone is refused.
     """
     device = device_of(network)
-    if device.type != "cpu" or any(len(value) != batch.size for value in batch.inputs):
+    if device.type != "cpu" or any(v.shape[:1] != (batch.size,) for v in batch.inputs):
         return batch.size
     with torch.no_grad(), preserved_rng(device):
         try:

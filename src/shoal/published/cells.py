@@ -104,6 +104,8 @@ def table(name: str) -> list[Cell]:
 
 
 _PUBLISHED_SPLIT = "split=random"  # of CIFAR, as in Quétu et al. 2024
+_SAME_LAYERS = {"num_classes", "in_channels", "in_chans", "weights", "pretrained"}
+"""Arguments of a model that leave its layers as the papers have them."""
 
 
 def find(
@@ -112,10 +114,11 @@ def find(
     """Return the first published accuracy, or its change, of a run of this kind; None without one.
 
     `model` and `data` may be as the command line takes them ("torchvision:swin_t?num_classes=10",
-    "cifar10:ROOT"). Of data that are read in another way ("pacs:ROOT?leave_out=sketch") nothing is
-    published. With nothing removed it is the dense network, whatever the method. Where a
-    paper contradicts itself, the table of single removals is believed. A figure of which it is not
-    told how much was removed stands for every count if it is the only one of its kind.
+    "cifar10:ROOT"). Of data that are read in another way ("pacs:ROOT?leave_out=sketch"), and of
+    models with arguments that change their layers ("?width=8"), nothing is published. With nothing
+    removed it is the dense network, whatever the method. Where a paper contradicts itself, the
+    table of single removals is believed. A figure of which it is not told how much was removed
+    stands for every count if it is the only one of its kind.
     """
     if removed == 0:
         method = "dense"
@@ -136,8 +139,10 @@ def find(
 
 
 def _plain(model: str) -> str:
-    """Return a model's name without its library and arguments."""
-    name = model.partition("?")[0]
+    """Return a model's name without its library; "" for one whose arguments change its layers."""
+    name, _, arguments = model.partition("?")
+    if {part.partition("=")[0].strip() for part in arguments.split("&")} - {"", *_SAME_LAYERS}:
+        return ""
     library, _, rest = name.partition(":")
     return rest if library in ("shoal", "torchvision", "timm") else name
 

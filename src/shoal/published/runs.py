@@ -12,7 +12,8 @@ from shoal.targets import parse_keywords
 
 _TWIN = "from scratch"
 """The variant of a network that was found by a method and trained anew."""
-_OF_DENSE: Mapping[str, Any] = {"task": "classify", "rectifier": None}
+_OF_DENSE: Mapping[str, Any] = {"task": "classify", "rectifier": None,
+                                "train_samples": None, "image_size": None}  # fmt: skip
 _OF_ALL: Mapping[str, Any] = {**_OF_DENSE, "rewind": None, "rewind_from": None,
                               "score_on": "trained"}  # fmt: skip
 # A criterion as the paper's code, and not its text, computes it: for networks that were trained by
@@ -60,8 +61,9 @@ def variant_of(options: Mapping[str, Any]) -> str | None:
 
     A run is of a variant if it does what the paper did: the options that the variant names have its
     values, and all others by which the method decides what goes and what takes its place have
-    those of `methods.csv`. So has what every method may be told: task, rectifier, rewinding. Recipe
-    and epochs are not asked for. A criterion may also be computed as the paper's code does.
+    those of `methods.csv`. So has what every method may be told: task, rectifier, rewinding; and
+    the data are whole, and of their own size. Recipe and epochs are not asked for. A criterion may
+    also be computed as the paper's code does.
 
     Args:
         options: of the run, flat, with the defaults of those that were not given.

@@ -18,7 +18,7 @@ _COLUMNS = (
     Column("removed", meaning="of what the method counts: rectifiers or blocks", priority=2),
     Column("validation", meaning="quality of the result on validation data", priority=8),
     Column("test", meaning="quality of the result on test data"),
-    Column("dense", meaning="quality of the dense network on test data", priority=5),
+    Column("dense", meaning="quality of the dense network on the same data", priority=5),
     Column("published", meaning="test accuracy in the paper, with as many removed", priority=1),
     Column("twin", meaning="quality of the result's layers trained from scratch", priority=2),
     Column("twin, published", meaning="its test accuracy in the paper", priority=3),
@@ -40,7 +40,12 @@ def groups_table(groups: Sequence[Group], title: str = "comparison") -> Table:
         following = groups[place + 1] if place + 1 < len(groups) else one
         kind = (one.model, one.data)
         rows.append(Row(_row(one, tops), last=kind != (following.model, following.data)))
-    table = Table(title, _COLUMNS, tuple(rows), tuple(_notes(groups)))
+    untested = any(one.quality is not None and "test" not in one.figures for one in groups)
+    columns = tuple(  # where validation is all there is, it is what the reader looks for
+        replace(column, priority=0) if untested and column.name == "validation" else column
+        for column in _COLUMNS
+    )
+    table = Table(title, columns, tuple(rows), tuple(_notes(groups)))
     return _without_needless(table)
 
 
@@ -55,7 +60,9 @@ def open_table(groups: Sequence[Group]) -> Table | None:
 def groups_csv(groups: Sequence[Group]) -> str:
     """Return the groups as CSV: each figure's mean and deviation over the seeds.
 
-    Qualities are in points, latency in ms, `seconds` in s; ratios are dense over this. Of what is
+    Qualities are in points, latency in ms, `seconds` in s; ratios are dense over this. `trusted`
+    tells whether the machine was calm whenever latency was measured, `certain` also that every
+    run's interval of the speedup leaves out 1. Of what is
     published `published` is the accuracy in percent, `published_change` its change against dense in
     points, whichever the paper gives; `published_twin` is its accuracy when trained from scratch.
     """
@@ -63,12 +70,14 @@ def groups_csv(groups: Sequence[Group]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     heads = [head for name in names for head in (name, f"{name}_deviation")]
-    first = ["model", "data", "method", "options", "quality", "seeds", "missing"]
+    first = ["model", "data", "method", "options", "quality", "seeds", "missing", "trusted",
+             "certain"]  # fmt: skip
     writer.writerow([*first, *heads, *_PUBLISHED])
     for one in groups:
         figures = [value for name in names for value in _pair(one.figures.get(name))]
         seeds = " ".join(map(str, one.seeds))
-        own = [one.model, one.data, one.method, one.variant, one.quality_name, seeds, len(one.open)]
+        own = [one.model, one.data, one.method, one.variant, one.quality_name, seeds, len(one.open),
+               one.trusted, one.trusted and one.certain]  # fmt: skip
         writer.writerow([*own, *figures, *_printed(one.published, one.published_twin)])
     return out.getvalue()
 
@@ -90,10 +99,12 @@ def _pair(found: Spread | None) -> tuple[object, object]:
 
 def _row(one: Group, tops: Mapping[str, Mapping[tuple[str, str], float]]) -> tuple[Cell, ...]:
     unit, kind, found = unit_of(one.quality_unit), (one.model, one.data), one.figures
-    with_test, sure = "test" in found, one.trusted
+    with_test, trusted = "test" in found, one.trusted
 
     def top(figure: str, name: str) -> bool:
         return name in found and found[name].mean == tops[figure].get(kind)
+
+    fastest = trusted and top("speedup", "speedup")
 
     return (
         f"{one.model} on {one.data}",
@@ -101,12 +112,12 @@ def _row(one: Group, tops: Mapping[str, Mapping[tuple[str, str], float]]) -> tup
         _removed(one),
         _quantity(found.get("val"), unit, best=not with_test and top("quality", "val")),
         _quantity(found.get("test"), unit, best=top("quality", "test")),
-        _quantity(found.get("dense_test"), unit),
+        _quantity(found.get("dense_test" if with_test else "dense_val"), unit),
         _told(one.published),
         _quantity(found.get("twin_test" if with_test else "twin_val"), unit),
         _told(one.published_twin),
-        _quantity(found.get("speedup"), "×", best=top("speedup", "speedup"), sure=sure),
-        _quantity(found.get("latency_ms"), "ms", sure=sure),
+        _quantity(found.get("speedup"), "×", best=fastest, sure=trusted and one.certain),
+        _quantity(found.get("latency_ms"), "ms", sure=trusted),
         _quantity(found.get("macs_ratio"), "×", best=top("macs_ratio", "macs_ratio")),
         None if "depth" not in found else f"{found['depth'].mean:g}",
         None if "relus" not in found else found["relus"].mean,
@@ -143,8 +154,11 @@ def _notes(groups: Sequence[Group]) -> list[str]:
     notes = []
     if any(len(one.seeds) > 1 for one in groups):
         notes.append("mean ± standard deviation over the seeds")
-    if not all(one.trusted for one in groups):
-        notes.append("?: the machine was busy when latency was measured")
+    if not all(one.trusted and one.certain for one in groups):
+        notes.append(
+            "dense / this, ?: too close to tell in some run, or not to be trusted, since the "
+            "machine was busy"
+        )
     every = (cell for one in groups for cell in (one.published, one.published_twin))
     known = [cell for cell in every if cell is not None]
     if known:

@@ -150,10 +150,11 @@ def runtime_notes(
     return notes
 
 
-def benchmark_table(found: Benchmark, baseline: str = "baseline") -> Table:
+def benchmark_table(found: Benchmark, baseline: str = "baseline", samples: str = "") -> Table:
     """Return latency, throughput, work, parameters and depth; ratios where there is a baseline.
 
-    `baseline` is what the baseline is called.
+    `baseline` is what the baseline is called, `samples` the shape of one sample, where it is to be
+    said.
     """
     base, latency = found.baseline, found.latency
     where = "" if found.runtime == EAGER else f" in {runtime_name(found.runtime)}"
@@ -184,7 +185,7 @@ def benchmark_table(found: Benchmark, baseline: str = "baseline") -> Table:
     doubts = [one.latency.to_dict() for one in every]
     doubtful = "; ?: not to be trusted" * any(one.get("doubt") for one in doubts)
     notes = [
-        f"batch {found.batch_size}{where} on {latency.device}, "
+        f"batch {found.batch_size}{f' of {samples}' * bool(samples)}{where} on {latency.device}, "
         f"{counted(latency.threads, 'thread')}; median of {latency.samples} rounds{doubtful}"
     ]
     if base is not None:

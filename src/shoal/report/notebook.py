@@ -18,7 +18,7 @@ from shoal.report.run_tables import headline, outcome_lines, outcome_tables, ste
 from shoal.report.slower import slower_lines
 from shoal.report.table import Column, Row, Table, text_columns
 from shoal.search.records import RunRecord
-from shoal.search.run_files import twin_of
+from shoal.search.run_files import readable_twin
 
 _STYLE = (
     "<style>.shoal-out table{border-collapse:collapse}.shoal-out .right{text-align:right;"
@@ -41,8 +41,10 @@ def _shown(tables: Iterable[Table], lines: Sequence[str] = (), first: Sequence[s
 
 def result_html(record: RunRecord) -> str:
     """Return what a run came to, and its steps."""
-    tables = [*outcome_tables(record, twin_of(record)), steps_table(record)]
-    return _shown(tables, outcome_lines(record), [headline(record), *slower_lines(record)])
+    twin, damage = readable_twin(record)
+    tables = [*outcome_tables(record, twin), steps_table(record)]
+    lines = [*outcome_lines(record), *(f"note: {note}" for note in damage)]
+    return _shown(tables, lines, [headline(record), *slower_lines(record)])
 
 
 def scores_html(scores: Scores) -> str:

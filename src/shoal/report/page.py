@@ -24,7 +24,7 @@ from shoal.report.terminal import fitting
 from shoal.search.figures import TOP1
 from shoal.search.layers import RegionTime
 from shoal.search.records import RunRecord
-from shoal.search.run_files import read_config, twin_of
+from shoal.search.run_files import read_config, readable_twin
 from shoal.user_paths import user_path
 
 _TEMPLATE = Path(__file__).with_name("page.html")
@@ -69,9 +69,10 @@ def write_page(
         FileError: the file cannot be written.
     """
     folder = record.folder or Path()
+    damage: list[str] = []
     if config is None:
         config = {} if record.folder is None else read_config(record.folder)
-        twin = twin_of(record)
+        twin, damage = readable_twin(record)
     allowed = config.get("max_drop")
     merge = [] if record.merge is None else merge_tables(record.merge)
     quality = record.dense.quality_name
@@ -89,7 +90,7 @@ def write_page(
         legend=legend(record),
         tables=map(html_table, outcome_tables(record, twin)),
         regions=_regions(record.regions),
-        lines=outcome_lines(record),
+        lines=[*outcome_lines(record), *(f"note: {note}" for note in damage)],
         steps=html_table(fitting(steps_table(record), CHARACTERS)),
         front=html_table(front_table(record)),
         merge=[html_table(table) for table in merge],

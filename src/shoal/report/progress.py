@@ -36,8 +36,10 @@ def progress_in_python() -> AbstractContextManager[Listener]:
 def console_in_python() -> Console:
     """Return where progress goes: in a notebook to standard output, else to standard error."""
     if in_notebook():  # which says that it is a terminal
-        return Console(highlight=False, force_jupyter=False, force_terminal=False, width=100)
-    return Console(stderr=True, highlight=False)
+        return Console(
+            highlight=False, emoji=False, force_jupyter=False, force_terminal=False, width=100
+        )
+    return Console(stderr=True, highlight=False, emoji=False)
 
 
 @contextmanager
@@ -50,7 +52,7 @@ def showing(console: Console, worded: Callable[[str], str] = str) -> Iterator[Li
         yield Listener()
     elif console.is_terminal:
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
             TimeElapsedColumn(),

@@ -135,7 +135,11 @@ def reproduced_lines(
 
     `budget` is the share of the published epochs that each training had.
     """
-    failed = {(row.model, row.data, row.method): row.why for row in rows if row.why}
+    failed = {
+        (f"{row.model} on {row.data}", row.method, row.variant.replace("&", ", ")): row.why
+        for row in rows
+        if row.why
+    }
     others = {
         row.data: row.measured_on
         for row in rows
@@ -148,7 +152,7 @@ def reproduced_lines(
             else []
         ),
         *(f"measured on {given} in the place of {data}" for data, given in others.items()),
-        *(f"{' on '.join(key[:2])}, {key[2]}, failed: {why}" for key, why in failed.items()),
+        *(f"{', '.join(filter(None, key))}, failed: {why}" for key, why in failed.items()),
         *(f"no data for {name}: {text}" for name, text in missing.items()),
         *(f"note: {note}" for note in target.notes),
     ]
@@ -164,11 +168,11 @@ def _figures(row: Found, shows_change: bool) -> list[Cell]:
     cell = row.cell
     removed = row.removed if cell is None or cell.removed is None else cell.removed
     if not shows_change:
-        return [removed, row.published, _spread(row.accuracy, row.accuracies, "%") or row.state]
+        return [removed, row.published, _spread(row, row.accuracies, "%") or row.state]
     return [
         removed,
         None if cell is None else cell.change,
-        _spread(row.change, row.changes, "signed") or row.state,
+        _spread(row, row.changes, "signed") or row.state,
         None if cell is None else cell.macs_cut,
         row.macs_cut,
         None if cell is None else cell.training_speedup,
@@ -176,9 +180,13 @@ def _figures(row: Found, shows_change: bool) -> list[Cell]:
     ]
 
 
-def _spread(mean: float | None, values: Sequence[float], unit: str) -> Quantity | None:
-    """Return a mean with the deviation of several values."""
-    if mean is None:
+def _spread(row: Found, values: Sequence[float], unit: str) -> Cell:
+    """Return the mean of a row's values with their deviation, and of how many seeds if not of all.
+
+    None without a value.
+    """
+    if not values:
         return None
     spread = statistics.stdev(values) if len(values) > 1 else None
-    return Quantity(mean, unit, spread=spread)
+    mean = Quantity(statistics.fmean(values), unit, spread=spread)
+    return mean if len(values) >= row.asked else f"{mean}, {len(values)} of {row.asked} seeds"

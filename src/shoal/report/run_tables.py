@@ -127,8 +127,8 @@ def _size_rows(record: RunRecord) -> list[Row]:
 def _latency_row(record: RunRecord) -> Row:
     """Return the row of latency, whose change is from rounds that timed both networks in turn."""
     end, step = record.latency, record.chosen
-    sizes = record.latency_batch if end is None else (end.batch,)
-    batch = "" if sizes is None else f", batch {' and '.join(map(str, sizes))}"
+    sizes = (record.latency_batch or ()) if end is None else (end.batch,)
+    batch = f", batch {sizes[0]}" if sizes else ""
     if end is not None:
         name = "" if end.runtime == EAGER else f", {runtime_name(end.runtime)}"
         pair = (Quantity(ms, "ms") for ms in (end.dense_folded_ms, end.result_merged_ms))

@@ -20,7 +20,7 @@ def group_chart(groups: Sequence[Group]) -> str:
     """Return the chart of groups of one model and data; nothing without matplotlib, or any figure.
 
     A point is a group's mean over its seeds, its bars their deviation; the line joins those that no
-    other one equals or beats in both.
+    other one equals or beats in both. A latency that is not to be trusted is hollow, and not on it.
     """
     shown = [one for one in groups if one.quality is not None]
     if not any(name in one.figures for name in _AGAINST for one in shown):
@@ -34,8 +34,14 @@ def _draw(figure: Any, groups: Sequence[Group]) -> None:
         figure.subplots(1, 2, sharey=True), _AGAINST.items(), strict=True
     ):
         axes.set_facecolor("none")
-        points = [_point(axes, one, place, figure_name) for place, one in enumerate(groups)]
-        best = _front([point for point in points if point is not None])
+        points = {place: _point(axes, one, place, figure_name) for place, one in enumerate(groups)}
+        best = _front(
+            [
+                point
+                for place, point in points.items()
+                if point is not None and (groups[place].trusted or figure_name != "speedup")
+            ]
+        )
         axes.plot(*zip(*best, strict=True), color=_BY_NAME["faint"], lw=1.1, zorder=1)
         axes.set_xlabel(f"{words}, as a share of dense's")
         axes.invert_xaxis()

@@ -96,9 +96,10 @@ def _figures(groups: Sequence[Group]) -> list[tuple[str, str, str]]:
     named = "accuracy" if done[0].quality_name == TOP1 else done[0].quality_name
     found = [_top(f"best {named}", unit, [(one, one.quality) for one in done])]
     for title, name in (("fastest", "speedup"), ("least work", "macs_ratio")):
-        known = [(one, one.figures.get(name)) for one in done]
+        calm = [one for one in done if one.trusted or name != "speedup"]
+        known = [(one, one.figures.get(name)) for one in calm]
         if any(spread is not None for _, spread in known):
-            found.append(_top(title, "×", known))
+            found.append(_top(title, "×", known, speed=name == "speedup"))
     known = [(one, one.figures.get("seconds")) for one in done]
     most = max(known, key=lambda pair: pair[1].mean if pair[1] else 0.0)
     if most[1] is not None:
@@ -107,11 +108,12 @@ def _figures(groups: Sequence[Group]) -> list[tuple[str, str, str]]:
 
 
 def _top(
-    title: str, unit: str, known: Sequence[tuple[Group, Spread | None]]
+    title: str, unit: str, known: Sequence[tuple[Group, Spread | None]], *, speed: bool = False
 ) -> tuple[str, str, str]:
     pairs = [(one, spread) for one, spread in known if spread is not None]
     one, spread = max(pairs, key=lambda pair: pair[1].mean)
-    return title, str(Quantity(spread.mean, unit, spread=spread.deviation)), one.title
+    sure = one.certain or not speed
+    return title, str(Quantity(spread.mean, unit, spread=spread.deviation, sure=sure)), one.title
 
 
 def _brief(cell: CellState) -> CellState:

@@ -81,7 +81,7 @@ def cell_line(cell: CellState) -> str:
     if found is None or cell.failed:
         return line
     removed = f"removed {removed_words(cell)}, " if found.step else ""
-    ratio = f", {UNITS['×'](found.ratio)} as fast" if found.step else ""
+    ratio = f", {UNITS['×'](found.ratio)} as fast" if found.step and found.certain else ""
     return f"{line}; step {found.step}: {removed}validation {quality_words(cell)}{ratio}"
 
 

@@ -35,7 +35,7 @@ def cell_title(cell: CellState) -> str:
 def state_words(cell: CellState) -> str:
     """Return a cell's state with the reason, or the number of the try."""
     if cell.failed:
-        return f"failed: {cell.failed}"
+        return f"{cell.state}: {cell.failed}"
     return f"{cell.state}, try {cell.tries}" if cell.tries > 1 else cell.state
 
 
@@ -68,7 +68,7 @@ def time_words(cell: CellState) -> str:
 
 def _cells(cell: CellState) -> tuple[Cell, ...]:
     found = cell.glance
-    ratio = None if found is None else Quantity(found.ratio, "×", sure=found.trusted)
+    ratio = None if found is None else Quantity(found.ratio, "×", sure=found.certain)
     step = None if found is None else found.step
     return (
         cell_title(cell),

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import shoal.methods  # noqa: F401  registers them, whose defaults old runs have
 from shoal import published
+from shoal.display import counted
 from shoal.report.table import Column, Row, Table, quality_title, quality_unit, text_columns
 from shoal.search.published import published_of
-from shoal.search.records import Metrics, RunRecord
+from shoal.search.records import Metrics, RunRecord, lineage
 from shoal.search.run_files import read_config
 
 
@@ -19,12 +20,13 @@ def twin_table(record: RunRecord, found: RunRecord | None) -> Table | None:
     """
     if found is None or found.latency is None or record.latency is None:
         return None
-    dense, epochs = record.dense, sum(step.epochs for step in record.steps)
-    upto = sum(step.epochs for step in record.steps[: record.chosen.step + 1])
+    dense, spent = record.dense, sum(step.epochs for step in record.steps)
+    upto = sum(step.epochs for step in lineage(record.steps))
+    epochs = found.steps[0].epochs
     rows = [
         _row("dense", dense, record.steps[0].epochs, dense.depth),
         _row("result", record.final, upto, record.latency.merged_depth),
-        _row("twin", found.dense, found.steps[0].epochs, found.latency.merged_depth),
+        _row("twin", found.dense, epochs, found.latency.merged_depth),
     ]
     unit = quality_unit(dense)
     columns = (
@@ -35,9 +37,14 @@ def twin_table(record: RunRecord, found: RunRecord | None) -> Table | None:
         Column("depth, merged", priority=1),
     )
     before = "" if record.steps[0].epochs else "; what it was trained before is not counted"
+    length = (
+        f"as many epochs as the run spent in all ({spent})"
+        if epochs == spent
+        else f"{counted(epochs, 'epoch')}, where the run spent {spent} in all"
+    )
     notes = (
-        "twin: the layers of the result with new weights, trained at once for as many epochs as "
-        f"the run spent in all ({epochs}){before}, and merged likewise",
+        f"twin: the layers of the result with new weights, trained at once for {length}{before}, "
+        "and merged likewise",
         "it is as fast as the result, whose layers it has",
     )
     return _with_published(Table("result and twin", columns, tuple(rows), notes), record)

@@ -33,6 +33,8 @@ class Row:
         changes: of each seed the difference to its own dense network, points.
         macs_cut: less work than dense, percent, before merging, the mean; None where not known.
         training_speedup: time of an epoch, dense over this, the mean; None where not known.
+        asked: how many seeds were asked for; there are figures of fewer where some runs failed,
+            wait, or ended with less removed.
         state: "done", "waiting", "failed", "not reached" or "no data".
         why: of a failure.
     """
@@ -48,6 +50,7 @@ class Row:
     changes: tuple[float, ...] = ()
     macs_cut: float | None = None
     training_speedup: float | None = None
+    asked: int = 1
     state: str = "waiting"
     why: str = ""
 
@@ -126,7 +129,9 @@ def _found(folder: SweepFolder, cell: SweepCell, known: Mapping[str, CellState])
         state = folder.as_it_is(CellState(name, cell.given, cell.job.to_dict()))
     try:
         record = read_run(folder.run(name))
-    except ShoalError:
+    except ShoalError as error:
+        if state.state == "done":
+            return Found(None, "failed", str(error))
         record = None  # it has not begun
     return Found(record, state.state, state.failed)
 
@@ -144,9 +149,10 @@ def _filled(about: Row, found: Sequence[Found], count: int | None, *, has_data: 
     ended = all(one.state == "done" for one in found)  # some may have ended with fewer removed
     if not pairs:
         state = "failed" if why else "not reached" if ended else "waiting"
-        return replace(about, state=state, why=why)
+        return replace(about, asked=len(found), state=state, why=why)
     return replace(
         about,
+        asked=len(found),
         removed=min(step.removed for _, step in pairs),
         accuracies=tuple(_accuracy(step) for _, step in pairs),
         changes=tuple(_accuracy(step) - _accuracy(dense) for dense, step in pairs),

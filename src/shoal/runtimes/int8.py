@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from shoal.errors import ConfigError, ShoalError
+from shoal.errors import ConfigError, ShoalError, summary
 from shoal.files import readable_errors, write_file
 from shoal.network import Network
 from shoal.network.inputs import (
@@ -33,7 +33,8 @@ from shoal.network.inputs import (
 from shoal.passes.batches import Batches
 from shoal.runtimes.onnx_runner import FileRunner
 from shoal.runtimes.proof import float_type
-from shoal.runtimes.runtime import RUNTIMES, Runner, Runtime, installed
+from shoal.runtimes.runtime import RUNTIMES, Runner, Running, Runtime, find_runtime, installed
+from shoal.seeds import derive_seed, preserved_rng, seed_everything
 
 Answers: TypeAlias = Callable[[Any], Tensor | None]
 """Of what a network returned: its answers, `[B, …]`; None where they cannot be counted."""
@@ -58,14 +59,16 @@ class Quantized:
 def calibration(network: Network, loader: Iterable[Any], samples: int = SAMPLES) -> list[Inputs]:
     """Return the inputs of some samples, in batches, on the CPU.
 
-    They are in stored order and not augmented, and of all classes in proportion where the loader
-    can choose so. Raises `DataError` if there are none.
+    Of a loader with `plain()` (shoal's own) they are in stored order and not augmented, and of all
+    classes in proportion. Of any other one they are the first that it gives, always the same unless
+    it has a generator of its own; the global random state is untouched. Raises `DataError` if there
+    are none.
     """
-    batches = Batches(
-        loader, torch.device("cpu"), samples=samples, shared=False, purpose="calibrate on"
-    )
-    names = network.inputs.parameters
-    return [as_inputs((batch.args, batch.kwargs), names) for _, batch in batches]
+    cpu, names = torch.device("cpu"), network.inputs.parameters
+    batches = Batches(loader, cpu, samples=samples, shared=False, purpose="calibrate on")
+    with preserved_rng(cpu):
+        seed_everything(derive_seed("calibration"), cpu)
+        return [as_inputs((batch.args, batch.kwargs), names) for _, batch in batches]
 
 
 def quantizers() -> list[str]:
@@ -79,11 +82,7 @@ def quantizer_for(path: Path) -> Runtime:
     if path.suffix not in endings:
         known = " or ".join(f"{ending} ({name})" for ending, name in sorted(endings.items()))
         raise ConfigError(f"'{path}' does not say the runtime for int8: let it end in {known}")
-    runtime = RUNTIMES[endings[path.suffix]]()
-    lacking = runtime.lacking()
-    if lacking is not None:
-        raise ShoalError(lacking)
-    return runtime
+    return find_runtime(endings[path.suffix])
 
 
 def quantize(
@@ -168,10 +167,16 @@ def _agreement(
     network: Network, runner: Runner, samples: Sequence[Inputs], answers: Answers
 ) -> float | None:
     """Return in how many percent of the answers a network and its int8 form agree."""
-    same = total = 0
+    same, total, small = 0, 0, Running(runner, network)
     with borrowed(network, device=torch.device("cpu")) as lent, torch.inference_mode():
         for args, kwargs in map(as_call, samples):
-            given, found = answers(lent(*args, **kwargs)), answers(runner(*args, **kwargs))
+            both = lent(*args, **kwargs), small(*args, **kwargs)
+            try:
+                given, found = map(answers, both)
+            except ShoalError:
+                raise
+            except Exception as error:  # answers= is the user's own
+                raise ShoalError(f"its answers cannot be told: {summary(error)}") from error
             if given is None or found is None:
                 return None
             same, total = same + int((given == found).sum()), total + given.numel()

@@ -216,14 +216,20 @@ def _evaluation_twin(network: Network, *, norms: bool = False) -> Network:
     for node in list(twin.graph.nodes):
         if node.op != "call_module":
             continue
-        layer, rank = twin.get_submodule(str(node.target)), len(node.meta.get("shape") or ())
+        layer, shape = twin.get_submodule(str(node.target)), node.meta.get("shape") or ()
         if op_of(layer).linear == "nothing":
             node.replace_all_uses_with(node.all_input_nodes[0])
             twin.graph.erase_node(node)
-        elif norms and isinstance(layer, Line) and rank > 1 and layer.channel_dim % rank == 1:
+        elif norms and isinstance(layer, Line) and _is_by_channel(layer, shape):
             twin.replace_module(str(node.target), _LineAsNorm(layer))
     twin.recompile()
     return twin
+
+
+def _is_by_channel(line: Line, shape: Sequence[int | None]) -> bool:
+    """Whether a line has a slope for each entry of the second dimension: it may have but one."""
+    second = len(shape) > 1 and line.channel_dim % len(shape) == 1
+    return second and line.slope.numel() == shape[1]
 
 
 class _LineAsNorm(nn.Module):

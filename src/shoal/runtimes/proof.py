@@ -42,9 +42,8 @@ def check_runner(runner: Runner, network: Any, inputs: Inputs, title: str) -> No
         agreement = compare_outputs(
             _flat(lent), _flat(runner), [inputs, random_like(inputs)], device=place
         )
-    error = agreement.max_rel_error
-    if not error <= allowed:
-        what = agreement.mismatch or f"relative error {error:.1e}, allowed {allowed:.0e}"
+    what = agreement.fault(allowed)
+    if what:
         raise ShoalError(
             f"in {title} the network computes something else ({what}): choose another runtime"
         )

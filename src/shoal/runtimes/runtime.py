@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from shoal.errors import ConfigError, OptionError, ShoalError, nearest_names
-from shoal.network.inputs import Inputs, home_device, resolve_device
+from shoal.network import Network
+from shoal.network.inputs import Inputs, home_device, resolve_device, tensors_of
 from shoal.registry import Registry
 
 EAGER = "eager"
@@ -41,15 +42,20 @@ class Runner(ABC):
 
 
 class Running(nn.Module):
-    """A runner as a module, to be evaluated as a network is."""
+    """A runner of a network as a module, to be evaluated as that is.
 
-    def __init__(self, runner: Runner) -> None:
+    Outputs come in the network's own form. Those who ask a module's parameters where it
+    lies are told the CPU, from where runners take their inputs.
+    """
+
+    def __init__(self, runner: Runner, network: Network) -> None:
         super().__init__()
-        self.runner = runner
+        self.runner, self._in_form = runner, network.in_form
+        self.place = nn.Parameter(torch.empty(0), requires_grad=False)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return the outputs for these inputs."""
-        return self.runner(*args, **kwargs)
+        return self._in_form(tensors_of(self.runner(*args, **kwargs)))
 
 
 @dataclass(frozen=True)

@@ -299,12 +299,11 @@ def _verify(net: Network, example: Example, found: Run, allowed: float, path: Pa
                     f"'{path}' was not written: the exported network cannot be run at batch "
                     f"{size} ({root_cause(failure)}): another format may do"
                 ) from failure
-            error = agreement.max_rel_error
-            if not error <= allowed:
-                what = agreement.mismatch or f"relative error {error:.1e}, allowed {allowed:.0e}"
+            what = agreement.fault(allowed)
+            if what:
                 raise ShoalError(
                     f"'{path}' was not written: at batch {size} it computes something else than "
                     f"the network ({what}): use float32, or set tolerance= if that is close enough"
                 )
-            worst = max(worst, error)
+            worst = max(worst, agreement.max_rel_error)
     return worst

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from shoal.distributed import from_main, is_main
 from shoal.files import write_file
+from shoal.search.at_work import last_part
 from shoal.search.limits import candidates
 from shoal.search.options import SearchOptions
 from shoal.search.records import Step
@@ -108,7 +109,7 @@ class Budget:
 
     def allows(self, candidate: Step, steps: Sequence[Step]) -> bool:
         """Whether there is time for the last training of a candidate."""
-        begun = self.run is not None and self.run.has_begun(len(steps), last_part(candidate))
+        begun = self.run is not None and self.run.has_begun(len(steps), last_part(candidate.step))
         return begun or self.has_room(self.last_training(steps))
 
     def plan(self, steps: Sequence[Step]) -> str:
@@ -127,11 +128,6 @@ class Budget:
         return (
             f"{self.name}: steps of up to {longest} are begun while they leave {last}the end time"
         )
-
-
-def last_part(candidate: Step) -> str:
-    """Return what tells the checkpoint of a candidate's last training from others of its number."""
-    return f"last-{candidate.step}"
 
 
 def _loop(steps: Sequence[Step]) -> list[Step]:

@@ -46,9 +46,11 @@ class Coach:
         self._trainings = 0
         self.epochs = 0
         self.epoch_seconds: float | None = None  # of the last training
+        self._of_trials: dict[str, float] = {}  # likewise, by the trial's name
         self.seconds_before = 0.0  # of epochs that an interrupted call trained
         self.part = ""  # tells checkpoints apart where a step of one number may be another one
 
+    # Long because the trainer and its hooks are put together here and nowhere else.
     def train(
         self,
         network: Network,
@@ -75,9 +77,9 @@ class Coach:
         else:
             seed += (self._trainings,) if self._trainings else ()
             self._trainings += 1
-        if setup.fit is not None and batches is not None:
-            raise ConfigError("a trial of a few batches needs the built-in trainer: omit fit=")
         if setup.fit is not None:
+            if batches is not None:
+                raise ConfigError("a trial of a few batches needs the built-in trainer: omit fit=")
             began = time.perf_counter()
             notes = _by_user(setup.fit, network, hooks)
             if not trial:
@@ -114,6 +116,8 @@ class Coach:
             device=device_of(network),
             **hooks,
         )
+        if report.epochs and trial:
+            self._of_trials[trial] = report.seconds / len(report.epochs)
         if trial:
             return report.notes
         self.epochs += len(report.epochs)
@@ -122,6 +126,11 @@ class Coach:
         if report.epochs:
             self.epoch_seconds = report.seconds / len(report.epochs)
         return report.notes
+
+    def adopt(self, epochs: int, trial: str) -> None:
+        """Count the training of a trial as the step's."""
+        self.epochs += epochs
+        self.epoch_seconds = self._of_trials.get(trial, self.epoch_seconds)
 
     def _recipe(
         self,
@@ -256,7 +265,7 @@ class Trial:
 
     def adopt(self) -> None:
         """Make the copy the step's network; its training counts as the step's."""
-        self._lab.take(self._made(), self._epochs)
+        self._lab.take(self._made(), self._epochs, self.name)
 
     def forget(self) -> None:
         """Free the copy; its figures stay."""

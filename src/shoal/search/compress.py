@@ -38,6 +38,7 @@ from shoal.search.settings import Settings
 from shoal.search.setup import Listener, Meter, Setup
 from shoal.surgery import swap_rectifiers_
 from shoal.tasks import Loss, Task, with_own
+from shoal.tasks.custom import names_of
 from shoal.tasks.task import losses_of
 from shoal.training.evaluate import broken_inputs
 from shoal.user_paths import user_path
@@ -176,9 +177,11 @@ def compress(
         )
     run = None
     if out is not None:
+        own = names_of({"fit": fit, "evaluate": evaluate, "loss": loss})
+        known = _identity(model, train, val, test)
         run = Run(
             user_path(out),
-            {**asked.identity(), **(identity or {}), **_identity(model, train, val, test)},
+            {**asked.identity(), **own, **(identity or {}), **known},
             {**(config or {}), **asked.to_dict()},
         )
     data = Data(train, val, test)

@@ -40,6 +40,7 @@ class Ending:
     regions: tuple[RegionTime, ...] = ()
 
 
+# Long because its arguments are explained, and each figure of the report is named.
 def end_of(
     dense: Network,
     best: Network,
@@ -80,7 +81,8 @@ def end_of(
     pair = {_BASELINE: folded(dense), _RESULT: merged}
     joined = any(item.weighted_before > 1 for item in report.merged)
     beside = {"result_folded": folded(best)} if joined else {}
-    others = [name for name in installed() if everywhere and name not in runtimes]
+    asked = {open_runtime(name).name for name in runtimes}
+    others = [name for name in installed() if everywhere and name not in asked]
     names = [*dict.fromkeys(runtimes), *others]
     small = _Quantized() if int8 is None else _quantized(int8, names, pair, stage)
     bench = _Bench(inputs, sorted({1, *batches}), beside, small.runners, stage)
@@ -88,8 +90,9 @@ def end_of(
     found = [one for name in runtimes for one in bench.measure(name, four, _DECIDES)]
     deciding = [one for one in found if one.batch in batches]
     own = next(one for one in deciding if one.batch == batches[0])
-    if own.missing:
-        raise ShoalError(next(iter(own.missing.values())))
+    missing = [why for name, why in own.missing.items() if name in four]
+    if missing:
+        raise ShoalError(missing[0])
     deadline = time.perf_counter() + _PATIENCE
     for name in sorted(others, key=lambda name: open_runtime(name).slow_start):
         found += bench.measure(name, pair, _OTHER, deadline)
@@ -134,13 +137,15 @@ def _quantized(
 ) -> _Quantized:
     """Quantize in each runtime that can; what goes wrong becomes a note."""
     found = _Quantized()
-    for runtime in map(open_runtime, names):
+    for name in names:
+        runtime = open_runtime(name)
         if not runtime.int8:
             continue
         stage(f"quantize for {runtime.name}")
         try:
-            figures, found.runners[runtime.name] = maker.make(runtime, *pair.values())
-            found.figures.append(figures)
+            figures, found.runners[name] = maker.make(runtime, *pair.values())
+            if all(one.runtime != figures.runtime for one in found.figures):
+                found.figures.append(figures)
         except ShoalError as error:
             found.notes.append(f"no int8 in {runtime.title or runtime.name}: {error}")
     return found
@@ -153,7 +158,7 @@ class _Bench:
     inputs: Callable[[int], Inputs]
     sizes: Sequence[int]
     beside: Mapping[str, Network]  # also timed where the result is slower
-    int8: Mapping[str, Mapping[str, Runner]]  # also timed, by the runtime's name
+    int8: Mapping[str, Mapping[str, Runner]]  # also timed, by the runtime as it was asked for
     stage: Callable[[str], object]
 
     def measure(
@@ -164,7 +169,7 @@ class _Bench:
         deadline: float = float("inf"),
     ) -> list[SideBySide]:
         """Return the latencies at each size; those not begun before the deadline are missing."""
-        networks = {**networks, **self.int8.get(open_runtime(runtime).name, {})}
+        networks = {**networks, **self.int8.get(runtime, {})}
         found: list[SideBySide] = []
         made: InRuntime | None = None
         for size in self.sizes:

@@ -16,7 +16,8 @@ from shoal.modes import device_of
 from shoal.network import Network
 from shoal.options import at_budget, find_recipe
 from shoal.search.advice import advice
-from shoal.search.budget import Budget, last_part
+from shoal.search.at_work import last_part
+from shoal.search.budget import Budget
 from shoal.search.ending import Ending
 from shoal.search.facts import figures_of
 from shoal.search.lab import Lab
@@ -24,6 +25,7 @@ from shoal.search.limits import (
     candidates,
     fastest_that_holds,
     is_within,
+    judged,
     may_ever_be_won_back,
     why_stop,
 )
@@ -58,7 +60,7 @@ class _Search:
         self.options, self.listener, self.base = setup.options, setup.listener, setup.base
         self.steps: list[Step] = []
         if self.run is not None:  # whose allowed drop may be larger than it was
-            self.steps = _judged(self.run.steps(), self.options.max_drop)
+            self.steps = judged(self.run.steps(), self.options.max_drop)
             self.run.judge(self.steps)
         self.budget = (
             None if self.options.hours is None else Budget(self.options, setup.clock, self.run)
@@ -146,15 +148,21 @@ class _Search:
         except (TrainingError, ConfigError) as error:
             if isinstance(error, ConfigError) and lab.number == 1:
                 raise  # after a step it is no option that is wrong: nothing is left to score
-            if self.run is not None:
-                self.run.forget_training(lab.number)
-            stopped = f"step {lab.number} failed: {error}"
-            self._say(stopped)
-            return stopped
+            return self._failed(lab, f"step {lab.number} failed: {error}")
         if not lab.operations and not lab.coach.epochs:
             raise ConfigError("the method's step changed nothing: let it return False at the end")
-        self._keep(lab, "+".join(dict(lab.operations)) or "fine-tune")
+        try:
+            self._keep(lab, "+".join(dict(lab.operations)) or "fine-tune")
+        except ConfigError as error:  # its quality is no number, say
+            return self._failed(lab, f"step {lab.number} failed: {error}")
         return ""
+
+    def _failed(self, lab: Lab, why: str) -> str:
+        """Say that a training failed, and forget it; returns why."""
+        if self.run is not None:
+            self.run.forget_training(lab.number, lab.coach.part)
+        self._say(why)
+        return why
 
     def _train_at_last(self, dense: Network, stopped: str) -> None:
         """Train the fastest step that then is within the drop, and what it takes to find it."""
@@ -180,18 +188,17 @@ class _Search:
     def _last_training(self, begun: Step, dense: Network, stopped: str) -> Step | None:
         """Train the network of a step for the last time, as a step of its own; None if it fails."""
         lab = self._lab(self._network(begun, dense), dense)
-        lab.coach.part = last_part(begun)
+        lab.coach.part = last_part(begun.step)
         lab.quality_before = begun.metrics.top1_val
         try:
             keeps = self.method.keeps(lab)
             lab.train(self.options.final_epochs, lr=self.options.final_lr, after_step=keeps)
-        except TrainingError as error:
-            self._say(f"the last fine-tuning of step {begun.step} failed: {error}")
-            if self.run is not None:
-                self.run.forget_training(lab.number)
+            return self._keep(lab, "fine-tune", begun=begun, ended=stopped)
+        except (TrainingError, ConfigError) as error:
+            self._failed(lab, f"the last fine-tuning of step {begun.step} failed: {error}")
             return None
-        return self._keep(lab, "fine-tune", begun=begun, ended=stopped)
 
+    # Long because a step has so many fields.
     def _keep(
         self, lab: Lab, operation: str, *, begun: Step | None = None, ended: str = ""
     ) -> Step:
@@ -202,7 +209,6 @@ class _Search:
         """
         network, gauge, setup = lab.network, self.setup.gauge, self.setup
         self.listener.stage(lab.number, "evaluate")
-
         quality = gauge.quality(network, setup.data.val)
         test = None if setup.data.test is None else gauge.quality(network, setup.data.test)
 
@@ -392,9 +398,3 @@ class _Search:
         if not self.method.removes:
             return ()
         return advice(record, name_of(self.method), self.options, self.setup.machine)
-
-
-def _judged(steps: Sequence[Step], max_drop: float) -> list[Step]:
-    """Return the steps with those marked that are within the drop; a last training is as it is."""
-    within = [is_within(s.metrics, steps[0].metrics.top1_val, max_drop) for s in steps]
-    return [s if s.ended else replace(s, within=w) for s, w in zip(steps, within, strict=True)]

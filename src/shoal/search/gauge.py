@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from shoal.data.batch import Batch, first_batch
 from shoal.measure import (
@@ -28,6 +27,7 @@ from shoal.merge.merge import merge_
 from shoal.merge.padding import find_movable_paddings
 from shoal.modes import device_of
 from shoal.network import Network
+from shoal.network.inputs import map_tensors, repeat_rows
 from shoal.runtimes import EAGER
 from shoal.search.ending import Ending, end_of, folded
 from shoal.search.int8 import Int8Maker
@@ -48,15 +48,8 @@ class Data:
 
     def example(self, batch: int, device: torch.device) -> Any:
         """Return `batch` samples of the validation data, repeated if there are fewer."""
-        whole = self._first
-
-        def take(value: Tensor) -> Tensor:
-            times = -(-batch // len(value))
-            return value.repeat(times, *[1] * (value.dim() - 1))[:batch].to(device)
-
-        if whole.kwargs:
-            return {name: take(value) for name, value in whole.kwargs.items()}
-        return tuple(map(take, whole.args))
+        given = self._first.kwargs or tuple(self._first.args)
+        return map_tensors(lambda value: repeat_rows(value, batch).to(device), given)
 
     @cached_property
     def _first(self) -> Batch:
@@ -130,12 +123,11 @@ class Gauge:
         ]
 
     def measure(self, network: Network) -> Figures:
-        """Return what a network costs as it is; its latency is the sum over all that decide."""
-        first, *others = self._where
-        inputs = self._inputs(network)
-        found = benchmark(network, sized(inputs, first.batch), runtime=first.runtime, **_BRIEFLY)
-        timed = measure_in(others, {"": network}, inputs, **_BRIEFLY)
-        latency = found.latency.median_ms + sum(one[""].median_ms for one in timed)
+        """Return what a network costs as it is; its latency is where the first that decides is."""
+        first = self._where[0]
+        inputs = sized(self._inputs(network), first.batch)
+        found = benchmark(network, inputs, runtime=first.runtime, **_BRIEFLY)
+        latency = found.latency.median_ms
         return Figures(found.macs, found.params, found.depth or 0, latency, found.relus)
 
     def ratio(self, dense: Network, network: Network) -> Ratio:

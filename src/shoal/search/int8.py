@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from shoal.errors import ShoalError, summary
 from shoal.network import Network
 from shoal.runtimes import Runner, Running, Runtime
 from shoal.runtimes.int8 import calibration, quantize
@@ -37,7 +38,7 @@ class Int8Maker:
         """Return the result's figures in int8, and what runs "result_int8" and "dense_int8".
 
         Validation and test data are for the figures alone. Raises `ShoalError` if the runtime
-        cannot quantize one of the networks.
+        cannot quantize one of the networks, or the quality cannot be measured there.
         """
         samples = calibration(result, self.train)
         path = self.folder / f"{runtime.name}{runtime.int8}"
@@ -47,14 +48,21 @@ class Int8Maker:
             file.unlink()  # it is in memory, and nobody's result
         beside.rmdir()
         made = quantize(result, samples, path, runtime, self.answers)
-        module = Running(made.runner)
+        module = Running(made.runner, result)
+        try:
+            quality = self.quality(module, self.val)
+            test = None if self.test is None else self.quality(module, self.test)
+        except Exception as error:  # the user's own measure may want more than a network's outputs
+            for file in made.files:
+                file.unlink()  # nobody is told of them
+            raise ShoalError(f"its quality cannot be measured: {summary(error)}") from error
         figures = Int8(
             runtime=runtime.name,
             file=path.name,
             bytes=sum(file.stat().st_size for file in made.files),
             samples=made.samples,
             agreement=made.agreement,
-            top1_val=self.quality(module, self.val),
-            top1_test=None if self.test is None else self.quality(module, self.test),
+            top1_val=quality,
+            top1_test=test,
         )
         return figures, {"dense_int8": other.runner, "result_int8": made.runner}

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from typing_extensions import override
+
 from shoal.errors import ConfigError, OptionError, unknown_name
 from shoal.options import (
     AUTO,
@@ -14,27 +16,23 @@ from shoal.options import (
     PublishedRecipe,
     Recipe,
     find_recipe,
+    options_of,
     published_recipes,
     recipe_for,
 )
-from shoal.search.options import MachineOptions, SearchOptions
+from shoal.search.options import JobOptions, MachineOptions, SearchOptions
 from shoal.search.settings import Settings, option_classes, task_classes
 
 
-@dataclass(frozen=True)
-class Job:
-    """A `shoal compress` as a whole."""
+@dataclass(frozen=True, kw_only=True)
+class Job(JobOptions):
+    """A `shoal compress` as a whole: its own options, how to read the data, and the settings."""
 
-    model: str
-    data: str
     reading: DataOptions
     settings: Settings
-    checkpoint: str | None = None
-    pretrained: bool = False  # whether to fetch the weights that the model's library publishes
-    energy: bool = False
-    country: str | None = None  # where its electricity is made
     notes: tuple[str, ...] = ()  # what was chosen for the user
 
+    @override
     def to_dict(self) -> dict[str, Any]:
         """Return everything, flat, as a YAML file may have it."""
         return {**self.about(), **self.settings.to_dict()}
@@ -43,12 +41,13 @@ class Job:
         """Return what the settings do not say."""
         return {name: getattr(self, name) for name in _OWN} | self.reading.to_dict()
 
+    @override
     def identity(self) -> dict[str, Any]:
         """Return what decides the result besides the settings and the weights."""
         return {"data": self.data, **self.reading.identity()}
 
 
-_OWN = ("model", "checkpoint", "pretrained", "data", "energy", "country")
+_OWN = tuple(known.name for known in options_of(JobOptions))
 
 
 def job_of(values: Mapping[str, Any], over: Mapping[str, Any]) -> Job:
@@ -81,12 +80,12 @@ def job_of(values: Mapping[str, Any], over: Mapping[str, Any]) -> Job:
     _check_named(values)
     # A name that no option has, before a class that knows but some of them raises for it.
     check_names(values, classes_of(values.get("method"), values.get("task")))
-    own = {k: v for k, v in values.items() if k in _OWN}
+    own = _own(values)
     if own.get("pretrained") and own.get("checkpoint"):
         raise ConfigError("both checkpoint and pretrained are given: weights come from one of them")
     reading = data_options(values)
     # The seed is of both.
-    rest = {k: v for k, v in values.items() if k == "seed" or k not in own | reading}
+    rest = {k: v for k, v in values.items() if k == "seed" or k not in (*_OWN, *reading)}
     settings = Settings.of(**rest)
     notes = () if preset is None else (f"recipe {preset.describe()}",)
     return Job(reading=DataOptions.from_dict(reading), settings=settings, notes=notes, **own)
@@ -112,27 +111,27 @@ def _preset(values: Mapping[str, Any], given: Mapping[str, Any]) -> PublishedRec
 def classes_of(method: str | None, task: str | None) -> list[type[Options]]:
     """Return all classes of options that a job may have, with those of what is named."""
     own = [*option_classes(method).values(), *task_classes(task).values()]
-    return [DataOptions, Recipe, SearchOptions, MachineOptions, *own]
+    return [JobOptions, DataOptions, Recipe, SearchOptions, MachineOptions, *own]
 
 
 def check_names(names: Iterable[str], classes: Iterable[type[Options]]) -> None:
     """Raise `NameNotFoundError` for a name that is no option of a job with these classes."""
-    known = {*_OWN, "method", "task", "recipe"}.union(
-        f.name for cls in classes for f in fields(cls)
-    )
+    known = {"method", "task", "recipe"}.union(f.name for cls in classes for f in fields(cls))
     for name in names:
         if name not in known:
             raise unknown_name("option", name, sorted(known))
 
 
 def _check_types(values: Mapping[str, Any]) -> None:
-    """Raise `OptionError` for what no class of options checks."""
-    for name in ("model", "data", "method", "task", "checkpoint", "country"):
+    """Raise `OptionError` for what is looked at before all options are."""
+    JobOptions.from_dict(_own(values))
+    for name in ("method", "task"):
         if not isinstance(values.get(name), str | None):
             raise OptionError(name, values[name], "a text")
-    for name in ("energy", "pretrained"):
-        if not isinstance(values.get(name), bool | None):
-            raise OptionError(name, values[name], "true or false")
+
+
+def _own(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: values[name] for name in _OWN if values.get(name) is not None}
 
 
 def data_options(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from shoal.data import DataSet, data_sets
+from shoal.data import DataSet, data_sets, load_data
 from shoal.data.assemble import IMAGENET_MEAN, IMAGENET_STD
+from shoal.errors import ConfigError
 from shoal.merge.loading import is_pushed
 from shoal.models import (
     ModelSpec,
@@ -67,16 +68,36 @@ def build(spec: ModelSpec, checkpoint: str | Path | None, seed: int = 0, *, say:
     return model
 
 
-def with_normalisation(job: Job) -> Job:
-    """Return a job that reads images as those were that its library's weights were trained on.
+def read_for(job: Job, device: torch.device) -> tuple[Job, DataSet]:
+    """Return a job's data, normalised as those were that its library's weights were trained on.
 
-    What the user says stays, and so does the data's own where the weights ask for ImageNet's.
+    What the user says stays, and so does the data's own where the weights ask for ImageNet's. The
+    job that comes back says by which numbers its images are read.
     """
     named = job.reading.mean is not None or job.reading.std is not None
-    if named or job.data.partition(":")[0] not in data_sets:
-        return job
-    own = usual_normalisation(job.model, job.pretrained)
-    return replace(job, reading=replace(job.reading, **own)) if own else job
+    known = job.data.partition(":")[0] in data_sets
+    own = usual_normalisation(job.model, job.pretrained) if known and not named else {}
+    given = job.reading.to_dict()
+    given = {name: value for name, value in given.items() if name not in own}
+    data, used = load_normalised(job.data, device, own, given)
+    return replace(job, reading=replace(job.reading, **used)), data
+
+
+def load_normalised(
+    name: str, device: torch.device, own: Mapping[str, Any], given: Mapping[str, Any]
+) -> tuple[DataSet, dict[str, Any]]:
+    """Return data by a model's `own` mean and std where options leave them open, and those used.
+
+    Where they do not fit, as of images with other channels, the data's own are taken: the network
+    will say so, or has a first layer for them.
+    """
+    used = {option: value for option, value in own.items() if option not in given}
+    try:
+        return load_data(name, device=device, **{**used, **given}), used
+    except ConfigError:
+        if not used:
+            raise
+        return load_data(name, device=device, **given), {}
 
 
 def usual_normalisation(text: str, pretrained: bool = False) -> dict[str, Any]:

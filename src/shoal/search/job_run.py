@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from shoal.data import DataSet, data_sets, load_data
+from shoal.data import DataSet, data_sets
 from shoal.data.dataset import check_name
 from shoal.errors import ConfigError
 from shoal.merge.loading import is_pushed
@@ -16,9 +16,9 @@ from shoal.search.job_model import (
     build,
     new_last_layer,
     random_weights,
+    read_for,
     spec_for,
     weights_advice,
-    with_normalisation,
 )
 from shoal.search.records import Result
 from shoal.search.setup import Listener, Meter
@@ -61,9 +61,8 @@ def run_job(
         ShoalError: one line on what is wrong, before the data are read where that can be known.
     """
     check_job(job)
-    job = with_normalisation(job)
     device = working_device(job.settings.machine.device)
-    data = load_data(job.data, device=device, **job.reading.to_dict())
+    job, data = read_for(job, device)
     spec = spec_for(job.model, data, pretrained=job.pretrained, say=say)
     model = build(spec, job.checkpoint, job.reading.seed, say=say)
     for line in (f"{job.model} on {device}", data.describe()):

@@ -381,13 +381,13 @@ class Lab(Blending):
 
         return Trial(self, name, make, epochs)
 
-    def take(self, network: Network, epochs: int = 0) -> None:
+    def take(self, network: Network, epochs: int = 0, trial: str = "") -> None:
         """Go on with another network, which was trained for some epochs: `Trial.adopt`."""
-        done = network.plan.operations[len(self.network.plan.operations) :]
-        self.network = network
-        self.coach.epochs += epochs
-        for operation in done:
+        for operation in network.plan.operations[len(self.network.plan.operations) :]:
             self.mark(operation.kind, operation.names)
+        self.network = network
+        self.coach.adopt(epochs, trial)
+        self.spent += [Spent()] * (epochs > 0)  # no meter saw that training
         self._fresh = epochs == 0
 
     @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import takewhile
 from statistics import median
 
@@ -135,3 +136,9 @@ def why_stop(options: SearchOptions, steps: Sequence[Step], removed: int) -> str
         if hopeful[-1] and wanted is not None and share <= wanted:
             return f"{what} is {share:.2f} of dense's, {wanted:g} was the target"
     return ""
+
+
+def judged(steps: Sequence[Step], max_drop: float) -> list[Step]:
+    """Return the steps with those marked that are within the drop; a last training is as it is."""
+    within = [is_within(s.metrics, steps[0].metrics.top1_val, max_drop) for s in steps]
+    return [s if s.ended else replace(s, within=w) for s, w in zip(steps, within, strict=True)]

@@ -281,7 +281,7 @@ def fit_moves(
     """Fit lines and layers to data; stretches with too few samples are left out."""
     lines: Mapping[str, FittedLine] = {}
     sites = [move.name for move in moves if move.kind == "linearize"]
-    if sites:
+    if sites and how == "line":
         moments = LineMoments(sites, positions=POSITIONS)
         observe(network, data, [moments], samples=samples)
         lines = moments.lines()

@@ -81,9 +81,12 @@ class Notebook:
         return min(count, self.options.remove - self._count(self))
 
     def energy(self) -> Mapping[str, Any] | None:
-        """Return what the trainings of the step took together, as the meter has it."""
+        """Return what the trainings of the step took together, as the meter has it.
+
+        None where that was not measured as a whole: an interrupted call had begun, say.
+        """
         found = [spent.energy for spent in self.spent if spent.energy is not None]
-        if not found:
+        if not found or len(found) < len(self.spent) or self.coach.seconds_before:
             return None
         return {
             name: sum(one[name] for one in found) if type(value) in (int, float) else value

@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shoal.errors import ConfigError
-from shoal.options import Options, above, at_least, between, find_recipe, one_of, option
+from shoal.options import (
+    Options,
+    above,
+    at_least,
+    between,
+    find_recipe,
+    one_of,
+    option,
+    seed_option,
+)
 
 _SHARE = between(0, 1, ends="()")
 # Options of one training, and what says that there is one.
@@ -112,7 +121,8 @@ class SearchOptions(Options):
         None,
         "A budget of working time that the search plans for: no step is begun that would not leave "
         "time for last trainings, merging and measuring. The time of interrupted calls counts, "
-        "the time between them does not. It may be raised at any time, and the search goes on.",
+        "the time between them does not. If it is raised before a last training was made, the "
+        "search goes on.",
         unit="hours",
         check=above(0),
         decides=False,
@@ -149,13 +159,7 @@ class SearchOptions(Options):
         "pruning at initialization.",
         check=one_of("trained", "rewound"),
     )
-    seed: int = option(
-        0,
-        "Decides all that is random: the same seed gives the same result, except where a "
-        "choice goes by latency.",
-        check=at_least(0),
-        common=True,
-    )
+    seed: int = seed_option()
 
     def __post_init__(self) -> None:
         """Raise `ConfigError` for the first value that makes no sense, or does not fit another."""
@@ -222,3 +226,46 @@ class MachineOptions(Options):
     def runtimes(self) -> tuple[str, ...]:
         """The names of the runtimes, likewise."""
         return self.runtime if isinstance(self.runtime, tuple) else (self.runtime,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobOptions(Options):
+    """What a run of the command line is of, and whether its energy is reported."""
+
+    model: str = option(
+        "",
+        "The network by its name, such as torchvision:resnet18, or path/file.py:factory. In Python "
+        "it is the module itself.",
+        default_text="must be given",
+        flag=False,
+    )
+    data: str = option(
+        "",
+        "The data by their name, such as folder:photos, or path/file.py:factory. In Python they "
+        "are batches.",
+        default_text="must be given",
+        flag=False,
+    )
+    checkpoint: str | None = option(
+        None,
+        "The file of the model's trained weights.",
+        default_text="those it is built with",
+        flag=False,
+    )
+    pretrained: bool = option(
+        False, "Fetch the weights that the model's library publishes.", flag=False
+    )
+    energy: bool = option(
+        False,
+        "Also report energy and CO2 of the run's training, and of an epoch and 1,000 inferences of "
+        "dense and result. An estimate where the machine's counters cannot be read; the report "
+        "says so. Needs shoal's extra 'energy'.",
+        decides=False,
+    )
+    country: str | None = option(
+        None,
+        "With energy: three letters, such as DEU, of where the electricity is made, which decides "
+        "the CO2.",
+        decides=False,
+        default_text="the world's mean",
+    )

@@ -33,7 +33,7 @@ class Metrics(Record):
         macs: multiply-accumulates of one sample.
         params: number of parameter elements.
         depth: layers with weights on the longest path.
-        latency_ms: median time of one call, in milliseconds, at the run's latency batch size.
+        latency_ms: median ms of one call, in the first runtime and at the first batch size.
         quality_name: what the quality is called ("mIoU").
         quality_unit: its unit ("%").
         relus: rectifier evaluations of one sample; None in old records.

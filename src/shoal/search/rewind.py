@@ -86,12 +86,14 @@ class Rewind:
                     "again in another one"
                 )
             self._state = _read(self._file)
-        pruned = {f"{name}.weight" for name in network.plan.names("prune")}
+        names = {f"{name}.weight" for name in network.plan.names("prune")}
+        state = network.state_dict(keep_vars=True)
+        pruned = {id(tensor) for name, tensor in state.items() if name in names}  # tied ones, too
         with torch.no_grad():
-            for name, tensor in network.state_dict().items():
+            for name, tensor in state.items():
                 earlier = self._state.get(name)
                 if earlier is not None and earlier.shape == tensor.shape:
-                    gone = tensor == 0 if name in pruned else None
+                    gone = tensor == 0 if id(tensor) in pruned else None
                     tensor.copy_(earlier)
                     if gone is not None:
                         tensor.masked_fill_(gone, 0.0)

@@ -25,6 +25,7 @@ from shoal.network import Network
 from shoal.network.saving import NETWORK_FILE, read_network, write_network
 from shoal.schema import Finite, check_value
 from shoal.sealed import FILES, file_digest, read_sealed, read_text, seal, sealed_text, unseal
+from shoal.search.at_work import AtWork
 from shoal.search.limits import MOST_SLACK
 from shoal.search.records import RunRecord, Step
 from shoal.search.run_files import (
@@ -65,6 +66,7 @@ class Run:
         self.folder = folder
         self.notes: list[str] = []  # what was found damaged and made again
         self._lock: Any = None
+        self._at_work = AtWork(folder)
         if is_main():
             try:
                 self._open(json.loads(json.dumps(identity)), config)
@@ -78,13 +80,13 @@ class Run:
     def _open(self, identity: dict[str, Any], config: Mapping[str, Any]) -> None:
         with readable_errors(self.folder):
             if self.folder.exists() and not self.folder.is_dir():
-                raise RunError(f"'{self.folder}' is a file: give a folder to --out")
+                raise RunError(f"'{self.folder}' is a file: give a folder")
             known = self.folder / "identity.json"
             files = self.folder.iterdir() if self.folder.is_dir() and not known.exists() else ()
             if any(not file.name.startswith(".") for file in files):
                 raise RunError(
                     f"'{self.folder}' holds files that are not a run's: give an empty or a new "
-                    "folder to --out"
+                    "folder"
                 )
             self.folder.mkdir(parents=True, exist_ok=True)
             self._take_lock()
@@ -97,7 +99,9 @@ class Run:
                 write_file(self.folder / "config.yaml", _yaml(config))
             (self.folder / "steps").mkdir(exist_ok=True)
             self._remove_leftovers()
-            self._mend_journal(read_steps(self.folder, weights=True))
+            steps = read_steps(self.folder, weights=True)
+            self._at_work.forget_after(len(steps))
+            self._mend_journal(steps)
 
     def _remove_leftovers(self) -> None:
         """Remove what a killed process left half written; nobody else works in here."""
@@ -110,7 +114,7 @@ class Run:
                         leftover.unlink(missing_ok=True)
         for finished in (self.folder / "steps").glob("[0-9]*"):
             if finished.name.isdecimal():
-                self._forget(int(finished.name))
+                self._at_work.forget(int(finished.name))
 
     def _take_lock(self) -> None:
         self._lock = locked(self.folder)
@@ -163,36 +167,22 @@ class Run:
 
     def checkpoint(self, step: int, part: str = "") -> Path:
         """Return where a training of a step keeps its state; `part` tells several ones apart."""
-        return self.folder / f"training-{step:03d}{part and f'-{part}'}.pt"
+        return self._at_work.training(step, part)
 
     def has_begun(self, step: int, part: str = "") -> bool:
         """Whether an interrupted call began a step; or, with `part`, that training of it."""
-        if part:
-            begun = self.checkpoint(step, part).exists()
-        else:  # a last training would be a step of the same number
-            trainings = self.folder.glob(f"training-{step:03d}*.pt")
-            begun = self._measured(step).exists() or any("-last-" not in p.name for p in trainings)
-        return bool(from_main(begun))
+        return bool(from_main(self._at_work.has_begun(step, part)))
 
     @property
     def clock_file(self) -> Path:
         """Where a run with a budget of time keeps what it has spent."""
         return self.folder / "seconds.txt"
 
-    def forget_training(self, step: int) -> None:
-        """Remove the state of a step's trainings, which must not be continued."""
+    def forget_training(self, step: int, part: str = "") -> None:
+        """Remove the state of a step's trainings, or of a `part`, which must not be continued."""
         if is_main():
-            self._forget_trainings(step)
+            self._at_work.forget_trainings(step, part)
         barrier()
-
-    def _forget_trainings(self, step: int) -> None:
-        for path in (self.checkpoint(step), *self.folder.glob(f"training-{step:03d}-*.pt")):
-            path.unlink(missing_ok=True)
-
-    def _forget(self, step: int) -> None:
-        """Remove all that a finished step needed while it was made."""
-        self._forget_trainings(step)
-        self._measured(step).unlink(missing_ok=True)
 
     def recall(self, step: int, name: str, measure: Callable[[], Any]) -> Any:
         """Return what a step measured when it was begun; measure and keep it if it was not.
@@ -200,7 +190,7 @@ class Run:
         So a step that was interrupted decides alike when it is done again. `measure` is called at
         most once, in every process, and gives the same JSON values in all.
         """
-        path = self._measured(step)
+        path = self._at_work.measured(step)
         known = from_main(self._recalled(step) if is_main() else {})
         if name not in known:
             known = json.loads(json.dumps({**known, name: measure()}))
@@ -209,19 +199,16 @@ class Run:
         return known[name]
 
     def _recalled(self, step: int) -> dict[str, Any]:
-        path = self._measured(step)
+        path = self._at_work.measured(step)
         if not path.exists():
             return {}
         try:
             return read_sealed(path, required=True, finite=False)
         except DamagedError as error:
             # What is measured anew may be decided otherwise, and trained otherwise.
-            self._forget(step)
+            self._at_work.forget(step)
             self.notes.append(f"{error}: step {step} is begun anew")
             return {}
-
-    def _measured(self, step: int) -> Path:
-        return self.folder / f"measured-{step:03d}.json"
 
     def steps(self) -> list[Step]:
         """Return the finished steps in order, the dense network first."""
@@ -244,7 +231,7 @@ class Run:
                 (folder / STEP).write_text(_step_text(step, folder), encoding="utf-8")
 
             replace_folder(self.folder / "steps" / f"{step.step:03d}", fill)
-            self._forget(step.step)
+            self._at_work.forget(step.step)
             self._write_journal()
         barrier()
 
@@ -341,8 +328,7 @@ class Run:
             shutil.rmtree(kept)
         files = {FILES: files_of_end(self.folder)}
         write_file(self.folder / RESULT, sealed_text({**record.to_dict(), **files}))
-        for unfinished in self.folder.glob("training-*.pt"):  # of a step that failed
-            unfinished.unlink(missing_ok=True)
+        self._at_work.clear()
 
 
 def _step_text(step: Step, folder: Path) -> str:

@@ -30,11 +30,11 @@ def read_run(folder: str | Path) -> RunRecord:
     """
     path = user_path(folder)
     if not path.is_dir():
-        raise RunError(f"there is no folder '{path}': give the --out folder of a run")
+        raise RunError(f"there is no folder '{path}': give the folder of a run")
     if (path / RESULT).exists():
         return read_end(path)
     if not (path / "identity.json").exists():
-        raise RunError(f"'{path}' is not a run's folder: give the --out folder of a run")
+        raise RunError(f"'{path}' is not a run's folder: give the folder of a run")
     steps = read_steps(path)
     if not steps:
         raise RunError(f"the run in '{path}' has no finished step yet: wait, or start it again")
@@ -51,13 +51,14 @@ def read_run(folder: str | Path) -> RunRecord:
     )
 
 
-def read_end(folder: Path, *, whole: bool = False) -> RunRecord:
+def read_end(folder: Path, *, whole: bool = False, remedy: str = AGAIN) -> RunRecord:
     """Read a finished run's record, and check that the folder holds the networks it speaks of.
 
-    A finished run of an early version has no `best` or `merged`; `whole` wants both.
+    A finished run of an early version has no `best` or `merged`; `whole` wants both. `remedy` is
+    what to do about a damaged one.
     """
-    record, values = _result(folder)
-    with remedied(AGAIN):
+    record, values = _result(folder, remedy)
+    with remedied(remedy):
         for name in _ENDS:
             if whole or (folder / name).exists():
                 check_file(folder / RESULT, values, f"{name}/{NETWORK_FILE}")
@@ -80,21 +81,39 @@ def twin_of(record: RunRecord) -> RunRecord | None:
     folder = None if record.folder is None else record.folder / TWIN
     if folder is None or not record.finished or not (folder / RESULT).exists():
         return None
-    same = _layers_of(folder) == _layers_of(folder.parent)
-    return read_record(folder) if same else None
+    same = _layers_of(folder, _twin_again(folder)) == _layers_of(folder.parent, AGAIN)
+    return _result(folder, _twin_again(folder))[0] if same else None
 
 
-def _layers_of(run: Path) -> list[Any]:
+def readable_twin(record: RunRecord, *, whole: bool = False) -> tuple[RunRecord | None, list[str]]:
+    """Return the twin as `twin_of` does; of a damaged one None, and a note on what to do.
+
+    The run itself can be shown all the same. `whole` wants the twin's networks intact, too.
+    """
+    try:
+        found = twin_of(record)
+        if whole and found is not None and found.folder is not None:
+            read_end(found.folder, remedy=_twin_again(found.folder))
+    except ShoalError as error:
+        return None, [f"the twin is not shown: {error}"]
+    return found, []
+
+
+def _twin_again(folder: Path) -> str:
+    return f"remove '{folder}' and give `shoal twin` again"
+
+
+def _layers_of(run: Path, remedy: str) -> list[Any]:
     """Return what a run's result computes, whatever its weights."""
     path = run / "best" / NETWORK_FILE
-    with remedied(AGAIN):
+    with remedied(remedy):
         values = read_sealed(path)
     return [values.get(name) for name in ("inputs", "outputs", "nodes", "modules")]
 
 
-def _result(folder: Path) -> tuple[RunRecord, dict[str, Any]]:
+def _result(folder: Path, remedy: str = AGAIN) -> tuple[RunRecord, dict[str, Any]]:
     path = folder / RESULT
-    with remedied(AGAIN):
+    with remedied(remedy):
         values = read_sealed(path)
         record = _read(path, lambda: RunRecord.from_dict({**values, "folder": folder}))
         _read(path, lambda: _check_steps(record.steps))

@@ -42,6 +42,7 @@ class Twin(Method):
         return lab.done("a twin is trained once, and nothing is removed")
 
 
+# Long because each of its arguments is explained; the body is short.
 def twin(
     folder: str | Path,
     train: Iterable[Any],

@@ -16,7 +16,7 @@ from shoal.network import Network
 from shoal.network.saving import write_network
 from shoal.report import read_run, write_page
 from shoal.runtimes import export
-from shoal.search.run_files import read_config, twin_of
+from shoal.search.run_files import read_config, readable_twin
 from shoal.share.card import card_of
 from shoal.user_paths import user_path
 
@@ -106,7 +106,7 @@ def _page(run: Path, folder: Path) -> Callable[[], object]:
                 replace(record, folder=Path(run.resolve().name)),
                 folder / "report.html",
                 config={name: _public(value) for name, value in read_config(run).items()},
-                twin=twin_of(record),
+                twin=readable_twin(record)[0],
             )
 
     return write

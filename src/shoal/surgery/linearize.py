@@ -16,12 +16,27 @@ from shoal.data.batch import Batch
 from shoal.distributed import sum_across
 from shoal.errors import ConfigError, OptionError, TrainingError
 from shoal.network import Network, Operation, Site
-from shoal.network.modules import Line
+from shoal.network.modules import (
+    Blend,
+    ByChannel,
+    Formula,
+    Line,
+    Maximum0,
+    SharedPReLU,
+    Swish,
+    Threshold0,
+)
 from shoal.network.ops import name_of
 from shoal.network.rewrite import adopt_shared
 from shoal.passes.batches import Observer, observe
 from shoal.passes.states import chunks_of_parts
 
+_KINDS: Mapping[type, str] = {
+    nn.ReLU: "relu", nn.ReLU6: "relu6", nn.Hardtanh: "hardtanh", nn.LeakyReLU: "leaky_relu",
+    nn.PReLU: "prelu", SharedPReLU: "prelu", nn.RReLU: "rrelu", nn.ELU: "elu", nn.SELU: "selu",
+    nn.CELU: "celu", nn.GELU: "gelu", nn.SiLU: "silu", Swish: "silu", nn.Hardswish: "hardswish",
+    nn.Mish: "mish", nn.Softplus: "softplus", Maximum0: "relu", Threshold0: "relu",
+}  # fmt: skip
 _CHUNK = 1 << 17  # entries; 1 MiB of float64, which stays in a CPU's cache
 
 
@@ -140,7 +155,7 @@ def replace_(network: Network, modules: Mapping[str, nn.Module]) -> list[Operati
 
     The modules come by the names of the sites; each maps a tensor to one of the same shape, and is
     of a type that a saved network can hold, such as nn.PReLU. A site keeps its name, and may be
-    linearized later. Returns what the plan records of it.
+    linearized later; its kind is the new rectifier's. Returns what the plan records of it.
 
     Raises:
         NameNotFoundError: a site does not exist; tells the nearest.
@@ -156,7 +171,17 @@ def replace_(network: Network, modules: Mapping[str, nn.Module]) -> list[Operati
             )
     for site in sites:
         put_module(network, site, modules[site.name])
+        network.name_rectifier(site.name, _kind_of(modules[site.name], site.kind))
     return [network.plan.record("replace", tuple(types), modules=types)] if sites else []
+
+
+def _kind_of(module: nn.Module, before: str) -> str:
+    """Return what kind of rectifier a module is, in the place of one of another kind."""
+    if isinstance(module, nn.Identity | Line | Blend | ByChannel | Formula):
+        return before  # it becomes linear, at once or by and by; or has its own formula again
+    kind = next((_KINDS[base] for base in type(module).__mro__ if base in _KINDS), "custom")
+    high = getattr(module, "high", None) if kind == "relu" else getattr(module, "max_val", None)
+    return kind if high is None else "relu6" if high == 6 else "hardtanh"
 
 
 def put_linear_(network: Network, site: Site, line: FittedLine | None) -> None:

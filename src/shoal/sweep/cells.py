@@ -57,7 +57,7 @@ class Cell:
 
     def __str__(self) -> str:
         """Return what tells it from other cells, as an error says it."""
-        return ", ".join(f"{name}={plain_text(value)}" for name, value in self.given.items())
+        return _told(self.given)
 
 
 def cells_of(spec: Mapping[str, Any]) -> list[Cell]:
@@ -149,9 +149,13 @@ def _cell(values: Mapping[str, Any], given: Mapping[str, Any], *, alone: bool) -
     except ShoalError as error:
         if alone or not given:
             raise
-        told = ", ".join(f"{name}={plain_text(value)}" for name, value in given.items())
-        raise ConfigError(f"{error} (in the cell {told})") from error
+        raise ConfigError(f"{error} (in the cell {_told(given)})") from error
     return Cell(job, given)
+
+
+def _told(given: Mapping[str, Any]) -> str:
+    """Return options as they stand in the file: `seed: 0, epochs: 1`."""
+    return ", ".join(f"{name}: {plain_text(value)}" for name, value in given.items())
 
 
 def _refuse_twins(cells: Sequence[Cell]) -> None:

@@ -18,7 +18,7 @@ from shoal.files import locked, readable_errors, write_file
 from shoal.sealed import read_sealed, sealed_text
 from shoal.search.record import Record
 from shoal.search.records import RunRecord
-from shoal.search.run_files import RESULT, read_record, read_step
+from shoal.search.run_files import RESULT, read_record, read_run, read_step
 from shoal.sweep.cells import Cell
 
 SWEEP = "sweep.json"
@@ -39,6 +39,8 @@ class Glance(Record):
         ratio: latency of dense over this.
         trusted: whether the machine was calm when it was measured.
         seconds: that all steps took.
+        certain: whether it was calm, and the ratio's 95 % interval leaves out 1; so too where
+            nothing was done yet.
     """
 
     step: int
@@ -50,6 +52,7 @@ class Glance(Record):
     ratio: float
     trusted: bool
     seconds: float
+    certain: bool = True
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class CellState(Record):
         given: the options by which the file tells it from other cells.
         job: all its options, flat.
         state: "waiting", "running", "done" or "failed".
-        failed: why.
+        failed: why; of one that waits though it was done, why it does.
         tries: how many processes have worked on it in the last call.
         seconds: since its process began; 0 unless it is running.
         glance: how far it has come; None before its dense network is measured.
@@ -134,11 +137,7 @@ class SweepFolder:
             known: list[CellState] = []
             with suppress(ShoalError):  # of a damaged list the next call makes a new one
                 known = self.read()
-            kept = [
-                replace(one, state="waiting", seconds=0.0) if one.state == "running" else one
-                for one in known  # nobody works on them now
-            ]
-            self._write(kept, ())
+            self._write(list(map(_stopped, known)), ())  # nobody works on them now
         finally:
             if held is not None:
                 held.close()
@@ -163,25 +162,49 @@ class SweepFolder:
         """
         path = self.path / SWEEP
         if not is_sweep(self.path):
-            raise RunError(f"'{self.path}' is not a sweep's folder: give the --out of a sweep")
+            raise RunError(f"'{self.path}' is not a sweep's folder: give the folder of a sweep")
         values = read_sealed(path)
         try:
             states = [_state(one) for one in (*values.get(_KEPT, ()), *values["cells"])]
         except (KeyError, TypeError) as error:
             raise RunError(f"'{path}' is damaged: give the sweep's command again") from error
+        if any(state.state == "running" for state in states) and not self._at_work():
+            states = [_stopped(state) for state in states]
         return [self.as_it_is(state) for state in states]
+
+    def _at_work(self) -> bool:
+        """Return whether a process is at work in the folder, or may be: where no locks are."""
+        try:
+            held = locked(self.path)
+        except ShoalError:  # it is, or the folder is not ours to write
+            return True
+        if held is not None:
+            held.close()
+        return held is None
 
     def as_it_is(self, state: CellState) -> CellState:
         """Return the state of a cell with how far its run has come."""
         glance = self.glance(state.name)
-        if state.state != "failed" and (self.run(state.name) / RESULT).exists():
-            done = self.record(state.name)
-            if done is not None and is_whole(done, state.job):
-                state = replace(state, state="done", seconds=0.0)
-                if len(done.steps) == 1:  # its result is the dense network
-                    failed = f"no step was made: {done.stopped}"
-                    state = replace(state, state="failed", failed=failed)
+        if state.state == "failed":
+            return replace(state, glance=glance)
+        done = self.record(state.name)
+        if done is not None and is_whole(done, state.job):
+            state = replace(state, state="done", seconds=0.0, failed="")
+            if len(done.steps) == 1:  # its result is the dense network
+                failed = f"no step was made: {done.stopped}"
+                state = replace(state, state="failed", failed=failed)
+        elif state.state == "done":
+            state = replace(state, state="waiting", failed=self._lost(state.name))
         return replace(state, glance=glance)
+
+    def _lost(self, name: str) -> str:
+        """Return why a run that was done is not: its folder is gone, or damaged."""
+        run = self.run(name)
+        try:
+            read_run(run)
+        except ShoalError as error:
+            return str(error)
+        return f"the run in '{run}' is not finished any more"
 
     def record(self, name: str) -> RunRecord | None:
         """Return the record of a finished run; None for one that is not, or is damaged."""
@@ -212,6 +235,11 @@ def is_whole(record: RunRecord, job: Mapping[str, Any]) -> bool:
     return record.finished and int8 and bool(record.energy or not job.get("energy"))
 
 
+def _stopped(state: CellState) -> CellState:
+    """Return the state of a cell on which nobody works now."""
+    return replace(state, state="waiting", seconds=0.0) if state.state == "running" else state
+
+
 def _state(values: Mapping[str, Any]) -> CellState:
     glance = values.get("glance")
     made = None if glance is None else Glance.from_dict(glance)
@@ -227,13 +255,15 @@ def _glance(folder: Path, steps: Sequence[Path]) -> Glance | None:
         gain = {} if record.latency is None else record.latency.speedup
         last = record.chosen
         final, ratio = record.final, gain.get("median", last.latency_ratio)
-        trusted = bool(gain.get("trusted", True))
+        trusted = bool(gain.get("trusted", True)) if gain else not last.latency_doubt
+        certain = told_apart(gain) if gain else not last.step or last.faster is not None
         dense, seconds = record.dense, sum(step.seconds for step in record.steps)
         number, removed, total = len(record.steps) - 1, record.removed, record.total
     elif steps:
         known = [read_step(place) for place in steps]
         last, dense = known[-1], known[0].metrics
         final, ratio, trusted = last.metrics, last.latency_ratio, not last.latency_doubt
+        certain = not last.step or last.faster is not None
         seconds = sum(step.seconds for step in known)
         number, removed, total = last.step, last.removed, last.total
     else:
@@ -248,4 +278,16 @@ def _glance(folder: Path, steps: Sequence[Path]) -> Glance | None:
         ratio=ratio,
         trusted=trusted,
         seconds=seconds,
+        certain=certain,
     )
+
+
+def told_apart(ratio: Mapping[str, Any]) -> bool:
+    """Return whether a ratio is trusted, and 1 lies outside its 95 % interval.
+
+    Args:
+        ratio: as `Ratio.to_dict` has it; what old records lack counts as certain.
+    """
+    low, high = ratio.get("low"), ratio.get("high")
+    apart = low is None or high is None or not low <= 1.0 <= high
+    return bool(ratio.get("trusted", True)) and apart

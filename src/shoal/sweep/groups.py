@@ -6,7 +6,7 @@ import json
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from shoal.errors import ShoalError
@@ -15,7 +15,7 @@ from shoal.search.published import published_of
 from shoal.search.records import RunRecord
 from shoal.search.run_files import twin_of
 from shoal.sweep.cells import plain_text
-from shoal.sweep.folder import CellState, SweepFolder
+from shoal.sweep.folder import CellState, SweepFolder, told_apart
 
 _OWN = ("method", "model", "data", "seed")
 
@@ -72,6 +72,8 @@ class Group:
         trusted: whether the machine was calm whenever latency was measured.
         published: the published result of this kind, with as many removed; None without one.
         published_twin: that of its layers trained from scratch, if they were here, too.
+        certain: whether in every run the machine was calm and the speedup's 95 % interval leaves
+            out 1.
     """
 
     model: str
@@ -89,6 +91,7 @@ class Group:
     trusted: bool
     published: Cell | None
     published_twin: Cell | None = None
+    certain: bool = True
 
     @property
     def title(self) -> str:
@@ -118,16 +121,20 @@ def groups_of(folder: SweepFolder) -> list[Group]:
         parts.setdefault(key, []).append(cell)
     varying = _varying(cells)
     made = [_group(part, folder, varying) for part in parts.values()]
+    made = _told_apart([part[0] for part in parts.values()], made)
     kinds = list(dict.fromkeys((one.model, one.data) for one in made))
     return sorted(made, key=lambda one: kinds.index((one.model, one.data)))
 
 
 def best(groups: Sequence[Group], figure: str) -> dict[tuple[str, str], float]:
-    """Return the highest mean of a figure, or of "quality", for each model and data."""
+    """Return the highest mean of a figure, or of "quality", for each model and data.
+
+    A speedup that is not to be trusted is not among them.
+    """
     highest: dict[tuple[str, str], float] = {}
     for one in groups:
         found = one.quality if figure == "quality" else one.figures.get(figure)
-        if found is not None:
+        if found is not None and (one.trusted or figure != "speedup"):
             kind = (one.model, one.data)
             highest[kind] = max(found.mean, highest.get(kind, found.mean))
     return highest
@@ -137,6 +144,29 @@ def _varying(cells: Sequence[CellState]) -> list[str]:
     """Return the options, besides those that have a column, in which cells differ."""
     names = dict.fromkeys(name for cell in cells for name in cell.given if name not in _OWN)
     return [n for n in names if len({json.dumps(_value(cell, n)) for cell in cells}) > 1]
+
+
+def _told_apart(cells: Sequence[CellState], groups: Sequence[Group]) -> list[Group]:
+    """Return the groups, each of a cell, those that read alike with the options that differ.
+
+    A folder may hold cells of several calls, whose files said other things of all their cells.
+    """
+    alike: dict[tuple[str, ...], list[int]] = {}
+    for place, one in enumerate(groups):
+        alike.setdefault((one.model, one.data, one.title), []).append(place)
+    made = list(groups)
+    for places in alike.values():
+        jobs = [cells[place].job for place in places]
+        names = [
+            name
+            for name in dict.fromkeys(name for job in jobs for name in job if name != "seed")
+            if len({json.dumps(job.get(name)) for job in jobs}) > 1
+        ]
+        for place, job in zip(places, jobs, strict=True):
+            words = [f"{name}={plain_text(job.get(name))}" for name in names]
+            variant = ", ".join(filter(None, [groups[place].variant, *words]))
+            made[place] = replace(groups[place], variant=variant)
+    return made
 
 
 def _value(cell: CellState, name: str) -> Any:
@@ -175,6 +205,7 @@ def _group(cells: Sequence[CellState], folder: SweepFolder, varying: Sequence[st
         trusted=all(r.latency is None or r.latency.speedup.get("trusted", True) for r in found),
         published=_published(first, removed),
         published_twin=_published(first, removed, twin=True) if twins else None,
+        certain=all(r.latency is None or told_apart(r.latency.speedup) for r in found),
     )
 
 

@@ -73,7 +73,7 @@ class OnSlurm:
             job = self._executor.submit(self._task, work)
         except RuntimeError as error:  # what sbatch says
             why = one_line(str(error), limit=200)
-            raise ConfigError(f"Slurm does not take the job: {why}: correct --slurm") from error
+            raise ConfigError(f"Slurm does not take the job: {why}: correct its options") from error
         self._open.append((work.name, job))
 
     def ended(self) -> list[Ended]:

@@ -197,7 +197,7 @@ class _Driver:
 
     def _start(self, name: str, pool: Pool) -> None:
         log, tries = self.folder.log(name), self.states[name].tries + 1
-        self._set(name, tries=tries)
+        self._set(name, tries=tries, failed="")
         self._handed[name] = _size(log)
         pool.start(
             Work(

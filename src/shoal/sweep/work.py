@@ -66,7 +66,7 @@ def do_work(work: Work) -> str:
 
 
 def _logged(work: Work, log: TextIO) -> str:
-    console = Console(file=log, highlight=False, width=_WIDTH)
+    console = Console(file=log, highlight=False, emoji=False, width=_WIDTH)
     say = partial(print_lines, console)
     say(f"try {work.number}: process {os.getpid()} on {platform.node()}")
     try:
@@ -74,7 +74,7 @@ def _logged(work: Work, log: TextIO) -> str:
         _do(work, console)
     except ShoalError as error:
         failed = str(error)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # the user's code may end the process
         console.print_exception()
         failed = summary(error)
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 from torch import Tensor, nn
@@ -44,6 +44,22 @@ def with_own(task: Task, loss: Loss | None = None, evaluate: Judge | None = None
     return Custom(loss, evaluate)
 
 
+def identity_of(task: Task) -> dict[str, Any]:
+    """Return what tells a task from others of its name: options, and functions of the user's.
+
+    What is as usual is left out, so that what was begun without it goes on.
+    """
+    usual = type(task.options)()
+    options = task.options.identity()
+    changed = {name: value for name, value in options.items() if value != getattr(usual, name)}
+    return {**changed, **names_of(_own_of(task))}
+
+
+def names_of(functions: Mapping[str, Any]) -> dict[str, str]:
+    """Return the full names of those functions that are given: what a run knows them by."""
+    return {name: _full_name(one) for name, one in functions.items() if one is not None}
+
+
 class Custom(Task):
     """Whatever a user's loss and quality make of it."""
 
@@ -54,6 +70,7 @@ class Custom(Task):
     def __init__(self, loss: Loss, evaluate: Judge) -> None:
         super().__init__()
         self._loss = loss
+        self.own = {"loss": loss, "evaluate": evaluate}
         self.judge = _judging(evaluate)
         self.quality_name = _name_of(evaluate)
 
@@ -80,6 +97,8 @@ class _Changed(Task):
     def __init__(self, base: Task, loss: Loss | None, evaluate: Judge | None) -> None:
         super().__init__()
         self._base, self._loss = base, loss
+        own = {"loss": loss, "evaluate": evaluate}
+        self.own = _own_of(base) | {name: one for name, one in own.items() if one is not None}
         self.options = base.options
         self.quality_name, self.quality_unit = base.quality_name, base.quality_unit
         self.loss_unit, self.expected = base.loss_unit, base.expected
@@ -169,9 +188,26 @@ def _judging(evaluate: Judge) -> Callable[[nn.Module, Any], float]:
     return judge
 
 
-def _name_of(function: Any) -> str:
-    """Return what a user's quality is called: the function's name in words."""
+def _own_of(task: Task) -> dict[str, Any]:
+    """Return the functions of the user's in a task, by what they are for."""
+    return task.own if isinstance(task, Custom | _Changed) else {}
+
+
+def _unwrapped(function: Any) -> Any:
     while hasattr(function, "func"):  # functools.partial
         function = function.func
+    return function
+
+
+def _full_name(function: Any) -> str:
+    """Return module and name of a function, or of the class of another callable."""
+    function = _unwrapped(function)
+    known = function if hasattr(function, "__qualname__") else type(function)
+    return f"{getattr(known, '__module__', None)}.{known.__qualname__}"
+
+
+def _name_of(function: Any) -> str:
+    """Return what a user's quality is called: the function's name in words."""
+    function = _unwrapped(function)
     name = getattr(function, "__name__", type(function).__name__)
     return "quality" if name == "<lambda>" else name.replace("_", " ").strip()

@@ -20,7 +20,7 @@ from shoal.passes.batches import Batches, check_whole
 from shoal.seeds import preserved_rng
 from shoal.tasks import Task, find_task
 from shoal.tasks.classify import Classify
-from shoal.tasks.task import losses_of, quality_of, rows_of, width_of
+from shoal.tasks.task import as_points, losses_of, quality_of, rows_of, width_of
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,8 @@ def evaluate(
 
     A loader with `plain()` (shoal's own) is read without shuffling and augmentation. Of several
     processes each evaluates every n-th batch and gets the result of one process. For that, the
-    loader must give all of them the same batches: do not shuffle or shard it.
+    loader must give all of them the same batches: do not shuffle or shard it. The
+    quality of a task with a `judge` is what that returns in the main process.
 
     Args:
         network: its training flags, and the global random state, are the same afterwards.
@@ -81,7 +82,8 @@ def evaluate(
         DataError: there is no sample, a target does not fit the network's output, or an input that
             makes the output NaN is NaN itself.
         TrainingError: what the network returns does not show which tensor is meant.
-        ConfigError: `limit` is below 1, or the device cannot compute in `precision`.
+        ConfigError: `limit` is below 1, the device cannot compute in `precision`, or the quality of
+            a task of the user's is no finite number.
 
     Example:
         >>> import torch
@@ -103,7 +105,9 @@ def evaluate(
         torch.no_grad(),
     ):
         if chosen.judge is not None:
-            return Evaluation(chosen.judge(network, loader), chosen.quality_name)
+            found = as_points(chosen.judge(network, loader), f"judge of the task '{chosen.name}'")
+            # Each process judges by itself, and what follows from it must be alike in all.
+            return Evaluation(from_main(found), chosen.quality_name)
         batches = Batches(loader, where, samples=limit, stratified=False, purpose="evaluate on")
         return _evaluated(network, batches, chosen, resolve_precision(precision, where))
 
@@ -125,14 +129,15 @@ def _evaluated(network: nn.Module, batches: Batches, task: Task, precision: str)
         table[start : start + len(found)] = found
     table = sum_across(table)
     total = sum_across(torch.tensor(losses, dtype=torch.float64)).sum()
+    quality, chance = quality_of(task, table), task.chance(table)
     is_classifier = task.quality_name == Classify.quality_name
     return Evaluation(
-        quality=quality_of(task, table),
+        quality=quality,
         name=task.quality_name,
         loss=float(total) / batches.seen,
         samples=batches.seen,
         correct=int(table[:, 0].sum()) if is_classifier else None,
-        chance=task.chance(table),
+        chance=None if chance is None else as_points(chance, f"chance of the task '{task.name}'"),
     )
 
 

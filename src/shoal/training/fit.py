@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import operator
 import time
-import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -20,25 +19,25 @@ from shoal.distributed import (
     broadcast_buffers,
     default_device,
     ensure_initialised,
+    from_main,
     is_main,
     sum_across,
     world,
 )
 from shoal.errors import ConfigError, DataError, OptionError, ShoalError, TrainingError
-from shoal.files import write_file
 from shoal.modes import eval_mode, kept_flags, make_channels_last, placed
 from shoal.network.inputs import resolve_device
 from shoal.onednn import safe_convolutions
 from shoal.options import Recipe, find_recipe
 from shoal.seeds import preserved_rng
 from shoal.tasks import Loss, Task, find_task, with_own
+from shoal.tasks.custom import identity_of
+from shoal.training.checkpoint import read_checkpoint, write_checkpoint
 from shoal.training.evaluate import evaluate, resolve_precision
 from shoal.training.feed import Feed
 from shoal.training.objective import Hooks, Objective, Values
 from shoal.training.reports import BatchReport, EpochReport, FitReport, best_epoch
 from shoal.training.trainer import Trainer
-
-_FORMAT = {"format": "shoal.fit", "version": 3}
 
 
 # Long because each of its arguments is explained; the body is short.
@@ -70,7 +69,8 @@ def fit(
 
     Afterwards the network is on the device it was trained on, unwrapped, in fp32, with the
     training flags it came with; its 4-D weights are channels-last if the recipe says so, which
-    changes no number. The global random state of Python, NumPy and torch is untouched.
+    changes no number. Parts that are in eval mode while the network is not, such as frozen norms,
+    stay in it. The global random state of Python, NumPy and torch is untouched.
 
     Everything random follows from `seed` and the number of the epoch. So the same call gives the
     same weights, bit for bit on a CPU, and a fit that goes on from a checkpoint ends like one that
@@ -100,8 +100,8 @@ def fit(
             returns the mean over the batch or one loss per sample.
         checkpoint: file that is rewritten after every epoch, and left at the end. If it is there at
             the start, the fit goes on from it; if it is damaged or belongs to another fit (shapes,
-            recipe, epochs, seed, first epoch, number of batches, names of the hooks), the fit
-            starts over and the report notes it.
+            recipe, epochs, seed, first epoch, number of batches, task and its options, names of the
+            hooks and of the user's loss and quality), the fit starts over and the report notes it.
         on_epoch: called in every process after each epoch, when the checkpoint is written.
         on_batch: called in every process after each optimizer step.
         device: where to train; None takes accelerate's choice, a GPU if there is one.
@@ -142,7 +142,7 @@ def fit(
     plan, goal = find_recipe(recipe), with_own(find_task(task), loss)
     if not hasattr(seed, "__index__"):
         raise OptionError("seed", seed, "a whole number")
-    seed = operator.index(seed)  # NumPy's would stand in the checkpoint, and be refused there
+    seed = operator.index(seed)
     hooks = Hooks(penalty, tuple(at), groups, after_step, after_epoch,
                   {} if memory is None else memory)  # fmt: skip
     where = _device(device, accelerator)
@@ -201,6 +201,9 @@ class _Run:
             "first_epoch": trainer.feed.first_epoch,
             "batches": len(trainer.feed),
         }
+        of_task = identity_of(trainer.objective.task)
+        if of_task:
+            self._identity["of_task"] = of_task
 
     def finish(self, val: Any, on_epoch: Callable[[EpochReport], None] | None) -> FitReport:
         """Train the epochs that are left and return the report of all."""
@@ -209,7 +212,8 @@ class _Run:
         hook = trainer.hooks.after_epoch
         while len(self.history) < trainer.epochs and not self.ended and not self._stalled():
             report = self._epoch(val)
-            self.ended = hook is not None and hook(self.network)
+            # One that looks at the clock, say, may answer otherwise in another process.
+            self.ended = hook is not None and from_main(bool(hook(self.network)))
             self.history.append(report)
             if self.recipe.early_stop and best_epoch(self.history) == report.epoch:
                 self.best = _cpu_state(self.network)
@@ -274,16 +278,14 @@ class _Run:
             "memory": self.trainer.hooks.memory,
         }
         if is_main():
-            payload = {**_FORMAT, "fit": self._identity, "state": state}
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_file(self.path, lambda temporary: torch.save(payload, temporary))
+            write_checkpoint(self.path, self._identity, state)
         barrier()
 
     def _resume(self) -> tuple[int | None, str | None]:
         """Go on from the checkpoint; return the epochs it brings, and a note if it is of no use."""
         if self.path is None:
             return None, None
-        state, note = _read(self.path, self._identity)
+        state, note = read_checkpoint(self.path, self._identity)
         readers = int(sum_across(torch.tensor(int(state is not None))))
         if 0 < readers < world():
             return None, f"{self.path.name} is not readable by every process"
@@ -304,29 +306,6 @@ class _Run:
                 f"'{self.path}' is no state of this training: remove it, and train again"
             ) from error
         return len(self.history), None
-
-
-def _read(path: Path, identity: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str | None]:
-    """Return the state saved at `path`, or None and, if there is a file, why it is of no use."""
-    if not path.exists():
-        return None, None
-    if not path.is_file():
-        return None, f"{path.name} is no file"
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # by the checksums that torch.save writes and nobody reads
-        payload = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # both fail in as many ways as there are damaged files
-        damaged = path.name
-    if damaged:
-        return None, f"{path.name} is damaged or no checkpoint"
-    if not isinstance(payload, dict) or not _FORMAT.items() <= payload.items():
-        return None, f"{path.name} has an unknown format"
-    if payload.get("fit") != identity:
-        return None, f"{path.name} belongs to another fit"
-    if not isinstance(payload.get("state"), dict):
-        return None, f"{path.name} has no state"
-    return payload["state"], None
 
 
 def _cpu_state(network: nn.Module) -> dict[str, Any]:

@@ -53,7 +53,8 @@ class FitReport:
         stopped_early: whether the validation quality ended the run before its last epoch.
         best_epoch: number (from 1) of the epoch whose weights the network has now, if the recipe
             stops early; None for those of the last epoch.
-        skipped_batches: batches of one sample that batch norm could not train on, in all epochs.
+        skipped_batches: batches left out, in all epochs, since a batch norm would have seen one
+            value per channel in some process.
         resumed_from: number of epochs that the checkpoint brought; None if the fit started over.
     """
 

@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,8 @@ from torch.nn.parallel import DistributedDataParallel
 from shoal.data.batch import Batch
 from shoal.distributed import sum_across, world
 from shoal.errors import TrainingError
+from shoal.modes import eval_mode
+from shoal.seeds import preserved_rng
 from shoal.tasks.task import assert_has_gradient
 from shoal.training.compiled import Compiling
 from shoal.training.evaluate import autocast, broken_inputs
@@ -43,10 +46,10 @@ class EpochSums:
 
     def __init__(self, epoch: int, steps: int, *, every: int) -> None:
         self.loss = self.penalty = 0.0  # summed over samples
-        self.hits = 0.0  # NaN if the task is no classification
+        self.hits = 0.0  # NaN if answers are not right or wrong
         self.samples = 0
         self.lr = 0.0  # of the last step
-        self.skipped = 0  # batches left out because batch norm cannot train on one sample
+        self.skipped = 0  # batches left out: a batch norm would see one value per channel
         self._epoch, self._steps, self._every = epoch, steps, every
         self._pending: list[tuple[int, Tensor]] = []
 
@@ -93,7 +96,9 @@ class Trainer:
         own = () if self.hooks.groups is None else self.hooks.groups(objective.network)
         self.optimizers = Optimizers(objective.network, self.recipe, own)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
-        self._has_batch_norm = any(isinstance(m, _BatchNorm) for m in objective.network.modules())
+        parts = [*objective.network.modules()] if objective.network.training else []
+        self._frozen = [module for module in parts if not module.training]
+        self._small: dict[tuple[torch.Size, ...], bool] = {}  # what `_too_small` found
         self.check = True  # the labels
         passes = self.epochs * len(self.feed)
         asked = self.recipe.compile_training
@@ -107,8 +112,10 @@ class Trainer:
             self._model = DistributedDataParallel(objective, find_unused_parameters=True)
 
     def train_epoch(self, epoch: int) -> EpochSums:
-        """Train one epoch (from 0) in train mode."""
+        """Train one epoch (from 0) in train mode; parts that were alone in eval mode stay in it."""
         self.objective.network.train()
+        for module in self._frozen:
+            module.training = False
         sums = EpochSums(epoch, self.steps, every=1 if self.device.type == "cpu" else 20)
         batches = self.feed.epoch(epoch)
         groups = iter(lambda: list(itertools.islice(batches, self.recipe.accumulate)), [])
@@ -141,7 +148,7 @@ class Trainer:
                     where, why = str(error).partition(":")[0], next(filter(None, found))
                     raise TrainingError(f"{where}, as {why}") from error
                 if self.on_batch is not None:
-                    mean = added[0] * (world() / total)
+                    mean = added[0] / sum(batch.size for batch in itertools.compress(group, usable))
                     self.on_batch(BatchReport(epoch + 1, step + 1, self.steps, sums.lr, mean))
         sums.read()
         # Looking at labels makes a GPU wait, so they are looked at in one epoch only.
@@ -205,15 +212,49 @@ class Trainer:
         return found
 
     def _across(self, group: list[Batch]) -> tuple[list[int], list[bool]]:
-        """Return each batch's size over all processes, and whether some process got one sample."""
+        """Return each batch's size over all processes, and whether one's part is too small."""
         own = [batch.size for batch in group]
-        ones = [int(size == 1) for size in own]
+        small = [int(self._too_small(batch)) for batch in group]
         if world() > 1:
-            own, ones = sum_across(torch.tensor([own, ones], device=self.device)).tolist()
-        return own, [bool(count) and self._has_batch_norm for count in ones]
+            own, small = sum_across(torch.tensor([own, small], device=self.device)).tolist()
+        return own, [bool(count) for count in small]
+
+    def _too_small(self, batch: Batch) -> bool:
+        """Whether a batch norm would see one value per channel, of which there is no variance."""
+        if batch.size > 1:
+            return False
+        form = tuple(value.shape for value in batch.inputs)
+        if form not in self._small:
+            with preserved_rng(self.device):
+                self._small[form] = _sees_one_value(self.objective.network, batch)
+        return self._small[form]
 
     def _sync(self, *, last: bool) -> AbstractContextManager[None]:
         """Return the context in which processes exchange gradients at the last batch only."""
         if last or not isinstance(self._model, DistributedDataParallel):
             return nullcontext()
         return self._model.no_sync()
+
+
+def _sees_one_value(network: nn.Module, batch: Batch) -> bool:
+    """Whether some batch norm that trains gets one value per channel of a batch.
+
+    One that has no part in a pass in eval mode is taken to.
+    """
+    norms = [each for each in network.modules() if isinstance(each, _BatchNorm)]
+    norms = [each for each in norms if each.training or each.running_mean is None]
+    found: dict[nn.Module, bool] = {}
+
+    def look(norm: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = (*args, *kwargs.values())[0]
+        found[norm] = found.get(norm, False) or given.numel() == given.shape[1]
+
+    handles = [norm.register_forward_pre_hook(look, with_kwargs=True) for norm in norms]
+    try:
+        if norms:
+            with eval_mode(network), torch.no_grad():
+                network(*batch.args, **batch.kwargs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return any(found.get(norm, True) for norm in norms)

@@ -106,13 +106,13 @@ def quality_label(lines: Sequence[Line], part: str) -> str:
 
 def _runs_in(folder: Path) -> list[Path]:
     if not folder.is_dir():
-        raise ConfigError(f"there is no folder '{folder}': give the --out folder of a run")
+        raise ConfigError(f"there is no folder '{folder}': give the folder of a run")
     if (folder / _IDENTITY).exists() or (folder / "result.json").exists():
         return [folder]
     every = sorted(path.parent for path in folder.rglob(_IDENTITY))
     found = [path for path in every if not (path.parent / _IDENTITY).exists()]  # no twin of a run
     if not found:
-        raise ConfigError(f"there is no run in '{folder}': give the --out folder of a run")
+        raise ConfigError(f"there is no run in '{folder}': give the folder of a run")
     return [path for path in found if _has_steps(path)]
 
 
