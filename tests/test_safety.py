@@ -31,6 +31,7 @@ from shoal.merge.cut import LatencyCosts
 from shoal.network import Network, capture
 from shoal.network.saving import tensors_hash
 from shoal.sealed import file_digest, read_sealed, sealed_text
+from shoal.search.at_work import AtWork
 from shoal.search.records import LatencyReport, Metrics, RunRecord, Step
 from shoal.search.rewind import _read as read_rewind
 from shoal.search.run import Run
@@ -106,6 +107,7 @@ def reopened(top: Path) -> Any:
 def recalled(top: Path) -> Any:
     run = Run.__new__(Run)
     run.folder, run.notes = top / "run", []
+    run._at_work = AtWork(run.folder)
     return run.recall(2, "quality", lambda: {"before": 88.0, "after": [1, 2]})
 
 

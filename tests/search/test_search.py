@@ -16,10 +16,12 @@ import small_runs
 from shoal.data.loader import ImageLoader
 from shoal.errors import ConfigError, DataError, NameNotFoundError, RunError
 from shoal.network import Network
+from shoal.options import Recipe
 from shoal.report.run_tables import comparison_table
 from shoal.search import coach
 from shoal.search.records import Result, Step, lineage
 from shoal.search.setup import Listener
+from shoal.training import fit
 from small_runs import SITES, FakeGauge, digits, facts, removals, result_of, run, same_weights
 
 
@@ -384,6 +386,22 @@ def test_the_last_training_has_its_own_rate_and_learns_from_dense() -> None:
     assert [options["epochs"] for options in seen] == [1, 2]
     assert [options["first_epoch"] for options in seen] == [0, 1]
     assert all(options["teacher"] is not None for options in seen)
+
+
+def test_the_last_training_may_have_a_recipe_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Recipe] = []
+
+    def spying(network: Network, data: Any, **options: Any) -> Any:
+        seen.append(options["recipe"])
+        return fit(network, data, **options)
+
+    monkeypatch.setattr(coach, "fit", spying)
+    recipe = {"lr": 0.02, "precision": "fp32", "channels_last": False}
+    run(remove=1, final_epochs=2, final_recipe="patient", recipe=recipe)
+    first, last = seen
+    assert (first.mix, first.distill) == (0.0, 0.0)
+    assert (last.mix, last.distill, last.lr) == (1.0, 0.95, 0.02)
+    assert (last.precision, last.channels_last) == ("fp32", False)
 
 
 @pytest.mark.parametrize("options", [{"final_epochs": -1}, {"final_lr": 0.0}])

@@ -48,7 +48,8 @@ def completing(kind: str) -> Completion:
 
 def completion_of(option: Option) -> Completion | None:
     """Return what completes the values of an option, where they can be listed."""
-    kind = {"criterion": "criterion", "runtime": "runtime", "dense_recipe": "recipe"}
+    kind = {"criterion": "criterion", "runtime": "runtime"}
+    kind |= {"dense_recipe": "recipe", "final_recipe": "recipe"}
     if option.name in kind:
         return completing(kind[option.name])
     choices = () if option.check is None else option.check.choices

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shoal.errors import DataError
+from shoal.errors import ConfigError, DataError
 
 TARGET_KEYS = ("labels", "label", "target", "targets", "y")
 
@@ -46,6 +46,22 @@ class Batch:
             lambda value: value[chosen] if value.dim() else value, lambda entries: entries[chosen]
         )
 
+    def mixed(self, share: Tensor) -> Batch:
+        """Return the batch with a share of each sample's inputs, and the rest of the one before it.
+
+        The first sample has the last one before it. Raises `ConfigError` for whole numbers.
+        """
+        if not all(value.is_floating_point() for value in self.inputs):
+            raise ConfigError(
+                "mix takes inputs of real numbers, and some of these are whole ones: set mix to 0"
+            )
+
+        def change(value: Tensor) -> Tensor:
+            return before(value).lerp(value, share.to(value)) if value.dim() else value
+
+        inputs = {name: change(value) for name, value in self.kwargs.items()}
+        return Batch(tuple(map(change, self.args)), inputs, self.target)
+
     def to(self, device: torch.device | str | None) -> Batch:
         """Return the batch on `device`; None leaves it where it is."""
         if device is None:
@@ -65,6 +81,13 @@ class Batch:
             {name: tensor(value) for name, value in self.kwargs.items()},
             _mapped(tensor, entries, self.target),
         )
+
+
+def before(target: Any) -> Any:
+    """Return of tensors, and of lists with an entry for each sample, those of the sample before."""
+    return _mapped(
+        lambda value: value.roll(1, 0), lambda entries: [*entries[-1:], *entries[:-1]], target
+    )
 
 
 def _mapped(

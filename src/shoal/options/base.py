@@ -71,6 +71,7 @@ class Option:
     default_text: str  # how the help shows the default, where the value itself says too little
     flag: bool  # whether the command line has it
     common: bool  # whether most people need it: the short help shows it
+    late: bool  # whether runs of earlier versions do not say it: the default is no identity's
 
     def checked(self, value: Any) -> Any:
         """Return a value in the option's type; raise `OptionError` where it does not fit."""
@@ -150,6 +151,7 @@ def option(
     default_text: str = "",
     flag: bool = True,
     common: bool = False,
+    late: bool = False,
 ) -> Any:
     """Return a dataclass field that carries all there is to say of an option; see `Option`.
 
@@ -163,7 +165,7 @@ def option(
         {'threshold': 0.5}
     """
     about = {"help": help, "unit": unit, "check": check, "decides": decides}
-    about |= {"default_text": default_text, "flag": flag, "common": common}
+    about |= {"default_text": default_text, "flag": flag, "common": common, "late": late}
     return field(default=default, metadata={_META: about})
 
 
@@ -212,8 +214,12 @@ class Options:
 
     def identity(self) -> dict[str, Any]:
         """Return the values that decide a result, as JSON values."""
-        deciding = {known.name for known in options_of(self.__class__) if known.decides}
-        return {name: value for name, value in self.to_dict().items() if name in deciding}
+        known = {one.name: one for one in options_of(self.__class__) if one.decides}
+        return {
+            name: value
+            for name, value in self.to_dict().items()
+            if name in known and not (known[name].late and value == known[name].default)
+        }
 
 
 def options_of(cls: type[Options]) -> tuple[Option, ...]:

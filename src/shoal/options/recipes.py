@@ -159,6 +159,8 @@ recipes.register("finetune")(Recipe())
 # After a removal, with the dense network as the teacher. The loss is about (temperature²) times
 # steeper than without one, so the rate is lower; both were chosen on ResNet-32 (docs/measured.md).
 recipes.register("distill")(Recipe(lr=0.005, distill=0.7))
+# For a long training at the end: a patient and consistent teacher (Beyer et al. 2022).
+recipes.register("patient")(Recipe(lr=0.02, distill=0.95, mix=1.0))
 # Those of Table 4 by what they are for: ResNet-18 and MobileNetV2 on CIFAR-10, PACS and VLCS, and
 # the data sets of transfer.
 for _name, _row in (

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from typing_extensions import override
-
 from shoal.errors import OptionError
 from shoal.options.base import Options, above, at_least, between, one_of, option
 
@@ -98,7 +96,7 @@ class DataOptions(Options):
         "cut at random where others are shifted.",
         unit="GiB",
         check=at_least(0),
-        decides=False,
+        late=True,
         flag=False,
     )
     workers: int = option(
@@ -108,16 +106,6 @@ class DataOptions(Options):
         decides=False,
     )
     seed: int = seed_option()
-
-    @override
-    def identity(self) -> dict[str, Any]:
-        """Return the values that decide how the data are read.
-
-        The memory allowed decides how training images are cut; runs of earlier versions do not say
-        it, so the usual one is left out.
-        """
-        usual = self.max_memory_gib == DataOptions.max_memory_gib
-        return super().identity() | ({} if usual else {"max_memory_gib": self.max_memory_gib})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,6 +194,14 @@ class Recipe(Options):
     )
     temperature: float = option(
         4.0, "Temperature of distillation (Hinton et al. 2015).", check=above(0)
+    )
+    mix: float = option(
+        0.0,
+        "Train on pairs of samples of a batch, mixed by a share of the beta distribution "
+        "B(mix, mix) for each batch (MixUp, Zhang et al. 2018): 1 draws all shares alike. With "
+        "distillation and many epochs it wins back more (Beyer et al. 2022); 0 mixes nothing.",
+        check=at_least(0),
+        late=True,
     )
     early_stop: int | None = option(
         None,

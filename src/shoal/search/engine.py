@@ -14,7 +14,6 @@ from shoal.errors import ConfigError, NothingToRemoveError, RunError, TrainingEr
 from shoal.measure import Ratio, machine_facts
 from shoal.modes import device_of
 from shoal.network import Network
-from shoal.options import at_budget, find_recipe
 from shoal.search.advice import advice
 from shoal.search.at_work import last_part
 from shoal.search.budget import Budget
@@ -118,10 +117,7 @@ class _Search:
 
     def _trained_dense(self) -> Lab:
         lab = Lab(self.setup, self.base.copy(), None, [])
-        wanted, recipe = self.options, None
-        if wanted.dense_recipe is not None:
-            named = at_budget(find_recipe(wanted.dense_recipe), wanted.budget or 1.0)
-            recipe = named.computed_like(self.setup.recipe)
+        wanted, recipe = self.options, self.setup.named_recipe(self.options.dense_recipe)
         lab.train(wanted.dense_epochs, lr=wanted.dense_lr, recipe=recipe)
         return lab
 
@@ -191,8 +187,9 @@ class _Search:
         lab.coach.part = last_part(begun.step)
         lab.quality_before = begun.metrics.top1_val
         try:
-            keeps = self.method.keeps(lab)
-            lab.train(self.options.final_epochs, lr=self.options.final_lr, after_step=keeps)
+            wanted, keeps = self.options, self.method.keeps(lab)
+            recipe = self.setup.named_recipe(wanted.final_recipe)
+            lab.train(wanted.final_epochs, lr=wanted.final_lr, recipe=recipe, after_step=keeps)
             return self._keep(lab, "fine-tune", begun=begun, ended=stopped)
         except (TrainingError, ConfigError) as error:
             self._failed(lab, f"the last fine-tuning of step {begun.step} failed: {error}")

@@ -19,7 +19,7 @@ from shoal.options import (
 _SHARE = between(0, 1, ends="()")
 # Options of one training, and what says that there is one.
 _OF_TRAINING = {"dense_lr": "dense_epochs", "dense_recipe": "dense_epochs",
-                "final_lr": "final_epochs"}  # fmt: skip
+                "final_lr": "final_epochs", "final_recipe": "final_epochs"}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +79,13 @@ class SearchOptions(Options):
     )
     final_lr: float | None = option(
         None, "Learning rate of the last fine-tuning.", check=above(0), default_text="the recipe's"
+    )
+    final_recipe: str | None = option(
+        None,
+        "The recipe of the last fine-tuning, by its name: 'patient' for 20 epochs or more. "
+        "Precision, memory format and accumulate stay those of the run.",
+        default_text="the run's",
+        late=True,
     )
     slack: float | None = option(
         None,
@@ -167,8 +174,9 @@ class SearchOptions(Options):
         for name, epochs in _OF_TRAINING.items():
             if getattr(self, name) is not None and getattr(self, epochs) == 0:
                 raise ConfigError(f"{name} is given without {epochs}: say how many epochs")
-        if self.dense_recipe is not None:
-            find_recipe(self.dense_recipe)  # there must be one
+        for recipe in (self.dense_recipe, self.final_recipe):
+            if recipe is not None:
+                find_recipe(recipe)  # there must be one
         if self.rewind is not None and self.rewind_from is not None:
             raise ConfigError("rewind and rewind_from are both given: choose one of them")
         if self.rewind is not None and self.rewind > self.dense_epochs:

@@ -40,7 +40,7 @@ from shoal.search.run_files import (
     remedied,
 )
 
-_LAST_TRAINING = ("final_epochs", "final_lr")
+_LAST_TRAINING = ("final_epochs", "final_lr", "final_recipe")
 _GOALS = {"max_drop": 1, "patience": 1, "remove": 1, "target_latency": -1, "target_macs": -1}
 """What ends a search, and whether more or less of it lets the search go on; None is no limit."""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from shoal.network import Network
-from shoal.options import Recipe
+from shoal.options import Recipe, at_budget, find_recipe
 from shoal.search.budget import Clock
 from shoal.search.gauge import Data, Gauge
 from shoal.search.options import MachineOptions, SearchOptions
@@ -85,3 +85,10 @@ class Setup:
     run: Run | None = None  # None keeps nothing
     meter: Meter | None = None
     clock: Clock = field(default_factory=Clock)
+
+    def named_recipe(self, name: str | None) -> Recipe | None:
+        """Return a recipe by its name at the run's budget, for this machine; None without one."""
+        if name is None:
+            return None
+        found = at_budget(find_recipe(name), self.options.budget or 1.0)
+        return found.computed_like(self.recipe)

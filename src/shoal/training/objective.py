@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from shoal.data.batch import Batch
+from shoal.data.batch import Batch, before
 from shoal.errors import ConfigError, ShoalError, TrainingError, unknown_name
 from shoal.network import Network
 from shoal.network.runner import handing_out
@@ -100,27 +100,35 @@ class Objective(nn.Module):
 
         return handing_out(self.network, nodes, take)
 
-    def forward(self, batch: Batch, check: bool = False) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, batch: Batch, check: bool = False, share: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return the sum over the batch of losses and penalty [], and what to report of it [3].
 
         That is the sum of the losses alone, the number of hits (NaN: answers are not right or
         wrong) and the sum of the penalty (0 without one), detached. To `check` targets waits for
-        the device.
+        the device. Of inputs that were mixed (`Batch.mixed`), the loss is that share of the one by
+        a sample's own target, and the rest by the target of the one before it.
         """
-        return self.compute(batch, check)
+        return self.compute(batch, check, share)
 
-    def computed(self, batch: Batch, check: bool = False) -> tuple[Tensor, Tensor]:
+    def computed(
+        self, batch: Batch, check: bool = False, share: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Compute what `forward` returns."""
         output = self.task.output(self.network(*batch.args, **batch.kwargs))
         target = self._checked(output, batch, check)
-        share = self.recipe.distill
+        taught = self.recipe.distill
         parts = []
-        if share < 1.0:
+        if taught < 1.0:
             smoothing = self.recipe.label_smoothing
             losses = losses_of(self.task, output, target, batch.size, smoothing)
-            parts.append((1.0 - share) * losses.sum())
-        if share > 0.0:
-            parts.append(share * self._teacher_loss(output, batch))
+            if share is not None:
+                other = losses_of(self.task, output, before(target), batch.size, smoothing)
+                losses = other.lerp(losses, share.to(losses))
+            parts.append((1.0 - taught) * losses.sum())
+        if taught > 0.0:
+            parts.append(taught * self._teacher_loss(output, batch))
         loss = torch.stack(parts).sum()
         found = self._hits(output, target, batch.size).to(loss)
         if self.hooks.penalty is None:

@@ -186,14 +186,18 @@ class Trainer:
         return torch.stack(sums).sum(dim=0)
 
     def _forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        share = None
+        if self.recipe.mix > 0.0:
+            share = _share(self.recipe.mix).to(self.device)
+            batch = batch.mixed(share)
         check = self.compiling.prepare(batch, self.check)
         try:
             try:
-                found = self._pass(batch, check)
+                found = self._pass(batch, check, share)
             except Exception as error:
                 if not self.compiling.failed(error):
                     raise
-                found = self._pass(batch, self.check)
+                found = self._pass(batch, self.check, share)
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
@@ -206,9 +210,9 @@ class Trainer:
             self.check = self.check and self.feed.classes > seen.shape[1]
         return found
 
-    def _pass(self, batch: Batch, check: bool) -> tuple[Tensor, Tensor]:
+    def _pass(self, batch: Batch, check: bool, share: Tensor | None) -> tuple[Tensor, Tensor]:
         with autocast(self.precision, self.device):
-            found: tuple[Tensor, Tensor] = self._model(batch, check)
+            found: tuple[Tensor, Tensor] = self._model(batch, check, share)
         return found
 
     def _across(self, group: list[Batch]) -> tuple[list[int], list[bool]]:
@@ -258,3 +262,9 @@ def _sees_one_value(network: nn.Module, batch: Batch) -> bool:
         for handle in handles:
             handle.remove()
     return any(found.get(norm, True) for norm in norms)
+
+
+def _share(alpha: float) -> Tensor:
+    """Draw the share of a sample's own inputs, at least a half: the other's is the rest."""
+    drawn = torch.distributions.Beta(alpha, alpha).sample()
+    return torch.maximum(drawn, 1.0 - drawn)
