@@ -8,6 +8,7 @@ import errno
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
@@ -21,6 +22,7 @@ except ImportError:  # no file locks on this system
 
 # Of Linux's renameat2, which Python does not offer.
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+_TRIES = 10  # to lock a folder, in half a second
 
 
 def write_file(path: Path, write: Callable[[Path], None] | bytes | str) -> None:
@@ -90,14 +92,29 @@ def locked(folder: Path) -> IO[str] | None:
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)  # a link may lead anywhere
     with readable_errors(folder / ".lock"):
         held = os.fdopen(os.open(folder / ".lock", flags, 0o666), "r+")
+    for _ in range(_TRIES):  # `is_locked` holds it for a moment
+        with contextlib.suppress(OSError):
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return held
+        time.sleep(0.05)
+    held.close()
+    raise BusyError(
+        f"another process is at work in '{folder}': wait for it, or choose another folder"
+    )
+
+
+def is_locked(folder: Path) -> bool:
+    """Return whether a process has locked a folder; true where that cannot be told."""
+    if fcntl is None:
+        return True
     try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with (folder / ".lock").open(encoding="utf-8") as held:
+            fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
     except OSError:
-        held.close()
-        raise BusyError(
-            f"another process is at work in '{folder}': wait for it, or choose another folder"
-        ) from None
-    return held
+        return True
+    return False
 
 
 def _usual_mode(path: Path) -> int:

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import shoal
 from shoal.data.batch import Batch, before
 from shoal.errors import ConfigError
 from shoal.options import Recipe
 from shoal.tasks import find_task
 from shoal.training import fit
 from shoal.training.objective import Hooks, Objective
-from shoal.training.trainer import _share
 
 
 def test_each_sample_is_mixed_with_the_one_before_it() -> None:
@@ -31,18 +31,11 @@ def test_each_sample_is_mixed_with_the_one_before_it() -> None:
 
 
 def test_whole_numbers_are_refused() -> None:
-    batch = Batch((torch.ones(2, 3, dtype=torch.int64),), {}, torch.zeros(2))
-    with pytest.raises(ConfigError, match="set mix to 0"):
-        batch.mixed(torch.tensor(0.5))
-
-
-def test_shares_are_at_least_a_half_and_of_the_beta_distribution() -> None:
-    torch.manual_seed(0)
-    shares = torch.stack([_share(1.0) for _ in range(4000)])
-    assert float(shares.min()) >= 0.5
-    assert float(shares.mean()) == pytest.approx(0.75, abs=0.01)  # uniform on [0.5, 1]
-    near = torch.stack([_share(0.1) for _ in range(4000)])
-    assert float(near.mean()) > 0.9  # mostly one of the two alone
+    tokens = [(torch.ones(8, 3, dtype=torch.int64), torch.zeros(8, dtype=torch.int64))]
+    model = nn.Sequential(nn.Embedding(4, 4), nn.Flatten(), nn.ReLU(), nn.Linear(12, 2))
+    for recipe in ({"recipe": {"mix": 1.0}}, {"final_recipe": "patient", "final_epochs": 1}):
+        with pytest.raises(ConfigError, match="set mix to 0"):  # before anything is trained
+            shoal.compress(model, tokens, tokens, **recipe)
 
 
 @pytest.mark.parametrize("distill", [0.0, 0.7, 1.0])

@@ -49,18 +49,21 @@ class Batch:
     def mixed(self, share: Tensor) -> Batch:
         """Return the batch with a share of each sample's inputs, and the rest of the one before it.
 
-        The first sample has the last one before it. Raises `ConfigError` for whole numbers.
+        The first sample has the last one before it; inputs are real numbers (`check_mixable`).
         """
-        if not all(value.is_floating_point() for value in self.inputs):
-            raise ConfigError(
-                "mix takes inputs of real numbers, and some of these are whole ones: set mix to 0"
-            )
 
         def change(value: Tensor) -> Tensor:
             return before(value).lerp(value, share.to(value)) if value.dim() else value
 
         inputs = {name: change(value) for name, value in self.kwargs.items()}
         return Batch(tuple(map(change, self.args)), inputs, self.target)
+
+    def check_mixable(self) -> None:
+        """Raise `ConfigError` if an input has whole numbers, which cannot be mixed."""
+        if not all(value.is_floating_point() for value in self.inputs):
+            raise ConfigError(
+                "mix takes inputs of real numbers, and some of these are whole ones: set mix to 0"
+            )
 
     def to(self, device: torch.device | str | None) -> Batch:
         """Return the batch on `device`; None leaves it where it is."""

@@ -26,6 +26,7 @@ from shoal.network.flow import own_tensors
 from shoal.onednn import safe_convolutions
 from shoal.options import one_of, option
 from shoal.passes.batches import Batches, Data
+from shoal.passes.lone_samples import sees_one_value
 from shoal.tasks import Task
 from shoal.tasks.task import assert_has_gradient, losses_of
 
@@ -158,8 +159,9 @@ def _gradient(
     # The fused kernels of attention cannot be differentiated twice.
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         for number, batch in batches:
-            if normed and batch.size == 1 and batches.seen > number + 1:
-                continue  # a last one, as in training: a batch norm cannot take one sample
+            last = batch.size == 1 and batches.seen > number + 1
+            if normed and last and sees_one_value(network, batch):
+                continue  # as in training
             used += batch.size
             output = task.output(_run(network, batch))
             target = task.check(output, batch.target)
@@ -183,6 +185,8 @@ def _run(network: Network, batch: Batch) -> Any:
     except ShoalError:
         raise
     except ValueError as error:  # of PyTorch's layers
+        if not any(m.training for m in network.modules()):
+            raise
         raise TrainingError(
             f"the network cannot compute a batch of size {batch.size}: {error}; give other batches "
             "or statistics='running'"

@@ -13,7 +13,13 @@ from typing_extensions import override
 
 from shoal.errors import TrainingError
 from shoal.options import one_of, option
-from shoal.search.method import Method, Progress, ScoreOptions, register_method
+from shoal.search.method import (
+    Method,
+    Progress,
+    ScoreOptions,
+    none_worthy,
+    register_method,
+)
 
 if TYPE_CHECKING:
     from shoal.importance import Scores
@@ -73,7 +79,7 @@ class Easier(Method):
         _check_alive(scores, lab)
         names = scores.worth_removing()[:count]
         if not names:
-            return lab.done("no removal that is left was measured to save time")
+            return lab.done(none_worthy(chosen.per_latency))
         lab.linearize(names, chosen.how)
         self.train(lab)
         return True

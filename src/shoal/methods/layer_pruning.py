@@ -21,7 +21,13 @@ from typing_extensions import override
 
 from shoal.errors import ConfigError
 from shoal.options import at_least, option
-from shoal.search.method import Method, Progress, ScoreOptions, register_method
+from shoal.search.method import (
+    Method,
+    Progress,
+    ScoreOptions,
+    none_worthy,
+    register_method,
+)
 
 if TYPE_CHECKING:
     from shoal.network import Network
@@ -94,7 +100,7 @@ class LayerPruning(Method):
         )
         worthy = scores.worth_removing()
         if scores and not worthy:
-            return lab.done("no removal that is left was measured to save time")
+            return lab.done(none_worthy(chosen.per_latency))
         floors = _Floors(lab, lab.network, chosen)
         names: list[str] = []
         for name in worthy:

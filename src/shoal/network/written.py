@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 from torch._ops import OpOverload
+from torch.utils import _pytree as pytree
 
 from shoal.network.contexts import CONTEXT_CALLS
 from shoal.network.flow import bound_arguments, module_path, reads_shape, shape_of
@@ -261,13 +262,15 @@ def _is_real(node: fx.Node) -> bool:
 
 def data_of(graph: fx.Graph) -> set[fx.Node]:
     """Return the nodes whose tensor depends on the input's values."""
-    found: set[fx.Node] = set()
+    reached: set[fx.Node] = set()  # also calls that give several tensors
     for node in graph.nodes:
-        is_tensor = isinstance(node.meta.get("val"), Tensor)
+        given = pytree.tree_leaves(node.meta.get("val"))
         enters = node.op == "placeholder"
-        if is_tensor and (enters or not found.isdisjoint(node.all_input_nodes)):
-            found.add(node)
-    return found
+        if any(isinstance(value, Tensor) for value in given) and (
+            enters or not reached.isdisjoint(node.all_input_nodes)
+        ):
+            reached.add(node)
+    return {node for node in reached if isinstance(node.meta["val"], Tensor)}
 
 
 def _readers(node: fx.Node) -> set[fx.Node]:

@@ -22,7 +22,7 @@ from shoal.modes import device_of, eval_mode
 from shoal.network import Network, capture
 from shoal.network.inputs import resolve_device
 from shoal.network.saving import state_hash
-from shoal.options import Recipe
+from shoal.options import Recipe, find_recipe
 from shoal.passes.batches import check_whole, plain
 from shoal.runtimes import find_runtime
 from shoal.runtimes.int8 import quantizers
@@ -167,6 +167,9 @@ def compress(
     describe_(network, train, goal, settings.task_name, about or {})
     parts = {"training": train, "validation": val, "test": test}
     notes = _check_task(network, goal, parts, trains)
+    named = [name for name in (wanted.dense_recipe, wanted.final_recipe) if name is not None]
+    if any(one.mix > 0.0 for one in (settings.recipe, *map(find_recipe, named))):
+        first.check_mixable()
     if wanted.rectifier is not None and not swapped:
         have = f"all are {wanted.rectifier} already" if network.sites_left else "there is none left"
         notes.append(f"no rectifier of the network was swapped: {have}")
@@ -283,8 +286,8 @@ def _captured(model: nn.Module, first: Batch, base: str | None) -> Network:
         batch = first.to(device)
         if batch.size < 2:
             raise DataError("a batch of 1 sample cannot be captured: use a batch_size of 2 or more")
-        args = tuple(value[:4] for value in batch.args)
-        kwargs = {name: value[:4] for name, value in batch.kwargs.items()}
+        few = batch.first(4)
+        args, kwargs = few.args, few.kwargs
         try:
             captured = capture(model, args or kwargs)
         except CaptureError as error:

@@ -130,6 +130,13 @@ M = TypeVar("M", bound=type[Any])
 methods: Registry[Any] = Registry("method", "shoal.methods")
 
 
+def none_worthy(per_latency: bool) -> str:
+    """Return why a search ends where all scores are infinite; see `Scores.worth_removing`."""
+    if per_latency:
+        return "no removal that is left was measured to save time"
+    return "without any of what is left the network computes NaN"
+
+
 def register_method(name: str) -> Callable[[M], M]:
     """Return a decorator that makes a `Method` known by a name, as `--method name`.
 

@@ -41,6 +41,7 @@ from shoal.search.run_files import (
 )
 
 _LAST_TRAINING = ("final_epochs", "final_lr", "final_recipe")
+_FUNCTIONS = {"fit", "evaluate", "loss"}  # of the user's; runs of earlier versions do not say them
 _GOALS = {"max_drop": 1, "patience": 1, "remove": 1, "target_latency": -1, "target_macs": -1}
 """What ends a search, and whether more or less of it lets the search go on; None is no limit."""
 
@@ -133,7 +134,8 @@ class Run:
             if _slack_range(identity)[0] >= _slack_range(before)[1]:
                 farther.append("slack")
             ended = bool(steps and steps[-1].ended)
-            self._compare(before, identity, () if ended else (*_LAST_TRAINING, *farther))
+            free = () if ended else (*_LAST_TRAINING, *farther)
+            self._compare(before, identity, (*free, *(_FUNCTIONS - before.keys())))
         if before != identity:
             write_file(self.folder / "config.yaml", _yaml(config))
             write_file(known, sealed_text(identity))

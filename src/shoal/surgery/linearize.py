@@ -36,6 +36,7 @@ _KINDS: Mapping[type, str] = {
     nn.PReLU: "prelu", SharedPReLU: "prelu", nn.RReLU: "rrelu", nn.ELU: "elu", nn.SELU: "selu",
     nn.CELU: "celu", nn.GELU: "gelu", nn.SiLU: "silu", Swish: "silu", nn.Hardswish: "hardswish",
     nn.Mish: "mish", nn.Softplus: "softplus", Maximum0: "relu", Threshold0: "relu",
+    nn.Threshold: "relu",
 }  # fmt: skip
 _CHUNK = 1 << 17  # entries; 1 MiB of float64, which stays in a CPU's cache
 
@@ -179,6 +180,8 @@ def _kind_of(module: nn.Module, before: str) -> str:
     """Return what kind of rectifier a module is, in the place of one of another kind."""
     if isinstance(module, nn.Identity | Line | Blend | ByChannel | Formula):
         return before  # it becomes linear, at once or by and by; or has its own formula again
+    if before == "rrelu" and type(module) is nn.LeakyReLU:
+        return before  # as it is outside training
     kind = next((_KINDS[base] for base in type(module).__mro__ if base in _KINDS), "custom")
     high = getattr(module, "high", None) if kind == "relu" else getattr(module, "max_val", None)
     return kind if high is None else "relu6" if high == 6 else "hardtanh"

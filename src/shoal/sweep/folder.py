@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from shoal.errors import RunError, ShoalError
-from shoal.files import locked, readable_errors, write_file
+from shoal.files import is_locked, locked, readable_errors, write_file
 from shoal.sealed import read_sealed, sealed_text
 from shoal.search.record import Record
 from shoal.search.records import RunRecord
@@ -168,19 +168,9 @@ class SweepFolder:
             states = [_state(one) for one in (*values.get(_KEPT, ()), *values["cells"])]
         except (KeyError, TypeError) as error:
             raise RunError(f"'{path}' is damaged: give the sweep's command again") from error
-        if any(state.state == "running" for state in states) and not self._at_work():
+        if any(state.state == "running" for state in states) and not is_locked(self.path):
             states = [_stopped(state) for state in states]
         return [self.as_it_is(state) for state in states]
-
-    def _at_work(self) -> bool:
-        """Return whether a process is at work in the folder, or may be: where no locks are."""
-        try:
-            held = locked(self.path)
-        except ShoalError:  # it is, or the folder is not ours to write
-            return True
-        if held is not None:
-            held.close()
-        return held is None
 
     def as_it_is(self, state: CellState) -> CellState:
         """Return the state of a cell with how far its run has come."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import override
 
 from shoal.errors import ConfigError
-from shoal.tasks.task import Task, as_points
+from shoal.tasks.task import Task
 
 Loss: TypeAlias = Callable[[Any, Any], Tensor]
 """Of what the network returns and the target: the mean over the batch [], or one a sample [B]."""
@@ -55,9 +55,9 @@ def identity_of(task: Task) -> dict[str, Any]:
     return {**changed, **names_of(_own_of(task))}
 
 
-def names_of(functions: Mapping[str, Any]) -> dict[str, str]:
-    """Return the full names of those functions that are given: what a run knows them by."""
-    return {name: _full_name(one) for name, one in functions.items() if one is not None}
+def names_of(functions: Mapping[str, Any]) -> dict[str, str | None]:
+    """Return the full names of functions, what a run knows them by; None for what is not given."""
+    return {name: None if one is None else _full_name(one) for name, one in functions.items()}
 
 
 class Custom(Task):
@@ -71,7 +71,7 @@ class Custom(Task):
         super().__init__()
         self._loss = loss
         self.own = {"loss": loss, "evaluate": evaluate}
-        self.judge = _judging(evaluate)
+        self.judge = evaluate
         self.quality_name = _name_of(evaluate)
 
     @override
@@ -106,7 +106,7 @@ class _Changed(Task):
         if loss is not None:
             self.loss_unit = ""
         if evaluate is not None:
-            self.judge, self.quality_name = _judging(evaluate), _name_of(evaluate)
+            self.judge, self.quality_name = evaluate, _name_of(evaluate)
             self.quality_unit = ""
         # A name is of the class, and this one stands for that of the base.
         self.name = base.name  # type: ignore[misc]
@@ -179,13 +179,6 @@ class _Changed(Task):
             return output, target
         found = self._base.output(output)
         return found, self._base.check(found, target, values)
-
-
-def _judging(evaluate: Judge) -> Callable[[nn.Module, Any], float]:
-    def judge(network: nn.Module, data: Any) -> float:
-        return as_points(evaluate(network, data), "evaluate")
-
-    return judge
 
 
 def _own_of(task: Task) -> dict[str, Any]:

@@ -105,9 +105,11 @@ def evaluate(
         torch.no_grad(),
     ):
         if chosen.judge is not None:
-            found = as_points(chosen.judge(network, loader), f"judge of the task '{chosen.name}'")
             # Each process judges by itself, and what follows from it must be alike in all.
-            return Evaluation(from_main(found), chosen.quality_name)
+            found = from_main(chosen.judge(network, loader))
+            own = getattr(chosen, "own", {}).get("evaluate")  # a function beside the task
+            who = f"judge of the task '{chosen.name}'" if own is None else "evaluate"
+            return Evaluation(as_points(found, who), chosen.quality_name)
         batches = Batches(loader, where, samples=limit, stratified=False, purpose="evaluate on")
         return _evaluated(network, batches, chosen, resolve_precision(precision, where))
 

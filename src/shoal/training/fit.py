@@ -78,8 +78,9 @@ def fit(
 
     Under `accelerate launch` or `torchrun` every process calls this and ends with the same
     weights. Global batch and gradient are those of one process, but batch norm normalises with each
-    process's part of the batch and its running statistics are those of the main process. Random
-    layers such as dropout draw the same numbers in each process.
+    process's part of the batch and its running statistics are those of the main process, and a
+    recipe's `mix` pairs the samples of that part. Random layers such as dropout draw the same
+    numbers in each process.
 
     If the fit fails with a `ShoalError`, the network has its weights from before; if something
     else stops it (a callback, Ctrl-C), those of the moment.

@@ -16,18 +16,16 @@ import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from shoal.data.batch import Batch
+from shoal.data.batch import Batch, sent
 from shoal.distributed import sum_across, world
 from shoal.errors import TrainingError
-from shoal.modes import eval_mode
-from shoal.seeds import preserved_rng
+from shoal.passes.lone_samples import sees_one_value
+from shoal.seeds import generator, preserved_rng
 from shoal.tasks.task import assert_has_gradient
 from shoal.training.compiled import Compiling
 from shoal.training.evaluate import autocast, broken_inputs
@@ -113,6 +111,7 @@ class Trainer:
 
     def train_epoch(self, epoch: int) -> EpochSums:
         """Train one epoch (from 0) in train mode; parts that were alone in eval mode stay in it."""
+        self._mixing = generator(self.feed.seed, "mix pairs", epoch)  # alike in all processes
         self.objective.network.train()
         for module in self._frozen:
             module.training = False
@@ -188,7 +187,8 @@ class Trainer:
     def _forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         share = None
         if self.recipe.mix > 0.0:
-            share = _share(self.recipe.mix).to(self.device)
+            drawn = self._mixing.beta(self.recipe.mix, self.recipe.mix)
+            share = sent(torch.tensor(max(drawn, 1.0 - drawn)), self.device)
             batch = batch.mixed(share)
         check = self.compiling.prepare(batch, self.check)
         try:
@@ -230,7 +230,7 @@ class Trainer:
         form = tuple(value.shape for value in batch.inputs)
         if form not in self._small:
             with preserved_rng(self.device):
-                self._small[form] = _sees_one_value(self.objective.network, batch)
+                self._small[form] = sees_one_value(self.objective.network, batch)
         return self._small[form]
 
     def _sync(self, *, last: bool) -> AbstractContextManager[None]:
@@ -238,33 +238,3 @@ class Trainer:
         if last or not isinstance(self._model, DistributedDataParallel):
             return nullcontext()
         return self._model.no_sync()
-
-
-def _sees_one_value(network: nn.Module, batch: Batch) -> bool:
-    """Whether some batch norm that trains gets one value per channel of a batch.
-
-    One that has no part in a pass in eval mode is taken to.
-    """
-    norms = [each for each in network.modules() if isinstance(each, _BatchNorm)]
-    norms = [each for each in norms if each.training or each.running_mean is None]
-    found: dict[nn.Module, bool] = {}
-
-    def look(norm: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        given = (*args, *kwargs.values())[0]
-        found[norm] = found.get(norm, False) or given.numel() == given.shape[1]
-
-    handles = [norm.register_forward_pre_hook(look, with_kwargs=True) for norm in norms]
-    try:
-        if norms:
-            with eval_mode(network), torch.no_grad():
-                network(*batch.args, **batch.kwargs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return any(found.get(norm, True) for norm in norms)
-
-
-def _share(alpha: float) -> Tensor:
-    """Draw the share of a sample's own inputs, at least a half: the other's is the rest."""
-    drawn = torch.distributions.Beta(alpha, alpha).sample()
-    return torch.maximum(drawn, 1.0 - drawn)

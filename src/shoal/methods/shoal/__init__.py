@@ -124,6 +124,9 @@ class Shoal(Method):
         data = {"metric": chosen.criterion, "samples": chosen.samples}
         keep = tries or min(count, likely)
         scores = lab.score_moves(moves, fitted, saved, keep=keep, **data)
+        moves = [move for move in moves if math.isfinite(scores[move.title])]
+        if not moves:
+            return lab.done("without any of what is left the network computes NaN")
         if tries:
             scores = rehearsed(lab, moves, fitted, scores, saved, tries=tries, **data)
             moves = [move for move in moves if move.title in scores]
