@@ -16,7 +16,7 @@ import small_runs
 from shoal.errors import RunError
 from shoal.measure import Ratio
 from shoal.network import Network
-from shoal.search.limits import candidates, fastest_that_holds, slack, why_stop
+from shoal.search.limits import candidates, fastest_that_holds, should_hold, slack, why_stop
 from shoal.search.options import SearchOptions
 from shoal.search.records import Metrics, Result, Step, chosen, lineage
 from small_runs import FakeGauge, digits, facts, result_of, run
@@ -50,10 +50,15 @@ points = st.floats(85.0, 91.0, allow_nan=False)
 ratios = st.integers(90, 110).map(lambda value: value / 100)
 
 
-@given(st.lists(st.tuples(points, ratios), max_size=12), st.floats(0, 6), st.floats(0.0, 4.0))
+@given(
+    st.lists(st.tuples(points, ratios), max_size=12),
+    st.floats(0, 6),
+    st.floats(0.0, 4.0),
+    st.sets(st.integers(0, 12)),
+)
 @settings(max_examples=150, deadline=None)
 def test_the_fastest_that_training_brings_within_the_drop_is_found_by_few_trainings(
-    found: list[tuple[float, float]], more: float, won: float
+    found: list[tuple[float, float]], more: float, won: float, guessed: set[int]
 ) -> None:
     """Training makes of a faster network a worse one; nothing else is known of the steps."""
     options = SearchOptions(max_drop=1.0, slack=more, final_epochs=5)
@@ -78,7 +83,7 @@ def test_the_fastest_that_training_brings_within_the_drop_is_found_by_few_traini
         asked.append(one)
         return order.index(one) < fastest_that_can
 
-    fastest_that_holds(order, holds)
+    fastest_that_holds(order, holds, lambda one: order.index(one) in guessed)
     held = [one for one in asked if order.index(one) < fastest_that_can]
     best = max((one for one in order if order.index(one) < fastest_that_can), key=order.index,
                default=None)  # fmt: skip
@@ -87,7 +92,28 @@ def test_the_fastest_that_training_brings_within_the_drop_is_found_by_few_traini
     assert len(asked) == len(set(map(id, asked)))
     if order:
         assert asked[0] == order[-1]
-        assert len(asked) <= math.ceil(math.log2(len(order))) + 1
+        assert len(asked) <= math.ceil(math.log2(len(order))) + 2
+    if len(asked) > 1:  # in the middle, or with the last of those behind it that are likely
+        middle = (len(order) - 1) // 2
+        assert order.index(asked[1]) == max(guessed & set(range(middle, len(order) - 1)) | {middle})
+
+
+def test_the_second_training_is_of_the_fastest_that_the_first_makes_likely() -> None:
+    options = SearchOptions(max_drop=1.0, slack=4.0, final_epochs=5)
+    steps = history((89.9, 1.2), (87.4, 1.9), (86.6, 2.0), (86.2, 2.3))
+    assert not should_hold(steps[3], options, steps)  # nothing is known yet
+    steps.append(step(5, 88.8, 2.3, ended="the budget", begun_from=4, within=False))
+    assert [s.step for s in steps[1:5] if should_hold(s, options, steps)] == [1, 2, 3]
+    asked: list[int] = []
+
+    def holds(one: Step) -> bool:
+        asked.append(one.step)
+        return one.step == 3
+
+    fastest_that_holds(
+        candidates(options, steps), holds, lambda one: should_hold(one, options, steps)
+    )
+    assert asked == [4, 3]  # bisecting would have asked for 2 in between
 
 
 def test_a_step_whose_speed_cannot_be_told_from_an_earlier_one_is_the_deeper() -> None:

@@ -26,6 +26,7 @@ from shoal.search.limits import (
     is_within,
     judged,
     may_ever_be_won_back,
+    should_hold,
     why_stop,
 )
 from shoal.search.method import Method
@@ -176,7 +177,7 @@ class _Search:
             return None if late else last is not None and last.within
 
         found = candidates(self.options, self.steps)
-        fastest_that_holds(found, holds)
+        fastest_that_holds(found, holds, lambda s: should_hold(s, self.options, self.steps))
         if late and self.budget is not None:
             more = "another" if any(step.ended for step in self.steps) else "the"
             self._say(f"{self.budget.name} leaves no time for {more} last training: raise hours")

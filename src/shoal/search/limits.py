@@ -79,15 +79,22 @@ def _is_faster(one: Step, other: Step) -> bool:
     return not doubtful and one.latency_ratio_low > other.latency_ratio_high
 
 
-def fastest_that_holds(found: Sequence[Step], holds: Callable[[Step], bool | None]) -> None:
-    """Ask for the last of some steps whether it holds, and bisect the others if it does not.
+def fastest_that_holds(
+    found: Sequence[Step],
+    holds: Callable[[Step], bool | None],
+    likely: Callable[[Step], bool] = lambda step: False,
+) -> None:
+    """Ask for the last of some steps whether it holds; if it does not, bisect the others.
 
-    A step is taken to hold if a faster one does. With n steps it asks at most ceil(log2(n)) + 1
-    times, and about the first of them only if no other one holds. None ends the asking.
+    It begins in the middle, or with a later one that is `likely` to hold, as far as the first
+    answer tells. A step is taken to hold if a faster one does. With n steps it asks at most
+    ceil(log2(n)) + 2 times. None ends the asking.
     """
     low, high = -1, len(found)
     while high - low > 1:
         middle = high - 1 if high == len(found) else (low + high + 1) // 2
+        if low == -1 and high == len(found) - 1:  # the last has failed, and nothing else was asked
+            middle = max((i for i in range(middle, high) if likely(found[i])), default=middle)
         answer = holds(found[middle])
         if answer is None:
             return
@@ -95,6 +102,15 @@ def fastest_that_holds(found: Sequence[Step], holds: Callable[[Step], bool | Non
             low = middle
         else:
             high = middle
+
+
+def should_hold(step: Step, options: SearchOptions, steps: Sequence[Step]) -> bool:
+    """Whether a step comes within `max_drop` if it wins back what the first last training did."""
+    last = next((one for one in steps if one.ended and one.begun_from is not None), None)
+    if last is None or last.begun_from is None:  # it failed
+        return False
+    won = last.metrics.top1_val - steps[last.begun_from].metrics.top1_val
+    return step.metrics.top1_val + won >= steps[0].metrics.top1_val - options.max_drop
 
 
 def latency_share(step: Step, dense: Step) -> tuple[str, float]:
