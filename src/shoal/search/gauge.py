@@ -48,7 +48,7 @@ class Data:
 
     def example(self, batch: int, device: torch.device) -> Any:
         """Return `batch` samples of the validation data, repeated if there are fewer."""
-        given = self._first.kwargs or tuple(self._first.args)
+        given = self._first.kwargs or self._first.args
         return map_tensors(lambda value: repeat_rows(value, batch).to(device), given)
 
     @cached_property

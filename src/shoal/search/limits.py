@@ -106,11 +106,11 @@ def fastest_that_holds(
 
 def should_hold(step: Step, options: SearchOptions, steps: Sequence[Step]) -> bool:
     """Whether a step comes within `max_drop` if it wins back what the first last training did."""
-    last = next((one for one in steps if one.ended and one.begun_from is not None), None)
+    last = next((one for one in steps if one.ended), None)
     if last is None or last.begun_from is None:  # it failed
         return False
     won = last.metrics.top1_val - steps[last.begun_from].metrics.top1_val
-    return step.metrics.top1_val + won >= steps[0].metrics.top1_val - options.max_drop
+    return is_within(step.metrics, steps[0].metrics.top1_val, options.max_drop + won)
 
 
 def latency_share(step: Step, dense: Step) -> tuple[str, float]:
